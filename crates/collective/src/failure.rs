@@ -1,0 +1,95 @@
+//! How a rank that fails ends the whole job, and says who it was.
+#![allow(unsafe_code)]
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
+
+use crate::{ProcessGroup, Result, connect, rank_hint};
+
+/// This process's rank and host, once a group knows them.
+static IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
+
+/// The exit code of a process that panicked, as Rust's own.
+const PANICKED: i32 = 101;
+
+/// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls `body`.
+///
+/// An `Err` of the body ends the job through [`abort`] with its message (`{:#}`, so that `anyhow` shows its chain): however a rank
+/// leaves the body, no other rank waits for it. Errors that every rank meets before it needs the others, such as a wrong configuration,
+/// are better found before this call.
+///
+/// # Errors
+/// Only those of [`connect`].
+pub fn run<T, E: Display>(body: impl FnOnce(Arc<dyn ProcessGroup>) -> Result<T, E>) -> Result<T> {
+    install_panic_hook();
+    let group = connect()?;
+    match body(Arc::clone(&group)) {
+        Ok(value) => Ok(value),
+        Err(error) => group.abort(&format!("{error:#}")),
+    }
+}
+
+/// Ends the whole job: prints `rank 1 (host NAME): message` on stderr and calls `MPI_Abort`, or exits with code 1 if MPI is not up.
+///
+/// Once MPI is up, a program calls it for **every** error that other ranks might not have. To return from `main` or to call
+/// [`std::process::exit`] instead leaves the others to find out.
+pub fn abort(message: &str) -> ! {
+    say(&format!(": {message}"));
+    end_job(1)
+}
+
+/// From now on a panic on any thread ends the whole job: it prints `rank 1 (host NAME) panicked: message at file:line` on stderr and
+/// calls `MPI_Abort`, or exits with code 101 if MPI is not up.
+///
+/// This holds for panics that somebody would catch, too. With `RUST_BACKTRACE` set, the backtrace follows the message.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("a value that is no string");
+        let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        let backtrace = std::backtrace::Backtrace::capture();
+        let trace = match backtrace.status() {
+            std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
+            _ => String::new(),
+        };
+        say(&format!(" panicked: {message}{place}{trace}"));
+        end_job(PANICKED)
+    }));
+}
+
+/// Notes who this process is, for the messages of all threads.
+#[cfg(feature = "mpi")]
+pub(crate) fn set_identity(rank: usize, host: &str) {
+    // A process is one rank for its whole life, so that the first answer stays right.
+    let _ = IDENTITY.set((rank, host.to_owned()));
+}
+
+/// Prints one line that begins with the rank and its host, in one write, so that lines of several ranks do not mix.
+fn say(rest: &str) {
+    let (rank, host) = match IDENTITY.get() {
+        Some((rank, host)) => (*rank, host.clone()),
+        None => (rank_hint().unwrap_or(0), host_name()),
+    };
+    // Nothing is left to do about a stderr that is closed.
+    let _ = std::io::stderr().write_all(format!("rank {rank} (host {host}){rest}\n").as_bytes());
+}
+
+fn end_job(code: i32) -> ! {
+    #[cfg(feature = "mpi")]
+    crate::mpi::abort_if_up(code);
+    // `exit` would run destructors of libraries that other threads are still using, and could block there.
+    // SAFETY: `_exit` ends the process and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// This host's name, or `unknown`.
+pub(crate) fn host_name() -> String {
+    let mut buffer = [0_u8; 256];
+    // SAFETY: the pointer and the length describe a buffer that lives through the call.
+    let code = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len()) };
+    let end = buffer.iter().position(|&byte| byte == 0);
+    match end {
+        Some(end) if code == 0 && end > 0 => String::from_utf8_lossy(&buffer[..end]).into_owned(),
+        _ => "unknown".into(),
+    }
+}

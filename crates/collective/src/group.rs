@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use crate::{Result, Single, launched_by_mpi};
+
+/// How [`ProcessGroup::all_reduce`] combines the ranks' values, element by element.
+///
+/// f16 and bf16 are added in f32 and rounded after each addition. The maximum and the minimum of anything with NaN are NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// The sum.
+    Sum,
+    /// The largest value.
+    Max,
+    /// The smallest value.
+    Min,
+}
+
+/// The ranks of a job, and this process as one of them.
+///
+/// Every rank makes the same calls in the same order. Tensors are dense, contiguous CPU tensors of f32, f64, f16, bf16 or i64 and are
+/// written in place, without autograd's knowledge: pass no tensor that autograd has saved. A wrong use is an `Err`, never a panic.
+///
+/// A group may be shared between threads, but only one at a time may call it ([`Error::Busy`](crate::Error::Busy) otherwise).
+pub trait ProcessGroup: Send + Sync {
+    /// This process's number, from 0.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks.
+    fn world_size(&self) -> usize;
+
+    /// The host on which `rank` runs; `unknown` for a number that is no rank.
+    fn host(&self, rank: usize) -> &str;
+
+    /// Replaces `tensor` by its combination over all ranks, the same bits on each.
+    fn all_reduce(&self, tensor: &mut Tensor, operation: Reduce) -> Result<()>;
+
+    /// Replaces `tensor` by that of rank `root`; shape and dtype are already equal.
+    fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()>;
+
+    /// Every rank's `tensor`, in order: `[world_size, ...]`.
+    fn all_gather(&self, tensor: &Tensor) -> Result<Tensor>;
+
+    /// Returns when every rank has come here.
+    fn barrier(&self) -> Result<()>;
+
+    /// Replaces `bytes`, whatever its length, by that of rank `root`.
+    fn broadcast_bytes(&self, bytes: &mut Vec<u8>, root: usize) -> Result<()>;
+
+    /// Every rank's `bytes`, in order; lengths may differ.
+    fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// The payload in bytes that this rank has handed to the network so far: tensors it reduced, gathered, or broadcast as the root.
+    fn sent_bytes(&self) -> u64;
+
+    /// Ends the whole job with exit code 1 and `rank 1 (host NAME): message` on stderr.
+    fn abort(&self, message: &str) -> ! {
+        crate::abort(message)
+    }
+}
+
+/// Joins the group this process was started in: [`Mpi`](crate::Mpi) if a launcher started it, [`Single`] if it is alone.
+///
+/// # Errors
+/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
+pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
+    match launched_by_mpi() {
+        None => Ok(Arc::new(Single::new())),
+        #[cfg(feature = "mpi")]
+        Some(_) => Ok(Arc::new(crate::Mpi::initialize()?)),
+        #[cfg(not(feature = "mpi"))]
+        Some(launch) if launch.world_size == Some(1) => Ok(Arc::new(Single::new())),
+        #[cfg(not(feature = "mpi"))]
+        Some(launch) => {
+            let ranks = launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
+            Err(crate::Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
+        }
+    }
+}

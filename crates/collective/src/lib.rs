@@ -1,0 +1,41 @@
+//! Process groups: the ranks of a job and what they do together.
+//!
+//! A [`ProcessGroup`] sums, broadcasts and gathers dense CPU tensors and bytes. [`Single`] is a job of one process; [`Mpi`] (cargo
+//! feature `mpi`, on by default) is every rank that `mpirun` or `srun` started. [`run`] picks the right one:
+//!
+//! ```no_run
+//! let mean = collective::run(|group| -> Result<f64, collective::Error> {
+//!     let mut sum = tch::Tensor::from(group.rank() as f64);
+//!     group.all_reduce(&mut sum, collective::Reduce::Sum)?;
+//!     Ok(sum.double_value(&[]) / group.world_size() as f64)
+//! })?;
+//! # Ok::<(), collective::Error>(())
+//! ```
+//!
+//! # No rank waits for a rank that has failed
+//! A collective call returns when every rank has made it, so one rank that fails alone would leave the others waiting for ever. Hence:
+//! - a wrong use (a dtype that is not carried, unequal shapes, different operations) is an `Err` on **every** rank, found by comparing
+//!   a 16-byte fingerprint before each collective ([`MpiOptions::check`]), and the group stays usable;
+//! - a panic on any thread ends the whole job and names the rank ([`install_panic_hook`]);
+//! - an error that only some ranks have must end in [`abort`] once MPI is up. [`run`] does so for every `Err` of its body;
+//! - a group that is dropped while other ranks still communicate ends the job with a message, rather than waiting in `MPI_Finalize`;
+//! - a rank that is killed is noticed by `mpirun`, which ends the others and names the rank. A network that stops answering is
+//!   noticed by nobody here: that needs a heartbeat above this crate.
+#![cfg_attr(not(feature = "mpi"), allow(rustdoc::broken_intra_doc_links))]
+
+pub mod env;
+mod error;
+mod failure;
+mod group;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod payload;
+mod single;
+
+pub use env::{Launch, Launcher, launched_by_mpi, local_rank_hint, local_size_hint, rank_hint};
+pub use error::{Error, Result};
+pub use failure::{abort, install_panic_hook, run};
+pub use group::{ProcessGroup, Reduce, connect};
+#[cfg(feature = "mpi")]
+pub use mpi::{Mpi, MpiOptions};
+pub use single::Single;

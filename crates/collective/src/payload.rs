@@ -1,0 +1,193 @@
+//! Which tensors a group carries, and their memory as bytes.
+#![allow(unsafe_code)]
+
+use std::fmt;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+/// A dtype that groups carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    I64,
+}
+
+impl Element {
+    pub(crate) const ALL: [Element; 5] = [Element::F32, Element::F64, Element::F16, Element::Bf16, Element::I64];
+
+    fn of(kind: Kind) -> Option<Element> {
+        match kind {
+            Kind::Float => Some(Element::F32),
+            Kind::Double => Some(Element::F64),
+            Kind::Half => Some(Element::F16),
+            Kind::BFloat16 => Some(Element::Bf16),
+            Kind::Int64 => Some(Element::I64),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Element::F32 => Kind::Float,
+            Element::F64 => Kind::Double,
+            Element::F16 => Kind::Half,
+            Element::Bf16 => Kind::BFloat16,
+            Element::I64 => Kind::Int64,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Element::F32 => "f32",
+            Element::F64 => "f64",
+            Element::F16 => "f16",
+            Element::Bf16 => "bf16",
+            Element::I64 => "i64",
+        }
+    }
+}
+
+/// Why a tensor is not carried. The numbers travel in the header of a call, so that other ranks can say it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Refusal {
+    Undefined = 1,
+    NotOnCpu,
+    NotDense,
+    NotContiguous,
+    Dtype,
+    Root,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 6] =
+        [Refusal::Undefined, Refusal::NotOnCpu, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root];
+
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Refusal::Undefined => "it is undefined",
+            Refusal::NotOnCpu => "it is not on the CPU",
+            Refusal::NotDense => "it is sparse, quantized or a lazy negative",
+            Refusal::NotContiguous => "it is not contiguous",
+            Refusal::Dtype => "its dtype is not carried",
+            Refusal::Root => "the root is not a rank",
+        }
+    }
+
+    #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
+    pub(crate) fn from_number(number: u64) -> Option<Refusal> {
+        Refusal::ALL.into_iter().find(|&refusal| refusal as u64 == number)
+    }
+}
+
+/// A tensor that may be carried: its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Payload {
+    pub(crate) element: Element,
+    pub(crate) numel: usize,
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.numel, self.element.name())
+    }
+}
+
+impl Payload {
+    /// Looks at `tensor` without touching its memory. Each question is asked only of tensors that can answer it: libtorch throws when
+    /// an undefined tensor is asked for its dtype, or a sparse one for its strides.
+    pub(crate) fn of(tensor: &Tensor) -> Result<Payload, Refusal> {
+        if !tensor.defined() {
+            return Err(Refusal::Undefined);
+        }
+        if tensor.is_sparse() || tensor.is_mkldnn() || tensor.f_is_neg().unwrap_or(true) {
+            return Err(Refusal::NotDense);
+        }
+        let element = tensor.f_kind().ok().and_then(Element::of).ok_or(Refusal::Dtype)?;
+        if tensor.device() != Device::Cpu {
+            return Err(Refusal::NotOnCpu);
+        }
+        // Compressed sparse layouts answer `is_sparse` with no and throw at `is_contiguous`; to be viewed flat they fail in an orderly way.
+        if tensor.f_view([-1]).is_err() || !tensor.is_contiguous() {
+            return Err(Refusal::NotContiguous);
+        }
+        Ok(Payload { element, numel: tensor.numel() })
+    }
+}
+
+/// An empty `[world_size, ...]` for what `world_size` ranks gather.
+pub(crate) fn gathered_like(tensor: &Tensor, payload: &Payload, world_size: usize) -> Result<Tensor, TchError> {
+    let shape: Vec<i64> = std::iter::once(world_size as i64).chain(tensor.size()).collect();
+    Tensor::f_empty(shape, (payload.element.kind(), Device::Cpu))
+}
+
+/// Shape and dtype of a tensor that may be anything, for an error message.
+pub(crate) fn describe(tensor: &Tensor) -> (Vec<i64>, String) {
+    if !tensor.defined() {
+        return (Vec::new(), "unknown".into());
+    }
+    (tensor.size(), tensor.f_kind().map_or("unknown".into(), |kind| format!("{kind:?}")))
+}
+
+/// The memory of a tensor that [`Payload::of`] has accepted.
+#[cfg(feature = "mpi")]
+pub(crate) fn bytes_mut<'a>(tensor: &'a mut Tensor, payload: &Payload) -> &'a mut [u8] {
+    let length = payload.numel * payload.element.kind().elt_size_in_bytes();
+    if length == 0 {
+        return &mut [];
+    }
+    // SAFETY: the payload was accepted, so the tensor is a dense, contiguous CPU tensor of `numel` elements of that size, and its
+    // memory is initialised or may hold any bytes (every bit pattern is a number). The borrow of the tensor keeps it alive; that no
+    // other handle writes to the storage meanwhile is what `&mut` means for tch's tensors by convention.
+    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), length) }
+}
+
+/// The same, to read.
+#[cfg(feature = "mpi")]
+pub(crate) fn bytes<'a>(tensor: &'a Tensor, payload: &Payload) -> &'a [u8] {
+    let length = payload.numel * payload.element.kind().elt_size_in_bytes();
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: as in `bytes_mut`.
+    unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), length) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dense_contiguous_tensors_of_every_carried_dtype_are_accepted() {
+        for element in Element::ALL {
+            for shape in [&[0][..], &[], &[3, 5], &[1, 0, 2]] {
+                let tensor = Tensor::zeros(shape, (element.kind(), Device::Cpu));
+                assert_eq!(Payload::of(&tensor), Ok(Payload { element, numel: shape.iter().product::<i64>() as usize }));
+            }
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_for_its_reason() {
+        let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        assert_eq!(Payload::of(&Tensor::new()), Err(Refusal::Undefined));
+        assert_eq!(Payload::of(&matrix.tr()), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::of(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false)), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::of(&matrix.to_sparse_sparse_dim(2)), Err(Refusal::NotDense));
+        assert!(Payload::of(&matrix.to_sparse_csr(None)).is_err());
+        for kind in [Kind::Uint8, Kind::Int, Kind::Bool, Kind::ComplexFloat] {
+            assert_eq!(Payload::of(&Tensor::zeros([2], (kind, Device::Cpu))), Err(Refusal::Dtype), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_survive_the_journey_as_numbers() {
+        for refusal in Refusal::ALL {
+            assert_eq!(Refusal::from_number(refusal as u64), Some(refusal));
+        }
+        assert_eq!(Refusal::from_number(0), None);
+    }
+}

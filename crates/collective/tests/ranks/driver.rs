@@ -1,0 +1,66 @@
+//! Starts ranks, and runs a list of tests as cargo expects it.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::SystemTime;
+
+/// How a job ended.
+pub struct Outcome {
+    pub status: ExitStatus,
+    /// Standard output and standard error.
+    pub text: String,
+    pub ended: SystemTime,
+}
+
+impl Outcome {
+    /// Fails with all that the job printed.
+    pub fn expect(&self, holds: bool, what: &str) {
+        assert!(holds, "expected {what}; the job ended with {} and printed:\n{}", self.status, self.text);
+    }
+
+    pub fn expect_success(&self) {
+        self.expect(self.status.success(), "success");
+    }
+}
+
+/// Runs this program on `ranks` ranks. A job that hangs is ended after a minute.
+pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
+    let output = Command::new("timeout")
+        .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
+        // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
+        .args(["--mca", "btl_vader_single_copy_mechanism", "none"])
+        .args(["-n", &ranks.to_string()])
+        .arg(std::env::current_exe().unwrap())
+        .args(arguments)
+        .env("OMP_NUM_THREADS", "1")
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .expect("mpirun and timeout are on the PATH");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Outcome { status: output.status, text, ended: SystemTime::now() }
+}
+
+/// An empty directory for the files of one test.
+pub fn empty_directory(name: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ranks-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Runs the tests whose names contain the given filter, one after the other: each wants all cores.
+pub fn run_tests(tests: &[crate::Test], arguments: &[String]) {
+    if arguments.iter().any(|argument| argument == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return;
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let mut failed = Vec::new();
+    for (name, test) in tests.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str()))) {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(name);
+        }
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}

@@ -1,0 +1,49 @@
+//! Several ranks under `mpirun`, in order and in trouble. Started by cargo, this program is the driver; started by `mpirun`, it is one
+//! rank and does what its first argument says.
+#![allow(clippy::unwrap_used)]
+
+mod driver;
+mod faults;
+mod misuse;
+mod operations;
+
+use collective::{Mpi, MpiOptions, ProcessGroup as _, launched_by_mpi};
+
+/// A test of the driver: its name and what it does.
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    ("one_rank_computes_what_a_reference_does", || operations::start(1)),
+    ("two_ranks_compute_what_a_reference_does", || operations::start(2)),
+    ("three_ranks_compute_what_a_reference_does", || operations::start(3)),
+    ("misuse_is_an_error_on_the_only_rank", || misuse::start(1)),
+    ("misuse_is_an_error_on_both_ranks", || misuse::start(2)),
+    ("misuse_is_an_error_on_all_three_ranks", || misuse::start(3)),
+    ("a_panic_ends_the_job_and_names_the_rank", || faults::start("panic")),
+    ("a_panic_on_another_thread_ends_the_job_and_names_the_rank", || faults::start("thread-panic")),
+    ("an_early_error_ends_the_job_and_names_the_rank", || faults::start("error")),
+    ("an_early_error_past_the_guard_ends_the_job_and_names_the_rank", || faults::start("return")),
+    ("a_panic_without_the_hook_ends_the_job_and_names_the_rank", || faults::start("unhooked-panic")),
+    ("an_early_exit_ends_the_job_and_names_the_rank", || faults::start("exit")),
+    ("a_killed_rank_ends_the_job_and_is_named", || faults::start("kill")),
+];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if launched_by_mpi().is_none() {
+        return driver::run_tests(TESTS, &arguments);
+    }
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["operations"] => collective::run(|group| operations::check(&*group)).unwrap(),
+        ["operations", "chunked"] => {
+            collective::install_panic_hook();
+            let group = Mpi::initialize_with(MpiOptions { check: false, chunk_bytes: 24 }).unwrap();
+            assert_eq!(group.options(), MpiOptions { check: false, chunk_bytes: 24 });
+            operations::check(&group).unwrap();
+            group.barrier().unwrap();
+        }
+        ["misuse", directory] => collective::run(|group| misuse::check(&*group, directory.as_ref())).unwrap(),
+        ["fault", fault, directory] => faults::fail(fault, directory.as_ref()),
+        _ => panic!("a rank does not know what {arguments:?} means"),
+    }
+}

@@ -1,0 +1,69 @@
+//! Training data for causal language models: read, tokenise, template, pack, order, split across ranks.
+//!
+//! The way of a sample:
+//!
+//! 1. [`Sources`] name files: conversations, completions or texts (JSON, JSONL, plain text), or ready batches.
+//! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
+//!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates, holds samples out for evaluation and packs.
+//!    Nothing is written while it does so; a bad line is an [`Error`] that names file and line.
+//! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and [`Dataset::open`] reads samples
+//!    from it as they are asked for.
+//! 4. [`Order`] says which samples make up a step, the same for any number of ranks, and which of them are a rank's.
+//! 5. [`Batch::collate`] pads those to a rectangle of ids, shifted targets, positions and segments.
+//!
+//! ```no_run
+//! use loract_data as data;
+//! use data::{Batch, Dataset, Options, Order, OrderConfig, Padding, Sources, Tokenizer};
+//!
+//! # fn main() -> Result<(), data::Error> {
+//! let tokenizer = Tokenizer::from_file("model/tokenizer.json".as_ref())?;
+//! let sources = Sources::train(["stories.txt"]);
+//! let prepared = Dataset::prepare(&sources, &tokenizer, None, &Options::default(), &|_, _| ())?;
+//! prepared.write("stories.safetensors".as_ref())?;
+//!
+//! let train = Dataset::open("stories.safetensors".as_ref())?;
+//! let order = Order::new(OrderConfig { samples: train.len(), batch_size: 8, ..Default::default() }, 2)?;
+//! let share = order.rank_share(0, 1, 2);
+//! let samples = share.into_iter().map(|index| train.sample(index)).collect::<Result<Vec<_>, _>>()?;
+//! let batch = Batch::collate(&samples, tokenizer.pad_token_id(), Padding::Longest)?;
+//! # let _ = batch; Ok(())
+//! # }
+//! ```
+//!
+//! The crate holds no tensors: a [`Batch`] is plain vectors, for any framework.
+//! It does not stream from the network, read Parquet, or tokenise images.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod batch;
+mod dataset;
+mod dataset_file;
+mod encode;
+mod error;
+mod fingerprint;
+mod generator;
+mod hold_out;
+mod load;
+mod options;
+mod order;
+mod packing;
+mod prepare;
+mod read;
+mod ready;
+mod record;
+mod sample;
+mod source;
+mod template;
+mod tokenizer;
+
+pub use batch::{Batch, IGNORED, Padding};
+pub use dataset::Dataset;
+pub use error::{Error, Place, Result};
+pub use options::{BadLines, LossOn, Options};
+pub use order::{Order, OrderConfig};
+pub use packing::pack;
+pub use prepare::{Prepared, Report};
+pub use sample::Sample;
+pub use source::{Format, Source, Sources};
+pub use template::{ChatTemplate, Message};
+pub use tokenizer::{BpeParts, Encoded, StreamDecoder, Tokenizer};

@@ -1,0 +1,47 @@
+use serde::{Deserialize, Serialize};
+
+/// Which tokens of a conversation or completion are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossOn {
+    /// The assistant's turns of a conversation, the completion of a prompt, all of a text.
+    #[default]
+    Assistant,
+    /// Every token.
+    All,
+}
+
+/// What to do with a record that cannot be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BadLines {
+    /// Stop at the first one.
+    #[default]
+    Error,
+    /// Leave it out, count it, and warn of the first five.
+    Skip,
+}
+
+/// How samples are made of records. All of it enters the data set's fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// Longest sample in tokens; a longer one keeps its start. Ready batches keep their own length.
+    pub sequence_length: usize,
+    /// What is trained.
+    pub loss_on: LossOn,
+    /// Whether several samples share a row of `sequence_length` tokens. Held-out samples and ready batches never do.
+    pub packing: bool,
+    /// What to do with a record that cannot be used.
+    pub bad_lines: BadLines,
+    /// How many samples are held out of the training sources for evaluation.
+    pub eval_samples: usize,
+    /// Seed of that draw.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { sequence_length: 1024, loss_on: LossOn::Assistant, packing: false, bad_lines: BadLines::Error, eval_samples: 0, seed: 0 }
+    }
+}

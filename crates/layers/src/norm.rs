@@ -1,0 +1,80 @@
+use crate::{Error, Keep, Kept, Scope};
+use autograd::{Backward, BoxError, Forward, Function, apply};
+use tch::{Kind, Tensor};
+
+/// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (`LlamaRMSNorm` of transformers).
+///
+/// `x` `[.., width]` is kept as `keep` says if its gradient or the weight's is needed; `weight` is `[width]`.
+///
+/// # Errors
+/// [`Error::Shape`] if the weight does not fit; those of keeping.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, keep: &Keep, scope: &Scope) -> Result<Tensor, Error> {
+    let width = x.size().last().copied().unwrap_or(0);
+    if weight.size() != [width] {
+        return Err(Error::Shape { operation: "rms_norm", expected: format!("a weight [{width}]"), got: weight.size() });
+    }
+    let function = RmsNorm { eps, keep: *keep, scope: scope.clone(), kept: None };
+    Ok(apply(function, &[x, weight])?.remove(0))
+}
+
+struct RmsNorm {
+    eps: f64,
+    keep: Keep,
+    scope: Scope,
+    kept: Option<Kept>,
+}
+
+/// The dtype of the arithmetic.
+fn wide(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+impl RmsNorm {
+    /// `1 / sqrt(mean(x²) + eps)`, `[.., 1]`.
+    fn inverse_rms(&self, x: &Tensor) -> Result<Tensor, tch::TchError> {
+        x.f_square()?.f_mean_dim(-1, true, x.kind())?.f_add_scalar(self.eps)?.f_rsqrt()
+    }
+}
+
+impl Function for RmsNorm {
+    fn name(&self) -> String {
+        "rms_norm".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let (x, weight) = (inputs[0], inputs[1]);
+        let precise = x.f_to_kind(wide(x.kind()))?;
+        let normed = precise.f_mul(&self.inverse_rms(&precise)?)?.f_to_kind(x.kind())?;
+        let y = normed.f_mul(&weight.f_to_kind(x.kind())?)?;
+        if context.any_needs_grad() {
+            self.kept = Some(self.keep.keep(x, &self.scope)?);
+            context.save(weight);
+        }
+        Ok(vec![y])
+    }
+
+    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(vec![None, None]) };
+        let weight = &context.saved()?[0];
+        let x = kept.restore()?;
+        let kind = wide(x.kind());
+        let (x, dy) = (x.f_to_kind(kind)?, dy.f_to_kind(kind)?);
+        let inverse = self.inverse_rms(&x)?;
+        let normed = x.f_mul(&inverse)?;
+        let d_weight = if context.needs_grad(1) {
+            let width = weight.size()[0];
+            Some(dy.f_mul(&normed)?.f_reshape([-1, width])?.f_sum_dim_intlist(0, false, kind)?.f_to_kind(weight.kind())?)
+        } else {
+            None
+        };
+        let d_x = if context.needs_grad(0) {
+            // d x = (g − n · mean(g · n)) / rms, with g = w · dy and n the normed x.
+            let g = dy.f_mul(&weight.f_to_kind(kind)?)?;
+            let mean = g.f_mul(&normed)?.f_mean_dim(-1, true, kind)?;
+            Some(g.f_sub(&normed.f_mul(&mean)?)?.f_mul(&inverse)?)
+        } else {
+            None
+        };
+        Ok(vec![d_x, d_weight])
+    }
+}

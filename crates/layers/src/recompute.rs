@@ -1,0 +1,53 @@
+use crate::{Error, Keep, Kept, Scope};
+use autograd::{Backward, BoxError, Forward, Function, apply, replay};
+use tch::Tensor;
+
+/// Runs a block on `x`, keeping `x` as `keep` says and nothing else; backward restores `x` and runs the block again.
+///
+/// With [`Keep::Exact`] this is checkpointing; with a low-rank pair it is LoRAct's layer mode: the forward is exact, the gradients are those of
+/// the block at the restored input. `parameters` are the tensors inside `run` that require gradients. Random choices inside `run` must come
+/// from its scope, which makes the same ones again.
+///
+/// # Errors
+/// Those of `run` and of keeping.
+pub fn recompute<R>(run: R, x: &Tensor, parameters: &[&Tensor], keep: &Keep, scope: &Scope) -> Result<Tensor, Error>
+where
+    R: Fn(&Tensor) -> Result<Tensor, Error> + Send + 'static,
+{
+    let mut inputs = vec![x];
+    inputs.extend(parameters);
+    let function = Recompute { run, keep: *keep, scope: scope.clone(), kept: None };
+    Ok(apply(function, &inputs)?.remove(0))
+}
+
+struct Recompute<R> {
+    run: R,
+    keep: Keep,
+    scope: Scope,
+    kept: Option<Kept>,
+}
+
+impl<R> Function for Recompute<R>
+where
+    R: Fn(&Tensor) -> Result<Tensor, Error> + Send + 'static,
+{
+    fn name(&self) -> String {
+        "recompute".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        if context.any_needs_grad() {
+            self.kept = Some(self.keep.keep(inputs[0], &self.scope)?);
+            inputs[1..].iter().for_each(|parameter| context.save(parameter));
+        }
+        Ok(vec![(self.run)(&inputs[0].detach())?])
+    }
+
+    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let Some(kept) = &self.kept else { return Err("the input was not kept".into()) };
+        let parameters = context.saved()?;
+        let needs: Vec<bool> = (0..=parameters.len()).map(|index| context.needs_grad(index)).collect();
+        let run = |inputs: &[Tensor]| Ok(vec![(self.run)(&inputs[0])?]);
+        replay(run, vec![kept.restore()?], &parameters, &needs, gradients)
+    }
+}

@@ -1,0 +1,205 @@
+//! Every operation with exact keeping against its plain reference, in f64 on random inputs of odd shapes: outputs and all gradients.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod drawing;
+
+use drawing::{assert_close, gradients, normal};
+use layers::{Keep, Lora, Mask, Projection, RotaryTable, Scope, Targets, reference};
+use loract_layers as layers;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+fn scope() -> Scope {
+    Scope::training(1, Arc::default())
+}
+
+/// Compares outputs and gradients of two ways to compute the same thing from the same leaves.
+fn agree(leaves: &[Tensor], ours: impl Fn(&[Tensor]) -> Vec<Tensor>, plain: impl Fn(&[Tensor]) -> Vec<Tensor>) {
+    let (outputs, expected) = (ours(leaves), plain(leaves));
+    assert_eq!(outputs.len(), expected.len());
+    for (ours, plain) in outputs.iter().zip(&expected) {
+        assert_close(ours, plain, 1e-10, "output");
+    }
+    for (index, (ours, plain)) in gradients(leaves, outputs).iter().zip(gradients(leaves, expected)).enumerate() {
+        assert_close(ours, &plain, 1e-9, &format!("gradient of leaf {index}"));
+    }
+}
+
+#[test]
+fn rms_norm() {
+    for (shape, seed) in [(vec![1, 1], 1), (vec![3, 7], 2), (vec![2, 5, 33], 3)] {
+        let width = *shape.last().unwrap();
+        let leaves = [normal(&shape, seed), normal(&[width], seed + 9)].map(|leaf| leaf.set_requires_grad(true));
+        agree(
+            &leaves,
+            |leaf| vec![layers::rms_norm(&leaf[0], &leaf[1], 1e-5, &Keep::Exact, &scope()).unwrap()],
+            |leaf| vec![reference::rms_norm(&leaf[0], &leaf[1], 1e-5)],
+        );
+    }
+}
+
+#[test]
+fn a_norm_weight_of_zero_gives_finite_gradients() {
+    let x = normal(&[3, 8], 1).set_requires_grad(true);
+    let weight = Tensor::zeros([8], (Kind::Double, x.device())).set_requires_grad(true);
+    let y = layers::rms_norm(&x, &weight, 1e-6, &Keep::Exact, &scope()).unwrap();
+    for gradient in gradients(&[x, weight], vec![y]) {
+        assert!(bool::try_from(gradient.isfinite().all()).unwrap());
+    }
+}
+
+#[test]
+fn silu_mul() {
+    let leaves = [normal(&[2, 3, 11], 1), normal(&[2, 3, 11], 2)].map(|leaf| leaf.set_requires_grad(true));
+    agree(
+        &leaves,
+        |leaf| vec![layers::silu_mul(&leaf[0], &leaf[1], &Keep::Exact, &scope()).unwrap()],
+        |leaf| vec![reference::silu_mul(&leaf[0], &leaf[1])],
+    );
+}
+
+#[test]
+fn linear_with_and_without_bias_and_lora_several_at_once() {
+    for trained in [0b11111_1111u32, 0b0000_11000, 0b1_0000_0110, 0b0_1100_0001] {
+        let shapes: [&[i64]; 9] = [&[2, 5, 7], &[4, 7], &[4], &[2, 7], &[4, 2], &[3, 7], &[1, 7], &[3, 1], &[6, 7]];
+        let leaves: Vec<Tensor> = shapes
+            .iter()
+            .enumerate()
+            .map(|(index, shape)| normal(shape, index as u64).set_requires_grad(trained >> index & 1 == 1))
+            .collect();
+        let projections = |leaf: &'_ [Tensor]| -> Vec<(usize, Option<usize>, Option<(usize, usize)>)> {
+            assert_eq!(leaf.len(), 9);
+            vec![(1, Some(2), Some((3, 4))), (5, None, Some((6, 7))), (8, None, None)]
+        };
+        fn build(leaf: &[Tensor], parts: Vec<(usize, Option<usize>, Option<(usize, usize)>)>) -> Vec<Projection<'_>> {
+            let lora = |(a, b): (usize, usize)| Lora { a: &leaf[a], b: &leaf[b], scale: 1.5, dropout: 0.0 };
+            parts
+                .into_iter()
+                .map(|(weight, bias, pair)| Projection { weight: &leaf[weight], bias: bias.map(|bias| &leaf[bias]), lora: pair.map(lora) })
+                .collect()
+        }
+        agree(
+            &leaves,
+            |leaf| layers::project(&leaf[0], &build(leaf, projections(leaf)), Keep::Exact, &scope()).unwrap(),
+            |leaf| build(leaf, projections(leaf)).iter().map(|one| reference::linear(&leaf[0], one)).collect(),
+        );
+    }
+}
+
+#[test]
+fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
+    let leaves: Vec<Tensor> = [&[40i64, 6][..], &[5, 6], &[2, 6], &[5, 2]]
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| normal(shape, i as u64).set_requires_grad(true))
+        .collect();
+    let scope = scope();
+    let ours = |leaf: &[Tensor], dropout| {
+        let lora = Some(Lora { a: &leaf[2], b: &leaf[3], scale: 0.5, dropout });
+        layers::project(&leaf[0], &[Projection { weight: &leaf[1], bias: None, lora }], Keep::Exact, &scope).unwrap().remove(0)
+    };
+    // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
+    let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, tch::Device::Cpu, scope.at(0).seed())
+        .unwrap()
+        / 0.75;
+    agree(
+        &leaves,
+        |leaf| vec![ours(leaf, 0.25)],
+        |leaf| vec![leaf[0].matmul(&leaf[1].tr()) + (&leaf[0] * &mask).matmul(&leaf[2].tr()).matmul(&leaf[3].tr()) * 0.5],
+    );
+    let evaluation = {
+        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.25 });
+        let projection = Projection { weight: &leaves[1], bias: None, lora };
+        layers::project(&leaves[0], &[projection], Keep::Exact, &Scope::evaluation()).unwrap().remove(0)
+    };
+    assert_close(&evaluation, &ours(&leaves, 0.0), 1e-12, "evaluation drops nothing");
+}
+
+#[test]
+fn rotary() {
+    let leaves = [normal(&[2, 5, 3, 8], 1).set_requires_grad(true)];
+    let frequencies = Tensor::from_slice(&[1.0f64, 0.3, 0.05, 0.01]);
+    let positions = Tensor::arange(5, (Kind::Int64, tch::Device::Cpu)).view([1, 5]);
+    let table = RotaryTable::new(&positions, &frequencies, 1.0, Kind::Double).unwrap();
+    assert_eq!(table.bytes(), 2 * 5 * 4 * 8);
+    agree(&leaves, |leaf| vec![layers::rotary(&leaf[0], &table).unwrap()], |leaf| vec![reference::rotary(&leaf[0], &frequencies)]);
+}
+
+#[test]
+fn attention_with_every_mask_and_grouping() {
+    let segments = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 2, 2, 2]).view([2, 7]);
+    for (heads, kv_heads) in [(4, 4), (6, 2), (3, 1)] {
+        for which in 0..3 {
+            let mask = match which {
+                0 => Mask::Full,
+                1 => Mask::Causal,
+                _ => layers::segment_mask(&segments, Kind::Double).unwrap(),
+            };
+            let leaves = [normal(&[2, 7, heads, 8], 1), normal(&[2, 7, kv_heads, 8], 2), normal(&[2, 7, kv_heads, 8], 3)]
+                .map(|leaf| leaf.set_requires_grad(true));
+            agree(
+                &leaves,
+                |leaf| vec![layers::attention(&leaf[0], &leaf[1], &leaf[2], &mask, 0.3, &Keep::Exact, &scope()).unwrap().0],
+                |leaf| vec![reference::attention(&leaf[0], &leaf[1], &leaf[2], &mask, 0.3)],
+            );
+        }
+    }
+}
+
+#[test]
+fn loss_over_chunks_of_any_size_with_and_without_targets() {
+    let ids = [[3i64, -100, 0, 10, -100, 7, 7], [-100; 7]];
+    for ids in ids {
+        let targets = Tensor::from_slice(&ids);
+        for chunk in [1, 2, 3, 100] {
+            for trained in [0b111u32, 0b001, 0b110] {
+                let leaves: Vec<Tensor> = [&[7i64, 5][..], &[5], &[11, 5]]
+                    .iter()
+                    .enumerate()
+                    .map(|(i, shape)| normal(shape, i as u64).set_requires_grad(trained >> i & 1 == 1))
+                    .collect();
+                let found = Targets::new(&targets).unwrap();
+                let ours = |leaf: &[Tensor]| {
+                    let (norm, head) = (leaf[1].shallow_clone(), leaf[2].shallow_clone());
+                    let tail = move |x: &Tensor| Ok((x * &norm).matmul(&head.tr()));
+                    vec![layers::loss_over_chunks(tail, &leaf[0], &[&leaf[1], &leaf[2]], &found, 0.7, chunk, &scope()).unwrap()]
+                };
+                agree(&leaves, ours, |leaf| {
+                    let logits = (&leaf[0] * &leaf[1]).matmul(&leaf[2].tr());
+                    vec![reference::cross_entropy(&logits, &targets) * 0.7]
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recomputed_block_with_exact_keeping_changes_nothing() {
+    let leaves = [normal(&[6, 5], 1), normal(&[5, 5], 2)].map(|leaf| leaf.set_requires_grad(true));
+    agree(
+        &leaves,
+        |leaf| {
+            let weight = leaf[1].shallow_clone();
+            let run = move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
+            vec![layers::recompute(run, &leaf[0], &[&leaf[1]], &Keep::Exact, &scope()).unwrap()]
+        },
+        |leaf| vec![leaf[0].matmul(&leaf[1]).tanh() + &leaf[0]],
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_with_their_shapes() {
+    let x = normal(&[2, 3, 4], 1);
+    let error = layers::rms_norm(&x, &normal(&[5], 1), 1e-5, &Keep::Exact, &scope()).unwrap_err();
+    assert_eq!(error.to_string(), "rms_norm: expected a weight [4], got [5]");
+    let weight = normal(&[7, 5], 1);
+    let projection = Projection { weight: &weight, bias: None, lora: None };
+    assert_eq!(
+        layers::project(&x, &[projection], Keep::Exact, &scope()).unwrap_err().to_string(),
+        "linear: expected a weight [out, 4], got [7, 5]"
+    );
+    let (q, k) = (normal(&[1, 2, 4, 8], 1), normal(&[1, 2, 3, 8], 1));
+    assert!(layers::attention(&q, &k, &k, &Mask::Full, 1.0, &Keep::Exact, &scope()).is_err());
+    let targets = Targets::new(&Tensor::from_slice(&[1i64, 2])).unwrap();
+    assert!(layers::loss_over_chunks(|x| Ok(x.shallow_clone()), &x, &[], &targets, 1.0, 8, &scope()).is_err());
+}

@@ -1,0 +1,148 @@
+//! With compression, gradients equal the same formula applied to the restored tensor; and what is kept is what the formula says.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod drawing;
+
+use drawing::{assert_close, gradients, normal, relative};
+use layers::{Keep, Ledger, Lora, LowRank, Mask, Projection, Rank, Scope, reference};
+use loract_layers as layers;
+use lowrank::TestMatrix;
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+const KEEP: Keep =
+    Keep::LowRank(LowRank { rank: Rank::Fraction(0.25), test_matrix: TestMatrix::Uniform, keep_norms: true, factors: Kind::Double });
+
+fn scope(ledger: &Arc<Ledger>) -> Scope {
+    Scope::training(5, ledger.clone())
+}
+
+/// What `KEEP` makes of a tensor in this scope.
+fn restored(x: &Tensor, scope: &Scope) -> Tensor {
+    let kept = KEEP.keep(x, scope).unwrap();
+    assert!(kept.bytes() < kept.exact_bytes());
+    let restored = kept.restore().unwrap();
+    assert!(relative(&restored, x) > 0.01, "a test of compression needs an error to see");
+    restored
+}
+
+#[test]
+fn linear_gradients_are_contracted_through_the_factors() {
+    let ledger = Arc::new(Ledger::default());
+    let leaves: Vec<Tensor> = [&[3i64, 8, 16][..], &[12, 16], &[4, 16], &[12, 4]]
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| normal(shape, i as u64).set_requires_grad(true))
+        .collect();
+    let run = |x: &Tensor, keep: Keep| {
+        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0 });
+        let projection = Projection { weight: &leaves[1], bias: None, lora };
+        layers::project(x, &[projection], keep, &scope(&ledger)).unwrap().remove(0)
+    };
+    let y = run(&leaves[0], KEEP);
+    assert_eq!(y, run(&leaves[0], Keep::Exact), "the forward is exact");
+    drop(run(&leaves[0], KEEP));
+    assert_eq!(ledger.kept_bytes(), (4 * (24 + 16) * 8) as u64);
+    assert_eq!(ledger.exact_bytes(), (24 * 16 * 8) as u64);
+    let ours = gradients(&leaves, vec![y]);
+    assert_eq!((ledger.kept_bytes(), ledger.exact_bytes()), (0, 0), "backward frees what was kept");
+    // dx does not depend on x; the weights' gradients are those at the restored input.
+    let x = restored(&leaves[0].view([24, 16]).detach(), &scope(&ledger)).view([3, 8, 16]).set_requires_grad(true);
+    let y = run(&x, Keep::Exact);
+    let leaves = [x, leaves[1].shallow_clone(), leaves[2].shallow_clone(), leaves[3].shallow_clone()];
+    for (index, (ours, formula)) in ours.iter().zip(gradients(&leaves, vec![y])).enumerate() {
+        assert_close(ours, &formula, 1e-10, &format!("leaf {index}"));
+    }
+}
+
+#[test]
+fn norm_and_activation_gradients_are_those_at_the_restored_input() {
+    let ledger = Arc::new(Ledger::default());
+    let (x, weight) = (normal(&[9, 16], 1).set_requires_grad(true), normal(&[16], 2).set_requires_grad(true));
+    let y = layers::rms_norm(&x, &weight, 1e-5, &KEEP, &scope(&ledger)).unwrap();
+    let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
+    let at = restored(&x.detach(), &scope(&ledger)).set_requires_grad(true);
+    let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![reference::rms_norm(&at, &weight, 1e-5)]);
+    assert_close(&ours[0], &formula[0], 1e-9, "norm: x");
+    assert_close(&ours[1], &formula[1], 1e-9, "norm: weight");
+
+    let (gate, up) = (normal(&[9, 16], 3).set_requires_grad(true), normal(&[9, 16], 4).set_requires_grad(true));
+    let y = layers::silu_mul(&gate, &up, &KEEP, &scope(&ledger)).unwrap();
+    let ours = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![y]);
+    let gate = restored(&gate.detach(), &scope(&ledger).at(0)).set_requires_grad(true);
+    let up = restored(&up.detach(), &scope(&ledger).at(1)).set_requires_grad(true);
+    let formula = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![reference::silu_mul(&gate, &up)]);
+    assert_close(&ours[0], &formula[0], 1e-9, "silu_mul: gate");
+    assert_close(&ours[1], &formula[1], 1e-9, "silu_mul: up");
+}
+
+#[test]
+fn a_recomputed_block_is_differentiated_at_the_restored_input() {
+    let ledger = Arc::new(Ledger::default());
+    let (x, weight) = (normal(&[2, 6, 16], 1).set_requires_grad(true), normal(&[16, 16], 2).set_requires_grad(true));
+    let run = |weight: Tensor| move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
+    let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], &KEEP, &scope(&ledger)).unwrap();
+    assert_close(&y, &(x.matmul(&weight).tanh() + &x), 1e-14, "the forward is exact");
+    assert_eq!(ledger.kept_bytes(), (4 * (12 + 16) * 8) as u64);
+    let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
+    let at = restored(&x.detach(), &scope(&ledger)).set_requires_grad(true);
+    let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![at.matmul(&weight).tanh() + &at]);
+    assert_close(&ours[0], &formula[0], 1e-10, "x");
+    assert_close(&ours[1], &formula[1], 1e-10, "weight");
+}
+
+#[test]
+fn what_needs_no_gradient_is_not_kept() {
+    let ledger = Arc::new(Ledger::default());
+    let scope = scope(&ledger);
+    let x = normal(&[8, 16], 1).set_requires_grad(true);
+    let weight = normal(&[4, 16], 2);
+    let frozen = Projection { weight: &weight, bias: None, lora: None };
+    let y = layers::project(&x, &[frozen], Keep::Exact, &scope).unwrap();
+    assert_eq!(ledger.kept_bytes(), 0, "a frozen linear layer keeps nothing");
+    assert!(y[0].requires_grad());
+    let norm = normal(&[16], 3);
+    let y = layers::rms_norm(&x.detach(), &norm, 1e-5, &Keep::Exact, &scope).unwrap();
+    assert_eq!(ledger.kept_bytes(), 0, "a frozen norm of a frozen input keeps nothing");
+    drop(y);
+    let _mode = autograd::GradMode::disabled();
+    let y = layers::silu_mul(&x, &x, &Keep::Exact, &scope).unwrap();
+    assert_eq!(ledger.kept_bytes(), 0, "with gradients off nothing is kept");
+    drop(y);
+}
+
+#[test]
+fn three_maps_and_the_attention_before_them_share_one_kept_tensor() {
+    let ledger = Arc::new(Ledger::default());
+    let scope = scope(&ledger);
+    let q = normal(&[2, 5, 2, 4], 1).set_requires_grad(true);
+    let (out, kept) = layers::attention(&q, &q, &q, &Mask::Causal, 0.5, &Keep::Exact, &scope).unwrap();
+    // q, k, v, the output [2, 5, 8] and a sum for each head and token, all f64.
+    let bytes = (3 * 80 + 80 + 2 * 2 * 5) * 8;
+    assert_eq!(ledger.kept_bytes(), bytes);
+    let weight = normal(&[3, 8], 2).set_requires_grad(true);
+    let one = Projection { weight: &weight, bias: None, lora: None };
+    let y = layers::project(&out, &[one, one, one], layers::Source::Kept(kept.unwrap()), &scope).unwrap();
+    assert_eq!(ledger.kept_bytes(), bytes, "the maps read what the attention kept");
+    drop((out, y));
+    assert_eq!(ledger.kept_bytes(), 0);
+}
+
+#[test]
+fn a_pair_that_would_be_no_smaller_is_not_made() {
+    let ledger = Arc::new(Ledger::default());
+    let x = normal(&[3, 16], 1);
+    let kept =
+        Keep::LowRank(LowRank { rank: Rank::Components(3), test_matrix: TestMatrix::Norm, keep_norms: false, factors: Kind::Double })
+            .keep(&x, &scope(&ledger))
+            .unwrap();
+    assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
+}
+
+#[test]
+fn ranks() {
+    assert_eq!(Rank::Fraction(0.25).of(1000, 576), 144);
+    assert_eq!(Rank::Fraction(0.001).of(1000, 576), 1, "never rounds to zero");
+    assert_eq!(Rank::Components(700).of(1000, 576), 576);
+    assert_eq!(Rank::Components(50).of(7, 576), 7);
+}

@@ -1,0 +1,37 @@
+//! Random leaves, and gradients pulled back from random directions.
+#![allow(dead_code)]
+
+use autograd::random::{Law, draw};
+use tch::{Device, Kind, Tensor};
+
+pub fn normal(shape: &[i64], seed: u64) -> Tensor {
+    draw(Law::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
+}
+
+/// The gradients of all leaves that require one, for outputs weighted by fixed random directions.
+pub fn gradients(leaves: &[Tensor], outputs: Vec<Tensor>) -> Vec<Tensor> {
+    let directions: Vec<Tensor> =
+        outputs.iter().enumerate().map(|(index, output)| normal(&output.size(), 77 + index as u64).to_kind(output.kind())).collect();
+    let outputs: Vec<(&Tensor, Option<&Tensor>)> = outputs
+        .iter()
+        .zip(&directions)
+        .map(|(output, direction)| (output, Some(direction)))
+        .filter(|(output, _)| output.requires_grad())
+        .collect();
+    let (outputs, directions): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
+    let wanted: Vec<&Tensor> = leaves.iter().filter(|leaf| leaf.requires_grad()).collect();
+    let found = autograd::grad(&outputs, &wanted, &directions, false, false).unwrap();
+    found.into_iter().zip(wanted).map(|(gradient, leaf)| gradient.unwrap_or_else(|| leaf.zeros_like())).collect()
+}
+
+pub fn relative(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
+    let scale = b.norm().double_value(&[]);
+    (a - b).norm().double_value(&[]) / if scale > 0.0 { scale } else { 1.0 }
+}
+
+pub fn assert_close(ours: &Tensor, expected: &Tensor, tolerance: f64, what: &str) {
+    assert_eq!(ours.size(), expected.size(), "{what}");
+    let error = relative(ours, expected);
+    assert!(error < tolerance, "{what}: relative error {error:e}");
+}

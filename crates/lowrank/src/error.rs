@@ -1,0 +1,39 @@
+use tch::{Kind, TchError};
+
+/// What can go wrong in this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor has the wrong number of dimensions or the wrong size.
+    #[error("{operation}: expected {expected}, got a tensor of shape {got:?}")]
+    Shape {
+        /// The call that was made.
+        operation: &'static str,
+        /// What it takes.
+        expected: String,
+        /// What it was given.
+        got: Vec<i64>,
+    },
+    /// A tensor's dtype is not supported.
+    #[error("{operation}: expected f32, f64, f16 or bf16, got {got:?}")]
+    Kind {
+        /// The call that was made.
+        operation: &'static str,
+        /// What it was given.
+        got: Kind,
+    },
+    /// A rank outside `1..=min(rows, columns)`.
+    #[error("{operation}: rank {rank} of a [{rows}, {columns}] matrix; it must lie between 1 and {}", rows.min(columns))]
+    Rank {
+        /// The call that was made.
+        operation: &'static str,
+        /// What was asked for.
+        rank: i64,
+        /// Rows of the matrix.
+        rows: i64,
+        /// Columns of the matrix.
+        columns: i64,
+    },
+    /// An error of libtorch.
+    #[error(transparent)]
+    Tch(#[from] TchError),
+}

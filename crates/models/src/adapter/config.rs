@@ -1,0 +1,233 @@
+//! `adapter_config.json`.
+
+use crate::config::fields::Fields;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The configuration of a LoRA adapter: the fields of PEFT's `LoraConfig` that this crate honours. PEFT's other fields
+/// are ignored if they are neutral and refused by name if they change what the adapter computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdapterConfig {
+    /// Always `LORA`.
+    pub peft_type: String,
+    /// What the base model is for: `CAUSAL_LM`, …
+    pub task_type: Option<String>,
+    /// The base model, as a path or a name.
+    pub base_model_name_or_path: Option<String>,
+    /// Whether PEFT is to load the adapter frozen.
+    pub inference_mode: bool,
+    /// The rank of modules that `rank_pattern` does not name.
+    pub r: i64,
+    /// The scale of modules that `alpha_pattern` does not name, before division by the rank.
+    #[serde(serialize_with = "whole_if_possible")]
+    pub lora_alpha: f64,
+    /// The dropout before A, while training.
+    pub lora_dropout: f64,
+    /// The layers that are adapted.
+    pub target_modules: TargetModules,
+    /// The numbers of the decoder layers that are adapted; all if absent.
+    pub layers_to_transform: Option<LayerNumbers>,
+    /// Ranks by module: the last part or parts of its path, or `^` and the whole path.
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Alphas by module, like `rank_pattern`.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// Whether alpha is divided by the square root of the rank instead of the rank (arXiv 2312.03732).
+    pub use_rslora: bool,
+    /// DoRA; must be false.
+    pub use_dora: bool,
+    /// Which biases were trained; must be `none`.
+    pub bias: String,
+    /// Whether the base weights are stored `[in, out]`; must be false.
+    pub fan_in_fan_out: bool,
+    /// Modules that were trained whole; there must be none.
+    pub modules_to_save: Option<Vec<String>>,
+    /// How the factors began: true (A uniform, B zero), or PEFT's name of another way.
+    pub init_lora_weights: Value,
+}
+
+/// The layers that an adapter is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// A regular expression on whole paths, or `all-linear`.
+    Pattern(String),
+    /// The last parts of their paths: `q_proj`, `v_proj`, …
+    Names(Vec<String>),
+}
+
+/// One layer number or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LayerNumbers {
+    /// One.
+    One(i64),
+    /// Several.
+    Several(Vec<i64>),
+}
+
+impl Default for AdapterConfig {
+    /// The defaults of PEFT's `LoraConfig`.
+    fn default() -> Self {
+        AdapterConfig {
+            peft_type: "LORA".into(),
+            task_type: None,
+            base_model_name_or_path: None,
+            inference_mode: false,
+            r: 8,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::Names(Vec::new()),
+            layers_to_transform: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            use_rslora: false,
+            use_dora: false,
+            bias: "none".into(),
+            fan_in_fan_out: false,
+            modules_to_save: None,
+            init_lora_weights: Value::Bool(true),
+        }
+    }
+}
+
+impl AdapterConfig {
+    /// Reads `adapter_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], [`Error::InvalidConfig`] or
+    /// [`Error::UnsupportedOption`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::MissingFile { path: path.to_owned(), remedy: "give a directory that PEFT or loract wrote".into() }
+            }
+            _ => Error::Io { path: path.to_owned(), action: "read", source },
+        })?;
+        check_supported(path, &text)
+    }
+
+    /// The rank of `module` (a path in the base model).
+    pub fn rank_of(&self, module: &str) -> i64 {
+        matching(&self.rank_pattern, module).copied().unwrap_or(self.r)
+    }
+
+    /// The number by which B A x is multiplied in `module`.
+    pub fn scale_of(&self, module: &str) -> f64 {
+        let alpha = matching(&self.alpha_pattern, module).copied().unwrap_or(self.lora_alpha);
+        let rank = self.rank_of(module) as f64;
+        alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    /// Names the table in which two patterns fit `module` and differ. PEFT takes the one written first, an order that
+    /// JSON does not promise to keep.
+    pub(super) fn ambiguity(&self, module: &str) -> Option<&'static str> {
+        if differ(&self.rank_pattern, module) {
+            Some("rank_pattern")
+        } else if differ(&self.alpha_pattern, module) {
+            Some("alpha_pattern")
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn to_json(&self, path: &Path) -> Result<String> {
+        let text = serde_json::to_string_pretty(self);
+        text.map_err(|why| Error::Io { path: path.to_owned(), action: "write", source: why.into() })
+    }
+}
+
+/// Parses the text of the `adapter_config.json` at `path` and refuses what would be computed differently.
+pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> {
+    let table: Map<String, Value> =
+        serde_json::from_str(text).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
+    let fields = Fields::new(path, &table);
+    fields.only("peft_type", "LORA")?;
+    for switch in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora"] {
+        fields.only(switch, false)?;
+    }
+    fields.only("bias", "none")?;
+    let changing = [
+        "modules_to_save",
+        "layer_replication",
+        "trainable_token_indices",
+        "target_parameters",
+        "alora_invocation_tokens",
+        "arrow_config",
+        "kasa_config",
+        "monteclora_config",
+    ];
+    changing.iter().try_for_each(|key| fields.none(key))?;
+    check_initialisation(&fields)?;
+    // Null and absent mean the same in PEFT: the default.
+    let known: Map<String, Value> = table.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let config: AdapterConfig = serde_json::from_value(Value::Object(known))
+        .map_err(|why| Error::corrupt(path, format!("it is not an adapter configuration: {why}")))?;
+    check_values(&fields, &config)?;
+    Ok(config)
+}
+
+/// Some initialisations move a part of the base weights into the adapter, which then fits the changed base only.
+fn check_initialisation(fields: &Fields<'_>) -> Result<()> {
+    let harmless = ["gaussian", "eva", "orthogonal"];
+    match fields.value("init_lora_weights") {
+        None | Some(Value::Bool(_)) => Ok(()),
+        Some(Value::String(name)) if harmless.contains(&name.as_str()) => Ok(()),
+        Some(other) => {
+            let supported = "true, false, \"gaussian\", \"eva\", \"orthogonal\"; with PEFT, save it for the unchanged base \
+                             (path_initial_model_for_weight_conversion)";
+            Err(fields.unsupported("init_lora_weights", other, supported))
+        }
+    }
+}
+
+fn check_values(fields: &Fields<'_>, config: &AdapterConfig) -> Result<()> {
+    let ranks = config.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
+    for (key, rank) in ranks.chain([("r", config.r)]) {
+        if rank < 1 {
+            return Err(fields.invalid(key, format!("{rank} is not a rank")));
+        }
+    }
+    if !(0.0..1.0).contains(&config.lora_dropout) {
+        return Err(fields.invalid("lora_dropout", format!("{} is not in 0..1", config.lora_dropout)));
+    }
+    let rank_patterns = config.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
+    let alpha_patterns = config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern));
+    for (key, pattern) in rank_patterns.chain(alpha_patterns) {
+        let path = pattern.strip_prefix('^').unwrap_or(pattern);
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if path.is_empty() || !path.chars().all(plain) {
+            return Err(fields.unsupported(key, format!("{pattern:?}"), "names and paths, not regular expressions"));
+        }
+    }
+    Ok(())
+}
+
+/// What a pattern that fits `module` says.
+fn matching<'a, T>(patterns: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
+    patterns.iter().find(|(pattern, _)| fits(pattern, module)).map(|(_, value)| value)
+}
+
+fn differ<T: PartialEq>(patterns: &BTreeMap<String, T>, module: &str) -> bool {
+    let first = matching(patterns, module);
+    patterns.iter().any(|(pattern, value)| fits(pattern, module) && Some(value) != first)
+}
+
+/// PEFT matches `(.*\.)?(PATTERN)$` (`get_pattern_key`).
+fn fits(pattern: &str, module: &str) -> bool {
+    match pattern.strip_prefix('^') {
+        Some(path) => path == module,
+        None => module.strip_suffix(pattern).is_some_and(|before| before.is_empty() || before.ends_with('.')),
+    }
+}
+
+/// PEFT declares alpha an integer.
+fn whole_if_possible<S: Serializer>(value: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    match value.fract() == 0.0 && value.abs() < 9e15 {
+        true => serializer.serialize_i64(*value as i64),
+        false => serializer.serialize_f64(*value),
+    }
+}

@@ -1,0 +1,181 @@
+//! Hugging Face directories.
+
+use super::{Checkpoint, SpecialTokens, Text, TokenizerSource, Weights};
+use crate::config::hugging_face;
+use crate::{Error, Result, TensorFile};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
+use tch::{Device, Kind, Tensor};
+
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
+    let file = folder.join("config.json");
+    let table = read_table(&file)?.ok_or_else(|| not_a_model(folder))?;
+    let config = hugging_face::read(&file, &table)?;
+    let weights = Box::new(Shards::open(folder)?);
+    Ok(Checkpoint { path: folder.to_owned(), config, weights, text: text(folder)? })
+}
+
+/// Says what a directory without `config.json` holds instead, where that helps.
+fn not_a_model(folder: &Path) -> Error {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let gguf = entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let why = match gguf {
+        Some(path) => format!("it has no config.json, but it holds {}", path.display()),
+        None => "it has no config.json".into(),
+    };
+    Error::NotAModel { path: folder.to_owned(), why }
+}
+
+/// The safetensors files of a checkpoint, and which of them holds each tensor.
+#[derive(Debug)]
+struct Shards {
+    files: Vec<TensorFile>,
+    holder: HashMap<String, usize>,
+}
+
+impl Shards {
+    /// A single file wins over an index, as in transformers.
+    fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(WEIGHTS);
+        if single.exists() {
+            let file = TensorFile::open(&single)?;
+            let holder = file.names().into_iter().map(|name| (name, 0)).collect();
+            return Ok(Shards { files: vec![file], holder });
+        }
+        let index = folder.join(INDEX);
+        let Some(table) = read_table(&index)? else {
+            let remedy = match folder.join("pytorch_model.bin").exists() {
+                true => "there is a pytorch_model.bin: save the model again with safe_serialization=True",
+                false => "fetch the model's weights (model.safetensors, or its index and all the files it names)",
+            };
+            return Err(Error::MissingFile { path: single, remedy: remedy.into() });
+        };
+        Shards::from_index(folder, &index, &table)
+    }
+
+    fn from_index(folder: &Path, index: &Path, table: &Map<String, Value>) -> Result<Self> {
+        let map = table.get("weight_map").and_then(Value::as_object).ok_or_else(|| Error::corrupt(index, "it has no table weight_map"))?;
+        let mut shards = Shards { files: Vec::new(), holder: HashMap::new() };
+        let mut opened = HashMap::new();
+        for (tensor, file) in map {
+            let file = file
+                .as_str()
+                .filter(|file| is_plain(file))
+                .ok_or_else(|| Error::corrupt(index, format!("it names {file} as the file of {tensor}, not a file beside it")))?;
+            let at = match opened.get(file) {
+                Some(&at) => at,
+                None => {
+                    shards.files.push(open_shard(&folder.join(file), index)?);
+                    opened.insert(file, shards.files.len() - 1);
+                    shards.files.len() - 1
+                }
+            };
+            if shards.files[at].shape(tensor).is_none() {
+                return Err(Error::MissingTensor { tensor: tensor.clone(), file: shards.files[at].path().to_owned() });
+            }
+            shards.holder.insert(tensor.clone(), at);
+        }
+        Ok(shards)
+    }
+
+    fn file(&self, name: &str) -> Option<&TensorFile> {
+        self.holder.get(name).map(|&at| &self.files[at])
+    }
+
+    fn needed(&self, name: &str) -> Result<&TensorFile> {
+        let path = || self.files.first().map(|file| file.path().to_owned()).unwrap_or_default();
+        self.file(name).ok_or_else(|| Error::MissingTensor { tensor: name.to_owned(), file: path() })
+    }
+}
+
+/// An index may only name files beside itself: one that comes from elsewhere must not open others.
+fn is_plain(file: &str) -> bool {
+    let mut parts = Path::new(file).components();
+    matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none()
+}
+
+fn open_shard(path: &Path, index: &Path) -> Result<TensorFile> {
+    TensorFile::open(path).map_err(|fault| match fault {
+        Error::MissingFile { path, .. } => Error::MissingFile { path, remedy: format!("{} names it: fetch it too", index.display()) },
+        other => other,
+    })
+}
+
+impl Weights for Shards {
+    fn names(&self) -> Vec<&str> {
+        self.holder.keys().map(String::as_str).collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<&[i64]> {
+        self.file(name)?.shape(name)
+    }
+
+    fn check_format(&self, name: &str) -> Result<()> {
+        let file = self.needed(name)?;
+        match file.kind(name)? {
+            Kind::Double | Kind::Float | Kind::Half | Kind::BFloat16 => Ok(()),
+            other => Err(Error::Dtype {
+                tensor: name.to_owned(),
+                file: file.path().to_owned(),
+                expected: "F64, F32, F16 or BF16",
+                got: format!("{other:?}"),
+            }),
+        }
+    }
+
+    fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+        self.needed(name)?.tensor_as(name, kind, device)
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.files.iter().map(TensorFile::bytes_on_disk).sum()
+    }
+}
+
+/// `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, as far as they are there.
+fn text(folder: &Path) -> Result<Text> {
+    let tokenizer = folder.join("tokenizer.json");
+    let tokenizer = if tokenizer.exists() { TokenizerSource::File(tokenizer) } else { TokenizerSource::None };
+    let settings = read_table(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let chat_template = match read_text(&folder.join("chat_template.jinja"))? {
+        Some(template) => Some(template),
+        None => settings.get("chat_template").and_then(default_template),
+    };
+    let token = |key| settings.get(key).and_then(token_text);
+    let special_tokens =
+        SpecialTokens { bos: token("bos_token"), eos: token("eos_token"), unk: token("unk_token"), pad: token("pad_token") };
+    Ok(Text { tokenizer, chat_template, special_tokens })
+}
+
+/// A template, or the one called `default` among several.
+fn default_template(value: &Value) -> Option<String> {
+    let template = match value {
+        Value::Array(several) => several.iter().find(|one| one["name"] == "default")?.get("template")?,
+        one => one,
+    };
+    template.as_str().map(str::to_owned)
+}
+
+/// A token is written as its text or as a table with `content`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+fn read_text(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::io(path, "read")(source)),
+    }
+}
+
+fn read_table(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    let table = serde_json::from_str(&text);
+    table.map(Some).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))
+}

@@ -1,0 +1,154 @@
+//! Checkpoints: the weights, the configuration and the text side of a model, from a Hugging Face directory or a GGUF
+//! file. Names and layouts are Hugging Face's, whichever it is.
+
+mod gguf;
+mod hf;
+mod tokenizer;
+
+pub use tokenizer::{GgufTokenizer, SpecialTokens, TokenizerSource};
+
+use crate::{Error, ModelConfig, Result};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// An open checkpoint. Opening reads headers and configuration only; tensors are read one at a time, from any number
+/// of threads.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    config: ModelConfig,
+    weights: Box<dyn Weights>,
+    text: Text,
+}
+
+/// Where the weights of a checkpoint lie.
+trait Weights: std::fmt::Debug + Send + Sync {
+    fn names(&self) -> Vec<&str>;
+    fn shape(&self, name: &str) -> Option<&[i64]>;
+    /// Fails unless `name` is stored in a format that holds real numbers.
+    fn check_format(&self, name: &str) -> Result<()>;
+    fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor>;
+    fn bytes_on_disk(&self) -> u64;
+}
+
+/// What a checkpoint says about text.
+#[derive(Debug, Default)]
+struct Text {
+    tokenizer: TokenizerSource,
+    chat_template: Option<String>,
+    special_tokens: SpecialTokens,
+}
+
+impl Checkpoint {
+    /// Opens a Hugging Face directory (`config.json` with `model.safetensors`, or with `model.safetensors.index.json`
+    /// and the files it names) or a `.gguf` file of version 2 or 3.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`], [`Error::NotAModel`], [`Error::Corrupt`], or what is wrong with the configuration
+    /// ([`Error::UnsupportedModel`], [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
+    pub fn open(path: &Path) -> Result<Self> {
+        let facts = std::fs::metadata(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                Error::MissingFile { path: path.to_owned(), remedy: "give the directory of a Hugging Face model, or a .gguf file".into() }
+            }
+            _ => Error::Io { path: path.to_owned(), action: "open", source },
+        })?;
+        if facts.is_dir() {
+            return hf::open(path);
+        }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some(extension) if extension.eq_ignore_ascii_case("gguf") => gguf::open(path),
+            _ => Err(Error::NotAModel { path: path.to_owned(), why: "it is a single file".into() }),
+        }
+    }
+
+    /// The directory or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tensors' names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names = self.weights.names();
+        names.sort_unstable();
+        names
+    }
+
+    /// The shape of `name`, if it is there.
+    pub fn shape(&self, name: &str) -> Option<&[i64]> {
+        self.weights.shape(name)
+    }
+
+    /// Checks, without reading any weights, that every tensor of `expected` is there with its shape and in a usable
+    /// format, and that there is nothing else but what is known to be harmless: rotary tables, and the output
+    /// projection of a model that uses its embedding instead.
+    ///
+    /// # Errors
+    /// The first of [`Error::MissingTensor`], [`Error::Shape`], [`Error::Dtype`] and [`Error::UnexpectedTensor`].
+    pub fn check(&self, expected: &[(String, Vec<i64>)]) -> Result<()> {
+        for (name, shape) in expected {
+            let got = self.shape(name).ok_or_else(|| self.missing(name))?;
+            if got != shape {
+                return Err(Error::Shape { tensor: name.clone(), file: self.path.clone(), expected: shape.clone(), got: got.to_vec() });
+            }
+            self.weights.check_format(name)?;
+        }
+        let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+        match self.names().into_iter().find(|name| !known.contains(name) && !self.is_harmless(name)) {
+            None => Ok(()),
+            Some(name) => Err(Error::UnexpectedTensor { tensor: name.to_owned(), file: self.path.clone() }),
+        }
+    }
+
+    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantised if need be.
+    /// Beside the result only a few MiB are held at a time.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on `device`).
+    pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+        if self.shape(name).is_none() {
+            return Err(self.missing(name));
+        }
+        self.weights.check_format(name)?;
+        self.weights.tensor(name, kind, device)
+    }
+
+    /// The size of the weight files.
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.weights.bytes_on_disk()
+    }
+
+    /// Where the model's tokenizer is.
+    pub fn tokenizer(&self) -> &TokenizerSource {
+        &self.text.tokenizer
+    }
+
+    /// The Jinja template that turns a conversation into text.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.text.chat_template.as_deref()
+    }
+
+    /// The special tokens, as text (chat templates refer to them).
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.text.special_tokens
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor { tensor: name.to_owned(), file: self.path.clone() }
+    }
+
+    fn is_harmless(&self, name: &str) -> bool {
+        // Old checkpoints store the rotary table, which follows from the configuration; GGUF stores its divisors, which
+        // have become part of the configuration.
+        name.ends_with(".rotary_emb.inv_freq") || name == gguf::ROPE_DIVISORS || (name == "lm_head.weight" && self.config.tie_embeddings)
+    }
+}
+
+#[cfg(test)]
+mod tests;

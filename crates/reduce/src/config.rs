@@ -1,0 +1,140 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// How gradients become their mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is sent.
+    pub method: Method,
+    /// The seed of PowerSGD's random test matrices.
+    pub seed: u64,
+    /// Gradients that are sent as they are travel in buckets of about so many bytes. 25 MiB is PyTorch's choice: large enough to fill the
+    /// wire, small enough that the first is on its way while later ones are computed.
+    pub bucket_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { method: Method::default(), seed: 0, bucket_bytes: 25 << 20 }
+    }
+}
+
+/// What is sent: in TOML `method = "exact"`, `"bf16"`, or `"powersgd"` beside the keys of [`PowerSgdConfig`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "lowercase")]
+pub enum Method {
+    /// Gradients as they are, in f32.
+    Exact,
+    /// Gradients rounded to bf16, and their sums too: half the bytes for a relative error of up to 2⁻⁸ per addition.
+    Bf16,
+    /// Low-rank factors of matrices; all else exactly.
+    PowerSgd(PowerSgdConfig),
+}
+
+impl Default for Method {
+    fn default() -> Self {
+        Method::PowerSgd(PowerSgdConfig::default())
+    }
+}
+
+/// PowerSGD, algorithms 1 and 2 of arXiv 1905.13727.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PowerSgdConfig {
+    /// The rank of the factors, at least 1; of smaller matrices their smaller side.
+    pub rank: i64,
+    /// Before this step gradients are sent exactly: early on they change too much to be followed.
+    pub start_step: u64,
+    /// A matrix of `[m, n]` at rank `k` is compressed only if that makes it this much smaller: `m n / (k (m + n)) >= min_ratio`.
+    pub min_ratio: f64,
+    /// Whether each rank remembers what compression lost, and adds it to its next gradient.
+    pub error_feedback: bool,
+    /// Whether a step starts from the last step's factor. Otherwise it draws a Gaussian one of its own.
+    pub warm_start: bool,
+}
+
+impl Default for PowerSgdConfig {
+    fn default() -> Self {
+        PowerSgdConfig { rank: 4, start_step: 10, min_ratio: 2.0, error_feedback: true, warm_start: true }
+    }
+}
+
+impl PowerSgdConfig {
+    /// Whether a gradient of this shape is compressed: as `[m, n]` (all dimensions but the first in one), at which rank.
+    pub(crate) fn compression(&self, shape: &[i64]) -> Option<(i64, i64, i64)> {
+        let (&m, rest) = shape.split_first()?;
+        let n: i64 = rest.iter().product();
+        let k = self.rank.min(m).min(n);
+        let ratio = (m * n) as f64 / (k * (m + n)) as f64;
+        (!rest.is_empty() && k > 0 && ratio >= self.min_ratio).then_some((m, n, k))
+    }
+}
+
+impl Config {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let refuse = |key, value: String, valid| Err(Error::Config { key, value, valid });
+        if self.bucket_bytes == 0 {
+            return refuse("bucket_bytes", "0".into(), "at least 1");
+        }
+        if let Method::PowerSgd(powersgd) = &self.method {
+            if powersgd.rank < 1 {
+                return refuse("rank", powersgd.rank.to_string(), "at least 1");
+            }
+            if powersgd.min_ratio.is_nan() || powersgd.min_ratio < 0.0 {
+                return refuse("min_ratio", powersgd.min_ratio.to_string(), "0 or more");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_matrix_is_compressed_where_it_pays() {
+        let config = PowerSgdConfig::default();
+        // 64 * 64 / (4 * 128) = 8; 16 * 16 / (4 * 32) = 2; 16 * 15 / (4 * 31) < 2.
+        assert_eq!(config.compression(&[64, 64]), Some((64, 64, 4)));
+        assert_eq!(config.compression(&[16, 16]), Some((16, 16, 4)));
+        assert_eq!(config.compression(&[16, 15]), None);
+        assert_eq!(config.compression(&[64, 4, 16]), Some((64, 64, 4)));
+    }
+
+    #[test]
+    fn vectors_and_empty_tensors_are_never_compressed() {
+        let config = PowerSgdConfig { min_ratio: 0.0, ..PowerSgdConfig::default() };
+        assert_eq!(config.compression(&[]), None);
+        assert_eq!(config.compression(&[1000]), None);
+        assert_eq!(config.compression(&[0, 7]), None);
+        assert_eq!(config.compression(&[7, 0]), None);
+        assert_eq!(config.compression(&[2, 3]), Some((2, 3, 2)));
+    }
+
+    #[test]
+    fn a_method_is_a_table_of_toml() {
+        assert_eq!(toml::from_str::<Method>("method = \"exact\"").unwrap(), Method::Exact);
+        assert_eq!(toml::from_str::<Method>("method = \"bf16\"").unwrap(), Method::Bf16);
+        let method = toml::from_str::<Method>("method = \"powersgd\"\nrank = 8\nwarm_start = false").unwrap();
+        assert_eq!(method, Method::PowerSgd(PowerSgdConfig { rank: 8, warm_start: false, ..PowerSgdConfig::default() }));
+        assert!(toml::from_str::<Method>("method = \"powersgd\"\nrang = 8").is_err());
+        let config = Config { seed: 7, ..Config::default() };
+        assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_its_key() {
+        let key = |config: PowerSgdConfig| match (Config { method: Method::PowerSgd(config), ..Config::default() }).validate() {
+            Err(Error::Config { key, .. }) => key,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(PowerSgdConfig { rank: 0, ..PowerSgdConfig::default() }), "rank");
+        assert_eq!(key(PowerSgdConfig { min_ratio: f64::NAN, ..PowerSgdConfig::default() }), "min_ratio");
+        assert!(Config { bucket_bytes: 0, ..Config::default() }.validate().is_err());
+        assert!(Config::default().validate().is_ok());
+    }
+}

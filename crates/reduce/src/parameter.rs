@@ -1,0 +1,66 @@
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// A parameter, and what its gradients look like.
+pub(crate) struct Parameter {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<i64>,
+    pub(crate) kind: Kind,
+    pub(crate) device: Device,
+    tensor: Tensor,
+}
+
+impl Parameter {
+    /// Checks and takes up the caller's list.
+    pub(crate) fn list(parameters: &[(String, Tensor)]) -> Result<Vec<Parameter>> {
+        let mut list: Vec<Parameter> = Vec::with_capacity(parameters.len());
+        for (name, tensor) in parameters {
+            let refuse = |reason: String| Err(Error::Parameter { name: name.clone(), reason });
+            if !tensor.defined() || tensor.is_sparse() {
+                return refuse("it is undefined or sparse".into());
+            }
+            let kind = tensor.f_kind()?;
+            if !matches!(kind, Kind::Float | Kind::BFloat16) {
+                return refuse(format!("its dtype is {kind:?}"));
+            }
+            if !tensor.requires_grad() || !tensor.is_leaf() {
+                return refuse("it is no leaf that requires a gradient".into());
+            }
+            if let Some(first) = list.first().filter(|first| first.device != tensor.device()) {
+                return refuse(format!("it is on {:?}, but `{}` is on {:?}", tensor.device(), first.name, first.device));
+            }
+            list.push(Parameter {
+                name: name.clone(),
+                shape: tensor.size(),
+                kind,
+                device: tensor.device(),
+                tensor: tensor.shallow_clone(),
+            });
+        }
+        let mut names: Vec<&str> = list.iter().map(|parameter| parameter.name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::Parameter { name: pair[0].to_owned(), reason: "there are two of that name".into() }),
+            None => Ok(list),
+        }
+    }
+
+    pub(crate) fn numel(&self) -> usize {
+        self.shape.iter().product::<i64>() as usize
+    }
+
+    /// The gradient as it is now, or why it cannot be reduced.
+    pub(crate) fn gradient(&self) -> Result<Tensor, &'static str> {
+        let gradient = self.tensor.grad();
+        if !gradient.defined() {
+            Err("has no gradient")
+        } else if gradient.is_sparse() {
+            Err("has a sparse gradient")
+        } else if gradient.size() != self.shape || gradient.f_kind().ok() != Some(self.kind) || gradient.device() != self.device {
+            Err("has a gradient of another shape, dtype or device")
+        } else {
+            Ok(gradient)
+        }
+    }
+}

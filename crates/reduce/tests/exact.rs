@@ -1,0 +1,153 @@
+//! The exact mean, and what ranks hear of each other's faults.
+#![allow(clippy::unwrap_used)]
+
+mod simulation;
+
+use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig, Traffic};
+use simulation::{gradient, parameters, ranks, relative_error, same_bits, set_gradient};
+use tch::{Kind, Tensor};
+
+const SHAPES: &[&[i64]] = &[&[7, 5], &[], &[13], &[0, 3], &[3, 2, 4], &[1]];
+const ELEMENTS: u64 = 35 + 1 + 13 + 24 + 1;
+
+fn mean(shape: &[i64], world_size: usize, step: u64, index: usize) -> Tensor {
+    (0..world_size).map(|rank| gradient(shape, rank, step, index)).reduce(|sum, next| sum + next).unwrap() / world_size as f64
+}
+
+/// Reduces three steps on `world_size` ranks; returns each rank's gradients of the last step.
+fn reduced(world_size: usize, kind: Kind, config: Config, traffic: Traffic) -> Vec<Vec<Tensor>> {
+    ranks(world_size, |group| {
+        let parameters = parameters(SHAPES, kind);
+        let mut reducer = GradientReducer::new(group.clone(), &parameters, config).unwrap();
+        for step in 0..3 {
+            for (index, (_, parameter)) in parameters.iter().enumerate() {
+                set_gradient(parameter, &gradient(SHAPES[index], group.rank(), step, index));
+            }
+            assert_eq!(reducer.reduce(step).unwrap(), traffic);
+        }
+        parameters.iter().map(|(_, parameter)| parameter.grad()).collect()
+    })
+}
+
+fn check(kind: Kind, method: Method, bucket_bytes: usize, bytes: u64, tolerance: f64) {
+    let traffic = Traffic { bytes, exact_bytes: ELEMENTS * 4 };
+    for world_size in [1, 2, 3] {
+        let all = reduced(world_size, kind, Config { method, bucket_bytes, ..Config::default() }, traffic);
+        for (index, shape) in SHAPES.iter().enumerate() {
+            let error = relative_error(&all[0][index], &mean(shape, world_size, 2, index));
+            assert!(error <= tolerance, "{shape:?} on {world_size} ranks is off by {error}");
+            assert!(all.iter().all(|gradients| same_bits(&gradients[index], &all[0][index])));
+        }
+    }
+}
+
+#[test]
+fn gradients_become_their_mean() {
+    check(Kind::Float, Method::Exact, 25 << 20, ELEMENTS * 4, 1e-6);
+}
+
+#[test]
+fn buckets_of_any_size_give_the_same() {
+    for bucket_bytes in [1, 60, 100, 200] {
+        check(Kind::Float, Method::Exact, bucket_bytes, ELEMENTS * 4, 1e-6);
+    }
+}
+
+#[test]
+fn gradients_in_bf16_are_averaged_in_f32() {
+    // The inputs are rounded to bf16 (2^-9 of each), and the mean once more; of larger summands more than the mean shows.
+    check(Kind::BFloat16, Method::Exact, 25 << 20, ELEMENTS * 4, 1.5e-2);
+}
+
+#[test]
+fn half_the_bytes_in_bf16() {
+    check(Kind::Float, Method::Bf16, 25 << 20, ELEMENTS * 2, 3e-2);
+}
+
+#[test]
+fn powersgd_is_exact_before_its_start() {
+    let powersgd = PowerSgdConfig { start_step: 3, min_ratio: 0.0, ..PowerSgdConfig::default() };
+    check(Kind::Float, Method::PowerSgd(powersgd), 25 << 20, ELEMENTS * 4, 1e-6);
+}
+
+#[test]
+fn no_parameters_are_no_traffic() {
+    for method in [Method::Exact, Method::default()] {
+        ranks(2, |group| {
+            let mut reducer = GradientReducer::new(group, &[], Config { method, ..Config::default() }).unwrap();
+            assert_eq!(reducer.reduce(20).unwrap(), Traffic { bytes: 0, exact_bytes: 0 });
+        });
+    }
+}
+
+#[test]
+fn a_gradient_missing_on_one_rank_is_named_on_all() {
+    for method in [Method::Exact, Method::default()] {
+        let errors = ranks(3, |group| {
+            let parameters = parameters(&[&[2, 2], &[3], &[4]], Kind::Float);
+            let mut reducer = GradientReducer::new(group.clone(), &parameters, Config { method, ..Config::default() }).unwrap();
+            for (index, (_, parameter)) in parameters.iter().enumerate() {
+                if group.rank() != 1 || index == 0 {
+                    set_gradient(parameter, &parameter.ones_like());
+                }
+            }
+            let error = reducer.reduce(5).unwrap_err();
+            assert!(parameters[0].1.grad().eq_tensor(&Tensor::from(1.0_f32)).all().int64_value(&[]) == 1, "gradients are untouched");
+            // Once the gradients are there, the same reducer goes on.
+            parameters.iter().for_each(|(_, parameter)| set_gradient(parameter, &parameter.ones_like()));
+            reducer.reduce(5).unwrap();
+            error.to_string()
+        });
+        for error in errors {
+            let expected = "step 5: rank 1 (host node1): `p1` has no gradient, `p2` has no gradient; ";
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ranks_at_different_steps_are_told() {
+    let errors = ranks(2, |group| {
+        let parameters = parameters(&[&[2]], Kind::Float);
+        set_gradient(&parameters[0].1, &parameters[0].1.ones_like());
+        let step = 3 + group.rank() as u64;
+        GradientReducer::new(group, &parameters, Config::default()).unwrap().reduce(step).unwrap_err()
+    });
+    for (rank, error) in errors.iter().enumerate() {
+        assert!(matches!(error, Error::Step { step, first: 3, last: 4 } if *step == 3 + rank as u64), "{error}");
+    }
+}
+
+#[test]
+fn what_differs_between_ranks_is_told_at_the_start() {
+    let other_shape = ranks(3, |group| {
+        let shape: &[i64] = if group.rank() == 2 { &[3] } else { &[2] };
+        GradientReducer::new(group, &parameters(&[shape], Kind::Float), Config::default()).err().unwrap().to_string()
+    });
+    for error in other_shape {
+        assert!(error.contains("rank 2 (host node2) has a list of parameters that differs from that of rank 0 (host node0)"), "{error}");
+    }
+    let other_seed = ranks(2, |group| {
+        let config = Config { seed: group.rank() as u64, ..Config::default() };
+        GradientReducer::new(group, &parameters(&[&[2]], Kind::Float), config).err().unwrap().to_string()
+    });
+    for error in other_seed {
+        assert!(error.contains("rank 1 (host node1) has a configuration that differs"), "{error}");
+    }
+}
+
+#[test]
+fn a_parameter_that_one_rank_cannot_use_is_named_on_all() {
+    let errors = ranks(2, |group| {
+        let kind = if group.rank() == 1 { Kind::Double } else { Kind::Float };
+        GradientReducer::new(group, &parameters(&[&[2]], kind), Config::default()).err().unwrap()
+    });
+    assert!(errors[0].to_string().contains("rank 1 (host node1): parameter `p0` cannot be reduced: its dtype is Double"), "{}", errors[0]);
+    assert!(matches!(&errors[1], Error::Parameter { name, .. } if name == "p0"), "{}", errors[1]);
+    let twice = ranks(1, |group| {
+        let mut parameters = parameters(&[&[2], &[2]], Kind::Float);
+        parameters[1].0 = "p0".into();
+        GradientReducer::new(group, &parameters, Config::default()).err().unwrap().to_string()
+    });
+    assert!(twice[0].contains("two of that name"), "{}", twice[0]);
+}

@@ -1,0 +1,78 @@
+//! Gradients of several processes under `mpirun`, against the reference. Started by cargo, this program is the driver; started by
+//! `mpirun`, it is one rank.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../simulation/mod.rs"]
+mod simulation;
+
+use std::process::Command;
+use std::sync::Arc;
+
+use collective::{ProcessGroup, launched_by_mpi};
+use reduce::{Config, GradientReducer, Method, PowerSgdConfig};
+use simulation::{Reference, gradient, parameters, relative_error, set_gradient};
+use tch::{Kind, Tensor};
+
+const SHAPES: &[&[i64]] = &[&[24, 18], &[24, 18], &[5], &[30, 4, 5]];
+
+fn main() {
+    if launched_by_mpi().is_some() {
+        return collective::run(check).unwrap();
+    }
+    for ranks in [2, 3] {
+        let output = Command::new("timeout")
+            .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
+            // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
+            .args(["--mca", "btl_vader_single_copy_mechanism", "none"])
+            .args(["-n", &ranks.to_string()])
+            .arg(std::env::current_exe().unwrap())
+            .env("OMP_NUM_THREADS", "1")
+            .output()
+            .expect("mpirun and timeout are on the PATH");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{ranks} ranks ended with {}:\n{text}", output.status);
+        println!("test {ranks}_ranks_follow_the_reference ... ok");
+    }
+}
+
+fn check(group: Arc<dyn ProcessGroup>) -> Result<(), reduce::Error> {
+    let world_size = group.world_size();
+    let powersgd = PowerSgdConfig { rank: 2, start_step: 2, ..PowerSgdConfig::default() };
+    for method in [Method::Exact, Method::PowerSgd(powersgd)] {
+        let parameters = parameters(SHAPES, Kind::Float);
+        let sent_before = group.sent_bytes();
+        let mut reducer = GradientReducer::new(Arc::clone(&group), &parameters, Config { method, ..Config::default() })?;
+        let sent_at_start = group.sent_bytes() - sent_before;
+        assert_eq!(sent_at_start, 16, "two fingerprints");
+        let mut references: Vec<Option<Reference>> = SHAPES.iter().map(|_| None).collect();
+        for (name, query) in reducer.state().iter().filter(|(name, _)| name.starts_with("query.p")) {
+            let index: usize = name["query.p".len()..].parse().unwrap();
+            references[index] = Some(Reference::new(query, SHAPES[index][0], world_size, true));
+        }
+        assert_eq!(references.iter().flatten().count(), if method == Method::Exact { 0 } else { 3 });
+
+        for step in 0..8 {
+            for (index, (_, parameter)) in parameters.iter().enumerate() {
+                set_gradient(parameter, &gradient(SHAPES[index], group.rank(), step, index));
+            }
+            let sent = group.sent_bytes();
+            let traffic = reducer.reduce(step)?;
+            assert_eq!(group.sent_bytes() - sent, traffic.bytes + 24, "the ranks' agreement takes 24 bytes");
+            for (index, (name, parameter)) in parameters.iter().enumerate() {
+                let all: Vec<Tensor> = (0..world_size).map(|rank| gradient(SHAPES[index], rank, step, index)).collect();
+                let expected = match &mut references[index] {
+                    Some(reference) if step >= 2 => {
+                        let matrices: Vec<Tensor> = all.iter().map(|tensor| tensor.view([SHAPES[index][0], -1])).collect();
+                        reference.step(&matrices).view(SHAPES[index])
+                    }
+                    _ => all.iter().fold(all[0].zeros_like(), |sum, next| sum + next) / world_size as f64,
+                };
+                let error = relative_error(&parameter.grad(), &expected);
+                assert!(error < 1e-3, "{name} at step {step} is off by {error}");
+                let gathered = group.all_gather(&parameter.grad())?;
+                assert!((0..world_size).all(|rank| gathered.get(rank as i64) == gathered.get(0)), "{name} differs between ranks");
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Every key and its valid values, for messages. A test holds this list against the raw structs.
+
+/// A table's name, and its keys with their valid values.
+pub(super) type TableKeys = (&'static str, &'static [(&'static str, &'static str)]);
+
+const PATH: &str = "a path, relative to the current directory";
+const SWITCH: &str = "true | false";
+const WHOLE: &str = "a whole number >= 0";
+const POSITIVE: &str = "a whole number >= 1";
+
+/// All tables.
+pub(super) const TABLES: &[TableKeys] = &[
+    (
+        "run",
+        &[
+            ("dir", PATH),
+            ("seed", WHOLE),
+            ("steps", POSITIVE),
+            ("epochs", "a number > 0"),
+            ("batch_size", "a whole number >= 1: sequences per optimiser step over all ranks"),
+            ("micro_batch_size", "a whole number from 0 to batch_size, 0 = a rank's whole share"),
+            ("device", r#""auto" | "cpu" | "cuda""#),
+            ("threads", "a whole number >= 0, 0 = cores / ranks on this host"),
+            ("eval_every", "a whole number >= 0, 0 = before and after only"),
+            ("log_every", POSITIVE),
+            ("loss_chunk", "a whole number >= 0 of tokens, 0 = automatic"),
+        ],
+    ),
+    (
+        "model",
+        &[
+            ("path", "a Hugging Face model directory, or a .gguf file"),
+            ("dtype", r#""f32" | "bf16""#),
+            ("tokenizer", "the path of a tokenizer.json"),
+            ("chat_template", "the path of a Jinja chat template"),
+        ],
+    ),
+    (
+        "lora",
+        &[
+            ("rank", POSITIVE),
+            ("alpha", "a number > 0"),
+            ("dropout", "a number, 0 <= p < 1"),
+            ("target_modules", r#""all-linear" | a list of module-name suffixes such as ["q_proj", "v_proj"]"#),
+            ("adapter", "the directory of a PEFT adapter"),
+        ],
+    ),
+    (
+        "activations",
+        &[
+            (
+                "sites",
+                r#""none" | "checkpoint" | "layer" | "sublayer" | a list of "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act""#,
+            ),
+            ("method", r#""exact" | "qb""#),
+            ("rank", "a fraction 0 < r <= 1 of the width, or a whole number of columns >= 1"),
+            ("columns", r#""norm" | "uniform" | "gaussian""#),
+            ("power_iterations", "0"),
+            ("keep_norms", SWITCH),
+            ("factors", r#""f32" | "bf16""#),
+        ],
+    ),
+    (
+        "gradients",
+        &[
+            ("method", r#""exact" | "powersgd""#),
+            ("rank", POSITIVE),
+            ("start_step", WHOLE),
+            ("min_ratio", "a number >= 1"),
+            ("error_feedback", SWITCH),
+            ("warm_start", SWITCH),
+        ],
+    ),
+    (
+        "data",
+        &[
+            ("train", PATH),
+            ("eval", PATH),
+            ("eval_samples", "a whole number >= 0, 0 = no held-out samples"),
+            ("format", r#""auto" | "conversations" | "text" | "batches""#),
+            ("sequence_length", "a whole number >= 2"),
+            ("packing", SWITCH),
+            ("loss_on", r#""assistant" | "all""#),
+            ("shuffle", SWITCH),
+            ("max_samples", POSITIVE),
+            ("bad_lines", r#""fail" | "skip""#),
+        ],
+    ),
+    (
+        "optimizer",
+        &[
+            ("name", r#""adamw""#),
+            ("learning_rate", "a number > 0"),
+            ("betas", "two numbers, each 0 <= b < 1"),
+            ("eps", "a number > 0"),
+            ("weight_decay", "a number >= 0"),
+            ("clip_grad_norm", "a number >= 0, 0 = no clipping"),
+        ],
+    ),
+    (
+        "schedule",
+        &[
+            ("kind", r#""constant" | "linear" | "cosine""#),
+            ("warmup_steps", "a whole number >= 0, less than [run] steps"),
+            ("min_ratio", "a number, 0 <= r <= 1: the last learning rate as a fraction of the first"),
+        ],
+    ),
+    ("cluster", &[("ranks", POSITIVE), ("mpirun", "the name or path of mpirun"), ("mpirun_args", "a list of strings")]),
+];
+
+/// The keys of `table`.
+pub(super) fn of(table: &str) -> Option<&'static [(&'static str, &'static str)]> {
+    TABLES.iter().find(|(name, _)| *name == table).map(|(_, keys)| *keys)
+}
+
+/// The valid values of a key.
+pub(super) fn valid(table: &str, key: &str) -> Option<&'static str> {
+    of(table)?.iter().find(|(name, _)| *name == key).map(|(_, valid)| *valid)
+}

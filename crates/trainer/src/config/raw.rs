@@ -1,0 +1,135 @@
+//! A configuration as it is written: every key optional, no value checked beyond its type.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// All tables.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub run: Run,
+    pub model: Model,
+    pub lora: Option<Lora>,
+    pub activations: Activations,
+    pub gradients: Gradients,
+    pub data: Data,
+    pub optimizer: Optimizer,
+    pub schedule: Schedule,
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Run {
+    pub dir: Option<PathBuf>,
+    pub seed: Option<u64>,
+    pub steps: Option<u64>,
+    pub epochs: Option<f64>,
+    pub batch_size: Option<usize>,
+    pub micro_batch_size: Option<usize>,
+    pub device: Option<String>,
+    pub threads: Option<usize>,
+    pub eval_every: Option<u64>,
+    pub log_every: Option<u64>,
+    pub loss_chunk: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    pub path: Option<PathBuf>,
+    pub dtype: Option<String>,
+    pub tokenizer: Option<PathBuf>,
+    pub chat_template: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lora {
+    pub rank: Option<usize>,
+    pub alpha: Option<f64>,
+    pub dropout: Option<f64>,
+    pub target_modules: Option<OneOrMany>,
+    pub adapter: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Activations {
+    pub sites: Option<OneOrMany>,
+    pub method: Option<String>,
+    pub rank: Option<Rank>,
+    pub columns: Option<String>,
+    pub power_iterations: Option<u64>,
+    pub keep_norms: Option<bool>,
+    pub factors: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gradients {
+    pub method: Option<String>,
+    pub rank: Option<usize>,
+    pub start_step: Option<u64>,
+    pub min_ratio: Option<f64>,
+    pub error_feedback: Option<bool>,
+    pub warm_start: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    pub train: Option<PathBuf>,
+    pub eval: Option<PathBuf>,
+    pub eval_samples: Option<usize>,
+    pub format: Option<String>,
+    pub sequence_length: Option<usize>,
+    pub packing: Option<bool>,
+    pub loss_on: Option<String>,
+    pub shuffle: Option<bool>,
+    pub max_samples: Option<usize>,
+    pub bad_lines: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Optimizer {
+    pub name: Option<String>,
+    pub learning_rate: Option<f64>,
+    pub betas: Option<[f64; 2]>,
+    pub eps: Option<f64>,
+    pub weight_decay: Option<f64>,
+    pub clip_grad_norm: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Schedule {
+    pub kind: Option<String>,
+    pub warmup_steps: Option<u64>,
+    pub min_ratio: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub ranks: Option<usize>,
+    pub mpirun: Option<String>,
+    pub mpirun_args: Option<Vec<String>>,
+}
+
+/// A name, or a list of names.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// A whole number of columns, or a fraction of the width: `1` and `1.0` differ.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Rank {
+    Columns(i64),
+    Fraction(f64),
+}

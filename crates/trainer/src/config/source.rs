@@ -1,0 +1,235 @@
+//! The texts a configuration is read from, merged into one tree.
+//!
+//! The file and the overrides share one address space: the file comes first, each override follows, so that a span of the
+//! merged tree tells which text, and which line of it, a value was written in.
+
+use super::{
+    choice::closest,
+    error::Error,
+    keys,
+    place::{Place, Places},
+    raw::Raw,
+};
+use serde::Deserialize;
+use std::{
+    borrow::Cow,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// The file's text and the overrides.
+pub(super) struct Source {
+    path: PathBuf,
+    text: String,
+    overrides: Vec<Override>,
+}
+
+/// One `--set table.key=value`.
+struct Override {
+    /// As it was given.
+    text: String,
+    table: String,
+    key: String,
+    value: String,
+    /// Where its text begins in the shared address space.
+    start: usize,
+}
+
+impl Source {
+    /// Reads the file and takes the overrides apart.
+    pub(super) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
+        let at_file = || Place::File { path: path.to_owned(), line: None };
+        let text =
+            std::fs::read_to_string(path).map_err(|cause| Error::new(at_file(), format!("cannot read the configuration: {cause}")))?;
+        Self::new(path, text, overrides)
+    }
+
+    /// The same, from a text.
+    pub(super) fn new(path: &Path, text: String, overrides: &[String]) -> Result<Self, Error> {
+        let mut start = text.len() + 1;
+        let mut parsed = Vec::with_capacity(overrides.len());
+        for given in overrides {
+            let refused =
+                || Error::new(Place::Override(given.clone()), "not an override (valid: table.key=value, for example run.steps=100)");
+            let (name, value) = given.split_once('=').ok_or_else(refused)?;
+            let (table, key) = name.trim().split_once('.').ok_or_else(refused)?;
+            if table.is_empty() || key.is_empty() || key.contains('.') {
+                return Err(refused());
+            }
+            let value = value.trim().to_owned();
+            let length = value.len();
+            parsed.push(Override { text: given.clone(), table: table.into(), key: key.into(), value, start });
+            start += length + 1;
+        }
+        Ok(Self { path: path.to_owned(), text, overrides: parsed })
+    }
+
+    /// The merged tree as raw tables, and where everything was written.
+    pub(super) fn parse(&self) -> Result<(Raw, Places), Error> {
+        let mut tree = DeTable::parse(&self.text)
+            .map_err(|error| Error::new(self.place(error.span().map_or(0, |span| span.start)), one_line(error.message())))?;
+        self.check_names(tree.get_ref())?;
+        for given in &self.overrides {
+            given.apply(tree.get_mut(), self.text.len())?;
+        }
+        self.check_names(tree.get_ref())?;
+        let places = self.places(tree.get_ref());
+        let written = tree.clone();
+        let raw = Raw::deserialize(toml::de::Deserializer::from(tree))
+            .map_err(|error| self.wrong_type(&places, written.get_ref(), error.span(), error.message()))?;
+        Ok((raw, places))
+    }
+
+    /// Refuses unknown tables and keys, and tables that are none.
+    fn check_names(&self, tree: &DeTable<'_>) -> Result<(), Error> {
+        for (name, value) in tree {
+            let (table, at) = (name.get_ref().as_ref(), self.place(name.span().start));
+            let Some(known) = keys::of(table) else { return Err(unknown_table(at, table, value.get_ref())) };
+            let Some(entries) = value.get_ref().as_table() else {
+                return Err(Error::new(at, format!("{table}: is a table; write its keys below a line [{table}]")));
+            };
+            for key in entries.keys() {
+                let name = key.get_ref().as_ref();
+                if !known.iter().any(|(known, _)| *known == name) {
+                    return Err(unknown_key(self.place(key.span().start), table, name, known));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn places(&self, tree: &DeTable<'_>) -> Places {
+        let mut places = Places::new(&self.path);
+        for (table, value) in tree {
+            places.put_table(table.get_ref(), self.place(table.span().start));
+            for (key, value) in value.get_ref().as_table().into_iter().flatten() {
+                places.put_key(table.get_ref(), key.get_ref(), self.place(value.span().start));
+            }
+        }
+        places
+    }
+
+    /// The error for a value of the wrong type, at the key that holds it.
+    fn wrong_type(&self, places: &Places, tree: &DeTable<'_>, span: Option<Range<usize>>, message: &str) -> Error {
+        let start = span.as_ref().map_or(0, |span| span.start);
+        for (table, value) in tree {
+            for (key, value) in value.get_ref().as_table().into_iter().flatten() {
+                if value.span().contains(&start) || value.span().start == start {
+                    let found = span.map_or_else(String::new, |span| one_line(self.slice(span)));
+                    return places.refuse(table.get_ref(), key.get_ref(), &format!("cannot be {found}"));
+                }
+            }
+        }
+        Error::new(self.place(start), one_line(message))
+    }
+
+    /// The text of a span in the shared address space.
+    fn slice(&self, span: Range<usize>) -> &str {
+        let (text, start) = match self.override_at(span.start) {
+            Some(given) => (&given.value, given.start),
+            None => (&self.text, 0),
+        };
+        text.get(span.start - start..(span.end - start).min(text.len())).unwrap_or("this value")
+    }
+
+    fn override_at(&self, position: usize) -> Option<&Override> {
+        self.overrides.iter().rev().find(|given| position >= given.start)
+    }
+
+    fn place(&self, position: usize) -> Place {
+        match self.override_at(position) {
+            Some(given) => Place::Override(given.text.clone()),
+            None => {
+                let before = &self.text.as_bytes()[..position.min(self.text.len())];
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+                Place::File { path: self.path.clone(), line: Some(line) }
+            }
+        }
+    }
+}
+
+impl Override {
+    /// Puts the value into the tree: as TOML where it is TOML, as a string otherwise.
+    /// `file_end` is where the file's text ends in the shared address space.
+    fn apply<'a>(&'a self, tree: &mut DeTable<'a>, file_end: usize) -> Result<(), Error> {
+        let at = || Place::Override(self.text.clone());
+        let span = self.start..self.start + self.value.len();
+        let value = match DeValue::parse(&self.value) {
+            Ok(value) if !value.get_ref().is_table() => shifted(value, self.start),
+            _ => Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(&self.value))),
+        };
+        // A key's name has no text of its own in the value; it stands where the value does.
+        let name = |name: &'a str| Spanned::new(span.clone(), Cow::Borrowed(name));
+        let table = tree.entry(name(&self.table)).or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
+        let DeValue::Table(entries) = table.get_mut() else {
+            return Err(Error::new(at(), format!("{}: is not a table in the file", self.table)));
+        };
+        // An override of one way to give the length replaces the other in the file.
+        let other = match (self.table.as_str(), self.key.as_str()) {
+            ("run", "steps") => Some("epochs"),
+            ("run", "epochs") => Some("steps"),
+            _ => None,
+        };
+        if let Some(other) = other {
+            let in_file = entries.get(other).is_some_and(|value| value.span().start < file_end);
+            if in_file {
+                entries.remove(other);
+            }
+        }
+        entries.remove(self.key.as_str());
+        entries.insert(name(&self.key), value);
+        Ok(())
+    }
+}
+
+/// The value with its span, and those within an array, moved by `by`.
+fn shifted<'a>(value: Spanned<DeValue<'a>>, by: usize) -> Spanned<DeValue<'a>> {
+    let span = value.span();
+    let mut inner = value.into_inner();
+    if let DeValue::Array(items) = &mut inner {
+        for item in items.iter_mut() {
+            let taken = std::mem::replace(item, Spanned::new(0..0, DeValue::Boolean(false)));
+            *item = shifted(taken, by);
+        }
+    }
+    Spanned::new(span.start + by..span.end + by, inner)
+}
+
+fn unknown_key(at: Place, table: &str, key: &str, known: &[(&str, &str)]) -> Error {
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    let hint = match (closest(key, &names), home_of(key)) {
+        (Some(meant), _) => format!(", did you mean `{meant}`?"),
+        (None, Some(home)) => format!(", did you mean [{home}] {key}?"),
+        (None, None) => String::new(),
+    };
+    Error::new(at, format!("[{table}] {key}: unknown key{hint} (valid: {})", names.join(", ")))
+}
+
+fn unknown_table(at: Place, table: &str, value: &DeValue<'_>) -> Error {
+    let names: Vec<&str> = keys::TABLES.iter().map(|(name, _)| *name).collect();
+    if !value.is_table()
+        && let Some(home) = home_of(table)
+    {
+        return Error::new(at, format!("{table}: stands outside a table, did you mean [{home}] {table}?"));
+    }
+    let hint = closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
+    Error::new(at, format!("[{table}]: unknown table{hint} (valid: [{}])", names.join("], [")))
+}
+
+/// The first table that has a key of this name.
+fn home_of(key: &str) -> Option<&'static str> {
+    keys::TABLES.iter().find(|(_, keys)| keys.iter().any(|(name, _)| *name == key)).map(|(table, _)| *table)
+}
+
+/// A text on one line, and not too long for a message.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(120) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}

@@ -1,0 +1,86 @@
+//! `[data]`: what is learnt, and what is held out.
+
+use crate::config::{Error, choice::choice, place::Table, raw};
+use serde::Serialize;
+use std::path::PathBuf;
+
+choice! {
+    /// What a data file holds.
+    DataFormat {
+        /// Told from the file's name and first line.
+        Auto = "auto",
+        /// JSON lines of conversations: `{"messages": [{"role": …, "content": …}, …]}`.
+        Conversations = "conversations",
+        /// Plain text, or JSON lines of `{"text": …}`.
+        Text = "text",
+        /// Batches of token ids prepared elsewhere, in safetensors.
+        Batches = "batches",
+    }
+}
+
+choice! {
+    /// Which tokens of a conversation are learnt.
+    LossOn {
+        /// What the assistant says.
+        Assistant = "assistant",
+        /// All tokens.
+        All = "all",
+    }
+}
+
+choice! {
+    /// What happens at a line that cannot be read.
+    BadLines {
+        /// The run is refused, naming the line.
+        Fail = "fail",
+        /// The line is left out and counted.
+        Skip = "skip",
+    }
+}
+
+/// `[data]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Data {
+    /// `train`: the training data. Required.
+    pub train: PathBuf,
+    /// `eval`: the held-out data. Without it, `eval_samples` samples of the training data are held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<PathBuf>,
+    /// `eval_samples`: samples held out of the training data when there is no `eval`; 0 = none. Default: 32.
+    pub eval_samples: usize,
+    /// `format`: `"auto"`, `"conversations"`, `"text"` or `"batches"`. Default: `"auto"`.
+    pub format: DataFormat,
+    /// `sequence_length`: tokens of a sequence; longer samples are cut. Default: 512.
+    pub sequence_length: usize,
+    /// `packing`: put several short samples into one sequence. Default: false.
+    pub packing: bool,
+    /// `loss_on`: `"assistant"` or `"all"`. Default: `"assistant"`.
+    pub loss_on: LossOn,
+    /// `shuffle`: a new order in every epoch. Default: true.
+    pub shuffle: bool,
+    /// `max_samples`: read no more than this many samples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<usize>,
+    /// `bad_lines`: `"fail"` or `"skip"`. Default: `"fail"`.
+    pub bad_lines: BadLines,
+}
+
+impl Data {
+    pub(super) fn resolve(raw: raw::Data, at: Table<'_>) -> Result<Self, Error> {
+        let sequence_length = raw.sequence_length.unwrap_or(512);
+        at.require("sequence_length", sequence_length >= 2, "must be >= 2")?;
+        at.require("max_samples", raw.max_samples != Some(0), "must be > 0")?;
+        Ok(Self {
+            train: at.given_path("train", raw.train)?,
+            eval: at.path("eval", raw.eval)?,
+            eval_samples: raw.eval_samples.unwrap_or(32),
+            format: at.choose("format", raw.format.as_deref(), DataFormat::Auto)?,
+            sequence_length,
+            packing: raw.packing.unwrap_or(false),
+            loss_on: at.choose("loss_on", raw.loss_on.as_deref(), LossOn::Assistant)?,
+            shuffle: raw.shuffle.unwrap_or(true),
+            max_samples: raw.max_samples,
+            bad_lines: at.choose("bad_lines", raw.bad_lines.as_deref(), BadLines::Fail)?,
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! `[gradients]`: how the ranks' gradients become their mean (PowerSGD: arXiv 1905.13727).
+
+use crate::config::{Error, choice::choice, place::Table, raw};
+use serde::Serialize;
+
+choice! {
+    /// How gradients are summed.
+    GradientMethod {
+        /// As they are.
+        Exact = "exact",
+        /// As low-rank factors.
+        PowerSgd = "powersgd",
+    }
+    not yet "bf16"
+}
+
+/// `[gradients]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Gradients {
+    /// `method`: `"exact"` or `"powersgd"`. Default: `"exact"`.
+    pub method: GradientMethod,
+    /// `rank`: columns of a compressed gradient's factors. Default: 4.
+    pub rank: usize,
+    /// `start_step`: steps that are summed exactly before compression begins. Default: 10.
+    pub start_step: u64,
+    /// `min_ratio`: a tensor is compressed only if that makes it this many times smaller. Default: 2.0.
+    pub min_ratio: f64,
+    /// `error_feedback`: add what compression dropped to the next step's gradient. Default: true.
+    pub error_feedback: bool,
+    /// `warm_start`: start each step's factors from those of the step before. Default: true.
+    pub warm_start: bool,
+}
+
+impl Gradients {
+    pub(super) fn resolve(raw: raw::Gradients, at: Table<'_>) -> Result<Self, Error> {
+        let rank = raw.rank.unwrap_or(4);
+        at.require("rank", rank > 0, "must be > 0")?;
+        let min_ratio = raw.min_ratio.unwrap_or(2.0);
+        at.require("min_ratio", min_ratio >= 1.0 && min_ratio.is_finite(), "must be >= 1")?;
+        Ok(Self {
+            method: at.choose("method", raw.method.as_deref(), GradientMethod::Exact)?,
+            rank,
+            start_step: raw.start_step.unwrap_or(10),
+            min_ratio,
+            error_feedback: raw.error_feedback.unwrap_or(true),
+            warm_start: raw.warm_start.unwrap_or(true),
+        })
+    }
+}

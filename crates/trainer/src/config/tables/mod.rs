@@ -1,0 +1,21 @@
+//! The resolved tables: one file each, holding its keys, their defaults and their checks.
+
+mod activations;
+mod cluster;
+mod data;
+mod gradients;
+mod lora;
+mod model;
+mod optimizer;
+mod run;
+mod schedule;
+
+pub use activations::{Activations, Columns, Factors, Keeping, Rank, Site, Sites};
+pub use cluster::Cluster;
+pub use data::{BadLines, Data, DataFormat, LossOn};
+pub use gradients::{GradientMethod, Gradients};
+pub use lora::{Lora, TargetModules};
+pub use model::{Dtype, Model};
+pub use optimizer::{Optimizer, OptimizerName};
+pub use run::{Device, Length, Run};
+pub use schedule::{Schedule, ScheduleKind};

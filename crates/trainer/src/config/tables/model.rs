@@ -1,0 +1,51 @@
+//! `[model]`: which model, and in which numbers.
+
+use crate::config::{Error, choice::choice, place::Table, raw};
+use serde::Serialize;
+use std::path::PathBuf;
+
+choice! {
+    /// The type of a model's weights and activations.
+    Dtype {
+        /// 32-bit floating point.
+        F32 = "f32",
+        /// bfloat16: f32's range with 8 bits of precision.
+        Bf16 = "bf16",
+    }
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub fn bytes(self) -> i64 {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+}
+
+/// `[model]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Model {
+    /// `path`: a Hugging Face model directory, or a `.gguf` file. Required.
+    pub path: PathBuf,
+    /// `dtype`: `"f32"` or `"bf16"`. Default: `"f32"`.
+    pub dtype: Dtype,
+    /// `tokenizer`: a `tokenizer.json` to use instead of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// `chat_template`: a Jinja template to use instead of the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+}
+
+impl Model {
+    pub(super) fn resolve(raw: raw::Model, at: Table<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            path: at.given_path("path", raw.path)?,
+            dtype: at.choose("dtype", raw.dtype.as_deref(), Dtype::F32)?,
+            tokenizer: at.path("tokenizer", raw.tokenizer)?,
+            chat_template: at.path("chat_template", raw.chat_template)?,
+        })
+    }
+}

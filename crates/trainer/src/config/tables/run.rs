@@ -1,0 +1,278 @@
+//! `[run]`, and the whole configuration around it.
+
+use super::{Activations, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
+use crate::config::{Error, choice::choice, place::Places, source::Source};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+choice! {
+    /// Where a rank computes.
+    Device {
+        /// A GPU if libtorch sees one, the processor otherwise.
+        Auto = "auto",
+        /// The processor.
+        Cpu = "cpu",
+        /// The GPU whose number is the rank's number on its host.
+        Cuda = "cuda",
+    }
+}
+
+/// How long a run is: `steps` or `epochs`, not both.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// `steps`: this many optimiser steps.
+    Steps(u64),
+    /// `epochs`: this many passes over the training data, or a part of one. The default is one pass.
+    Epochs(f64),
+}
+
+/// A validated configuration: the keys of `[run]`, and every other table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// `dir`: the directory of everything the run writes. Default: `runs/` and the name of the configuration file.
+    pub dir: PathBuf,
+    /// `seed`: what every random choice is derived from. Default: 0.
+    pub seed: u64,
+    /// `steps` or `epochs`. Default: one epoch.
+    pub length: Length,
+    /// `batch_size`: sequences per optimiser step over all ranks; a multiple of their number. Default: 8.
+    pub batch_size: usize,
+    /// `micro_batch_size`: sequences a rank computes at once; 0 = its whole share of the batch. Default: 0.
+    pub micro_batch_size: usize,
+    /// `device`: `"auto"`, `"cpu"` or `"cuda"`. Default: `"auto"`.
+    pub device: Device,
+    /// `threads`: processor threads of a rank; 0 = cores / ranks on this host. Default: 0.
+    pub threads: usize,
+    /// `eval_every`: steps between evaluations; 0 = only before the first and after the last step. Default: 0.
+    pub eval_every: u64,
+    /// `log_every`: steps between lines in the rank's log (`metrics.jsonl` has every step). Default: 1.
+    pub log_every: u64,
+    /// `loss_chunk`: tokens whose logits exist at a time; 0 = automatic. Default: 0.
+    pub loss_chunk: usize,
+    /// `[model]`.
+    pub model: Model,
+    /// `[lora]`. Without the table all weights would be trained, which is not available yet and refused.
+    pub lora: Option<Lora>,
+    /// `[activations]`.
+    pub activations: Activations,
+    /// `[gradients]`.
+    pub gradients: Gradients,
+    /// `[data]`.
+    pub data: Data,
+    /// `[optimizer]`.
+    pub optimizer: Optimizer,
+    /// `[schedule]`.
+    pub schedule: Schedule,
+    /// `[cluster]`.
+    pub cluster: Cluster,
+    /// Where each key was written, for errors found later.
+    places: Places,
+}
+
+impl Run {
+    /// Reads and checks the configuration at `path`, with `overrides` of the form `table.key=value` on top.
+    ///
+    /// An override's value is TOML where it parses as TOML, a string otherwise. `run.steps` and `run.epochs` each replace the
+    /// other.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place and the valid values.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, Error> {
+        Self::resolve(&Source::read(path, overrides)?, path)
+    }
+
+    /// The checked configuration of a source that was read from `path`.
+    pub(in crate::config) fn resolve(source: &Source, path: &Path) -> Result<Self, Error> {
+        let (raw, places) = source.parse()?;
+        let at = places.table("run");
+        let keys = raw.run;
+
+        let length = match (keys.steps, keys.epochs) {
+            (Some(_), Some(_)) => return Err(at.refuse("epochs", "cannot be given together with steps; keep one of the two")),
+            (Some(steps), None) => {
+                at.require("steps", steps > 0, "must be > 0")?;
+                Length::Steps(steps)
+            }
+            (None, epochs) => {
+                let epochs = epochs.unwrap_or(1.0);
+                at.require("epochs", epochs > 0.0 && epochs.is_finite(), "must be > 0")?;
+                Length::Epochs(epochs)
+            }
+        };
+        let dir = keys.dir.unwrap_or_else(|| Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str())));
+        at.require("dir", !dir.as_os_str().is_empty(), "must not be empty")?;
+        let batch_size = keys.batch_size.unwrap_or(8);
+        at.require("batch_size", batch_size > 0, "must be > 0")?;
+        let micro_batch_size = keys.micro_batch_size.unwrap_or(0);
+        at.require("micro_batch_size", micro_batch_size <= batch_size, &format!("must be <= batch_size, which is {batch_size}"))?;
+        let log_every = keys.log_every.unwrap_or(1);
+        at.require("log_every", log_every > 0, "must be > 0")?;
+
+        let lora = raw.lora.ok_or_else(|| {
+            places.refuse_table(
+                "lora",
+                "is missing, and full fine-tuning is not available yet; add a [lora] table (rank = 8, alpha = 16.0 are its defaults)",
+            )
+        })?;
+        Ok(Self {
+            dir,
+            seed: keys.seed.unwrap_or(0),
+            length,
+            batch_size,
+            micro_batch_size,
+            device: at.choose("device", keys.device.as_deref(), Device::Auto)?,
+            threads: keys.threads.unwrap_or(0),
+            eval_every: keys.eval_every.unwrap_or(0),
+            log_every,
+            loss_chunk: keys.loss_chunk.unwrap_or(0),
+            model: Model::resolve(raw.model, places.table("model"))?,
+            lora: Some(Lora::resolve(lora, places.table("lora"))?),
+            activations: Activations::resolve(raw.activations, places.table("activations"))?,
+            gradients: Gradients::resolve(raw.gradients, places.table("gradients"))?,
+            data: Data::resolve(raw.data, places.table("data"))?,
+            optimizer: Optimizer::resolve(raw.optimizer, places.table("optimizer"))?,
+            schedule: Schedule::resolve(raw.schedule, length, places.table("schedule"))?,
+            cluster: Cluster::resolve(raw.cluster, places.table("cluster"))?,
+            places,
+        })
+    }
+
+    /// The configuration in full, every key with its value. Loading it again gives the same run.
+    pub fn to_toml(&self) -> String {
+        let (steps, epochs) = match self.length {
+            Length::Steps(steps) => (Some(steps), None),
+            Length::Epochs(epochs) => (None, Some(epochs)),
+        };
+        let written = Written {
+            run: RunKeys {
+                dir: &self.dir,
+                seed: self.seed,
+                steps,
+                epochs,
+                batch_size: self.batch_size,
+                micro_batch_size: self.micro_batch_size,
+                device: self.device,
+                threads: self.threads,
+                eval_every: self.eval_every,
+                log_every: self.log_every,
+                loss_chunk: self.loss_chunk,
+            },
+            model: &self.model,
+            lora: self.lora.as_ref(),
+            activations: &self.activations,
+            gradients: &self.gradients,
+            data: &self.data,
+            optimizer: &self.optimizer,
+            schedule: &self.schedule,
+            cluster: &self.cluster,
+        };
+        // Strings, numbers and lists of strings always have a TOML form; a path that is no UTF-8 was never read from TOML.
+        toml::to_string(&written).unwrap_or_else(|cause| format!("# this configuration has no TOML form: {cause}\n"))
+    }
+
+    /// An error at a key, for what is only found once the model or the data is open: it names the file and line, or the
+    /// override, that gave the key, and the valid values.
+    pub fn refuse(&self, table: &str, key: &str, what: &str) -> Error {
+        self.places.refuse(table, key, what)
+    }
+
+    /// Sequences that each of `ranks` ranks computes per optimiser step.
+    ///
+    /// # Errors
+    /// When the batch cannot be dealt out evenly.
+    pub fn share(&self, ranks: usize) -> Result<usize, Error> {
+        if ranks == 0 || !self.batch_size.is_multiple_of(ranks) {
+            let what = format!("is {}, which {ranks} ranks cannot share evenly; give a multiple of {ranks}", self.batch_size);
+            return Err(self.refuse("run", "batch_size", &what));
+        }
+        Ok(self.batch_size / ranks)
+    }
+
+    /// Refuses paths that lead nowhere.
+    ///
+    /// # Errors
+    /// The first path of the configuration that does not exist.
+    pub fn check_paths(&self) -> Result<(), Error> {
+        let paths = [
+            ("model", "path", Some(&self.model.path)),
+            ("model", "tokenizer", self.model.tokenizer.as_ref()),
+            ("model", "chat_template", self.model.chat_template.as_ref()),
+            ("lora", "adapter", self.lora.as_ref().and_then(|lora| lora.adapter.as_ref())),
+            ("data", "train", Some(&self.data.train)),
+            ("data", "eval", self.data.eval.as_ref()),
+        ];
+        for (table, key, path) in paths {
+            if let Some(path) = path
+                && !path.exists()
+            {
+                let what = format!("there is no {}; paths are relative to the current directory", path.display());
+                return Err(self.refuse(table, key, &what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a rank of the kept activations that this model has no room for, or that saves nothing.
+    ///
+    /// A site of `[tokens, width]` holds `tokens · width` numbers of the model's type; its factors hold
+    /// `rank · (tokens + width)` numbers of the factors' type.
+    ///
+    /// # Errors
+    /// When the rank rounds to zero, exceeds `width`, or its factors are no smaller than what they stand for.
+    pub fn check_rank(&self, width: i64, tokens: i64) -> Result<(), Error> {
+        if !self.activations.compresses() {
+            return Ok(());
+        }
+        let refuse = |what: String| Err(self.refuse("activations", "rank", &what));
+        let rank = self.activations.rank.of(width);
+        if rank < 1 {
+            return refuse(format!("rounds to 0 columns at the model's width of {width}"));
+        }
+        if rank > width {
+            return refuse(format!("must be <= {width}, the model's width"));
+        }
+        let factor_bytes = rank * (tokens + width) * self.activations.factors.bytes();
+        let exact_bytes = tokens * width * self.model.dtype.bytes();
+        if factor_bytes >= exact_bytes {
+            return refuse(format!(
+                "saves nothing: {rank} columns of {tokens} tokens by {width} take {factor_bytes} bytes in {}, kept exactly they \
+                 take {exact_bytes}; lower the rank, raise [data] sequence_length, or set method = \"exact\"",
+                self.activations.factors
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What [`Run::to_toml`] writes.
+#[derive(Serialize)]
+struct Written<'a> {
+    run: RunKeys<'a>,
+    model: &'a Model,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lora: Option<&'a Lora>,
+    activations: &'a Activations,
+    gradients: &'a Gradients,
+    data: &'a Data,
+    optimizer: &'a Optimizer,
+    schedule: &'a Schedule,
+    cluster: &'a Cluster,
+}
+
+/// The keys of `[run]` as they are written.
+#[derive(Serialize)]
+struct RunKeys<'a> {
+    dir: &'a Path,
+    seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epochs: Option<f64>,
+    batch_size: usize,
+    micro_batch_size: usize,
+    device: Device,
+    threads: usize,
+    eval_every: u64,
+    log_every: u64,
+    loss_chunk: usize,
+}

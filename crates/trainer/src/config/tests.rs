@@ -1,0 +1,324 @@
+#![allow(clippy::unwrap_used)]
+
+use super::{
+    choice::Choice,
+    keys,
+    raw::Raw,
+    source::Source,
+    tables::{Activations, Length, Rank, Run, Site, Sites, TargetModules},
+};
+use std::path::Path;
+
+/// The least that a configuration must hold. `[data]` stands on line 4.
+const LEAST: &str = "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t.jsonl\"\n";
+
+fn load(text: &str, overrides: &[&str]) -> Result<Run, String> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    let path = Path::new("c.toml");
+    Source::new(path, text.to_owned(), &overrides).and_then(|source| Run::resolve(&source, path)).map_err(|error| error.to_string())
+}
+
+/// The message for `LEAST` followed by `more`; the first line of `more` is line 6.
+fn refusal(more: &str, overrides: &[&str]) -> String {
+    let message = load(&format!("{LEAST}{more}"), overrides).unwrap_err();
+    assert!(!message.contains('\n'), "more than one line: {message}");
+    message
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let run = load(LEAST, &[]).unwrap();
+    assert_eq!(run.dir, Path::new("runs/c"));
+    assert_eq!(run.length, Length::Epochs(1.0));
+    assert_eq!((run.batch_size, run.micro_batch_size, run.log_every), (8, 0, 1));
+    assert_eq!(run.activations.sites, Sites::Layer);
+    assert_eq!(run.activations.rank, Rank::Fraction(0.25));
+    let lora = run.lora.unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
+    assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
+    assert_eq!(run.optimizer.betas, [0.9, 0.999]);
+    assert_eq!((run.cluster.ranks, run.cluster.mpirun.as_str()), (1, "mpirun"));
+}
+
+#[test]
+fn the_resolved_form_is_the_same_run() {
+    let full = "[run]\ndir = \"a b\"\nseed = 7\nsteps = 12\nbatch_size = 6\nmicro_batch_size = 2\ndevice = \"cpu\"\nthreads = 3\n\
+        eval_every = 4\nlog_every = 2\nloss_chunk = 64\n\
+        [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
+        [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
+        [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"exact\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
+        factors = \"f32\"\npower_iterations = 0\n\
+        [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
+        [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
+        loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
+        [optimizer]\nname = \"adamw\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nweight_decay = 0.1\nclip_grad_norm = 0\n\
+        [schedule]\nkind = \"linear\"\nwarmup_steps = 2\nmin_ratio = 0.1\n\
+        [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\n";
+    for text in [LEAST, full] {
+        let run = load(text, &[]).unwrap();
+        assert_eq!(load(&run.to_toml(), &[&format!("run.dir='{}'", run.dir.display())]).unwrap(), run);
+        assert_eq!(load(&run.to_toml(), &[]).unwrap(), run);
+    }
+    let run = load(full, &[]).unwrap();
+    assert_eq!(run.activations.sites, Sites::Only(vec![Site::Norm, Site::Act]), "sorted");
+    assert_eq!(run.activations.rank, Rank::Columns(64));
+    let written = run.to_toml();
+    for (table, keys) in keys::TABLES {
+        assert!(written.contains(&format!("[{table}]")), "{table} is not written");
+        for (key, _) in *keys {
+            let left_out = ["epochs", "power_iterations"].contains(key);
+            assert!(left_out || written.contains(&format!("\n{key} = ")), "{key} is not written");
+        }
+    }
+}
+
+#[test]
+fn the_list_of_keys_is_that_of_the_structs() {
+    let expected = |text: &str| {
+        let message = toml::from_str::<Raw>(text).unwrap_err().message().to_owned();
+        let names = message.split('`').skip(3).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+        assert!(!names.is_empty(), "{message}");
+        names
+    };
+    assert_eq!(expected("[zzz]\n"), keys::TABLES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for (table, keys) in keys::TABLES {
+        assert_eq!(expected(&format!("[{table}]\nzzz = 1\n")), keys.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_valid_values_of_a_choice_are_its_names() {
+    fn named<C: Choice>(table: &str, key: &str) {
+        let valid = keys::valid(table, key).unwrap();
+        for name in C::NAMES {
+            assert!(valid.contains(&format!("\"{name}\"")), "[{table}] {key} does not list {name}");
+        }
+        assert!(C::NOT_YET.iter().all(|name| !valid.contains(&format!("\"{name}\""))));
+    }
+    named::<super::Device>("run", "device");
+    named::<super::Dtype>("model", "dtype");
+    named::<Site>("activations", "sites");
+    named::<super::Keeping>("activations", "method");
+    named::<super::Columns>("activations", "columns");
+    named::<super::Factors>("activations", "factors");
+    named::<super::GradientMethod>("gradients", "method");
+    named::<super::DataFormat>("data", "format");
+    named::<super::LossOn>("data", "loss_on");
+    named::<super::BadLines>("data", "bad_lines");
+    named::<super::OptimizerName>("optimizer", "name");
+    named::<super::ScheduleKind>("schedule", "kind");
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
+    // (text from line 6 on, the line of the key, what the message says)
+    let cases = [
+        ("[run]\nsteps = 0\n", 7, "[run] steps: must be > 0 (valid: a whole number >= 1)"),
+        ("[run]\nepochs = -1\n", 7, "[run] epochs: must be > 0"),
+        ("[run]\nepochs = nan\n", 7, "[run] epochs: must be > 0"),
+        ("[run]\nsteps = 3\nepochs = 1.0\n", 8, "[run] epochs: cannot be given together with steps"),
+        ("[run]\nsteps = \"many\"\n", 7, "[run] steps: cannot be \"many\" (valid: a whole number >= 1)"),
+        ("[run]\nsteps = -4\n", 7, "[run] steps: cannot be -4"),
+        ("[run]\nbatch_size = 0\n", 7, "[run] batch_size: must be > 0"),
+        ("[run]\nmicro_batch_size = 9\n", 7, "[run] micro_batch_size: must be <= batch_size, which is 8"),
+        ("[run]\ndevice = \"gpu\"\n", 7, "[run] device: unknown value \"gpu\", did you mean \"cpu\"? (valid: \"auto\""),
+        ("[run]\nlog_every = 0\n", 7, "[run] log_every: must be > 0"),
+        ("[run]\ndir = \"\"\n", 7, "[run] dir: must not be empty"),
+        ("[activations]\n\n# why\nrank = 0\n", 9, "[activations] rank: must be > 0 (valid: a fraction 0 < r <= 1"),
+        ("[activations]\nrank = 0.0\n", 7, "[activations] rank: must be > 0"),
+        ("[activations]\nrank = 1.5\n", 7, "[activations] rank: must be <= 1 as a fraction"),
+        ("[activations]\nrank = \"all\"\n", 7, "[activations] rank: cannot be \"all\" (valid: a fraction"),
+        ("[activations]\nsites = \"layers\"\n", 7, "unknown value \"layers\", did you mean \"layer\"?"),
+        ("[activations]\nsites = [\"norm\", \"attn_inn\"]\n", 7, "did you mean \"attn_in\"?"),
+        ("[activations]\nsites = []\n", 7, "must not be an empty list"),
+        ("[activations]\nsites = [1]\n", 7, "[activations] sites: cannot be [1]"),
+        ("[activations]\nmethod = \"svd\"\n", 7, "[activations] method: \"svd\" is not available yet (valid: \"exact\" | \"qb\")"),
+        ("[activations]\ncolumns = \"warm\"\n", 7, "[activations] columns: \"warm\" is not available yet"),
+        ("[activations]\nfactors = \"int8\"\n", 7, "[activations] factors: \"int8\" is not available yet"),
+        ("[activations]\npower_iterations = 1\n", 7, "[activations] power_iterations: power iterations are not available yet"),
+        ("[activations]\nkeep_norms = 1\n", 7, "[activations] keep_norms: cannot be 1 (valid: true | false)"),
+        ("[gradients]\nmethod = \"bf16\"\n", 7, "[gradients] method: \"bf16\" is not available yet"),
+        ("[gradients]\nrank = 0\n", 7, "[gradients] rank: must be > 0"),
+        ("[gradients]\nmin_ratio = 0.5\n", 7, "[gradients] min_ratio: must be >= 1"),
+        ("[optimizer]\nlearning_rate = 0.0\n", 7, "[optimizer] learning_rate: must be > 0"),
+        ("[optimizer]\nbetas = [0.9]\n", 7, "[optimizer] betas: cannot be [0.9] (valid: two numbers"),
+        ("[optimizer]\nbetas = [0.9, 1.0]\n", 7, "[optimizer] betas: must each be >= 0 and < 1"),
+        ("[optimizer]\nbetas = [0.9, \"x\"]\n", 7, "[optimizer] betas: cannot be \"x\""),
+        ("[optimizer]\nclip_grad_norm = -1.0\n", 7, "[optimizer] clip_grad_norm: must be >= 0"),
+        ("[optimizer]\nweight_decay = inf\n", 7, "[optimizer] weight_decay: must be >= 0"),
+        ("[optimizer]\nname = \"sgd\"\n", 7, "[optimizer] name: unknown value \"sgd\" (valid: \"adamw\")"),
+        ("[run]\nsteps = 5\n[schedule]\nwarmup_steps = 5\n", 9, "[schedule] warmup_steps: must be < 5, the run's steps"),
+        ("[schedule]\nmin_ratio = 2\n", 7, "[schedule] min_ratio: must be >= 0 and <= 1"),
+        ("[cluster]\nranks = 0\n", 7, "[cluster] ranks: must be > 0"),
+        ("[cluster]\nmpirun = \"\"\n", 7, "[cluster] mpirun: must not be empty"),
+        ("[cluster]\nmpirun_args = \"-v\"\n", 7, "[cluster] mpirun_args: cannot be \"-v\" (valid: a list of strings)"),
+    ];
+    for (more, line, says) in cases {
+        let message = refusal(more, &[]);
+        assert!(message.starts_with(&format!("c.toml:{line}: ")), "line {line}: {message}");
+        assert!(message.contains(says), "expected {says:?} in: {message}");
+    }
+    let lora = [
+        ("rank = 0", "[lora] rank: must be > 0"),
+        ("alpha = 0", "[lora] alpha: must be > 0"),
+        ("dropout = 1.0", "[lora] dropout: must be >= 0 and < 1"),
+        ("target_modules = \"q_proj\"", "[lora] target_modules: \"q_proj\" is not a list; for one suffix write [\"q_proj\"]"),
+        ("target_modules = []", "[lora] target_modules: must name at least one module"),
+    ];
+    for (key, says) in lora {
+        let message = load(&LEAST.replace("[lora]\n", &format!("[lora]\n{key}\n")), &[]).unwrap_err();
+        assert!(message.starts_with(&format!("c.toml:4: {says}")), "{message}");
+    }
+    for (key, says) in [("sequence_length = 1", "must be >= 2"), ("max_samples = 0", "must be > 0")] {
+        let message = refusal(&format!("{key}\n"), &[]);
+        assert!(message.starts_with("c.toml:6: [data] ") && message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn misspelt_names_are_refused_with_the_name_meant() {
+    let cases = [
+        ("[activations]\nsite = 1\n", "c.toml:7: [activations] site: unknown key, did you mean `sites`? (valid: sites, method"),
+        ("[activation]\nsites = 1\n", "c.toml:6: [activation]: unknown table, did you mean [activations]? (valid: [run]"),
+        ("[checkpoint]\nevery = 1\n", "c.toml:6: [checkpoint]: unknown table (valid: [run]"),
+        ("[run]\nlearning_rate = 1\n", "c.toml:7: [run] learning_rate: unknown key, did you mean [optimizer] learning_rate?"),
+        ("[run]\nstpes = 1\n", "c.toml:7: [run] stpes: unknown key, did you mean `steps`?"),
+        ("[run]\nzebra = 1\n", "c.toml:7: [run] zebra: unknown key (valid: dir, seed"),
+    ];
+    for (more, says) in cases {
+        let message = refusal(more, &[]);
+        assert!(message.starts_with(says), "expected {says:?}: {message}");
+    }
+    let message = load(&format!("steps = 3\n{LEAST}"), &[]).unwrap_err();
+    assert_eq!(message, "c.toml:1: steps: stands outside a table, did you mean [run] steps?");
+    let message = load(&format!("run = 3\n{LEAST}"), &[]).unwrap_err();
+    assert_eq!(message, "c.toml:1: run: is a table; write its keys below a line [run]");
+}
+
+#[test]
+fn missing_things_are_named_with_the_nearest_place() {
+    let says = |text: &str, start: &str| {
+        let message = load(text, &[]).unwrap_err();
+        assert!(message.starts_with(start), "{message}");
+    };
+    says("[lora]\n[data]\ntrain = \"t\"\n", "c.toml: [model] path: is missing and has no default (valid: a Hugging Face");
+    says("[lora]\n[model]\npath = \"m\"\n[data]\n", "c.toml:4: [data] train: is missing");
+    says("[model]\npath = \"\"\n[lora]\n[data]\ntrain = \"t\"\n", "c.toml:2: [model] path: must not be empty");
+    says(&LEAST.replace("[lora]\n", ""), "c.toml: [lora]: is missing, and full fine-tuning is not available yet; add a [lora]");
+}
+
+#[test]
+fn a_syntax_error_names_its_line() {
+    let message = refusal("[run]\nsteps = = 3\n", &[]);
+    assert!(message.starts_with("c.toml:7: "), "{message}");
+    let message = refusal("[run]\nsteps = 3\nsteps = 4\n", &[]);
+    assert!(message.starts_with("c.toml:8: ") && message.contains("duplicate"), "{message}");
+}
+
+#[test]
+fn overrides_win_and_are_toml_or_strings() {
+    let text = format!("{LEAST}[run]\nsteps = 9\n");
+    let run = load(&text, &["run.steps=3", "run.dir=out/a", "activations.sites=[\"act\"]", "lora.alpha = 4", "run.steps=5"]).unwrap();
+    assert_eq!(run.length, Length::Steps(5), "the last one wins");
+    assert_eq!(run.dir, Path::new("out/a"));
+    assert_eq!(run.activations.sites, Sites::Only(vec![Site::Act]));
+    assert_eq!(run.lora.unwrap().alpha, 4.0);
+    let run = load(&text, &["cluster.mpirun=/opt/a=b", "data.train='quoted'"]).unwrap();
+    assert_eq!((run.cluster.mpirun.as_str(), run.data.train.as_path()), ("/opt/a=b", Path::new("quoted")));
+    assert!(load("[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n", &["lora.rank=4"]).is_ok(), "an override may add a table");
+}
+
+#[test]
+fn an_override_of_steps_replaces_epochs_of_the_file() {
+    assert_eq!(load(&format!("{LEAST}[run]\nepochs = 2\n"), &["run.steps=3"]).unwrap().length, Length::Steps(3));
+    assert_eq!(load(&format!("{LEAST}[run]\nsteps = 2\n"), &["run.epochs=0.5"]).unwrap().length, Length::Epochs(0.5));
+    let message = refusal("", &["run.epochs=0.5", "run.steps=3"]);
+    assert!(message.starts_with("--set run.epochs=0.5: [run] epochs: cannot be given together with steps"), "{message}");
+}
+
+#[test]
+fn errors_of_overrides_name_the_override() {
+    let cases = [
+        ("run.steps=abc", "--set run.steps=abc: [run] steps: cannot be abc (valid: a whole number >= 1)"),
+        ("run.steps=0", "--set run.steps=0: [run] steps: must be > 0"),
+        ("run.step=3", "--set run.step=3: [run] step: unknown key, did you mean `steps`?"),
+        ("runs.steps=3", "--set runs.steps=3: [runs]: unknown table, did you mean [run]?"),
+        ("optimizer.betas=[0.9,'b']", "--set optimizer.betas=[0.9,'b']: [optimizer] betas: cannot be 'b'"),
+        ("steps=3", "--set steps=3: not an override (valid: table.key=value"),
+        ("run.steps", "--set run.steps: not an override"),
+        ("run.a.b=1", "--set run.a.b=1: not an override"),
+        ("activations.method=svd", "--set activations.method=svd: [activations] method: \"svd\" is not available yet"),
+    ];
+    for (given, says) in cases {
+        let message = refusal("[run]\nsteps = 9\n", &["run.seed=1", given, "run.threads=1"]);
+        assert!(message.starts_with(says), "expected {says:?}: {message}");
+    }
+}
+
+#[test]
+fn a_rank_that_saves_nothing_is_refused_at_its_line() {
+    let with = |activations: &str| load(&format!("{LEAST}[activations]\n{activations}\n"), &[]).unwrap();
+    let says = |activations: &str, width, tokens, says: &str| {
+        let message = with(activations).check_rank(width, tokens).unwrap_err().to_string();
+        assert!(message.starts_with("c.toml:7: [activations] rank: ") && message.contains(says), "{message}");
+    };
+    // 32 columns of 64 × 64 in f32 take exactly what the tensor takes; 31 take less, and bf16 factors half.
+    says("rank = 32\nfactors = \"f32\"", 64, 64, "saves nothing: 32 columns of 64 tokens by 64 take 16384 bytes in f32");
+    assert!(with("rank = 31\nfactors = \"f32\"").check_rank(64, 64).is_ok());
+    assert!(with("rank = 32\nfactors = \"bf16\"").check_rank(64, 64).is_ok());
+    says("rank = 65", 64, 4096, "must be <= 64, the model's width");
+    says("rank = 0.001", 64, 4096, "rounds to 0 columns at the model's width of 64");
+    for exact in ["rank = 65\nsites = \"checkpoint\"", "rank = 65\nsites = \"none\"", "rank = 65\nmethod = \"exact\""] {
+        assert!(with(exact).check_rank(64, 64).is_ok(), "{exact}: the rank is not used");
+    }
+}
+
+#[test]
+fn a_rank_given_as_a_fraction_is_rounded() {
+    assert_eq!(Rank::Fraction(0.25).of(576), 144);
+    assert_eq!(Rank::Fraction(0.3).of(10), 3);
+    assert_eq!(Rank::Columns(7).of(10), 7);
+    let all = |activations: &Activations| activations.rank.of(64);
+    assert_eq!(all(&load(&format!("{LEAST}[activations]\nrank = 1.0\n"), &[]).unwrap().activations), 64);
+    assert_eq!(all(&load(&format!("{LEAST}[activations]\nrank = 1\n"), &[]).unwrap().activations), 1);
+}
+
+#[test]
+fn a_batch_is_shared_evenly_or_refused() {
+    let run = load(&format!("{LEAST}[run]\nbatch_size = 6\n"), &[]).unwrap();
+    assert_eq!(run.share(3).unwrap(), 2);
+    let message = run.share(4).unwrap_err().to_string();
+    assert!(message.starts_with("c.toml:7: [run] batch_size: is 6, which 4 ranks cannot share evenly"), "{message}");
+}
+
+#[test]
+fn paths_that_lead_nowhere_are_refused_at_their_line() {
+    let message = load(LEAST, &[]).unwrap().check_paths().unwrap_err().to_string();
+    assert!(message.starts_with("c.toml:2: [model] path: there is no m;"), "{message}");
+    let here = load(&LEAST.replace("\"m\"", "\".\""), &[]).unwrap();
+    let message = here.check_paths().unwrap_err().to_string();
+    assert!(message.starts_with("c.toml:5: [data] train: there is no t.jsonl;"), "{message}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let message = Run::load(Path::new("no/such.toml"), &[]).unwrap_err().to_string();
+    assert!(message.starts_with("no/such.toml: cannot read the configuration: "), "{message}");
+}
+
+#[test]
+fn the_ready_configurations_load() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(configs).unwrap() {
+        let path = entry.unwrap().path();
+        let run = Run::load(&path, &[]).unwrap();
+        assert!(run.share(run.cluster.ranks).is_ok(), "{}", path.display());
+        let comment = std::fs::read_to_string(&path).unwrap();
+        for says in ["# Needs:", "# Fetch:", "# Run:", "loract launch", "--set"] {
+            assert!(comment.contains(says), "{} does not say {says}", path.display());
+        }
+        seen += 1;
+    }
+    assert!(seen > 0);
+}

@@ -1,0 +1,70 @@
+/// What can go wrong in a run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot be used, in itself or with this model and data.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// The model, or an adapter, cannot be used.
+    #[error(transparent)]
+    Model(#[from] models::Error),
+    /// The data cannot be used.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// Something else that the user gave cannot be used.
+    #[error("{0}")]
+    Input(String),
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's own reason.
+        source: std::io::Error,
+    },
+    /// The loss is no longer a number.
+    #[error(
+        "the loss of step {step} is {loss}; lower [optimizer] learning_rate, raise [schedule] warmup_steps, or look for broken samples in the data"
+    )]
+    NotFinite {
+        /// The step, from 1.
+        step: u64,
+        /// What the loss is instead.
+        loss: f64,
+    },
+    /// An operation of the model failed.
+    #[error(transparent)]
+    Layers(#[from] layers::Error),
+    /// Backward failed.
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
+    /// The ranks cannot talk to each other.
+    #[error(transparent)]
+    Collective(#[from] collective::Error),
+    /// The gradients could not be summed.
+    #[error(transparent)]
+    Reduce(#[from] reduce::Error),
+    /// An error of libtorch.
+    #[error(transparent)]
+    Tch(#[from] tch::TchError),
+}
+
+/// A result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Whether the user's input is at fault, rather than the machine or the run.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Data(_) | Self::Input(_) => true,
+            Self::Model(error) => !matches!(error, models::Error::Torch { .. }),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+}

@@ -1,0 +1,75 @@
+//! The command line.
+
+use crate::commands::{generate::Generate, launch::Launch, shard::Shard, train::Train, verify::Verify};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
+#[derive(Debug, Parser)]
+#[command(name = "loract", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loract launch -n 2 configs/demo.toml            start two ranks, follow them, report
+  loract train configs/demo.toml                  the same run on one rank
+  loract launch configs/demo.toml --set run.steps=100 --set activations.rank=0.5
+
+Exit codes: 0 done; 2 wrong use or configuration; 1 any other failure.";
+
+/// The commands; each is described where it is defined.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Launch(Launch),
+    Train(Train),
+    Shard(Shard),
+    Verify(Verify),
+    Generate(Generate),
+}
+
+/// The configuration of the commands that read one.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// The run's configuration, in TOML
+    pub config: PathBuf,
+    /// Replace a key of the configuration; the value is TOML, or else a string. May be repeated
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_ends_its_help_with_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(help.contains("Example") && help.contains(&format!("loract {name}")), "{name}: {help:?}");
+        }
+    }
+
+    #[test]
+    fn set_may_be_repeated() {
+        let cli = Cli::try_parse_from(["loract", "train", "c.toml", "--set", "a.b=1", "--set", "c.d=x=y"]).unwrap();
+        let Command::Train(train) = cli.command else { panic!("another command") };
+        assert_eq!(train.config.set, ["a.b=1", "c.d=x=y"]);
+    }
+
+    #[test]
+    fn no_ranks_are_wrong_use() {
+        assert_eq!(Cli::try_parse_from(["loract", "launch", "-n", "0", "c.toml"]).unwrap_err().exit_code(), 2);
+    }
+}

@@ -1,0 +1,331 @@
+//! `loract launch`: start the ranks, follow them, and say how it went.
+
+use super::shard::prepare;
+use crate::{
+    cli::Config,
+    env,
+    failure::Failure,
+    fault::{self, Cause, Fault},
+    follow::{Follow, LOOK_EVERY},
+    logs,
+    mpirun::{Dialect, Job, Ranks},
+    report::Report,
+    run_dir::RunDir,
+    work,
+};
+use anyhow::Context;
+use clap::Args;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::{
+    ffi::OsString,
+    num::NonZero,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use trainer::config::Run;
+
+/// Start the ranks of a run with mpirun, show their progress, and report
+///
+/// First all of the input is checked and the data prepared. If a rank fails, the others are ended, and one line names the rank, its
+/// host, the reason and its log. If launch is interrupted, so are the ranks; only if it is killed with SIGKILL do mpirun and the
+/// ranks go on, until mpirun is ended by hand.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  loract launch -n 2 configs/demo.toml
+  loract launch configs/demo.toml --set run.dir=runs/second --set lora.rank=16
+  loract launch -n 16 configs/demo.toml --set 'cluster.mpirun_args=[\"--hostfile\", \"hosts\"]'
+
+The run's directory then holds:
+  config.toml      the configuration in full
+  metrics.jsonl    a line per step
+  summary.json     held-out loss before and after, time
+  adapter/         what was trained, as a PEFT adapter
+  logs/            mpirun.log, and rank-0000.log for each rank
+
+Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
+pub struct Launch {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: Config,
+    /// The number of ranks, instead of the configuration's [cluster] ranks
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub ranks: Option<u32>,
+    /// Replace an earlier run in the same directory
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the final table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// After the first sign of failure, the time in which mpirun should end the job by itself; then it gets SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+/// After SIGTERM, the time in which it should end; then it gets SIGKILL, and all ranks on this host with it.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// After SIGKILL, the time after which it is not waited for any more.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+/// Time for the last lines to arrive after the end.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+impl Launch {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut set = self.config.set.clone();
+        set.extend(self.ranks.map(|ranks| format!("cluster.ranks={ranks}")));
+        let run = Run::load(&self.config.config, &set)?;
+        let ranks = run.cluster.ranks;
+        let dir = RunDir::of(&run);
+        dir.check_free(self.overwrite)?;
+        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.refuse("cluster", "mpirun", &what))?;
+        work::check(&run, ranks)?;
+
+        dir.claim(&run)?;
+        prepare(&run)?;
+        self.follow(&run, &dir, dialect)?;
+        Report::read(&dir, ranks).print(self.json);
+        Ok(())
+    }
+
+    /// Starts the ranks, and follows them to their end.
+    fn follow(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
+        let signal = Arc::new(AtomicUsize::new(0));
+        for number in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
+                .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
+        }
+        let mut job = start(run, dir, dialect)?;
+        let ranks = run.cluster.ranks;
+        let what = if ranks == 1 { "starting 1 rank".to_owned() } else { format!("starting {ranks} ranks") };
+        let mut follow = Follow::start(run, &what);
+        let mut reader = fault::Reader::default();
+        let mut ladder = Ladder::default();
+        // Ranks that do not wait for the one that failed may go on a little.
+        let mut failed_at = None;
+
+        let status = loop {
+            for line in job.lines() {
+                if reader.line(&line) {
+                    ladder.failing();
+                    follow.look();
+                    failed_at = Some(follow.step());
+                }
+            }
+            follow.look();
+            if let Some(status) = job.poll()? {
+                break Some(status);
+            }
+            if let Some(number) = NonZero::new(signal.swap(0, Ordering::Relaxed)) {
+                ladder.interrupted(number.get());
+            }
+            if !ladder.climb(&mut job) {
+                break None;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        job.last_lines(LAST_LINES).iter().for_each(|line| {
+            reader.line(line);
+        });
+        let last = follow.finish();
+        let step = failed_at.unwrap_or(last);
+        if status.is_some_and(|status| status.success()) {
+            return Ok(());
+        }
+        job.kill_ranks();
+        if let Some(number) = ladder.signal {
+            let name = fault::signal_name(i32::try_from(number).unwrap_or_default());
+            let when = fault::moment(step);
+            return Err(Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display())));
+        }
+        Err(explain(&reader, status, dir, ranks, step))
+    }
+}
+
+fn start(run: &Run, dir: &RunDir, dialect: Dialect) -> anyhow::Result<Job> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let command: [OsString; 4] = [program.clone().into(), "train".into(), "--launched".into(), dir.config().into()];
+    let arguments = dialect.arguments(&Ranks {
+        count: run.cluster.ranks,
+        cores: std::thread::available_parallelism().map_or(1, NonZero::get),
+        as_root: rustix::process::geteuid().is_root(),
+        environment: &env::handed_on(),
+        arguments: &run.cluster.mpirun_args,
+        program: &command,
+    });
+    Job::start(&run.cluster.mpirun, &arguments, &program, &dir.mpirun_log())
+}
+
+/// How a job that has to end is made to: nothing, SIGTERM, SIGKILL, giving up.
+#[derive(Debug, Default)]
+struct Ladder {
+    /// When the next rung is due, and which it is.
+    next: Option<(Instant, Rung)>,
+    /// The signal that ended the run, if one did.
+    signal: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rung {
+    Terminate,
+    Kill,
+    GiveUp,
+}
+
+impl Ladder {
+    /// The job shows the first sign of failure.
+    fn failing(&mut self) {
+        self.next.get_or_insert((Instant::now() + GRACE, Rung::Terminate));
+    }
+
+    /// Somebody wants this program to end; who asks twice does not want to wait.
+    fn interrupted(&mut self, signal: usize) {
+        let rung = if self.signal.is_some() { Rung::Kill } else { Rung::Terminate };
+        self.signal.get_or_insert(signal);
+        if !matches!(self.next, Some((_, Rung::GiveUp))) {
+            self.next = Some((Instant::now(), rung));
+        }
+    }
+
+    /// Does what is due. False if nothing is left to do but to leave.
+    fn climb(&mut self, job: &mut Job) -> bool {
+        let now = Instant::now();
+        let Some((_, rung)) = self.next.filter(|(due, _)| now >= *due) else { return true };
+        match rung {
+            Rung::Terminate => {
+                job.terminate();
+                self.next = Some((now + PATIENCE, Rung::Kill));
+            }
+            Rung::Kill => {
+                job.kill();
+                self.next = Some((now + LAST_WAIT, Rung::GiveUp));
+            }
+            Rung::GiveUp => return false,
+        }
+        true
+    }
+}
+
+/// The failure of a job in one line: the culprit, or what mpirun said last.
+fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ranks: usize, step: u64) -> Failure {
+    let Some(fault) = reader.culprit() else {
+        let how = match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(code), _)) => format!("mpirun failed with exit code {code}"),
+            Some((None, Some(signal))) => format!("mpirun was killed by {}", fault::signal_name(signal)),
+            _ => "mpirun does not end".to_owned(),
+        };
+        let said = Some(reader.first_words()).filter(|said| !said.is_empty()).map(|said| format!(": {said}")).unwrap_or_default();
+        return Failure::other(format!("{how}{said}; its output: {}", dir.mpirun_log().display()));
+    };
+    let fault = complete(fault, dir, ranks);
+    let log = match fault.rank {
+        Some(rank) if dir.rank_log(rank).exists() => format!("its log: {}", dir.rank_log(rank).display()),
+        _ => format!("the output of all ranks: {}", dir.mpirun_log().display()),
+    };
+    match &fault.cause {
+        Cause::Input(message) => Failure::Input(message.clone()),
+        Cause::Exit(2) => Failure::Input(format!("{}; {log}", fault.sentence(step))),
+        _ => Failure::other(format!("{}; {log}", fault.sentence(step))),
+    }
+}
+
+/// The fault with what mpirun did not say, but the ranks' logs do: rank by process, and host by rank.
+fn complete(fault: &Fault, dir: &RunDir, ranks: usize) -> Fault {
+    let mut fault = fault.clone();
+    let origin = |rank: usize| logs::origin(&std::fs::read_to_string(dir.rank_log(rank)).ok()?);
+    if fault.rank.is_none()
+        && let Some(pid) = fault.pid
+    {
+        fault.rank = (0..ranks).find(|rank| origin(*rank).is_some_and(|(_, logged)| logged == pid));
+    }
+    if fault.host.is_none()
+        && let Some(rank) = fault.rank
+    {
+        fault.host = origin(rank).map(|(host, _)| host);
+    }
+    fault
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::path::Path;
+
+    /// A run directory in which the logs say that rank 1 was process 4321 on node2.
+    fn dir(at: &Path) -> RunDir {
+        let config = at.join("c.toml");
+        std::fs::write(&config, "[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n").unwrap();
+        let dir = RunDir::of(&Run::load(&config, &[format!("run.dir={}", at.display())]).unwrap());
+        std::fs::create_dir(dir.logs()).unwrap();
+        std::fs::write(dir.rank_log(0), "INFO rank 0 of 2 on node1, process 17\n").unwrap();
+        std::fs::write(dir.rank_log(1), "INFO rank 1 of 2 on node2, process 4321\n").unwrap();
+        dir
+    }
+
+    fn explained(output: &str, status: i32) -> (String, bool) {
+        let at = tempfile::tempdir().unwrap();
+        let mut reader = fault::Reader::default();
+        output.lines().for_each(|line| {
+            reader.line(line);
+        });
+        let failure = explain(&reader, Some(ExitStatus::from_raw(status)), &dir(at.path()), 2, 3);
+        let path = at.path().display().to_string();
+        match failure {
+            Failure::Input(message) => (message.replace(&path, "RUN"), true),
+            other => (format!("{other:?}").replace(&path, "RUN"), false),
+        }
+    }
+
+    #[test]
+    fn a_process_without_a_rank_is_found_in_the_logs() {
+        let (message, input) =
+            explained("=   PID 4321 RUNNING AT node2\n=   EXIT CODE: 9\nTERMINATED WITH THE EXIT STRING: Killed (signal 9)", 9);
+        assert!(
+            message.contains("rank 1 on host node2 was killed by signal 9 (SIGKILL) at step 3; its log: RUN/logs/rank-0001.log"),
+            "{message}"
+        );
+        assert!(!input);
+    }
+
+    #[test]
+    fn the_host_of_a_rank_is_found_in_its_log() {
+        let (message, _) = explained("Process name: [[1,1],1]\nExit code:    3", 3 << 8);
+        assert!(message.contains("rank 1 on host node2 exited with code 3 at step 3"), "{message}");
+    }
+
+    #[test]
+    fn a_refused_input_keeps_its_exit_code() {
+        let said = "rank 0 (host node1): input error: c.toml:3: [data] train: x";
+        assert_eq!(explained(said, 2 << 8), ("c.toml:3: [data] train: x".to_owned(), true));
+        assert!(explained("Process name: [[1,1],1]\nExit code:    2", 2 << 8).1);
+    }
+
+    #[test]
+    fn a_failure_without_a_culprit_says_what_mpirun_said() {
+        let (message, _) = explained("There are not enough slots", 1 << 8);
+        assert!(
+            message.contains("mpirun failed with exit code 1: There are not enough slots; its output: RUN/logs/mpirun.log"),
+            "{message}"
+        );
+        let (message, _) = explained("", 9);
+        assert!(message.contains("mpirun was killed by signal 9 (SIGKILL); its output"), "{message}");
+    }
+
+    #[test]
+    fn who_interrupts_twice_does_not_wait() {
+        let mut ladder = Ladder::default();
+        ladder.failing();
+        let due = ladder.next.unwrap().0;
+        ladder.failing();
+        assert_eq!(ladder.next, Some((due, Rung::Terminate)), "a second sign of failure buys no time");
+        ladder.interrupted(2);
+        assert_eq!(ladder.next.unwrap().1, Rung::Terminate);
+        assert!(ladder.next.unwrap().0 <= Instant::now());
+        ladder.interrupted(15);
+        assert_eq!((ladder.next.unwrap().1, ladder.signal), (Rung::Kill, Some(2)));
+    }
+}

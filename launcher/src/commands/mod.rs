@@ -1,0 +1,23 @@
+//! The commands, one file each.
+
+pub mod generate;
+pub mod launch;
+pub mod shard;
+pub mod train;
+pub mod verify;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::Failure,
+};
+
+/// Does what the command line asks.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Launch(command) => command.run(),
+        Command::Train(command) => command.run(),
+        Command::Shard(command) => command.run(),
+        Command::Verify(command) => command.run(),
+        Command::Generate(command) => command.run(),
+    }
+}

@@ -1,0 +1,143 @@
+//! `loract train`: one rank.
+
+use crate::{cli::Config, failure::Failure, fault::INPUT_ERROR, follow::Background, logs, report::Report, run_dir::RunDir, work};
+use clap::Args;
+use collective::ProcessGroup;
+use std::{num::NonZero, sync::Arc};
+use trainer::config::Run;
+
+/// Train as one rank: alone, or started by mpirun or srun with others
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  loract train configs/demo.toml --set run.steps=10
+  mpirun -n 2 loract train configs/demo.toml
+  srun --mpi=pmix -n 16 loract train configs/demo.toml
+
+Each rank logs to RUN_DIR/logs/rank-0000.log. The environment variable LORACT_LOG
+sets the levels: debug, or info,reduce=trace.
+
+Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
+pub struct Train {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: Config,
+    /// Replace an earlier run in the same directory
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the final table as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Set by `loract launch`, which has made the directory, shows the progress and reports
+    #[arg(long, hide = true)]
+    pub launched: bool,
+}
+
+impl Train {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        collective::install_panic_hook();
+        let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
+        let checked = self.check(&*group);
+        let run = agree(&*group, checked)?;
+
+        // From here on a rank that fails ends the job, or the others would wait for it for ever.
+        let alone = collective::launched_by_mpi().is_none();
+        self.train(&run, &group).or_else(|failure| {
+            if alone {
+                return Err(failure);
+            }
+            tracing::warn!("the run failed: {}", message(&failure));
+            group.abort(&message(&failure))
+        })
+    }
+
+    /// All that can be wrong with the input. Every rank looks at the same input, so that all come to the same end.
+    fn check(&self, group: &dyn ProcessGroup) -> Result<Run, Failure> {
+        let run = Run::load(&self.config.config, &self.config.set)?;
+        let threads = threads(run.threads, ranks_on_this_host(group));
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        if group.rank() == 0 && !self.launched {
+            RunDir::of(&run).check_free(self.overwrite)?;
+        }
+        work::check(&run, group.world_size())?;
+        Ok(run)
+    }
+
+    fn train(&self, run: &Run, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
+        let dir = RunDir::of(run);
+        let rank = group.rank();
+        if rank == 0 && !self.launched {
+            dir.claim(run)?;
+        }
+        // The logs of an earlier run are gone before a rank begins its own.
+        group.barrier().map_err(|error| Failure::Other(error.into()))?;
+        logs::start(&dir, rank, group.world_size(), group.host(rank))?;
+
+        let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
+        let outcome = work::train(run, Arc::clone(group));
+        drop(shown);
+        outcome?;
+        if rank == 0 && !self.launched {
+            Report::read(&dir, group.world_size()).print(self.json);
+        }
+        Ok(())
+    }
+}
+
+/// What every rank does after the checks: go on if all may, or else stop together, after one of them has said why.
+///
+/// # Errors
+/// [`Failure::Reported`] on every rank if any rank failed.
+fn agree(group: &dyn ProcessGroup, checked: Result<Run, Failure>) -> Result<Run, Failure> {
+    if collective::launched_by_mpi().is_none() {
+        return checked;
+    }
+    let mine = checked.as_ref().err().map(message).unwrap_or_default();
+    let all = group.all_gather_bytes(mine.as_bytes()).map_err(|error| Failure::Other(error.into()))?;
+    let Some((speaker, said)) = all.iter().enumerate().find(|(_, said)| !said.is_empty()) else { return checked };
+    if group.rank() == speaker {
+        eprintln!("rank {speaker} (host {}): {}", group.host(speaker), String::from_utf8_lossy(said));
+    }
+    Err(Failure::Reported(if said.starts_with(INPUT_ERROR.as_bytes()) { 2 } else { 1 }))
+}
+
+/// A failure as a rank says it.
+fn message(failure: &Failure) -> String {
+    match failure {
+        Failure::Input(what) => format!("{INPUT_ERROR}{what}"),
+        Failure::Other(error) => format!("{error:#}"),
+        Failure::Reported(code) => format!("exit code {code}"),
+    }
+}
+
+fn ranks_on_this_host(group: &dyn ProcessGroup) -> usize {
+    let here = group.host(group.rank());
+    (0..group.world_size()).filter(|rank| group.host(*rank) == here).count()
+}
+
+/// The threads of a rank: as configured, or its share of this host's.
+fn threads(configured: usize, ranks_here: usize) -> usize {
+    if configured > 0 {
+        return configured;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (cores / ranks_here.max(1)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_shared_and_nobody_gets_none() {
+        assert_eq!(threads(3, 8), 3);
+        assert_eq!(threads(0, usize::MAX), 1);
+        assert!(threads(0, 1) >= threads(0, 2));
+    }
+
+    #[test]
+    fn a_rank_marks_a_fault_of_its_input() {
+        assert_eq!(message(&Failure::Input("c.toml:1: x".into())), "input error: c.toml:1: x");
+        assert_eq!(message(&Failure::other("x")), "x");
+    }
+}

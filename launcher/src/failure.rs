@@ -1,0 +1,65 @@
+//! How a command fails, and the exit code of it.
+
+use std::process::ExitCode;
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub enum Failure {
+    /// Wrong use, configuration or input: exit code 2.
+    Input(String),
+    /// Anything else: exit code 1.
+    Other(anyhow::Error),
+    /// A failure that has been reported already: only the exit code is left.
+    Reported(u8),
+}
+
+impl Failure {
+    /// A failure that is no fault of the input.
+    pub fn other(message: impl Into<String>) -> Self {
+        Self::Other(anyhow::anyhow!(message.into()))
+    }
+
+    /// Prints `error: …` on one line, and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        let (message, code) = match self {
+            Self::Input(message) => (message.clone(), 2),
+            Self::Other(error) => (format!("{error:#}"), 1),
+            Self::Reported(code) => return ExitCode::from(*code),
+        };
+        eprintln!("error: {}", one_line(&message));
+        ExitCode::from(code)
+    }
+}
+
+/// Messages of libraries may hold line breaks; an error is one line.
+pub fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<trainer::config::Error> for Failure {
+    fn from(error: trainer::config::Error) -> Self {
+        Self::Input(error.to_string())
+    }
+}
+
+impl From<trainer::Error> for Failure {
+    fn from(error: trainer::Error) -> Self {
+        if error.is_input() { Self::Input(error.to_string()) } else { Self::Other(error.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_several_lines_becomes_one() {
+        assert_eq!(one_line("a\n  b\n\n c "), "a b c");
+    }
+}

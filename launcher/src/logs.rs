@@ -1,0 +1,80 @@
+//! A rank's log: everything into its file, errors on stderr as well, each with the rank and host it is from.
+
+use crate::{env, run_dir::RunDir};
+use anyhow::Context;
+use std::{fmt, fs::File, sync::Mutex};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::LevelFilter,
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+};
+
+/// Marks an error that a rank logged and survived, so that it is not taken for the rank's end.
+pub const LOGGED: &str = "[error]";
+
+/// Sends this process's log to the rank's file in the run directory. Its first line says which process on which host the rank is.
+pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir.logs()).with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
+    let path = dir.rank_log(rank);
+    let file = File::create(&path).with_context(|| format!("cannot write the log {}", path.display()))?;
+    let filter = match std::env::var(env::LORACT_LOG) {
+        Ok(levels) => EnvFilter::try_new(&levels)
+            .with_context(|| format!("{}={levels} is not a log filter; try debug, or info,reduce=trace", env::LORACT_LOG))?,
+        Err(_) => EnvFilter::new("info"),
+    };
+    let to_file = tracing_subscriber::fmt::layer().with_writer(Mutex::new(file)).with_ansi(false).with_filter(filter);
+    let to_stderr = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .event_format(RankLine { rank, host: host.to_owned() })
+        .with_filter(LevelFilter::from_level(Level::ERROR));
+    let subscriber = tracing_subscriber::registry().with(to_file).with(to_stderr);
+    tracing::subscriber::set_global_default(subscriber).context("the log was started twice")?;
+    tracing::info!("{}", first_line(rank, world_size, host, std::process::id()));
+    Ok(())
+}
+
+fn first_line(rank: usize, world_size: usize, host: &str, pid: u32) -> String {
+    format!("rank {rank} of {world_size} on {host}, process {pid}")
+}
+
+/// The host and process that a rank's log names in its first line.
+pub fn origin(log: &str) -> Option<(String, u32)> {
+    let (_, origin) = log.lines().next()?.split_once(" on ")?;
+    let (host, pid) = origin.split_once(", process ")?;
+    Some((host.to_owned(), pid.trim().parse().ok()?))
+}
+
+/// `rank 1 (host node2): [error] message`.
+struct RankLine {
+    rank: usize,
+    host: String,
+}
+
+impl<S, N> FormatEvent<S, N> for RankLine
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        write!(writer, "rank {} (host {}): {LOGGED} ", self.rank, self.host)?;
+        context.format_fields(writer.by_ref(), event)?;
+        writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_tells_where_a_rank_ran() {
+        let line = format!("2026-01-01T00:00:00Z  INFO loract: {}\nmore on x, process 1", first_line(1, 2, "node-7", 4321));
+        assert_eq!(origin(&line), Some(("node-7".to_owned(), 4321)));
+        assert_eq!(origin(""), None);
+        assert_eq!(origin("something else"), None);
+    }
+}
