@@ -22,6 +22,8 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before the first tensor, so that every byte is counted.
+    autograd::memory::count_cpu();
     // clap answers --help and --version with code 0, and wrong use with code 2.
     match commands::run(cli::Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,

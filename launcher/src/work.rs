@@ -3,17 +3,21 @@
 use crate::failure::Failure;
 use collective::ProcessGroup;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, config::Run};
+use trainer::{Compared, Prompt, RunData, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
     Ok(trainer::check(run, ranks)?)
 }
 
-/// Reads, tokenises and splits a run's data into its directory; `progress` is told how much is done, of how much.
-pub fn prepare(run: &Run, progress: &dyn Fn(u64, u64)) -> Result<(), Failure> {
-    trainer::prepare(run, progress)?;
-    Ok(())
+/// Reads, tokenises and splits a run's data, writing nothing; `progress` is told how much is done, of how much.
+pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<RunData, Failure> {
+    Ok(RunData::prepare(run, ranks, progress)?)
+}
+
+/// Writes it into the run's directory.
+pub fn write(run: &Run, data: &RunData) -> Result<(), Failure> {
+    Ok(data.write(run)?)
 }
 
 /// Trains as one rank of `group`.
@@ -26,19 +30,7 @@ pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compa
     Ok(trainer::verify(model, expected, tolerance)?)
 }
 
-/// What to generate.
-pub struct Prompt<'a> {
-    /// The text to continue; one turn of the user's where the model has a chat template.
-    pub text: &'a str,
-    /// The most tokens to generate.
-    pub max_tokens: usize,
-    /// 0 takes the likeliest token.
-    pub temperature: f64,
-    /// The seed of the draws.
-    pub seed: u64,
-}
-
 /// Continues a prompt, handing out the text as it grows.
 pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    Ok(trainer::generate(model, adapter, prompt.text, prompt.max_tokens, prompt.temperature, prompt.seed, out)?)
+    Ok(trainer::generate(model, adapter, prompt, out)?)
 }

@@ -16,6 +16,7 @@ pub(crate) enum Element {
 }
 
 impl Element {
+    #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
     pub(crate) const ALL: [Element; 5] = [Element::F32, Element::F64, Element::F16, Element::Bf16, Element::I64];
 
     fn of(kind: Kind) -> Option<Element> {

@@ -34,6 +34,9 @@ pub struct Options {
     pub packing: bool,
     /// What to do with a record that cannot be used.
     pub bad_lines: BadLines,
+    /// The first so many records of the training sources are read; absent: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<usize>,
     /// How many samples are held out of the training sources for evaluation.
     pub eval_samples: usize,
     /// Seed of that draw.
@@ -42,6 +45,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sequence_length: 1024, loss_on: LossOn::Assistant, packing: false, bad_lines: BadLines::Error, eval_samples: 0, seed: 0 }
+        Self { sequence_length: 1024, loss_on: LossOn::Assistant, packing: false, bad_lines: BadLines::Error, max_samples: None, eval_samples: 0, seed: 0 }
     }
 }

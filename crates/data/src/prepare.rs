@@ -99,7 +99,12 @@ impl Dataset {
         let tokenizer = tokenizer.into();
         check(sources, options)?;
         let (train_files, eval_files) = (load::read(&sources.train)?, load::read(&sources.eval)?);
-        let (train_files, eval_files) = (load::cut(&train_files)?, load::cut(&eval_files)?);
+        let (mut train_files, eval_files) = (load::cut(&train_files)?, load::cut(&eval_files)?);
+        let mut left = options.max_samples.unwrap_or(usize::MAX);
+        for file in &mut train_files {
+            file.slices.truncate(left);
+            left -= file.slices.len();
+        }
         let total = train_files.iter().chain(&eval_files).map(|file| file.slices.len()).sum();
         let maker = Maker { tokenizer, template, options, progress, total };
         let fingerprint = Self::fingerprint_of(sources, tokenizer, template, options)?;

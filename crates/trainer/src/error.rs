@@ -23,15 +23,18 @@ pub enum Error {
         /// The system's own reason.
         source: std::io::Error,
     },
-    /// The loss is no longer a number.
+    /// The loss or the gradient is no longer a number.
     #[error(
-        "the loss of step {step} is {loss}; lower [optimizer] learning_rate, raise [schedule] warmup_steps, or look for broken samples in the data"
+        "step {step} is not finite (loss {loss}, gradient norm {grad_norm}); lower [optimizer] learning_rate, raise [schedule] warmup_steps, \
+         or look for broken samples in the data"
     )]
     NotFinite {
         /// The step, from 1.
         step: u64,
-        /// What the loss is instead.
+        /// Its loss.
         loss: f64,
+        /// The norm of its gradients.
+        grad_norm: f64,
     },
     /// An operation of the model failed.
     #[error(transparent)]

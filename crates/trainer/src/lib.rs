@@ -1,8 +1,31 @@
-//! One rank of a fine-tuning run.
+//! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
+//!
+//! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing; [`RunData`] is the tokenised data; [`train`] is the loop,
+//! one step of which is in `step.rs`. [`verify`] and [`generate`] use a model without training it.
 
+mod check;
 pub mod config;
+mod device;
 mod error;
+mod evaluate;
+mod generate;
+mod metrics;
+mod optimizer;
+mod policy;
+mod run_data;
+mod schedule;
+mod step;
+mod text;
+mod train;
 mod verify;
 
+pub use check::check;
 pub use error::{Error, Result};
+pub use generate::{Prompt, generate};
+pub use metrics::{StepMetrics, Summary};
+pub use optimizer::{AdamW, clip_by_global_norm};
+pub use policy::activations;
+pub use run_data::RunData;
+pub use schedule::learning_rate;
+pub use train::train;
 pub use verify::{Compared, verify};

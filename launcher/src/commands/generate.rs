@@ -45,7 +45,7 @@ pub struct Generate {
 impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (model, adapter) = self.model()?;
-        let prompt = work::Prompt { text: &self.prompt, max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
+        let prompt = trainer::Prompt { text: &self.prompt, max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
         let mut stdout = std::io::stdout();
         work::generate(&model, adapter.as_deref(), &prompt, &mut |text| {
             // Whoever closes the pipe has read enough.

@@ -84,8 +84,11 @@ impl Launch {
         let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.refuse("cluster", "mpirun", &what))?;
         work::check(&run, ranks)?;
 
+        let data = prepare(&run, ranks)?;
+
         dir.claim(&run)?;
-        prepare(&run)?;
+        work::write(&run, &data)?;
+        drop(data);
         self.follow(&run, &dir, dialect)?;
         Report::read(&dir, ranks).print(self.json);
         Ok(())

@@ -3,7 +3,7 @@
 use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, work};
 use clap::Args;
 use std::{cell::RefCell, path::Path};
-use trainer::config::Run;
+use trainer::{RunData, config::Run};
 
 /// Prepare a run's data ahead, in RUN_DIR/data
 ///
@@ -24,7 +24,8 @@ impl Shard {
     pub(super) fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         work::check(&run, run.cluster.ranks)?;
-        prepare(&run)?;
+        let data = prepare(&run, run.cluster.ranks)?;
+        work::write(&run, &data)?;
         println!("{}", data_dir(&RunDir::of(&run)).display());
         Ok(())
     }
@@ -34,11 +35,11 @@ fn data_dir(dir: &RunDir) -> std::path::PathBuf {
     dir.path().join("data")
 }
 
-/// Prepares the data, with a progress bar.
-pub fn prepare(run: &Run) -> Result<(), Failure> {
+/// Prepares the data, with a progress bar. Nothing is written.
+pub fn prepare(run: &Run, ranks: usize) -> Result<RunData, Failure> {
     let what = format!("preparing {}", name(&run.data.train));
     let progress = RefCell::new(Progress::start(&what, None));
-    let outcome = work::prepare(run, &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()));
+    let outcome = work::prepare(run, ranks, &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()));
     progress.into_inner().finish();
     outcome
 }

@@ -1,10 +1,11 @@
 //! `loract train`: one rank.
 
+use super::shard::prepare;
 use crate::{cli::Config, failure::Failure, fault::INPUT_ERROR, follow::Background, logs, report::Report, run_dir::RunDir, work};
 use clap::Args;
 use collective::ProcessGroup;
 use std::{num::NonZero, sync::Arc};
-use trainer::config::Run;
+use trainer::{RunData, config::Run};
 
 /// Train as one rank: alone, or started by mpirun or srun with others
 #[derive(Debug, Args)]
@@ -38,11 +39,11 @@ impl Train {
         collective::install_panic_hook();
         let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
         let checked = self.check(&*group);
-        let run = agree(&*group, checked)?;
+        let checked = agree(&*group, checked)?;
 
         // From here on a rank that fails ends the job, or the others would wait for it for ever.
         let alone = collective::launched_by_mpi().is_none();
-        self.train(&run, &group).or_else(|failure| {
+        self.train(checked, &group).or_else(|failure| {
             if alone {
                 return Err(failure);
             }
@@ -52,7 +53,7 @@ impl Train {
     }
 
     /// All that can be wrong with the input. Every rank looks at the same input, so that all come to the same end.
-    fn check(&self, group: &dyn ProcessGroup) -> Result<Run, Failure> {
+    fn check(&self, group: &dyn ProcessGroup) -> Result<Checked, Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let threads = threads(run.threads, ranks_on_this_host(group));
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
@@ -60,14 +61,21 @@ impl Train {
             RunDir::of(&run).check_free(self.overwrite)?;
         }
         work::check(&run, group.world_size())?;
-        Ok(run)
+        // Prepared data is the same for all: one rank makes it, the others open it.
+        let data = if group.rank() == 0 && !self.launched { Some(prepare(&run, group.world_size())?) } else { None };
+        Ok(Checked { run, data })
     }
 
-    fn train(&self, run: &Run, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
+    fn train(&self, checked: Checked, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
+        let Checked { run, data } = checked;
+        let run = &run;
         let dir = RunDir::of(run);
         let rank = group.rank();
         if rank == 0 && !self.launched {
             dir.claim(run)?;
+        }
+        if let Some(data) = data {
+            work::write(run, &data)?;
         }
         // The logs of an earlier run are gone before a rank begins its own.
         group.barrier().map_err(|error| Failure::Other(error.into()))?;
@@ -84,11 +92,18 @@ impl Train {
     }
 }
 
+/// A run that can begin.
+struct Checked {
+    run: Run,
+    /// On the rank that prepared it.
+    data: Option<RunData>,
+}
+
 /// What every rank does after the checks: go on if all may, or else stop together, after one of them has said why.
 ///
 /// # Errors
 /// [`Failure::Reported`] on every rank if any rank failed.
-fn agree(group: &dyn ProcessGroup, checked: Result<Run, Failure>) -> Result<Run, Failure> {
+fn agree(group: &dyn ProcessGroup, checked: Result<Checked, Failure>) -> Result<Checked, Failure> {
     if collective::launched_by_mpi().is_none() {
         return checked;
     }

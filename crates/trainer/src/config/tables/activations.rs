@@ -75,7 +75,7 @@ pub enum Sites {
     Checkpoint,
     /// Each block's input is kept compressed and the block recomputed from it.
     Layer,
-    /// Inside each block, the input of every operation is kept compressed; nothing is recomputed.
+    /// The inputs of a block's two halves (norm and attention, norm and MLP) are kept compressed, and each half recomputed from its own.
     Sublayer,
     /// The inputs of these operations are kept compressed, others exactly; sorted, each once, at least one.
     Only(Vec<Site>),

@@ -1,0 +1,25 @@
+use crate::config::Run;
+use crate::{Result, device, policy, text};
+use models::{Checkpoint, Decoder};
+
+/// Finds everything that is wrong with a run's input but its data (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
+///
+/// # Errors
+/// The first fault, an [`crate::Error::is_input`].
+pub fn check(run: &Run, ranks: usize) -> Result<()> {
+    run.check_paths()?;
+    device::choose(run, ranks)?;
+    let checkpoint = Checkpoint::open(&run.model.path)?;
+    let model = checkpoint.config();
+    checkpoint.check(&Decoder::expected(model))?;
+    let share = run.batch_size.div_ceil(ranks.max(1));
+    let rows = if run.micro_batch_size > 0 { run.micro_batch_size.min(share) } else { share };
+    run.check_rank(model.hidden_size, (rows * run.data.sequence_length) as i64)?;
+    let lora = policy::lora(run)?;
+    policy::check_lora(run, model, &lora)?;
+    if run.data.sequence_length as i64 > model.max_positions {
+        let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
+        return Err(run.refuse("data", "sequence_length", &what).into());
+    }
+    text::open(run, &checkpoint).map(|_| ())
+}

@@ -1,0 +1,112 @@
+use crate::config::{self, DataFormat, Run};
+use crate::{Error, Result, text};
+use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources};
+use models::Checkpoint;
+use std::path::PathBuf;
+
+/// The tokenised data of a run.
+#[derive(Debug)]
+pub struct RunData {
+    prepared: Prepared,
+    on_disk: bool,
+}
+
+fn path(run: &Run) -> PathBuf {
+    run.dir.join("data").join("train.safetensors")
+}
+
+impl RunData {
+    /// Reads and tokenises in memory, or takes what an earlier run in this directory made of the same data. Writes nothing. `progress` is told
+    /// (done, total) in records.
+    ///
+    /// # Errors
+    /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
+    pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+        let checkpoint = Checkpoint::open(&run.model.path)?;
+        let text = text::open(run, &checkpoint)?;
+        let (sources, options) = (sources(run), options(run));
+        let fingerprint = Dataset::fingerprint_of(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options)?;
+        let earlier = Prepared::open(&path(run)).ok().filter(|earlier| earlier.train.fingerprint() == fingerprint);
+        let on_disk = earlier.is_some();
+        let prepared = match earlier {
+            Some(earlier) => earlier,
+            None => {
+                let progress = |done: usize, total: usize| progress(done as u64, total as u64);
+                Dataset::prepare(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options, &progress)?
+            }
+        };
+        let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
+        let vocabulary = checkpoint.config().vocab_size;
+        if i64::from(largest) >= vocabulary {
+            let what = format!("holds token id {largest}, and the model knows 0 to {}; was it made for another model?", vocabulary - 1);
+            return Err(run.refuse("data", "train", &what).into());
+        }
+        order(run, &prepared.train, ranks)?;
+        Ok(Self { prepared, on_disk })
+    }
+
+    /// Writes it into the run's directory, where every rank opens it.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn write(&self, run: &Run) -> Result<()> {
+        if self.on_disk {
+            return Ok(());
+        }
+        let path = path(run);
+        let folder = run.dir.join("data");
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the directory"))?;
+        Ok(self.prepared.write(&path)?)
+    }
+
+    /// Opens what [`RunData::write`] wrote.
+    ///
+    /// # Errors
+    /// If it is not there, or broken.
+    pub(crate) fn open(run: &Run) -> Result<Prepared> {
+        Ok(Prepared::open(&path(run))?)
+    }
+
+    /// The data: training samples, and held-out ones.
+    pub fn prepared(&self) -> &Prepared {
+        &self.prepared
+    }
+}
+
+/// Which samples make up each step of a run.
+pub(crate) fn order(run: &Run, train: &Dataset, ranks: usize) -> Result<Order> {
+    let shuffle = run.data.shuffle && !train.is_ordered();
+    let config = OrderConfig { samples: train.len(), seed: run.seed, batch_size: run.batch_size, shuffle };
+    Ok(Order::new(config, ranks)?)
+}
+
+fn sources(run: &Run) -> Sources {
+    let format = match run.data.format {
+        DataFormat::Auto => Format::Auto,
+        DataFormat::Conversations => Format::Conversations,
+        DataFormat::Text => Format::Text,
+        DataFormat::Batches => Format::Batches,
+    };
+    let source = |path: &PathBuf| Source { path: path.clone(), format };
+    Sources { train: vec![source(&run.data.train)], eval: run.data.eval.iter().map(source).collect() }
+}
+
+fn options(run: &Run) -> Options {
+    let ready = run.data.format == DataFormat::Batches || run.data.train.extension().is_some_and(|extension| extension == "safetensors");
+    Options {
+        sequence_length: run.data.sequence_length,
+        loss_on: match run.data.loss_on {
+            config::LossOn::Assistant => data::LossOn::Assistant,
+            config::LossOn::All => data::LossOn::All,
+        },
+        packing: run.data.packing,
+        bad_lines: match run.data.bad_lines {
+            config::BadLines::Fail => data::BadLines::Error,
+            config::BadLines::Skip => data::BadLines::Skip,
+        },
+        max_samples: run.data.max_samples,
+        // Ready batches are taken as they are, and an own file of held-out data needs none of the training data.
+        eval_samples: if ready || run.data.eval.is_some() { 0 } else { run.data.eval_samples },
+        seed: run.seed,
+    }
+}

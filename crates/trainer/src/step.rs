@@ -1,0 +1,117 @@
+use crate::optimizer::{AdamW, clip_by_global_norm};
+use crate::Result;
+use autograd::random::derive_seed;
+use collective::{ProcessGroup, Reduce};
+use data::{Batch, Dataset, Order, Padding};
+use layers::{Ledger, Scope, Targets};
+use models::{Activations, Decoder, Inputs};
+use reduce::{GradientReducer, Traffic};
+use std::sync::Arc;
+use tch::{Device, Tensor};
+
+/// What a step needs, made once before the first.
+pub(crate) struct Stepper<'a> {
+    pub decoder: &'a Decoder,
+    pub trained: Vec<&'a Tensor>,
+    pub group: &'a dyn ProcessGroup,
+    pub dataset: &'a Dataset,
+    pub order: &'a Order,
+    pub activations: Activations,
+    pub reducer: GradientReducer,
+    pub optimizer: AdamW,
+    pub ledger: Arc<Ledger>,
+    pub seed: u64,
+    pub micro_batch_size: usize,
+    pub pad: u32,
+    pub loss_chunk: i64,
+    pub clip_grad_norm: f64,
+}
+
+/// What a step came to, the same on all ranks but for the traffic.
+pub(crate) struct Outcome {
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub tokens: u64,
+    pub kept_bytes: u64,
+    pub exact_bytes: u64,
+    pub peak_bytes: u64,
+    pub traffic: Traffic,
+}
+
+impl Stepper<'_> {
+    /// Step `step` (from 0): this rank's share of the global batch forward and backward, micro-batch by micro-batch; gradients to their mean
+    /// over the global number of targets; clipped; one step of the optimiser.
+    pub fn run(&mut self, step: u64, learning_rate: f64) -> Result<Outcome> {
+        let device = self.decoder.device();
+        autograd::memory::reset_peak(device)?;
+        let (rank, world_size) = (self.group.rank(), self.group.world_size());
+        let share = self.order.rank_share(step, rank, world_size);
+        let batches = self.batches(&share)?;
+
+        let own_targets: usize = batches.iter().map(Batch::target_count).sum();
+        let tokens: usize = share.iter().map(|index| self.dataset.sample(*index).map(|sample| sample.len())).sum::<data::Result<usize>>()?;
+        let mut totals = Tensor::f_from_slice(&[own_targets as f64, tokens as f64])?;
+        self.group.all_reduce(&mut totals, Reduce::Sum)?;
+        let global_targets = totals.f_double_value(&[0])?.max(1.0);
+        // The reducer takes the mean over the ranks, so that their sum needs the factor `world_size`.
+        let weight = world_size as f64 / global_targets;
+
+        let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
+        for (micro, batch) in batches.iter().enumerate() {
+            let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.ledger.clone());
+            let (inputs, targets) = tensors(batch, device)?;
+            let targets = Targets::new(&targets)?;
+            let hidden = self.decoder.hidden(&inputs, &self.activations, &scope)?;
+            let micro_loss = self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?;
+            drop(hidden);
+            if self.ledger.kept_bytes() >= kept_bytes {
+                (kept_bytes, exact_bytes) = (self.ledger.kept_bytes(), self.ledger.exact_bytes());
+            }
+            autograd::backward(&[&micro_loss], &[None], false)?;
+            loss += micro_loss.f_double_value(&[])?;
+        }
+        let traffic = self.reducer.reduce(step)?;
+        let grad_norm = clip_by_global_norm(&self.trained, self.clip_grad_norm)?;
+        self.optimizer.step(learning_rate)?;
+        for parameter in &self.trained {
+            parameter.shallow_clone().zero_grad();
+        }
+
+        let peak = autograd::memory::peak(device)?;
+        let own = Tensor::f_from_slice(&[loss, kept_bytes as f64, exact_bytes as f64, peak as f64])?;
+        let all = self.group.all_gather(&own)?;
+        let most = |column: i64| all.f_select(1, column)?.f_max()?.f_double_value(&[]);
+        Ok(Outcome {
+            loss: all.f_select(1, 0)?.f_mean(tch::Kind::Double)?.f_double_value(&[])?,
+            grad_norm,
+            tokens: totals.f_double_value(&[1])? as u64,
+            kept_bytes: most(1)? as u64,
+            exact_bytes: most(2)? as u64,
+            peak_bytes: most(3)? as u64,
+            traffic,
+        })
+    }
+
+    fn batches(&self, share: &[usize]) -> Result<Vec<Batch>> {
+        let rows = if self.micro_batch_size > 0 { self.micro_batch_size } else { share.len().max(1) };
+        let batch = |indices: &[usize]| {
+            let samples = indices.iter().map(|index| self.dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
+            Ok(Batch::collate(&samples, self.pad, Padding::Longest)?)
+        };
+        share.chunks(rows).map(batch).collect()
+    }
+}
+
+/// A batch as the model reads it, and its targets.
+pub(crate) fn tensors(batch: &Batch, device: Device) -> Result<(Inputs, Tensor)> {
+    let shape = [batch.rows as i64, batch.columns as i64];
+    let tensor = |values: &[i64]| Ok::<_, crate::Error>(Tensor::f_from_slice(values)?.f_view(shape)?.f_to_device(device)?);
+    let packed = batch.segments.is_some();
+    let inputs = Inputs {
+        ids: tensor(&batch.input_ids)?,
+        // In rows of one segment positions are 0, 1, 2, …, which the model makes itself.
+        positions: if packed { Some(tensor(&batch.positions)?) } else { None },
+        segments: batch.segments.as_deref().map(tensor).transpose()?,
+    };
+    Ok((inputs, tensor(&batch.targets)?))
+}

@@ -1,0 +1,63 @@
+use crate::config::Run;
+use crate::{Error, Result};
+use data::{BpeParts, ChatTemplate, Tokenizer};
+use models::{Checkpoint, GgufTokenizer, TokenizerSource};
+use std::path::Path;
+
+/// How a model reads and writes text.
+pub(crate) struct Text {
+    /// Absent where the model comes without one.
+    pub tokenizer: Option<Tokenizer>,
+    /// Absent in a base model.
+    pub template: Option<ChatTemplate>,
+}
+
+/// The tokenizer and the chat template of a run: its own files, else those that came with the model.
+pub(crate) fn open(run: &Run, checkpoint: &Checkpoint) -> Result<Text> {
+    let text = match &run.model.chat_template {
+        Some(path) => Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?),
+        None => checkpoint.chat_template().map(str::to_owned),
+    };
+    of(run.model.tokenizer.as_deref(), text.as_deref(), checkpoint)
+}
+
+/// The tokenizer at `tokenizer`, else the model's; and a template from its source.
+pub(crate) fn of(tokenizer: Option<&Path>, template: Option<&str>, checkpoint: &Checkpoint) -> Result<Text> {
+    let tokenizer = match (tokenizer, checkpoint.tokenizer()) {
+        (Some(path), _) => Some(Tokenizer::from_file(path)?),
+        (None, TokenizerSource::File(path)) => Some(Tokenizer::from_file(path)?),
+        (None, TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_bpe(bpe(parts, checkpoint.path())?)?),
+        (None, TokenizerSource::None) => None,
+    };
+    let special = checkpoint.special_tokens();
+    let template = match template {
+        Some(source) => Some(ChatTemplate::new(source, special.bos.as_deref(), special.eos.as_deref())?),
+        None => None,
+    };
+    Ok(Text { tokenizer, template })
+}
+
+/// GGUF's types of tokens that text never spells: unknown, control.
+const SPECIAL_TYPES: [i32; 2] = [2, 3];
+
+fn bpe(parts: &GgufTokenizer, file: &Path) -> Result<BpeParts> {
+    if parts.model != "gpt2" {
+        let message = format!(
+            "{}: its tokenizer is of the kind {:?}, and only byte-level BPE (\"gpt2\") is read from GGUF; give the model's tokenizer.json as [model] tokenizer",
+            file.display(),
+            parts.model
+        );
+        return Err(Error::Input(message));
+    }
+    Ok(BpeParts {
+        tokens: parts.tokens.clone(),
+        merges: parts.merges.clone(),
+        pre: parts.pre.clone().unwrap_or_else(|| "default".into()),
+        special: parts.token_types.iter().map(|kind| SPECIAL_TYPES.contains(kind)).collect(),
+        bos: parts.bos,
+        eos: parts.eos,
+        unk: parts.unk,
+        pad: parts.pad,
+        add_bos: parts.add_bos,
+    })
+}

@@ -1,0 +1,178 @@
+use crate::config::{GradientMethod, Length, Run};
+use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
+use crate::optimizer::AdamW;
+use crate::policy::{self, Lora};
+use crate::run_data::{self, RunData};
+use crate::step::Stepper;
+use crate::{Error, Result, device, evaluate, learning_rate, text};
+use collective::ProcessGroup;
+use data::Prepared;
+use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
+use reduce::GradientReducer;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+use tch::{Kind, Tensor};
+
+/// Trains as one rank of `group`, from the data that [`RunData::write`] put into the run's directory. Rank 0 writes `metrics.jsonl`,
+/// `summary.json` and `adapter/`.
+///
+/// All ranks make the same collective calls; an error on one alone must end the job, which is the caller's part ([`collective::run`]).
+///
+/// # Errors
+/// Anything that [`crate::check`] finds, and whatever fails on the way.
+pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
+    let device = device::choose(run, group.world_size())?;
+    let checkpoint = Checkpoint::open(&run.model.path)?;
+    let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
+    tracing::info!("loading {} onto {device:?}", run.model.path.display());
+    let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
+    drop(checkpoint);
+    let adapter = add_lora(run, &mut decoder)?;
+    let data = RunData::open(run)?;
+    let order = run_data::order(run, &data.train, group.world_size())?;
+    let steps = steps(run, data.train.len());
+
+    let trained = decoder.trained();
+    let named: Vec<(String, Tensor)> =
+        trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
+    let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
+    let (trained_parameters, parameters) = (count(&trained), count(&decoder.parameters()));
+    let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();
+    let mut stepper = Stepper {
+        decoder: &decoder,
+        group: &*group,
+        dataset: &data.train,
+        order: &order,
+        activations: policy::activations(&run.activations),
+        reducer: GradientReducer::new(group.clone(), &named, reduce_config(run))?,
+        optimizer: AdamW::new(&trained, &run.optimizer)?,
+        trained,
+        ledger: Arc::default(),
+        seed: run.seed,
+        micro_batch_size: run.micro_batch_size,
+        pad,
+        loss_chunk: run.loss_chunk as i64,
+        clip_grad_norm: run.optimizer.clip_grad_norm,
+    };
+    drop(named);
+    let mut metrics = if group.rank() == 0 { Some(MetricsFile::create(&run.dir)?) } else { None };
+    tracing::info!("{trained_parameters} of {parameters} parameters are trained, in {steps} steps");
+
+    let eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
+    let mut eval_loss_after = None;
+    let mut seconds = 0.0;
+    for step in 0..steps {
+        let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
+        let started = Instant::now();
+        let outcome = stepper.run(step, rate)?;
+        let step_seconds = started.elapsed().as_secs_f64();
+        seconds += step_seconds;
+        if !outcome.loss.is_finite() || !outcome.grad_norm.is_finite() {
+            return Err(Error::NotFinite { step: step + 1, loss: outcome.loss, grad_norm: outcome.grad_norm });
+        }
+        let last = step + 1 == steps;
+        let evaluated = last || (run.eval_every > 0 && (step + 1) % run.eval_every == 0);
+        let eval_loss = if evaluated { held_out_loss(run, &decoder, &data, pad, &*group)? } else { None };
+        if last {
+            eval_loss_after = eval_loss;
+        }
+        let line = StepMetrics {
+            step: step + 1,
+            total_steps: steps,
+            loss: outcome.loss,
+            learning_rate: rate,
+            grad_norm: outcome.grad_norm,
+            tokens: outcome.tokens,
+            tokens_per_second: outcome.tokens as f64 / step_seconds,
+            step_seconds,
+            kept_bytes: outcome.kept_bytes,
+            exact_bytes: outcome.exact_bytes,
+            peak_bytes: outcome.peak_bytes,
+            reduced_bytes: outcome.traffic.bytes,
+            exact_reduced_bytes: outcome.traffic.exact_bytes,
+            eval_loss,
+        };
+        if (step + 1) % run.log_every == 0 || last {
+            tracing::info!("step {} of {steps}: loss {:.4}, {:.1} tokens/s", line.step, line.loss, line.tokens_per_second);
+        }
+        if let Some(metrics) = &mut metrics {
+            metrics.write(&line)?;
+        }
+    }
+    let summary = Summary {
+        eval_loss_before,
+        eval_loss_after,
+        steps,
+        seconds,
+        trained_parameters,
+        parameters,
+        adapter: run.dir.join("adapter"),
+        metrics: metrics.as_ref().map_or_else(|| run.dir.join("metrics.jsonl"), |metrics| metrics.path().to_owned()),
+    };
+    if group.rank() == 0 {
+        write_adapter(&summary.adapter, &adapter, &decoder.lora_weights())?;
+        write_summary(&run.dir, &summary)?;
+    }
+    // A rank that ended first would look like one that died.
+    group.barrier()?;
+    Ok(summary)
+}
+
+/// Steps of the run: as given, or those that so many epochs take, the last one filled up from the next.
+fn steps(run: &Run, samples: usize) -> u64 {
+    match run.length {
+        Length::Steps(steps) => steps,
+        Length::Epochs(epochs) => (epochs * samples as f64 / run.batch_size as f64).ceil().max(1.0) as u64,
+    }
+}
+
+/// Puts the adapter in, and gives its configuration as it will be written: targets by name, as PEFT writes `all-linear` too.
+fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
+    let (config, weights) = match policy::lora(run)? {
+        Lora::New(config) => (*config, None),
+        Lora::From(adapter) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.modules)),
+    };
+    let place = run.lora.as_ref().and_then(|lora| lora.adapter.as_ref()).unwrap_or(&run.dir);
+    decoder.add_lora(&config, weights.as_deref(), run.seed, place)?;
+    let names: BTreeSet<String> = decoder
+        .linears()
+        .filter(|linear| linear.lora().is_some())
+        .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
+        .collect();
+    Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), ..config })
+}
+
+fn reduce_config(run: &Run) -> reduce::Config {
+    let table = &run.gradients;
+    let method = match table.method {
+        GradientMethod::Exact => reduce::Method::Exact,
+        GradientMethod::PowerSgd => reduce::Method::PowerSgd(reduce::PowerSgdConfig {
+            rank: table.rank as i64,
+            start_step: table.start_step,
+            min_ratio: table.min_ratio,
+            error_feedback: table.error_feedback,
+            warm_start: table.warm_start,
+        }),
+    };
+    reduce::Config { method, seed: run.seed, ..reduce::Config::default() }
+}
+
+fn held_out_loss(run: &Run, decoder: &Decoder, data: &Prepared, pad: u32, group: &dyn ProcessGroup) -> Result<Option<f64>> {
+    let Some(eval) = &data.eval else { return Ok(None) };
+    let share = run.batch_size.div_ceil(group.world_size());
+    let rows = if run.micro_batch_size > 0 { run.micro_batch_size } else { share };
+    let loss = evaluate::held_out_loss(decoder, eval, rows, pad, run.loss_chunk as i64, group)?;
+    tracing::info!("held-out loss {loss:.4}");
+    Ok(Some(loss))
+}
+
+impl crate::config::Dtype {
+    /// As libtorch calls it.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
