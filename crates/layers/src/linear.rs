@@ -1,7 +1,7 @@
 use crate::{Error, Keep, Kept, Scope};
 use autograd::random::{Law, draw};
 use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A linear map `y = x Wᵀ + b`, with or without a LoRA pair beside it.
 #[derive(Clone, Copy, Debug)]
@@ -158,14 +158,7 @@ impl Function for Project {
         let parameters = context.saved()?;
         let parameter = |slot: usize| &parameters[slot - 1];
         let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let mut input: Option<Tensor> = None;
-        let mut add_to_input = |gradient: &Tensor, weight: &Tensor| -> Result<(), BoxError> {
-            input = Some(match input.take() {
-                Some(mut sum) => sum.f_addmm_(gradient, weight)?,
-                None => gradient.f_matmul(weight)?,
-            });
-            Ok(())
-        };
+        let mut input = Sum(None);
         let mut shape = Vec::new();
         for (part, gradient) in self.parts.iter().zip(gradients) {
             let Some(gradient) = gradient else { continue };
@@ -173,7 +166,7 @@ impl Function for Project {
             let out = shape.pop().unwrap_or(1);
             let dy = gradient.f_reshape([-1, out])?;
             if context.needs_grad(0) {
-                add_to_input(&dy, parameter(part.weight))?;
+                input.add_product(&dy, parameter(part.weight))?;
             }
             if context.needs_grad(part.weight) {
                 answers[part.weight] = Some(self.kept()?.contract(&dy)?);
@@ -205,15 +198,13 @@ impl Function for Project {
             }
             if context.needs_grad(0) {
                 if pair.dropout > 0.0 {
-                    let masked = pair.drop_elements(&small.f_matmul(&a)?)?;
-                    let identity = Tensor::f_eye(masked.size()[1], (Kind::Float, masked.device()))?.f_to_kind(masked.kind())?;
-                    add_to_input(&masked, &identity)?;
+                    input.add(pair.drop_elements(&small.f_matmul(&a)?)?)?;
                 } else {
-                    add_to_input(&small, &a)?;
+                    input.add_product(&small, &a)?;
                 }
             }
         }
-        answers[0] = match input {
+        answers[0] = match input.0 {
             Some(sum) => {
                 shape.push(sum.size()[1]);
                 Some(sum.f_view(&shape[..])?)
@@ -221,6 +212,27 @@ impl Function for Project {
             None => None,
         };
         Ok(answers)
+    }
+}
+
+/// A gradient that grows in place.
+struct Sum(Option<Tensor>);
+
+impl Sum {
+    fn add(&mut self, term: Tensor) -> Result<(), tch::TchError> {
+        self.0 = Some(match self.0.take() {
+            Some(mut sum) => sum.f_add_(&term)?,
+            None => term,
+        });
+        Ok(())
+    }
+
+    fn add_product(&mut self, gradient: &Tensor, weight: &Tensor) -> Result<(), tch::TchError> {
+        self.0 = Some(match self.0.take() {
+            Some(mut sum) => sum.f_addmm_(gradient, weight)?,
+            None => gradient.f_matmul(weight)?,
+        });
+        Ok(())
     }
 }
 

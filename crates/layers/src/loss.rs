@@ -64,7 +64,7 @@ where
     let function = ChunkedLoss {
         tail,
         rows: targets.rows.shallow_clone(),
-        ids: targets.ids.shallow_clone(),
+        ids: Some(targets.ids.shallow_clone()),
         weight,
         chunk: chunk.max(1),
         scope: scope.clone(),
@@ -78,7 +78,8 @@ where
 struct ChunkedLoss<T> {
     tail: T,
     rows: Tensor,
-    ids: Tensor,
+    /// Needed in forward only, and let go there.
+    ids: Option<Tensor>,
     weight: f64,
     chunk: i64,
     scope: Scope,
@@ -101,6 +102,7 @@ where
         let (hidden, parameters) = (inputs[0], &inputs[1..]);
         let (count, width) = (self.rows.size()[0], self.shape.last().copied().unwrap_or(1));
         let device = hidden.device();
+        let ids = self.ids.take().ok_or("a loss runs forward once")?;
         let hidden = hidden.f_reshape([-1, width])?;
         let mut d_hidden = match context.needs_grad(0) {
             true => Some(Tensor::f_empty([count, width], (hidden.kind(), device))?),
@@ -113,7 +115,7 @@ where
         for start in (0..count).step_by(self.chunk as usize) {
             let length = self.chunk.min(count - start);
             let part = hidden.f_index_select(0, &self.rows.f_narrow(0, start, length)?)?;
-            let ids = self.ids.f_narrow(0, start, length)?;
+            let ids = ids.f_narrow(0, start, length)?;
             if !context.any_needs_grad() {
                 sum += token_losses(&(self.tail)(&part)?, &ids)?.f_sum(Kind::Double)?;
                 continue;

@@ -36,6 +36,9 @@ pub enum Error {
         /// The norm of its gradients.
         grad_norm: f64,
     },
+    /// A fault that was asked for.
+    #[error("LORACT_DRILL asked for an error")]
+    Drill,
     /// An operation of the model failed.
     #[error(transparent)]
     Layers(#[from] layers::Error),

@@ -6,6 +6,7 @@
 mod check;
 pub mod config;
 mod device;
+mod drill;
 mod error;
 mod evaluate;
 mod generate;
@@ -20,6 +21,7 @@ mod train;
 mod verify;
 
 pub use check::check;
+pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
 pub use metrics::{StepMetrics, Summary};

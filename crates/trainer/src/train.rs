@@ -1,4 +1,5 @@
 use crate::config::{GradientMethod, Length, Run};
+use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::AdamW;
 use crate::policy::{self, Lora};
@@ -22,6 +23,7 @@ use tch::{Kind, Tensor};
 /// # Errors
 /// Anything that [`crate::check`] finds, and whatever fails on the way.
 pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
+    let drill = Drill::from_environment()?;
     let device = device::choose(run, group.world_size())?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
@@ -64,6 +66,9 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     let mut seconds = 0.0;
     for step in 0..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
+        if let Some(drill) = &drill {
+            drill.at(group.rank(), step + 1)?;
+        }
         let started = Instant::now();
         let outcome = stepper.run(step, rate)?;
         let step_seconds = started.elapsed().as_secs_f64();

@@ -28,6 +28,9 @@ pub struct Generate {
     /// A PEFT adapter to put on the model
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// The model as it is, without what the run has trained
+    #[arg(long, conflicts_with = "adapter")]
+    pub base: bool,
     /// The most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_tokens: usize,
@@ -65,7 +68,7 @@ impl Generate {
         }
         let run = Run::load(&self.model, &self.set)?;
         let trained = RunDir::of(&run).adapter();
-        let adapter = self.adapter.clone().or_else(|| trained.exists().then_some(trained));
+        let adapter = self.adapter.clone().or_else(|| (!self.base && trained.exists()).then_some(trained));
         Ok((run.model.path, adapter))
     }
 }

@@ -1,0 +1,55 @@
+//! The recorded run of transformers and PEFT (tests/fixtures/golden): the same adapter to start from, the same batches, the same hyper-parameters
+//! give the same losses and gradient norms, whatever is recomputed and on however many ranks.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Runs tests/configs/golden.toml with `arguments`, and gives (loss, gradient norm) of each step.
+fn run(name: &str, arguments: &[&str]) -> Vec<(f64, f64)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = tempfile::tempdir().unwrap();
+    let dir: PathBuf = folder.path().join(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_loract"))
+        .current_dir(top)
+        .args(arguments)
+        .arg("tests/configs/golden.toml")
+        .args(["--set", &format!("run.dir={}", dir.display())])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let metrics = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+    let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
+    metrics.lines().map(|line| serde_json::from_str(line).unwrap()).map(|line| (number(&line, "loss"), number(&line, "grad_norm"))).collect()
+}
+
+/// What was recorded.
+fn recorded() -> Vec<(f64, f64)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/golden.safetensors");
+    let file = models::TensorFile::open(&path).unwrap();
+    let read = |name: &str| Vec::<f64>::try_from(file.tensor(name).unwrap()).unwrap();
+    read("losses").into_iter().zip(read("grad_norms")).collect()
+}
+
+fn agree(name: &str, ours: &[(f64, f64)], loss_tolerance: f64, norm_tolerance: f64) {
+    let recorded = recorded();
+    assert_eq!(ours.len(), recorded.len(), "{name}");
+    let worst = |pick: fn(&(f64, f64)) -> f64| {
+        ours.iter().zip(&recorded).map(|(ours, theirs)| (pick(ours) / pick(theirs) - 1.0).abs()).fold(0.0, f64::max)
+    };
+    let (loss, norm) = (worst(|step| step.0), worst(|step| step.1));
+    println!("{name}: largest relative difference of a loss {loss:.1e}, of a gradient norm {norm:.1e}");
+    assert!(loss < loss_tolerance, "{name}: loss {loss:e}");
+    assert!(norm < norm_tolerance, "{name}: gradient norm {norm:e}");
+}
+
+#[test]
+fn every_step_is_that_of_transformers_and_peft() {
+    // One after the other: each takes all cores.
+    agree("none", &run("none", &["train", "--set", "activations.sites=none"]), 2e-4, 1e-3);
+    agree("checkpoint", &run("checkpoint", &["train", "--set", "activations.sites=checkpoint"]), 2e-4, 1e-3);
+    agree("two ranks", &run("ranks", &["launch", "-n", "2"]), 1e-3, 1e-3);
+    // Accumulated one sequence at a time, the gradient is the same.
+    agree("accumulated", &run("accumulated", &["train", "--set", "run.micro_batch_size=1", "--set", "activations.sites=checkpoint"]), 2e-4, 1e-3);
+}
