@@ -3,8 +3,8 @@
 //! `cargo run --release -p loract-examples --bin compressed_linear`
 
 use autograd::random::{Law, draw};
-use layers::{Keep, Ledger, LowRank, Projection, Rank, Scope, project};
-use lowrank::TestMatrix;
+use layers::{Keep, Ledger, Projection, Scope, project};
+use lowrank::{Options, Rank};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -30,12 +30,8 @@ fn main() -> anyhow::Result<()> {
     println!("{:>10} {:>12} {:>22}", "rank", "kept bytes", "gradient error");
     println!("{:>10} {exact_bytes:>12} {:>22}", "exact", 0.0);
     for rank in [32, 64, 128, 256] {
-        let keep = Keep::LowRank(LowRank {
-            rank: Rank::Components(rank),
-            test_matrix: TestMatrix::Norm,
-            keep_norms: false,
-            factors: Kind::BFloat16,
-        });
+        let options = Options { rank: Rank::Components(rank), keep_norms: false, ..Options::default() };
+        let keep = Keep::Code(options);
         let (found, bytes) = gradient(keep)?;
         let error = ((found - &exact).norm() / exact.norm()).double_value(&[]);
         println!("{rank:>10} {bytes:>12} {error:>22.4}");

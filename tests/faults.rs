@@ -1,1 +1,171 @@
-//! (to come)
+//! A rank that fails, in whatever way, ends the whole job: soon, with a non-zero exit code, a message that names the rank and its log, and
+//! no process left behind. Ten times out of ten, since what goes wrong here goes wrong now and then.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod program;
+
+use program::{Ended, Place, Running};
+use rustix::process::Signal;
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+/// From the fault to the end of the last process.
+const PROMISED: Duration = Duration::from_secs(5);
+/// More than that where other work keeps the cores busy: mpirun and its ranks need the processor to end, too.
+const LOADED: Duration = Duration::from_secs(2);
+const REPETITIONS: usize = 10;
+
+/// A drill: its kind, and how launch describes what came of it.
+type Drill = (&'static str, &'static str);
+const KILL: Drill = ("kill", "was killed by signal 9 (SIGKILL)");
+const PANIC: Drill = ("panic", "LORACT_DRILL asked for a panic");
+const ERROR: Drill = ("error", "LORACT_DRILL asked for an error");
+const EXIT: Drill = ("exit", "exited with code 3");
+
+/// When the rank failed: its log ends there.
+fn failed_at(place: &Place, rank: usize) -> SystemTime {
+    fs::metadata(place.log_of_rank(rank)).unwrap().modified().unwrap()
+}
+
+fn assert_soon(ended: &Ended, fault: SystemTime) {
+    let took = ended.at.duration_since(fault).unwrap();
+    println!("ended {took:.1?} after the fault");
+    assert!(took < PROMISED + LOADED, "{took:?} from the fault to the end: {}", ended.stderr);
+}
+
+/// The last line on stderr is the only one that is an error, and it names the rank and its log.
+fn assert_explained(place: &Place, ended: &Ended, rank: usize, what: &str) {
+    let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let [error] = errors[..] else { panic!("{} errors: {}", errors.len(), ended.stderr) };
+    assert_eq!(ended.stderr.lines().last(), Some(error), "{}", ended.stderr);
+    assert!(error.starts_with(&format!("error: rank {rank} on host ")), "{error}");
+    assert!(error.contains(what), "{error}");
+    let log = place.log_of_rank(rank);
+    assert!(error.ends_with(&format!("; its log: {}", log.display())) && log.exists(), "{error}");
+    assert_eq!(ended.stdout, "", "no report");
+}
+
+fn launched((kind, what): Drill, rank: usize, step: u64) {
+    let place = Place::new();
+    let ended = place.run(place.launch().env("LORACT_DRILL", format!("{kind}:{rank}:{step}")));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert_soon(&ended, failed_at(&place, rank));
+    assert_explained(&place, &ended, rank, what);
+}
+
+/// mpirun alone says which rank; its log only where the rank has last words of its own.
+fn under_mpirun((kind, _): Drill, names_rank: &str) {
+    let place = Place::new();
+    let ended = place.run(place.mpirun().env("LORACT_DRILL", format!("{kind}:1:4")));
+    assert!(!ended.status.success(), "{}", ended.stderr);
+    assert_soon(&ended, failed_at(&place, 1));
+    assert!(ended.stderr.contains(names_rank), "{}", ended.stderr);
+    assert!(!place.run_dir().join("summary.json").exists());
+}
+
+fn repeat(once: impl Fn()) {
+    (0..REPETITIONS).for_each(|_| once());
+}
+
+#[test]
+fn a_killed_rank_ends_the_job() {
+    repeat(|| launched(KILL, 1, 4));
+}
+
+#[test]
+fn a_panic_ends_the_job() {
+    repeat(|| launched(PANIC, 1, 4));
+}
+
+#[test]
+fn an_error_ends_the_job() {
+    repeat(|| launched(ERROR, 1, 4));
+}
+
+#[test]
+fn an_exit_without_a_word_ends_the_job() {
+    repeat(|| launched(EXIT, 1, 4));
+}
+
+#[test]
+fn under_mpirun_a_killed_rank_ends_the_job() {
+    repeat(|| under_mpirun(KILL, "noticed that process rank 1 "));
+}
+
+#[test]
+fn under_mpirun_a_panic_ends_the_job() {
+    repeat(|| under_mpirun(PANIC, "rank 1 (host "));
+}
+
+#[test]
+fn under_mpirun_an_error_ends_the_job() {
+    repeat(|| under_mpirun(ERROR, "logs/rank-0001.log\n"));
+}
+
+#[test]
+fn under_mpirun_an_exit_without_a_word_ends_the_job() {
+    // Open MPI's name of a process is [[job, application], rank].
+    repeat(|| under_mpirun(EXIT, ",1],1]\n"));
+}
+
+#[test]
+fn a_fault_in_one_rank_before_the_first_step_ends_the_job() {
+    for drill in [KILL, PANIC, ERROR, EXIT] {
+        launched(drill, 1, 1);
+    }
+}
+
+#[test]
+fn rank_0_may_fail_too() {
+    for drill in [KILL, PANIC, ERROR, EXIT] {
+        launched(drill, 0, 4);
+    }
+}
+
+/// A job that has done three steps and goes on.
+fn training<'a>(place: &'a Place, command: &mut Command) -> Running<'a> {
+    let mut job = place.start(command.args(["--set", "run.steps=1000000"]));
+    job.until("three steps", || fs::read_to_string(place.metrics()).is_ok_and(|text| text.lines().count() >= 3));
+    job
+}
+
+fn kill_rank_1(place: &Place, job: Running<'_>) -> Ended {
+    let processes = place.processes();
+    processes.iter().find(|process| process.rank == Some(1)).unwrap().signal(Signal::KILL);
+    let fault = SystemTime::now();
+    let ended = job.wait();
+    assert!(!ended.status.success());
+    assert_soon(&ended, fault);
+    ended
+}
+
+#[test]
+fn a_rank_killed_from_outside_ends_the_job() {
+    let place = Place::new();
+    let ended = kill_rank_1(&place, training(&place, &mut place.launch()));
+    assert_explained(&place, &ended, 1, "was killed by signal 9 (SIGKILL)");
+
+    let place = Place::new();
+    let ended = kill_rank_1(&place, training(&place, &mut place.mpirun()));
+    assert!(ended.stderr.contains("noticed that process rank 1 "), "{}", ended.stderr);
+}
+
+/// Who stops launch stops the ranks.
+#[test]
+fn a_signal_to_launch_ends_the_job() {
+    for (signal, name) in [(Signal::TERM, "signal 15 (SIGTERM)"), (Signal::INT, "signal 2 (SIGINT)")] {
+        let place = Place::new();
+        let job = training(&place, &mut place.launch());
+        job.process().signal(signal);
+        let fault = SystemTime::now();
+        let ended = job.wait();
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        assert_soon(&ended, fault);
+        let error = ended.stderr.lines().last().unwrap();
+        assert!(error.starts_with(&format!("error: stopped by {name} at step ")), "{error}");
+        assert!(error.ends_with(place.metrics().to_str().unwrap()), "{error}");
+    }
+}

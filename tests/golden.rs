@@ -21,7 +21,11 @@ fn run(name: &str, arguments: &[&str]) -> Vec<(f64, f64)> {
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     let metrics = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
-    metrics.lines().map(|line| serde_json::from_str(line).unwrap()).map(|line| (number(&line, "loss"), number(&line, "grad_norm"))).collect()
+    metrics
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line| (number(&line, "loss"), number(&line, "grad_norm")))
+        .collect()
 }
 
 /// What was recorded.
@@ -51,5 +55,10 @@ fn every_step_is_that_of_transformers_and_peft() {
     agree("checkpoint", &run("checkpoint", &["train", "--set", "activations.sites=checkpoint"]), 2e-4, 1e-3);
     agree("two ranks", &run("ranks", &["launch", "-n", "2"]), 1e-3, 1e-3);
     // Accumulated one sequence at a time, the gradient is the same.
-    agree("accumulated", &run("accumulated", &["train", "--set", "run.micro_batch_size=1", "--set", "activations.sites=checkpoint"]), 2e-4, 1e-3);
+    agree(
+        "accumulated",
+        &run("accumulated", &["train", "--set", "run.micro_batch_size=1", "--set", "activations.sites=checkpoint"]),
+        2e-4,
+        1e-3,
+    );
 }

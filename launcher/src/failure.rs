@@ -36,6 +36,18 @@ pub fn one_line(message: &str) -> String {
     message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+impl From<clap::Error> for Failure {
+    /// clap's page in one line: `unexpected argument '--rank' found; a similar argument exists: '--ranks'; usage: …; try '--help'`.
+    fn from(error: clap::Error) -> Self {
+        let page = error.to_string();
+        let parts = page.split("\n\n").map(one_line).filter(|part| !part.is_empty()).map(|part| {
+            let part = ["error: ", "tip: "].iter().find_map(|word| part.strip_prefix(word)).unwrap_or(&part);
+            part.replace("Usage: ", "usage: ").replace("For more information, try '--help'.", "try '--help'")
+        });
+        Self::Input(parts.collect::<Vec<_>>().join("; "))
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
@@ -57,6 +69,23 @@ impl From<trainer::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn wrong_use_is_one_line_with_its_remedy() {
+        let refused = |arguments: &[&str]| match crate::cli::Cli::command().try_get_matches_from(arguments).map_err(Failure::from) {
+            Err(Failure::Input(message)) => message,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            refused(&["loract", "launch", "--rank", "2", "c.toml"]),
+            "unexpected argument '--rank' found; a similar argument exists: '--ranks'; usage: loract launch --ranks <N> <CONFIG>; try '--help'"
+        );
+        assert_eq!(
+            refused(&["loract", "launch", "-n", "0", "c.toml"]),
+            "invalid value '0' for '--ranks <N>': give a whole number, 1 or more; try '--help'"
+        );
+    }
 
     #[test]
     fn a_message_of_several_lines_becomes_one() {

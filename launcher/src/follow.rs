@@ -34,12 +34,9 @@ impl Follow {
             // Only the trainer knows how many samples there are; it says so in its first line.
             Length::Epochs(_) => None,
         };
-        Self {
-            follower: Follower::new(RunDir::of(run).metrics()),
-            course: Course::default(),
-            progress: Progress::start(what, total),
-            total,
-        }
+        let mut progress = Progress::start(what, total);
+        progress.announce();
+        Self { follower: Follower::new(RunDir::of(run).metrics()), course: Course::default(), progress, total }
     }
 
     /// Shows what is new.

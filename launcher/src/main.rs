@@ -18,14 +18,20 @@ mod run_dir;
 mod units;
 mod work;
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
+use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before the first tensor, so that every byte is counted.
     autograd::memory::count_cpu();
-    // clap answers --help and --version with code 0, and wrong use with code 2.
-    match commands::run(cli::Cli::parse()) {
+    let outcome = match cli::Cli::try_parse() {
+        Ok(cli) => commands::run(cli),
+        // Of no command at all, clap makes a page on stderr, with code 2.
+        Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !help.use_stderr() => help.exit(),
+        Err(wrong_use) => Err(Failure::from(wrong_use)),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

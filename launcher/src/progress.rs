@@ -12,14 +12,19 @@ use std::{
 
 /// Time between lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// What takes less than this, and was not announced, passes without a line there.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// The progress of one activity, shown on stderr.
 pub struct Progress {
     /// `None` where stderr is no terminal.
     bar: Option<ProgressBar>,
     what: String,
-    last_line: Instant,
+    /// When the next line may follow.
+    next_line: Instant,
     unsaid: Option<String>,
+    /// Whether anything was said yet, and any news.
+    announced: bool,
     untold: bool,
 }
 
@@ -34,10 +39,16 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        if !terminal {
-            eprintln!("{what}");
+        Self { bar, what: what.to_owned(), next_line: Instant::now() + QUIET, unsaid: None, announced: false, untold: true }
+    }
+
+    /// Says what begins, where there is no terminal that shows it.
+    pub fn announce(&mut self) {
+        if self.bar.is_none() {
+            eprintln!("{}", self.what);
+            self.announced = true;
+            self.next_line = Instant::now() + LINE_EVERY;
         }
-        Self { bar, what: what.to_owned(), last_line: Instant::now(), unsaid: None, untold: true }
     }
 
     /// Shows that `done` of `total` parts are done.
@@ -58,7 +69,7 @@ impl Progress {
                 let first = std::mem::take(&mut self.untold) && message != self.what;
                 let part = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
                 self.unsaid = Some(format!("{part}  {message}"));
-                if first || self.last_line.elapsed() >= LINE_EVERY {
+                if first || Instant::now() >= self.next_line {
                     self.say();
                 }
             }
@@ -69,7 +80,7 @@ impl Progress {
     pub fn finish(mut self) {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
-            None if self.untold => {}
+            None if self.untold || !self.announced => {}
             None => self.say(),
         }
     }
@@ -77,7 +88,8 @@ impl Progress {
     fn say(&mut self) {
         if let Some(line) = self.unsaid.take() {
             eprintln!("{line}");
-            self.last_line = Instant::now();
+            self.announced = true;
+            self.next_line = Instant::now() + LINE_EVERY;
         }
     }
 }

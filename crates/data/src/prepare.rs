@@ -224,11 +224,14 @@ impl Made {
             return Ok(());
         }
         let Report { records, skipped, dropped, .. } = self.report;
-        Err(Error::Empty {
-            role,
-            reason: format!("{records} records, {skipped} of them bad, {dropped} without a trained token"),
-            remedy: "check the sources, and that sequence_length reaches past the prompts".into(),
-        })
+        let (reason, remedy) = match records {
+            0 => ("it has no records".into(), "give a file with at least one"),
+            _ => (
+                format!("records: {records}, of them bad: {skipped}, without a trained token: {dropped}"),
+                "correct them, or raise sequence_length past the prompts",
+            ),
+        };
+        Err(Error::Empty { role, reason, remedy: remedy.into() })
     }
 }
 

@@ -1,48 +1,8 @@
 use crate::ledger::Entry;
 use crate::{Error, Scope};
-use lowrank::{Factors, Qb, TestMatrix, qb};
+use lowrank::{Code, Options, decompose};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
-
-/// The rank of a low-rank pair.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rank {
-    /// A fraction of the width, rounded to the nearest integer, at least 1.
-    Fraction(f64),
-    /// A number of components.
-    Components(i64),
-}
-
-impl Rank {
-    /// Components for a matrix `[rows, width]`, never more than it can have.
-    pub fn of(&self, rows: i64, width: i64) -> i64 {
-        let wanted = match self {
-            Self::Fraction(fraction) => (fraction * width as f64).round() as i64,
-            Self::Components(components) => *components,
-        };
-        wanted.clamp(1, rows.min(width).max(1))
-    }
-}
-
-/// How a tensor is kept as a low-rank pair ([`lowrank::qb`]).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LowRank {
-    /// Components.
-    pub rank: Rank,
-    /// What the test matrix is made of.
-    pub test_matrix: TestMatrix,
-    /// Rescale each token's row to its exact norm.
-    pub keep_norms: bool,
-    /// The dtype of the factors.
-    pub factors: Kind,
-}
-
-impl LowRank {
-    /// Bytes of the factors of a `[rows, width]` matrix: `rank · (rows + width) · bytes of the dtype`.
-    pub fn bytes(&self, rows: i64, width: i64) -> u64 {
-        (self.rank.of(rows, width) * (rows + width)) as u64 * self.factors.elt_size_in_bytes() as u64
-    }
-}
 
 /// The policy of a site: in what form a tensor is kept for backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -50,15 +10,15 @@ pub enum Keep {
     /// As it is.
     #[default]
     Exact,
-    /// As a low-rank pair; as it is where a pair would be no smaller.
-    LowRank(LowRank),
+    /// Compressed ([`lowrank::decompose`]); as it is where that would be no smaller.
+    Code(Options),
 }
 
 impl Keep {
     /// Keeps `tensor` `[.., width]`, all but the last dimension being rows.
     ///
     /// # Errors
-    /// Those of the decomposition.
+    /// Those of the decomposition, as a NaN in the tensor.
     pub fn keep(&self, tensor: &Tensor, scope: &Scope) -> Result<Kept, Error> {
         let shape = tensor.size();
         let kind = tensor.kind();
@@ -66,16 +26,11 @@ impl Keep {
         let width = shape.last().copied().unwrap_or(1);
         let rows = if width == 0 { 0 } else { tensor.numel() as i64 / width };
         let (form, bytes) = match self {
-            Self::LowRank(policy) if rows > 0 && policy.bytes(rows, width) < exact => {
-                let options = Qb {
-                    rank: policy.rank.of(rows, width),
-                    test_matrix: policy.test_matrix,
-                    keep_norms: policy.keep_norms,
-                    factors: policy.factors,
-                };
-                let factors = qb(&tensor.detach().f_reshape([rows, width])?, &options, scope.seed())?;
-                let bytes = factors.bytes();
-                (Form::Factors(factors), bytes)
+            // A rank that a small matrix cannot have has no size either.
+            Self::Code(options) if options.bytes(rows, width).is_ok_and(|bytes| bytes < exact) => {
+                let code = decompose(&tensor.detach().f_reshape([rows, width])?, options, scope.seed(), None)?;
+                let bytes = code.bytes();
+                (Form::Code(code), bytes)
             }
             _ => (Form::Exact(tensor.detach()), exact),
         };
@@ -96,14 +51,14 @@ pub struct Kept {
 #[derive(Debug)]
 enum Form {
     Exact(Tensor),
-    Factors(Factors),
+    Code(Code),
 }
 
 impl Clone for Form {
     fn clone(&self) -> Self {
         match self {
             Self::Exact(tensor) => Self::Exact(tensor.shallow_clone()),
-            Self::Factors(factors) => Self::Factors(factors.shallow_clone()),
+            Self::Code(code) => Self::Code(code.shallow_clone()),
         }
     }
 }
@@ -126,7 +81,7 @@ impl Kept {
     pub fn restore(&self) -> Result<Tensor, Error> {
         match &self.form {
             Form::Exact(tensor) => Ok(tensor.shallow_clone()),
-            Form::Factors(factors) => Ok(factors.restore(self.kind)?.f_reshape(&self.shape)?),
+            Form::Code(code) => Ok(code.restore(self.kind)?.f_reshape(&self.shape)?),
         }
     }
 
@@ -143,7 +98,7 @@ impl Kept {
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
         match &self.form {
             Form::Exact(_) => Ok(gradient.f_tr()?.f_matmul(&self.restore_rows()?)?),
-            Form::Factors(factors) => Ok(factors.contract(gradient)?),
+            Form::Code(code) => Ok(code.contract(gradient)?),
         }
     }
 
@@ -154,7 +109,7 @@ impl Kept {
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
         match &self.form {
             Form::Exact(_) => Ok(self.restore_rows()?.f_matmul(&weight.f_tr()?)?),
-            Form::Factors(factors) => Ok(factors.project(weight)?),
+            Form::Code(code) => Ok(code.project(weight)?),
         }
     }
 }

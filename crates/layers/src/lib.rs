@@ -24,7 +24,7 @@ pub use attention::{Mask, attention, segment_mask};
 pub use embedding::embedding;
 pub use error::Error;
 pub use gated::silu_mul;
-pub use keep::{Keep, Kept, LowRank, Rank};
+pub use keep::{Keep, Kept};
 pub use ledger::Ledger;
 pub use linear::{Lora, Projection, Source, project};
 pub use loss::{Targets, chunk_tokens, loss_over_chunks, token_losses};

@@ -4,14 +4,14 @@
 mod drawing;
 
 use drawing::{assert_close, gradients, normal, relative};
-use layers::{Keep, Ledger, Lora, LowRank, Mask, Projection, Rank, Scope, reference};
+use layers::{Keep, Ledger, Lora, Mask, Projection, Scope, reference};
 use loract_layers as layers;
-use lowrank::TestMatrix;
+use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 const KEEP: Keep =
-    Keep::LowRank(LowRank { rank: Rank::Fraction(0.25), test_matrix: TestMatrix::Uniform, keep_norms: true, factors: Kind::Double });
+    Keep::Code(Options { method: Method::Qb { test_matrix: TestMatrix::Uniform }, rank: Rank::Fraction(0.25), keep_norms: true, factors: Kind::Double });
 
 fn scope(ledger: &Arc<Ledger>) -> Scope {
     Scope::training(5, ledger.clone())
@@ -132,17 +132,45 @@ fn three_maps_and_the_attention_before_them_share_one_kept_tensor() {
 fn a_pair_that_would_be_no_smaller_is_not_made() {
     let ledger = Arc::new(Ledger::default());
     let x = normal(&[3, 16], 1);
-    let kept =
-        Keep::LowRank(LowRank { rank: Rank::Components(3), test_matrix: TestMatrix::Norm, keep_norms: false, factors: Kind::Double })
+    let options = Options { rank: Rank::Components(3), factors: Kind::Double, ..Options::default() };
+    let kept = Keep::Code(options)
             .keep(&x, &scope(&ledger))
             .unwrap();
     assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
 }
 
 #[test]
-fn ranks() {
-    assert_eq!(Rank::Fraction(0.25).of(1000, 576), 144);
-    assert_eq!(Rank::Fraction(0.001).of(1000, 576), 1, "never rounds to zero");
-    assert_eq!(Rank::Components(700).of(1000, 576), 576);
-    assert_eq!(Rank::Components(50).of(7, 576), 7);
+fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
+    let ledger = Arc::new(Ledger::default());
+    let x = normal(&[40, 64], 1);
+    let (weight, dy) = (normal(&[12, 64], 2).set_requires_grad(true), normal(&[40, 12], 3));
+    for method in [
+        Method::Qb { test_matrix: TestMatrix::Norm },
+        Method::RowSpace { test_matrix: TestMatrix::Gaussian, unit_rows: true },
+        Method::Rsvd { oversampling: 4, power_iterations: 1 },
+        Method::Svd,
+        Method::Nystrom,
+        Method::Quantized { bits: 8, group: 32 },
+        Method::Quantized { bits: 4, group: 32 },
+    ] {
+        let options = Options { method, rank: Rank::Components(6), ..Options::default() };
+        let projection = Projection { weight: &weight, bias: None, lora: None };
+        let y = layers::project(&x, &[projection], Keep::Code(options), &scope(&ledger)).unwrap().remove(0);
+        assert_eq!(ledger.kept_bytes(), options.bytes(40, 64).unwrap(), "{method:?}");
+        let ours = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false).unwrap().remove(0).unwrap();
+        let restored = Keep::Code(options).keep(&x, &scope(&ledger)).unwrap().restore().unwrap();
+        assert_close(&ours, &dy.tr().matmul(&restored), 1e-5, &format!("{method:?}"));
+    }
+}
+
+#[test]
+fn a_nan_in_an_activation_is_an_error_and_not_spread() {
+    let ledger = Arc::new(Ledger::default());
+    let x = normal(&[40, 64], 1);
+    let _ = x.get(3).get(5).fill_(f64::NAN);
+    let weight = normal(&[12, 64], 2).set_requires_grad(true);
+    let projection = Projection { weight: &weight, bias: None, lora: None };
+    let error = layers::project(&x, &[projection], KEEP, &scope(&ledger)).unwrap_err().to_string();
+    assert!(error.contains("forward of linear"), "{error}");
+    assert_eq!(ledger.kept_bytes(), 0);
 }

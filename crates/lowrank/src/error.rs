@@ -14,10 +14,12 @@ pub enum Error {
         got: Vec<i64>,
     },
     /// A tensor's dtype is not supported.
-    #[error("{operation}: expected f32, f64, f16 or bf16, got {got:?}")]
+    #[error("{operation}: expected {expected}, got {got:?}")]
     Kind {
         /// The call that was made.
         operation: &'static str,
+        /// What it takes.
+        expected: &'static str,
         /// What it was given.
         got: Kind,
     },
@@ -28,6 +30,30 @@ pub enum Error {
         operation: &'static str,
         /// What was asked for.
         rank: i64,
+        /// Rows of the matrix.
+        rows: i64,
+        /// Columns of the matrix.
+        columns: i64,
+    },
+    /// An option outside its range.
+    #[error("{operation}: {option} = {got}; it must be {expected}")]
+    Setting {
+        /// The call that was made.
+        operation: &'static str,
+        /// The option.
+        option: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        got: String,
+    },
+    /// The matrix holds a NaN or an infinity.
+    #[error(
+        "{operation}: the [{rows}, {columns}] matrix holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)"
+    )]
+    NotFinite {
+        /// The call that was made.
+        operation: &'static str,
         /// Rows of the matrix.
         rows: i64,
         /// Columns of the matrix.

@@ -1,30 +1,28 @@
-use crate::Error;
+use crate::{Error, rounded::Rounded};
 use tch::{Kind, Tensor};
 
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///
-/// Both are contiguous and own their storage: nothing larger is kept alive behind them.
+/// All tensors are contiguous and own their storage: nothing larger is kept alive behind them.
 #[derive(Debug)]
 pub struct Factors {
-    left: Tensor,
-    right: Tensor,
+    left: Rounded,
+    right: Rounded,
 }
 
 impl Factors {
-    /// From `left` `[rows, rank]` and `right` `[rank, columns]`, converted to `kind` (the form in which they are held).
+    /// From `left` `[rows, rank]` and `right` `[rank, columns]`, converted to `kind` (the form in which they are held): a floating dtype, or
+    /// `Int8`, which takes one bf16 scale for each row of `left` and each column of `right`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not fit together.
+    /// [`Error::Shape`] if they do not fit together, [`Error::Kind`] for another `kind`.
     pub fn new(left: &Tensor, right: &Tensor, kind: Kind) -> Result<Self, Error> {
         let (l, r) = (left.size(), right.size());
         if l.len() != 2 || r.len() != 2 || l[1] != r[0] {
-            return Err(Error::Shape {
-                operation: "factors",
-                expected: format!("[{}, columns] for the right factor", l[l.len() - 1]),
-                got: r,
-            });
+            let expected = format!("[{}, columns] for the right factor", l.last().copied().unwrap_or(0));
+            return Err(Error::Shape { operation: "factors", expected, got: r });
         }
-        Ok(Self { left: owned(left, kind)?, right: owned(right, kind)? })
+        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::new(right, kind, 0)? })
     }
 
     /// The same factors, sharing their storage.
@@ -32,25 +30,54 @@ impl Factors {
         Self { left: self.left.shallow_clone(), right: self.right.shallow_clone() }
     }
 
-    /// `[rows, rank]`.
-    pub fn left(&self) -> &Tensor {
-        &self.left
+    /// `[rows, rank]` in `kind`.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn left(&self, kind: Kind) -> Result<Tensor, Error> {
+        self.left.to_kind(kind)
     }
 
-    /// `[rank, columns]`.
-    pub fn right(&self) -> &Tensor {
-        &self.right
+    /// `[rank, columns]` in `kind`.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn right(&self, kind: Kind) -> Result<Tensor, Error> {
+        self.right.to_kind(kind)
+    }
+
+    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what [`TestMatrix::Warm`](crate::TestMatrix::Warm)
+    /// takes for the next matrix of the same site. A tensor of its own.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn right_basis(&self, kind: Kind) -> Result<Tensor, Error> {
+        let right = self.right.to_kind(kind)?;
+        let norms = right.f_square()?.f_sum_dim_intlist(1, true, kind)?.f_sqrt()?;
+        let zero = norms.f_eq(0.0)?;
+        Ok(right.f_div(&norms.f_masked_fill(&zero, 1.0)?)?.f_tr()?.f_contiguous()?)
+    }
+
+    /// The dtype in which the factors are held.
+    pub fn kind(&self) -> Kind {
+        self.left.values().kind()
     }
 
     /// The number of components.
     pub fn rank(&self) -> i64 {
-        self.left.size()[1]
+        self.left.values().size()[1]
     }
 
-    /// Bytes held: `rank · (rows + columns) · bytes of the dtype`.
+    /// Bytes held, as [`Factors::bytes_of`].
     pub fn bytes(&self) -> u64 {
-        let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-        bytes(&self.left) + bytes(&self.right)
+        self.left.bytes() + self.right.bytes()
+    }
+
+    /// Bytes of the factors of a `[rows, columns]` matrix: `rank · (rows + columns) · bytes of the dtype`, and for int8
+    /// `2 · (rows + columns)` more for the scales.
+    pub fn bytes_of(rows: i64, columns: i64, rank: i64, kind: Kind) -> u64 {
+        let scales = if kind == Kind::Int8 { Kind::BFloat16.elt_size_in_bytes() } else { 0 };
+        (rows + columns) as u64 * (rank as u64 * kind.elt_size_in_bytes() as u64 + scales as u64)
     }
 
     /// The matrix they stand for, `[rows, columns]` in `kind`.
@@ -58,7 +85,7 @@ impl Factors {
     /// # Errors
     /// Those of libtorch.
     pub fn restore(&self, kind: Kind) -> Result<Tensor, Error> {
-        Ok(self.left.f_to_kind(kind)?.f_matmul(&self.right.f_to_kind(kind)?)?)
+        Ok(self.left.to_kind(kind)?.f_matmul(&self.right.to_kind(kind)?)?)
     }
 
     /// `gᵀ A` as `(gᵀ left) right`, `[m, columns]`, for a gradient `g` `[rows, m]`, in `g`'s dtype.
@@ -69,8 +96,8 @@ impl Factors {
     /// Those of libtorch.
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
         let kind = gradient.kind();
-        let small = gradient.f_tr()?.f_matmul(&self.left.f_to_kind(kind)?)?;
-        Ok(small.f_matmul(&self.right.f_to_kind(kind)?)?)
+        let small = gradient.f_tr()?.f_matmul(&self.left.to_kind(kind)?)?;
+        Ok(small.f_matmul(&self.right.to_kind(kind)?)?)
     }
 
     /// `A wᵀ` as `left (right wᵀ)`, `[rows, m]`, for a weight `w` `[m, columns]`, in `w`'s dtype.
@@ -79,14 +106,7 @@ impl Factors {
     /// Those of libtorch.
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
         let kind = weight.kind();
-        let small = self.right.f_to_kind(kind)?.f_matmul(&weight.f_tr()?)?;
-        Ok(self.left.f_to_kind(kind)?.f_matmul(&small)?)
+        let small = self.right.to_kind(kind)?.f_matmul(&weight.f_tr()?)?;
+        Ok(self.left.to_kind(kind)?.f_matmul(&small)?)
     }
-}
-
-/// A contiguous tensor of this dtype whose storage is no larger than itself.
-fn owned(tensor: &Tensor, kind: Kind) -> Result<Tensor, Error> {
-    let mut copy = Tensor::f_empty(tensor.size(), (kind, tensor.device()))?;
-    copy.f_copy_(tensor)?;
-    Ok(copy)
 }

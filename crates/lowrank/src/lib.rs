@@ -1,14 +1,37 @@
-//! Low-rank decompositions of activation matrices: tensor in, factors out. No autograd, no network.
+//! Compressed forms of activation matrices: tensor in, code out. No autograd, no network, no global generator.
 //!
-//! [`qb`] is the decomposition of LoRAct (arXiv 2509.23472): `A ≈ Q B` with `Q` an orthonormal basis of `A Ω` and `B = Qᵀ A`, where the
-//! [`TestMatrix`] `Ω` picks columns of `A` or is Gaussian. Its [`Factors`] stand in for `A` in products, without `A` being rebuilt.
+//! [`decompose`] turns a matrix `[rows, columns]` into a [`Code`] by one [`Method`]: a product of two thin [`Factors`], or its elements
+//! [`Quantized`] in groups. A code stands in for the matrix in products ([`Code::contract`], [`Code::project`]) and owns exactly the bytes
+//! it states. The [`Rank`] is a number, a fraction, or whatever meets a per-token error.
+//!
+//! - [`qb`] is the decomposition of LoRAct (arXiv 2509.23472) on its own, with a [`TestMatrix`];
+//! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time comes nearer to every token;
+//! - [`orthonormalize`] and [`cholesky_qr`] give orthonormal bases;
+//! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged.
 
+mod auto;
+mod code;
+mod decompose;
 mod error;
 mod factors;
+mod measure;
+mod method;
+mod nystrom;
 mod orthonormalize;
+mod projection;
 mod qb;
+mod quantized;
+mod rounded;
+mod row_space;
+mod rsvd;
+mod svd;
 
+pub use code::Code;
+pub use decompose::{Measured, decompose, decompose_measured};
 pub use error::Error;
 pub use factors::Factors;
-pub use orthonormalize::orthonormalize;
-pub use qb::{Qb, TestMatrix, qb};
+pub use measure::{check_finite, per_token_error, relative_error};
+pub use method::{Method, Options, Rank, TestMatrix};
+pub use orthonormalize::{cholesky_qr, orthonormalize};
+pub use qb::{Qb, qb};
+pub use quantized::Quantized;

@@ -12,8 +12,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let model = checkpoint.config();
     checkpoint.check(&Decoder::expected(model))?;
-    let share = run.batch_size.div_ceil(ranks.max(1));
-    let rows = if run.micro_batch_size > 0 { run.micro_batch_size.min(share) } else { share };
+    let rows = run.rows_at_once(ranks)?;
     run.check_rank(model.hidden_size, (rows * run.data.sequence_length) as i64)?;
     let lora = policy::lora(run)?;
     policy::check_lora(run, model, &lora)?;

@@ -1,31 +1,44 @@
 use crate::config::{self, Columns, Factors, Keeping, Run, Site, Sites};
 use crate::{Error, Result};
-use layers::{Keep, LowRank, Rank};
-use lowrank::TestMatrix;
+use layers::Keep;
+use lowrank::{Method, Options, Rank, TestMatrix};
 use models::{Activations, Adapter, AdapterConfig, Decoder, ModelConfig, Recompute, TargetModules, read_adapter};
 use tch::Kind;
 
+/// How the `[activations]` table compresses a tensor; `None`: not at all.
+pub(crate) fn code(table: &config::Activations) -> Option<Options> {
+    let test_matrix = match table.columns {
+        Columns::Norm => TestMatrix::Norm,
+        Columns::Uniform => TestMatrix::Uniform,
+        Columns::Gaussian => TestMatrix::Gaussian,
+    };
+    let method = match table.method {
+        Keeping::Exact => return None,
+        Keeping::Qb => Method::Qb { test_matrix },
+        Keeping::RowSpace => Method::RowSpace { test_matrix, unit_rows: true },
+        Keeping::Rsvd => Method::Rsvd { oversampling: 8, power_iterations: table.power_iterations },
+        Keeping::Svd => Method::Svd,
+        Keeping::Nystrom => Method::Nystrom,
+        Keeping::Quantized => Method::Quantized { bits: table.bits, group: 32 },
+    };
+    Some(Options {
+        method,
+        rank: match table.rank {
+            config::Rank::Fraction(fraction) => Rank::Fraction(fraction),
+            config::Rank::Columns(columns) => Rank::Components(columns),
+        },
+        keep_norms: table.keep_norms,
+        factors: match table.factors {
+            Factors::F32 => Kind::Float,
+            Factors::Bf16 => Kind::BFloat16,
+            Factors::Int8 => Kind::Int8,
+        },
+    })
+}
+
 /// The `[activations]` table as the model reads it.
 pub fn activations(table: &config::Activations) -> Activations {
-    let keep = match table.method {
-        Keeping::Exact => Keep::Exact,
-        Keeping::Qb => Keep::LowRank(LowRank {
-            rank: match table.rank {
-                config::Rank::Fraction(fraction) => Rank::Fraction(fraction),
-                config::Rank::Columns(columns) => Rank::Components(columns),
-            },
-            test_matrix: match table.columns {
-                Columns::Norm => TestMatrix::Norm,
-                Columns::Uniform => TestMatrix::Uniform,
-                Columns::Gaussian => TestMatrix::Gaussian,
-            },
-            keep_norms: table.keep_norms,
-            factors: match table.factors {
-                Factors::F32 => Kind::Float,
-                Factors::Bf16 => Kind::BFloat16,
-            },
-        }),
-    };
+    let keep = code(table).map_or(Keep::Exact, Keep::Code);
     let recompute = |recompute| Activations { recompute, ..Activations::default() };
     match &table.sites {
         Sites::None => Activations::default(),
@@ -86,7 +99,8 @@ pub(crate) fn check_lora(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<
             modules.iter_mut().for_each(|module| *module = module.rsplit('.').next().unwrap_or_default().to_owned());
             modules.sort();
             modules.dedup();
-            let what = format!("names {name:?}, which this model has not (it has: {}, or write \"all-linear\")", modules.join(", "));
+            let what =
+                format!("names {name:?}, which this model has not; it has {}, and \"all-linear\" means all of them", modules.join(", "));
             return Err(run.refuse("lora", "target_modules", &what).into());
         }
     }

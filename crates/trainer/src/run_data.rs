@@ -32,13 +32,15 @@ impl RunData {
             Some(earlier) => earlier,
             None => {
                 let progress = |done: usize, total: usize| progress(done as u64, total as u64);
-                Dataset::prepare(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options, &progress)?
+                Dataset::prepare(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options, &progress)
+                    .map_err(|error| at_key(run, error))?
             }
         };
         let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
         let vocabulary = checkpoint.config().vocab_size;
         if i64::from(largest) >= vocabulary {
-            let what = format!("holds token id {largest}, and the model knows 0 to {}; was it made for another model?", vocabulary - 1);
+            let what =
+                format!("holds token id {largest}, and the model knows 0 to {}; make it anew with this model's tokenizer", vocabulary - 1);
             return Err(run.refuse("data", "train", &what).into());
         }
         order(run, &prepared.train, ranks)?;
@@ -77,7 +79,25 @@ impl RunData {
 pub(crate) fn order(run: &Run, train: &Dataset, ranks: usize) -> Result<Order> {
     let shuffle = run.data.shuffle && !train.is_ordered();
     let config = OrderConfig { samples: train.len(), seed: run.seed, batch_size: run.batch_size, shuffle };
-    Ok(Order::new(config, ranks)?)
+    Order::new(config, ranks).map_err(|error| at_key(run, error))
+}
+
+/// The error at the key of the configuration that it is about, if it is about one.
+fn at_key(run: &Run, error: data::Error) -> Error {
+    let (table, key, what) = match &error {
+        data::Error::Options { option, problem, remedy } => {
+            let (table, key) = match *option {
+                "batch_size" => ("run", "batch_size"),
+                "tokenizer" => ("model", "tokenizer"),
+                "eval_samples" | "sequence_length" => ("data", *option),
+                _ => ("data", "train"),
+            };
+            (table, key, format!("{problem}; {remedy}"))
+        }
+        data::Error::Empty { role, reason, remedy } => ("data", *role, format!("gives nothing to learn from: {reason}; {remedy}")),
+        _ => return error.into(),
+    };
+    run.refuse(table, key, &what).into()
 }
 
 fn sources(run: &Run) -> Sources {

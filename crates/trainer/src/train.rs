@@ -152,6 +152,7 @@ fn reduce_config(run: &Run) -> reduce::Config {
     let table = &run.gradients;
     let method = match table.method {
         GradientMethod::Exact => reduce::Method::Exact,
+        GradientMethod::Bf16 => reduce::Method::Bf16,
         GradientMethod::PowerSgd => reduce::Method::PowerSgd(reduce::PowerSgdConfig {
             rank: table.rank as i64,
             start_step: table.start_step,
@@ -165,8 +166,7 @@ fn reduce_config(run: &Run) -> reduce::Config {
 
 fn held_out_loss(run: &Run, decoder: &Decoder, data: &Prepared, pad: u32, group: &dyn ProcessGroup) -> Result<Option<f64>> {
     let Some(eval) = &data.eval else { return Ok(None) };
-    let share = run.batch_size.div_ceil(group.world_size());
-    let rows = if run.micro_batch_size > 0 { run.micro_batch_size } else { share };
+    let rows = run.rows_at_once(group.world_size())?;
     let loss = evaluate::held_out_loss(decoder, eval, rows, pad, run.loss_chunk as i64, group)?;
     tracing::info!("held-out loss {loss:.4}");
     Ok(Some(loss))

@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
-use layers::{Keep, Ledger, LowRank, Rank, Scope, Targets};
+use layers::{Keep, Ledger, Scope, Targets};
+use lowrank::{Method, Options, Rank, TestMatrix};
 use models::{Activations, AdapterConfig, Checkpoint, Decoder, Inputs, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 const RANK: i64 = 4;
-const KEEP: Keep = Keep::LowRank(LowRank {
+const KEEP: Keep = Keep::Code(Options {
+    method: Method::Qb { test_matrix: TestMatrix::Norm },
     rank: Rank::Components(RANK),
-    test_matrix: lowrank::TestMatrix::Norm,
     keep_norms: true,
     factors: Kind::BFloat16,
 });

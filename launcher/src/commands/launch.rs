@@ -54,7 +54,7 @@ pub struct Launch {
     #[command(flatten)]
     pub config: Config,
     /// The number of ranks, instead of the configuration's [cluster] ranks
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub ranks: Option<u32>,
     /// Replace an earlier run in the same directory
     #[arg(long)]
@@ -62,6 +62,10 @@ pub struct Launch {
     /// Print the final table as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+fn count(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|count| *count > 0).ok_or("give a whole number, 1 or more")
 }
 
 /// After the first sign of failure, the time in which mpirun should end the job by itself; then it gets SIGTERM.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod bench;
 pub mod generate;
 pub mod launch;
 pub mod shard;
@@ -19,5 +20,6 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Shard(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Bench(command) => command.run(),
     }
 }

@@ -1,7 +1,16 @@
 //! `loract train`: one rank.
 
 use super::shard::prepare;
-use crate::{cli::Config, failure::Failure, fault::INPUT_ERROR, follow::Background, logs, report::Report, run_dir::RunDir, work};
+use crate::{
+    cli::Config,
+    failure::{Failure, one_line},
+    fault::INPUT_ERROR,
+    follow::Background,
+    logs,
+    report::Report,
+    run_dir::RunDir,
+    work,
+};
 use clap::Args;
 use collective::ProcessGroup;
 use std::{num::NonZero, sync::Arc};
@@ -39,16 +48,22 @@ impl Train {
         collective::install_panic_hook();
         let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
         let checked = self.check(&*group);
-        let checked = agree(&*group, checked)?;
+        let checked = agree(&*group, checked, self.launched)?;
 
         // From here on a rank that fails ends the job, or the others would wait for it for ever.
         let alone = collective::launched_by_mpi().is_none();
+        let log = RunDir::of(&checked.run).rank_log(group.rank());
         self.train(checked, &group).or_else(|failure| {
             if alone {
                 return Err(failure);
             }
-            tracing::warn!("the run failed: {}", message(&failure));
-            group.abort(&message(&failure))
+            let mut message = message(&failure);
+            tracing::warn!("the run failed: {message}");
+            // Launch names the log itself.
+            if !self.launched && log.exists() {
+                message += &format!("; its log: {}", log.display());
+            }
+            group.abort(&message)
         })
     }
 
@@ -103,17 +118,26 @@ struct Checked {
 ///
 /// # Errors
 /// [`Failure::Reported`] on every rank if any rank failed.
-fn agree(group: &dyn ProcessGroup, checked: Result<Checked, Failure>) -> Result<Checked, Failure> {
+fn agree(group: &dyn ProcessGroup, checked: Result<Checked, Failure>, launched: bool) -> Result<Checked, Failure> {
     if collective::launched_by_mpi().is_none() {
         return checked;
     }
     let mine = checked.as_ref().err().map(message).unwrap_or_default();
     let all = group.all_gather_bytes(mine.as_bytes()).map_err(|error| Failure::Other(error.into()))?;
-    let Some((speaker, said)) = all.iter().enumerate().find(|(_, said)| !said.is_empty()) else { return checked };
+    let Some((speaker, words)) = all.iter().enumerate().find(|(_, words)| !words.is_empty()) else { return checked };
+    let said = one_line(&String::from_utf8_lossy(words));
+    let of_input = said.strip_prefix(INPUT_ERROR);
     if group.rank() == speaker {
-        eprintln!("rank {speaker} (host {}): {}", group.host(speaker), String::from_utf8_lossy(said));
+        let who = format!("rank {speaker} (host {}): ", group.host(speaker));
+        if launched {
+            eprintln!("{who}{said}");
+        } else {
+            // What all ranks say is about no one of them.
+            let who = if all.iter().all(|others| others == words) { "" } else { &who };
+            eprintln!("error: {who}{}", of_input.unwrap_or(&said));
+        }
     }
-    Err(Failure::Reported(if said.starts_with(INPUT_ERROR.as_bytes()) { 2 } else { 1 }))
+    Err(Failure::Reported(if of_input.is_some() { 2 } else { 1 }))
 }
 
 /// A failure as a rank says it.

@@ -119,15 +119,15 @@ fn bad_records_can_be_skipped_and_are_counted() {
 #[test]
 fn nothing_left_is_an_error() {
     let desk = Desk::new();
-    assert!(desk.message("blank.txt", "\n \n").contains("train data set is empty: 0 records"));
+    assert!(desk.message("blank.txt", "\n \n").contains("train data set is empty: it has no records"));
     let sources = Sources::train([desk.file("bad.jsonl", "x\n")]);
     let options = Options { bad_lines: BadLines::Skip, ..Options::default() };
     let message = desk.prepare(&sources, &options).unwrap_err().to_string();
-    assert!(message.contains("1 records, 1 of them bad"), "{message}");
+    assert!(message.contains("records: 1, of them bad: 1"), "{message}");
     // The answer lies behind the end of what is kept.
     let sources = Sources::train([desk.file("good.jsonl", GOOD)]);
     let message = desk.prepare(&sources, &Options { sequence_length: 20, ..Options::default() }).unwrap_err().to_string();
-    assert!(message.contains("1 without a trained token") && message.contains("sequence_length"), "{message}");
+    assert!(message.contains("without a trained token: 1") && message.contains("sequence_length"), "{message}");
 }
 
 #[test]

@@ -73,7 +73,12 @@ impl Places {
     /// The error `PLACE: [table] key: what (valid: …)`.
     pub(super) fn refuse(&self, table: &str, key: &str, what: &str) -> Error {
         let valid = keys::valid(table, key).map(|valid| format!(" (valid: {valid})")).unwrap_or_default();
-        Error::new(self.find(table, key), format!("[{table}] {key}: {what}{valid}"))
+        self.misfit(table, key, &format!("{what}{valid}"))
+    }
+
+    /// The error `PLACE: [table] key: what`, for a value that is valid in itself.
+    pub(super) fn misfit(&self, table: &str, key: &str, what: &str) -> Error {
+        Error::new(self.find(table, key), format!("[{table}] {key}: {what}"))
     }
 
     /// The error `FILE: [table]: what`, for a table that is missing.

@@ -60,7 +60,8 @@ pub(super) struct Activations {
     pub method: Option<String>,
     pub rank: Option<Rank>,
     pub columns: Option<String>,
-    pub power_iterations: Option<u64>,
+    pub power_iterations: Option<u32>,
+    pub bits: Option<u8>,
     pub keep_norms: Option<bool>,
     pub factors: Option<String>,
 }

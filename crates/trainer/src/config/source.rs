@@ -28,6 +28,8 @@ pub(super) struct Source {
     overrides: Vec<Override>,
 }
 
+const REMEDY: &str = "give its path, relative to the current directory";
+
 /// One `--set table.key=value`.
 struct Override {
     /// As it was given.
@@ -43,8 +45,8 @@ impl Source {
     /// Reads the file and takes the overrides apart.
     pub(super) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
         let at_file = || Place::File { path: path.to_owned(), line: None };
-        let text =
-            std::fs::read_to_string(path).map_err(|cause| Error::new(at_file(), format!("cannot read the configuration: {cause}")))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| Error::new(at_file(), format!("cannot read the configuration: {cause}; {REMEDY}")))?;
         Self::new(path, text, overrides)
     }
 

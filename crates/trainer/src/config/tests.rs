@@ -46,8 +46,8 @@ fn the_resolved_form_is_the_same_run() {
         eval_every = 4\nlog_every = 2\nloss_chunk = 64\n\
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
-        [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"exact\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
-        factors = \"f32\"\npower_iterations = 0\n\
+        [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
+        factors = \"int8\"\npower_iterations = 2\nbits = 4\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
@@ -66,7 +66,7 @@ fn the_resolved_form_is_the_same_run() {
     for (table, keys) in keys::TABLES {
         assert!(written.contains(&format!("[{table}]")), "{table} is not written");
         for (key, _) in *keys {
-            let left_out = ["epochs", "power_iterations"].contains(key);
+            let left_out = *key == "epochs";
             assert!(left_out || written.contains(&format!("\n{key} = ")), "{key} is not written");
         }
     }
@@ -132,12 +132,13 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nsites = [\"norm\", \"attn_inn\"]\n", 7, "did you mean \"attn_in\"?"),
         ("[activations]\nsites = []\n", 7, "must not be an empty list"),
         ("[activations]\nsites = [1]\n", 7, "[activations] sites: cannot be [1]"),
-        ("[activations]\nmethod = \"svd\"\n", 7, "[activations] method: \"svd\" is not available yet (valid: \"exact\" | \"qb\")"),
+        ("[activations]\nmethod = \"coded\"\n", 7, "[activations] method: \"coded\" is not available yet (valid: \"exact\" | \"qb\""),
         ("[activations]\ncolumns = \"warm\"\n", 7, "[activations] columns: \"warm\" is not available yet"),
-        ("[activations]\nfactors = \"int8\"\n", 7, "[activations] factors: \"int8\" is not available yet"),
-        ("[activations]\npower_iterations = 1\n", 7, "[activations] power_iterations: power iterations are not available yet"),
+        ("[activations]\nfactors = \"int4\"\n", 7, "[activations] factors: unknown value \"int4\""),
+        ("[activations]\npower_iterations = 1\n", 7, "[activations] power_iterations: is for method = \"rsvd\" only"),
+        ("[activations]\nbits = 3\n", 7, "[activations] bits: must be 8 or 4"),
         ("[activations]\nkeep_norms = 1\n", 7, "[activations] keep_norms: cannot be 1 (valid: true | false)"),
-        ("[gradients]\nmethod = \"bf16\"\n", 7, "[gradients] method: \"bf16\" is not available yet"),
+        ("[gradients]\nmethod = \"fp8\"\n", 7, "[gradients] method: unknown value \"fp8\""),
         ("[gradients]\nrank = 0\n", 7, "[gradients] rank: must be > 0"),
         ("[gradients]\nmin_ratio = 0.5\n", 7, "[gradients] min_ratio: must be >= 1"),
         ("[optimizer]\nlearning_rate = 0.0\n", 7, "[optimizer] learning_rate: must be > 0"),
@@ -247,7 +248,7 @@ fn errors_of_overrides_name_the_override() {
         ("steps=3", "--set steps=3: not an override (valid: table.key=value"),
         ("run.steps", "--set run.steps: not an override"),
         ("run.a.b=1", "--set run.a.b=1: not an override"),
-        ("activations.method=svd", "--set activations.method=svd: [activations] method: \"svd\" is not available yet"),
+        ("activations.method=coded", "--set activations.method=coded: [activations] method: \"coded\" is not available yet"),
     ];
     for (given, says) in cases {
         let message = refusal("[run]\nsteps = 9\n", &["run.seed=1", given, "run.threads=1"]);
@@ -284,11 +285,11 @@ fn a_rank_given_as_a_fraction_is_rounded() {
 }
 
 #[test]
-fn a_batch_is_shared_evenly_or_refused() {
+fn a_batch_has_a_sequence_for_each_rank_or_is_refused() {
     let run = load(&format!("{LEAST}[run]\nbatch_size = 6\n"), &[]).unwrap();
-    assert_eq!(run.share(3).unwrap(), 2);
-    let message = run.share(4).unwrap_err().to_string();
-    assert!(message.starts_with("c.toml:7: [run] batch_size: is 6, which 4 ranks cannot share evenly"), "{message}");
+    assert_eq!((run.share(3).unwrap(), run.share(4).unwrap()), (2, 2));
+    let message = run.share(7).unwrap_err().to_string();
+    assert!(message.starts_with("c.toml:7: [run] batch_size: is 6, fewer than the 7 ranks"), "{message}");
 }
 
 #[test]

@@ -26,10 +26,20 @@ choice! {
     Keeping {
         /// As it is.
         Exact = "exact",
-        /// Low-rank factors from a sampled range finder and a QR decomposition.
+        /// Low-rank factors from a sampled range finder and a QR decomposition (the paper's).
         Qb = "qb",
+        /// Low-rank factors on a basis of the row space, in which every token has the same say.
+        RowSpace = "rowspace",
+        /// The randomised singular value decomposition.
+        Rsvd = "rsvd",
+        /// The truncated singular value decomposition: the optimum of its kind, and slow.
+        Svd = "svd",
+        /// The generalised Nyström approximation.
+        Nystrom = "nystrom",
+        /// Integers of `bits` bits, in groups.
+        Quantized = "quantized",
     }
-    not yet "rsvd", "svd", "nystrom", "quantized", "coded"
+    not yet "coded"
 }
 
 choice! {
@@ -52,17 +62,8 @@ choice! {
         F32 = "f32",
         /// bfloat16.
         Bf16 = "bf16",
-    }
-    not yet "int8"
-}
-
-impl Factors {
-    /// Bytes of one number.
-    pub fn bytes(self) -> i64 {
-        match self {
-            Self::F32 => 4,
-            Self::Bf16 => 2,
-        }
+        /// 8-bit integers with a scale for each component or token.
+        Int8 = "int8",
     }
 }
 
@@ -106,7 +107,7 @@ pub struct Activations {
     /// `sites`: `"none"`, `"checkpoint"`, `"layer"`, `"sublayer"`, or a list of `"norm"`, `"attn_in"`, `"attn_out"`, `"mlp_in"`,
     /// `"mlp_out"`, `"act"`. Default: `"layer"`.
     pub sites: Sites,
-    /// `method`: `"exact"` or `"qb"`. Default: `"qb"`.
+    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"` or `"quantized"`. Default: `"qb"`.
     pub method: Keeping,
     /// `rank`: a fraction of the width (0.25), or a whole number of columns (64). Default: 0.25.
     pub rank: Rank,
@@ -114,8 +115,12 @@ pub struct Activations {
     pub columns: Columns,
     /// `keep_norms`: rescale each token's row to its exact norm. Default: true.
     pub keep_norms: bool,
-    /// `factors`: `"f32"` or `"bf16"`. Default: `"bf16"`.
+    /// `factors`: `"f32"`, `"bf16"` or `"int8"`. Default: `"bf16"`.
     pub factors: Factors,
+    /// `power_iterations`: passes that sharpen the basis of `rsvd`. Default: 0.
+    pub power_iterations: u32,
+    /// `bits`: of an element in `quantized`, 8 or 4. Default: 8.
+    pub bits: u8,
 }
 
 impl Activations {
@@ -148,15 +153,20 @@ impl Activations {
                 Rank::Fraction(fraction)
             }
         };
-        let no_power = raw.power_iterations.is_none_or(|iterations| iterations == 0);
-        at.require("power_iterations", no_power, "power iterations are not available yet")?;
+        let method = at.choose("method", raw.method.as_deref(), Keeping::Qb)?;
+        let power_iterations = raw.power_iterations.unwrap_or(0);
+        at.require("power_iterations", power_iterations == 0 || method == Keeping::Rsvd, "is for method = \"rsvd\" only")?;
+        let bits = raw.bits.unwrap_or(8);
+        at.require("bits", bits == 8 || bits == 4, "must be 8 or 4")?;
         Ok(Self {
             sites,
-            method: at.choose("method", raw.method.as_deref(), Keeping::Qb)?,
+            method,
             rank,
             columns: at.choose("columns", raw.columns.as_deref(), Columns::Norm)?,
             keep_norms: raw.keep_norms.unwrap_or(true),
             factors: at.choose("factors", raw.factors.as_deref(), Factors::Bf16)?,
+            power_iterations,
+            bits,
         })
     }
 

@@ -8,16 +8,17 @@ choice! {
     GradientMethod {
         /// As they are.
         Exact = "exact",
+        /// Rounded to bf16.
+        Bf16 = "bf16",
         /// As low-rank factors.
         PowerSgd = "powersgd",
     }
-    not yet "bf16"
 }
 
 /// `[gradients]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gradients {
-    /// `method`: `"exact"` or `"powersgd"`. Default: `"exact"`.
+    /// `method`: `"exact"`, `"bf16"` or `"powersgd"`. Default: `"exact"`.
     pub method: GradientMethod,
     /// `rank`: columns of a compressed gradient's factors. Default: 4.
     pub rank: usize,

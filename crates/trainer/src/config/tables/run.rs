@@ -1,6 +1,6 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
+use super::{Activations, Cluster, Data, Gradients, Keeping, Lora, Model, Optimizer, Schedule};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub struct Run {
     pub seed: u64,
     /// `steps` or `epochs`. Default: one epoch.
     pub length: Length,
-    /// `batch_size`: sequences per optimiser step over all ranks; a multiple of their number. Default: 8.
+    /// `batch_size`: sequences per optimiser step over all ranks, at least one for each. Default: 8.
     pub batch_size: usize,
     /// `micro_batch_size`: sequences a rank computes at once; 0 = its whole share of the batch. Default: 0.
     pub micro_batch_size: usize,
@@ -170,22 +170,31 @@ impl Run {
         toml::to_string(&written).unwrap_or_else(|cause| format!("# this configuration has no TOML form: {cause}\n"))
     }
 
-    /// An error at a key, for what is only found once the model or the data is open: it names the file and line, or the
-    /// override, that gave the key, and the valid values.
+    /// An error at a key whose value does not fit the model, the data or the machine: it names the file and line, or the
+    /// override, that gave the key. `what` says what to do.
     pub fn refuse(&self, table: &str, key: &str, what: &str) -> Error {
-        self.places.refuse(table, key, what)
+        self.places.misfit(table, key, what)
     }
 
-    /// Sequences that each of `ranks` ranks computes per optimiser step.
+    /// Sequences of a step that fall to the rank with the most of them, of `ranks`.
     ///
     /// # Errors
-    /// When the batch cannot be dealt out evenly.
+    /// When a rank would go empty.
     pub fn share(&self, ranks: usize) -> Result<usize, Error> {
-        if ranks == 0 || !self.batch_size.is_multiple_of(ranks) {
-            let what = format!("is {}, which {ranks} ranks cannot share evenly; give a multiple of {ranks}", self.batch_size);
+        if ranks == 0 || self.batch_size < ranks {
+            let what = format!("is {}, fewer than the {ranks} ranks; give at least {ranks}, or start fewer ranks", self.batch_size);
             return Err(self.refuse("run", "batch_size", &what));
         }
-        Ok(self.batch_size / ranks)
+        Ok(self.batch_size.div_ceil(ranks))
+    }
+
+    /// Sequences that a rank computes at once, of `ranks`.
+    ///
+    /// # Errors
+    /// As [`Run::share`].
+    pub fn rows_at_once(&self, ranks: usize) -> Result<usize, Error> {
+        let share = self.share(ranks)?;
+        Ok(if self.micro_batch_size > 0 { self.micro_batch_size.min(share) } else { share })
     }
 
     /// Refuses paths that lead nowhere.
@@ -205,7 +214,7 @@ impl Run {
             if let Some(path) = path
                 && !path.exists()
             {
-                let what = format!("there is no {}; paths are relative to the current directory", path.display());
+                let what = format!("there is no {}; give another path, relative to the current directory", path.display());
                 return Err(self.refuse(table, key, &what));
             }
         }
@@ -223,20 +232,23 @@ impl Run {
         if !self.activations.compresses() {
             return Ok(());
         }
+        let Some(options) = crate::policy::code(&self.activations) else { return Ok(()) };
         let refuse = |what: String| Err(self.refuse("activations", "rank", &what));
         let rank = self.activations.rank.of(width);
-        if rank < 1 {
-            return refuse(format!("rounds to 0 columns at the model's width of {width}"));
+        let has_rank = self.activations.method != Keeping::Quantized;
+        if has_rank && rank < 1 {
+            return refuse(format!("rounds to 0 columns at the model's width of {width}; raise it, or give a whole number of columns"));
         }
-        if rank > width {
-            return refuse(format!("must be <= {width}, the model's width"));
+        if has_rank && rank > width {
+            return refuse(format!("must be <= {width}, the model's width; lower it, or give a fraction"));
         }
-        let factor_bytes = rank * (tokens + width) * self.activations.factors.bytes();
-        let exact_bytes = tokens * width * self.model.dtype.bytes();
-        if factor_bytes >= exact_bytes {
+        let exact_bytes = (tokens * width * self.model.dtype.bytes()) as u64;
+        // A rank that so few tokens cannot have saves nothing either.
+        let bytes = options.bytes(tokens, width).unwrap_or(exact_bytes);
+        if bytes >= exact_bytes {
             return refuse(format!(
-                "saves nothing: {rank} columns of {tokens} tokens by {width} take {factor_bytes} bytes in {}, kept exactly they \
-                 take {exact_bytes}; lower the rank, raise [data] sequence_length, or set method = \"exact\"",
+                "saves nothing: {rank} columns of {tokens} tokens by {width} take {bytes} bytes in {}, kept exactly they take \
+                 {exact_bytes}; lower the rank, raise [data] sequence_length, or set method = \"exact\"",
                 self.activations.factors
             ));
         }

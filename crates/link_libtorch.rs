@@ -1,9 +1,9 @@
-//! Lets the program find libtorch at run time, and keeps its CUDA half linked where there is one (nothing refers to it by name,
-//! so the linker would drop it).
+//! The build script of every package with a program or a test in it: lets it find libtorch at run time, and keeps libtorch's CUDA half linked
+//! where there is one (nothing refers to it by name, so the linker would drop it).
 use std::path::Path;
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
         if Path::new(&lib).join("libtorch_cuda.so").exists() {

@@ -1,0 +1,70 @@
+use crate::{Error, Factors, Quantized};
+use tch::{Kind, Tensor};
+
+/// A matrix in compressed form.
+#[derive(Debug)]
+pub enum Code {
+    /// The product of two thin matrices.
+    Factors(Factors),
+    /// Small integers with scales.
+    Quantized(Quantized),
+}
+
+impl Code {
+    /// The same code, sharing its storage.
+    pub fn shallow_clone(&self) -> Self {
+        match self {
+            Self::Factors(factors) => Self::Factors(factors.shallow_clone()),
+            Self::Quantized(quantized) => Self::Quantized(quantized.shallow_clone()),
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Factors(factors) => factors.bytes(),
+            Self::Quantized(quantized) => quantized.bytes(),
+        }
+    }
+
+    /// The number of components, where the code has such.
+    pub fn rank(&self) -> Option<i64> {
+        match self {
+            Self::Factors(factors) => Some(factors.rank()),
+            Self::Quantized(_) => None,
+        }
+    }
+
+    /// The matrix it stands for, `[rows, columns]` in `kind`.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn restore(&self, kind: Kind) -> Result<Tensor, Error> {
+        match self {
+            Self::Factors(factors) => factors.restore(kind),
+            Self::Quantized(quantized) => quantized.restore(kind),
+        }
+    }
+
+    /// `gᵀ A` `[m, columns]` for a gradient `g` `[rows, m]`, in `g`'s dtype.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
+        match self {
+            Self::Factors(factors) => factors.contract(gradient),
+            Self::Quantized(quantized) => quantized.contract(gradient),
+        }
+    }
+
+    /// `A wᵀ` `[rows, m]` for a weight `w` `[m, columns]`, in `w`'s dtype.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
+        match self {
+            Self::Factors(factors) => factors.project(weight),
+            Self::Quantized(quantized) => quantized.project(weight),
+        }
+    }
+}

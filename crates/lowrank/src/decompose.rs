@@ -1,0 +1,130 @@
+use crate::auto::auto;
+use crate::measure::check_finite;
+use crate::nystrom::nystrom;
+use crate::projection::Projection;
+use crate::qb::qb_of;
+use crate::row_space::row_space;
+use crate::rsvd::rsvd;
+use crate::svd::svd;
+use crate::{Code, Error, Factors, Method, Options, Quantized, Rank};
+use tch::{Kind, Tensor};
+
+const OPERATION: &str = "decompose";
+
+/// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32, or in f64 for f64).
+///
+/// The same seed gives the same code; no global generator is used, and no graph is recorded. `warm` `[columns, any]` is the right basis for
+/// [`TestMatrix::Warm`](crate::TestMatrix::Warm) ([`Factors::right_basis`] of the site's previous code); other methods ignore it.
+///
+/// # Errors
+/// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Rank`], [`Error::Setting`] for what it does not
+/// take; those of libtorch.
+pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>) -> Result<Code, Error> {
+    Ok(run(matrix, options, seed, warm, false)?.code)
+}
+
+/// A code and what it lost.
+#[derive(Debug)]
+pub struct Measured {
+    /// The code.
+    pub code: Code,
+    /// `‖A − Â‖ / ‖A‖` before rounding and before rows are rescaled, where the method projects orthogonally.
+    pub error: Option<f64>,
+}
+
+/// As [`decompose`], with an estimate of the error that needs no product: `‖A − QB‖² = ‖A‖² − ‖B‖²`.
+///
+/// # Errors
+/// As [`decompose`].
+pub fn decompose_measured(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>) -> Result<Measured, Error> {
+    run(matrix, options, seed, warm, true)
+}
+
+/// What a method works on.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub a: &'a Tensor,
+    pub seed: u64,
+    pub warm: Option<&'a Tensor>,
+}
+
+/// `rank` components by `method`.
+pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Result<Projection, Error> {
+    let a = inputs.a;
+    match method {
+        Method::Qb { test_matrix } => qb_of(inputs, rank, test_matrix),
+        Method::RowSpace { test_matrix, unit_rows } => row_space(inputs, rank, test_matrix, unit_rows),
+        Method::Rsvd { oversampling, power_iterations } => {
+            let (rows, columns) = a.size2()?;
+            let sketch = (rank + oversampling).min(rows).min(columns);
+            let found = rsvd(a, sketch, power_iterations, inputs.seed)?;
+            if sketch == rank { Ok(found) } else { found.cut(rank) }
+        }
+        Method::Nystrom => nystrom(a, rank, inputs.seed),
+        // A quantised code has no components and is made before this is asked.
+        Method::Svd | Method::Quantized { .. } => svd(a, rank),
+    }
+}
+
+fn run(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>, measure: bool) -> Result<Measured, Error> {
+    let size = matrix.size();
+    let (rows, columns) = match size[..] {
+        [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
+        _ => return Err(Error::Shape { operation: OPERATION, expected: "[rows, columns], neither of them 0".into(), got: size }),
+    };
+    let kind = match matrix.kind() {
+        Kind::Double => Kind::Double,
+        Kind::Float | Kind::Half | Kind::BFloat16 => Kind::Float,
+        got => return Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
+    };
+    let a = matrix.f_detach()?.f_to_kind(kind)?;
+    let largest = check_finite(OPERATION, &a)?;
+    if let Method::Quantized { bits, group } = options.method {
+        return Ok(Measured { code: Code::Quantized(Quantized::new(&a, bits, group)?), error: None });
+    }
+    if let Method::Rsvd { oversampling: got @ ..0, .. } = options.method {
+        return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
+    }
+    let rank = options.rank.of(rows, columns)?;
+    let warm = warm.map(|warm| fitting(warm, columns, &a)).transpose()?;
+
+    // Squares of such elements would leave the range of f32.
+    let unit = if largest > 0.0 && !(1e-15..1e15).contains(&largest) { largest } else { 1.0 };
+    let a = if unit == 1.0 { a } else { a.f_div_scalar(unit)? };
+    let inputs = Inputs { a: &a, seed, warm: warm.as_ref() };
+    let mut found = match options.rank {
+        Rank::Auto { error, .. } => auto(&inputs, options.method, error, rank, options.keep_norms, options.factors)?,
+        _ => components(&inputs, options.method, rank)?,
+    };
+    let error = if measure { found.error(&a)? } else { None };
+    if options.factors == Kind::Int8 {
+        found = found.balanced()?;
+    }
+    if options.keep_norms {
+        found.left = found.left.f_mul(&row_scales(&a, &found)?)?;
+    }
+    if unit != 1.0 {
+        found.left = found.left.f_mul_scalar(unit)?;
+    }
+    Ok(Measured { code: Code::Factors(Factors::new(&found.left, &found.right, options.factors)?), error })
+}
+
+fn fitting(warm: &Tensor, columns: i64, a: &Tensor) -> Result<Tensor, Error> {
+    match warm.size()[..] {
+        [length, _] if length == columns => Ok(warm.f_detach()?.f_to_device(a.device())?.f_to_kind(a.kind())?),
+        _ => {
+            let expected = format!("[{columns}, rank] for the warm basis");
+            Err(Error::Shape { operation: OPERATION, expected, got: warm.size() })
+        }
+    }
+}
+
+/// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.
+fn row_scales(a: &Tensor, found: &Projection) -> Result<Tensor, Error> {
+    let exact = a.f_square()?.f_sum_dim_intlist(1, true, a.kind())?;
+    let approximate = found.row_energies()?;
+    // A row that the basis hardly sees is not blown up from rounding noise: its direction means nothing.
+    let visible = approximate.f_gt_tensor(&exact.f_mul_scalar(1e-8)?)?;
+    let scale = exact.f_div(&approximate)?.f_sqrt()?;
+    Ok(scale.f_where_self(&visible, &scale.f_ones_like()?)?)
+}

@@ -1,0 +1,306 @@
+//! Runs the program as a user does: in a folder of its own, with a time limit, and with nothing left behind.
+#![allow(dead_code)] // each test file uses its own part
+
+use rustix::process::{Pid, Signal, kill_process};
+use safetensors::{Dtype, tensor::TensorView};
+use std::{
+    fs,
+    io::Read,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+use tempfile::TempDir;
+
+/// What tells a hang from a slow machine: a whole run of the tiny model takes 2 s on an idle one.
+pub const LIMIT: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The vocabulary of the tiny model.
+pub const VOCABULARY: i64 = 97;
+
+/// A folder with a run of the tiny Llama in `run.toml`, which reads the token ids in `batches.safetensors` and writes to `run/`.
+pub struct Place {
+    folder: TempDir,
+}
+
+const CONFIG: &str = r#"[run]
+steps = 8
+batch_size = 2
+threads = 1
+dir = "RUN"
+
+[model]
+path = "MODEL"
+
+[lora]
+rank = 2
+
+[activations]
+sites = "none"
+
+[gradients]
+method = "exact"
+
+[data]
+train = "TRAIN"
+format = "batches"
+eval_samples = 0
+sequence_length = 16
+"#;
+
+impl Place {
+    pub fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        let ids: Vec<i64> = (0..8 * 2 * 16).map(|index| 3 + index * 31 % (VOCABULARY - 3)).collect();
+        place.write_batches("batches.safetensors", [8, 2, 16], &ids);
+        let config = CONFIG
+            .replace("RUN", place.run_dir().to_str().unwrap())
+            .replace("MODEL", fixture("hf/llama").to_str().unwrap())
+            .replace("TRAIN", place.at("batches.safetensors").to_str().unwrap());
+        fs::write(place.config(), config).unwrap();
+        place
+    }
+
+    /// The path of a file here.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.at("run.toml")
+    }
+
+    /// The configuration with `old` replaced by `new`.
+    pub fn edit(&self, old: &str, new: &str) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        assert!(text.contains(old), "the configuration has no {old:?}");
+        fs::write(self.config(), text.replace(old, new)).unwrap();
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.at("run")
+    }
+
+    pub fn log_of_rank(&self, rank: usize) -> PathBuf {
+        self.run_dir().join(format!("logs/rank-{rank:04}.log"))
+    }
+
+    pub fn metrics(&self) -> PathBuf {
+        self.run_dir().join("metrics.jsonl")
+    }
+
+    /// Ready batches, `[steps, batch, tokens]`.
+    pub fn write_batches(&self, name: &str, shape: [usize; 3], ids: &[i64]) -> PathBuf {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::I64, shape.to_vec(), &bytes).unwrap();
+        fs::write(self.at(name), safetensors::serialize([("batches", view)], None).unwrap()).unwrap();
+        self.at(name)
+    }
+
+    /// The names of everything that is here, at any depth.
+    pub fn listing(&self) -> Vec<PathBuf> {
+        let (mut folders, mut found) = (vec![self.folder.path().to_owned()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                }
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// `loract ARGUMENTS`, working here.
+    pub fn loract(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_loract"));
+        command.args(arguments);
+        command
+    }
+
+    /// `loract launch -n 2 run.toml`.
+    pub fn launch(&self) -> Command {
+        let mut command = self.loract(&["launch", "-n", "2"]);
+        command.arg(self.config());
+        command
+    }
+
+    /// `loract train run.toml`, on one rank.
+    pub fn train(&self) -> Command {
+        let mut command = self.loract(&["train"]);
+        command.arg(self.config());
+        command
+    }
+
+    /// `mpirun -n 2 loract train run.toml`, with Open MPI's options that `loract launch` gives.
+    pub fn mpirun(&self) -> Command {
+        let mut command = self.command("mpirun");
+        if rustix::process::geteuid().is_root() {
+            command.arg("--allow-run-as-root");
+        }
+        command.args(["--oversubscribe", "--bind-to", "none", "-n", "2", env!("CARGO_BIN_EXE_loract"), "train"]).arg(self.config());
+        command
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        // To name the places of a backtrace takes a second, and no test reads it.
+        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove("LORACT_DRILL");
+        command
+    }
+
+    /// Starts `command`, which must name this folder in its arguments, as every process that it starts must.
+    pub fn start(&self, command: &mut Command) -> Running<'_> {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+        let stdout = read(child.stdout.take().unwrap());
+        let stderr = read(child.stderr.take().unwrap());
+        Running { place: self, child, started: Instant::now(), streams: Some((stdout, stderr)) }
+    }
+
+    /// Runs `command` to its end; see [`Running::wait`].
+    pub fn run(&self, command: &mut Command) -> Ended {
+        self.start(command).wait()
+    }
+
+    /// The processes that name this folder in their arguments, with their rank if they are one. Those that ended are no longer among
+    /// them, even if nobody has asked for their exit code.
+    pub fn processes(&self) -> Vec<Process> {
+        let name = self.folder.path().to_str().unwrap().as_bytes();
+        let holds = |text: &[u8]| text.windows(name.len()).any(|part| part == name);
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // A process may end between any two looks.
+            let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
+            if holds(&arguments) {
+                let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+                let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+                found.push(Process { pid, rank: rank_in(&environment), arguments });
+            }
+        }
+        found
+    }
+}
+
+/// A fixture of the repository.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name).canonicalize().unwrap()
+}
+
+/// A process of a job.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub rank: Option<usize>,
+    pub arguments: String,
+}
+
+impl Process {
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended a moment ago.
+        let _ = kill_process(Pid::from_raw(self.pid).unwrap(), signal);
+    }
+}
+
+fn rank_in(environment: &[u8]) -> Option<usize> {
+    let entry = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"OMPI_COMM_WORLD_RANK="))?;
+    std::str::from_utf8(entry).ok()?.parse().ok()
+}
+
+/// A job that runs. Dropped, it is killed with everything it started.
+pub struct Running<'a> {
+    place: &'a Place,
+    child: Child,
+    started: Instant,
+    streams: Option<(JoinHandle<String>, JoinHandle<String>)>,
+}
+
+/// A job that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+    /// When nothing of it was left.
+    pub at: SystemTime,
+}
+
+impl Running<'_> {
+    /// The process that was started.
+    pub fn process(&self) -> Process {
+        Process { pid: i32::try_from(self.child.id()).unwrap(), rank: None, arguments: String::new() }
+    }
+
+    /// Waits until `holds`, at most for [`LIMIT`].
+    pub fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
+        while !holds() {
+            let lives = self.child.try_wait().unwrap().is_none();
+            if !lives || self.started.elapsed() > LIMIT {
+                let state = if lives { "is still running" } else { "has ended" };
+                panic!("the job {state} without {what}: {}", self.give_up());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Waits until the job has ended and no process of it is left: not the program alone, but every rank.
+    ///
+    /// After [`LIMIT`] everything is killed, and the test fails with what the job had said.
+    pub fn wait(mut self) -> Ended {
+        let mut status = None;
+        loop {
+            status = status.or_else(|| self.child.try_wait().unwrap());
+            if let Some(status) = status
+                && self.place.processes().is_empty()
+            {
+                let at = SystemTime::now();
+                let (stdout, stderr) = self.streams.take().unwrap();
+                return Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap(), at };
+            }
+            if self.started.elapsed() > LIMIT {
+                let left = self.place.processes();
+                panic!("the job hangs (exit status {status:?}, left: {left:#?}); it said: {}", self.give_up());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Kills everything, and gives what was said.
+    fn give_up(&mut self) -> String {
+        self.kill();
+        let Some((stdout, stderr)) = self.streams.take() else { return String::new() };
+        format!("{}\n{}", stdout.join().unwrap(), stderr.join().unwrap())
+    }
+
+    fn kill(&mut self) {
+        // Twice: one that was being started at the first look.
+        for _ in 0..2 {
+            let _ = self.child.kill();
+            self.place.processes().iter().for_each(|process| process.signal(Signal::KILL));
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // Only then is it not known to have ended.
+        if self.streams.is_some() {
+            self.kill();
+        }
+    }
+}
+
+fn read(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
