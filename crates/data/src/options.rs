@@ -45,6 +45,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sequence_length: 1024, loss_on: LossOn::Assistant, packing: false, bad_lines: BadLines::Error, max_samples: None, eval_samples: 0, seed: 0 }
+        Self {
+            sequence_length: 1024,
+            loss_on: LossOn::Assistant,
+            packing: false,
+            bad_lines: BadLines::Error,
+            max_samples: None,
+            eval_samples: 0,
+            seed: 0,
+        }
     }
 }

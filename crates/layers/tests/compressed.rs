@@ -10,8 +10,12 @@ use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-const KEEP: Keep =
-    Keep::Code(Options { method: Method::Qb { test_matrix: TestMatrix::Uniform }, rank: Rank::Fraction(0.25), keep_norms: true, factors: Kind::Double });
+const KEEP: Keep = Keep::Code(Options {
+    method: Method::Qb { test_matrix: TestMatrix::Uniform },
+    rank: Rank::Fraction(0.25),
+    keep_norms: true,
+    factors: Kind::Double,
+});
 
 fn scope(ledger: &Arc<Ledger>) -> Scope {
     Scope::training(5, ledger.clone())
@@ -133,9 +137,7 @@ fn a_pair_that_would_be_no_smaller_is_not_made() {
     let ledger = Arc::new(Ledger::default());
     let x = normal(&[3, 16], 1);
     let options = Options { rank: Rank::Components(3), factors: Kind::Double, ..Options::default() };
-    let kept = Keep::Code(options)
-            .keep(&x, &scope(&ledger))
-            .unwrap();
+    let kept = Keep::Code(options).keep(&x, &scope(&ledger)).unwrap();
     assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
 }
 

@@ -129,7 +129,13 @@ impl Block {
     }
 
     /// The block as training runs it: `x` `[batch, tokens, hidden]` to the same, what backward needs being kept as `activations` say.
-    pub fn forward(self: &Arc<Self>, x: &Tensor, shared: &Shared, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, Error> {
+    pub fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        shared: &Shared,
+        activations: &Activations,
+        scope: &Scope,
+    ) -> std::result::Result<Tensor, Error> {
         fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
             parameters.map(Parameter::tensor).filter(|tensor| tensor.requires_grad()).collect()
         }

@@ -1,5 +1,5 @@
 use crate::block::{Block, KeysAndValues, Shared};
-use crate::{Activations, AdapterConfig, Checkpoint, Error, LoraWeights, Linear, ModelConfig, Result, TargetModules};
+use crate::{Activations, AdapterConfig, Checkpoint, Error, Linear, LoraWeights, ModelConfig, Result, TargetModules};
 use autograd::Parameter;
 use layers::{Mask, RotaryTable, Scope, Targets, embedding, loss_over_chunks, project, rms_norm, segment_mask};
 use std::path::Path;
@@ -213,7 +213,14 @@ impl Decoder {
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn loss(&self, hidden: &Tensor, targets: &Targets, weight: f64, chunk: i64, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
+    pub fn loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Targets,
+        weight: f64,
+        chunk: i64,
+        scope: &Scope,
+    ) -> std::result::Result<Tensor, layers::Error> {
         let chunk = if chunk > 0 { chunk } else { layers::chunk_tokens(self.config.vocab_size) };
         let tail = self.tail.clone();
         let parameters = [self.tail.norm.tensor(), self.tail.head.tensor()];

@@ -55,7 +55,12 @@ impl Linear {
 
     /// Puts a pair beside the weight. Without `weights`, A is uniform in ±1/√in and B zero, as PEFT begins (`kaiming_uniform_` with a = √5);
     /// A is drawn from `seed` and the layer's path. Both are f32 (f64 in an f64 model), whatever the weight is.
-    pub(crate) fn add_lora(&mut self, config: &AdapterConfig, weights: Option<(&Tensor, &Tensor)>, seed: u64) -> std::result::Result<(), autograd::Error> {
+    pub(crate) fn add_lora(
+        &mut self,
+        config: &AdapterConfig,
+        weights: Option<(&Tensor, &Tensor)>,
+        seed: u64,
+    ) -> std::result::Result<(), autograd::Error> {
         let size = self.weight.size();
         let (outputs, inputs, rank) = (size[0], size[1], config.rank_of(&self.path));
         let (device, kind) = (self.weight.device(), if self.weight.kind() == Kind::Double { Kind::Double } else { Kind::Float });
@@ -69,7 +74,8 @@ impl Linear {
                 (uniform.f_mul_scalar(2.0 * bound)?.f_sub_scalar(bound)?, Tensor::f_zeros([outputs, rank], (kind, device))?)
             }
         };
-        let parameter = |which: &str, tensor: Tensor| Parameter::new(format!("{}.{which}.weight", self.path), tensor.set_requires_grad(true));
+        let parameter =
+            |which: &str, tensor: Tensor| Parameter::new(format!("{}.{which}.weight", self.path), tensor.set_requires_grad(true));
         let (a, b) = (parameter("lora_A", a), parameter("lora_B", b));
         self.lora = Some(LoraPair { a, b, scale: config.scale_of(&self.path), dropout: config.lora_dropout });
         Ok(())

@@ -1,5 +1,5 @@
-use crate::optimizer::{AdamW, clip_by_global_norm};
 use crate::Result;
+use crate::optimizer::{AdamW, clip_by_global_norm};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding};
@@ -49,7 +49,8 @@ impl Stepper<'_> {
         let batches = self.batches(&share)?;
 
         let own_targets: usize = batches.iter().map(Batch::target_count).sum();
-        let tokens: usize = share.iter().map(|index| self.dataset.sample(*index).map(|sample| sample.len())).sum::<data::Result<usize>>()?;
+        let tokens: usize =
+            share.iter().map(|index| self.dataset.sample(*index).map(|sample| sample.len())).sum::<data::Result<usize>>()?;
         let mut totals = Tensor::f_from_slice(&[own_targets as f64, tokens as f64])?;
         self.group.all_reduce(&mut totals, Reduce::Sum)?;
         let global_targets = totals.f_double_value(&[0])?.max(1.0);

@@ -36,8 +36,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     let steps = steps(run, data.train.len());
 
     let trained = decoder.trained();
-    let named: Vec<(String, Tensor)> =
-        trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
+    let named: Vec<(String, Tensor)> = trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
     let (trained_parameters, parameters) = (count(&trained), count(&decoder.parameters()));
     let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();

@@ -66,7 +66,10 @@ impl Recorded {
         let labels = file.tensor("labels")?;
         if ids.dim() != 2 || labels.size() != ids.size() || mask.size() != ids.size() {
             let (ids, labels) = (ids.size(), labels.size());
-            return Err(Error::Input(format!("{}: input_ids {ids:?}, labels {labels:?} and attention_mask must be [batch, tokens] alike", file.path().display())));
+            return Err(Error::Input(format!(
+                "{}: input_ids {ids:?}, labels {labels:?} and attention_mask must be [batch, tokens] alike",
+                file.path().display()
+            )));
         }
         // Token t predicts label t + 1.
         let targets = Tensor::f_full_like(&labels, -100)?;
@@ -77,7 +80,15 @@ impl Recorded {
     }
 
     /// Compares everything the file has under `prefix`; gradients are named after the parameter with `module_prefix` in front.
-    fn compare(&self, decoder: &Decoder, file: &TensorFile, prefix: &str, module_prefix: &str, tolerance: f64, rows: &mut Vec<Compared>) -> Result<()> {
+    fn compare(
+        &self,
+        decoder: &Decoder,
+        file: &TensorFile,
+        prefix: &str,
+        module_prefix: &str,
+        tolerance: f64,
+        rows: &mut Vec<Compared>,
+    ) -> Result<()> {
         let scope = Scope::training(0, Arc::default());
         let hidden = decoder.hidden(&Inputs::rows(self.ids.shallow_clone()), &Activations::default(), &scope)?;
         let mut check = |name: String, ours: &Tensor, expected: &Tensor| {

@@ -48,7 +48,8 @@ fn kept_bytes_are_the_count_by_formula() {
         let core = exact(q) + 2 * exact(kv) + exact(heads);
         // In the first layer the norm's input needs no gradient, so that nothing is kept of it.
         let plain = layers * (core + exact(n) + exact(q) + exact(n) + exact(n) + 3 * exact(m)) + (layers - 1) * exact(n);
-        let six = layers * (core + pair(rows, n) + pair(rows, q) + pair(rows, n) + pair(rows, n) + 3 * pair(rows, m)) + (layers - 1) * pair(rows, n);
+        let six = layers * (core + pair(rows, n) + pair(rows, q) + pair(rows, n) + pair(rows, n) + 3 * pair(rows, m))
+            + (layers - 1) * pair(rows, n);
         for (name, activations, formula, exact_formula) in [
             ("none", Activations::default(), plain, plain),
             ("checkpoint", recompute(Recompute::Layer(Keep::Exact)), layers * exact(n), layers * exact(n)),

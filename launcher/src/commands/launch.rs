@@ -53,7 +53,7 @@ pub struct Launch {
     /// The configuration.
     #[command(flatten)]
     pub config: Config,
-    /// The number of ranks, instead of the configuration's [cluster] ranks
+    /// The number of ranks, instead of the configuration's `[cluster] ranks`
     #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub ranks: Option<u32>,
     /// Replace an earlier run in the same directory

@@ -1,6 +1,6 @@
 //! What a run is: the TOML file, its defaults and its overrides, read once and checked once.
 //!
-//! A file is read into one raw struct per table ([`Raw`](raw::Raw), in which everything is optional) and resolved into a
+//! A file is read into one raw struct per table (`raw.rs`, in which everything is optional) and resolved into a
 //! [`Run`], in which every key has its value and every value is valid. An error names the file and line (or the override),
 //! the table and key, and the valid values:
 //!
