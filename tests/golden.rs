@@ -1,13 +1,20 @@
 //! The recorded run of transformers and PEFT (tests/fixtures/golden): the same adapter to start from, the same batches, the same hyper-parameters
-//! give the same losses and gradient norms, whatever is recomputed and on however many ranks.
+//! give the same losses, gradient norms and adapter, whatever is recomputed and on however many ranks.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use models::{Adapter, LoraWeights, read_adapter};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runs tests/configs/golden.toml with `arguments`, and gives (loss, gradient norm) of each step.
-fn run(name: &str, arguments: &[&str]) -> Vec<(f64, f64)> {
+/// What a run came to: (loss, gradient norm) of each step, and the adapter.
+struct Run {
+    steps: Vec<(f64, f64)>,
+    adapter: Adapter,
+}
+
+/// Runs tests/configs/golden.toml with `arguments`.
+fn run(name: &str, arguments: &[&str]) -> Run {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = tempfile::tempdir().unwrap();
     let dir: PathBuf = folder.path().join(name);
@@ -21,11 +28,9 @@ fn run(name: &str, arguments: &[&str]) -> Vec<(f64, f64)> {
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     let metrics = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     let number = |line: &Value, key: &str| line[key].as_f64().unwrap();
-    metrics
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .map(|line| (number(&line, "loss"), number(&line, "grad_norm")))
-        .collect()
+    let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let steps = lines.map(|line| (number(&line, "loss"), number(&line, "grad_norm"))).collect();
+    Run { steps, adapter: read_adapter(&dir.join("adapter")).unwrap() }
 }
 
 /// What was recorded.
@@ -36,8 +41,19 @@ fn recorded() -> Vec<(f64, f64)> {
     read("losses").into_iter().zip(read("grad_norms")).collect()
 }
 
-fn agree(name: &str, ours: &[(f64, f64)], loss_tolerance: f64, norm_tolerance: f64) {
-    let recorded = recorded();
+/// The distance between two adapters of the same modules.
+fn distance(one: &Adapter, other: &Adapter) -> f64 {
+    assert_eq!(one.modules.len(), other.modules.len());
+    let square = |a: &tch::Tensor, b: &tch::Tensor| (a - b).square().sum(tch::Kind::Double).double_value(&[]);
+    let of_pair = |(one, other): (&LoraWeights, &LoraWeights)| {
+        assert_eq!(one.module, other.module);
+        square(&one.a, &other.a) + square(&one.b, &other.b)
+    };
+    one.modules.iter().zip(&other.modules).map(of_pair).sum::<f64>().sqrt()
+}
+
+fn agree(name: &str, run: &Run, loss_tolerance: f64, norm_tolerance: f64) {
+    let (recorded, ours) = (recorded(), &run.steps);
     assert_eq!(ours.len(), recorded.len(), "{name}");
     let worst = |pick: fn(&(f64, f64)) -> f64| {
         ours.iter().zip(&recorded).map(|(ours, theirs)| (pick(ours) / pick(theirs) - 1.0).abs()).fold(0.0, f64::max)
@@ -46,6 +62,12 @@ fn agree(name: &str, ours: &[(f64, f64)], loss_tolerance: f64, norm_tolerance: f
     println!("{name}: largest relative difference of a loss {loss:.1e}, of a gradient norm {norm:.1e}");
     assert!(loss < loss_tolerance, "{name}: loss {loss:e}");
     assert!(norm < norm_tolerance, "{name}: gradient norm {norm:e}");
+    // Adam's first steps have the length of the learning rate whatever the gradient's, so that rounding shows where a gradient is nearly zero.
+    let fixture = |which: &str| read_adapter(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(which)).unwrap();
+    let (first, last) = (fixture("adapter_init"), fixture("adapter_final"));
+    let off = distance(&run.adapter, &last) / distance(&first, &last);
+    println!("{name}: the adapter is off by {off:.1e} of the way that the recorded one went");
+    assert!(off < 1e-2, "{name}: adapter {off:e}");
 }
 
 #[test]
