@@ -1,5 +1,5 @@
 use crate::auto::auto;
-use crate::measure::check_finite;
+use crate::measure::{check_finite, check_matrix};
 use crate::nystrom::nystrom;
 use crate::projection::Projection;
 use crate::qb::qb_of;
@@ -67,16 +67,7 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
 }
 
 fn run(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>, measure: bool) -> Result<Measured, Error> {
-    let size = matrix.size();
-    let (rows, columns) = match size[..] {
-        [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
-        _ => return Err(Error::Shape { operation: OPERATION, expected: "[rows, columns], neither of them 0".into(), got: size }),
-    };
-    let kind = match matrix.kind() {
-        Kind::Double => Kind::Double,
-        Kind::Float | Kind::Half | Kind::BFloat16 => Kind::Float,
-        got => return Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
-    };
+    let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
     let a = matrix.f_detach()?.f_to_kind(kind)?;
     let largest = check_finite(OPERATION, &a)?;
     if let Method::Quantized { bits, group } = options.method {

@@ -4,7 +4,7 @@
 //! [`Quantized`] in groups. A code stands in for the matrix in products ([`Code::contract`], [`Code::project`]) and owns exactly the bytes
 //! it states. The [`Rank`] is a number, a fraction, or whatever meets a per-token error.
 //!
-//! - [`qb`] is the decomposition of LoRAct (arXiv 2509.23472) on its own, with a [`TestMatrix`];
+//! - [`Method::Qb`] is the decomposition of LoRAct (arXiv 2509.23472), with a [`TestMatrix`];
 //! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time comes nearer to every token;
 //! - [`orthonormalize`] and [`cholesky_qr`] give orthonormal bases;
 //! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged.
@@ -33,5 +33,4 @@ pub use factors::Factors;
 pub use measure::{check_finite, per_token_error, relative_error};
 pub use method::{Method, Options, Rank, TestMatrix};
 pub use orthonormalize::{cholesky_qr, orthonormalize};
-pub use qb::{Qb, qb};
 pub use quantized::Quantized;

@@ -27,6 +27,23 @@ pub fn relative_error(exact: &Tensor, approximate: &Tensor) -> Result<f64, Error
     Ok(if total == 0.0 { 0.0 } else { lost / total })
 }
 
+/// Rows, columns and the dtype of the arithmetic for a matrix to be coded: f32, or f64 for f64.
+///
+/// # Errors
+/// [`Error::Shape`] and [`Error::Kind`] for what is not taken.
+pub(crate) fn check_matrix(operation: &'static str, matrix: &Tensor) -> Result<(i64, i64, Kind), Error> {
+    let size = matrix.size();
+    let (rows, columns) = match size[..] {
+        [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
+        _ => return Err(Error::Shape { operation, expected: "[rows, columns], neither of them 0".into(), got: size }),
+    };
+    match matrix.kind() {
+        Kind::Double => Ok((rows, columns, Kind::Double)),
+        Kind::Float | Kind::Half | Kind::BFloat16 => Ok((rows, columns, Kind::Float)),
+        got => Err(Error::Kind { operation, expected: "f32, f64, f16 or bf16", got }),
+    }
+}
+
 /// The largest magnitude in `matrix`, or [`Error::NotFinite`] if it holds NaN or infinity. One reduction; on a GPU the host waits for it.
 ///
 /// # Errors

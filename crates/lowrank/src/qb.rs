@@ -1,45 +1,14 @@
-use crate::decompose::{Inputs, decompose};
+use crate::decompose::Inputs;
 use crate::orthonormalize::basis;
 use crate::projection::Projection;
-use crate::{Code, Error, Factors, Method, Options, Rank, TestMatrix};
+use crate::{Error, TestMatrix};
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-/// How [`qb`] decomposes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Qb {
-    /// Components kept, `1 ..= min(rows, columns)`.
-    pub rank: i64,
-    /// What the test matrix is made of.
-    pub test_matrix: TestMatrix,
-    /// Rescale each row of the approximation to the row's exact norm (folded into the left factor, so it takes no space).
-    pub keep_norms: bool,
-    /// The dtype in which the factors are held; all arithmetic is in f32 (in f64 for an f64 matrix).
-    pub factors: Kind,
-}
-
-/// Decomposes `matrix` `[rows, columns]` into `Q B`: `Q` `[rows, rank]` an orthonormal basis of `A Ω`, `B = Qᵀ A`.
-///
-/// The same as [`decompose`] with [`Method::Qb`], for whoever needs no other. Source: LoRAct (arXiv 2509.23472), algorithm 1.
-///
-/// # Errors
-/// As [`decompose`].
-pub fn qb(matrix: &Tensor, options: &Qb, seed: u64) -> Result<Factors, Error> {
-    let Qb { rank, test_matrix, keep_norms, factors } = *options;
-    let options = Options { method: Method::Qb { test_matrix }, rank: Rank::Components(rank), keep_norms, factors };
-    match decompose(matrix, &options, seed, None)? {
-        Code::Factors(factors) => Ok(factors),
-        // Method::Qb has no other code; whoever changes that sees it here.
-        Code::Quantized(_) => {
-            Err(Error::Setting { operation: "qb", option: "method", expected: "one with factors", got: "quantized".into() })
-        }
-    }
-}
-
-/// The projection onto the columns of `A Ω`. Costs about `2 rows rank² · 2 + 2 rows columns rank` operations.
+/// The projection onto the columns of `A Ω` (LoRAct, arXiv 2509.23472, algorithm 1). Costs about `2 rows rank² · 2 + 2 rows columns rank` operations.
 pub(crate) fn qb_of(inputs: &Inputs<'_>, rank: i64, test_matrix: TestMatrix) -> Result<Projection, Error> {
     let a = inputs.a;
     let energies = || Ok(a.f_square()?.f_sum_dim_intlist(0, false, a.kind())?);

@@ -1,4 +1,5 @@
 use crate::Error;
+use crate::measure::check_matrix;
 use crate::rounded::{owned, quantize, scales};
 use tch::{Kind, Tensor};
 
@@ -25,16 +26,7 @@ impl Quantized {
     /// [`Error::Shape`], [`Error::Kind`]; [`Error::Setting`] if `bits` is neither 4 nor 8, or `group` not positive.
     pub fn new(matrix: &Tensor, bits: u8, group: i64) -> Result<Self, Error> {
         check(bits, group)?;
-        let size = matrix.size();
-        let (rows, columns) = match size[..] {
-            [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
-            _ => return Err(Error::Shape { operation: OPERATION, expected: "[rows, columns], neither of them 0".into(), got: size }),
-        };
-        let kind = match matrix.kind() {
-            Kind::Double => Kind::Double,
-            Kind::Float | Kind::Half | Kind::BFloat16 => Kind::Float,
-            got => return Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
-        };
+        let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
         let group = group.min(columns);
         let groups = (columns + group - 1) / group;
         let matrix = pad(&matrix.f_detach()?.f_to_kind(kind)?, groups * group - columns)?.f_reshape([rows, groups, group])?;

@@ -1,21 +1,12 @@
 //! Laws of the decompositions, on odd shapes and all dtypes, against f64.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use loract_lowrank::{Factors, Qb, TestMatrix, orthonormalize, qb};
+mod drawing;
+
+use drawing::{norm, normal};
+use loract_lowrank::{Code, Error, Factors, Method, Options, Rank, TestMatrix, decompose, orthonormalize};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_distr::StandardNormal;
 use tch::{Device, Kind, Tensor};
-
-fn normal(rows: i64, columns: i64, seed: u64) -> Tensor {
-    let random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f64> = random.sample_iter(StandardNormal).take((rows * columns) as usize).collect();
-    Tensor::from_slice(&values).view([rows, columns])
-}
-
-fn norm(tensor: &Tensor) -> f64 {
-    tensor.to_kind(Kind::Double).norm().double_value(&[])
-}
 
 /// Singular values that fall off by a third each, as those of activations do.
 fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
@@ -26,8 +17,15 @@ fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
     (u * Tensor::from_slice(&values)).matmul(&v.tr())
 }
 
-fn options(rank: i64, test_matrix: TestMatrix) -> Qb {
-    Qb { rank, test_matrix, keep_norms: false, factors: Kind::Double }
+fn options(rank: i64, test_matrix: TestMatrix) -> Options {
+    Options { method: Method::Qb { test_matrix }, rank: Rank::Components(rank), keep_norms: false, factors: Kind::Double }
+}
+
+fn qb(matrix: &Tensor, options: &Options, seed: u64) -> Result<Factors, Error> {
+    decompose(matrix, options, seed, None).map(|code| match code {
+        Code::Factors(factors) => factors,
+        Code::Quantized(_) => panic!("factors were asked for"),
+    })
 }
 
 const TEST_MATRICES: [TestMatrix; 3] = [TestMatrix::Norm, TestMatrix::Uniform, TestMatrix::Gaussian];
@@ -70,7 +68,7 @@ proptest! {
     fn rows_keep_their_norms(rows in 2i64..40, columns in 4i64..40, seed in 0u64..1000) {
         let a = decaying(rows, columns, seed);
         let rank = rows.min(columns).min(3);
-        let factors = qb(&a, &Qb { keep_norms: true, ..options(rank, TestMatrix::Gaussian) }, seed).unwrap();
+        let factors = qb(&a, &Options { keep_norms: true, ..options(rank, TestMatrix::Gaussian) }, seed).unwrap();
         let rows_of = |tensor: &Tensor| tensor.square().sum_dim_intlist(1, false, Kind::Double);
         let (kept, exact) = (rows_of(&factors.restore(Kind::Double).unwrap()), rows_of(&a));
         prop_assert!(kept.allclose(&exact, 1e-6, 1e-18, false));
@@ -82,7 +80,7 @@ fn full_rank_is_exact_in_every_dtype() {
     for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)] {
         for test_matrix in TEST_MATRICES {
             let a = normal(17, 9, 1).to_kind(kind);
-            let factors = qb(&a, &Qb { factors: kind, ..options(9, test_matrix) }, 3).unwrap();
+            let factors = qb(&a, &Options { factors: kind, ..options(9, test_matrix) }, 3).unwrap();
             assert_eq!(factors.kind(), kind);
             let exact = a.to_kind(Kind::Double);
             let error = norm(&(factors.restore(Kind::Double).unwrap() - &exact)) / norm(&exact);
@@ -97,7 +95,7 @@ fn rank_deficient_and_zero_matrices_stay_finite() {
     let zero = Tensor::zeros([6, 5], (Kind::Float, Device::Cpu));
     for keep_norms in [false, true] {
         for test_matrix in TEST_MATRICES {
-            let options = Qb { keep_norms, ..options(5, test_matrix) };
+            let options = Options { keep_norms, ..options(5, test_matrix) };
             let kept = qb(&deficient, &options, 1).unwrap().restore(Kind::Double).unwrap();
             assert!(norm(&(&kept - &deficient)) < 1e-9 * norm(&deficient), "{test_matrix:?}");
             let kept = qb(&zero, &options, 1).unwrap().restore(Kind::Double).unwrap();
@@ -111,7 +109,7 @@ fn a_row_of_zeros_stays_zero_and_one_huge_row_is_no_trouble() {
     let a = decaying(30, 12, 5);
     let _ = a.get(4).zero_();
     let _ = a.get(7).g_mul_scalar_(1e6);
-    let factors = qb(&a, &Qb { keep_norms: true, ..options(4, TestMatrix::Norm) }, 0).unwrap();
+    let factors = qb(&a, &Options { keep_norms: true, ..options(4, TestMatrix::Norm) }, 0).unwrap();
     let kept = factors.restore(Kind::Double).unwrap();
     assert_eq!(norm(&kept.get(4)), 0.0);
     assert!(bool::try_from(kept.isfinite().all()).unwrap());

@@ -1,10 +1,11 @@
 //! What every method owes: laws on odd shapes, for all dtypes, against f64.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod drawing;
+
+use drawing::{norm, normal};
 use loract_lowrank::{Code, Error, Factors, Method, Options, Rank, TestMatrix, cholesky_qr, decompose, decompose_measured, relative_error};
 use proptest::prelude::*;
-use rand::{RngExt, SeedableRng};
-use rand_distr::StandardNormal;
 use tch::{Device, Kind, Tensor};
 
 const METHODS: [Method; 11] = [
@@ -20,16 +21,6 @@ const METHODS: [Method; 11] = [
     Method::Rsvd { oversampling: 5, power_iterations: 2 },
     Method::Nystrom,
 ];
-
-fn normal(rows: i64, columns: i64, seed: u64) -> Tensor {
-    let random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f64> = random.sample_iter(StandardNormal).take((rows * columns) as usize).collect();
-    Tensor::from_slice(&values).view([rows, columns])
-}
-
-fn norm(tensor: &Tensor) -> f64 {
-    tensor.to_kind(Kind::Double).norm().double_value(&[])
-}
 
 fn options(method: Method, rank: i64) -> Options {
     Options { method, rank: Rank::Components(rank), keep_norms: false, factors: Kind::Double }

@@ -2,7 +2,7 @@ use crate::Result;
 use crate::optimizer::{AdamW, clip_by_global_norm};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
-use data::{Batch, Dataset, Order, Padding};
+use data::{Batch, Dataset, Order, Padding, Sample};
 use layers::{Ledger, Scope, Targets};
 use models::{Activations, Decoder, Inputs};
 use reduce::{GradientReducer, Traffic};
@@ -46,11 +46,9 @@ impl Stepper<'_> {
         autograd::memory::reset_peak(device)?;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
         let share = self.order.rank_share(step, rank, world_size);
-        let batches = self.batches(&share)?;
+        let (batches, tokens) = self.batches(&share)?;
 
         let own_targets: usize = batches.iter().map(Batch::target_count).sum();
-        let tokens: usize =
-            share.iter().map(|index| self.dataset.sample(*index).map(|sample| sample.len())).sum::<data::Result<usize>>()?;
         let mut totals = Tensor::f_from_slice(&[own_targets as f64, tokens as f64])?;
         self.group.all_reduce(&mut totals, Reduce::Sum)?;
         let global_targets = totals.f_double_value(&[0])?.max(1.0);
@@ -93,13 +91,17 @@ impl Stepper<'_> {
         })
     }
 
-    fn batches(&self, share: &[usize]) -> Result<Vec<Batch>> {
+    /// The micro-batches of a share, and its tokens, padding not counted.
+    fn batches(&self, share: &[usize]) -> Result<(Vec<Batch>, usize)> {
         let rows = if self.micro_batch_size > 0 { self.micro_batch_size } else { share.len().max(1) };
-        let batch = |indices: &[usize]| {
+        let mut tokens = 0;
+        let mut batches = Vec::with_capacity(share.len().div_ceil(rows));
+        for indices in share.chunks(rows) {
             let samples = indices.iter().map(|index| self.dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
-            Ok(Batch::collate(&samples, self.pad, Padding::Longest)?)
-        };
-        share.chunks(rows).map(batch).collect()
+            tokens += samples.iter().map(Sample::len).sum::<usize>();
+            batches.push(Batch::collate(&samples, self.pad, Padding::Longest)?);
+        }
+        Ok((batches, tokens))
     }
 }
 

@@ -46,7 +46,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         dataset: &data.train,
         order: &order,
         activations: policy::activations(&run.activations),
-        reducer: GradientReducer::new(group.clone(), &named, reduce_config(run))?,
+        reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
         optimizer: AdamW::new(&trained, &run.optimizer)?,
         trained,
         ledger: Arc::default(),
@@ -63,6 +63,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     let eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
     let mut eval_loss_after = None;
     let mut seconds = 0.0;
+    let on_the_wire = |bytes| if group.world_size() == 1 { 0 } else { bytes };
     for step in 0..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
         if let Some(drill) = &drill {
@@ -93,8 +94,8 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
             kept_bytes: outcome.kept_bytes,
             exact_bytes: outcome.exact_bytes,
             peak_bytes: outcome.peak_bytes,
-            reduced_bytes: outcome.traffic.bytes,
-            exact_reduced_bytes: outcome.traffic.exact_bytes,
+            reduced_bytes: on_the_wire(outcome.traffic.bytes),
+            exact_reduced_bytes: on_the_wire(outcome.traffic.exact_bytes),
             eval_loss,
         };
         if (step + 1) % run.log_every == 0 || last {
@@ -147,9 +148,11 @@ fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
     Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), ..config })
 }
 
-fn reduce_config(run: &Run) -> reduce::Config {
+/// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.
+fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
     let table = &run.gradients;
     let method = match table.method {
+        _ if ranks == 1 => reduce::Method::Exact,
         GradientMethod::Exact => reduce::Method::Exact,
         GradientMethod::Bf16 => reduce::Method::Bf16,
         GradientMethod::PowerSgd => reduce::Method::PowerSgd(reduce::PowerSgdConfig {
