@@ -44,6 +44,11 @@ unsafe extern "C" {
     pub fn loract_memory_install();
     pub fn loract_memory(device: i64, current: *mut i64, peak: *mut i64) -> *mut c_char;
     pub fn loract_memory_reset_peak(device: i64) -> *mut c_char;
+    pub fn loract_side_stream(device: i64, stream: *mut i64) -> *mut c_char;
+    pub fn loract_side_begin(device: i64, stream: i64, reads: *const *const C_tensor, length: usize, before: *mut i64) -> *mut c_char;
+    pub fn loract_side_end(device: i64, before: i64, event: *mut *mut c_void) -> *mut c_char;
+    pub fn loract_ready_wait(event: *const c_void, reads: *const *const C_tensor, length: usize) -> *mut c_char;
+    pub fn loract_ready_free(event: *mut c_void);
     pub fn loract_free(message: *mut c_char);
 }
 

@@ -6,6 +6,7 @@
 //! * [`on_gradient`]: a call when a parameter's gradient is complete.
 //! * [`memory`]: the bytes that tensors hold now and held at most, to the byte on the CPU.
 //! * [`random`]: draws from a seed, without touching the global generator.
+//! * [`SideStream`]: a second queue of work on a GPU, ordered by events.
 //!
 //! Errors and panics in a backward come out of [`backward`] and [`grad`] as [`Err`]; the engine stays usable.
 //!
@@ -27,6 +28,8 @@ mod mode;
 mod parameter;
 #[allow(unsafe_code)]
 pub mod random;
+#[allow(unsafe_code)]
+mod stream;
 
 pub use checkpoint::{checkpoint, replay};
 pub use error::{BoxError, Error};
@@ -34,3 +37,4 @@ pub use function::{Backward, Forward, Function, apply};
 pub use gradient::{backward, clear_gradient_hook, grad, on_gradient};
 pub use mode::{GradMode, grad_enabled};
 pub use parameter::Parameter;
+pub use stream::{Ready, SideStream};

@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, Keep, Kept, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Device, Kind, Tensor};
 
@@ -46,8 +46,8 @@ pub fn segment_mask(segments: &Tensor, kind: Kind) -> Result<Mask, Error> {
 /// Scaled dot-product attention by libtorch's fused kernels: `q` `[batch, tokens, heads, d]`, `k` and `v` `[batch, keys, kv_heads, d]` with
 /// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · d]`.
 ///
-/// Kept are q, k, v (before the groups are spread out), the output as `keep` says, and one number for each token and head. The output's `Kept`
-/// is returned, for the linear map that reads it next.
+/// Kept are q, k, v (before the groups are spread out) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
+/// `keep` says, at [`Site::AttnOut`]. The output's `Kept` is returned, for the linear map that reads it next.
 ///
 /// # Errors
 /// [`Error::Shape`] if the tensors do not fit together; those of keeping and of libtorch.
@@ -151,8 +151,9 @@ impl Function for Attention {
         )?;
         let out = out.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * size[3]])?;
         if context.any_needs_grad() {
-            let exact = |x: &Tensor| Keep::Exact.keep(x, &self.scope);
-            let out = self.keep.keep(&out, &self.scope)?;
+            let core = self.scope.site(Site::Core);
+            let exact = |x: &Tensor| Keep::Exact.keep(x, &core);
+            let out = self.keep.keep(&out, &self.scope.site(Site::AttnOut))?;
             *self.handover.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
             self.kept = Some(Saved { q: exact(q)?, k: exact(k)?, v: exact(v)?, out, log_sums: exact(&log_sums)? });
         }

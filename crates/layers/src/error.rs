@@ -1,3 +1,4 @@
+use crate::Place;
 use tch::TchError;
 
 /// What can go wrong in this crate.
@@ -12,6 +13,26 @@ pub enum Error {
         expected: String,
         /// The shape it was given.
         got: Vec<i64>,
+    },
+    /// A tensor could not be compressed.
+    #[error("{place}: {source}")]
+    Compression {
+        /// Where it was to be kept.
+        place: Place,
+        /// Why not.
+        source: lowrank::Error,
+    },
+    /// A tensor that was kept holds a NaN or an infinity (found at the end of the step, on a GPU).
+    #[error("{place}: the activation holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)")]
+    NotFinite {
+        /// Where it was kept.
+        place: Place,
+    },
+    /// A tensor that was kept as it is was edited in place afterwards.
+    #[error("{place}: the kept tensor was edited in place before backward read it; edit a copy")]
+    Edited {
+        /// Where it was kept.
+        place: Place,
     },
     /// A backward or a custom function failed.
     #[error(transparent)]

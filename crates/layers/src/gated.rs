@@ -1,10 +1,10 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, Keep, Kept, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
 /// `silu(gate) · up`, elementwise, of two tensors of one shape: the gated activation of a Llama MLP (Shazeer 2020, arXiv 2002.05202).
 ///
-/// Both are kept as `keep` says, `gate` in the stream `scope.at(0)`, `up` in `scope.at(1)`.
+/// Both are kept as `keep` says, at the sites [`Site::Gate`] and [`Site::Up`] of `scope`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; those of keeping.
@@ -30,7 +30,7 @@ impl Function for SiluMul {
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (gate, up) = (inputs[0], inputs[1]);
         if context.any_needs_grad() {
-            self.kept = Some((self.keep.keep(gate, &self.scope.at(0))?, self.keep.keep(up, &self.scope.at(1))?));
+            self.kept = Some((self.keep.keep(gate, &self.scope.site(Site::Gate))?, self.keep.keep(up, &self.scope.site(Site::Up))?));
         }
         Ok(vec![gate.f_silu()?.f_mul_(up)?])
     }

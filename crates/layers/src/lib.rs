@@ -1,7 +1,8 @@
 //! Operations of a transformer whose backward reads what was kept, exactly or compressed.
 //!
 //! Where an operation needs an input in backward it does not save the tensor: it asks a [`Keep`] (the policy of that site) to keep it and
-//! gets a [`Kept`]. Operations that need the same tensor share one `Kept`. Weight gradients are contracted through the factors of a compressed
+//! gets a [`Kept`]. Every kept tensor has a [`Place`], and a rank's places share their [`Sites`]: the ledger of bytes, the memories, the watch
+//! for what is not finite. Operations that need the same tensor share one `Kept`. Weight gradients are contracted through the factors of a compressed
 //! tensor; it is rebuilt only where the mathematics needs it (norms, activation functions, recomputed blocks).
 //!
 //! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's own differentiable operations, and is tested against it.
@@ -19,6 +20,8 @@ mod recompute;
 pub mod reference;
 mod rotary;
 mod scope;
+mod site;
+mod sites;
 
 pub use attention::{Mask, attention, segment_mask};
 pub use embedding::embedding;
@@ -32,3 +35,5 @@ pub use norm::rms_norm;
 pub use recompute::recompute;
 pub use rotary::{RotaryTable, rotary};
 pub use scope::Scope;
+pub use site::{Place, Site};
+pub use sites::{Observer, Sites};

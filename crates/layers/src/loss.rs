@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, Keep, Kept, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
 use tch::{Kind, Tensor};
 
@@ -140,9 +140,10 @@ where
             }
         }
         let mut d_parameters = d_parameters.into_iter();
+        let scope = self.scope.site(Site::Loss);
         let mut keep = |needed: bool, gradient: Option<Tensor>| -> Result<(), Error> {
             self.kept.push(match gradient.filter(|_| needed) {
-                Some(gradient) => Some(Keep::Exact.keep(&gradient, &self.scope)?),
+                Some(gradient) => Some(Keep::Exact.keep(&gradient, &scope)?),
                 None => None,
             });
             Ok(())

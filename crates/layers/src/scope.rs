@@ -1,8 +1,8 @@
-use crate::Ledger;
+use crate::{Ledger, Place, Site, Sites};
 use autograd::random::derive_seed;
 use std::sync::Arc;
 
-/// Where an operation runs: its random stream, the ledger of what is kept, and whether dropout is on.
+/// Where an operation runs: its place in the model, its random stream, what the sites share, and whether dropout is on.
 ///
 /// The seed is derived from names (step, rank, layer, site), never drawn, so that a repeated forward makes the same choices, and switching one
 /// choice off changes no other.
@@ -10,21 +10,32 @@ use std::sync::Arc;
 pub struct Scope {
     seed: u64,
     training: bool,
-    ledger: Arc<Ledger>,
+    place: Place,
+    sites: Arc<Sites>,
 }
 
 impl Scope {
     /// For a training step: dropout is on.
-    pub fn training(seed: u64, ledger: Arc<Ledger>) -> Self {
-        Self { seed, training: true, ledger }
+    pub fn training(seed: u64, sites: Arc<Sites>) -> Self {
+        Self { seed, training: true, place: Place::default(), sites }
     }
 
     /// For evaluation: dropout is off.
     pub fn evaluation() -> Self {
-        Self { seed: 0, training: false, ledger: Arc::default() }
+        Self { seed: 0, training: false, place: Place::default(), sites: Arc::default() }
     }
 
-    /// The scope of a part of this one: of a layer, of a site.
+    /// The scope of a layer of the model.
+    pub fn layer(&self, index: usize) -> Self {
+        Self { place: Place { layer: Some(index), site: None }, ..self.at(index as u64) }
+    }
+
+    /// The scope of a site of this layer.
+    pub fn site(&self, site: Site) -> Self {
+        Self { place: Place { site: Some(site), ..self.place }, ..self.at(site as u64) }
+    }
+
+    /// The same place with a random stream of its own for the `part`-th of several alike.
     pub fn at(&self, part: u64) -> Self {
         Self { seed: derive_seed(&[self.seed, part]), ..self.clone() }
     }
@@ -39,8 +50,18 @@ impl Scope {
         self.training
     }
 
+    /// Where in the model this is.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What all sites share.
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+
     /// Where what is kept is entered.
     pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
+        self.sites.ledger()
     }
 }

@@ -4,7 +4,7 @@
 mod drawing;
 
 use drawing::{assert_close, gradients, normal, relative};
-use layers::{Keep, Ledger, Lora, Mask, Projection, Scope, reference};
+use layers::{Keep, Lora, Mask, Projection, Scope, Site, Sites, reference};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ const KEEP: Keep = Keep::Code(Options {
     factors: Kind::Double,
 });
 
-fn scope(ledger: &Arc<Ledger>) -> Scope {
-    Scope::training(5, ledger.clone())
+fn scope(sites: &Arc<Sites>) -> Scope {
+    Scope::training(5, sites.clone())
 }
 
 /// What `KEEP` makes of a tensor in this scope.
@@ -32,7 +32,7 @@ fn restored(x: &Tensor, scope: &Scope) -> Tensor {
 
 #[test]
 fn linear_gradients_are_contracted_through_the_factors() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let leaves: Vec<Tensor> = [&[3i64, 8, 16][..], &[12, 16], &[4, 16], &[12, 4]]
         .iter()
         .enumerate()
@@ -41,17 +41,17 @@ fn linear_gradients_are_contracted_through_the_factors() {
     let run = |x: &Tensor, keep: Keep| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0 });
         let projection = Projection { weight: &leaves[1], bias: None, lora };
-        layers::project(x, &[projection], keep, &scope(&ledger)).unwrap().remove(0)
+        layers::project(x, &[projection], keep, &scope(&sites)).unwrap().remove(0)
     };
     let y = run(&leaves[0], KEEP);
     assert_eq!(y, run(&leaves[0], Keep::Exact), "the forward is exact");
     drop(run(&leaves[0], KEEP));
-    assert_eq!(ledger.kept_bytes(), (4 * (24 + 16) * 8) as u64);
-    assert_eq!(ledger.exact_bytes(), (24 * 16 * 8) as u64);
+    assert_eq!(sites.ledger().kept_bytes(), (4 * (24 + 16) * 8) as u64);
+    assert_eq!(sites.ledger().exact_bytes(), (24 * 16 * 8) as u64);
     let ours = gradients(&leaves, vec![y]);
-    assert_eq!((ledger.kept_bytes(), ledger.exact_bytes()), (0, 0), "backward frees what was kept");
+    assert_eq!((sites.ledger().kept_bytes(), sites.ledger().exact_bytes()), (0, 0), "backward frees what was kept");
     // dx does not depend on x; the weights' gradients are those at the restored input.
-    let x = restored(&leaves[0].view([24, 16]).detach(), &scope(&ledger)).view([3, 8, 16]).set_requires_grad(true);
+    let x = restored(&leaves[0].view([24, 16]).detach(), &scope(&sites)).view([3, 8, 16]).set_requires_grad(true);
     let y = run(&x, Keep::Exact);
     let leaves = [x, leaves[1].shallow_clone(), leaves[2].shallow_clone(), leaves[3].shallow_clone()];
     for (index, (ours, formula)) in ours.iter().zip(gradients(&leaves, vec![y])).enumerate() {
@@ -61,20 +61,20 @@ fn linear_gradients_are_contracted_through_the_factors() {
 
 #[test]
 fn norm_and_activation_gradients_are_those_at_the_restored_input() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let (x, weight) = (normal(&[9, 16], 1).set_requires_grad(true), normal(&[16], 2).set_requires_grad(true));
-    let y = layers::rms_norm(&x, &weight, 1e-5, &KEEP, &scope(&ledger)).unwrap();
+    let y = layers::rms_norm(&x, &weight, 1e-5, &KEEP, &scope(&sites)).unwrap();
     let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
-    let at = restored(&x.detach(), &scope(&ledger)).set_requires_grad(true);
+    let at = restored(&x.detach(), &scope(&sites)).set_requires_grad(true);
     let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![reference::rms_norm(&at, &weight, 1e-5)]);
     assert_close(&ours[0], &formula[0], 1e-9, "norm: x");
     assert_close(&ours[1], &formula[1], 1e-9, "norm: weight");
 
     let (gate, up) = (normal(&[9, 16], 3).set_requires_grad(true), normal(&[9, 16], 4).set_requires_grad(true));
-    let y = layers::silu_mul(&gate, &up, &KEEP, &scope(&ledger)).unwrap();
+    let y = layers::silu_mul(&gate, &up, &KEEP, &scope(&sites)).unwrap();
     let ours = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![y]);
-    let gate = restored(&gate.detach(), &scope(&ledger).at(0)).set_requires_grad(true);
-    let up = restored(&up.detach(), &scope(&ledger).at(1)).set_requires_grad(true);
+    let gate = restored(&gate.detach(), &scope(&sites).site(Site::Gate)).set_requires_grad(true);
+    let up = restored(&up.detach(), &scope(&sites).site(Site::Up)).set_requires_grad(true);
     let formula = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![reference::silu_mul(&gate, &up)]);
     assert_close(&ours[0], &formula[0], 1e-9, "silu_mul: gate");
     assert_close(&ours[1], &formula[1], 1e-9, "silu_mul: up");
@@ -82,14 +82,14 @@ fn norm_and_activation_gradients_are_those_at_the_restored_input() {
 
 #[test]
 fn a_recomputed_block_is_differentiated_at_the_restored_input() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let (x, weight) = (normal(&[2, 6, 16], 1).set_requires_grad(true), normal(&[16, 16], 2).set_requires_grad(true));
     let run = |weight: Tensor| move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
-    let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], &KEEP, &scope(&ledger)).unwrap();
+    let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], &KEEP, &scope(&sites)).unwrap();
     assert_close(&y, &(x.matmul(&weight).tanh() + &x), 1e-14, "the forward is exact");
-    assert_eq!(ledger.kept_bytes(), (4 * (12 + 16) * 8) as u64);
+    assert_eq!(sites.ledger().kept_bytes(), (4 * (12 + 16) * 8) as u64);
     let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
-    let at = restored(&x.detach(), &scope(&ledger)).set_requires_grad(true);
+    let at = restored(&x.detach(), &scope(&sites)).set_requires_grad(true);
     let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![at.matmul(&weight).tanh() + &at]);
     assert_close(&ours[0], &formula[0], 1e-10, "x");
     assert_close(&ours[1], &formula[1], 1e-10, "weight");
@@ -97,53 +97,53 @@ fn a_recomputed_block_is_differentiated_at_the_restored_input() {
 
 #[test]
 fn what_needs_no_gradient_is_not_kept() {
-    let ledger = Arc::new(Ledger::default());
-    let scope = scope(&ledger);
+    let sites = Arc::new(Sites::default());
+    let scope = scope(&sites);
     let x = normal(&[8, 16], 1).set_requires_grad(true);
     let weight = normal(&[4, 16], 2);
     let frozen = Projection { weight: &weight, bias: None, lora: None };
     let y = layers::project(&x, &[frozen], Keep::Exact, &scope).unwrap();
-    assert_eq!(ledger.kept_bytes(), 0, "a frozen linear layer keeps nothing");
+    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen linear layer keeps nothing");
     assert!(y[0].requires_grad());
     let norm = normal(&[16], 3);
     let y = layers::rms_norm(&x.detach(), &norm, 1e-5, &Keep::Exact, &scope).unwrap();
-    assert_eq!(ledger.kept_bytes(), 0, "a frozen norm of a frozen input keeps nothing");
+    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen norm of a frozen input keeps nothing");
     drop(y);
     let _mode = autograd::GradMode::disabled();
     let y = layers::silu_mul(&x, &x, &Keep::Exact, &scope).unwrap();
-    assert_eq!(ledger.kept_bytes(), 0, "with gradients off nothing is kept");
+    assert_eq!(sites.ledger().kept_bytes(), 0, "with gradients off nothing is kept");
     drop(y);
 }
 
 #[test]
 fn three_maps_and_the_attention_before_them_share_one_kept_tensor() {
-    let ledger = Arc::new(Ledger::default());
-    let scope = scope(&ledger);
+    let sites = Arc::new(Sites::default());
+    let scope = scope(&sites);
     let q = normal(&[2, 5, 2, 4], 1).set_requires_grad(true);
     let (out, kept) = layers::attention(&q, &q, &q, &Mask::Causal, 0.5, &Keep::Exact, &scope).unwrap();
     // q, k, v, the output [2, 5, 8] and a sum for each head and token, all f64.
     let bytes = (3 * 80 + 80 + 2 * 2 * 5) * 8;
-    assert_eq!(ledger.kept_bytes(), bytes);
+    assert_eq!(sites.ledger().kept_bytes(), bytes);
     let weight = normal(&[3, 8], 2).set_requires_grad(true);
     let one = Projection { weight: &weight, bias: None, lora: None };
     let y = layers::project(&out, &[one, one, one], layers::Source::Kept(kept.unwrap()), &scope).unwrap();
-    assert_eq!(ledger.kept_bytes(), bytes, "the maps read what the attention kept");
+    assert_eq!(sites.ledger().kept_bytes(), bytes, "the maps read what the attention kept");
     drop((out, y));
-    assert_eq!(ledger.kept_bytes(), 0);
+    assert_eq!(sites.ledger().kept_bytes(), 0);
 }
 
 #[test]
 fn a_pair_that_would_be_no_smaller_is_not_made() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let x = normal(&[3, 16], 1);
     let options = Options { rank: Rank::Components(3), factors: Kind::Double, ..Options::default() };
-    let kept = Keep::Code(options).keep(&x, &scope(&ledger)).unwrap();
+    let kept = Keep::Code(options).keep(&x, &scope(&sites)).unwrap();
     assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
 }
 
 #[test]
 fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let x = normal(&[40, 64], 1);
     let (weight, dy) = (normal(&[12, 64], 2).set_requires_grad(true), normal(&[40, 12], 3));
     for method in [
@@ -157,22 +157,22 @@ fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
     ] {
         let options = Options { method, rank: Rank::Components(6), ..Options::default() };
         let projection = Projection { weight: &weight, bias: None, lora: None };
-        let y = layers::project(&x, &[projection], Keep::Code(options), &scope(&ledger)).unwrap().remove(0);
-        assert_eq!(ledger.kept_bytes(), options.bytes(40, 64).unwrap(), "{method:?}");
+        let y = layers::project(&x, &[projection], Keep::Code(options), &scope(&sites)).unwrap().remove(0);
+        assert_eq!(sites.ledger().kept_bytes(), options.bytes(40, 64).unwrap(), "{method:?}");
         let ours = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false).unwrap().remove(0).unwrap();
-        let restored = Keep::Code(options).keep(&x, &scope(&ledger)).unwrap().restore().unwrap();
+        let restored = Keep::Code(options).keep(&x, &scope(&sites)).unwrap().restore().unwrap();
         assert_close(&ours, &dy.tr().matmul(&restored), 1e-5, &format!("{method:?}"));
     }
 }
 
 #[test]
 fn a_nan_in_an_activation_is_an_error_and_not_spread() {
-    let ledger = Arc::new(Ledger::default());
+    let sites = Arc::new(Sites::default());
     let x = normal(&[40, 64], 1);
     let _ = x.get(3).get(5).fill_(f64::NAN);
     let weight = normal(&[12, 64], 2).set_requires_grad(true);
     let projection = Projection { weight: &weight, bias: None, lora: None };
-    let error = layers::project(&x, &[projection], KEEP, &scope(&ledger)).unwrap_err().to_string();
+    let error = layers::project(&x, &[projection], KEEP, &scope(&sites)).unwrap_err().to_string();
     assert!(error.contains("forward of linear"), "{error}");
-    assert_eq!(ledger.kept_bytes(), 0);
+    assert_eq!(sites.ledger().kept_bytes(), 0);
 }

@@ -19,6 +19,14 @@ impl Code {
         }
     }
 
+    /// The tensors it holds, as they are held.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        match self {
+            Self::Factors(factors) => factors.tensors(),
+            Self::Quantized(quantized) => quantized.tensors(),
+        }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
         match self {

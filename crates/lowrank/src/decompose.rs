@@ -6,21 +6,24 @@ use crate::qb::qb_of;
 use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
-use crate::{Code, Error, Factors, Method, Options, Quantized, Rank};
-use tch::{Kind, Tensor};
+use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
+use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
 
 /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32, or in f64 for f64).
 ///
-/// The same seed gives the same code; no global generator is used, and no graph is recorded. `warm` `[columns, any]` is the right basis for
-/// [`TestMatrix::Warm`](crate::TestMatrix::Warm) ([`Factors::right_basis`] of the site's previous code); other methods ignore it.
+/// The same seed and memory give the same code; no global generator is used, and no graph is recorded. `memory` is the site's own, read and
+/// written by the methods that need it.
+///
+/// The host never waits for a GPU here: a NaN in a matrix on one makes a code of NaN, which [`is_finite`](crate::is_finite) of the matrix tells
+/// whenever it suits. ([`Rank::Auto`], Cholesky QR and the unusual scale of elements beyond 1e15 are the CPU's; on a GPU `Auto` waits.)
 ///
 /// # Errors
-/// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Rank`], [`Error::Setting`] for what it does not
-/// take; those of libtorch.
-pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>) -> Result<Code, Error> {
-    Ok(run(matrix, options, seed, warm, false)?.code)
+/// [`Error::NotFinite`] for a NaN or infinity (on the CPU); [`Error::Shape`], [`Error::Kind`], [`Error::Rank`], [`Error::Setting`] for what it
+/// does not take; those of libtorch.
+pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<Code, Error> {
+    Ok(run(matrix, options, seed, memory, false)?.code)
 }
 
 /// A code and what it lost.
@@ -36,8 +39,8 @@ pub struct Measured {
 ///
 /// # Errors
 /// As [`decompose`].
-pub fn decompose_measured(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>) -> Result<Measured, Error> {
-    run(matrix, options, seed, warm, true)
+pub fn decompose_measured(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<Measured, Error> {
+    run(matrix, options, seed, memory, true)
 }
 
 /// What a method works on.
@@ -66,10 +69,11 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
     }
 }
 
-fn run(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>, measure: bool) -> Result<Measured, Error> {
+fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measure: bool) -> Result<Measured, Error> {
     let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
     let a = matrix.f_detach()?.f_to_kind(kind)?;
-    let largest = check_finite(OPERATION, &a)?;
+    // The look at the largest element would make the host wait for a GPU.
+    let largest = if a.device() == Device::Cpu { check_finite(OPERATION, &a)? } else { 1.0 };
     if let Method::Quantized { bits, group } = options.method {
         return Ok(Measured { code: Code::Quantized(Quantized::new(&a, bits, group)?), error: None });
     }
@@ -77,7 +81,7 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>, mea
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
     }
     let rank = options.rank.of(rows, columns)?;
-    let warm = warm.map(|warm| fitting(warm, columns, &a)).transpose()?;
+    let warm = if options.method.is_warm() { memory.recall(&a)? } else { None };
 
     // Squares of such elements would leave the range of f32.
     let unit = if largest > 0.0 && !(1e-15..1e15).contains(&largest) { largest } else { 1.0 };
@@ -97,17 +101,11 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, warm: Option<&Tensor>, mea
     if unit != 1.0 {
         found.left = found.left.f_mul_scalar(unit)?;
     }
-    Ok(Measured { code: Code::Factors(Factors::new(&found.left, &found.right, options.factors)?), error })
-}
-
-fn fitting(warm: &Tensor, columns: i64, a: &Tensor) -> Result<Tensor, Error> {
-    match warm.size()[..] {
-        [length, _] if length == columns => Ok(warm.f_detach()?.f_to_device(a.device())?.f_to_kind(a.kind())?),
-        _ => {
-            let expected = format!("[{columns}, rank] for the warm basis");
-            Err(Error::Shape { operation: OPERATION, expected, got: warm.size() })
-        }
+    let factors = Factors::new(&found.left, &found.right, options.factors)?;
+    if options.method.is_warm() {
+        memory.remember(&factors)?;
     }
+    Ok(Measured { code: Code::Factors(factors), error })
 }
 
 /// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.

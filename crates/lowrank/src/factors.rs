@@ -46,8 +46,8 @@ impl Factors {
         self.right.to_kind(kind)
     }
 
-    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what [`TestMatrix::Warm`](crate::TestMatrix::Warm)
-    /// takes for the next matrix of the same site. A tensor of its own.
+    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what a [`Memory`](crate::Memory) keeps for the next
+    /// matrix of the same site. A tensor of its own.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -56,6 +56,10 @@ impl Factors {
         let norms = right.f_square()?.f_sum_dim_intlist(1, true, kind)?.f_sqrt()?;
         let zero = norms.f_eq(0.0)?;
         Ok(right.f_div(&norms.f_masked_fill(&zero, 1.0)?)?.f_tr()?.f_contiguous()?)
+    }
+
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        self.left.tensors().chain(self.right.tensors()).collect()
     }
 
     /// The dtype in which the factors are held.

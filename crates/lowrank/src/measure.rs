@@ -44,6 +44,16 @@ pub(crate) fn check_matrix(operation: &'static str, matrix: &Tensor) -> Result<(
     }
 }
 
+/// Whether `tensor` holds neither NaN nor infinity: one boolean on its device, for which nobody waits. One reduction.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn is_finite(tensor: &Tensor) -> Result<Tensor, Error> {
+    // A NaN is both the least and the largest; sums would overflow for finite elements too.
+    let (least, most) = tensor.f_aminmax(None, false)?;
+    Ok(least.f_isfinite()?.f_logical_and(&most.f_isfinite()?)?)
+}
+
 /// The largest magnitude in `matrix`, or [`Error::NotFinite`] if it holds NaN or infinity. One reduction; on a GPU the host waits for it.
 ///
 /// # Errors

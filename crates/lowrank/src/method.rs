@@ -13,7 +13,8 @@ pub enum TestMatrix {
     Uniform,
     /// Independent standard normals (Halko, Martinsson and Tropp 2011, algorithm 4.1).
     Gaussian,
-    /// The right basis that the caller hands in, usually that of the same site's previous matrix; [`TestMatrix::Norm`] for what it lacks.
+    /// The right basis of the same site's previous matrix, which the site's [`Memory`](crate::Memory) holds: nearly as good as a power
+    /// iteration, for one product less. [`TestMatrix::Norm`] for what it lacks.
     Warm,
 }
 
@@ -71,6 +72,11 @@ impl Method {
             Self::Nystrom => "nystrom",
             Self::Quantized { .. } => "quantized",
         }
+    }
+
+    /// Whether it starts from the site's previous matrix.
+    pub fn is_warm(&self) -> bool {
+        matches!(self, Self::Qb { test_matrix: TestMatrix::Warm } | Self::RowSpace { test_matrix: TestMatrix::Warm, .. })
     }
 }
 

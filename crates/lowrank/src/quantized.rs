@@ -51,6 +51,10 @@ impl Quantized {
         Self { values: self.values.shallow_clone(), scales: self.scales.shallow_clone(), ..*self }
     }
 
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        vec![&self.values, &self.scales]
+    }
+
     /// Bits of an element, without its share of the scale: 4 or 8.
     pub fn bits(&self) -> u8 {
         if self.values.kind() == Kind::Int8 { 8 } else { 4 }
@@ -90,22 +94,50 @@ impl Quantized {
         if short == 0 { Ok(matrix) } else { Ok(matrix.f_narrow(1, 0, self.columns)?.f_contiguous()?) }
     }
 
-    /// `gᵀ A` `[m, columns]` for a gradient `g` `[rows, m]`, in `g`'s dtype. The matrix is rebuilt for it.
+    /// `gᵀ A` `[m, columns]` for a gradient `g` `[rows, m]`, in `g`'s dtype. Of the matrix, a few rows are rebuilt at a time.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
-        Ok(gradient.f_tr()?.f_matmul(&self.restore(gradient.kind())?)?)
+        let kind = gradient.kind();
+        let mut sum = Tensor::f_zeros([gradient.size2()?.1, self.columns], (kind, gradient.device()))?;
+        for (start, part) in self.parts()? {
+            let gradient = gradient.f_narrow(0, start, part.rows())?;
+            sum = sum.f_addmm_(&gradient.f_tr()?, &part.restore(kind)?)?;
+        }
+        Ok(sum)
     }
 
-    /// `A wᵀ` `[rows, m]` for a weight `w` `[m, columns]`, in `w`'s dtype. The matrix is rebuilt for it.
+    /// `A wᵀ` `[rows, m]` for a weight `w` `[m, columns]`, in `w`'s dtype. Of the matrix, a few rows are rebuilt at a time.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
-        Ok(self.restore(weight.kind())?.f_matmul(&weight.f_tr()?)?)
+        let kind = weight.kind();
+        let weight = weight.f_tr()?;
+        let products: Vec<Tensor> =
+            self.parts()?.into_iter().map(|(_, part)| Ok(part.restore(kind)?.f_matmul(&weight)?)).collect::<Result<_, Error>>()?;
+        Ok(Tensor::f_cat(&products, 0)?)
+    }
+
+    fn rows(&self) -> i64 {
+        self.values.size()[0]
+    }
+
+    /// Stretches of rows that share this code's storage, each with its first row.
+    fn parts(&self) -> Result<Vec<(i64, Self)>, Error> {
+        let (rows, most) = (self.rows(), (AT_A_TIME / self.columns).max(1));
+        let part = |start: i64| {
+            let length = most.min(rows - start);
+            let (values, scales) = (self.values.f_narrow(0, start, length)?, self.scales.f_narrow(0, start, length)?);
+            Ok((start, Self { values, scales, ..*self }))
+        };
+        (0..rows).step_by(most as usize).map(part).collect()
     }
 }
+
+/// Elements rebuilt at a time in a product: 4 MiB in f32, much less than the matrix and enough to keep both cores busy.
+const AT_A_TIME: i64 = 1 << 20;
 
 fn check(bits: u8, group: i64) -> Result<(), Error> {
     if bits != 4 && bits != 8 {

@@ -27,6 +27,10 @@ impl Rounded {
         Self { values: self.values.shallow_clone(), scales: self.scales.as_ref().map(Tensor::shallow_clone) }
     }
 
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        std::iter::once(&self.values).chain(&self.scales)
+    }
+
     pub(crate) fn values(&self) -> &Tensor {
         &self.values
     }

@@ -1,11 +1,37 @@
 use layers::Keep;
 
-/// In what form each site of a decoder keeps what backward needs.
+/// In what form each site of each layer keeps what backward needs.
 ///
 /// The default keeps everything exactly, as plain fine-tuning does.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activations {
-    /// Whether blocks are recomputed in backward, and from what.
+    every: BlockActivations,
+    layers: Vec<BlockActivations>,
+}
+
+impl Activations {
+    /// Layer `i` as `layers[i]` says.
+    pub fn of_layers(layers: Vec<BlockActivations>) -> Self {
+        Self { every: BlockActivations::default(), layers }
+    }
+
+    /// What holds for a layer.
+    pub fn layer(&self, index: usize) -> &BlockActivations {
+        self.layers.get(index).unwrap_or(&self.every)
+    }
+}
+
+impl From<BlockActivations> for Activations {
+    /// The same in every layer.
+    fn from(every: BlockActivations) -> Self {
+        Self { every, layers: Vec::new() }
+    }
+}
+
+/// In what form each site of one layer keeps what backward needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BlockActivations {
+    /// Whether the block is recomputed in backward, and from what.
     pub recompute: Recompute,
     /// The inputs of both norms of a block.
     pub norm: Keep,
@@ -27,7 +53,7 @@ pub enum Recompute {
     /// Nothing.
     #[default]
     Nothing,
-    /// Each decoder layer, from its input kept so.
+    /// The decoder layer, from its input kept so.
     Layer(Keep),
     /// Attention with its norm, and MLP with its norm, each from its input kept so.
     Sublayer(Keep),

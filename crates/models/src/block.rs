@@ -1,7 +1,7 @@
-use crate::activations::{Activations, Recompute};
+use crate::activations::{BlockActivations, Recompute};
 use crate::{Checkpoint, Linear, ModelConfig, Result};
 use autograd::Parameter;
-use layers::{Error, Mask, RotaryTable, Scope, Source, attention, project, recompute, rms_norm, rotary, silu_mul};
+use layers::{Error, Mask, RotaryTable, Scope, Site, Source, attention, project, recompute, rms_norm, rotary, silu_mul};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -41,18 +41,6 @@ impl Shared {
 
 /// The keys and values of the tokens already seen, `[1, tokens, kv_heads, head_dim]` each, while generating.
 pub(crate) type KeysAndValues = Option<(Tensor, Tensor)>;
-
-/// The sites' numbers in the random stream of a layer.
-mod site {
-    pub const LAYER: u64 = 0;
-    pub const ATTENTION: u64 = 1;
-    pub const MLP: u64 = 2;
-    pub const NORM: u64 = 3;
-    pub const IN: u64 = 4;
-    pub const OUT: u64 = 5;
-    pub const ACT: u64 = 6;
-    pub const CORE: u64 = 7;
-}
 
 impl Block {
     /// The names and shapes of layer `index`'s tensors.
@@ -133,7 +121,7 @@ impl Block {
         self: &Arc<Self>,
         x: &Tensor,
         shared: &Shared,
-        activations: &Activations,
+        activations: &BlockActivations,
         scope: &Scope,
     ) -> std::result::Result<Tensor, Error> {
         fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
@@ -144,26 +132,26 @@ impl Block {
             Recompute::Nothing => self.run(x, &shared, activations, scope),
             Recompute::Layer(keep) => {
                 let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.at(site::LAYER))
+                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
             }
             Recompute::Sublayer(keep) => {
                 let (block_again, inner_again) = (self.clone(), scope.clone());
-                let run = move |x: &Tensor| block.attention_sublayer(x, &shared, &mut None, &policy, &inner.at(site::ATTENTION));
-                let x = recompute(run, x, &trained(self.attention_parameters()), keep, &scope.at(site::ATTENTION))?;
-                let run = move |x: &Tensor| block_again.mlp_sublayer(x, &policy, &inner_again.at(site::MLP));
-                recompute(run, &x, &trained(self.mlp_parameters()), keep, &scope.at(site::MLP))
+                let run = move |x: &Tensor| block.attention_sublayer(x, &shared, &mut None, &policy, &inner);
+                let x = recompute(run, x, &trained(self.attention_parameters()), keep, &scope.site(Site::Attention))?;
+                let run = move |x: &Tensor| block_again.mlp_sublayer(x, &policy, &inner_again);
+                recompute(run, &x, &trained(self.mlp_parameters()), keep, &scope.site(Site::Mlp))
             }
         }
     }
 
-    fn run(&self, x: &Tensor, shared: &Shared, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, Error> {
-        let x = self.attention_sublayer(x, shared, &mut None, activations, &scope.at(site::ATTENTION))?;
-        self.mlp_sublayer(&x, activations, &scope.at(site::MLP))
+    fn run(&self, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> std::result::Result<Tensor, Error> {
+        let x = self.attention_sublayer(x, shared, &mut None, activations, scope)?;
+        self.mlp_sublayer(&x, activations, scope)
     }
 
     /// The block as generation runs it, on the tokens that follow those in `seen`.
     pub fn forward_after(&self, x: &Tensor, shared: &Shared, seen: &mut KeysAndValues) -> std::result::Result<Tensor, Error> {
-        let (activations, scope) = (Activations::default(), Scope::evaluation());
+        let (activations, scope) = (BlockActivations::default(), Scope::evaluation());
         let x = self.attention_sublayer(x, shared, seen, &activations, &scope)?;
         self.mlp_sublayer(&x, &activations, &scope)
     }
@@ -173,14 +161,14 @@ impl Block {
         x: &Tensor,
         shared: &Shared,
         seen: &mut KeysAndValues,
-        activations: &Activations,
+        activations: &BlockActivations,
         scope: &Scope,
     ) -> std::result::Result<Tensor, Error> {
         let size = x.size();
         let heads = |y: &Tensor| y.f_view([size[0], size[1], -1, self.shape.head_dim]);
-        let normed = rms_norm(x, &self.input_norm, self.shape.norm_eps, &activations.norm, &scope.at(site::NORM))?;
+        let normed = rms_norm(x, &self.input_norm, self.shape.norm_eps, &activations.norm, &scope.site(Site::AttentionNorm))?;
         let maps = [self.q.projection(), self.k.projection(), self.v.projection()];
-        let qkv = project(&normed, &maps, activations.attn_in, &scope.at(site::IN))?;
+        let qkv = project(&normed, &maps, activations.attn_in, &scope.site(Site::AttnIn))?;
         drop(normed);
         let q = rotary(&heads(&qkv[0])?, &shared.table)?;
         let mut k = rotary(&heads(&qkv[1])?, &shared.table)?;
@@ -192,19 +180,19 @@ impl Block {
             *seen = Some((k.shallow_clone(), v.shallow_clone()));
         }
         let scale = 1.0 / (self.shape.head_dim as f64).sqrt();
-        let (out, kept) = attention(&q, &k, &v, &shared.mask, scale, &activations.attn_out, &scope.at(site::CORE))?;
+        let (out, kept) = attention(&q, &k, &v, &shared.mask, scale, &activations.attn_out, scope)?;
         let source = kept.map_or(Source::Keep(activations.attn_out), Source::Kept);
-        let mut projected = project(&out, &[self.o.projection()], source, &scope.at(site::OUT))?;
+        let mut projected = project(&out, &[self.o.projection()], source, &scope.site(Site::AttnOut))?;
         Ok(x.f_add(&projected.remove(0))?)
     }
 
-    fn mlp_sublayer(&self, x: &Tensor, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, Error> {
-        let normed = rms_norm(x, &self.post_norm, self.shape.norm_eps, &activations.norm, &scope.at(site::NORM))?;
-        let gate_up = project(&normed, &[self.gate.projection(), self.up.projection()], activations.mlp_in, &scope.at(site::IN))?;
+    fn mlp_sublayer(&self, x: &Tensor, activations: &BlockActivations, scope: &Scope) -> std::result::Result<Tensor, Error> {
+        let normed = rms_norm(x, &self.post_norm, self.shape.norm_eps, &activations.norm, &scope.site(Site::MlpNorm))?;
+        let gate_up = project(&normed, &[self.gate.projection(), self.up.projection()], activations.mlp_in, &scope.site(Site::MlpIn))?;
         drop(normed);
-        let inner = silu_mul(&gate_up[0], &gate_up[1], &activations.act, &scope.at(site::ACT))?;
+        let inner = silu_mul(&gate_up[0], &gate_up[1], &activations.act, scope)?;
         drop(gate_up);
-        let mut projected = project(&inner, &[self.down.projection()], activations.mlp_out, &scope.at(site::OUT))?;
+        let mut projected = project(&inner, &[self.down.projection()], activations.mlp_out, &scope.site(Site::MlpOut))?;
         Ok(x.f_add(&projected.remove(0))?)
     }
 }

@@ -196,7 +196,7 @@ impl Decoder {
         let shared = self.shared(inputs, 0, mask)?;
         let mut x = embedding(&self.embedding, &inputs.ids)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &shared, activations, &scope.at(index as u64))?;
+            x = block.forward(&x, &shared, activations.layer(index), &scope.layer(index))?;
         }
         Ok(x)
     }

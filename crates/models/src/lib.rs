@@ -21,7 +21,7 @@ mod linear;
 mod stretch;
 pub mod tensor_file;
 
-pub use activations::{Activations, Recompute};
+pub use activations::{Activations, BlockActivations, Recompute};
 pub use adapter::{Adapter, AdapterConfig, LoraWeights, TargetModules, read_adapter, write_adapter};
 pub use checkpoint::{Checkpoint, GgufTokenizer, SpecialTokens, TokenizerSource};
 pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES};

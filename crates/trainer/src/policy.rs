@@ -2,7 +2,7 @@ use crate::config::{self, Columns, Factors, Keeping, Run, Site, Sites};
 use crate::{Error, Result};
 use layers::Keep;
 use lowrank::{Method, Options, Rank, TestMatrix};
-use models::{Activations, Adapter, AdapterConfig, Decoder, ModelConfig, Recompute, TargetModules, read_adapter};
+use models::{Activations, Adapter, AdapterConfig, BlockActivations, Decoder, ModelConfig, Recompute, TargetModules, read_adapter};
 use tch::Kind;
 
 /// How the `[activations]` table compresses a tensor; `None`: not at all.
@@ -38,16 +38,20 @@ pub(crate) fn code(table: &config::Activations) -> Option<Options> {
 
 /// The `[activations]` table as the model reads it.
 pub fn activations(table: &config::Activations) -> Activations {
+    block_activations(table).into()
+}
+
+fn block_activations(table: &config::Activations) -> BlockActivations {
     let keep = code(table).map_or(Keep::Exact, Keep::Code);
-    let recompute = |recompute| Activations { recompute, ..Activations::default() };
+    let recompute = |recompute| BlockActivations { recompute, ..BlockActivations::default() };
     match &table.sites {
-        Sites::None => Activations::default(),
+        Sites::None => BlockActivations::default(),
         Sites::Checkpoint => recompute(Recompute::Layer(Keep::Exact)),
         Sites::Layer => recompute(Recompute::Layer(keep)),
         Sites::Sublayer => recompute(Recompute::Sublayer(keep)),
         Sites::Only(sites) => {
             let at = |site| if sites.contains(&site) { keep } else { Keep::Exact };
-            Activations {
+            BlockActivations {
                 recompute: Recompute::Nothing,
                 norm: at(Site::Norm),
                 attn_in: at(Site::AttnIn),

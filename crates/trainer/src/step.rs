@@ -3,7 +3,7 @@ use crate::optimizer::{AdamW, clip_by_global_norm};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
-use layers::{Ledger, Scope, Targets};
+use layers::{Scope, Sites, Targets};
 use models::{Activations, Decoder, Inputs};
 use reduce::{GradientReducer, Traffic};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) struct Stepper<'a> {
     pub activations: Activations,
     pub reducer: GradientReducer,
     pub optimizer: AdamW,
-    pub ledger: Arc<Ledger>,
+    pub sites: Arc<Sites>,
     pub seed: u64,
     pub micro_batch_size: usize,
     pub pad: u32,
@@ -57,14 +57,15 @@ impl Stepper<'_> {
 
         let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
         for (micro, batch) in batches.iter().enumerate() {
-            let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.ledger.clone());
+            let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
             let (inputs, targets) = tensors(batch, device)?;
             let targets = Targets::new(&targets)?;
             let hidden = self.decoder.hidden(&inputs, &self.activations, &scope)?;
             let micro_loss = self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?;
             drop(hidden);
-            if self.ledger.kept_bytes() >= kept_bytes {
-                (kept_bytes, exact_bytes) = (self.ledger.kept_bytes(), self.ledger.exact_bytes());
+            let ledger = self.sites.ledger();
+            if ledger.kept_bytes() >= kept_bytes {
+                (kept_bytes, exact_bytes) = (ledger.kept_bytes(), ledger.exact_bytes());
             }
             autograd::backward(&[&micro_loss], &[None], false)?;
             loss += micro_loss.f_double_value(&[])?;

@@ -49,7 +49,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
         optimizer: AdamW::new(&trained, &run.optimizer)?,
         trained,
-        ledger: Arc::default(),
+        sites: Arc::default(),
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         pad,

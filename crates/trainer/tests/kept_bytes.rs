@@ -3,9 +3,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
-use layers::{Keep, Ledger, Scope, Targets};
+use layers::{Keep, Scope, Sites, Targets};
 use lowrank::{Method, Options, Rank, TestMatrix};
-use models::{Activations, AdapterConfig, Checkpoint, Decoder, Inputs, Recompute, TargetModules};
+use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -34,8 +34,16 @@ fn kept_bytes_are_the_count_by_formula() {
     let (n, m, layers) = (config.hidden_size, config.intermediate_size, config.num_layers);
     let (q, kv, heads) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.num_heads);
 
-    let sites = Activations { norm: KEEP, attn_in: KEEP, attn_out: KEEP, mlp_in: KEEP, mlp_out: KEEP, act: KEEP, ..Activations::default() };
-    let recompute = |recompute| Activations { recompute, ..Activations::default() };
+    let six_sites = BlockActivations {
+        norm: KEEP,
+        attn_in: KEEP,
+        attn_out: KEEP,
+        mlp_in: KEEP,
+        mlp_out: KEEP,
+        act: KEEP,
+        ..BlockActivations::default()
+    };
+    let recompute = |recompute| BlockActivations { recompute, ..BlockActivations::default() };
     let mut first = true;
     for (batch, tokens) in [(3, 9), (2, 16), (1, 33)] {
         let rows = batch * tokens;
@@ -51,25 +59,25 @@ fn kept_bytes_are_the_count_by_formula() {
         let six = layers * (core + pair(rows, n) + pair(rows, q) + pair(rows, n) + pair(rows, n) + 3 * pair(rows, m))
             + (layers - 1) * pair(rows, n);
         for (name, activations, formula, exact_formula) in [
-            ("none", Activations::default(), plain, plain),
+            ("none", BlockActivations::default(), plain, plain),
             ("checkpoint", recompute(Recompute::Layer(Keep::Exact)), layers * exact(n), layers * exact(n)),
             ("layer", recompute(Recompute::Layer(KEEP)), layers * pair(rows, n), layers * exact(n)),
             ("sublayer", recompute(Recompute::Sublayer(KEEP)), 2 * layers * pair(rows, n), 2 * layers * exact(n)),
-            ("six sites", sites, six, plain),
+            ("six sites", six_sites, six, plain),
         ] {
-            let ledger = Arc::new(Ledger::default());
-            let scope = Scope::training(1, ledger.clone());
+            let sites = Arc::new(Sites::default());
+            let scope = Scope::training(1, sites.clone());
             let inputs = Inputs::rows(ids.shallow_clone());
             let found = Targets::new(&targets).unwrap();
             let before = memory::current(Device::Cpu).unwrap() as i64;
-            let hidden = decoder.hidden(&inputs, &activations, &scope).unwrap();
+            let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
             let loss = decoder.loss(&hidden, &found, 1.0, 5, &scope).unwrap();
             drop(hidden);
             // The loss keeps the gradient of the states it was computed from.
             let of_loss = 4 * predicted * n;
             let case = format!("{name} at {batch} x {tokens}");
-            assert_eq!(ledger.kept_bytes() as i64, formula + of_loss, "{case}");
-            assert_eq!(ledger.exact_bytes() as i64, exact_formula + of_loss, "{case}: exact");
+            assert_eq!(sites.ledger().kept_bytes() as i64, formula + of_loss, "{case}");
+            assert_eq!(sites.ledger().exact_bytes() as i64, exact_formula + of_loss, "{case}: exact");
             // Beside what is kept there are the rotary table, shared by all layers, and the loss, in f64.
             let table = 2 * 4 * tokens * config.head_dim / 2;
             let held = memory::current(Device::Cpu).unwrap() as i64 - before;
@@ -77,7 +85,7 @@ fn kept_bytes_are_the_count_by_formula() {
 
             autograd::backward(&[&loss], &[None], false).unwrap();
             drop(loss);
-            assert_eq!((ledger.kept_bytes(), ledger.exact_bytes()), (0, 0), "{case}: freed by backward");
+            assert_eq!((sites.ledger().kept_bytes(), sites.ledger().exact_bytes()), (0, 0), "{case}: freed by backward");
             // The first backward makes the gradients; later ones add to them.
             let gradients: i64 = decoder.trained().iter().map(|parameter| 4 * parameter.grad().numel() as i64).sum();
             let made = if std::mem::replace(&mut first, false) { gradients } else { 0 };

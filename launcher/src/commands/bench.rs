@@ -180,18 +180,18 @@ impl Compression {
 
     fn optimum(&self, name: &str, a: &Tensor, rank: Rank) -> Result<f64, Failure> {
         let options = Options { method: Method::Svd, rank, keep_norms: false, factors: Kind::Float };
-        let code = decompose(a, &options, self.seed, None).map_err(|fault| of_matrix(name, fault))?;
+        let code = decompose(a, &options, self.seed, &mut Memory::default()).map_err(|fault| of_matrix(name, fault))?;
         let restored = code.restore(Kind::Float).map_err(|fault| of_matrix(name, fault))?;
         relative_error(a, &restored).map_err(|fault| of_matrix(name, fault))
     }
 
     fn row(&self, name: &str, a: &Tensor, method: &'static str, options: &Options, optimum: Option<f64>) -> Result<Row, Failure> {
         let fault = |fault| of_matrix(name, fault);
-        let code = decompose(a, options, self.seed, None).map_err(fault)?;
+        let code = decompose(a, options, self.seed, &mut Memory::default()).map_err(fault)?;
         let mut times = [0.0; RUNS];
         for time in &mut times {
             let start = Instant::now();
-            decompose(a, options, self.seed, None).map_err(fault)?;
+            decompose(a, options, self.seed, &mut Memory::default()).map_err(fault)?;
             *time = start.elapsed().as_secs_f64() * 1e3;
         }
         times.sort_by(f64::total_cmp);

@@ -7,6 +7,8 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/function_hook.h>
@@ -156,6 +158,14 @@ at::Device device_of(int64_t index) {
   return at::Device(at::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
 }
 
+c10::Stream stream_of(int64_t device, int64_t stream) { return c10::Stream(c10::Stream::UNSAFE, device_of(device), stream); }
+
+// Their memory is used again only when `stream` has done what it was given so far.
+void record(tensor const* reads, size_t length, c10::Stream stream) {
+  c10::impl::VirtualGuardImpl guard(stream.device_type());
+  for (size_t i = 0; i < length; ++i) guard.recordDataPtrOnStream(reads[i]->storage().data_ptr(), stream);
+}
+
 }  // namespace
 
 extern "C" {
@@ -295,6 +305,49 @@ char* loract_memory_reset_peak(int64_t device) {
       c10::getDeviceAllocator(at::DeviceType::CUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device));
   });
 }
+
+char* loract_side_stream(int64_t device, int64_t* stream) {
+  return protect([&] {
+    auto place = device_of(device);
+    *stream = c10::impl::VirtualGuardImpl(place.type()).getStreamFromGlobalPool(place).id();
+  });
+}
+
+char* loract_side_begin(int64_t device, int64_t stream, tensor const* reads, size_t length, int64_t* before) {
+  return protect([&] {
+    auto side = stream_of(device, stream);
+    c10::impl::VirtualGuardImpl guard(side.device_type());
+    auto current = guard.getStream(side.device());
+    c10::Event queued(side.device_type());
+    queued.record(current);
+    queued.block(side);
+    record(reads, length, side);
+    guard.exchangeStream(side);
+    *before = current.id();
+  });
+}
+
+char* loract_side_end(int64_t device, int64_t before, void** event) {
+  return protect([&] {
+    auto place = device_of(device);
+    c10::impl::VirtualGuardImpl guard(place.type());
+    auto side = guard.exchangeStream(stream_of(device, before));
+    auto done = std::make_unique<c10::Event>(place.type());
+    done->record(side);
+    *event = done.release();
+  });
+}
+
+char* loract_ready_wait(void const* event, tensor const* reads, size_t length) {
+  return protect([&] {
+    auto const* done = static_cast<c10::Event const*>(event);
+    auto current = c10::impl::VirtualGuardImpl(done->device_type()).getStream(done->device());
+    done->block(current);
+    record(reads, length, current);
+  });
+}
+
+void loract_ready_free(void* event) { delete static_cast<c10::Event*>(event); }
 
 void loract_free(char* message) { std::free(message); }
 }

@@ -42,5 +42,14 @@ void loract_memory_install();
 char* loract_memory(int64_t device, int64_t* current, int64_t* peak);
 char* loract_memory_reset_peak(int64_t device);
 
+// A second stream of a GPU. `begin` lets it wait for what the current stream has queued and makes it the current one; `end` marks its end by
+// an event and makes `before` the current one again; `wait` lets the current stream wait for the event. The tensors read on another stream than
+// the one they were made on are told to the allocator, so that their memory is not used again too early.
+char* loract_side_stream(int64_t device, int64_t* stream);
+char* loract_side_begin(int64_t device, int64_t stream, tensor const* reads, size_t length, int64_t* before);
+char* loract_side_end(int64_t device, int64_t before, void** event);
+char* loract_ready_wait(void const* event, tensor const* reads, size_t length);
+void loract_ready_free(void* event);
+
 void loract_free(char* message);
 }

@@ -1,0 +1,74 @@
+use std::fmt;
+
+/// A place in a block where something is kept for backward, or drawn at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Site {
+    /// The input of a block that is recomputed as a whole.
+    Layer,
+    /// The input of a recomputed attention half: norm, projections, attention.
+    Attention,
+    /// The input of a recomputed MLP half: norm, projections, activation.
+    Mlp,
+    /// The input of the norm before attention.
+    AttentionNorm,
+    /// The input of the norm before the MLP.
+    MlpNorm,
+    /// The input of q, k and v.
+    AttnIn,
+    /// q, k, v and the log sums of attention, which are always kept as they are.
+    Core,
+    /// The output of attention, the input of o.
+    AttnOut,
+    /// The input of gate and up.
+    MlpIn,
+    /// The gate, the input of the activation function.
+    Gate,
+    /// What the activated gate is multiplied with.
+    Up,
+    /// The input of down.
+    MlpOut,
+    /// The gradients that the loss holds.
+    Loss,
+}
+
+impl Site {
+    /// The name by which messages and tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Attention => "attention",
+            Self::Mlp => "mlp",
+            Self::AttentionNorm => "attention norm",
+            Self::MlpNorm => "mlp norm",
+            Self::AttnIn => "attn_in",
+            Self::Core => "attention core",
+            Self::AttnOut => "attn_out",
+            Self::MlpIn => "mlp_in",
+            Self::Gate => "gate",
+            Self::Up => "up",
+            Self::MlpOut => "mlp_out",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+/// A site of one layer of a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The layer, from 0; absent outside the layers.
+    pub layer: Option<usize>,
+    /// The site; absent where no operation has said which it is.
+    pub site: Option<Site>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.layer, self.site) {
+            (Some(layer), Some(site)) => write!(f, "layer {layer}, {}", site.name()),
+            (Some(layer), None) => write!(f, "layer {layer}"),
+            (None, Some(site)) => f.write_str(site.name()),
+            (None, None) => f.write_str("an operation"),
+        }
+    }
+}

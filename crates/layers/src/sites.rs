@@ -1,0 +1,103 @@
+use crate::{Error, Ledger, Place};
+use autograd::SideStream;
+use lowrank::{Memory, is_finite};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tch::{Device, Tensor};
+
+/// Is shown every tensor that is about to be kept, as it is: `[.., width]`.
+pub trait Observer: Send + Sync {
+    /// `tensor` is about to be kept at `place`, in whatever form.
+    fn observe(&self, place: Place, tensor: &Tensor);
+}
+
+/// What the sites of one rank's model share and remember from step to step: the ledger of what is kept, each site's memory, and the watch for
+/// what is not finite.
+#[derive(Default)]
+pub struct Sites {
+    ledger: Arc<Ledger>,
+    /// A memory is taken out while its site is at work, so that no lock is held meanwhile.
+    memories: Mutex<BTreeMap<Place, Memory>>,
+    watched: Mutex<Vec<(Place, Tensor)>>,
+    observer: Option<Box<dyn Observer>>,
+    side: Option<SideStream>,
+}
+
+impl Sites {
+    /// Sites that show what they keep to `observer` first.
+    pub fn observed(observer: impl Observer + 'static) -> Self {
+        Self { observer: Some(Box::new(observer)), ..Self::default() }
+    }
+
+    /// Sites that compress on a second stream of `device` while the forward goes on; on the CPU, in line.
+    ///
+    /// # Errors
+    /// If the device is not there.
+    pub fn beside(device: Device) -> Result<Self, Error> {
+        Ok(Self { side: SideStream::new(device)?, ..Self::default() })
+    }
+
+    /// Counts what is kept.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Bytes that the sites' memories hold between steps.
+    pub fn memory_bytes(&self) -> u64 {
+        lock(&self.memories).values().map(Memory::bytes).sum()
+    }
+
+    /// The first place since the last call where something kept was not finite. Makes the host wait for a GPU, so call it where it waits anyway.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the place; those of libtorch.
+    pub fn check_finite(&self) -> Result<(), Error> {
+        let watched = std::mem::take(&mut *lock(&self.watched));
+        if watched.is_empty() {
+            return Ok(());
+        }
+        let flags: Vec<Tensor> = watched.iter().map(|(_, finite)| finite.shallow_clone()).collect();
+        let finite = Vec::<bool>::try_from(Tensor::f_stack(&flags, 0)?.f_to_device(Device::Cpu)?)?;
+        match watched.iter().zip(finite).find(|(_, finite)| !finite) {
+            Some(((place, _), _)) => Err(Error::NotFinite { place: *place }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes on the device whether `tensor` is finite, to be asked later.
+    pub(crate) fn watch(&self, place: Place, tensor: &Tensor) -> Result<(), Error> {
+        let finite = is_finite(tensor)?;
+        lock(&self.watched).push((place, finite));
+        Ok(())
+    }
+
+    /// Runs `work` with the site's memory.
+    pub(crate) fn with_memory<T>(&self, place: Place, work: impl FnOnce(&mut Memory) -> T) -> T {
+        let mut memory = lock(&self.memories).remove(&place).unwrap_or_default();
+        let done = work(&mut memory);
+        if memory.bytes() > 0 {
+            lock(&self.memories).insert(place, memory);
+        }
+        done
+    }
+
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.observer.as_deref()
+    }
+
+    pub(crate) fn side(&self) -> Option<&SideStream> {
+        self.side.as_ref()
+    }
+}
+
+impl fmt::Debug for Sites {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sites").field("ledger", &self.ledger).field("observed", &self.observer.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A panic elsewhere has broken nothing in these maps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

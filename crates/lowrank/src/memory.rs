@@ -1,0 +1,47 @@
+use crate::{Error, Factors};
+use tch::{Kind, Tensor};
+
+/// What a site remembers from one matrix to the next, for the methods that start where the last one ended
+/// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)); empty for all others.
+///
+/// One site, one memory: the same sequence of matrices gives the same codes.
+#[derive(Debug, Default)]
+pub struct Memory {
+    basis: Option<Tensor>,
+}
+
+impl Memory {
+    /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
+    pub fn from_basis(basis: Tensor) -> Self {
+        Self { basis: Some(basis) }
+    }
+
+    /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are); `None` before the first.
+    pub fn basis(&self) -> Option<&Tensor> {
+        self.basis.as_ref()
+    }
+
+    /// Bytes held between two matrices.
+    pub fn bytes(&self) -> u64 {
+        self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64)
+    }
+
+    /// The basis as `like` has its dtype and device.
+    pub(crate) fn recall(&self, like: &Tensor) -> Result<Option<Tensor>, Error> {
+        let Some(basis) = &self.basis else { return Ok(None) };
+        let columns = like.size2()?.1;
+        match basis.size()[..] {
+            [length, _] if length == columns => Ok(Some(basis.f_detach()?.f_to_device(like.device())?.f_to_kind(like.kind())?)),
+            _ => {
+                let expected = format!("[{columns}, rank] for the warm basis");
+                Err(Error::Shape { operation: "decompose", expected, got: basis.size() })
+            }
+        }
+    }
+
+    pub(crate) fn remember(&mut self, factors: &Factors) -> Result<(), Error> {
+        let kind = if matches!(factors.kind(), Kind::Float | Kind::Double) { factors.kind() } else { Kind::BFloat16 };
+        self.basis = Some(factors.right_basis(Kind::Float)?.f_to_kind(kind)?);
+        Ok(())
+    }
+}
