@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::commands::{bench::Bench, generate::Generate, launch::Launch, shard::Shard, train::Train, verify::Verify};
+use crate::commands::{bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, shard::Shard, train::Train, verify::Verify};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -29,6 +29,7 @@ pub enum Command {
     Shard(Shard),
     Verify(Verify),
     Generate(Generate),
+    Inspect(Inspect),
     Bench(Bench),
 }
 

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use collective::ProcessGroup;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Prompt, RunData, config::Run};
+use trainer::{Compared, Inspection, Look, Prompt, RunData, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -28,6 +28,11 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<(), trainer::Err
 /// Compares a model's outputs and gradients with those recorded in `expected`.
 pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compared>, Failure> {
     Ok(trainer::verify(model, expected, tolerance)?)
+}
+
+/// Shows what compression does to a run's model on its data; `progress` is told how much is done, of how much, and of what.
+pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(u64, u64, &str)) -> Result<Inspection, Failure> {
+    Ok(trainer::inspect(run, data, look, progress)?)
 }
 
 /// Continues a prompt, handing out the text as it grows.

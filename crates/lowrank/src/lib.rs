@@ -7,7 +7,7 @@
 //! - [`Method::Qb`] is the decomposition of LoRAct (arXiv 2509.23472), with a [`TestMatrix`];
 //! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time comes nearer to every token;
 //! - [`orthonormalize`] and [`cholesky_qr`] give orthonormal bases;
-//! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged.
+//! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged, [`spectrum`] what the best of them can reach.
 
 mod auto;
 mod code;
@@ -25,6 +25,7 @@ mod quantized;
 mod rounded;
 mod row_space;
 mod rsvd;
+mod spectrum;
 mod svd;
 
 pub use code::Code;
@@ -36,3 +37,4 @@ pub use memory::Memory;
 pub use method::{Method, Options, Rank, TestMatrix};
 pub use orthonormalize::{cholesky_qr, orthonormalize};
 pub use quantized::Quantized;
+pub use spectrum::spectrum;

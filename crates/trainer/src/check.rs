@@ -13,7 +13,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     let model = checkpoint.config();
     checkpoint.check(&Decoder::expected(model))?;
     let rows = run.rows_at_once(ranks)?;
-    run.check_rank(model.hidden_size, (rows * run.data.sequence_length) as i64)?;
+    policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
     let lora = policy::lora(run)?;
     policy::check_lora(run, model, &lora)?;
     if run.data.sequence_length as i64 > model.max_positions {

@@ -36,12 +36,23 @@ pub enum Error {
         /// The norm of its gradients.
         grad_norm: f64,
     },
+    /// A step failed.
+    #[error("step {step}: {source}")]
+    Step {
+        /// The step, from 1.
+        step: u64,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A fault that was asked for.
     #[error("LORACT_DRILL asked for an error")]
     Drill,
     /// An operation of the model failed.
     #[error(transparent)]
     Layers(#[from] layers::Error),
+    /// A decomposition failed.
+    #[error(transparent)]
+    LowRank(#[from] lowrank::Error),
     /// Backward failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),
@@ -65,8 +76,13 @@ impl Error {
         match self {
             Self::Config(_) | Self::Data(_) | Self::Input(_) => true,
             Self::Model(error) => !matches!(error, models::Error::Torch { .. }),
+            Self::Step { source, .. } => source.is_input(),
             _ => false,
         }
+    }
+
+    pub(crate) fn in_step(self, step: u64) -> Self {
+        Self::Step { step, source: Box::new(self) }
     }
 
     pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {

@@ -1,7 +1,7 @@
 //! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
 //! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing; [`RunData`] is the tokenised data; [`train`] is the loop,
-//! one step of which is in `step.rs`. [`verify`] and [`generate`] use a model without training it.
+//! one step of which is in `step.rs`. [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without training it.
 
 mod check;
 pub mod config;
@@ -10,6 +10,7 @@ mod drill;
 mod error;
 mod evaluate;
 mod generate;
+mod inspect;
 mod metrics;
 mod optimizer;
 mod policy;
@@ -24,6 +25,7 @@ pub use check::check;
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
+pub use inspect::{Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect};
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{AdamW, clip_by_global_norm};
 pub use policy::activations;

@@ -46,7 +46,7 @@ impl Stepper<'_> {
         autograd::memory::reset_peak(device)?;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
         let share = self.order.rank_share(step, rank, world_size);
-        let (batches, tokens) = self.batches(&share)?;
+        let (batches, tokens) = micro_batches(self.dataset, &share, self.micro_batch_size, self.pad)?;
 
         let own_targets: usize = batches.iter().map(Batch::target_count).sum();
         let mut totals = Tensor::f_from_slice(&[own_targets as f64, tokens as f64])?;
@@ -64,11 +64,14 @@ impl Stepper<'_> {
             let micro_loss = self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?;
             drop(hidden);
             let ledger = self.sites.ledger();
-            if ledger.kept_bytes() >= kept_bytes {
-                (kept_bytes, exact_bytes) = (ledger.kept_bytes(), ledger.exact_bytes());
+            let held = ledger.kept_bytes() + self.sites.memory_bytes();
+            if held >= kept_bytes {
+                (kept_bytes, exact_bytes) = (held, ledger.exact_bytes());
             }
             autograd::backward(&[&micro_loss], &[None], false)?;
             loss += micro_loss.f_double_value(&[])?;
+            // Here the host has waited for a GPU in any case.
+            self.sites.check_finite()?;
         }
         let traffic = self.reducer.reduce(step)?;
         let grad_norm = clip_by_global_norm(&self.trained, self.clip_grad_norm)?;
@@ -91,19 +94,19 @@ impl Stepper<'_> {
             traffic,
         })
     }
+}
 
-    /// The micro-batches of a share, and its tokens, padding not counted.
-    fn batches(&self, share: &[usize]) -> Result<(Vec<Batch>, usize)> {
-        let rows = if self.micro_batch_size > 0 { self.micro_batch_size } else { share.len().max(1) };
-        let mut tokens = 0;
-        let mut batches = Vec::with_capacity(share.len().div_ceil(rows));
-        for indices in share.chunks(rows) {
-            let samples = indices.iter().map(|index| self.dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
-            tokens += samples.iter().map(Sample::len).sum::<usize>();
-            batches.push(Batch::collate(&samples, self.pad, Padding::Longest)?);
-        }
-        Ok((batches, tokens))
+/// The micro-batches of a share, of `rows` samples each (0: one of all), and its tokens, padding not counted.
+pub(crate) fn micro_batches(dataset: &Dataset, share: &[usize], rows: usize, pad: u32) -> Result<(Vec<Batch>, usize)> {
+    let rows = if rows > 0 { rows } else { share.len().max(1) };
+    let mut tokens = 0;
+    let mut batches = Vec::with_capacity(share.len().div_ceil(rows));
+    for indices in share.chunks(rows) {
+        let samples = indices.iter().map(|index| dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
+        tokens += samples.iter().map(Sample::len).sum::<usize>();
+        batches.push(Batch::collate(&samples, pad, Padding::Longest)?);
     }
+    Ok((batches, tokens))
 }
 
 /// A batch as the model reads it, and its targets.

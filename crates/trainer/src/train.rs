@@ -1,4 +1,4 @@
-use crate::config::{GradientMethod, Length, Run};
+use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::AdamW;
@@ -8,6 +8,7 @@ use crate::step::Stepper;
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::Prepared;
+use layers::Sites;
 use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
@@ -45,11 +46,14 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         group: &*group,
         dataset: &data.train,
         order: &order,
-        activations: policy::activations(&run.activations),
+        activations: policy::activations(&run.activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
         optimizer: AdamW::new(&trained, &run.optimizer)?,
         trained,
-        sites: Arc::default(),
+        sites: Arc::new(match run.activations.stream {
+            Stream::Main => Sites::default(),
+            Stream::Side => Sites::beside(device)?,
+        }),
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         pad,
@@ -70,7 +74,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
             drill.at(group.rank(), step + 1)?;
         }
         let started = Instant::now();
-        let outcome = stepper.run(step, rate)?;
+        let outcome = stepper.run(step, rate).map_err(|error| error.in_step(step + 1))?;
         let step_seconds = started.elapsed().as_secs_f64();
         seconds += step_seconds;
         if !outcome.loss.is_finite() || !outcome.grad_norm.is_finite() {
@@ -133,7 +137,7 @@ fn steps(run: &Run, samples: usize) -> u64 {
 }
 
 /// Puts the adapter in, and gives its configuration as it will be written: targets by name, as PEFT writes `all-linear` too.
-fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
+pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
     let (config, weights) = match policy::lora(run)? {
         Lora::New(config) => (*config, None),
         Lora::From(adapter) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.modules)),

@@ -4,7 +4,7 @@ use crate::{failure::Failure, progress::Progress};
 use autograd::GradMode;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use lowrank::{Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error};
+use lowrank::{Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error};
 use models::TensorFile;
 use serde_json::{Value, json};
 use std::{path::PathBuf, str::FromStr, time::Instant};

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod generate;
+pub mod inspect;
 pub mod launch;
 pub mod shard;
 pub mod train;
@@ -21,5 +22,6 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Inspect(command) => command.run(),
     }
 }

@@ -8,6 +8,40 @@ const SWITCH: &str = "true | false";
 const WHOLE: &str = "a whole number >= 0";
 const POSITIVE: &str = "a whole number >= 1";
 
+// The keys of a form, which [activations] and its overrides share.
+const METHOD: (&str, &str) = ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized""#);
+const RANK: (&str, &str) = ("rank", r#"a fraction 0 < r <= 1 of the width, a whole number of columns >= 1, or "auto""#);
+const ERROR: (&str, &str) = ("error", "a number, 0 < e < 1: of a token, met by rank = \"auto\"");
+const MAX_RANK: (&str, &str) = ("max_rank", "a fraction 0 < r <= 1 of the width, or a whole number of columns >= 1");
+const COLUMNS: (&str, &str) = ("columns", r#""norm" | "uniform" | "gaussian" | "warm""#);
+const KEEP_NORMS: (&str, &str) = ("keep_norms", SWITCH);
+const FACTORS: (&str, &str) = ("factors", r#""f32" | "bf16" | "int8""#);
+const POWER_ITERATIONS: (&str, &str) = ("power_iterations", "a whole number >= 0; above 0 with rsvd only");
+const BITS: (&str, &str) = ("bits", "8 | 4");
+const GROUP: (&str, &str) = ("group", POSITIVE);
+
+/// The tables in a list that is a key's value.
+pub(super) const LISTS: &[TableKeys] = &[(
+    "activations.overrides",
+    &[
+        (
+            "sites",
+            r#"names or patterns of "layer", "sublayer", "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act", such as "mlp_*""#,
+        ),
+        ("layers", r#"a range of layers from 0, its end not included: "0..8", "24..", "..4", "3""#),
+        METHOD,
+        RANK,
+        ERROR,
+        MAX_RANK,
+        COLUMNS,
+        KEEP_NORMS,
+        FACTORS,
+        POWER_ITERATIONS,
+        BITS,
+        GROUP,
+    ],
+)];
+
 /// All tables.
 pub(super) const TABLES: &[TableKeys] = &[
     (
@@ -52,13 +86,18 @@ pub(super) const TABLES: &[TableKeys] = &[
                 "sites",
                 r#""none" | "checkpoint" | "layer" | "sublayer" | a list of "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act""#,
             ),
-            ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized""#),
-            ("rank", "a fraction 0 < r <= 1 of the width, or a whole number of columns >= 1"),
-            ("columns", r#""norm" | "uniform" | "gaussian""#),
-            ("power_iterations", "a whole number >= 0; above 0 with rsvd only"),
-            ("bits", "8 | 4"),
-            ("keep_norms", SWITCH),
-            ("factors", r#""f32" | "bf16" | "int8""#),
+            ("stream", r#""main" | "side""#),
+            ("overrides", "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there"),
+            METHOD,
+            RANK,
+            ERROR,
+            MAX_RANK,
+            COLUMNS,
+            KEEP_NORMS,
+            FACTORS,
+            POWER_ITERATIONS,
+            BITS,
+            GROUP,
         ],
     ),
     (
@@ -109,9 +148,9 @@ pub(super) const TABLES: &[TableKeys] = &[
     ("cluster", &[("ranks", POSITIVE), ("mpirun", "the name or path of mpirun"), ("mpirun_args", "a list of strings")]),
 ];
 
-/// The keys of `table`.
+/// The keys of `table`, or of the tables in the list `table.key`.
 pub(super) fn of(table: &str) -> Option<&'static [(&'static str, &'static str)]> {
-    TABLES.iter().find(|(name, _)| *name == table).map(|(_, keys)| *keys)
+    TABLES.iter().chain(LISTS).find(|(name, _)| *name == table).map(|(_, keys)| *keys)
 }
 
 /// The valid values of a key.

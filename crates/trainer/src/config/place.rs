@@ -76,6 +76,17 @@ impl Places {
         self.misfit(table, key, &format!("{what}{valid}"))
     }
 
+    /// The same, for a key of the `index`-th table in a list.
+    pub(super) fn refuse_item(&self, list: &str, index: usize, key: &str, what: &str) -> Error {
+        let valid = keys::valid(list, key).map(|valid| format!(" (valid: {valid})")).unwrap_or_default();
+        self.misfit_item(list, index, key, &format!("{what}{valid}"))
+    }
+
+    /// The error `PLACE: [[list]] key: what`, for a value that is valid in itself.
+    pub(super) fn misfit_item(&self, list: &str, index: usize, key: &str, what: &str) -> Error {
+        Error::new(self.find(&Self::item(list, index), key), format!("[[{list}]] {key}: {what}"))
+    }
+
     /// The error `PLACE: [table] key: what`, for a value that is valid in itself.
     pub(super) fn misfit(&self, table: &str, key: &str, what: &str) -> Error {
         Error::new(self.find(table, key), format!("[{table}] {key}: {what}"))
@@ -88,7 +99,12 @@ impl Places {
 
     /// The same, for the keys of one table.
     pub(super) fn table<'a>(&'a self, table: &'static str) -> Table<'a> {
-        Table { places: self, table }
+        Table { places: self, table, item: None }
+    }
+
+    /// The name under which the places of the `index`-th table in a list are recorded.
+    pub(super) fn item(list: &str, index: usize) -> String {
+        format!("{list}.{index}")
     }
 }
 
@@ -97,12 +113,22 @@ impl Places {
 pub(super) struct Table<'a> {
     places: &'a Places,
     table: &'static str,
+    /// Which table, where it is one in a list.
+    item: Option<usize>,
 }
 
 impl Table<'_> {
+    /// The checks of the `index`-th table of this table's list of overrides.
+    pub(super) fn item(&self, index: usize) -> Self {
+        Self { table: "activations.overrides", item: Some(index), ..*self }
+    }
+
     /// The error for `key`.
     pub(super) fn refuse(&self, key: &str, what: &str) -> Error {
-        self.places.refuse(self.table, key, what)
+        match self.item {
+            None => self.places.refuse(self.table, key, what),
+            Some(index) => self.places.refuse_item(self.table, index, key, what),
+        }
     }
 
     /// Refuses `key` unless `holds`.
@@ -129,8 +155,13 @@ impl Table<'_> {
 
     /// One of the named values of `C`.
     pub(super) fn choose<C: Choice>(&self, key: &str, value: Option<&str>, default: C) -> Result<C, Error> {
-        let Some(name) = value else { return Ok(default) };
-        C::from_name(name).ok_or_else(|| {
+        Ok(self.choose_given(key, value)?.unwrap_or(default))
+    }
+
+    /// The same, where it is given.
+    pub(super) fn choose_given<C: Choice>(&self, key: &str, value: Option<&str>) -> Result<Option<C>, Error> {
+        let Some(name) = value else { return Ok(None) };
+        C::from_name(name).map(Some).ok_or_else(|| {
             let what = if C::NOT_YET.contains(&name) {
                 format!("\"{name}\" is not available yet")
             } else {

@@ -53,17 +53,61 @@ pub(super) struct Lora {
     pub adapter: Option<PathBuf>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Activations {
-    pub sites: Option<OneOrMany>,
+/// A struct of keys that has those of a [`Form`] too; `#[serde(flatten)]` would lose the places of errors.
+macro_rules! with_form {
+    ($struct:ident { $($own:ident: $type:ty),* }) => {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $struct {
+            $(pub $own: Option<$type>,)*
+            pub method: Option<String>,
+            pub rank: Option<Rank>,
+            pub error: Option<f64>,
+            pub max_rank: Option<Rank>,
+            pub columns: Option<String>,
+            pub keep_norms: Option<bool>,
+            pub factors: Option<String>,
+            pub power_iterations: Option<u32>,
+            pub bits: Option<u8>,
+            pub group: Option<i64>,
+        }
+
+        impl $struct {
+            /// The shared keys, taken out.
+            pub(super) fn form(&mut self) -> Form {
+                Form {
+                    method: self.method.take(),
+                    rank: self.rank.take(),
+                    error: self.error.take(),
+                    max_rank: self.max_rank.take(),
+                    columns: self.columns.take(),
+                    keep_norms: self.keep_norms.take(),
+                    factors: self.factors.take(),
+                    power_iterations: self.power_iterations.take(),
+                    bits: self.bits.take(),
+                    group: self.group.take(),
+                }
+            }
+        }
+    };
+}
+
+with_form!(Activations { sites: OneOrMany, stream: String, overrides: Vec<Override> });
+with_form!(Override { sites: OneOrMany, layers: String });
+
+/// The keys that `[activations]` and its overrides share: how a site keeps its tensor.
+#[derive(Debug, Default)]
+pub(super) struct Form {
     pub method: Option<String>,
     pub rank: Option<Rank>,
+    pub error: Option<f64>,
+    pub max_rank: Option<Rank>,
     pub columns: Option<String>,
-    pub power_iterations: Option<u32>,
-    pub bits: Option<u8>,
     pub keep_norms: Option<bool>,
     pub factors: Option<String>,
+    pub power_iterations: Option<u32>,
+    pub bits: Option<u8>,
+    pub group: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,10 +171,11 @@ pub(super) enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// A whole number of columns, or a fraction of the width: `1` and `1.0` differ.
+/// A whole number of columns, a fraction of the width, or a name: `1` and `1.0` differ.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Rank {
     Columns(i64),
     Fraction(f64),
+    Name(String),
 }

@@ -94,14 +94,20 @@ impl Source {
             let Some(entries) = value.get_ref().as_table() else {
                 return Err(Error::new(at, format!("{table}: is a table; write its keys below a line [{table}]")));
             };
-            for key in entries.keys() {
-                let name = key.get_ref().as_ref();
-                if !known.iter().any(|(known, _)| *known == name) {
-                    return Err(unknown_key(self.place(key.span().start), table, name, known));
-                }
+            self.check_keys(&format!("[{table}]"), entries, known)?;
+            for (list, items) in lists(table, entries) {
+                let known = keys::of(&list).unwrap_or_default();
+                items.into_iter().try_for_each(|(_, item)| self.check_keys(&format!("[[{list}]]"), item, known))?;
             }
         }
         Ok(())
+    }
+
+    fn check_keys(&self, table: &str, entries: &DeTable<'_>, known: &[(&str, &str)]) -> Result<(), Error> {
+        match entries.keys().find(|key| !known.iter().any(|(known, _)| known == key.get_ref())) {
+            Some(key) => Err(unknown_key(self.place(key.span().start), table, key.get_ref(), known)),
+            None => Ok(()),
+        }
     }
 
     fn places(&self, tree: &DeTable<'_>) -> Places {
@@ -111,6 +117,13 @@ impl Source {
             for (key, value) in value.get_ref().as_table().into_iter().flatten() {
                 places.put_key(table.get_ref(), key.get_ref(), self.place(value.span().start));
             }
+            for (list, items) in value.get_ref().as_table().into_iter().flat_map(|entries| lists(table.get_ref(), entries)) {
+                for (index, (at, item)) in items.into_iter().enumerate() {
+                    let name = Places::item(&list, index);
+                    places.put_table(&name, self.place(at));
+                    item.iter().for_each(|(key, value)| places.put_key(&name, key.get_ref(), self.place(value.span().start)));
+                }
+            }
         }
         places
     }
@@ -118,12 +131,19 @@ impl Source {
     /// The error for a value of the wrong type, at the key that holds it.
     fn wrong_type(&self, places: &Places, tree: &DeTable<'_>, span: Option<Range<usize>>, message: &str) -> Error {
         let start = span.as_ref().map_or(0, |span| span.start);
+        let holds = |value: &Spanned<DeValue<'_>>| value.span().contains(&start) || value.span().start == start;
+        let what = span.map_or_else(String::new, |span| format!("cannot be {}", one_line(self.slice(span))));
         for (table, value) in tree {
-            for (key, value) in value.get_ref().as_table().into_iter().flatten() {
-                if value.span().contains(&start) || value.span().start == start {
-                    let found = span.map_or_else(String::new, |span| one_line(self.slice(span)));
-                    return places.refuse(table.get_ref(), key.get_ref(), &format!("cannot be {found}"));
+            let Some(entries) = value.get_ref().as_table() else { continue };
+            for (list, items) in lists(table.get_ref(), entries) {
+                for (index, (_, item)) in items.into_iter().enumerate() {
+                    if let Some((key, _)) = item.iter().find(|(_, value)| holds(value)) {
+                        return places.refuse_item(&list, index, key.get_ref(), &what);
+                    }
                 }
+            }
+            if let Some((key, _)) = entries.iter().find(|(_, value)| holds(value)) {
+                return places.refuse(table.get_ref(), key.get_ref(), &what);
             }
         }
         Error::new(self.place(start), one_line(message))
@@ -188,19 +208,40 @@ impl Override {
     }
 }
 
-/// The value with its span, and those within an array, moved by `by`.
+/// The lists of tables among a table's keys that are known as such: each one's name, and where its tables begin.
+fn lists<'a, 'b>(table: &str, entries: &'a DeTable<'b>) -> Vec<(String, Vec<(usize, &'a DeTable<'b>)>)> {
+    let list = |(key, value): (&Spanned<Cow<'b, str>>, &'a Spanned<DeValue<'b>>)| {
+        let name = format!("{table}.{}", key.get_ref());
+        let items = value.get_ref().as_array().filter(|_| keys::of(&name).is_some())?;
+        Some((name, items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()))
+    };
+    entries.iter().filter_map(list).collect()
+}
+
+/// The value with its span, and those within it, moved by `by`.
 fn shifted<'a>(value: Spanned<DeValue<'a>>, by: usize) -> Spanned<DeValue<'a>> {
     let span = value.span();
     let mut inner = value.into_inner();
-    if let DeValue::Array(items) = &mut inner {
-        for item in items.iter_mut() {
-            let taken = std::mem::replace(item, Spanned::new(0..0, DeValue::Boolean(false)));
-            *item = shifted(taken, by);
+    match &mut inner {
+        DeValue::Array(items) => {
+            for item in items.iter_mut() {
+                let taken = std::mem::replace(item, Spanned::new(0..0, DeValue::Boolean(false)));
+                *item = shifted(taken, by);
+            }
         }
+        DeValue::Table(entries) => {
+            let taken = std::mem::take(entries);
+            for (key, value) in taken {
+                let at = key.span();
+                entries.insert(Spanned::new(at.start + by..at.end + by, key.into_inner()), shifted(value, by));
+            }
+        }
+        _ => {}
     }
     Spanned::new(span.start + by..span.end + by, inner)
 }
 
+/// `table` is as messages name it, in its brackets.
 fn unknown_key(at: Place, table: &str, key: &str, known: &[(&str, &str)]) -> Error {
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     let hint = match (closest(key, &names), home_of(key)) {
@@ -208,7 +249,7 @@ fn unknown_key(at: Place, table: &str, key: &str, known: &[(&str, &str)]) -> Err
         (None, Some(home)) => format!(", did you mean [{home}] {key}?"),
         (None, None) => String::new(),
     };
-    Error::new(at, format!("[{table}] {key}: unknown key{hint} (valid: {})", names.join(", ")))
+    Error::new(at, format!("{table} {key}: unknown key{hint} (valid: {})", names.join(", ")))
 }
 
 fn unknown_table(at: Place, table: &str, value: &DeValue<'_>) -> Error {

@@ -5,7 +5,7 @@ use super::{
     keys,
     raw::Raw,
     source::Source,
-    tables::{Activations, Length, Rank, Run, Site, Sites, TargetModules},
+    tables::{Keeping, Length, Rank, Run, Site, Sites, TargetModules},
 };
 use std::path::Path;
 
@@ -31,8 +31,8 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(run.dir, Path::new("runs/c"));
     assert_eq!(run.length, Length::Epochs(1.0));
     assert_eq!((run.batch_size, run.micro_batch_size, run.log_every), (8, 0, 1));
-    assert_eq!(run.activations.sites, Sites::Layer);
-    assert_eq!(run.activations.rank, Rank::Fraction(0.25));
+    assert_eq!(run.activations.sites, Sites::Of(vec![Site::Layer]));
+    assert_eq!(run.activations.form.rank, Rank::Fraction(0.25));
     let lora = run.lora.unwrap();
     assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
     assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
@@ -47,7 +47,8 @@ fn the_resolved_form_is_the_same_run() {
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
         [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
-        factors = \"int8\"\npower_iterations = 2\nbits = 4\n\
+        factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\n\
+        overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
@@ -60,13 +61,13 @@ fn the_resolved_form_is_the_same_run() {
         assert_eq!(load(&run.to_toml(), &[]).unwrap(), run);
     }
     let run = load(full, &[]).unwrap();
-    assert_eq!(run.activations.sites, Sites::Only(vec![Site::Norm, Site::Act]), "sorted");
-    assert_eq!(run.activations.rank, Rank::Columns(64));
+    assert_eq!(run.activations.sites, Sites::Of(vec![Site::Norm, Site::Act]), "sorted");
+    assert_eq!(run.activations.form.rank, Rank::Columns(64));
     let written = run.to_toml();
     for (table, keys) in keys::TABLES {
         assert!(written.contains(&format!("[{table}]")), "{table} is not written");
         for (key, _) in *keys {
-            let left_out = *key == "epochs";
+            let left_out = *key == "epochs" || *key == "overrides";
             assert!(left_out || written.contains(&format!("\n{key} = ")), "{key} is not written");
         }
     }
@@ -81,6 +82,9 @@ fn the_list_of_keys_is_that_of_the_structs() {
         names
     };
     assert_eq!(expected("[zzz]\n"), keys::TABLES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for (table, keys) in keys::LISTS {
+        assert_eq!(expected(&format!("[[{table}]]\nzzz = 1\n")), keys.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    }
     for (table, keys) in keys::TABLES {
         assert_eq!(expected(&format!("[{table}]\nzzz = 1\n")), keys.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     }
@@ -97,10 +101,12 @@ fn the_valid_values_of_a_choice_are_its_names() {
     }
     named::<super::Device>("run", "device");
     named::<super::Dtype>("model", "dtype");
-    named::<Site>("activations", "sites");
+    named::<super::Keeping>("activations.overrides", "method");
     named::<super::Keeping>("activations", "method");
     named::<super::Columns>("activations", "columns");
     named::<super::Factors>("activations", "factors");
+    named::<super::Stream>("activations", "stream");
+    named::<Site>("activations.overrides", "sites");
     named::<super::GradientMethod>("gradients", "method");
     named::<super::DataFormat>("data", "format");
     named::<super::LossOn>("data", "loss_on");
@@ -133,7 +139,15 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nsites = []\n", 7, "must not be an empty list"),
         ("[activations]\nsites = [1]\n", 7, "[activations] sites: cannot be [1]"),
         ("[activations]\nmethod = \"coded\"\n", 7, "[activations] method: \"coded\" is not available yet (valid: \"exact\" | \"qb\""),
-        ("[activations]\ncolumns = \"warm\"\n", 7, "[activations] columns: \"warm\" is not available yet"),
+        (
+            "[activations]\ncolumns = \"warm\"\nmethod = \"svd\"\n",
+            7,
+            "[activations] columns: \"warm\" is for method = \"qb\" or \"rowspace\"",
+        ),
+        ("[activations]\nerror = 1.5\n", 7, "[activations] error: must be > 0 and < 1"),
+        ("[activations]\nmax_rank = \"auto\"\n", 7, "[activations] max_rank: cannot be \"auto\""),
+        ("[activations]\nsites = [\"layer\", \"sublayer\"]\n", 7, "[activations] sites: has both \"layer\" and \"sublayer\""),
+        ("[activations]\nstream = \"fast\"\n", 7, "[activations] stream: unknown value \"fast\""),
         ("[activations]\nfactors = \"int4\"\n", 7, "[activations] factors: unknown value \"int4\""),
         ("[activations]\npower_iterations = 1\n", 7, "[activations] power_iterations: is for method = \"rsvd\" only"),
         ("[activations]\nbits = 3\n", 7, "[activations] bits: must be 8 or 4"),
@@ -179,7 +193,7 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
 #[test]
 fn misspelt_names_are_refused_with_the_name_meant() {
     let cases = [
-        ("[activations]\nsite = 1\n", "c.toml:7: [activations] site: unknown key, did you mean `sites`? (valid: sites, method"),
+        ("[activations]\nsite = 1\n", "c.toml:7: [activations] site: unknown key, did you mean `sites`? (valid: sites, stream"),
         ("[activation]\nsites = 1\n", "c.toml:6: [activation]: unknown table, did you mean [activations]? (valid: [run]"),
         ("[checkpoint]\nevery = 1\n", "c.toml:6: [checkpoint]: unknown table (valid: [run]"),
         ("[run]\nlearning_rate = 1\n", "c.toml:7: [run] learning_rate: unknown key, did you mean [optimizer] learning_rate?"),
@@ -222,7 +236,7 @@ fn overrides_win_and_are_toml_or_strings() {
     let run = load(&text, &["run.steps=3", "run.dir=out/a", "activations.sites=[\"act\"]", "lora.alpha = 4", "run.steps=5"]).unwrap();
     assert_eq!(run.length, Length::Steps(5), "the last one wins");
     assert_eq!(run.dir, Path::new("out/a"));
-    assert_eq!(run.activations.sites, Sites::Only(vec![Site::Act]));
+    assert_eq!(run.activations.sites, Sites::Of(vec![Site::Act]));
     assert_eq!(run.lora.unwrap().alpha, 4.0);
     let run = load(&text, &["cluster.mpirun=/opt/a=b", "data.train='quoted'"]).unwrap();
     assert_eq!((run.cluster.mpirun.as_str(), run.data.train.as_path()), ("/opt/a=b", Path::new("quoted")));
@@ -257,31 +271,63 @@ fn errors_of_overrides_name_the_override() {
 }
 
 #[test]
-fn a_rank_that_saves_nothing_is_refused_at_its_line() {
-    let with = |activations: &str| load(&format!("{LEAST}[activations]\n{activations}\n"), &[]).unwrap();
-    let says = |activations: &str, width, tokens, says: &str| {
-        let message = with(activations).check_rank(width, tokens).unwrap_err().to_string();
-        assert!(message.starts_with("c.toml:7: [activations] rank: ") && message.contains(says), "{message}");
-    };
-    // 32 columns of 64 × 64 in f32 take exactly what the tensor takes; 31 take less, and bf16 factors half.
-    says("rank = 32\nfactors = \"f32\"", 64, 64, "saves nothing: 32 columns of 64 tokens by 64 take 16384 bytes in f32");
-    assert!(with("rank = 31\nfactors = \"f32\"").check_rank(64, 64).is_ok());
-    assert!(with("rank = 32\nfactors = \"bf16\"").check_rank(64, 64).is_ok());
-    says("rank = 65", 64, 4096, "must be <= 64, the model's width");
-    says("rank = 0.001", 64, 4096, "rounds to 0 columns at the model's width of 64");
-    for exact in ["rank = 65\nsites = \"checkpoint\"", "rank = 65\nsites = \"none\"", "rank = 65\nmethod = \"exact\""] {
-        assert!(with(exact).check_rank(64, 64).is_ok(), "{exact}: the rank is not used");
-    }
+fn a_rank_given_as_a_fraction_is_rounded() {
+    assert_eq!(Rank::Fraction(0.25).of(576), Some(144));
+    assert_eq!(Rank::Fraction(0.3).of(10), Some(3));
+    assert_eq!(Rank::Columns(7).of(10), Some(7));
+    assert_eq!(Rank::Auto.of(10), None);
+    let rank = |rank: &str| load(&format!("{LEAST}[activations]\nrank = {rank}\n"), &[]).unwrap().activations.form.rank;
+    assert_eq!([rank("1.0"), rank("1"), rank("\"auto\"")], [Rank::Fraction(1.0), Rank::Columns(1), Rank::Auto]);
 }
 
 #[test]
-fn a_rank_given_as_a_fraction_is_rounded() {
-    assert_eq!(Rank::Fraction(0.25).of(576), 144);
-    assert_eq!(Rank::Fraction(0.3).of(10), 3);
-    assert_eq!(Rank::Columns(7).of(10), 7);
-    let all = |activations: &Activations| activations.rank.of(64);
-    assert_eq!(all(&load(&format!("{LEAST}[activations]\nrank = 1.0\n"), &[]).unwrap().activations), 64);
-    assert_eq!(all(&load(&format!("{LEAST}[activations]\nrank = 1\n"), &[]).unwrap().activations), 1);
+fn overrides_hold_for_their_sites_and_layers_and_the_last_one_wins() {
+    let text = format!(
+        "{LEAST}[activations]\nsites = [\"layer\", \"mlp_in\", \"mlp_out\"]\nrank = 0.5\n\
+         [[activations.overrides]]\nsites = \"mlp_*\"\nmethod = \"quantized\"\n\
+         [[activations.overrides]]\nlayers = \"4..\"\nbits = 4\nrank = 0.25\n\
+         [[activations.overrides]]\nsites = [\"layer\"]\nlayers = \"..2\"\nmethod = \"exact\"\n"
+    );
+    let run = load(&text, &[]).unwrap();
+    assert_eq!(load(&run.to_toml(), &[]).unwrap(), run);
+    let at = |site, layer| {
+        let (form, given) = run.activations.form_at(site, layer).unwrap();
+        (form.method, form.rank, form.bits, given)
+    };
+    assert_eq!(at(Site::Layer, 0), (Keeping::Exact, Rank::Fraction(0.5), 8, Some(2)));
+    assert_eq!(at(Site::Layer, 3), (Keeping::Qb, Rank::Fraction(0.5), 8, None));
+    assert_eq!(at(Site::Layer, 4), (Keeping::Qb, Rank::Fraction(0.25), 4, Some(1)));
+    assert_eq!(at(Site::MlpOut, 3), (Keeping::Quantized, Rank::Fraction(0.5), 8, Some(0)));
+    assert_eq!(at(Site::MlpIn, 9), (Keeping::Quantized, Rank::Fraction(0.25), 4, Some(1)));
+    assert_eq!(run.activations.form_at(Site::Act, 0), None);
+    let set = "activations.overrides=[{sites='layer', layers='0..3', method='svd'}]";
+    let run = load(&text, &[set]).unwrap();
+    assert_eq!(run.activations.overrides.len(), 1, "an override of the list replaces it");
+    assert_eq!(run.activations.form_at(Site::Layer, 2).unwrap().0.method, Keeping::Svd);
+}
+
+#[test]
+fn faults_in_overrides_are_refused_at_their_line() {
+    let cases = [
+        ("rank = 0", "c.toml:8: [[activations.overrides]] rank: must be > 0 (valid: a fraction"),
+        ("rnk = 1", "c.toml:8: [[activations.overrides]] rnk: unknown key, did you mean `rank`? (valid: sites, layers, method"),
+        ("bits = \"x\"", "c.toml:8: [[activations.overrides]] bits: cannot be \"x\" (valid: 8 | 4)"),
+        (
+            "sites = \"mlp_*\"\nbits = 4",
+            "c.toml:8: [[activations.overrides]] sites: \"mlp_*\" matches none of the sites that are compressed; add",
+        ),
+        ("sites = [\"q*\"]\nbits = 4", "c.toml:8: [[activations.overrides]] sites: \"q*\" matches no site (valid: names or"),
+        ("layers = \"3..3\"\nbits = 4", "c.toml:8: [[activations.overrides]] layers: cannot be \"3..3\" (valid: a range"),
+        ("layers = 3\nbits = 4", "c.toml:8: [[activations.overrides]] layers: cannot be 3 (valid: a range"),
+        ("sites = \"layer\"", "c.toml:8: [[activations.overrides]] sites: has nothing to override"),
+        ("power_iterations = 2", "c.toml:8: [[activations.overrides]] power_iterations: is for method = \"rsvd\" only"),
+    ];
+    for (keys, says) in cases {
+        let message = refusal(&format!("[activations]\n[[activations.overrides]]\n{keys}\n"), &[]);
+        assert!(message.starts_with(says), "expected {says:?}: {message}");
+    }
+    let message = refusal("", &["activations.overrides=[{rank=0}]"]);
+    assert!(message.starts_with("--set activations.overrides=[{rank=0}]: [[activations.overrides]] rank: must be > 0"), "{message}");
 }
 
 #[test]

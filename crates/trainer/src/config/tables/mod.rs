@@ -3,19 +3,23 @@
 mod activations;
 mod cluster;
 mod data;
+mod form;
 mod gradients;
 mod lora;
 mod model;
 mod optimizer;
+mod overrides;
 mod run;
 mod schedule;
 
-pub use activations::{Activations, Columns, Factors, Keeping, Rank, Site, Sites};
+pub use activations::{Activations, Site, Sites, Stream};
 pub use cluster::Cluster;
 pub use data::{BadLines, Data, DataFormat, LossOn};
+pub use form::{Columns, Factors, Form, Keeping, PartialForm, Rank};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Lora, TargetModules};
 pub use model::{Dtype, Model};
 pub use optimizer::{Optimizer, OptimizerName};
+pub use overrides::{Layers, Override};
 pub use run::{Device, Length, Run};
 pub use schedule::{Schedule, ScheduleKind};

@@ -1,6 +1,6 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Cluster, Data, Gradients, Keeping, Lora, Model, Optimizer, Schedule};
+use super::{Activations, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -176,6 +176,14 @@ impl Run {
         self.places.misfit(table, key, what)
     }
 
+    /// The same, at a key of the form in which activations are kept: in the override `given`, or in the table itself.
+    pub(crate) fn refuse_form(&self, given: Option<usize>, key: &str, what: &str) -> Error {
+        match given {
+            Some(index) => self.places.misfit_item("activations.overrides", index, key, what),
+            None => self.refuse("activations", key, what),
+        }
+    }
+
     /// Sequences of a step that fall to the rank with the most of them, of `ranks`.
     ///
     /// # Errors
@@ -217,40 +225,6 @@ impl Run {
                 let what = format!("there is no {}; give another path, relative to the current directory", path.display());
                 return Err(self.refuse(table, key, &what));
             }
-        }
-        Ok(())
-    }
-
-    /// Refuses a rank of the kept activations that this model has no room for, or that saves nothing.
-    ///
-    /// A site of `[tokens, width]` holds `tokens · width` numbers of the model's type; its factors hold
-    /// `rank · (tokens + width)` numbers of the factors' type.
-    ///
-    /// # Errors
-    /// When the rank rounds to zero, exceeds `width`, or its factors are no smaller than what they stand for.
-    pub fn check_rank(&self, width: i64, tokens: i64) -> Result<(), Error> {
-        if !self.activations.compresses() {
-            return Ok(());
-        }
-        let Some(options) = crate::policy::code(&self.activations) else { return Ok(()) };
-        let refuse = |what: String| Err(self.refuse("activations", "rank", &what));
-        let rank = self.activations.rank.of(width);
-        let has_rank = self.activations.method != Keeping::Quantized;
-        if has_rank && rank < 1 {
-            return refuse(format!("rounds to 0 columns at the model's width of {width}; raise it, or give a whole number of columns"));
-        }
-        if has_rank && rank > width {
-            return refuse(format!("must be <= {width}, the model's width; lower it, or give a fraction"));
-        }
-        let exact_bytes = (tokens * width * self.model.dtype.bytes()) as u64;
-        // A rank that so few tokens cannot have saves nothing either.
-        let bytes = options.bytes(tokens, width).unwrap_or(exact_bytes);
-        if bytes >= exact_bytes {
-            return refuse(format!(
-                "saves nothing: {rank} columns of {tokens} tokens by {width} take {bytes} bytes in {}, kept exactly they take \
-                 {exact_bytes}; lower the rank, raise [data] sequence_length, or set method = \"exact\"",
-                self.activations.factors
-            ));
         }
         Ok(())
     }

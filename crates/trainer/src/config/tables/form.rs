@@ -1,0 +1,241 @@
+//! How a site keeps its tensor: the keys that `[activations]` and its overrides share.
+
+use crate::config::{Error, choice::choice, place::Table, raw};
+use serde::{Serialize, Serializer};
+
+choice! {
+    /// How a site keeps its tensor.
+    Keeping {
+        /// As it is.
+        Exact = "exact",
+        /// Low-rank factors from a sampled range finder and a QR decomposition (the paper's).
+        Qb = "qb",
+        /// Low-rank factors on a basis of the row space, in which every token has the same say.
+        RowSpace = "rowspace",
+        /// The randomised singular value decomposition.
+        Rsvd = "rsvd",
+        /// The truncated singular value decomposition: the optimum of its kind, and slow.
+        Svd = "svd",
+        /// The generalised Nyström approximation.
+        Nystrom = "nystrom",
+        /// Integers of `bits` bits, in groups.
+        Quantized = "quantized",
+    }
+    not yet "coded"
+}
+
+impl Keeping {
+    /// Whether it has a rank.
+    pub fn has_rank(self) -> bool {
+        !matches!(self, Self::Exact | Self::Quantized)
+    }
+}
+
+choice! {
+    /// What the test matrix of the range finder is made of.
+    Columns {
+        /// The columns of largest norm.
+        Norm = "norm",
+        /// Columns drawn uniformly, as in the paper.
+        Uniform = "uniform",
+        /// Gaussian combinations of all columns.
+        Gaussian = "gaussian",
+        /// The basis of the same site's previous batch; columns of largest norm in the first.
+        Warm = "warm",
+    }
+}
+
+choice! {
+    /// The type of the factors.
+    Factors {
+        /// 32-bit floating point.
+        F32 = "f32",
+        /// bfloat16.
+        Bf16 = "bf16",
+        /// 8-bit integers with a scale for each component or token.
+        Int8 = "int8",
+    }
+}
+
+/// The number of columns kept.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rank {
+    /// This fraction of the site's width, above 0 and at most 1.
+    Fraction(f64),
+    /// This many columns, at least one.
+    Columns(i64),
+    /// `"auto"`: the fewest that meet `error`, at most `max_rank`.
+    Auto,
+}
+
+impl Rank {
+    /// Columns kept of a site of this width: a fraction is rounded to the nearest whole number; `None` for `"auto"`.
+    pub fn of(self, width: i64) -> Option<i64> {
+        match self {
+            Self::Fraction(fraction) => Some((fraction * width as f64).round() as i64),
+            Self::Columns(columns) => Some(columns),
+            Self::Auto => None,
+        }
+    }
+}
+
+/// How a site keeps its tensor, every key with its value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Form {
+    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"` or `"quantized"`. Default: `"qb"`.
+    pub method: Keeping,
+    /// `rank`: a fraction of the width (0.25), a whole number of columns (64), or `"auto"`. Default: 0.25.
+    pub rank: Rank,
+    /// `error`: of a token, root mean square, that `rank = "auto"` meets. Default: 0.1.
+    pub error: f64,
+    /// `max_rank`: the most that `rank = "auto"` takes, as a fraction or a number. Default: 0.5.
+    pub max_rank: Rank,
+    /// `columns`: `"norm"`, `"uniform"`, `"gaussian"` or `"warm"`, of `qb` and `rowspace`. Default: `"norm"`.
+    pub columns: Columns,
+    /// `keep_norms`: rescale each token's row to its exact norm. Default: true.
+    pub keep_norms: bool,
+    /// `factors`: `"f32"`, `"bf16"` or `"int8"`. Default: `"bf16"`.
+    pub factors: Factors,
+    /// `power_iterations`: passes that sharpen the basis of `rsvd`. Default: 0.
+    pub power_iterations: u32,
+    /// `bits`: of an element in `quantized`, 8 or 4. Default: 8.
+    pub bits: u8,
+    /// `group`: neighbours in a row that share a scale in `quantized`. Default: 32.
+    pub group: i64,
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self {
+            method: Keeping::Qb,
+            rank: Rank::Fraction(0.25),
+            error: 0.1,
+            max_rank: Rank::Fraction(0.5),
+            columns: Columns::Norm,
+            keep_norms: true,
+            factors: Factors::Bf16,
+            power_iterations: 0,
+            bits: 8,
+            group: 32,
+        }
+    }
+}
+
+impl Form {
+    pub(super) fn resolve(raw: raw::Form, at: Table<'_>) -> Result<Self, Error> {
+        let form = PartialForm::resolve(raw, at)?.over(&Self::default());
+        form.check(at)?;
+        Ok(form)
+    }
+
+    /// Refuses keys that do not go together.
+    pub(super) fn check(&self, at: Table<'_>) -> Result<(), Error> {
+        at.require("power_iterations", self.power_iterations == 0 || self.method == Keeping::Rsvd, "is for method = \"rsvd\" only")?;
+        let warm = matches!(self.method, Keeping::Qb | Keeping::RowSpace) && self.rank != Rank::Auto;
+        at.require("columns", self.columns != Columns::Warm || warm, "\"warm\" is for method = \"qb\" or \"rowspace\" with a given rank")
+    }
+}
+
+/// The keys of a [`Form`] that are given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct PartialForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Keeping>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<Rank>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rank: Option<Rank>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_norms: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factors: Option<Factors>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_iterations: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bits: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<i64>,
+}
+
+impl PartialForm {
+    /// Each key checked by itself.
+    pub(super) fn resolve(raw: raw::Form, at: Table<'_>) -> Result<Self, Error> {
+        if let Some(error) = raw.error {
+            at.require("error", error > 0.0 && error < 1.0, "must be > 0 and < 1")?;
+        }
+        if let Some(bits) = raw.bits {
+            at.require("bits", bits == 8 || bits == 4, "must be 8 or 4")?;
+        }
+        if let Some(group) = raw.group {
+            at.require("group", group > 0, "must be > 0")?;
+        }
+        let max_rank = rank(raw.max_rank, "max_rank", at)?;
+        at.require("max_rank", max_rank != Some(Rank::Auto), "cannot be \"auto\"")?;
+        Ok(Self {
+            method: at.choose_given("method", raw.method.as_deref())?,
+            rank: rank(raw.rank, "rank", at)?,
+            error: raw.error,
+            max_rank,
+            columns: at.choose_given("columns", raw.columns.as_deref())?,
+            keep_norms: raw.keep_norms,
+            factors: at.choose_given("factors", raw.factors.as_deref())?,
+            power_iterations: raw.power_iterations,
+            bits: raw.bits,
+            group: raw.group,
+        })
+    }
+
+    /// `below`, with what is given here in its place.
+    pub(super) fn over(&self, below: &Form) -> Form {
+        Form {
+            method: self.method.unwrap_or(below.method),
+            rank: self.rank.unwrap_or(below.rank),
+            error: self.error.unwrap_or(below.error),
+            max_rank: self.max_rank.unwrap_or(below.max_rank),
+            columns: self.columns.unwrap_or(below.columns),
+            keep_norms: self.keep_norms.unwrap_or(below.keep_norms),
+            factors: self.factors.unwrap_or(below.factors),
+            power_iterations: self.power_iterations.unwrap_or(below.power_iterations),
+            bits: self.bits.unwrap_or(below.bits),
+            group: self.group.unwrap_or(below.group),
+        }
+    }
+
+    /// Whether nothing is given.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn rank(raw: Option<raw::Rank>, key: &str, at: Table<'_>) -> Result<Option<Rank>, Error> {
+    Ok(Some(match raw {
+        None => return Ok(None),
+        Some(raw::Rank::Columns(columns)) => {
+            at.require(key, columns > 0, "must be > 0")?;
+            Rank::Columns(columns)
+        }
+        Some(raw::Rank::Fraction(fraction)) => {
+            at.require(key, fraction > 0.0, "must be > 0")?;
+            at.require(key, fraction <= 1.0, "must be <= 1 as a fraction; write a number of columns without a point")?;
+            Rank::Fraction(fraction)
+        }
+        Some(raw::Rank::Name(name)) if name == "auto" => Rank::Auto,
+        Some(raw::Rank::Name(name)) => return Err(at.refuse(key, &format!("cannot be \"{name}\""))),
+    }))
+}
+
+impl Serialize for Rank {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fraction(fraction) => serializer.serialize_f64(*fraction),
+            Self::Columns(columns) => serializer.serialize_i64(*columns),
+            Self::Auto => serializer.serialize_str("auto"),
+        }
+    }
+}

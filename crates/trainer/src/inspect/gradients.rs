@@ -1,0 +1,231 @@
+use super::{Candidate, Taken};
+use crate::Result;
+use crate::config::{Form, Run, Site, Sites};
+use crate::policy;
+use data::Batch;
+use layers::Keep;
+use models::{Activations, Decoder};
+use serde::Serialize;
+use tch::{Kind, Tensor};
+
+/// The gradients of all trained parameters with some sites compressed, against the exact ones.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GradientReport {
+    /// `configured`: the run's own way; `site`: one site alone, in the run's form; `method`: the run's sites, in another form.
+    pub kind: &'static str,
+    /// Which sites are compressed.
+    pub sites: String,
+    /// How.
+    pub method: String,
+    /// The bits per element that the method was allowed, where that was given.
+    pub bits: Option<f64>,
+    /// Held for backward, with what is kept exactly beside.
+    pub kept_bytes: u64,
+    /// What the same places would hold uncompressed.
+    pub exact_bytes: u64,
+    /// `‖g − ĝ‖ / ‖g‖` of all gradients as one vector, the batches' one after another.
+    pub relative_error: f64,
+    /// Of the same vectors.
+    pub cosine: f64,
+    /// The same for the parameters of each layer.
+    pub layers: Vec<LayerGradient>,
+}
+
+/// The gradients of one layer's parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LayerGradient {
+    /// From 0.
+    pub layer: usize,
+    /// `‖g − ĝ‖ / ‖g‖`.
+    pub relative_error: f64,
+    /// Of both.
+    pub cosine: f64,
+}
+
+/// One way to keep activations whose gradients are compared.
+pub(super) struct Case {
+    kind: &'static str,
+    sites: Sites,
+    form: CaseForm,
+}
+
+enum CaseForm {
+    /// As the run says, overrides included.
+    Configured(Box<crate::config::Activations>),
+    /// This form everywhere.
+    Form(Box<Form>),
+    Candidate(Candidate),
+}
+
+/// As configured, each site alone, and each candidate at the configured sites.
+pub(super) fn cases(run: &Run, candidates: &[Candidate]) -> Vec<Case> {
+    let table = &run.activations;
+    let sites = match &table.sites {
+        Sites::Of(_) => table.sites.clone(),
+        Sites::None | Sites::Checkpoint => Sites::Of(vec![Site::Layer]),
+    };
+    let mut cases = vec![Case { kind: "configured", sites: table.sites.clone(), form: CaseForm::Configured(Box::new(table.clone())) }];
+    let all = [Site::Layer, Site::Sublayer, Site::Norm, Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::Act, Site::MlpOut];
+    cases.extend(all.map(|site| Case { kind: "site", sites: Sites::Of(vec![site]), form: CaseForm::Form(Box::new(table.form.clone())) }));
+    cases.extend(candidates.iter().map(|candidate| Case {
+        kind: "method",
+        sites: sites.clone(),
+        form: CaseForm::Candidate(candidate.clone()),
+    }));
+    cases
+}
+
+impl Case {
+    pub fn name(&self) -> String {
+        format!("gradients: {}, {}", self.sites_name(), self.method())
+    }
+
+    fn sites_name(&self) -> String {
+        match &self.sites {
+            Sites::None => "none".into(),
+            Sites::Checkpoint => "checkpoint".into(),
+            Sites::Of(sites) => sites.iter().map(|site| site.as_str()).collect::<Vec<_>>().join(" + "),
+        }
+    }
+
+    fn method(&self) -> String {
+        match &self.form {
+            CaseForm::Configured(table) => described(&table.form),
+            CaseForm::Form(form) => described(form),
+            CaseForm::Candidate(candidate) => candidate.method.to_owned(),
+        }
+    }
+
+    /// The policies for a batch.
+    pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
+        let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
+        let of = |options: Option<lowrank::Options>| options.map_or(Keep::Exact, Keep::Code);
+        match &self.form {
+            CaseForm::Configured(table) => policy::activations(table, model),
+            CaseForm::Form(form) => policy::block_of(&self.sites, |site| of(policy::options(form, policy::width(site, model)))).into(),
+            CaseForm::Candidate(candidate) => {
+                policy::block_of(&self.sites, |site| of(candidate.options(rows, policy::width(site, model)))).into()
+            }
+        }
+    }
+}
+
+/// A form in a few words.
+fn described(form: &Form) -> String {
+    use crate::config::{Keeping, Rank};
+    let rank = match form.rank {
+        Rank::Fraction(fraction) => format!("rank {fraction} of the width"),
+        Rank::Columns(columns) => format!("rank {columns}"),
+        Rank::Auto => format!("rank auto, error {}", form.error),
+    };
+    match form.method {
+        Keeping::Exact => "exact".into(),
+        Keeping::Quantized => format!("quantized int{}", form.bits),
+        Keeping::Qb | Keeping::RowSpace => format!("{} {}, {rank}, {}", form.method, form.columns, form.factors),
+        _ => format!("{}, {rank}, {}", form.method, form.factors),
+    }
+}
+
+/// Inner products of the exact gradients and those found, parameter by parameter, over batches.
+#[derive(Default)]
+pub(super) struct Gradients {
+    kept_bytes: u64,
+    exact_bytes: u64,
+    products: Vec<Products>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Products {
+    exact: f64,
+    found: f64,
+    both: f64,
+}
+
+impl Products {
+    fn add(&mut self, other: Self) {
+        self.exact += other.exact;
+        self.found += other.found;
+        self.both += other.both;
+    }
+
+    fn relative_error(&self) -> f64 {
+        let lost = (self.exact + self.found - 2.0 * self.both).max(0.0);
+        if self.exact > 0.0 { (lost / self.exact).sqrt() } else { 0.0 }
+    }
+
+    fn cosine(&self) -> f64 {
+        let norms = (self.exact * self.found).sqrt();
+        if norms > 0.0 { self.both / norms } else { 1.0 }
+    }
+}
+
+impl Gradients {
+    pub fn add(&mut self, exact: &Taken, found: &Taken) -> Result<()> {
+        self.kept_bytes = self.kept_bytes.max(found.kept_bytes);
+        self.exact_bytes = self.exact_bytes.max(found.exact_bytes);
+        self.products.resize(exact.gradients.len(), Products::default());
+        for ((exact, found), products) in exact.gradients.iter().zip(&found.gradients).zip(&mut self.products) {
+            let (exact, found) = (exact.f_to_kind(Kind::Double)?, found.f_to_kind(Kind::Double)?);
+            let product = |a: &Tensor, b: &Tensor| Ok::<_, crate::Error>(a.f_mul(b)?.f_sum(Kind::Double)?.f_double_value(&[])?);
+            products.add(Products { exact: product(&exact, &exact)?, found: product(&found, &found)?, both: product(&exact, &found)? });
+        }
+        Ok(())
+    }
+
+    /// `names` are those of the parameters.
+    pub fn report(self, case: Case, names: &[&str]) -> GradientReport {
+        let mut all = Products::default();
+        let mut layers: Vec<Products> = Vec::new();
+        for (name, products) in names.iter().zip(&self.products) {
+            all.add(*products);
+            let Some(layer) = layer_of(name) else { continue };
+            layers.resize(layers.len().max(layer + 1), Products::default());
+            layers[layer].add(*products);
+        }
+        let of_layer = |(layer, products): (usize, &Products)| LayerGradient {
+            layer,
+            relative_error: products.relative_error(),
+            cosine: products.cosine(),
+        };
+        GradientReport {
+            kind: case.kind,
+            sites: case.sites_name(),
+            method: case.method(),
+            bits: if let CaseForm::Candidate(candidate) = &case.form { Some(candidate.bits) } else { None },
+            kept_bytes: self.kept_bytes,
+            exact_bytes: self.exact_bytes,
+            relative_error: all.relative_error(),
+            cosine: all.cosine(),
+            layers: layers.iter().enumerate().map(of_layer).collect(),
+        }
+    }
+}
+
+/// The layer in a parameter's name: `model.layers.3.self_attn.q_proj.lora_A.weight`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.split('.').skip_while(|part| *part != "layers").nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_read_from_the_parameter() {
+        assert_eq!(layer_of("model.layers.12.mlp.up_proj.lora_B.weight"), Some(12));
+        assert_eq!(layer_of("model.norm.weight"), None);
+    }
+
+    #[test]
+    fn errors_and_cosines_are_those_of_the_vectors() {
+        let taken = |values: &[f64]| Taken { gradients: vec![Tensor::from_slice(values)], kept_bytes: 3, exact_bytes: 4 };
+        let mut gradients = Gradients::default();
+        assert!(gradients.add(&taken(&[3.0, 0.0]), &taken(&[3.0, 1.0])).is_ok());
+        assert!(gradients.add(&taken(&[0.0, 4.0]), &taken(&[0.0, 4.0])).is_ok());
+        let case = Case { kind: "site", sites: Sites::Of(vec![Site::Act]), form: CaseForm::Form(Box::default()) };
+        let report = gradients.report(case, &["model.layers.1.a"]);
+        assert!((report.relative_error - 0.2).abs() < 1e-12, "{report:?}");
+        assert!((report.cosine - 25.0 / (25f64 * 26.0).sqrt()).abs() < 1e-12);
+        assert_eq!((report.sites.as_str(), report.layers.len(), report.kept_bytes), ("act", 2, 3));
+    }
+}
