@@ -1,0 +1,102 @@
+//! What sites share and remember, and attention with a compressed output.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod drawing;
+
+use drawing::{assert_close, gradients, normal};
+use layers::{Keep, Mask, Observer, Place, Projection, Scope, Site, Sites, Source, reference};
+use loract_layers as layers;
+use lowrank::{Method, Options, Rank, TestMatrix};
+use std::sync::{Arc, Mutex};
+use tch::{Kind, Tensor};
+
+fn keep(method: Method) -> Keep {
+    Keep::Code(Options { method, rank: Rank::Components(3), keep_norms: true, factors: Kind::Double })
+}
+
+#[test]
+fn a_warm_site_remembers_its_own_basis_and_no_other_site_s() {
+    let sites = Arc::new(Sites::default());
+    let scope = |layer| Scope::training(1, sites.clone()).layer(layer).site(Site::MlpIn);
+    let warm = keep(Method::RowSpace { test_matrix: TestMatrix::Warm, unit_rows: true });
+    let spread = Tensor::from_slice(&(0..16).map(|j| 0.8f64.powi(j)).collect::<Vec<_>>());
+    let turn = lowrank::orthonormalize(&normal(&[16, 16], 3)).unwrap();
+    let batch = |seed| (normal(&[40, 16], seed) * &spread).matmul(&turn);
+    let lost =
+        |keep: &Keep, x: &Tensor, layer| lowrank::per_token_error(x, &keep.keep(x, &scope(layer)).unwrap().restore().unwrap()).unwrap();
+    let afresh = lost(&warm, &batch(1), 0);
+    assert_eq!(sites.memory_bytes(), 8 * 16 * 3);
+    let started = lost(&warm, &batch(2), 0);
+    assert!(started < lost(&warm, &batch(2), 1), "layer 1 has seen nothing yet: {started}");
+    assert_eq!(sites.memory_bytes(), 2 * 8 * 16 * 3);
+    assert_eq!(afresh, lost(&keep(Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true }), &batch(1), 2));
+    assert_eq!(sites.memory_bytes(), 2 * 8 * 16 * 3, "other methods remember nothing");
+}
+
+#[test]
+fn an_automatic_rank_is_what_it_comes_to_and_exact_where_that_is_smaller() {
+    let sites = Arc::new(Sites::default());
+    let scope = Scope::training(1, sites.clone());
+    let auto = |error| {
+        Keep::Code(Options { method: Method::Svd, rank: Rank::Auto { error, max_rank: 16 }, keep_norms: false, factors: Kind::Double })
+    };
+    let x = normal(&[40, 3], 1).matmul(&normal(&[3, 16], 2));
+    let kept = auto(1e-6).keep(&x, &scope).unwrap();
+    assert_eq!((kept.bytes(), sites.ledger().kept_bytes()), (8 * 3 * 56, 8 * 3 * 56));
+    let noise = normal(&[40, 16], 3);
+    let kept = auto(1e-6).keep(&noise, &scope).unwrap();
+    assert_eq!((kept.bytes(), kept.restore().unwrap()), (kept.exact_bytes(), noise));
+}
+
+#[test]
+fn an_observer_sees_each_tensor_once_with_its_place() {
+    struct Seen(Arc<Mutex<Vec<(Place, Vec<i64>)>>>);
+    impl Observer for Seen {
+        fn observe(&self, place: Place, tensor: &Tensor) {
+            self.0.lock().unwrap().push((place, tensor.size()));
+        }
+    }
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let scope = Scope::training(1, Arc::new(Sites::observed(Seen(seen.clone())))).layer(7);
+    let (x, weight) = (normal(&[2, 5, 16], 1), normal(&[16, 16], 2).set_requires_grad(true));
+    let one = Projection { weight: &weight, bias: None, lora: None };
+    let y = layers::project(&x, &[one, one], keep(Method::Svd), &scope.site(Site::AttnIn)).unwrap();
+    drop(layers::silu_mul(&y[0], &y[1], &Keep::Exact, &scope).unwrap());
+    let at = |site| Place { layer: Some(7), site: Some(site) };
+    let shape = |width| vec![2, 5, width];
+    assert_eq!(*seen.lock().unwrap(), [(at(Site::AttnIn), vec![10, 16]), (at(Site::Gate), shape(16)), (at(Site::Up), shape(16))]);
+    assert_eq!(at(Site::AttnIn).to_string(), "layer 7, attn_in");
+}
+
+#[test]
+fn attention_reads_its_compressed_output_and_so_does_the_map_behind_it() {
+    let sites = Arc::new(Sites::default());
+    let scope = Scope::training(5, sites.clone());
+    let keep = keep(Method::Qb { test_matrix: TestMatrix::Norm });
+    let leaves: Vec<Tensor> = (0..3).map(|seed| normal(&[2, 9, 2, 8], seed).set_requires_grad(true)).collect();
+    let weight = normal(&[5, 16], 4).set_requires_grad(true);
+    let (out, kept) = layers::attention(&leaves[0], &leaves[1], &leaves[2], &Mask::Causal, 0.3, &keep, &scope).unwrap();
+    let plain = reference::attention(&leaves[0], &leaves[1], &leaves[2], &Mask::Causal, 0.3);
+    assert_close(&out, &plain, 1e-12, "the forward is exact");
+    let one = Projection { weight: &weight, bias: None, lora: None };
+    let y = layers::project(&out, &[one], Source::Kept(kept.unwrap()), &scope.site(Site::AttnOut)).unwrap().remove(0);
+    let all = [leaves[0].shallow_clone(), leaves[1].shallow_clone(), leaves[2].shallow_clone(), weight.shallow_clone()];
+    let ours = gradients(&all, vec![y]);
+
+    // The same formulas at the restored output O: dW = dyᵀ O; dv needs no O; dS = P ∘ (dP − rowsum(dO ∘ O)).
+    let restored = keep.keep(&out, &Scope::training(5, Arc::default()).site(Site::AttnOut)).unwrap().restore().unwrap();
+    let dy = normal(&[2, 9, 5], 77);
+    assert_close(&ours[3], &dy.flatten(0, 1).tr().matmul(&restored.flatten(0, 1)), 1e-9, "weight");
+    let heads = |x: &Tensor| x.reshape([2, 9, 2, 8]).transpose(1, 2);
+    let (q, k, v) = (heads(&leaves[0].detach()), heads(&leaves[1].detach()), heads(&leaves[2].detach()));
+    let later = Tensor::ones([9, 9], (Kind::Bool, q.device())).triu(1);
+    let p = (q.matmul(&k.transpose(2, 3)) * 0.3).masked_fill(&later, f64::NEG_INFINITY).softmax(-1, Kind::Double);
+    let d_out = heads(&dy.matmul(&weight.detach()));
+    let share = (&d_out * heads(&restored)).sum_dim_intlist(-1, true, Kind::Double);
+    let ds = &p * (d_out.matmul(&v.transpose(2, 3)) - share) * 0.3;
+    let back = |x: Tensor| x.transpose(1, 2);
+    assert_close(&ours[0], &back(ds.matmul(&k)), 1e-9, "q");
+    assert_close(&ours[1], &back(ds.transpose(2, 3).matmul(&q)), 1e-9, "k");
+    assert_close(&ours[2], &back(p.transpose(2, 3).matmul(&d_out)), 1e-9, "v");
+    assert_eq!(sites.ledger().kept_bytes(), 0);
+}
