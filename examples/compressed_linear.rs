@@ -3,7 +3,7 @@
 //! `cargo run --release -p loract-examples --bin compressed_linear`
 
 use autograd::random::{Law, draw};
-use layers::{Keep, Ledger, Projection, Scope, project};
+use layers::{Keep, Projection, Scope, Sites, project};
 use lowrank::{Options, Rank};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -19,10 +19,10 @@ fn main() -> anyhow::Result<()> {
     let dy = normal(&[tokens, outputs], 4)?;
 
     let gradient = |keep: Keep| -> anyhow::Result<(Tensor, u64)> {
-        let ledger = Arc::new(Ledger::default());
+        let sites = Arc::new(Sites::default());
         let projection = Projection { weight: &weight, bias: None, lora: None };
-        let y = project(&x, &[projection], keep, &Scope::training(0, ledger.clone()))?.remove(0);
-        let kept = ledger.kept_bytes();
+        let y = project(&x, &[projection], keep, &Scope::training(0, sites.clone()))?.remove(0);
+        let kept = sites.ledger().kept_bytes();
         let found = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false)?.remove(0);
         Ok((found.ok_or_else(|| anyhow::anyhow!("the weight has no gradient"))?, kept))
     };
