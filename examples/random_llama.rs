@@ -1,7 +1,7 @@
 //! Writes a Llama with random weights, and random tokens to train it on: for measuring speed and memory at a shape of interest.
 //!
 //! `cargo run --release -p loract-examples --bin random_llama -- FOLDER [key=value ...]`, the keys with their defaults:
-//! `hidden=512 layers=8 mlp=1408 heads=8 kv_heads=8 vocab=32000 batch=8 tokens=512 steps=4 dtype=f32`.
+//! `hidden=512 layers=8 mlp=1408 heads=8 kv_heads=heads vocab=32000 batch=8 tokens=512 steps=4 dtype=f32`.
 //! FOLDER then holds `config.json` and `model.safetensors` in the layout of Hugging Face, and `batches.safetensors` for `[data] train`.
 
 use anyhow::{Context, anyhow, bail};
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().context("name a folder, then key=value pairs, as the head of this program says")?;
-    let defaults = "hidden=512 layers=8 mlp=1408 heads=8 kv_heads=8 vocab=32000 batch=8 tokens=512 steps=4 dtype=f32";
+    let defaults = "hidden=512 layers=8 mlp=1408 heads=8 kv_heads=heads vocab=32000 batch=8 tokens=512 steps=4 dtype=f32";
     let given: Vec<String> = arguments.collect();
     let mut keys = BTreeMap::new();
     for pair in defaults.split(' ').chain(given.iter().map(String::as_str)) {
@@ -29,13 +29,14 @@ fn main() -> anyhow::Result<()> {
         other => bail!("dtype = {other}; it is f32 or bf16"),
     };
     let (hidden, heads) = (number("hidden")?, number("heads")?);
+    let kv_heads = if keys["kv_heads"] == "heads" { heads } else { number("kv_heads")? };
     let config = ModelConfig {
         model_type: "llama".into(),
         hidden_size: hidden,
         intermediate_size: number("mlp")?,
         num_layers: number("layers")?,
         num_heads: heads,
-        num_kv_heads: number("kv_heads")?,
+        num_kv_heads: kv_heads,
         head_dim: hidden / heads,
         vocab_size: number("vocab")?,
         max_positions: number("tokens")?.max(2048),

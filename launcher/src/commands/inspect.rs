@@ -1,6 +1,6 @@
 //! `loract inspect`: what compression does to a model on its data.
 
-use super::shard::prepare;
+use super::{shard::prepare, train::threads};
 use crate::{cli::Config, failure::Failure, progress::Progress, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -43,6 +43,7 @@ pub struct Inspect {
 impl Inspect {
     pub(super) fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
+        tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
         work::check(&run, 1)?;
         let data = prepare(&run, 1)?;
         let look = Look { batches: self.batches, bits: self.bits.clone(), layers: usize::from(self.layers) };

@@ -155,7 +155,7 @@ fn ranks_on_this_host(group: &dyn ProcessGroup) -> usize {
 }
 
 /// The threads of a rank: as configured, or its share of this host's.
-fn threads(configured: usize, ranks_here: usize) -> usize {
+pub(super) fn threads(configured: usize, ranks_here: usize) -> usize {
     if configured > 0 {
         return configured;
     }
