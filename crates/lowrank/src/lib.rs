@@ -11,6 +11,7 @@
 
 mod auto;
 mod code;
+pub mod coded;
 mod decompose;
 mod error;
 mod factors;
