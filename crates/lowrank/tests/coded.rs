@@ -5,7 +5,7 @@ mod drawing;
 
 use drawing::{norm, normal};
 use loract_lowrank::coded::{Basis, Coded, Coding, Rate, Rounding};
-use loract_lowrank::{Error, per_token_error, relative_error};
+use loract_lowrank::{Code, Error, Memory, Method, Options, Rank, decompose, decompose_measured, per_token_error, relative_error};
 use proptest::prelude::*;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -299,4 +299,42 @@ fn wrong_use_is_refused_with_the_numbers() {
     assert!(basis.update(&a, 1.5).unwrap_err().to_string().contains("memory = 1.5; it must be between 0 and 1"));
     assert!(basis.first(6).unwrap_err().to_string().contains("between 1 and 5"));
     assert!(Basis::from_parts(&a, &[1.0; 5]).is_ok() && Basis::from_parts(&a, &[1.0; 4]).is_err());
+}
+
+/// Through the face of all methods: the first matrix makes the basis, others update it, and bytes are foretold.
+#[test]
+fn a_site_remembers_its_basis_and_updates_it() {
+    let (old, new) = (decaying(200, 32, 1), decaying(200, 32, 20));
+    let options = |drift| Options {
+        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift },
+        rank: Rank::Fraction(1.0),
+        keep_norms: true,
+        factors: Kind::Float,
+    };
+    let mut memory = Memory::default();
+    let errors: Vec<f64> = (0..9)
+        .map(|step| {
+            let matrix = if step == 0 { &old } else { &new };
+            let basis = memory.coded_basis().cloned();
+            let measured = decompose_measured(matrix, &options(0.0), 0, &mut memory).unwrap();
+            assert_eq!(measured.code.bytes(), options(0.0).bytes(200, 32).unwrap());
+            let restored = measured.code.restore(Kind::Double).unwrap();
+            assert!((measured.error.unwrap() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3);
+            let Code::Coded(code) = measured.code else { panic!("not coded") };
+            // A matrix is coded in the basis that was there before it.
+            assert!(basis.is_none_or(|basis| Arc::ptr_eq(&basis, code.basis())));
+            code.error()
+        })
+        .collect();
+    assert!(errors[1] > 1.5 * errors[0] && errors[8] < 0.7 * errors[1], "{errors:?}");
+    assert_eq!(memory.bytes(), 32 * (4 * 32 + 4));
+
+    let shared = Arc::clone(memory.coded_basis().unwrap());
+    let mut other = Memory::from_coded_basis(Arc::clone(&shared));
+    decompose(&old, &options(f64::INFINITY), 0, &mut other).unwrap();
+    assert!(Arc::ptr_eq(&shared, other.coded_basis().unwrap()));
+    decompose(&old, &options(0.0), 0, &mut other).unwrap();
+    assert!(!Arc::ptr_eq(&shared, other.coded_basis().unwrap()));
+    let message = decompose(&normal(4, 5, 1), &options(1.0), 0, &mut other).unwrap_err().to_string();
+    assert!(message.contains("as wide as the basis"), "{message}");
 }

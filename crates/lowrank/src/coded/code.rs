@@ -126,6 +126,12 @@ impl Coded {
         }
     }
 
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        let mut tensors = vec![&self.codes, &self.gains, &self.plan];
+        tensors.extend(self.exact.iter().flat_map(Exact::tensors));
+        tensors
+    }
+
     /// The basis in which it is coded. Its bytes are not among the code's, as others may share it.
     pub fn basis(&self) -> &Arc<Basis> {
         &self.basis

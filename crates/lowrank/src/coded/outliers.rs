@@ -55,6 +55,10 @@ impl Exact {
         Self { places: self.places.shallow_clone(), rows: self.rows.shallow_clone() }
     }
 
+    pub(crate) fn tensors(&self) -> [&Tensor; 2] {
+        [&self.places, &self.rows]
+    }
+
     pub(crate) fn len(&self) -> i64 {
         self.places.size()[0]
     }
