@@ -276,6 +276,19 @@ fn a_basis_follows_what_it_is_shown() {
     assert_eq!(stale.restore(Kind::Float).unwrap(), stale.shallow_clone().restore(Kind::Float).unwrap());
 }
 
+/// The backward pass may run on another thread than the forward.
+#[test]
+fn codes_and_memories_go_to_other_threads() {
+    fn sent<T: Send + 'static>(of: T) -> T {
+        std::thread::spawn(move || of).join().unwrap()
+    }
+    let a = decaying(30, 12, 1);
+    let code = of_itself(&a, &Coding::default(), 0);
+    let (basis, restored) = (Arc::clone(code.basis()), code.restore(Kind::Float).unwrap());
+    assert_eq!(sent(Code::Coded(code)).restore(Kind::Float).unwrap(), restored);
+    assert!(Arc::ptr_eq(sent(Memory::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(), &basis));
+}
+
 #[test]
 fn codes_own_no_more_than_they_say_and_record_no_graph() {
     let a = decaying(64, 48, 1).to_kind(Kind::Float).set_requires_grad(true);

@@ -6,6 +6,7 @@ use crate::measure::{check_finite, check_matrix};
 use crate::orthonormalize::orthonormalize;
 use crate::projection::{gram, leading_eigenvectors};
 use crate::rounded::owned;
+use std::sync::{Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "basis";
@@ -17,9 +18,25 @@ const OPERATION: &str = "basis";
 #[derive(Debug)]
 pub struct Basis {
     /// `[columns, components]`, columns orthonormal.
-    vectors: Tensor,
+    vectors: Shared,
     /// `[components]` in f32 on the CPU: the mean square of each component of a row of unit norm, most first.
-    variances: Tensor,
+    variances: Shared,
+}
+
+/// A tensor that threads may share, as the backward pass of another thread may read a code: libtorch's reference counts are atomic and nobody
+/// writes into it, but `Tensor` does not say so, hence the lock, which is held for as long as a handle is copied.
+#[derive(Debug)]
+struct Shared(Mutex<Tensor>);
+
+impl Shared {
+    /// A copy with a storage of its own.
+    fn of(tensor: &Tensor, kind: Kind) -> Result<Self, Error> {
+        Ok(Self(Mutex::new(owned(tensor, kind)?)))
+    }
+
+    fn get(&self) -> Tensor {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).shallow_clone()
+    }
 }
 
 impl Basis {
@@ -35,7 +52,7 @@ impl Basis {
         let vectors = leading_eigenvectors(&moment, columns)?;
         let variances = moment.f_matmul(&vectors)?.f_mul(&vectors)?.f_sum_dim_intlist(0, false, Kind::Double)?;
         let variances = variances.f_clamp_min(0.0)?.f_div_scalar(rows.counted() as f64)?;
-        Ok(Self { vectors: owned(&vectors, Kind::Float)?, variances: owned(&variances.f_to_device(Device::Cpu)?, Kind::Float)? })
+        Ok(Self { vectors: Shared::of(&vectors, Kind::Float)?, variances: Shared::of(&variances.f_to_device(Device::Cpu)?, Kind::Float)? })
     }
 
     /// From `vectors` `[columns, components]`, orthonormal, and the mean square of each component of a row of unit norm.
@@ -50,8 +67,8 @@ impl Basis {
         }
         check_finite(OPERATION, vectors)?;
         Ok(Self {
-            vectors: owned(&vectors.f_detach()?, vectors.kind())?,
-            variances: owned(&Tensor::f_from_slice(variances)?, Kind::Float)?,
+            vectors: Shared::of(&vectors.f_detach()?, vectors.kind())?,
+            variances: Shared::of(&Tensor::f_from_slice(variances)?, Kind::Float)?,
         })
     }
 
@@ -69,7 +86,7 @@ impl Basis {
         let rows = UnitRows::of(OPERATION, matrix)?;
         self.check(OPERATION, &rows.rows)?;
         let old = self.vectors(Kind::Float)?;
-        let kept = self.variances.f_to_device(old.device())?.f_mul_scalar(memory)?;
+        let kept = self.variances.get().f_to_device(old.device())?.f_mul_scalar(memory)?;
         let share = (1.0 - memory) / rows.counted() as f64;
         let seen = rows.rows.f_tr()?.f_matmul(&rows.rows.f_matmul(&old)?)?.f_mul_scalar(share)?;
         let vectors = orthonormalize(&old.f_mul(&kept)?.f_add(&seen)?)?;
@@ -79,7 +96,10 @@ impl Basis {
         let seen = rows.rows.f_matmul(&vectors)?.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?.f_mul_scalar(share)?;
         let (variances, order) = remembered.f_add(&seen)?.f_sort(0, true)?;
         let vectors = vectors.f_index_select(1, &order)?;
-        Ok(Self { vectors: owned(&vectors, self.vectors.kind())?, variances: owned(&variances.f_to_device(Device::Cpu)?, Kind::Float)? })
+        Ok(Self {
+            vectors: Shared::of(&vectors, self.vectors.get().kind())?,
+            variances: Shared::of(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
+        })
     }
 
     /// The first `components` of this basis: rows lose what the others hold.
@@ -87,12 +107,12 @@ impl Basis {
     /// # Errors
     /// [`Error::Rank`] for none or more than there are.
     pub fn first(&self, components: i64) -> Result<Self, Error> {
-        let (columns, rank) = self.vectors.size2()?;
+        let (columns, rank) = self.vectors.get().size2()?;
         if !(1..=rank).contains(&components) {
             return Err(Error::Rank { operation: OPERATION, rank: components, rows: columns, columns: rank });
         }
-        let vectors = owned(&self.vectors.f_narrow(1, 0, components)?, self.vectors.kind())?;
-        Ok(Self { vectors, variances: owned(&self.variances.f_narrow(0, 0, components)?, Kind::Float)? })
+        let vectors = Shared::of(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
+        Ok(Self { vectors, variances: Shared::of(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
     }
 
     /// The same basis held in `kind`: in bf16 it takes half the bytes of f32, and adds about 0.002 to an error.
@@ -102,7 +122,7 @@ impl Basis {
     pub fn rounded(&self, kind: Kind) -> Result<Self, Error> {
         match kind {
             Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Half => {
-                Ok(Self { vectors: owned(&self.vectors, kind)?, variances: self.variances.shallow_clone() })
+                Ok(Self { vectors: Shared::of(&self.vectors.get(), kind)?, variances: Shared::of(&self.variances.get(), Kind::Float)? })
             }
             got => Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
         }
@@ -113,7 +133,7 @@ impl Basis {
     /// # Errors
     /// Those of libtorch.
     pub fn vectors(&self, kind: Kind) -> Result<Tensor, Error> {
-        Ok(self.vectors.f_to_kind(kind)?)
+        Ok(self.vectors.get().f_to_kind(kind)?)
     }
 
     /// The mean square of each component of a row of unit norm, most first.
@@ -121,22 +141,22 @@ impl Basis {
     /// # Errors
     /// Those of libtorch.
     pub fn variances(&self) -> Result<Vec<f64>, Error> {
-        Ok(Vec::<f64>::try_from(&self.variances)?)
+        Ok(Vec::<f64>::try_from(self.variances.get())?)
     }
 
     /// The width of the rows.
     pub fn columns(&self) -> i64 {
-        self.vectors.size()[0]
+        self.vectors.get().size()[0]
     }
 
     /// The number of basis vectors.
     pub fn components(&self) -> i64 {
-        self.vectors.size()[1]
+        self.vectors.get().size()[1]
     }
 
     /// Bytes held: `components · (columns · bytes of the dtype + 4)`.
     pub fn bytes(&self) -> u64 {
-        (self.vectors.numel() * self.vectors.kind().elt_size_in_bytes() + 4 * self.variances.numel()) as u64
+        (self.vectors.get().numel() * self.vectors.get().kind().elt_size_in_bytes() + 4 * self.variances.get().numel()) as u64
     }
 
     /// The [per-token error](crate::per_token_error) to expect of a code with `bits` to a row, were its rows spread as those that the basis
@@ -153,7 +173,7 @@ impl Basis {
 
     /// Whether rows of this matrix can be coded with it.
     pub(crate) fn check(&self, operation: &'static str, matrix: &Tensor) -> Result<(), Error> {
-        let (columns, _) = self.vectors.size2()?;
+        let (columns, _) = self.vectors.get().size2()?;
         if matrix.size2()?.1 == columns {
             return Ok(());
         }
