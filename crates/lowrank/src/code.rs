@@ -1,3 +1,4 @@
+use crate::coded::Coded;
 use crate::{Error, Factors, Quantized};
 use tch::{Kind, Tensor};
 
@@ -8,6 +9,8 @@ pub enum Code {
     Factors(Factors),
     /// Small integers with scales.
     Quantized(Quantized),
+    /// Components of an orthonormal basis, each with its own number of bits.
+    Coded(Coded),
 }
 
 impl Code {
@@ -16,22 +19,25 @@ impl Code {
         match self {
             Self::Factors(factors) => Self::Factors(factors.shallow_clone()),
             Self::Quantized(quantized) => Self::Quantized(quantized.shallow_clone()),
+            Self::Coded(coded) => Self::Coded(coded.shallow_clone()),
         }
     }
 
-    /// The tensors it holds, as they are held.
+    /// The tensors it holds, as they are held; not the basis of [`Code::Coded`], which others may share.
     pub fn tensors(&self) -> Vec<&Tensor> {
         match self {
             Self::Factors(factors) => factors.tensors(),
             Self::Quantized(quantized) => quantized.tensors(),
+            Self::Coded(coded) => coded.tensors(),
         }
     }
 
-    /// Bytes held.
+    /// Bytes held, without the basis of [`Code::Coded`].
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Factors(factors) => factors.bytes(),
             Self::Quantized(quantized) => quantized.bytes(),
+            Self::Coded(coded) => coded.bytes(),
         }
     }
 
@@ -39,7 +45,7 @@ impl Code {
     pub fn rank(&self) -> Option<i64> {
         match self {
             Self::Factors(factors) => Some(factors.rank()),
-            Self::Quantized(_) => None,
+            Self::Quantized(_) | Self::Coded(_) => None,
         }
     }
 
@@ -51,6 +57,7 @@ impl Code {
         match self {
             Self::Factors(factors) => factors.restore(kind),
             Self::Quantized(quantized) => quantized.restore(kind),
+            Self::Coded(coded) => coded.restore(kind),
         }
     }
 
@@ -62,6 +69,7 @@ impl Code {
         match self {
             Self::Factors(factors) => factors.contract(gradient),
             Self::Quantized(quantized) => quantized.contract(gradient),
+            Self::Coded(coded) => coded.contract(gradient),
         }
     }
 
@@ -73,6 +81,7 @@ impl Code {
         match self {
             Self::Factors(factors) => factors.project(weight),
             Self::Quantized(quantized) => quantized.project(weight),
+            Self::Coded(coded) => coded.project(weight),
         }
     }
 }

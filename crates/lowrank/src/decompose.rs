@@ -1,4 +1,5 @@
 use crate::auto::auto;
+use crate::coded::{Basis, Coded, Coding};
 use crate::measure::{check_finite, check_matrix};
 use crate::nystrom::nystrom;
 use crate::projection::Projection;
@@ -7,6 +8,7 @@ use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
 use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
+use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
@@ -17,7 +19,8 @@ const OPERATION: &str = "decompose";
 /// written by the methods that need it.
 ///
 /// The host never waits for a GPU here: a NaN in a matrix on one makes a code of NaN, which [`is_finite`](crate::is_finite) of the matrix tells
-/// whenever it suits. ([`Rank::Auto`], Cholesky QR and the unusual scale of elements beyond 1e15 are the CPU's; on a GPU `Auto` waits.)
+/// whenever it suits. ([`Rank::Auto`], Cholesky QR and the unusual scale of elements beyond 1e15 are the CPU's; on a GPU `Auto` waits, and so
+/// does [`Method::Coded`].)
 ///
 /// # Errors
 /// [`Error::NotFinite`] for a NaN or infinity (on the CPU); [`Error::Shape`], [`Error::Kind`], [`Error::Rank`], [`Error::Setting`] for what it
@@ -31,7 +34,8 @@ pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Mem
 pub struct Measured {
     /// The code.
     pub code: Code,
-    /// `‖A − Â‖ / ‖A‖` before rounding and before rows are rescaled, where the method projects orthogonally.
+    /// `‖A − Â‖ / ‖A‖` before rounding and before rows are rescaled, where the method projects orthogonally; after both for
+    /// [`Method::Coded`].
     pub error: Option<f64>,
 }
 
@@ -64,8 +68,8 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
             if sketch == rank { Ok(found) } else { found.cut(rank) }
         }
         Method::Nystrom => nystrom(a, rank, inputs.seed),
-        // A quantised code has no components and is made before this is asked.
-        Method::Svd | Method::Quantized { .. } => svd(a, rank),
+        // Codes without a rank are made before this is asked.
+        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } => svd(a, rank),
     }
 }
 
@@ -76,6 +80,10 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     let largest = if a.device() == Device::Cpu { check_finite(OPERATION, &a)? } else { 1.0 };
     if let Method::Quantized { bits, group } = options.method {
         return Ok(Measured { code: Code::Quantized(Quantized::new(&a, bits, group)?), error: None });
+    }
+    if let Method::Coded { .. } = options.method {
+        let (coded, error) = coded(&a, options, seed, memory)?;
+        return Ok(Measured { code: Code::Coded(coded), error: measure.then_some(error) });
     }
     if let Method::Rsvd { oversampling: got @ ..0, .. } = options.method {
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
@@ -107,6 +115,28 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     }
     Ok(Measured { code: Code::Factors(factors), error })
 }
+
+/// A code in the basis that the site remembers, and its relative error; the basis is made or brought up to date as its method says.
+fn coded(a: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<(Coded, f64), Error> {
+    let Method::Coded { rate, rounding, drift } = options.method else { unreachable!("asked for one method only") };
+    if drift.is_nan() {
+        return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
+    }
+    let basis = match memory.coded_basis() {
+        Some(basis) => Arc::clone(basis),
+        None => Arc::new(Basis::of(a)?.rounded(options.factors)?),
+    };
+    let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
+    let coded = Coded::new(a, &basis, &coding, seed)?;
+    let known = memory.coded_basis().is_some();
+    let next = if known && coded.drift()? >= drift { Arc::new(basis.update(a, HALF)?) } else { basis };
+    memory.remember_coded(next);
+    let error = coded.relative_error();
+    Ok((coded, error))
+}
+
+/// What an update keeps of the old second moment: a basis forgets in a few updates, and does not follow one matrix alone.
+const HALF: f64 = 0.5;
 
 /// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.
 fn row_scales(a: &Tensor, found: &Projection) -> Result<Tensor, Error> {

@@ -77,6 +77,11 @@ impl Factors {
         self.left.bytes() + self.right.bytes()
     }
 
+    /// Bytes of the right factor, which do not grow with the rows.
+    pub fn right_bytes(&self) -> u64 {
+        self.right.bytes()
+    }
+
     /// Bytes of the factors of a `[rows, columns]` matrix: `rank · (rows + columns) · bytes of the dtype`, and for int8
     /// `2 · (rows + columns)` more for the scales.
     pub fn bytes_of(rows: i64, columns: i64, rank: i64, kind: Kind) -> u64 {

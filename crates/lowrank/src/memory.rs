@@ -1,19 +1,28 @@
+use crate::coded::Basis;
 use crate::{Error, Factors};
+use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 /// What a site remembers from one matrix to the next, for the methods that start where the last one ended
-/// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)); empty for all others.
+/// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)) or code in a basis of the site ([`Method::Coded`](crate::Method::Coded)); empty for all
+/// others.
 ///
 /// One site, one memory: the same sequence of matrices gives the same codes.
 #[derive(Debug, Default)]
 pub struct Memory {
     basis: Option<Tensor>,
+    coded: Option<Arc<Basis>>,
 }
 
 impl Memory {
     /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
     pub fn from_basis(basis: Tensor) -> Self {
-        Self { basis: Some(basis) }
+        Self { basis: Some(basis), coded: None }
+    }
+
+    /// One that codes in `basis`, which other sites may share.
+    pub fn from_coded_basis(basis: Arc<Basis>) -> Self {
+        Self { basis: None, coded: Some(basis) }
     }
 
     /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are); `None` before the first.
@@ -21,9 +30,15 @@ impl Memory {
         self.basis.as_ref()
     }
 
-    /// Bytes held between two matrices.
+    /// The basis in which the next matrix is coded; `None` before the first.
+    pub fn coded_basis(&self) -> Option<&Arc<Basis>> {
+        self.coded.as_ref()
+    }
+
+    /// Bytes held between two matrices, those of a basis that is shared counted in full.
     pub fn bytes(&self) -> u64 {
-        self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64)
+        let warm = self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
+        warm + self.coded.as_ref().map_or(0, |basis| basis.bytes())
     }
 
     /// The basis as `like` has its dtype and device.
@@ -37,6 +52,10 @@ impl Memory {
                 Err(Error::Shape { operation: "decompose", expected, got: basis.size() })
             }
         }
+    }
+
+    pub(crate) fn remember_coded(&mut self, basis: Arc<Basis>) {
+        self.coded = Some(basis);
     }
 
     pub(crate) fn remember(&mut self, factors: &Factors) -> Result<(), Error> {

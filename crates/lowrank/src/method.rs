@@ -1,3 +1,4 @@
+use crate::coded::{Coded, Rate, Rounding};
 use crate::{Error, Factors, Quantized};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
@@ -19,7 +20,7 @@ pub enum TestMatrix {
 }
 
 /// How a matrix is coded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Method {
     /// `A ≈ Q (Qᵀ A)`, `Q` an orthonormal basis of `A Ω` (LoRAct, arXiv 2509.23472, algorithm 1).
     Qb {
@@ -53,6 +54,17 @@ pub enum Method {
         /// Elements that share a scale.
         group: i64,
     },
+    /// Components of a basis that the site's [`Memory`](crate::Memory) holds, each with the bits it deserves ([`coded`](crate::coded)).
+    /// No rank. The first matrix of a site makes the basis, held in the dtype of factors.
+    Coded {
+        /// How many bits.
+        rate: Rate,
+        /// How values become levels.
+        rounding: Rounding,
+        /// The basis is brought up to date with a matrix whose error is so many times what the basis promises
+        /// ([`Coded::drift`](crate::coded::Coded::drift)): at 0 with every one, at infinity never.
+        drift: f64,
+    },
 }
 
 impl Default for Method {
@@ -71,12 +83,16 @@ impl Method {
             Self::Svd => "svd",
             Self::Nystrom => "nystrom",
             Self::Quantized { .. } => "quantized",
+            Self::Coded { .. } => "coded",
         }
     }
 
     /// Whether it starts from the site's previous matrix.
     pub fn is_warm(&self) -> bool {
-        matches!(self, Self::Qb { test_matrix: TestMatrix::Warm } | Self::RowSpace { test_matrix: TestMatrix::Warm, .. })
+        matches!(
+            self,
+            Self::Qb { test_matrix: TestMatrix::Warm } | Self::RowSpace { test_matrix: TestMatrix::Warm, .. } | Self::Coded { .. }
+        )
     }
 }
 
@@ -129,12 +145,13 @@ impl Rank {
 pub struct Options {
     /// How the matrix is coded.
     pub method: Method,
-    /// How many components; without meaning for [`Method::Quantized`].
+    /// How many components; without meaning for [`Method::Quantized`] and [`Method::Coded`].
     pub rank: Rank,
     /// Rescale each row of the approximation to the row's exact norm (folded into the left factor, so it takes no space). Without meaning
     /// for [`Method::Quantized`], whose scales keep the norms already.
     pub keep_norms: bool,
-    /// The dtype in which factors are held: `Float`, `Double`, `BFloat16`, `Half`, or `Int8` with scales.
+    /// The dtype in which factors are held: `Float`, `Double`, `BFloat16`, `Half`, or `Int8` with scales. For [`Method::Coded`], that of a
+    /// new basis, which cannot be `Int8`.
     pub factors: Kind,
 }
 
@@ -145,13 +162,15 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Bytes of the code of a `[rows, columns]` matrix, the most of them for [`Rank::Auto`].
+    /// Bytes of the code of a `[rows, columns]` matrix, the most of them for [`Rank::Auto`] and for [`Rate::Error`]; without the basis of
+    /// [`Method::Coded`].
     ///
     /// # Errors
     /// As [`Rank::of`]; [`Error::Setting`] for bits and groups that there are not.
     pub fn bytes(&self, rows: i64, columns: i64) -> Result<u64, Error> {
         match self.method {
             Method::Quantized { bits, group } => Quantized::bytes_of(rows, columns, bits, group),
+            Method::Coded { rate, .. } => Coded::bytes_of(rows, columns, columns, rate),
             _ => Ok(Factors::bytes_of(rows, columns, self.rank.of(rows, columns)?, self.factors)),
         }
     }

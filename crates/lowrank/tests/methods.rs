@@ -31,7 +31,7 @@ fn options(method: Method, rank: i64) -> Options {
 fn factors(code: Code) -> Factors {
     match code {
         Code::Factors(factors) => factors,
-        Code::Quantized(_) => panic!("quantized"),
+        _ => panic!("quantized"),
     }
 }
 

@@ -4,10 +4,11 @@ use crate::{failure::Failure, progress::Progress};
 use autograd::GradMode;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use lowrank::{Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error};
+use lowrank::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
+use lowrank::{Code, Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error, spectrum};
 use models::TensorFile;
 use serde_json::{Value, json};
-use std::{path::PathBuf, str::FromStr, time::Instant};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Instant};
 use tch::{Device, Kind, Tensor};
 
 /// Measure a part of a run by itself
@@ -39,11 +40,17 @@ Examples:
 
 Every floating-point matrix [tokens, width] of the file is coded by every method, in f32, on the CPU.
 
-  bits/element   all bytes of the code, scales included, over the elements of the matrix
+  bits/element   the bytes of the code, scales included, over the elements of the matrix, without what stands beside it
+  beside         the same for what does not grow with the tokens: the right factor of a pair, the basis of a code
   error          ‖A − Â‖ / ‖A‖
   per token      the same for each row, as a root mean square: a few tokens of huge norm do not speak for all
+  bound          the rate-distortion bound at the same bits/element: no code of normally distributed tokens of this matrix's spectrum has
+                 a smaller error per token
+  above          the bits/element that the bound saves at the same error per token
   × optimum      the error over that of the truncated SVD in f32 with as many components, the least there is
-  ms             the median of five runs, after one to warm up
+  ms             the median of five runs, after one to warm up; for coded, in a basis that is there already
+
+coded: the basis is of the matrix itself, or, for NAME.b1 where the file has NAME.b0, of that one too.
 
 Exit codes: 0 done; 2 wrong use or input; 1 any other failure.")]
 pub struct Compression {
@@ -53,6 +60,9 @@ pub struct Compression {
     /// Components: a fraction of the width, with a point, or a number. May be repeated
     #[arg(long = "rank", value_name = "R", default_value = "0.25", value_parser = rank)]
     pub ranks: Vec<Rank>,
+    /// Bits per element of coded activations. May be repeated
+    #[arg(long = "bits", value_name = "B", default_values_t = [1.0, 2.0, 4.0], value_parser = bits)]
+    pub bits: Vec<f64>,
     /// Rescale each token's row to its exact norm
     #[arg(long)]
     pub keep_norms: bool,
@@ -89,8 +99,13 @@ struct Row {
     dtype: &'static str,
     rank: Option<i64>,
     bits_per_element: f64,
+    /// What does not grow with the tokens.
+    bits_beside: f64,
     error: f64,
     per_token: f64,
+    /// The least error per token at these bits, and the bits that it would save at this error.
+    bound: f64,
+    bits_above: f64,
     /// Of the SVD's error with as many components.
     of_optimum: Option<f64>,
     milliseconds: f64,
@@ -116,21 +131,38 @@ impl Compression {
         let _no_graph = GradMode::disabled();
         let file = TensorFile::open(&self.file).map_err(input)?;
         let names = self.matrices(&file)?;
-        let cases = names.len() * self.cases().count();
+        let bases: usize = names.iter().map(|(name, _)| 1 + usize::from(before(name, &names).is_some())).sum();
+        let cases = names.len() * self.cases().count() + bases * self.bits.len();
         let mut progress = Progress::start("coding", Some(cases as u64));
         let mut done = 0;
         let mut matrices = Vec::new();
-        for (name, shape) in names {
+        for (name, shape) in &names {
+            let (name, shape) = (name.clone(), *shape);
             let a = file.tensor_as(&name, Kind::Float, Device::Cpu).map_err(input)?;
             let mut rows = Vec::new();
+            let shares = spectrum(&a).map_err(|fault| of_matrix(&name, fault))?;
             // The optimum is wanted for every rank; svd is the first method, so each is computed once more only.
             let optima = self.ranks.iter().map(|&rank| self.optimum(&name, &a, rank)).collect::<Result<Vec<_>, _>>()?;
             for (label, method, kind, rank) in self.cases() {
                 progress.update(done, Some(cases as u64), format!("{name}: {label}"));
                 let options =
                     Options { method, rank: rank.map_or(self.ranks[0], |at| self.ranks[at]), keep_norms: self.keep_norms, factors: kind };
-                rows.push(self.row(&name, &a, label, &options, rank.map(|at| optima[at]))?);
+                rows.push(self.row(&name, &a, &shares, label, &options, rank.map(|at| optima[at]), &Memory::default)?);
                 done += 1;
+            }
+            let mut bases = vec![("coded", self.basis(&name, &a)?)];
+            if let Some(before) = before(&name, &names) {
+                let before = file.tensor_as(before, Kind::Float, Device::Cpu).map_err(input)?;
+                bases.push(("coded, basis of .b0", self.basis(&name, &before)?));
+            }
+            for (label, basis) in bases {
+                for &bits in &self.bits {
+                    progress.update(done, Some(cases as u64), format!("{name}: {label}"));
+                    let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
+                    let options = Options { method, rank: self.ranks[0], keep_norms: self.keep_norms, factors: Kind::Float };
+                    rows.push(self.row(&name, &a, &shares, label, &options, None, &|| Memory::from_coded_basis(Arc::clone(&basis)))?);
+                    done += 1;
+                }
             }
             matrices.push(Matrix { name, shape, rows });
         }
@@ -185,29 +217,55 @@ impl Compression {
         relative_error(a, &restored).map_err(|fault| of_matrix(name, fault))
     }
 
-    fn row(&self, name: &str, a: &Tensor, method: &'static str, options: &Options, optimum: Option<f64>) -> Result<Row, Failure> {
+    fn basis(&self, name: &str, a: &Tensor) -> Result<Arc<Basis>, Failure> {
+        Basis::of(a).map(Arc::new).map_err(|fault| of_matrix(name, fault))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "all that a row of the table depends on")]
+    fn row(
+        &self,
+        name: &str,
+        a: &Tensor,
+        shares: &[f64],
+        method: &'static str,
+        options: &Options,
+        optimum: Option<f64>,
+        memory: &dyn Fn() -> Memory,
+    ) -> Result<Row, Failure> {
         let fault = |fault| of_matrix(name, fault);
-        let code = decompose(a, options, self.seed, &mut Memory::default()).map_err(fault)?;
+        let code = decompose(a, options, self.seed, &mut memory()).map_err(fault)?;
         let mut times = [0.0; RUNS];
         for time in &mut times {
             let start = Instant::now();
-            decompose(a, options, self.seed, &mut Memory::default()).map_err(fault)?;
+            decompose(a, options, self.seed, &mut memory()).map_err(fault)?;
             *time = start.elapsed().as_secs_f64() * 1e3;
         }
         times.sort_by(f64::total_cmp);
         let restored = code.restore(Kind::Float).map_err(fault)?;
         let error = relative_error(a, &restored).map_err(fault)?;
+        let per_token = per_token_error(a, &restored).map_err(fault)?;
+        let columns = a.size()[1] as f64;
+        let per_element = |bytes: u64| 8.0 * bytes as f64 / a.numel() as f64;
+        let (own, beside) = match &code {
+            Code::Factors(factors) => (factors.bytes() - factors.right_bytes(), factors.right_bytes()),
+            Code::Coded(coded) => (coded.bytes(), coded.basis().bytes()),
+            Code::Quantized(quantized) => (quantized.bytes(), 0),
+        };
         Ok(Row {
             method,
             dtype: match options.factors {
+                _ if matches!(code, Code::Coded(_)) => "0–8 bits",
                 Kind::BFloat16 => "bf16",
                 Kind::Int8 => "int8",
                 _ => "int4",
             },
             rank: code.rank(),
-            bits_per_element: 8.0 * code.bytes() as f64 / a.numel() as f64,
+            bits_per_element: per_element(own),
+            bits_beside: per_element(beside),
             error,
-            per_token: per_token_error(a, &restored).map_err(fault)?,
+            per_token,
+            bound: bound(shares, per_element(own) * columns),
+            bits_above: per_element(own) - bits_at_bound(shares, per_token) / columns,
             of_optimum: optimum.filter(|&optimum| optimum > 0.0).map(|optimum| error / optimum),
             milliseconds: times[RUNS / 2],
         })
@@ -217,7 +275,7 @@ impl Compression {
 impl Matrix {
     fn table(&self) -> Table {
         let mut table = Table::new();
-        let header = ["method", "held in", "rank", "bits/element", "error", "per token", "× optimum", "ms"];
+        let header = ["method", "held in", "rank", "bits/element", "beside", "error", "per token", "bound", "above", "× optimum", "ms"];
         table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
         for row in &self.rows {
             table.add_row([
@@ -225,8 +283,11 @@ impl Matrix {
                 row.dtype.to_owned(),
                 row.rank.map_or("–".to_owned(), |rank| rank.to_string()),
                 format!("{:.2}", row.bits_per_element),
+                if row.bits_beside > 0.0 { format!("{:.2}", row.bits_beside) } else { "–".to_owned() },
                 format!("{:.4}", row.error),
                 format!("{:.4}", row.per_token),
+                format!("{:.4}", row.bound),
+                format!("{:.2}", row.bits_above),
                 row.of_optimum.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
                 format!("{:.1}", row.milliseconds),
             ]);
@@ -249,8 +310,11 @@ impl Matrix {
                     "dtype": row.dtype,
                     "rank": row.rank,
                     "bits_per_element": row.bits_per_element,
+                    "bits_beside": row.bits_beside,
                     "error": row.error,
                     "per_token_error": row.per_token,
+                    "bound": row.bound,
+                    "bits_above_bound": row.bits_above,
                     "times_optimum": row.of_optimum,
                     "milliseconds": row.milliseconds,
                 })
@@ -258,6 +322,13 @@ impl Matrix {
             .collect();
         json!({"name": self.name, "shape": self.shape, "methods": rows})
     }
+}
+
+/// The batch before, for `NAME.b1` where there is a `NAME.b0` as wide.
+fn before<'a>(name: &str, names: &'a [(String, [i64; 2])]) -> Option<&'a str> {
+    let width = |name: &str| names.iter().find(|(known, _)| known == name).map(|(_, [_, columns])| *columns);
+    let before = format!("{}.b0", name.strip_suffix(".b1")?);
+    names.iter().find(|(known, [_, columns])| *known == before && Some(*columns) == width(name)).map(|(known, _)| known.as_str())
 }
 
 fn is_quantized(method: &Method) -> bool {
@@ -283,13 +354,38 @@ fn rank(text: &str) -> Result<Rank, String> {
     rank.ok_or_else(|| "give a fraction of the width, such as 0.25, or a number of components, such as 64".to_owned())
 }
 
+/// Bits per element of a code.
+fn bits(text: &str) -> Result<f64, String> {
+    let bits = f64::from_str(text).ok().filter(|bits| *bits > 0.0 && *bits <= 32.0);
+    bits.ok_or_else(|| "give bits per element, above 0 and at most 32, such as 2".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn bench(file: PathBuf, ranks: &[&str]) -> Compression {
-        Compression { file, ranks: ranks.iter().map(|text| rank(text).unwrap()).collect(), keep_norms: false, seed: 0, json: true }
+        Compression {
+            file,
+            ranks: ranks.iter().map(|text| rank(text).unwrap()).collect(),
+            bits: vec![2.0, 4.0],
+            keep_norms: false,
+            seed: 0,
+            json: true,
+        }
+    }
+
+    #[test]
+    fn the_batch_before_is_one_of_the_same_name_and_width() {
+        let names =
+            [("x.b0", 3), ("x.b1", 3), ("y.b0", 3), ("y.b1", 4), ("z.b1", 3)].map(|(name, columns)| (name.to_owned(), [9, columns]));
+        assert_eq!(before("x.b1", &names), Some("x.b0"));
+        for none in ["x.b0", "y.b1", "z.b1"] {
+            assert_eq!(before(none, &names), None);
+        }
+        assert!(bits("2").is_ok() && bits("0.5").is_ok());
+        assert!(["0", "-1", "33", "NaN", "x"].iter().all(|wrong| bits(wrong).is_err()));
     }
 
     #[test]
@@ -313,16 +409,27 @@ mod tests {
         let bench = bench(path.clone(), &["0.25", "3"]);
         let file = TensorFile::open(&path).unwrap();
         assert_eq!(bench.matrices(&file).unwrap(), [("a".to_owned(), [40, 24])]);
+        let shares = spectrum(&tensors[0].1).unwrap();
         let cases: Vec<_> = bench.cases().collect();
         assert_eq!(cases.len(), 2 * 8 * 2 + 3);
         for (label, method, factors, at) in cases {
             let options = Options { method, rank: bench.ranks[at.unwrap_or(0)], keep_norms: false, factors };
             let optimum = at.map(|at| bench.optimum("a", &tensors[0].1, bench.ranks[at]).unwrap());
-            let row = bench.row("a", &tensors[0].1, label, &options, optimum).unwrap();
+            let row = bench.row("a", &tensors[0].1, &shares, label, &options, optimum, &Memory::default).unwrap();
             assert_eq!(row.rank, at.map(|at| [6, 3][at]));
             assert!(row.of_optimum.is_none_or(|ratio| ratio > 0.999), "{label}");
             let bytes = options.bytes(40, 24).unwrap() as f64;
-            assert_eq!(row.bits_per_element, 8.0 * bytes / (40.0 * 24.0));
+            assert!((row.bits_per_element + row.bits_beside - 8.0 * bytes / (40.0 * 24.0)).abs() < 1e-12);
+            assert_eq!(row.bits_beside > 0.0, at.is_some());
+        }
+        let basis = bench.basis("a", &tensors[0].1).unwrap();
+        for &bits in &bench.bits {
+            let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
+            let options = Options { method, ..Options::default() };
+            let memory = || Memory::from_coded_basis(Arc::clone(&basis));
+            let row = bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &memory).unwrap();
+            assert_eq!((row.bits_per_element, row.bits_beside), (bits, 8.0 * basis.bytes() as f64 / (40.0 * 24.0)));
+            assert!(row.per_token > row.bound && row.bits_above > 0.0 && row.bits_above < bits);
         }
     }
 

@@ -1,0 +1,358 @@
+use super::basis::Basis;
+use super::outliers::{Exact, worth_keeping};
+use super::pack::LANES;
+use super::pass::{self, Encoded, Plan};
+use super::small_float::{gain, gain_near};
+use super::spread::{Scales, Spread};
+use super::unit_rows::UnitRows;
+use super::water_filling::{EXACT, Losses, Until, WIDTHS, widths};
+use super::{Coding, Rate, Rounding, reference};
+use crate::Error;
+use rayon::prelude::*;
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+
+const OPERATION: &str = "coded";
+
+/// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See the [module](super) for how.
+#[derive(Debug)]
+pub struct Coded {
+    basis: Arc<Basis>,
+    /// Packed codes, uint8, filled up with zeros to the bytes foretold.
+    codes: Tensor,
+    /// `[rows]`, 16 bits each.
+    gains: Tensor,
+    /// `[2, components]`, uint8, on the CPU: widths and scales.
+    plan: Tensor,
+    /// Rows that are kept as they are.
+    exact: Option<Exact>,
+    trellis: bool,
+    error: f64,
+    weighted_error: f64,
+}
+
+/// A matrix on its way.
+struct Attempt {
+    plan: Plan,
+    encoded: Encoded,
+    gains: Vec<u16>,
+    /// Of each row, relative to its norm.
+    errors: Vec<f64>,
+}
+
+impl Coded {
+    /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32) in `basis`.
+    ///
+    /// The same seed gives the same code, however many cores there are; only [`Rounding::Stochastic`] uses it.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Setting`] for what it does not take; those of
+    /// libtorch.
+    pub fn new(matrix: &Tensor, basis: &Arc<Basis>, coding: &Coding, seed: u64) -> Result<Self, Error> {
+        let UnitRows { rows: unit, norms } = UnitRows::of(OPERATION, matrix)?;
+        basis.check(OPERATION, &unit)?;
+        let (rows, columns, components) = (norms.len(), basis.columns() as usize, basis.components() as usize);
+        let y = basis.vectors(Kind::Float)?.f_tr()?.f_matmul(&unit.f_tr()?)?;
+        drop(unit);
+        // What a complete basis does not hold is rounding.
+        let energies = if components == columns {
+            y.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?
+        } else {
+            Tensor::f_ones([rows as i64], (Kind::Float, y.device()))?
+        };
+        // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
+        let y = if coding.rounding == Rounding::Stochastic {
+            let ratios: Vec<f32> = norms.iter().map(|&norm| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 }).collect();
+            y.f_mul(&Tensor::f_from_slice(&ratios)?.f_to_device(y.device())?)?
+        } else {
+            y
+        };
+        let mut y = Vec::<f32>::try_from(y.f_contiguous()?.f_view([-1])?)?;
+        let energies = Vec::<f32>::try_from(energies)?;
+        let bytes = coding.rate.bytes(rows, columns, components)?;
+
+        let attempt = |y: &[f32], norms: &[f32], kept: u64| {
+            let spent = kept * Exact::bytes_of(columns) + fixed_bytes(rows, components);
+            let bits = bytes.map(|bytes| bytes.saturating_sub(spent) / rows.div_ceil(LANES) as u64);
+            attempt(&Rows { y, norms, energies: &energies }, coding, bits, seed)
+        };
+        let mut found = attempt(&y, &norms, 0);
+        // No more than half of the codes' bytes.
+        let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
+        let outliers = worth_keeping(&found.errors, columns, found.plan.active().len(), affordable);
+        let mut exact = None;
+        if !outliers.is_empty() {
+            let mut others = norms.clone();
+            outliers.iter().for_each(|&row| others[row] = 0.0);
+            y.par_chunks_mut(rows).for_each(|component| outliers.iter().for_each(|&row| component[row] = 0.0));
+            found = attempt(&y, &others, outliers.len() as u64);
+            exact = Some(Exact::of(matrix, &outliers)?);
+        }
+
+        let Attempt { plan, mut encoded, gains, errors } = found;
+        if let Some(bytes) = bytes {
+            let rest = 2 * rows + 2 * components + exact.as_ref().map_or(0, |exact| exact.bytes() as usize);
+            encoded.codes.resize(bytes as usize - rest, 0);
+        }
+        let device = matrix.device();
+        let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
+        let squares = |norm: f32| f64::from(norm) * f64::from(norm);
+        let (total, lost) = norms
+            .iter()
+            .zip(&errors)
+            .fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + squares(norm), lost + squares(norm) * error));
+        let gains: Vec<i16> = gains.into_iter().map(u16::cast_signed).collect();
+        Ok(Self {
+            basis: Arc::clone(basis),
+            codes: Tensor::f_from_slice(&encoded.codes)?.f_to_device(device)?,
+            gains: Tensor::f_from_slice(&gains)?.f_to_device(device)?,
+            plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
+            exact,
+            trellis: coding.rounding == Rounding::Trellis,
+            error: (errors.iter().sum::<f64>() / counted).sqrt(),
+            weighted_error: if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
+        })
+    }
+
+    /// The same code, sharing its storage.
+    pub fn shallow_clone(&self) -> Self {
+        Self {
+            basis: Arc::clone(&self.basis),
+            codes: self.codes.shallow_clone(),
+            gains: self.gains.shallow_clone(),
+            plan: self.plan.shallow_clone(),
+            exact: self.exact.as_ref().map(Exact::shallow_clone),
+            ..*self
+        }
+    }
+
+    pub(crate) fn tensors(&self) -> Vec<&Tensor> {
+        let mut tensors = vec![&self.codes, &self.gains, &self.plan];
+        tensors.extend(self.exact.iter().flat_map(Exact::tensors));
+        tensors
+    }
+
+    /// The basis in which it is coded. Its bytes are not among the code's, as others may share it.
+    pub fn basis(&self) -> &Arc<Basis> {
+        &self.basis
+    }
+
+    /// Bytes held without the basis: at a rate in bits, [`Coded::bytes_of`].
+    pub fn bytes(&self) -> u64 {
+        let own = self.codes.numel() + 2 * self.gains.numel() + self.plan.numel();
+        own as u64 + self.exact.as_ref().map_or(0, Exact::bytes)
+    }
+
+    /// Bytes of a `[rows, columns]` matrix in a basis of `components`, the most of them for [`Rate::Error`]: `⌊bits · rows · columns / 8⌋`,
+    /// but at least one bit for each row beside the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
+    /// each component of each row, rows counted in eights.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a rate outside its range.
+    pub fn bytes_of(rows: i64, columns: i64, components: i64, rate: Rate) -> Result<u64, Error> {
+        let (rows, columns, components) = (rows as usize, columns as usize, components as usize);
+        Ok(rate.bytes(rows, columns, components)?.unwrap_or_else(|| most_bytes(rows, components)))
+    }
+
+    /// The [per-token error](crate::per_token_error), known from coding.
+    pub fn error(&self) -> f64 {
+        self.error
+    }
+
+    /// The [relative error](crate::relative_error), known from coding.
+    pub fn relative_error(&self) -> f64 {
+        self.weighted_error
+    }
+
+    /// The number of bits of each component's code, of 0 to 8 or 16.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn widths(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.plan()?.widths)
+    }
+
+    /// How many rows are kept exactly.
+    pub fn exact_rows(&self) -> i64 {
+        self.exact.as_ref().map_or(0, Exact::len)
+    }
+
+    /// The error over that which the basis promises at these bits: about 1 for rows such as it was made of, and the more the less it
+    /// fits. It costs nothing but the bits' distribution, and tells when to [update](Basis::update) the basis.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn drift(&self) -> Result<f64, Error> {
+        let expected = self.basis.expected_error(self.plan()?.bits())?;
+        Ok(if expected > 0.0 { self.error / expected } else { 1.0 })
+    }
+
+    /// The matrix it stands for, `[rows, columns]` in `kind`.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn restore(&self, kind: Kind) -> Result<Tensor, Error> {
+        let (components, vectors) = self.components(kind)?;
+        let mut matrix = components.f_matmul(&vectors.f_tr()?)?;
+        if let Some(exact) = &self.exact {
+            matrix = exact.put_into(matrix)?;
+        }
+        Ok(matrix)
+    }
+
+    /// `gᵀ A` as `(gᵀ Y) Vᵀ`, `[m, columns]`, for a gradient `g` `[rows, m]`, in `g`'s dtype; `Y` are the decoded components.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
+        let (components, vectors) = self.components(gradient.kind())?;
+        let contracted = gradient.f_tr()?.f_matmul(&components)?.f_matmul(&vectors.f_tr()?)?;
+        match &self.exact {
+            None => Ok(contracted),
+            Some(exact) => exact.add_contraction(contracted, gradient),
+        }
+    }
+
+    /// `A wᵀ` as `Y (w V)ᵀ`, `[rows, m]`, for a weight `w` `[m, columns]`, in `w`'s dtype; `Y` are the decoded components.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
+        let (components, vectors) = self.components(weight.kind())?;
+        let projected = components.f_matmul(&weight.f_matmul(&vectors)?.f_tr()?)?;
+        match &self.exact {
+            None => Ok(projected),
+            Some(exact) => exact.put_projection(projected, weight),
+        }
+    }
+
+    /// The decoded components that have bits, `[rows, active]`, and their basis vectors, `[columns, active]`.
+    fn components(&self, kind: Kind) -> Result<(Tensor, Tensor), Error> {
+        let plan = self.plan()?;
+        let active: Vec<i64> = plan.active().into_iter().map(|component| component as i64).collect();
+        let device = self.codes.device();
+        let y = if device == Device::Cpu {
+            let gains: Vec<f32> = Vec::<i16>::try_from(&self.gains)?.into_iter().map(|code| gain(code.cast_unsigned())).collect();
+            let codes = Vec::<u8>::try_from(&self.codes)?;
+            let decoded = pass::decode(&codes, &plan, &gains, self.trellis);
+            Tensor::f_from_slice(&decoded)?.f_view([active.len() as i64, gains.len() as i64])?
+        } else {
+            let gains = self.gains.f_to_kind(Kind::Int)?.f_bitwise_and(0xffff)?.f_bitwise_left_shift_tensor_scalar(15)?;
+            reference::decode(&self.codes, &plan, &gains.f_view_dtype(Kind::Float)?, self.trellis)?
+        };
+        let vectors = self.basis.vectors(kind)?;
+        let vectors = if active.len() as i64 == self.basis.components() {
+            vectors
+        } else {
+            vectors.f_index_select(1, &Tensor::f_from_slice(&active)?.f_to_device(device)?)?
+        };
+        Ok((y.f_to_kind(kind)?.f_tr()?, vectors))
+    }
+
+    fn plan(&self) -> Result<Plan, Error> {
+        let mut widths = Vec::<u8>::try_from(self.plan.f_view([-1])?)?;
+        let scales = widths.split_off(widths.len() / 2);
+        Ok(Plan { widths, scales })
+    }
+}
+
+impl Rate {
+    /// Bytes of a code at a rate in bits; `None` at a rate that follows from an error.
+    fn bytes(self, rows: usize, columns: usize, components: usize) -> Result<Option<u64>, Error> {
+        let setting = |option, expected, got: f64| Err(Error::Setting { operation: OPERATION, option, expected, got: got.to_string() });
+        match self {
+            Self::Bits(bits) if bits > 0.0 && bits <= 32.0 => {
+                let asked = (bits * (rows * columns) as f64 / 8.0) as u64;
+                let least = fixed_bytes(rows, components) + rows.div_ceil(LANES) as u64;
+                Ok(Some(asked.clamp(least, most_bytes(rows, components))))
+            }
+            Self::Bits(bits) => setting("bits", "above 0 and at most 32", bits),
+            Self::Error(error) if error > 0.0 && error.is_finite() => Ok(None),
+            Self::Error(error) => setting("error", "above 0", error),
+        }
+    }
+}
+
+/// Gains, widths and scales.
+fn fixed_bytes(rows: usize, components: usize) -> u64 {
+    (2 * rows + 2 * components) as u64
+}
+
+fn most_bytes(rows: usize, components: usize) -> u64 {
+    fixed_bytes(rows, components) + (rows.div_ceil(LANES) * usize::from(EXACT) * components) as u64
+}
+
+/// Rows to be coded.
+struct Rows<'a> {
+    /// `[components, rows]`.
+    y: &'a [f32],
+    /// Rows whose norm is zero need no code.
+    norms: &'a [f32],
+    /// The square of each row, about 1, as far as the basis could hold it.
+    energies: &'a [f32],
+}
+
+/// Codes rows with so many `bits` to each, or with what the wanted error asks for.
+fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Attempt {
+    let count = rows.norms.len();
+    let absent = rows.norms.iter().filter(|&&norm| norm == 0.0).count();
+    let counted = (count - absent).max(1);
+    let plan = |values: &[f32]| Spread::of(values, absent).plan(coding.rounding, counted);
+    let plans: Vec<(Losses, Scales)> = rows.y.par_chunks(count).map(plan).collect();
+    let losses: Vec<Losses> = plans.iter().map(|(losses, _)| *losses).collect();
+    let run = |until: Until| {
+        let widths = widths(&losses, until);
+        let place = |width: u8| WIDTHS.iter().position(|&known| known == width).unwrap_or(0);
+        let scales = widths.iter().zip(&plans).map(|(&width, (_, scales))| scales[place(width)]).collect();
+        let plan = Plan { widths, scales };
+        let encoded = pass::encode(rows.y, count, &plan, coding.rounding, seed);
+        let (gains, errors) = gains(rows, &encoded, coding);
+        Attempt { plan, encoded, gains, errors }
+    };
+    let Rate::Error(error) = coding.rate else {
+        return run(Until::Bits(bits.unwrap_or(u64::MAX)));
+    };
+    // What is lost is estimated beforehand, and asked for more strictly until it is met.
+    let wanted = error * error * counted as f64;
+    let outside = counted as f64 - losses.iter().map(|losses| losses[0]).sum::<f64>();
+    let mut strict = (wanted - outside.max(0.0)).max(0.0);
+    for _ in 0..ATTEMPTS {
+        let found = run(Until::Lost(strict));
+        let lost = found.errors.iter().sum::<f64>();
+        if lost <= wanted {
+            return found;
+        }
+        strict *= (wanted / lost).min(0.98);
+    }
+    run(Until::Bits(u64::MAX))
+}
+
+/// How often an error may be missed before all bits are given.
+const ATTEMPTS: usize = 8;
+
+/// The gain of each row's code, and what the row then loses of its square.
+fn gains(rows: &Rows<'_>, encoded: &Encoded, coding: &Coding) -> (Vec<u16>, Vec<f64>) {
+    let of = |row: usize| {
+        let (norm, energy, along) = (rows.norms[row], encoded.energies[row], encoded.along[row]);
+        if norm == 0.0 {
+            return (0, 0.0);
+        }
+        let ideal = match coding.rounding {
+            Rounding::Stochastic => 1.0,
+            // A row that the code hardly sees is not blown up.
+            _ if energy <= 1e-8 => 0.0,
+            _ if coding.keep_norms => 1.0 / energy.sqrt(),
+            _ => (along / energy).max(0.0),
+        };
+        let code = gain_near((norm * ideal).min(f32::MAX));
+        let (found, energy, along) = (f64::from(gain(code)) / f64::from(norm), f64::from(energy), f64::from(along));
+        let exact = f64::from(rows.energies[row]);
+        let lost = match coding.rounding {
+            // These sums are over rows divided by their gain instead of their norm.
+            Rounding::Stochastic => exact + found * found * (energy - 2.0 * along),
+            _ => exact - 2.0 * found * along + found * found * energy,
+        };
+        (code, lost.max(0.0))
+    };
+    (0..rows.norms.len()).map(of).unzip()
+}

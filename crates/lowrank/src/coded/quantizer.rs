@@ -1,0 +1,87 @@
+use super::levels::{SCALAR, TRELLIS, WIDEST};
+use std::sync::LazyLock;
+
+/// Levels of a quantiser, most of them: the trellis of 8 bits has twice 256.
+pub(crate) const MOST_LEVELS: usize = 2 << WIDEST;
+
+/// Cells of the grid by which levels are found: 16 units each, over 6 standard deviations on either side, of which the last level of any
+/// quantiser keeps clear. The closest two levels are 34 units apart.
+const CELLS: usize = 3072;
+const CELL: f32 = 16.0;
+const REACH: f32 = CELL * (CELLS / 2) as f32;
+
+/// The levels of one width, and where to look for those near a value. All numbers in units of [`UNIT`](super::levels::UNIT).
+#[derive(Debug)]
+pub(crate) struct Quantizer {
+    /// Ascending; the rest of the array repeats the last one.
+    pub levels: [f32; MOST_LEVELS],
+    /// How many levels there are.
+    pub count: usize,
+    /// For each cell, the first of the `near` consecutive levels that lie around it.
+    starts: [u16; CELLS],
+}
+
+/// Scalar quantisers of 1 to 8 bits: a code is the place of its level.
+pub(crate) static SCALARS: LazyLock<[Quantizer; WIDEST]> = LazyLock::new(|| SCALAR.map(|levels| Quantizer::new(levels, 2)));
+
+/// Trellis quantisers of 1 to 8 bits: twice the levels, of which [a state](super::trellis) offers every other one.
+pub(crate) static TRELLISES: LazyLock<[Quantizer; WIDEST]> = LazyLock::new(|| TRELLIS.map(|levels| Quantizer::new(levels, 4)));
+
+impl Quantizer {
+    fn new(positive: &[i16], near: usize) -> Self {
+        let count = 2 * positive.len();
+        let level = |at: usize| {
+            let place = at.min(count - 1);
+            if place < count / 2 { -f32::from(positive[count / 2 - 1 - place]) } else { f32::from(positive[place - count / 2]) }
+        };
+        let levels = std::array::from_fn(level);
+        let starts = std::array::from_fn(|cell| {
+            // The left edge, for two levels: then the upper one is never too low by more than one place.
+            let within = if near == 2 { 0.0 } else { 0.5 };
+            let value = (cell as f32 + within) * CELL - REACH;
+            let below = levels[..count].partition_point(|&level| level <= value);
+            below.saturating_sub(near / 2).min(count - near) as u16
+        });
+        Self { levels, count, starts }
+    }
+
+    /// The first of the consecutive levels around `value`.
+    #[inline]
+    pub(crate) fn start(&self, value: f32) -> u16 {
+        let cell = ((value + REACH) * (1.0 / CELL)).clamp(0.0, (CELLS - 1) as f32);
+        self.starts[cell as usize]
+    }
+
+    /// The levels times the size of a unit.
+    pub(crate) fn scaled(&self, step: f32) -> [f32; MOST_LEVELS] {
+        self.levels.map(|level| level * step)
+    }
+
+    /// The places of the levels around each cell, the cells to a unit, and the magnitude of the first cell's left edge.
+    #[cfg(test)]
+    pub(crate) fn grid(&self) -> (&[u16], f32, f32) {
+        (&self.starts, 1.0 / CELL, REACH)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_mirror_and_ascend_and_their_neighbours_are_found() {
+        for (quantizers, near) in [(&SCALARS, 2), (&TRELLISES, 4)] {
+            for (width, quantizer) in (1..).zip(quantizers.iter()) {
+                let levels = &quantizer.levels[..quantizer.count];
+                assert_eq!(quantizer.count, near / 2 << width);
+                assert!(levels.windows(2).all(|pair| pair[0] < pair[1]) && levels[quantizer.count - 1] < REACH);
+                assert!((0..quantizer.count).all(|at| levels[at] == -levels[quantizer.count - 1 - at]));
+                for value in (-300..=300).map(|hundredth| hundredth as f32 * 100.0) {
+                    let nearest = (0..quantizer.count).min_by(|&a, &b| (levels[a] - value).abs().total_cmp(&(levels[b] - value).abs()));
+                    let start = usize::from(quantizer.start(value));
+                    assert!((start..start + near).contains(&nearest.unwrap_or(0)), "{width} bits: {value}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+use crate::Error;
+use crate::measure::{check_finite, check_matrix};
+use tch::{Kind, Tensor};
+
+/// A matrix taken apart: rows of unit norm, and what their norms were.
+#[derive(Debug)]
+pub(crate) struct UnitRows {
+    /// `[rows, columns]` in f32; rows of zeros stay so.
+    pub rows: Tensor,
+    /// `[rows]`.
+    pub norms: Vec<f32>,
+}
+
+impl UnitRows {
+    /// A row is first divided by its largest magnitude: no square leaves the range of f32, whatever the other rows are.
+    pub(crate) fn of(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
+        check_matrix(operation, matrix)?;
+        let matrix = matrix.f_detach()?.f_to_kind(Kind::Float)?;
+        check_finite(operation, &matrix)?;
+        let never_zero = |tensor: Tensor| -> Result<Tensor, Error> { Ok(tensor.f_masked_fill(&tensor.f_eq(0.0)?, 1.0)?) };
+        let largest = matrix.f_abs()?.f_amax([1], true)?;
+        let scaled = matrix.f_div(&never_zero(largest.shallow_clone())?)?;
+        let lengths = scaled.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
+        let rows = scaled.f_div(&never_zero(lengths.shallow_clone())?)?;
+        // A norm may be beyond the largest float although no element is.
+        let norms = lengths.f_mul(&largest)?.f_clamp_max(f64::from(f32::MAX))?;
+        Ok(Self { rows, norms: Vec::try_from(norms.f_reshape([-1])?)? })
+    }
+
+    /// Rows that are not zero, at least 1.
+    pub(crate) fn counted(&self) -> usize {
+        self.norms.iter().filter(|&&norm| norm > 0.0).count().max(1)
+    }
+}
