@@ -68,6 +68,19 @@ fn a_warm_basis_is_counted_where_it_is_held() {
 }
 
 #[test]
+fn a_code_takes_its_bits_and_the_basis_that_layers_may_share() {
+    let all = kept("sites = \"checkpoint\"")[0].1;
+    let coded = |more: &str| kept(&format!("sites = \"layer\"\nmethod = \"coded\"\nbits = 4\n{more}"));
+    let (code, basis) = (4 * ROWS * HIDDEN / 8, HIDDEN * (2 * HIDDEN + 4));
+    let layer = 4 * ROWS * HIDDEN;
+    assert!(coded("").iter().all(|step| step.0 == all - 2 * (layer - code - basis)));
+    assert!(coded("basis_layers = 2\n").iter().all(|step| step.0 == all - 2 * (layer - code) + basis));
+    let loose = kept("sites = \"layer\"\nmethod = \"coded\"\nbits = \"auto\"\nerror = 0.5\n");
+    let strict = kept("sites = \"layer\"\nmethod = \"coded\"\nbits = \"auto\"\nerror = 0.1\n");
+    assert!(loose[0].0 < strict[0].0, "{loose:?} {strict:?}");
+}
+
+#[test]
 fn an_automatic_rank_keeps_less_where_more_may_be_lost() {
     let of = |error: f64| kept(&format!("sites = \"layer\"\nmethod = \"svd\"\nrank = \"auto\"\nerror = {error}\nmax_rank = 1.0\n"))[0];
     let (loose, strict) = (of(0.6), of(0.2));

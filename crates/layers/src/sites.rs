@@ -20,6 +20,8 @@ pub struct Sites {
     /// A memory is taken out while its site is at work, so that no lock is held meanwhile.
     memories: Mutex<BTreeMap<Place, Memory>>,
     watched: Mutex<Vec<(Place, Tensor)>>,
+    /// Neighbouring layers that share a memory; 0 stands for 1.
+    shared_layers: usize,
     observer: Option<Box<dyn Observer>>,
     side: Option<SideStream>,
 }
@@ -36,6 +38,11 @@ impl Sites {
     /// If the device is not there.
     pub fn beside(device: Device) -> Result<Self, Error> {
         Ok(Self { side: SideStream::new(device)?, ..Self::default() })
+    }
+
+    /// The same sites, of which `layers` neighbouring ones share a memory.
+    pub fn sharing(self, layers: usize) -> Self {
+        Self { shared_layers: layers, ..self }
     }
 
     /// Counts what is kept.
@@ -72,8 +79,9 @@ impl Sites {
         Ok(())
     }
 
-    /// Runs `work` with the site's memory.
+    /// Runs `work` with the site's memory, which its neighbours may share.
     pub(crate) fn with_memory<T>(&self, place: Place, work: impl FnOnce(&mut Memory) -> T) -> T {
+        let place = Place { layer: place.layer.map(|layer| layer / self.shared_layers.max(1)), ..place };
         let mut memory = lock(&self.memories).remove(&place).unwrap_or_default();
         let done = work(&mut memory);
         if memory.bytes() > 0 {

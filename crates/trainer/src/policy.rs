@@ -1,6 +1,7 @@
-use crate::config::{self, Columns, Factors, Form, Keeping, Run, Site, Sites};
+use crate::config::{self, Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
 use crate::{Error, Result};
 use layers::Keep;
+use lowrank::coded::{Rate, Rounding};
 use lowrank::{Method, Options, Rank, TestMatrix};
 use models::{Activations, Adapter, AdapterConfig, BlockActivations, Decoder, ModelConfig, Recompute, TargetModules, read_adapter};
 use tch::Kind;
@@ -20,7 +21,19 @@ pub(crate) fn options(form: &Form, width: i64) -> Option<Options> {
         Keeping::Rsvd => Method::Rsvd { oversampling: 8, power_iterations: form.power_iterations },
         Keeping::Svd => Method::Svd,
         Keeping::Nystrom => Method::Nystrom,
-        Keeping::Quantized => Method::Quantized { bits: form.bits, group: form.group },
+        Keeping::Quantized => Method::Quantized { bits: if form.bits == Bits::Number(4.0) { 4 } else { 8 }, group: form.group },
+        Keeping::Coded => Method::Coded {
+            rate: match form.bits {
+                Bits::Number(bits) => Rate::Bits(bits),
+                Bits::Auto => Rate::Error(form.error),
+            },
+            rounding: match form.rounding {
+                config::Rounding::Trellis => Rounding::Trellis,
+                config::Rounding::Nearest => Rounding::Nearest,
+                config::Rounding::Stochastic => Rounding::Stochastic,
+            },
+            drift: form.drift,
+        },
     };
     Some(Options {
         method,
@@ -118,15 +131,22 @@ fn check_form(run: &Run, form: &Form, given: Option<usize>, site: Site, width: i
     let exact_bytes = (tokens * width * run.model.dtype.bytes()) as u64;
     // A rank that so few tokens cannot have saves nothing either. An automatic one is what it comes to.
     let bytes = options.bytes(tokens, width).unwrap_or(exact_bytes);
-    if bytes < exact_bytes || form.rank == config::Rank::Auto {
+    let automatic = match form.method {
+        Keeping::Coded => form.bits == Bits::Auto,
+        _ => form.method.has_rank() && form.rank == config::Rank::Auto,
+    };
+    if bytes < exact_bytes || automatic {
         return Ok(());
     }
     if !form.method.has_rank() {
-        let what = format!(
-            "saves nothing: integers of {} bits with a scale for each {} take {bytes} bytes of {tokens} tokens by {width}, kept exactly they take {exact_bytes}; raise it, or set method = \"exact\"",
-            form.bits, form.group
-        );
-        return refuse("group", what);
+        let (key, what) = match form.bits {
+            Bits::Number(bits) if form.method == Keeping::Quantized => {
+                ("group", format!("integers of {bits} bits with a scale for each {}", form.group))
+            }
+            _ => ("bits", "codes of so many bits".to_owned()),
+        };
+        let rest = format!("take {bytes} bytes of {tokens} tokens by {width}, kept exactly they take {exact_bytes}");
+        return refuse(key, format!("saves nothing: {what} {rest}; change it, or set method = \"exact\""));
     }
     refuse(
         key,

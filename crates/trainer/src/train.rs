@@ -41,6 +41,10 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
     let (trained_parameters, parameters) = (count(&trained), count(&decoder.parameters()));
     let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();
+    let sites = match run.activations.stream {
+        Stream::Main => Sites::default(),
+        Stream::Side => Sites::beside(device)?,
+    };
     let mut stepper = Stepper {
         decoder: &decoder,
         group: &*group,
@@ -50,10 +54,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
         optimizer: AdamW::new(&trained, &run.optimizer)?,
         trained,
-        sites: Arc::new(match run.activations.stream {
-            Stream::Main => Sites::default(),
-            Stream::Side => Sites::beside(device)?,
-        }),
+        sites: Arc::new(sites.sharing(run.activations.basis_layers)),
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         pad,

@@ -9,16 +9,18 @@ const WHOLE: &str = "a whole number >= 0";
 const POSITIVE: &str = "a whole number >= 1";
 
 // The keys of a form, which [activations] and its overrides share.
-const METHOD: (&str, &str) = ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized""#);
+const METHOD: (&str, &str) = ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized" | "coded""#);
 const RANK: (&str, &str) = ("rank", r#"a fraction 0 < r <= 1 of the width, a whole number of columns >= 1, or "auto""#);
-const ERROR: (&str, &str) = ("error", "a number, 0 < e < 1: of a token, met by rank = \"auto\"");
+const ERROR: (&str, &str) = ("error", "a number, 0 < e < 1: of a token, met by rank = \"auto\" and bits = \"auto\"");
 const MAX_RANK: (&str, &str) = ("max_rank", "a fraction 0 < r <= 1 of the width, or a whole number of columns >= 1");
 const COLUMNS: (&str, &str) = ("columns", r#""norm" | "uniform" | "gaussian" | "warm""#);
 const KEEP_NORMS: (&str, &str) = ("keep_norms", SWITCH);
 const FACTORS: (&str, &str) = ("factors", r#""f32" | "bf16" | "int8""#);
 const POWER_ITERATIONS: (&str, &str) = ("power_iterations", "a whole number >= 0; above 0 with rsvd only");
-const BITS: (&str, &str) = ("bits", "8 | 4");
+const BITS: (&str, &str) = ("bits", r#"8 | 4; with coded a number > 0 and <= 16, or "auto""#);
 const GROUP: (&str, &str) = ("group", POSITIVE);
+const ROUNDING: (&str, &str) = ("rounding", r#""trellis" | "nearest" | "stochastic""#);
+const DRIFT: (&str, &str) = ("drift", "a number >= 0");
 
 /// The tables in a list that is a key's value.
 pub(super) const LISTS: &[TableKeys] = &[(
@@ -39,6 +41,8 @@ pub(super) const LISTS: &[TableKeys] = &[(
         POWER_ITERATIONS,
         BITS,
         GROUP,
+        ROUNDING,
+        DRIFT,
     ],
 )];
 
@@ -87,6 +91,7 @@ pub(super) const TABLES: &[TableKeys] = &[
                 r#""none" | "checkpoint" | "layer" | "sublayer" | a list of "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act""#,
             ),
             ("stream", r#""main" | "side""#),
+            ("basis_layers", POSITIVE),
             ("overrides", "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there"),
             METHOD,
             RANK,
@@ -98,6 +103,8 @@ pub(super) const TABLES: &[TableKeys] = &[
             POWER_ITERATIONS,
             BITS,
             GROUP,
+            ROUNDING,
+            DRIFT,
         ],
     ),
     (

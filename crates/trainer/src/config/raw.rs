@@ -68,8 +68,10 @@ macro_rules! with_form {
             pub keep_norms: Option<bool>,
             pub factors: Option<String>,
             pub power_iterations: Option<u32>,
-            pub bits: Option<u8>,
+            pub bits: Option<Bits>,
             pub group: Option<i64>,
+            pub rounding: Option<String>,
+            pub drift: Option<f64>,
         }
 
         impl $struct {
@@ -86,13 +88,15 @@ macro_rules! with_form {
                     power_iterations: self.power_iterations.take(),
                     bits: self.bits.take(),
                     group: self.group.take(),
+                    rounding: self.rounding.take(),
+                    drift: self.drift.take(),
                 }
             }
         }
     };
 }
 
-with_form!(Activations { sites: OneOrMany, stream: String, overrides: Vec<Override> });
+with_form!(Activations { sites: OneOrMany, stream: String, basis_layers: usize, overrides: Vec<Override> });
 with_form!(Override { sites: OneOrMany, layers: String });
 
 /// The keys that `[activations]` and its overrides share: how a site keeps its tensor.
@@ -106,8 +110,10 @@ pub(super) struct Form {
     pub keep_norms: Option<bool>,
     pub factors: Option<String>,
     pub power_iterations: Option<u32>,
-    pub bits: Option<u8>,
+    pub bits: Option<Bits>,
     pub group: Option<i64>,
+    pub rounding: Option<String>,
+    pub drift: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,6 +175,14 @@ pub(super) struct Cluster {
 pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+/// A number of bits, or a name.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Bits {
+    Number(f64),
+    Name(String),
 }
 
 /// A whole number of columns, a fraction of the width, or a name: `1` and `1.0` differ.

@@ -5,7 +5,7 @@ use super::{
     keys,
     raw::Raw,
     source::Source,
-    tables::{Keeping, Length, Rank, Run, Site, Sites, TargetModules},
+    tables::{Bits, Keeping, Length, Rank, Run, Site, Sites, TargetModules},
 };
 use std::path::Path;
 
@@ -47,7 +47,7 @@ fn the_resolved_form_is_the_same_run() {
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
         [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
-        factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\n\
+        factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\n\
         overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
@@ -138,7 +138,10 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nsites = [\"norm\", \"attn_inn\"]\n", 7, "did you mean \"attn_in\"?"),
         ("[activations]\nsites = []\n", 7, "must not be an empty list"),
         ("[activations]\nsites = [1]\n", 7, "[activations] sites: cannot be [1]"),
-        ("[activations]\nmethod = \"coded\"\n", 7, "[activations] method: \"coded\" is not available yet (valid: \"exact\" | \"qb\""),
+        ("[activations]\nmethod = \"coded\"\nfactors = \"int8\"\n", 8, "[activations] factors: cannot be \"int8\" for method = \"coded\""),
+        ("[activations]\nmethod = \"coded\"\nbits = 17\n", 8, "[activations] bits: must be > 0 and <= 16"),
+        ("[activations]\nbits = \"many\"\n", 7, "[activations] bits: cannot be \"many\""),
+        ("[activations]\nbasis_layers = 0\n", 7, "[activations] basis_layers: must be > 0"),
         (
             "[activations]\ncolumns = \"warm\"\nmethod = \"svd\"\n",
             7,
@@ -150,7 +153,7 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nstream = \"fast\"\n", 7, "[activations] stream: unknown value \"fast\""),
         ("[activations]\nfactors = \"int4\"\n", 7, "[activations] factors: unknown value \"int4\""),
         ("[activations]\npower_iterations = 1\n", 7, "[activations] power_iterations: is for method = \"rsvd\" only"),
-        ("[activations]\nbits = 3\n", 7, "[activations] bits: must be 8 or 4"),
+        ("[activations]\nmethod = \"quantized\"\nbits = 3\n", 8, "[activations] bits: must be 8 or 4"),
         ("[activations]\nkeep_norms = 1\n", 7, "[activations] keep_norms: cannot be 1 (valid: true | false)"),
         ("[gradients]\nmethod = \"fp8\"\n", 7, "[gradients] method: unknown value \"fp8\""),
         ("[gradients]\nrank = 0\n", 7, "[gradients] rank: must be > 0"),
@@ -262,7 +265,7 @@ fn errors_of_overrides_name_the_override() {
         ("steps=3", "--set steps=3: not an override (valid: table.key=value"),
         ("run.steps", "--set run.steps: not an override"),
         ("run.a.b=1", "--set run.a.b=1: not an override"),
-        ("activations.method=coded", "--set activations.method=coded: [activations] method: \"coded\" is not available yet"),
+        ("activations.method=code", "--set activations.method=code: [activations] method: unknown value \"code\", did you mean \"coded\"?"),
     ];
     for (given, says) in cases {
         let message = refusal("[run]\nsteps = 9\n", &["run.seed=1", given, "run.threads=1"]);
@@ -292,13 +295,13 @@ fn overrides_hold_for_their_sites_and_layers_and_the_last_one_wins() {
     assert_eq!(load(&run.to_toml(), &[]).unwrap(), run);
     let at = |site, layer| {
         let (form, given) = run.activations.form_at(site, layer).unwrap();
-        (form.method, form.rank, form.bits, given)
+        (form.method, form.rank, form.bits == Bits::Number(4.0), given)
     };
-    assert_eq!(at(Site::Layer, 0), (Keeping::Exact, Rank::Fraction(0.5), 8, Some(2)));
-    assert_eq!(at(Site::Layer, 3), (Keeping::Qb, Rank::Fraction(0.5), 8, None));
-    assert_eq!(at(Site::Layer, 4), (Keeping::Qb, Rank::Fraction(0.25), 4, Some(1)));
-    assert_eq!(at(Site::MlpOut, 3), (Keeping::Quantized, Rank::Fraction(0.5), 8, Some(0)));
-    assert_eq!(at(Site::MlpIn, 9), (Keeping::Quantized, Rank::Fraction(0.25), 4, Some(1)));
+    assert_eq!(at(Site::Layer, 0), (Keeping::Exact, Rank::Fraction(0.5), false, Some(2)));
+    assert_eq!(at(Site::Layer, 3), (Keeping::Qb, Rank::Fraction(0.5), false, None));
+    assert_eq!(at(Site::Layer, 4), (Keeping::Qb, Rank::Fraction(0.25), true, Some(1)));
+    assert_eq!(at(Site::MlpOut, 3), (Keeping::Quantized, Rank::Fraction(0.5), false, Some(0)));
+    assert_eq!(at(Site::MlpIn, 9), (Keeping::Quantized, Rank::Fraction(0.25), true, Some(1)));
     assert_eq!(run.activations.form_at(Site::Act, 0), None);
     let set = "activations.overrides=[{sites='layer', layers='0..3', method='svd'}]";
     let run = load(&text, &[set]).unwrap();
@@ -311,7 +314,7 @@ fn faults_in_overrides_are_refused_at_their_line() {
     let cases = [
         ("rank = 0", "c.toml:8: [[activations.overrides]] rank: must be > 0 (valid: a fraction"),
         ("rnk = 1", "c.toml:8: [[activations.overrides]] rnk: unknown key, did you mean `rank`? (valid: sites, layers, method"),
-        ("bits = \"x\"", "c.toml:8: [[activations.overrides]] bits: cannot be \"x\" (valid: 8 | 4)"),
+        ("bits = \"x\"", "c.toml:8: [[activations.overrides]] bits: cannot be \"x\" (valid: 8 | 4; with coded"),
         (
             "sites = \"mlp_*\"\nbits = 4",
             "c.toml:8: [[activations.overrides]] sites: \"mlp_*\" matches none of the sites that are compressed; add",

@@ -1,3 +1,4 @@
+use lowrank::coded::{Rate, Rounding};
 use lowrank::{Factors, Method, Options, Rank, TestMatrix};
 use serde::Serialize;
 use tch::Kind;
@@ -32,6 +33,10 @@ const QUANTIZED: &[(&str, u8, i64)] =
 
 /// Every method at each of these bits per element; quantised ones, which have but one size, once.
 pub(super) fn all(bits: &[f64]) -> Vec<Candidate> {
+    let coded = bits.iter().map(|&bits| {
+        let of = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
+        Candidate { method: "coded", bits, of, factors: Kind::BFloat16 }
+    });
     let low_rank = bits.iter().flat_map(|&bits| METHODS.iter().map(move |&(method, of, factors)| Candidate { method, bits, of, factors }));
     let quantized = QUANTIZED.iter().map(|&(method, bits, group)| Candidate {
         method,
@@ -39,7 +44,7 @@ pub(super) fn all(bits: &[f64]) -> Vec<Candidate> {
         of: Method::Quantized { bits, group },
         factors: Kind::BFloat16,
     });
-    low_rank.chain(quantized).collect()
+    low_rank.chain(quantized).chain(coded).collect()
 }
 
 impl Candidate {
@@ -48,7 +53,7 @@ impl Candidate {
         let budget = (self.bits * (rows * columns) as f64 / 8.0) as u64;
         let most = rows.min(columns);
         let rank = match self.of {
-            Method::Quantized { .. } => 1,
+            Method::Quantized { .. } | Method::Coded { .. } => 1,
             _ => {
                 let (one, two) = (Factors::bytes_of(rows, columns, 1, self.factors), Factors::bytes_of(rows, columns, 2, self.factors));
                 let rank = 1 + (budget.checked_sub(one)? / (two - one)) as i64;
@@ -74,7 +79,7 @@ mod tests {
                 8.0 * options.bytes(rows, columns).unwrap() as f64 / (rows * columns) as f64
             };
             let Rank::Components(rank) = options.rank else { panic!("no number") };
-            if !matches!(options.method, Method::Quantized { .. }) {
+            if !matches!(options.method, Method::Quantized { .. } | Method::Coded { .. }) {
                 assert!(bits(rank) <= candidate.bits && bits(rank + 1) > candidate.bits, "{candidate:?}: {rank}");
             }
         }

@@ -112,7 +112,11 @@ impl Case {
 
 /// A form in a few words.
 fn described(form: &Form) -> String {
-    use crate::config::{Keeping, Rank};
+    use crate::config::{Bits, Keeping, Rank};
+    let bits = match form.bits {
+        Bits::Number(bits) => bits.to_string(),
+        Bits::Auto => format!("error {}", form.error),
+    };
     let rank = match form.rank {
         Rank::Fraction(fraction) => format!("rank {fraction} of the width"),
         Rank::Columns(columns) => format!("rank {columns}"),
@@ -120,7 +124,8 @@ fn described(form: &Form) -> String {
     };
     match form.method {
         Keeping::Exact => "exact".into(),
-        Keeping::Quantized => format!("quantized int{}", form.bits),
+        Keeping::Quantized => format!("quantized int{}", bits),
+        Keeping::Coded => format!("coded, {bits} bits"),
         Keeping::Qb | Keeping::RowSpace => format!("{} {}, {rank}, {}", form.method, form.columns, form.factors),
         _ => format!("{}, {rank}, {}", form.method, form.factors),
     }

@@ -67,6 +67,8 @@ pub struct Activations {
     pub form: Form,
     /// `stream`: where a GPU compresses: `"main"`, or `"side"`, while the forward goes on. Default: `"main"`.
     pub stream: Stream,
+    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded` and `"warm"`. Default: 1.
+    pub basis_layers: usize,
     /// `overrides`: other forms for some sites and layers; where several fit, the later one wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
@@ -94,7 +96,10 @@ impl Activations {
             }
         };
         let overrides = Overrides { sites: &sites, form: &form }.resolve(raw.overrides, at)?;
-        Ok(Self { sites, form, stream: at.choose("stream", raw.stream.as_deref(), Stream::Main)?, overrides })
+        let basis_layers = raw.basis_layers.unwrap_or(1);
+        at.require("basis_layers", basis_layers > 0, "must be > 0")?;
+        let stream = at.choose("stream", raw.stream.as_deref(), Stream::Main)?;
+        Ok(Self { sites, form, stream, basis_layers, overrides })
     }
 
     /// How `site` is kept in `layer`, and which override said so last; `None` where it is not among `sites`.

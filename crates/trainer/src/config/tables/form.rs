@@ -20,14 +20,15 @@ choice! {
         Nystrom = "nystrom",
         /// Integers of `bits` bits, in groups.
         Quantized = "quantized",
+        /// Components of a basis of the site, each with the bits it deserves, `bits` per element in all.
+        Coded = "coded",
     }
-    not yet "coded"
 }
 
 impl Keeping {
     /// Whether it has a rank.
     pub fn has_rank(self) -> bool {
-        !matches!(self, Self::Exact | Self::Quantized)
+        !matches!(self, Self::Exact | Self::Quantized | Self::Coded)
     }
 }
 
@@ -57,6 +58,27 @@ choice! {
     }
 }
 
+choice! {
+    /// How a value of a coded component becomes one of its levels.
+    Rounding {
+        /// Along a trellis over the tokens: the least error.
+        Trellis = "trellis",
+        /// To the nearest level: faster.
+        Nearest = "nearest",
+        /// To one of the two levels around it, so that it is right in the mean.
+        Stochastic = "stochastic",
+    }
+}
+
+/// The bits of an element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Bits {
+    /// So many.
+    Number(f64),
+    /// `"auto"`: the fewest that meet `error`, of `coded` only.
+    Auto,
+}
+
 /// The number of columns kept.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rank {
@@ -82,11 +104,11 @@ impl Rank {
 /// How a site keeps its tensor, every key with its value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Form {
-    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"` or `"quantized"`. Default: `"qb"`.
+    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"`, `"quantized"` or `"coded"`. Default: `"qb"`.
     pub method: Keeping,
     /// `rank`: a fraction of the width (0.25), a whole number of columns (64), or `"auto"`. Default: 0.25.
     pub rank: Rank,
-    /// `error`: of a token, root mean square, that `rank = "auto"` meets. Default: 0.1.
+    /// `error`: of a token, root mean square, that `rank = "auto"` and `bits = "auto"` meet. Default: 0.1.
     pub error: f64,
     /// `max_rank`: the most that `rank = "auto"` takes, as a fraction or a number. Default: 0.5.
     pub max_rank: Rank,
@@ -98,10 +120,14 @@ pub struct Form {
     pub factors: Factors,
     /// `power_iterations`: passes that sharpen the basis of `rsvd`. Default: 0.
     pub power_iterations: u32,
-    /// `bits`: of an element in `quantized`, 8 or 4. Default: 8.
-    pub bits: u8,
+    /// `bits`: of an element, 8 or 4 in `quantized`, any number or `"auto"` in `coded`. Default: 8, and 2 in `coded`.
+    pub bits: Bits,
     /// `group`: neighbours in a row that share a scale in `quantized`. Default: 32.
     pub group: i64,
+    /// `rounding`: `"trellis"`, `"nearest"` or `"stochastic"`, in `coded`. Default: `"trellis"`.
+    pub rounding: Rounding,
+    /// `drift`: the basis of `coded` follows the activations when their error is so many times what it promises. Default: 1.1.
+    pub drift: f64,
 }
 
 impl Default for Form {
@@ -115,8 +141,10 @@ impl Default for Form {
             keep_norms: true,
             factors: Factors::Bf16,
             power_iterations: 0,
-            bits: 8,
+            bits: Bits::Number(8.0),
             group: 32,
+            rounding: Rounding::Trellis,
+            drift: 1.1,
         }
     }
 }
@@ -132,7 +160,11 @@ impl Form {
     pub(super) fn check(&self, at: Table<'_>) -> Result<(), Error> {
         at.require("power_iterations", self.power_iterations == 0 || self.method == Keeping::Rsvd, "is for method = \"rsvd\" only")?;
         let warm = matches!(self.method, Keeping::Qb | Keeping::RowSpace) && self.rank != Rank::Auto;
-        at.require("columns", self.columns != Columns::Warm || warm, "\"warm\" is for method = \"qb\" or \"rowspace\" with a given rank")
+        at.require("columns", self.columns != Columns::Warm || warm, "\"warm\" is for method = \"qb\" or \"rowspace\" with a given rank")?;
+        let fits = |bits| bits == Bits::Number(8.0) || bits == Bits::Number(4.0);
+        at.require("bits", self.method != Keeping::Quantized || fits(self.bits), "must be 8 or 4 for method = \"quantized\"")?;
+        let whole = self.method != Keeping::Coded || self.factors != Factors::Int8;
+        at.require("factors", whole, "cannot be \"int8\" for method = \"coded\", whose basis it is the type of")
     }
 }
 
@@ -158,9 +190,13 @@ pub struct PartialForm {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power_iterations: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub bits: Option<u8>,
+    pub bits: Option<Bits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<f64>,
 }
 
 impl PartialForm {
@@ -169,8 +205,17 @@ impl PartialForm {
         if let Some(error) = raw.error {
             at.require("error", error > 0.0 && error < 1.0, "must be > 0 and < 1")?;
         }
-        if let Some(bits) = raw.bits {
-            at.require("bits", bits == 8 || bits == 4, "must be 8 or 4")?;
+        let bits = match raw.bits {
+            None => None,
+            Some(raw::Bits::Number(bits)) => {
+                at.require("bits", bits > 0.0 && bits <= 16.0, "must be > 0 and <= 16")?;
+                Some(Bits::Number(bits))
+            }
+            Some(raw::Bits::Name(name)) if name == "auto" => Some(Bits::Auto),
+            Some(raw::Bits::Name(name)) => return Err(at.refuse("bits", &format!("cannot be \"{name}\""))),
+        };
+        if let Some(drift) = raw.drift {
+            at.require("drift", drift >= 0.0, "must be >= 0")?;
         }
         if let Some(group) = raw.group {
             at.require("group", group > 0, "must be > 0")?;
@@ -186,13 +231,16 @@ impl PartialForm {
             keep_norms: raw.keep_norms,
             factors: at.choose_given("factors", raw.factors.as_deref())?,
             power_iterations: raw.power_iterations,
-            bits: raw.bits,
+            bits,
             group: raw.group,
+            rounding: at.choose_given("rounding", raw.rounding.as_deref())?,
+            drift: raw.drift,
         })
     }
 
     /// `below`, with what is given here in its place.
     pub(super) fn over(&self, below: &Form) -> Form {
+        let coded = self.method == Some(Keeping::Coded);
         Form {
             method: self.method.unwrap_or(below.method),
             rank: self.rank.unwrap_or(below.rank),
@@ -202,8 +250,11 @@ impl PartialForm {
             keep_norms: self.keep_norms.unwrap_or(below.keep_norms),
             factors: self.factors.unwrap_or(below.factors),
             power_iterations: self.power_iterations.unwrap_or(below.power_iterations),
-            bits: self.bits.unwrap_or(below.bits),
+            // Bits of integers are no bits of a code.
+            bits: self.bits.unwrap_or(if coded && below.method != Keeping::Coded { Bits::Number(2.0) } else { below.bits }),
             group: self.group.unwrap_or(below.group),
+            rounding: self.rounding.unwrap_or(below.rounding),
+            drift: self.drift.unwrap_or(below.drift),
         }
     }
 
@@ -228,6 +279,15 @@ fn rank(raw: Option<raw::Rank>, key: &str, at: Table<'_>) -> Result<Option<Rank>
         Some(raw::Rank::Name(name)) if name == "auto" => Rank::Auto,
         Some(raw::Rank::Name(name)) => return Err(at.refuse(key, &format!("cannot be \"{name}\""))),
     }))
+}
+
+impl Serialize for Bits {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Number(bits) => serializer.serialize_f64(*bits),
+            Self::Auto => serializer.serialize_str("auto"),
+        }
+    }
 }
 
 impl Serialize for Rank {
