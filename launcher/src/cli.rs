@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::commands::{bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, shard::Shard, train::Train, verify::Verify};
+use crate::commands::{
+    bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, report::Report, shard::Shard, train::Train, verify::Verify,
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,6 +32,7 @@ pub enum Command {
     Verify(Verify),
     Generate(Generate),
     Inspect(Inspect),
+    Report(Report),
     Bench(Bench),
 }
 

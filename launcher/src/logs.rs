@@ -48,6 +48,18 @@ pub fn origin(log: &str) -> Option<(String, u32)> {
     Some((host.to_owned(), pid.trim().parse().ok()?))
 }
 
+/// The ranks of the run that a rank's log names in its first line.
+pub fn world_size(log: &str) -> Option<usize> {
+    let (before, _) = log.lines().next()?.split_once(" on ")?;
+    before.rsplit_once(" of ")?.1.parse().ok()
+}
+
+/// The level of a line of a log: `WARN`.
+pub fn level(line: &str) -> Option<&str> {
+    let level = line.split_whitespace().nth(1)?;
+    ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level).then_some(level)
+}
+
 /// `rank 1 (host node2): [error] message`.
 struct RankLine {
     rank: usize,
@@ -74,7 +86,14 @@ mod tests {
     fn the_first_line_tells_where_a_rank_ran() {
         let line = format!("2026-01-01T00:00:00Z  INFO loract: {}\nmore on x, process 1", first_line(1, 2, "node-7", 4321));
         assert_eq!(origin(&line), Some(("node-7".to_owned(), 4321)));
+        assert_eq!((world_size(&line), world_size("something else")), (Some(2), None));
         assert_eq!(origin(""), None);
         assert_eq!(origin("something else"), None);
+    }
+
+    #[test]
+    fn a_line_has_a_level_and_its_continuation_has_none() {
+        assert_eq!(level("2026-01-01T00:00:00Z  WARN loract: x"), Some("WARN"));
+        assert_eq!((level("  in a WARN"), level("")), (None, None));
     }
 }

@@ -1,7 +1,8 @@
 //! `loract`: fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, follows them and reports ([`mpirun`], [`follow`], [`progress`],
-//! [`report`], [`fault`]); everything else is the work of the crate `trainer`, which [`work`] calls.
+//! [`report`], [`fault`]); what is for reading later becomes a [`page`]; everything else is the work of the crate `trainer`, which
+//! [`work`] calls.
 
 mod cli;
 mod commands;
@@ -12,6 +13,7 @@ mod follow;
 mod logs;
 mod metrics;
 mod mpirun;
+mod page;
 mod progress;
 mod report;
 mod run_dir;

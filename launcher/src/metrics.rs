@@ -17,6 +17,10 @@ pub struct Step {
     pub total_steps: Option<u64>,
     /// The training loss.
     pub loss: Option<f64>,
+    /// The learning rate.
+    pub learning_rate: Option<f64>,
+    /// The norm of all gradients together, before clipping.
+    pub grad_norm: Option<f64>,
     /// Tokens of all ranks per second.
     pub tokens_per_second: Option<f64>,
     /// The step's time.
@@ -33,6 +37,8 @@ pub struct Step {
     pub reduced_bytes: Option<f64>,
     /// Bytes an exact sum would have sent.
     pub exact_reduced_bytes: Option<f64>,
+    /// The held-out loss after this step, where it was taken.
+    pub eval_loss: Option<f64>,
 }
 
 /// Reads the lines that have been written since the last look.

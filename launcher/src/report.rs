@@ -1,33 +1,68 @@
 //! What a run came to: a table for people, an object for programs.
 
 use crate::{
-    metrics::{Course, Follower},
+    metrics::{Course, Follower, Step},
+    page,
     run_dir::RunDir,
     units,
 };
 use comfy_table::{Table, presets};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 
-/// A finished run, from its `metrics.jsonl` and `summary.json`.
+/// A run, from its `metrics.jsonl` and `summary.json`.
 #[derive(Debug)]
 pub struct Report {
     dir: RunDir,
     ranks: usize,
+    steps: Vec<Step>,
     course: Course,
     /// What the trainer wrote; empty if it wrote nothing.
     summary: Map<String, Value>,
+    /// The page, once it is written.
+    page: Option<PathBuf>,
 }
 
 impl Report {
     /// Reads a run directory. What is not there is left out of the report.
     pub fn read(dir: &RunDir, ranks: usize) -> Self {
+        let steps = Follower::new(dir.metrics()).poll();
         let mut course = Course::default();
-        Follower::new(dir.metrics()).poll().into_iter().for_each(|step| course.add(step));
+        steps.iter().for_each(|step| course.add(step.clone()));
         let summary = std::fs::read(dir.summary()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { dir: dir.clone(), ranks, course, summary }
+        Self { dir: dir.clone(), ranks, steps, course, summary, page: None }
     }
 
-    fn number(&self, key: &str) -> Option<f64> {
+    /// Writes the page into the run's directory.
+    pub fn write_page(&mut self) -> anyhow::Result<()> {
+        let path = self.dir.report();
+        page::write(&path, &page::report::page(self)?)?;
+        self.page = Some(path);
+        Ok(())
+    }
+
+    /// The run's directory.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// Its ranks.
+    pub fn ranks(&self) -> usize {
+        self.ranks
+    }
+
+    /// Its steps so far.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Whether the trainer has written its summary, the last thing that it does.
+    pub fn is_finished(&self) -> bool {
+        !self.summary.is_empty()
+    }
+
+    /// A number of the trainer's summary.
+    pub fn number(&self, key: &str) -> Option<f64> {
         self.summary.get(key)?.as_f64()
     }
 
@@ -37,12 +72,12 @@ impl Report {
     }
 
     fn losses(&self) -> (Option<f64>, Option<f64>) {
-        let loss = |step: &Option<crate::metrics::Step>| step.as_ref()?.loss;
+        let loss = |step: &Option<Step>| step.as_ref()?.loss;
         (loss(&self.course.first), loss(&self.course.last))
     }
 
-    /// The table.
-    pub fn table(&self) -> String {
+    /// What the table says: names and values.
+    pub fn rows(&self) -> Vec<[String; 2]> {
         let mut rows: Vec<[String; 2]> = Vec::new();
         let mut row = |name: &str, value: Option<String>| rows.extend(value.map(|value| [name.to_owned(), value]));
         let course = &self.course;
@@ -61,9 +96,14 @@ impl Report {
         row("sent by each rank", against(course.reduced_bytes(), course.exact_reduced_bytes(), "with exact sums"));
         row("adapter", self.adapter());
         row("metrics", Some(self.dir.metrics().display().to_string()));
+        row("report", self.page.as_ref().map(|page| page.display().to_string()));
+        rows
+    }
 
+    /// The table.
+    pub fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).add_rows(rows);
+        table.load_preset(presets::UTF8_FULL_CONDENSED).add_rows(self.rows());
         table.to_string()
     }
 
@@ -89,6 +129,7 @@ impl Report {
             "metrics": self.dir.metrics(),
             "logs": self.dir.logs(),
             "adapter": self.adapter(),
+            "report": self.page,
         });
         if let Value::Object(fields) = &mut object {
             fields.extend(self.summary.clone());

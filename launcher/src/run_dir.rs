@@ -15,6 +15,11 @@ impl RunDir {
         Self(run.dir.clone())
     }
 
+    /// The directory at `path`.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.0
@@ -33,6 +38,11 @@ impl RunDir {
     /// What the run came to.
     pub fn summary(&self) -> PathBuf {
         self.0.join("summary.json")
+    }
+
+    /// The page for people.
+    pub fn report(&self) -> PathBuf {
+        self.0.join("report.html")
     }
 
     /// The trained adapter.
@@ -67,9 +77,9 @@ impl RunDir {
         Ok(())
     }
 
-    /// Makes the directory, removes what an earlier run measured and logged there, and writes the resolved configuration.
+    /// Makes the directory, removes what an earlier run measured, logged and reported there, and writes the resolved configuration.
     pub fn claim(&self, run: &Run) -> anyhow::Result<()> {
-        for earlier in [self.metrics(), self.summary()] {
+        for earlier in [self.metrics(), self.summary(), self.report()] {
             match std::fs::remove_file(&earlier) {
                 Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
                     return Err(cause).with_context(|| format!("cannot remove {}", earlier.display()));

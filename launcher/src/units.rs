@@ -4,14 +4,16 @@ use std::time::Duration;
 
 /// Bytes in decimal units: `7.10 MB`.
 pub fn bytes(count: f64) -> String {
-    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
-    let mut value = count;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value:.0} B") } else { format!("{} {}", three_digits(value), UNITS[unit]) }
+    let (unit, size) = unit_of_bytes(count);
+    let value = count / size;
+    if size == 1.0 { format!("{value:.0} B") } else { format!("{} {unit}", three_digits(value)) }
+}
+
+/// The decimal unit in which `count` bytes are written, and the bytes it stands for.
+pub fn unit_of_bytes(count: f64) -> (&'static str, f64) {
+    const UNITS: [(&str, f64); 5] = [("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)];
+    // What would be written as 1000 belongs to the next.
+    UNITS.into_iter().find(|(_, size)| count / size < 999.5).unwrap_or(UNITS[UNITS.len() - 1])
 }
 
 /// A ratio: `4.02 ×`.

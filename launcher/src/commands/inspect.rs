@@ -1,10 +1,10 @@
 //! `loract inspect`: what compression does to a model on its data.
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, progress::Progress, units, work};
+use crate::{cli::Config, failure::Failure, page, progress::Progress, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 use trainer::{GradientReport, Inspection, Look, config::Run};
 
 /// Show what compression does to this model on this data, site by site
@@ -14,6 +14,7 @@ use trainer::{GradientReport, Inspection, Look, config::Run};
 #[command(after_help = "\
 Examples:
   loract inspect configs/demo.toml
+  loract inspect configs/demo.toml --html demo.html
   loract inspect configs/demo.toml --bits 2 --bits 4 --batches 1 --json
 
   error of a token  ‖a − â‖ / ‖a‖ of each row, norms restored, as a root mean square
@@ -35,6 +36,9 @@ pub struct Inspect {
     /// Layers whose sites are shown, spread from the first to the last
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub layers: u16,
+    /// Write a page with plots as well; it needs no network
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
@@ -42,6 +46,7 @@ pub struct Inspect {
 
 impl Inspect {
     pub(super) fn run(self) -> Result<(), Failure> {
+        self.html.as_deref().map_or(Ok(()), page::check_place)?;
         let run = Run::load(&self.config.config, &self.config.set)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
         work::check(&run, 1)?;
@@ -55,6 +60,14 @@ impl Inspect {
             println!("{}", serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?);
         } else {
             print(&found);
+        }
+        // After the numbers, so that no failure to write takes them away.
+        if let Some(path) = &self.html {
+            let model = run.model.path.file_name().unwrap_or(run.model.path.as_os_str()).to_string_lossy();
+            page::write(path, &page::inspection::page(&found, &model, &run.to_toml())?)?;
+            if !self.json {
+                println!("\n{}", path.display());
+            }
         }
         Ok(())
     }

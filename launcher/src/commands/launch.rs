@@ -4,7 +4,7 @@ use super::shard::prepare;
 use crate::{
     cli::Config,
     env,
-    failure::Failure,
+    failure::{Failure, one_line},
     fault::{self, Cause, Fault},
     follow::{Follow, LOOK_EVERY},
     logs,
@@ -47,6 +47,7 @@ The run's directory then holds:
   summary.json     held-out loss before and after, time
   adapter/         what was trained, as a PEFT adapter
   logs/            mpirun.log, and rank-0000.log for each rank
+  report.html      all of that as a page, for a browser
 
 Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
 pub struct Launch {
@@ -94,7 +95,16 @@ impl Launch {
         work::write(&run, &data)?;
         drop(data);
         self.follow(&run, &dir, dialect)?;
-        Report::read(&dir, ranks).print(self.json);
+        let mut report = Report::read(&dir, ranks);
+        if let Err(fault) = report.write_page() {
+            // The run is done, and all of its files are there.
+            eprintln!(
+                "warning: there is no report.html: {}; loract report {} tries again",
+                one_line(&format!("{fault:#}")),
+                dir.path().display()
+            );
+        }
+        report.print(self.json);
         Ok(())
     }
 
