@@ -2,7 +2,6 @@ use crate::{Error, Result};
 use layers::{Scope, Targets};
 use models::{Activations, AdapterConfig, Checkpoint, Decoder, Inputs, LoraWeights, TensorFile};
 use std::path::Path;
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// One compared tensor.
@@ -18,7 +17,7 @@ pub struct Compared {
     pub holds: bool,
 }
 
-/// Computes in f32 what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
+/// Computes in f32, without dropout, what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
 /// `lora.weight.*` the same under `lora.`.
 ///
 /// `expected` also holds the inputs: `input_ids` `[batch, tokens]`, `labels` (−100: ignored), and `attention_mask` with padding at the right,
@@ -89,7 +88,7 @@ impl Recorded {
         tolerance: f64,
         rows: &mut Vec<Compared>,
     ) -> Result<()> {
-        let scope = Scope::training(0, Arc::default());
+        let scope = Scope::evaluation();
         let hidden = decoder.hidden(&Inputs::rows(self.ids.shallow_clone()), &Activations::default(), &scope)?;
         let mut check = |name: String, ours: &Tensor, expected: &Tensor| {
             rows.push(compare(name, ours, expected, tolerance)?);
