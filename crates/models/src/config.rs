@@ -175,6 +175,11 @@ impl ModelConfig {
         Ok(self)
     }
 
+    /// Whether linear weights are stored `[in, out]` (`Conv1D` of transformers), as PEFT wants it said in an adapter.
+    pub fn fan_in_fan_out(&self) -> bool {
+        self.names.fan_in_fan_out
+    }
+
     /// Width of the values of one head, and of what attention gives for it.
     pub fn value_dim(&self) -> i64 {
         self.attention.latent.map_or(self.head_dim, |latent| latent.value_dim)

@@ -33,6 +33,13 @@ pub(crate) struct TensorNames {
     pub ignored: &'static [&'static str],
 }
 
+impl TensorNames {
+    /// What stands before the names of all tensors but those of the head: the part of the embedding's name up to the first dot.
+    pub fn prefix(&self) -> &'static str {
+        self.embedding.find('.').map_or("", |dot| &self.embedding[..=dot])
+    }
+}
+
 /// The norms of a layer that there are.
 #[derive(Debug, PartialEq)]
 pub(crate) struct NormNames {
