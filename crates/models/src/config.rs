@@ -16,10 +16,12 @@ pub use description::{
 pub use families::SUPPORTED_MODEL_TYPES;
 pub use rope::{RopeConfig, RopeScaling};
 
-use crate::Result;
+use crate::{Error, Result};
 use fields::Fields;
 use layers::{Activation, Pairs, RmsWeight};
 use names::TensorNames;
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// What a decoder is: sizes, constants, and which of the known parts it is made of. Once read it is consistent: sizes are positive, heads divide
 /// evenly, and there is one entry for each layer.
@@ -85,6 +87,22 @@ const LARGEST_SIZE: i64 = 1 << 31;
 const DEEPEST: i64 = 1 << 16;
 
 impl ModelConfig {
+    /// Reads the `config.json` of a Hugging Face model.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
+    /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => {
+                Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
+            }
+            _ => Error::io(file, "read")(source),
+        })?;
+        let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
+        hugging_face::read(file, &table)
+    }
+
     /// A Llama of no size, to be filled in.
     pub(crate) fn template(names: &'static TensorNames) -> Self {
         Self {
