@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
 
     let gradient = |keep: Keep| -> anyhow::Result<(Tensor, u64)> {
         let sites = Arc::new(Sites::default());
-        let projection = Projection { weight: &weight, bias: None, lora: None };
+        let projection = Projection::new(&weight);
         let y = project(&x, &[projection], keep, &Scope::training(0, sites.clone()))?.remove(0);
         let kept = sites.ledger().kept_bytes();
         let found = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false)?.remove(0);

@@ -6,7 +6,7 @@
 
 use anyhow::{Context, anyhow, bail};
 use autograd::random::{Law, draw};
-use models::{Decoder, ModelConfig, RopeConfig, RopeScaling, tensor_file};
+use models::{Decoder, ModelConfig, tensor_file};
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
 
@@ -30,35 +30,20 @@ fn main() -> anyhow::Result<()> {
     };
     let (hidden, heads) = (number("hidden")?, number("heads")?);
     let kv_heads = if keys["kv_heads"] == "heads" { heads } else { number("kv_heads")? };
-    let config = ModelConfig {
-        model_type: "llama".into(),
-        hidden_size: hidden,
-        intermediate_size: number("mlp")?,
-        num_layers: number("layers")?,
-        num_heads: heads,
-        num_kv_heads: kv_heads,
-        head_dim: hidden / heads,
-        vocab_size: number("vocab")?,
-        max_positions: number("tokens")?.max(2048),
-        norm_eps: 1e-6,
-        rope: RopeConfig { theta: 10_000.0, scaling: RopeScaling::None },
-        tie_embeddings: false,
-        attention_bias: false,
-        mlp_bias: false,
-        bos_token_id: Some(1),
-        eos_token_ids: vec![2],
-        pad_token_id: None,
-    };
-
     std::fs::create_dir_all(&folder)?;
     let folder = Path::new(&folder);
     let json = format!(
         r#"{{"model_type": "llama", "hidden_size": {hidden}, "intermediate_size": {}, "num_hidden_layers": {}, "num_attention_heads": {heads},
-"num_key_value_heads": {}, "vocab_size": {}, "max_position_embeddings": {}, "tie_word_embeddings": false}}
+"num_key_value_heads": {kv_heads}, "vocab_size": {}, "max_position_embeddings": {}, "tie_word_embeddings": false}}
 "#,
-        config.intermediate_size, config.num_layers, config.num_kv_heads, config.vocab_size, config.max_positions
+        number("mlp")?,
+        number("layers")?,
+        number("vocab")?,
+        number("tokens")?.max(2048)
     );
-    std::fs::write(folder.join("config.json"), json)?;
+    let file = folder.join("config.json");
+    std::fs::write(&file, json)?;
+    let config = ModelConfig::read(&file)?;
     let random = |seed: usize, shape: &[i64]| -> anyhow::Result<Tensor> {
         // Norms of one; matrices as transformers initialises them.
         if shape.len() == 1 {

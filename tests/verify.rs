@@ -1,36 +1,48 @@
-//! `loract verify`: the tiny Llama that transformers wrote agrees in logits, loss and every recorded gradient, with LoRA and without; a changed
+//! `loract verify`: every tiny model that transformers wrote agrees in logits, loss and every recorded gradient, with LoRA and without; a changed
 //! recording is noticed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-fn verify(expected: &Path, arguments: &[&str]) -> Output {
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llama");
+fn recorded() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf")
+}
+
+fn verify(model: &Path, expected: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loract")).arg("verify").arg(model).arg(expected).args(arguments).output().unwrap()
 }
 
 #[test]
-fn the_recorded_llama_agrees() {
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llama/expected.safetensors");
-    let output = verify(&recorded, &["--json"]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(answer["holds"], true);
-    let rows = answer["tensors"].as_array().unwrap();
-    for name in ["logits", "loss", "grad.model.norm.weight", "grad.lm_head.weight", "lora.logits", "lora.loss"] {
-        assert!(rows.iter().any(|row| row["name"] == name), "{name} was not compared");
+fn every_recorded_model_agrees() {
+    let mut families: Vec<PathBuf> = std::fs::read_dir(recorded()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    families.sort();
+    let names: Vec<String> = families.iter().map(|folder| folder.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(names.len(), models::SUPPORTED_MODEL_TYPES.len());
+    assert!(models::SUPPORTED_MODEL_TYPES.iter().all(|family| names.iter().any(|name| name == family)), "{names:?}");
+    for (folder, family) in families.iter().zip(names) {
+        let expected = folder.join("expected.safetensors");
+        let output = verify(folder, &expected, &["--json"]);
+        assert_eq!(output.status.code(), Some(0), "{family}: {}", String::from_utf8_lossy(&output.stderr));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["holds"], true);
+        let rows = answer["tensors"].as_array().unwrap();
+        // Everything recorded was compared: all but the inputs and the adapter's own weights.
+        let inputs = ["input_ids", "attention_mask", "labels"];
+        let file = models::TensorFile::open(&expected).unwrap();
+        let recorded = file.names().into_iter().filter(|name| !inputs.contains(&name.as_str()) && !name.starts_with("lora.weight."));
+        for name in recorded {
+            let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap_or_else(|| panic!("{family}: {name} was not compared"));
+            assert!(row["relative"].as_f64().unwrap() < 1e-5, "{family}: {row}");
+        }
     }
-    let compared = |prefix: &str| rows.iter().filter(|row| row["name"].as_str().unwrap().starts_with(prefix)).count();
-    assert_eq!((compared("grad."), compared("lora.grad.")), (5, 28), "every recorded gradient");
-    assert!(rows.iter().all(|row| row["relative"].as_f64().unwrap() < 1e-5));
 }
 
 #[test]
 fn a_changed_recording_is_noticed_by_table_and_exit_code() {
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/hf/llama/expected.safetensors");
-    let mut tensors = models::tensor_file::read(&recorded).unwrap();
+    let llama = recorded().join("llama");
+    let mut tensors = models::tensor_file::read(&llama.join("expected.safetensors")).unwrap();
     for name in ["grad.model.norm.weight", "lora.loss"] {
         let tensor = &mut tensors.iter_mut().find(|(known, _)| known == name).unwrap().1;
         *tensor = &*tensor * 1.001;
@@ -38,7 +50,7 @@ fn a_changed_recording_is_noticed_by_table_and_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let changed = folder.path().join("changed.safetensors");
     models::tensor_file::write(&changed, &tensors, &[]).unwrap();
-    let output = verify(&changed, &[]);
+    let output = verify(&llama, &changed, &[]);
     assert_eq!(output.status.code(), Some(1));
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     let differing: Vec<&str> = table.lines().filter(|line| line.contains("differs")).collect();

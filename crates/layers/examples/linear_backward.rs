@@ -44,7 +44,7 @@ fn times(rows: i64, width: i64, out: i64, input: bool, keep: Keep) -> Result<f64
     let mut times = Vec::new();
     for _ in 0..=RUNS {
         let lora = Some(Lora { a: &a, b: &b, scale: 2.0, dropout: 0.0 });
-        let y = project(&x, &[Projection { weight: &weight, bias: None, lora }], keep, &Scope::training(0, Arc::default()))?.remove(0);
+        let y = project(&x, &[Projection { lora, ..Projection::new(&weight) }], keep, &Scope::training(0, Arc::default()))?.remove(0);
         let wanted: Vec<&Tensor> = if input { vec![&a, &b, &x] } else { vec![&a, &b] };
         let start = Instant::now();
         autograd::grad(&[&y], &wanted, &[Some(&dy)], false, false)?;

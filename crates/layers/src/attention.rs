@@ -1,50 +1,31 @@
-use crate::{Error, Keep, Kept, Scope, Site};
+mod by_scores;
+
+use crate::{Error, Keep, Kept, Mask, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::{Device, Kind, Tensor};
+use std::sync::{Arc, Mutex};
+use tch::{Device, TchError, Tensor};
 
-/// Which tokens a token attends to.
-#[derive(Debug)]
-pub enum Mask {
-    /// All.
-    Full,
-    /// Itself and those before it.
-    Causal,
-    /// Those where this is 0 and not −∞: `[batch or 1, 1, queries, keys]`, in the dtype of the queries.
-    Additive(Tensor),
+/// How attention weighs keys: `softmax(cap · tanh(scale · q kᵀ / cap))`, the cap and the dropout of weights being absent in most models.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scores {
+    /// What the products are multiplied with, mostly `1 / sqrt(d)`.
+    pub scale: f64,
+    /// The largest score (`attn_logit_softcapping` of Gemma 2).
+    pub soft_cap: Option<f64>,
+    /// The probability with which a weight is dropped, in training.
+    pub dropout: f64,
 }
 
-impl Mask {
-    /// The same mask, sharing its storage.
-    pub fn shallow_clone(&self) -> Self {
-        match self {
-            Self::Full => Self::Full,
-            Self::Causal => Self::Causal,
-            Self::Additive(mask) => Self::Additive(mask.shallow_clone()),
-        }
-    }
-
-    fn additive(&self) -> Option<&Tensor> {
-        match self {
-            Self::Additive(mask) => Some(mask),
-            _ => None,
-        }
+impl From<f64> for Scores {
+    /// A scale alone.
+    fn from(scale: f64) -> Self {
+        Self { scale, soft_cap: None, dropout: 0.0 }
     }
 }
 
-/// The mask of packed rows: a token attends to itself and those before it of its own segment. `segments` `[batch, tokens]` are integers.
-///
-/// # Errors
-/// Those of libtorch.
-pub fn segment_mask(segments: &Tensor, kind: Kind) -> Result<Mask, Error> {
-    let tokens = segments.size()[1];
-    let same = segments.f_unsqueeze(2)?.f_eq_tensor(&segments.f_unsqueeze(1)?)?;
-    let allowed = same.f_tril(0)?.f_view([-1, 1, tokens, tokens])?;
-    let mask = Tensor::f_zeros(allowed.size(), (kind, segments.device()))?;
-    Ok(Mask::Additive(mask.f_masked_fill(&allowed.f_logical_not()?, f64::NEG_INFINITY)?))
-}
-
-/// Scaled dot-product attention by libtorch's fused kernels: `q` `[batch, tokens, heads, d]`, `k` and `v` `[batch, keys, kv_heads, d]` with
-/// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · d]`.
+/// Scaled dot-product attention: `q` `[batch, tokens, heads, d]`, `k` `[batch, keys, kv_heads, d]` and `v` `[batch, keys, kv_heads, e]` with
+/// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · e]`. It runs on libtorch's fused kernels
+/// unless scores are capped or weights dropped, which these cannot do.
 ///
 /// Kept are q, k, v (before the groups are spread out) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
 /// `keep` says, at [`Site::AttnOut`]. The output's `Kept` is returned, for the linear map that reads it next.
@@ -56,14 +37,15 @@ pub fn attention(
     k: &Tensor,
     v: &Tensor,
     mask: &Mask,
-    scale: f64,
+    scores: impl Into<Scores>,
     keep: &Keep,
     scope: &Scope,
 ) -> Result<(Tensor, Option<Kept>), Error> {
-    let (size, keys) = (q.size(), k.size());
+    let (size, keys, values) = (q.size(), k.size(), v.size());
     let fits = size.len() == 4
         && keys.len() == 4
-        && v.size() == keys
+        && values.len() == 4
+        && values[..3] == keys[..3]
         && size[0] == keys[0]
         && size[3] == keys[3]
         && keys[2] > 0
@@ -75,15 +57,23 @@ pub fn attention(
             got: keys,
         });
     }
-    if q.device() != Device::Cpu {
-        return Ok((on_device(q, k, v, mask, scale)?, None));
+    let mut scores = scores.into();
+    if !scope.is_training() {
+        scores.dropout = 0.0;
     }
-    let handover = std::sync::Arc::new(std::sync::Mutex::new(None));
-    let function =
-        Attention { mask: mask.shallow_clone(), scale, keep: *keep, scope: scope.clone(), kept: None, handover: handover.clone() };
-    let out = apply(function, &[q, k, v])?.remove(0);
+    let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0;
+    if plain && q.device() != Device::Cpu {
+        return Ok((on_device(q, k, v, mask, scores.scale)?, None));
+    }
+    let handover = Handover::default();
+    let saving = Saving { keep: *keep, scope: scope.clone(), handover: handover.clone(), saved: None };
+    let mask = mask.shallow_clone();
+    let mut out = match plain {
+        true => apply(Fused { mask, scale: scores.scale, saving }, &[q, k, v])?,
+        false => apply(by_scores::ByScores { mask, scores, saving }, &[q, k, v])?,
+    };
     let kept = handover.lock().map_or(None, |mut kept| kept.take());
-    Ok((out, kept))
+    Ok((out.remove(0), kept))
 }
 
 /// Elsewhere than on the CPU libtorch picks the kernel and keeps what that kernel needs.
@@ -96,34 +86,46 @@ fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Res
     Ok(out.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * size[3]])?)
 }
 
-struct Attention {
-    mask: Mask,
-    scale: f64,
+/// Takes the output's `Kept` out to the caller.
+type Handover = Arc<Mutex<Option<Kept>>>;
+
+/// What either way of computing attention keeps.
+struct Saving {
     keep: Keep,
     scope: Scope,
-    kept: Option<Saved>,
-    /// Takes the output's `Kept` out to the caller.
-    handover: std::sync::Arc<std::sync::Mutex<Option<Kept>>>,
+    handover: Handover,
+    saved: Option<Saved>,
 }
 
 struct Saved {
     q: Kept,
     k: Kept,
     v: Kept,
-    /// `[batch, tokens, heads · d]`.
+    /// `[batch, tokens, heads · e]`.
     out: Kept,
     /// Log of the sum of exponentials, `[batch, heads, tokens]`, in f32 or better.
     log_sums: Kept,
 }
 
+impl Saving {
+    fn save(&mut self, inputs: &[&Tensor], out: &Tensor, log_sums: &Tensor) -> Result<(), BoxError> {
+        let core = self.scope.site(Site::Core);
+        let exact = |x: &Tensor| Keep::Exact.keep(x, &core);
+        let out = self.keep.keep(out, &self.scope.site(Site::AttnOut))?;
+        *self.handover.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
+        self.saved = Some(Saved { q: exact(inputs[0])?, k: exact(inputs[1])?, v: exact(inputs[2])?, out, log_sums: exact(log_sums)? });
+        Ok(())
+    }
+}
+
 /// `[batch, keys, kv_heads, d]` to `[batch, heads, keys, d]`, each head of a group given its own copy.
-fn spread(x: &Tensor, groups: i64) -> Result<Tensor, tch::TchError> {
+fn spread(x: &Tensor, groups: i64) -> Result<Tensor, TchError> {
     let x = x.f_transpose(1, 2)?;
     if groups == 1 { Ok(x) } else { x.f_repeat_interleave_self_int(groups, 1, None) }
 }
 
 /// The inverse for gradients: the sum over each group, back to `[batch, keys, kv_heads, d]`.
-fn gather(gradient: &Tensor, groups: i64) -> Result<Tensor, tch::TchError> {
+fn gather(gradient: &Tensor, groups: i64) -> Result<Tensor, TchError> {
     let size = gradient.size();
     let summed = match groups {
         1 => gradient.shallow_clone(),
@@ -132,51 +134,65 @@ fn gather(gradient: &Tensor, groups: i64) -> Result<Tensor, tch::TchError> {
     summed.f_transpose(1, 2)
 }
 
-impl Function for Attention {
+/// `x` with zeros behind its last dimension up to `width`: the kernels want queries, keys and values of one width, and zeros change nothing.
+fn widened(x: &Tensor, width: i64) -> Result<Tensor, TchError> {
+    match width - x.size().last().copied().unwrap_or(width) {
+        0 => Ok(x.shallow_clone()),
+        missing => x.f_constant_pad_nd([0, missing]),
+    }
+}
+
+/// Attention by libtorch's kernel for the CPU.
+struct Fused {
+    mask: Mask,
+    scale: f64,
+    saving: Saving,
+}
+
+impl Function for Fused {
     fn name(&self) -> String {
         "attention".into()
     }
 
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
-        let (size, groups) = (q.size(), q.size()[2] / k.size()[2]);
+        let (size, groups, e) = (q.size(), q.size()[2] / k.size()[2], v.size()[3]);
+        let width = size[3].max(e);
         let (out, log_sums) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(
-            &q.f_transpose(1, 2)?,
-            &spread(k, groups)?,
-            &spread(v, groups)?,
+            &widened(q, width)?.f_transpose(1, 2)?,
+            &spread(&widened(k, width)?, groups)?,
+            &spread(&widened(v, width)?, groups)?,
             0.0,
             matches!(self.mask, Mask::Causal),
             self.mask.additive(),
             self.scale,
         )?;
-        let out = out.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * size[3]])?;
+        let out = out.f_narrow(3, 0, e)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * e])?;
         if context.any_needs_grad() {
-            let core = self.scope.site(Site::Core);
-            let exact = |x: &Tensor| Keep::Exact.keep(x, &core);
-            let out = self.keep.keep(&out, &self.scope.site(Site::AttnOut))?;
-            *self.handover.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
-            self.kept = Some(Saved { q: exact(q)?, k: exact(k)?, v: exact(v)?, out, log_sums: exact(&log_sums)? });
+            self.saving.save(inputs, &out, &log_sums)?;
         }
         Ok(vec![out])
     }
 
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(vec![None, None, None]) };
-        let (q, k, v) = (kept.q.restore()?, kept.k.restore()?, kept.v.restore()?);
-        let (size, groups) = (q.size(), q.size()[2] / k.size()[2]);
-        let heads = |x: &Tensor| x.f_reshape(&size[..])?.f_transpose(1, 2);
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(vec![None, None, None]) };
+        let (q, k, v) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?);
+        let (size, groups, e) = (q.size(), q.size()[2] / k.size()[2], v.size()[3]);
+        let width = size[3].max(e);
+        let heads = |x: &Tensor| widened(&x.f_reshape([size[0], size[1], size[2], e])?, width)?.f_transpose(1, 2);
         let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
             &heads(dy)?,
-            &q.f_transpose(1, 2)?,
-            &spread(&k, groups)?,
-            &spread(&v, groups)?,
-            &heads(&kept.out.restore()?)?,
-            &kept.log_sums.restore()?,
+            &widened(&q, width)?.f_transpose(1, 2)?,
+            &spread(&widened(&k, width)?, groups)?,
+            &spread(&widened(&v, width)?, groups)?,
+            &heads(&saved.out.restore()?)?,
+            &saved.log_sums.restore()?,
             0.0,
             matches!(self.mask, Mask::Causal),
             self.mask.additive(),
             self.scale,
         )?;
+        let (dq, dk, dv) = (dq.f_narrow(3, 0, size[3])?, dk.f_narrow(3, 0, size[3])?, dv.f_narrow(3, 0, e)?);
         Ok(vec![Some(dq.f_transpose(1, 2)?), Some(gather(&dk, groups)?), Some(gather(&dv, groups)?)])
     }
 }

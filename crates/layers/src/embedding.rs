@@ -2,9 +2,10 @@ use crate::Error;
 use tch::Tensor;
 
 /// Rows of `weight` `[vocabulary, width]` for `ids` `[..]` (integers): `[.., width]`. libtorch keeps the ids for the weight's gradient.
+/// The row of `padding` gets no gradient from here (`padding_idx` of `nn.Embedding`).
 ///
 /// # Errors
 /// Those of libtorch, as an id outside the vocabulary.
-pub fn embedding(weight: &Tensor, ids: &Tensor) -> Result<Tensor, Error> {
-    Ok(Tensor::f_embedding(weight, ids, -1, false, false)?)
+pub fn embedding(weight: &Tensor, ids: &Tensor, padding: Option<i64>) -> Result<Tensor, Error> {
+    Ok(Tensor::f_embedding(weight, ids, padding.unwrap_or(-1), false, false)?)
 }

@@ -1,45 +1,78 @@
-use crate::{Error, Keep, Kept, Scope, Site};
+use crate::{Activation, Error, Keep, Kept, Scope};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
-/// `silu(gate) · up`, elementwise, of two tensors of one shape: the gated activation of a Llama MLP (Shazeer 2020, arXiv 2002.05202).
+/// `f(gate) · up`, elementwise, of two tensors of one shape: the gated activation of an MLP (Shazeer 2020, arXiv 2002.05202).
 ///
-/// Both are kept as `keep` says, at the sites [`Site::Gate`] and [`Site::Up`] of `scope`.
+/// Both are kept as `keep` says, each at its own place: the gate at that of `scopes[0]`, the other at that of `scopes[1]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; those of keeping.
-pub fn silu_mul(gate: &Tensor, up: &Tensor, keep: &Keep, scope: &Scope) -> Result<Tensor, Error> {
+pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor, keep: &Keep, scopes: [Scope; 2]) -> Result<Tensor, Error> {
     if gate.size() != up.size() {
-        return Err(Error::Shape { operation: "silu_mul", expected: format!("two tensors {:?}", gate.size()), got: up.size() });
+        return Err(Error::Shape { operation: "gated", expected: format!("two tensors {:?}", gate.size()), got: up.size() });
     }
-    let function = SiluMul { keep: *keep, scope: scope.clone(), kept: None };
-    Ok(apply(function, &[gate, up])?.remove(0))
+    Ok(apply(Gated { activation, keep: *keep, scopes, kept: None }, &[gate, up])?.remove(0))
 }
 
-struct SiluMul {
+struct Gated {
+    activation: Activation,
     keep: Keep,
-    scope: Scope,
+    scopes: [Scope; 2],
     kept: Option<(Kept, Kept)>,
 }
 
-impl Function for SiluMul {
+impl Function for Gated {
     fn name(&self) -> String {
-        "silu_mul".into()
+        "gated".into()
     }
 
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (gate, up) = (inputs[0], inputs[1]);
         if context.any_needs_grad() {
-            self.kept = Some((self.keep.keep(gate, &self.scope.site(Site::Gate))?, self.keep.keep(up, &self.scope.site(Site::Up))?));
+            self.kept = Some((self.keep.keep(gate, &self.scopes[0])?, self.keep.keep(up, &self.scopes[1])?));
         }
-        Ok(vec![gate.f_silu()?.f_mul_(up)?])
+        Ok(vec![self.activation.forward(gate)?.f_mul_(up)?])
     }
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let (Some(dy), Some((gate, up))) = (&gradients[0], &self.kept) else { return Ok(vec![None, None]) };
         let gate = gate.restore()?;
-        let d_gate = if context.needs_grad(0) { Some(gate.f_silu_backward(&dy.f_mul(&up.restore()?)?)?) } else { None };
-        let d_up = if context.needs_grad(1) { Some(gate.f_silu()?.f_mul_(dy)?) } else { None };
+        let d_gate = if context.needs_grad(0) { Some(self.activation.backward(&gate, &dy.f_mul(&up.restore()?)?)?) } else { None };
+        let d_up = if context.needs_grad(1) { Some(self.activation.forward(&gate)?.f_mul_(dy)?) } else { None };
         Ok(vec![d_gate, d_up])
+    }
+}
+
+/// `f(x)`, elementwise: the activation of an MLP without a gate. `x` is kept as `keep` says, at the place of `scope`.
+///
+/// # Errors
+/// Those of keeping.
+pub fn activate(activation: Activation, x: &Tensor, keep: &Keep, scope: Scope) -> Result<Tensor, Error> {
+    Ok(apply(Plain { activation, keep: *keep, scope, kept: None }, &[x])?.remove(0))
+}
+
+struct Plain {
+    activation: Activation,
+    keep: Keep,
+    scope: Scope,
+    kept: Option<Kept>,
+}
+
+impl Function for Plain {
+    fn name(&self) -> String {
+        "activate".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        if context.any_needs_grad() {
+            self.kept = Some(self.keep.keep(inputs[0], &self.scope)?);
+        }
+        Ok(vec![self.activation.forward(inputs[0])?])
+    }
+
+    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(vec![None]) };
+        Ok(vec![Some(self.activation.backward(&kept.restore()?, dy)?)])
     }
 }

@@ -7,33 +7,56 @@
 //!
 //! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's own differentiable operations, and is tested against it.
 
+mod activation;
 mod attention;
+mod clamp;
+mod dropout;
 mod embedding;
 mod error;
+mod experts;
 mod gated;
 mod keep;
+mod layer_norm;
 mod ledger;
 mod linear;
 mod loss;
-mod norm;
+mod mask;
 mod recompute;
 pub mod reference;
+mod rms_norm;
 mod rotary;
+mod routing;
 mod scope;
 mod site;
 mod sites;
+mod source;
+mod split;
 
-pub use attention::{Mask, attention, segment_mask};
+pub use activation::Activation;
+pub use attention::{Scores, attention};
+pub use clamp::clamp;
+pub use dropout::dropout;
 pub use embedding::embedding;
 pub use error::Error;
-pub use gated::silu_mul;
+pub use experts::{Dispatch, expert_inputs, expert_outputs};
+pub use gated::{activate, gated};
 pub use keep::{Keep, Kept};
+pub use layer_norm::layer_norm;
 pub use ledger::Ledger;
-pub use linear::{Lora, Projection, Source, project};
+pub use linear::{Lora, Projection, project};
 pub use loss::{Targets, chunk_tokens, loss_over_chunks, token_losses};
-pub use norm::rms_norm;
+pub use mask::{Mask, causal_mask, segment_mask};
 pub use recompute::recompute;
-pub use rotary::{RotaryTable, rotary};
+pub use rms_norm::{RmsWeight, rms_norm};
+pub use rotary::{Pairs, RotaryTable, rotary};
+pub use routing::{Groups, Routing, Scoring, route};
 pub use scope::Scope;
 pub use site::{Place, Site};
 pub use sites::{Observer, Sites};
+pub use source::{SharedKeep, Source};
+pub use split::split;
+
+/// The dtype of arithmetic on tensors of `kind` that must be precise: f32, or f64 for f64.
+fn wide(kind: tch::Kind) -> tch::Kind {
+    if kind == tch::Kind::Double { tch::Kind::Double } else { tch::Kind::Float }
+}

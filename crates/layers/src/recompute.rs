@@ -1,8 +1,8 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, Keep, Kept, Scope, Source};
 use autograd::{Backward, BoxError, Forward, Function, apply, replay};
 use tch::Tensor;
 
-/// Runs a block on `x`, keeping `x` as `keep` says and nothing else; backward restores `x` and runs the block again.
+/// Runs a block on `x`, keeping `x` as `source` says and nothing else; backward restores `x` and runs the block again.
 ///
 /// With [`Keep::Exact`] this is checkpointing; with a low-rank pair it is LoRAct's layer mode: the forward is exact, the gradients are those of
 /// the block at the restored input. `parameters` are the tensors inside `run` that require gradients. Random choices inside `run` must come
@@ -10,19 +10,19 @@ use tch::Tensor;
 ///
 /// # Errors
 /// Those of `run` and of keeping.
-pub fn recompute<R>(run: R, x: &Tensor, parameters: &[&Tensor], keep: &Keep, scope: &Scope) -> Result<Tensor, Error>
+pub fn recompute<R>(run: R, x: &Tensor, parameters: &[&Tensor], source: impl Into<Source>, scope: &Scope) -> Result<Tensor, Error>
 where
     R: Fn(&Tensor) -> Result<Tensor, Error> + Send + 'static,
 {
     let mut inputs = vec![x];
     inputs.extend(parameters);
-    let function = Recompute { run, keep: *keep, scope: scope.clone(), kept: None };
+    let function = Recompute { run, source: source.into(), scope: scope.clone(), kept: None };
     Ok(apply(function, &inputs)?.remove(0))
 }
 
 struct Recompute<R> {
     run: R,
-    keep: Keep,
+    source: Source,
     scope: Scope,
     kept: Option<Kept>,
 }
@@ -37,9 +37,10 @@ where
 
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         if context.any_needs_grad() {
-            self.kept = Some(self.keep.keep(inputs[0], &self.scope)?);
+            self.kept = Some(self.source.keep(inputs[0], &self.scope)?);
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
+        self.source = Source::Keep(Keep::Exact);
         Ok(vec![(self.run)(&inputs[0].detach())?])
     }
 

@@ -30,6 +30,26 @@ pub enum Site {
     MlpOut,
     /// The gradients that the loss holds.
     Loss,
+    /// The input of a norm of the queries (of their latent form, where there is one).
+    QueryNorm,
+    /// The input of a norm of the keys (of the latent form of keys and values, where there is one).
+    KeyNorm,
+    /// The latent form of the queries, the input of what expands it.
+    QueryLatent,
+    /// The latent form of keys and values, the input of what expands it.
+    KeyLatent,
+    /// The input of a norm behind attention.
+    AttentionPostNorm,
+    /// The input of a norm behind the MLP.
+    MlpPostNorm,
+    /// The scores of a router and the weights it gives to experts, which are always kept as they are.
+    Router,
+    /// The gate of the expert that all tokens share.
+    SharedGate,
+    /// What the activated gate of the shared expert is multiplied with.
+    SharedUp,
+    /// The input of down in the shared expert.
+    SharedOut,
 }
 
 impl Site {
@@ -49,6 +69,16 @@ impl Site {
             Self::Up => "up",
             Self::MlpOut => "mlp_out",
             Self::Loss => "loss",
+            Self::QueryNorm => "query norm",
+            Self::KeyNorm => "key norm",
+            Self::QueryLatent => "query latent",
+            Self::KeyLatent => "key latent",
+            Self::AttentionPostNorm => "attention post-norm",
+            Self::MlpPostNorm => "mlp post-norm",
+            Self::Router => "router",
+            Self::SharedGate => "shared gate",
+            Self::SharedUp => "shared up",
+            Self::SharedOut => "shared mlp_out",
         }
     }
 }

@@ -3,8 +3,8 @@
 
 mod drawing;
 
-use drawing::{assert_close, gradients, normal};
-use layers::{Keep, Lora, Mask, Projection, RotaryTable, Scope, Targets, reference};
+use drawing::{agree, assert_close, gradients, normal};
+use layers::{Activation, Keep, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, Scope, Targets, reference};
 use loract_layers as layers;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -13,28 +13,18 @@ fn scope() -> Scope {
     Scope::training(1, Arc::default())
 }
 
-/// Compares outputs and gradients of two ways to compute the same thing from the same leaves.
-fn agree(leaves: &[Tensor], ours: impl Fn(&[Tensor]) -> Vec<Tensor>, plain: impl Fn(&[Tensor]) -> Vec<Tensor>) {
-    let (outputs, expected) = (ours(leaves), plain(leaves));
-    assert_eq!(outputs.len(), expected.len());
-    for (ours, plain) in outputs.iter().zip(&expected) {
-        assert_close(ours, plain, 1e-10, "output");
-    }
-    for (index, (ours, plain)) in gradients(leaves, outputs).iter().zip(gradients(leaves, expected)).enumerate() {
-        assert_close(ours, &plain, 1e-9, &format!("gradient of leaf {index}"));
-    }
-}
-
 #[test]
 fn rms_norm() {
     for (shape, seed) in [(vec![1, 1], 1), (vec![3, 7], 2), (vec![2, 5, 33], 3)] {
         let width = *shape.last().unwrap();
-        let leaves = [normal(&shape, seed), normal(&[width], seed + 9)].map(|leaf| leaf.set_requires_grad(true));
-        agree(
-            &leaves,
-            |leaf| vec![layers::rms_norm(&leaf[0], &leaf[1], 1e-5, &Keep::Exact, &scope()).unwrap()],
-            |leaf| vec![reference::rms_norm(&leaf[0], &leaf[1], 1e-5)],
-        );
+        for rule in [RmsWeight::Rounded, RmsWeight::Precise, RmsWeight::OnePlus] {
+            let leaves = [normal(&shape, seed), normal(&[width], seed + 9)].map(|leaf| leaf.set_requires_grad(true));
+            agree(
+                &leaves,
+                |leaf| vec![layers::rms_norm(&leaf[0], &leaf[1], 1e-5, rule, &Keep::Exact, &scope()).unwrap()],
+                |leaf| vec![reference::rms_norm(&leaf[0], &leaf[1], 1e-5, rule)],
+            );
+        }
     }
 }
 
@@ -42,20 +32,64 @@ fn rms_norm() {
 fn a_norm_weight_of_zero_gives_finite_gradients() {
     let x = normal(&[3, 8], 1).set_requires_grad(true);
     let weight = Tensor::zeros([8], (Kind::Double, x.device())).set_requires_grad(true);
-    let y = layers::rms_norm(&x, &weight, 1e-6, &Keep::Exact, &scope()).unwrap();
+    let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &Keep::Exact, &scope()).unwrap();
     for gradient in gradients(&[x, weight], vec![y]) {
         assert!(bool::try_from(gradient.isfinite().all()).unwrap());
     }
 }
 
 #[test]
-fn silu_mul() {
-    let leaves = [normal(&[2, 3, 11], 1), normal(&[2, 3, 11], 2)].map(|leaf| leaf.set_requires_grad(true));
-    agree(
-        &leaves,
-        |leaf| vec![layers::silu_mul(&leaf[0], &leaf[1], &Keep::Exact, &scope()).unwrap()],
-        |leaf| vec![reference::silu_mul(&leaf[0], &leaf[1])],
-    );
+fn layer_norm_with_and_without_weight_and_bias_also_by_head() {
+    for (shape, own) in [(vec![3, 7], 1), (vec![2, 5, 33], 1), (vec![2, 5, 3, 8], 1), (vec![2, 5, 3, 8], 2)] {
+        let parameter = shape[shape.len() - own..].to_vec();
+        for (weight, bias) in [(false, false), (true, false), (true, true), (false, true)] {
+            let leaves = [normal(&shape, 1), normal(&parameter, 2), normal(&parameter, 3)].map(|leaf| leaf.set_requires_grad(true));
+            fn given(has: bool, leaf: &Tensor) -> Option<&Tensor> {
+                has.then_some(leaf)
+            }
+            agree(
+                &leaves,
+                |leaf| {
+                    let (weight, bias) = (given(weight, &leaf[1]), given(bias, &leaf[2]));
+                    vec![layers::layer_norm(&leaf[0], weight, bias, 1e-5, &Keep::Exact, &scope()).unwrap()]
+                },
+                |leaf| vec![reference::layer_norm(&leaf[0], given(weight, &leaf[1]), given(bias, &leaf[2]), 1e-5)],
+            );
+        }
+    }
+}
+
+const ACTIVATIONS: [Activation; 12] = [
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+    Activation::Relu,
+    Activation::ReluSquared,
+    Activation::Relu6,
+    Activation::LeakyRelu,
+    Activation::Sigmoid,
+    Activation::Tanh,
+    Activation::Mish,
+    Activation::Identity,
+];
+
+#[test]
+fn every_activation_with_a_gate_and_without() {
+    for activation in ACTIVATIONS {
+        // Wide enough that a ReLU 6 meets its limit.
+        let leaves = [normal(&[2, 3, 11], 1) * 4.0, normal(&[2, 3, 11], 2)].map(|leaf| leaf.set_requires_grad(true));
+        agree(
+            &leaves,
+            |leaf| vec![layers::gated(activation, &leaf[0], &leaf[1], &Keep::Exact, [scope(), scope()]).unwrap()],
+            |leaf| vec![reference::gated(activation, &leaf[0], &leaf[1])],
+        );
+        agree(
+            &leaves[..1],
+            |leaf| vec![layers::activate(activation, &leaf[0], &Keep::Exact, scope()).unwrap()],
+            |leaf| vec![reference::activate(activation, &leaf[0])],
+        );
+    }
 }
 
 #[test]
@@ -70,9 +104,9 @@ fn linear_with_and_without_bias_and_lora_several_at_once() {
         fn maps(leaf: &[Tensor]) -> [Projection<'_>; 3] {
             let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 1.5, dropout: 0.0 });
             [
-                Projection { weight: &leaf[1], bias: Some(&leaf[2]), lora: lora(3, 4) },
-                Projection { weight: &leaf[5], bias: None, lora: lora(6, 7) },
-                Projection { weight: &leaf[8], bias: None, lora: None },
+                Projection { bias: Some(&leaf[2]), lora: lora(3, 4), ..Projection::new(&leaf[1]) },
+                Projection { lora: lora(6, 7), ..Projection::new(&leaf[5]) },
+                Projection { lora: None, ..Projection::new(&leaf[8]) },
             ]
         }
         agree(
@@ -93,7 +127,7 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
     let scope = scope();
     let ours = |leaf: &[Tensor], dropout| {
         let lora = Some(Lora { a: &leaf[2], b: &leaf[3], scale: 0.5, dropout });
-        layers::project(&leaf[0], &[Projection { weight: &leaf[1], bias: None, lora }], Keep::Exact, &scope).unwrap().remove(0)
+        layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], Keep::Exact, &scope).unwrap().remove(0)
     };
     // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
     let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, tch::Device::Cpu, scope.at(0).seed())
@@ -106,41 +140,69 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
     );
     let evaluation = {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.25 });
-        let projection = Projection { weight: &leaves[1], bias: None, lora };
+        let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         layers::project(&leaves[0], &[projection], Keep::Exact, &Scope::evaluation()).unwrap().remove(0)
     };
     assert_close(&evaluation, &ours(&leaves, 0.0), 1e-12, "evaluation drops nothing");
 }
 
 #[test]
-fn rotary() {
-    let leaves = [normal(&[2, 5, 3, 8], 1).set_requires_grad(true)];
+fn a_weight_may_be_stored_the_other_way_round() {
+    let shapes: [&[i64]; 5] = [&[2, 5, 7], &[7, 4], &[4], &[2, 7], &[4, 2]];
+    let leaves: Vec<Tensor> = shapes.iter().enumerate().map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true)).collect();
+    fn map(leaf: &[Tensor]) -> Projection<'_> {
+        let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: 1.5, dropout: 0.0 });
+        Projection { weight: &leaf[1], fan_in_fan_out: true, bias: Some(&leaf[2]), lora }
+    }
+    agree(
+        &leaves,
+        |leaf| layers::project(&leaf[0], &[map(leaf)], Keep::Exact, &scope()).unwrap(),
+        |leaf| vec![reference::linear(&leaf[0], &map(leaf))],
+    );
+}
+
+#[test]
+fn rotary_on_all_columns_or_some_in_either_pairing() {
     let frequencies = Tensor::from_slice(&[1.0f64, 0.3, 0.05, 0.01]);
     let positions = Tensor::arange(5, (Kind::Int64, tch::Device::Cpu)).view([1, 5]);
     let table = RotaryTable::new(&positions, &frequencies, 1.0, Kind::Double).unwrap();
     assert_eq!(table.bytes(), 2 * 5 * 4 * 8);
-    agree(&leaves, |leaf| vec![layers::rotary(&leaf[0], &table).unwrap()], |leaf| vec![reference::rotary(&leaf[0], &frequencies)]);
-}
-
-#[test]
-fn attention_with_every_mask_and_grouping() {
-    let segments = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 2, 2, 2]).view([2, 7]);
-    for (heads, kv_heads) in [(4, 4), (6, 2), (3, 1)] {
-        for which in 0..3 {
-            let mask = match which {
-                0 => Mask::Full,
-                1 => Mask::Causal,
-                _ => layers::segment_mask(&segments, Kind::Double).unwrap(),
-            };
-            let leaves = [normal(&[2, 7, heads, 8], 1), normal(&[2, 7, kv_heads, 8], 2), normal(&[2, 7, kv_heads, 8], 3)]
-                .map(|leaf| leaf.set_requires_grad(true));
+    for pairs in [Pairs::Halves, Pairs::Neighbours] {
+        for (first, width) in [(0, 8), (0, 11), (3, 11), (3, 13)] {
+            let leaves = [normal(&[2, 5, 3, width], 1).set_requires_grad(true)];
+            let table = table.shallow_clone().with_pairs(pairs).from_column(first);
             agree(
                 &leaves,
-                |leaf| vec![layers::attention(&leaf[0], &leaf[1], &leaf[2], &mask, 0.3, &Keep::Exact, &scope()).unwrap().0],
-                |leaf| vec![reference::attention(&leaf[0], &leaf[1], &leaf[2], &mask, 0.3)],
+                |leaf| vec![layers::rotary(&leaf[0], &table).unwrap()],
+                |leaf| vec![reference::rotary(&leaf[0], &frequencies, pairs, first)],
             );
         }
     }
+    assert!(layers::rotary(&normal(&[2, 5, 3, 7], 1), &table).is_err());
+}
+
+#[test]
+fn pieces_of_a_fused_projection_and_limits() {
+    let leaves = [normal(&[2, 3, 11], 1).set_requires_grad(true)];
+    agree(&leaves, |leaf| layers::split(&leaf[0], &[5, 2, 4]).unwrap(), |leaf| leaf[0].split_with_sizes([5, 2, 4], -1));
+    agree(&leaves, |leaf| vec![layers::clamp(&leaf[0], 0.7, &scope()).unwrap()], |leaf| vec![leaf[0].clamp(-0.7, 0.7)]);
+    assert!(layers::split(&leaves[0], &[5, 5]).is_err());
+}
+
+#[test]
+fn dropout_is_the_same_mask_forward_and_backward_and_off_in_evaluation() {
+    let x = normal(&[40, 6], 1).set_requires_grad(true);
+    let y = layers::dropout(&x, 0.25, &scope()).unwrap();
+    let dropped = y.eq(0.0);
+    assert!(i64::try_from(dropped.sum(Kind::Int64)).unwrap() > 30);
+    let expected = (&x / 0.75).masked_fill(&dropped, 0.0);
+    agree(
+        &[x.shallow_clone()],
+        |leaf| vec![layers::dropout(&leaf[0], 0.25, &scope()).unwrap()],
+        |leaf| vec![(&leaf[0] / 0.75).masked_fill(&dropped, 0.0)],
+    );
+    assert_close(&y, &expected, 1e-12, "the others are scaled up");
+    assert_eq!(layers::dropout(&x, 0.25, &Scope::evaluation()).unwrap(), x);
 }
 
 #[test]
@@ -187,10 +249,10 @@ fn a_recomputed_block_with_exact_keeping_changes_nothing() {
 #[test]
 fn tensors_that_do_not_fit_are_refused_with_their_shapes() {
     let x = normal(&[2, 3, 4], 1);
-    let error = layers::rms_norm(&x, &normal(&[5], 1), 1e-5, &Keep::Exact, &scope()).unwrap_err();
+    let error = layers::rms_norm(&x, &normal(&[5], 1), 1e-5, RmsWeight::Rounded, &Keep::Exact, &scope()).unwrap_err();
     assert_eq!(error.to_string(), "rms_norm: expected a weight [4], got [5]");
     let weight = normal(&[7, 5], 1);
-    let projection = Projection { weight: &weight, bias: None, lora: None };
+    let projection = Projection::new(&weight);
     assert_eq!(
         layers::project(&x, &[projection], Keep::Exact, &scope()).unwrap_err().to_string(),
         "linear: expected a weight [out, 4], got [7, 5]"

@@ -4,7 +4,7 @@
 mod drawing;
 
 use drawing::{assert_close, gradients, normal, relative};
-use layers::{Keep, Lora, Mask, Projection, Scope, Site, Sites, reference};
+use layers::{Activation, Keep, Lora, Mask, Projection, RmsWeight, Scope, Scores, SharedKeep, Site, Sites, reference};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn linear_gradients_are_contracted_through_the_factors() {
         .collect();
     let run = |x: &Tensor, keep: Keep| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0 });
-        let projection = Projection { weight: &leaves[1], bias: None, lora };
+        let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         layers::project(x, &[projection], keep, &scope(&sites)).unwrap().remove(0)
     };
     let y = run(&leaves[0], KEEP);
@@ -63,21 +63,71 @@ fn linear_gradients_are_contracted_through_the_factors() {
 fn norm_and_activation_gradients_are_those_at_the_restored_input() {
     let sites = Arc::new(Sites::default());
     let (x, weight) = (normal(&[9, 16], 1).set_requires_grad(true), normal(&[16], 2).set_requires_grad(true));
-    let y = layers::rms_norm(&x, &weight, 1e-5, &KEEP, &scope(&sites)).unwrap();
-    let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
+    for rule in [RmsWeight::Rounded, RmsWeight::Precise, RmsWeight::OnePlus] {
+        let y = layers::rms_norm(&x, &weight, 1e-5, rule, &KEEP, &scope(&sites)).unwrap();
+        let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
+        let at = restored(&x.detach(), &scope(&sites)).set_requires_grad(true);
+        let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![reference::rms_norm(&at, &weight, 1e-5, rule)]);
+        assert_close(&ours[0], &formula[0], 1e-9, "rms norm: x");
+        assert_close(&ours[1], &formula[1], 1e-9, "rms norm: weight");
+    }
+    let bias = normal(&[16], 5).set_requires_grad(true);
+    let y = layers::layer_norm(&x, Some(&weight), Some(&bias), 1e-5, &KEEP, &scope(&sites)).unwrap();
+    let ours = gradients(&[x.shallow_clone(), weight.shallow_clone(), bias.shallow_clone()], vec![y]);
     let at = restored(&x.detach(), &scope(&sites)).set_requires_grad(true);
-    let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![reference::rms_norm(&at, &weight, 1e-5)]);
-    assert_close(&ours[0], &formula[0], 1e-9, "norm: x");
-    assert_close(&ours[1], &formula[1], 1e-9, "norm: weight");
+    let y = reference::layer_norm(&at, Some(&weight), Some(&bias), 1e-5);
+    let formula = gradients(&[at.shallow_clone(), weight.shallow_clone(), bias.shallow_clone()], vec![y]);
+    for (index, (ours, formula)) in ours.iter().zip(&formula).enumerate() {
+        assert_close(ours, formula, 1e-9, &format!("layer norm: leaf {index}"));
+    }
 
-    let (gate, up) = (normal(&[9, 16], 3).set_requires_grad(true), normal(&[9, 16], 4).set_requires_grad(true));
-    let y = layers::silu_mul(&gate, &up, &KEEP, &scope(&sites)).unwrap();
-    let ours = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![y]);
-    let gate = restored(&gate.detach(), &scope(&sites).site(Site::Gate)).set_requires_grad(true);
-    let up = restored(&up.detach(), &scope(&sites).site(Site::Up)).set_requires_grad(true);
-    let formula = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![reference::silu_mul(&gate, &up)]);
-    assert_close(&ours[0], &formula[0], 1e-9, "silu_mul: gate");
-    assert_close(&ours[1], &formula[1], 1e-9, "silu_mul: up");
+    let places = || [scope(&sites).site(Site::Gate), scope(&sites).site(Site::Up)];
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::QuickGelu, Activation::ReluSquared] {
+        let (gate, up) = (normal(&[9, 16], 3).set_requires_grad(true), normal(&[9, 16], 4).set_requires_grad(true));
+        let y = layers::gated(activation, &gate, &up, &KEEP, places()).unwrap();
+        let ours = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![y]);
+        let plain = layers::activate(activation, &gate, &KEEP, scope(&sites).site(Site::Gate)).unwrap();
+        let of_plain = gradients(&[gate.shallow_clone()], vec![plain]).remove(0);
+        let gate = restored(&gate.detach(), &scope(&sites).site(Site::Gate)).set_requires_grad(true);
+        let up = restored(&up.detach(), &scope(&sites).site(Site::Up)).set_requires_grad(true);
+        let formula = gradients(&[gate.shallow_clone(), up.shallow_clone()], vec![reference::gated(activation, &gate, &up)]);
+        assert_close(&ours[0], &formula[0], 1e-9, &format!("{activation:?}: gate"));
+        assert_close(&ours[1], &formula[1], 1e-9, &format!("{activation:?}: up"));
+        let formula = gradients(&[gate.shallow_clone()], vec![reference::activate(activation, &gate)]).remove(0);
+        assert_close(&of_plain, &formula, 1e-9, &format!("{activation:?} without a gate"));
+    }
+}
+
+#[test]
+fn capped_attention_reads_the_restored_output_as_the_fused_kernel_does() {
+    let sites = Arc::new(Sites::default());
+    let leaves = [1, 2, 3].map(|seed| normal(&[2, 6, 4, 4], seed).set_requires_grad(true));
+    let scores = Scores { soft_cap: Some(1e9), ..Scores::from(0.5) };
+    let run = |scores: Scores| {
+        let (y, kept) = layers::attention(&leaves[0], &leaves[1], &leaves[2], &Mask::Causal, scores, &KEEP, &scope(&sites)).unwrap();
+        assert!(kept.unwrap().bytes() < 2 * 6 * 16 * 8);
+        gradients(&leaves, vec![y])
+    };
+    // A cap out of reach changes nothing but the way.
+    for (capped, fused) in run(scores).iter().zip(run(Scores::from(0.5))) {
+        assert_close(capped, &fused, 1e-8, "gradient");
+    }
+}
+
+#[test]
+fn operations_that_share_an_input_keep_it_once_when_the_first_needs_it() {
+    let sites = Arc::new(Sites::default());
+    let x = normal(&[8, 16], 1);
+    let (frozen, trained) = (normal(&[4, 16], 2), normal(&[4, 16], 3).set_requires_grad(true));
+    let shared = SharedKeep::new(Keep::Exact);
+    let run = |weight: &Tensor| layers::project(&x, &[Projection::new(weight)], &shared, &scope(&sites)).unwrap().remove(0);
+    let first = run(&frozen);
+    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen map keeps nothing for the others");
+    let outputs = [run(&trained), run(&trained)];
+    assert_eq!(sites.ledger().kept_bytes(), 8 * 16 * 8);
+    drop((first, outputs));
+    drop(shared);
+    assert_eq!(sites.ledger().kept_bytes(), 0);
 }
 
 #[test]
@@ -101,16 +151,16 @@ fn what_needs_no_gradient_is_not_kept() {
     let scope = scope(&sites);
     let x = normal(&[8, 16], 1).set_requires_grad(true);
     let weight = normal(&[4, 16], 2);
-    let frozen = Projection { weight: &weight, bias: None, lora: None };
+    let frozen = Projection::new(&weight);
     let y = layers::project(&x, &[frozen], Keep::Exact, &scope).unwrap();
     assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen linear layer keeps nothing");
     assert!(y[0].requires_grad());
     let norm = normal(&[16], 3);
-    let y = layers::rms_norm(&x.detach(), &norm, 1e-5, &Keep::Exact, &scope).unwrap();
+    let y = layers::rms_norm(&x.detach(), &norm, 1e-5, RmsWeight::Rounded, &Keep::Exact, &scope).unwrap();
     assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen norm of a frozen input keeps nothing");
     drop(y);
     let _mode = autograd::GradMode::disabled();
-    let y = layers::silu_mul(&x, &x, &Keep::Exact, &scope).unwrap();
+    let y = layers::gated(Activation::Silu, &x, &x, &Keep::Exact, [scope.clone(), scope.clone()]).unwrap();
     assert_eq!(sites.ledger().kept_bytes(), 0, "with gradients off nothing is kept");
     drop(y);
 }
@@ -125,7 +175,7 @@ fn three_maps_and_the_attention_before_them_share_one_kept_tensor() {
     let bytes = (3 * 80 + 80 + 2 * 2 * 5) * 8;
     assert_eq!(sites.ledger().kept_bytes(), bytes);
     let weight = normal(&[3, 8], 2).set_requires_grad(true);
-    let one = Projection { weight: &weight, bias: None, lora: None };
+    let one = Projection::new(&weight);
     let y = layers::project(&out, &[one, one, one], layers::Source::Kept(kept.unwrap()), &scope).unwrap();
     assert_eq!(sites.ledger().kept_bytes(), bytes, "the maps read what the attention kept");
     drop((out, y));
@@ -156,7 +206,7 @@ fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
         Method::Quantized { bits: 4, group: 32 },
     ] {
         let options = Options { method, rank: Rank::Components(6), ..Options::default() };
-        let projection = Projection { weight: &weight, bias: None, lora: None };
+        let projection = Projection::new(&weight);
         let y = layers::project(&x, &[projection], Keep::Code(options), &scope(&sites)).unwrap().remove(0);
         assert_eq!(sites.ledger().kept_bytes(), options.bytes(40, 64).unwrap(), "{method:?}");
         let ours = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false).unwrap().remove(0).unwrap();
@@ -171,7 +221,7 @@ fn a_nan_in_an_activation_is_an_error_and_not_spread() {
     let x = normal(&[40, 64], 1);
     let _ = x.get(3).get(5).fill_(f64::NAN);
     let weight = normal(&[12, 64], 2).set_requires_grad(true);
-    let projection = Projection { weight: &weight, bias: None, lora: None };
+    let projection = Projection::new(&weight);
     let error = layers::project(&x, &[projection], KEEP, &scope(&sites)).unwrap_err().to_string();
     assert!(error.contains("forward of linear"), "{error}");
     assert_eq!(sites.ledger().kept_bytes(), 0);

@@ -4,7 +4,7 @@
 mod drawing;
 
 use drawing::{assert_close, gradients, normal};
-use layers::{Keep, Mask, Observer, Place, Projection, Scope, Site, Sites, Source, reference};
+use layers::{Activation, Keep, Mask, Observer, Place, Projection, Scope, Site, Sites, Source, reference};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::{Arc, Mutex};
@@ -59,9 +59,9 @@ fn an_observer_sees_each_tensor_once_with_its_place() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let scope = Scope::training(1, Arc::new(Sites::observed(Seen(seen.clone())))).layer(7);
     let (x, weight) = (normal(&[2, 5, 16], 1), normal(&[16, 16], 2).set_requires_grad(true));
-    let one = Projection { weight: &weight, bias: None, lora: None };
+    let one = Projection::new(&weight);
     let y = layers::project(&x, &[one, one], keep(Method::Svd), &scope.site(Site::AttnIn)).unwrap();
-    drop(layers::silu_mul(&y[0], &y[1], &Keep::Exact, &scope).unwrap());
+    drop(layers::gated(Activation::Silu, &y[0], &y[1], &Keep::Exact, [scope.site(Site::Gate), scope.site(Site::Up)]).unwrap());
     let at = |site| Place { layer: Some(7), site: Some(site) };
     let shape = |width| vec![2, 5, width];
     assert_eq!(*seen.lock().unwrap(), [(at(Site::AttnIn), vec![10, 16]), (at(Site::Gate), shape(16)), (at(Site::Up), shape(16))]);
@@ -78,7 +78,7 @@ fn attention_reads_its_compressed_output_and_so_does_the_map_behind_it() {
     let (out, kept) = layers::attention(&leaves[0], &leaves[1], &leaves[2], &Mask::Causal, 0.3, &keep, &scope).unwrap();
     let plain = reference::attention(&leaves[0], &leaves[1], &leaves[2], &Mask::Causal, 0.3);
     assert_close(&out, &plain, 1e-12, "the forward is exact");
-    let one = Projection { weight: &weight, bias: None, lora: None };
+    let one = Projection::new(&weight);
     let y = layers::project(&out, &[one], Source::Kept(kept.unwrap()), &scope.site(Site::AttnOut)).unwrap().remove(0);
     let all = [leaves[0].shallow_clone(), leaves[1].shallow_clone(), leaves[2].shallow_clone(), weight.shallow_clone()];
     let ours = gradients(&all, vec![y]);

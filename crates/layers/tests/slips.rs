@@ -6,7 +6,7 @@
 mod drawing;
 
 use drawing::{assert_close, gradients, normal};
-use layers::{Keep, Lora, Projection, Scope, Site, Sites, recompute};
+use layers::{Keep, Lora, Projection, RmsWeight, Scope, Site, Sites, recompute};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn block(leaves: &[Tensor]) -> impl Fn(&Tensor, Keep, &Scope) -> Result<Tensor, 
     let leaves: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
     move |x, keep, scope| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.4 });
-        let projection = Projection { weight: &leaves[1], bias: None, lora };
+        let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         Ok(layers::project(x, &[projection], keep, &scope.site(Site::MlpIn))?.remove(0) + x)
     }
 }
@@ -113,7 +113,7 @@ fn inputs_of_frozen_layers_compressed_for_nothing() {
     let sites = Arc::new(Sites::default());
     let scope = Scope::training(1, sites.clone());
     let (x, weight) = (normal(&[12, 16], 1).set_requires_grad(true), normal(&[8, 16], 2));
-    let frozen = Projection { weight: &weight, bias: None, lora: None };
+    let frozen = Projection::new(&weight);
     for keep in random_methods() {
         let y = layers::project(&x, &[frozen], keep, &scope).unwrap();
         assert_eq!(sites.ledger().kept_bytes() + sites.memory_bytes(), 0, "{keep:?}");
@@ -128,7 +128,7 @@ fn a_norm_weight_of_zero() {
         let weight = normal(&[16], 2);
         let _ = weight.narrow(0, 3, 5).zero_();
         let weight = weight.set_requires_grad(true);
-        let y = layers::rms_norm(&x, &weight, 1e-6, &keep, &scope()).unwrap();
+        let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &keep, &scope()).unwrap();
         for gradient in gradients(&[x, weight], vec![y]) {
             assert!(bool::try_from(gradient.isfinite().all()).unwrap(), "{keep:?}");
         }

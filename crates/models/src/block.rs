@@ -1,198 +1,251 @@
-use crate::activations::{BlockActivations, Recompute};
-use crate::{Checkpoint, Linear, ModelConfig, Result};
-use autograd::Parameter;
-use layers::{Error, Mask, RotaryTable, Scope, Site, Source, attention, project, recompute, rms_norm, rotary, silu_mul};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+mod attention;
+mod experts;
+mod latent;
+mod mlp;
+mod shared;
 
-/// One layer of a decoder: `x + attention(norm(x))`, then `x + mlp(norm(x))` (`LlamaDecoderLayer` of transformers).
+pub(crate) use shared::{Seen, Shared};
+
+use crate::activations::{BlockActivations, Recompute};
+use crate::config::{ModelConfig, ResidualConfig};
+use crate::norm::Norm;
+use crate::tensors::Tensors;
+use crate::{Linear, Result};
+use attention::Attention;
+use autograd::Parameter;
+use experts::Experts;
+use layers::{Error, Keep, Scope, SharedKeep, Site, Source, dropout, recompute};
+use mlp::Mlp;
+use std::sync::Arc;
+use tch::Tensor;
+
+/// One layer of a decoder: a half that attends and a half that does not, each with the norms its model has, added to the residual stream one
+/// after the other or both together.
 #[derive(Debug)]
 pub(crate) struct Block {
-    shape: Shape,
-    input_norm: Parameter,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    post_norm: Parameter,
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    residual: ResidualConfig,
+    before_attention: Option<Norm>,
+    attention: Attention,
+    after_attention: Option<Norm>,
+    before_mlp: Option<Norm>,
+    mlp: FeedForward,
+    after_mlp: Option<Norm>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Shape {
-    head_dim: i64,
-    norm_eps: f64,
-}
-
-/// What all blocks of one forward share.
+/// The half that does not attend.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub table: RotaryTable,
-    pub mask: Mask,
+enum FeedForward {
+    Dense(Mlp),
+    Mixture(Box<Experts>),
 }
 
-impl Shared {
-    fn shallow_clone(&self) -> Self {
-        Self { table: self.table.shallow_clone(), mask: self.mask.shallow_clone() }
-    }
-}
+/// The result of an operation.
+type Done = std::result::Result<Tensor, Error>;
 
-/// The keys and values of the tokens already seen, `[1, tokens, kv_heads, head_dim]` each, while generating.
-pub(crate) type KeysAndValues = Option<(Tensor, Tensor)>;
+/// What a half reads beside its input.
+#[derive(Clone, Copy)]
+struct Surroundings<'a> {
+    activations: &'a BlockActivations,
+    scope: &'a Scope,
+}
 
 impl Block {
-    /// The names and shapes of layer `index`'s tensors.
-    pub fn expected(config: &ModelConfig, index: i64) -> Vec<(String, Vec<i64>)> {
-        let prefix = format!("model.layers.{index}");
-        let hidden = config.hidden_size;
-        let mut tensors = vec![
-            (format!("{prefix}.input_layernorm.weight"), vec![hidden]),
-            (format!("{prefix}.post_attention_layernorm.weight"), vec![hidden]),
-        ];
-        for (name, outputs, inputs, bias) in Self::linears_of(config) {
-            tensors.extend(Linear::expected(&format!("{prefix}.{name}"), outputs, inputs, bias));
-        }
-        tensors
-    }
-
-    /// Name, outputs, inputs, bias.
-    fn linears_of(config: &ModelConfig) -> [(&'static str, i64, i64, bool); 7] {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (queries, keys) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let (attention, mlp) = (config.attention_bias, config.mlp_bias);
-        [
-            ("self_attn.q_proj", queries, hidden, attention),
-            ("self_attn.k_proj", keys, hidden, attention),
-            ("self_attn.v_proj", keys, hidden, attention),
-            ("self_attn.o_proj", hidden, queries, attention),
-            ("mlp.gate_proj", inner, hidden, mlp),
-            ("mlp.up_proj", inner, hidden, mlp),
-            ("mlp.down_proj", hidden, inner, mlp),
-        ]
-    }
-
-    pub fn load(checkpoint: &Checkpoint, index: i64, kind: Kind, device: Device) -> Result<Self> {
-        let config = checkpoint.config();
-        let prefix = format!("model.layers.{index}");
-        let norm = |name: &str| {
-            let name = format!("{prefix}.{name}.weight");
-            Ok(Parameter::new(name.clone(), checkpoint.tensor(&name, kind, device)?))
+    /// Layer `index` of a model.
+    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, index: usize) -> Result<Self> {
+        let (names, layer) = (config.names, config.layers[index]);
+        let prefix = format!("{}{index}.", names.layers);
+        let norm = |name: Option<&str>| match name {
+            Some(name) => Norm::new(tensors, config, &format!("{prefix}{name}"), &[config.hidden_size]).map(Some),
+            None => Ok(None),
         };
-        let linear = |name: &str, bias: bool| Linear::load(checkpoint, &format!("{prefix}.{name}"), bias, kind, device);
-        let (attention, mlp) = (config.attention_bias, config.mlp_bias);
         Ok(Self {
-            shape: Shape { head_dim: config.head_dim, norm_eps: config.norm_eps },
-            input_norm: norm("input_layernorm")?,
-            q: linear("self_attn.q_proj", attention)?,
-            k: linear("self_attn.k_proj", attention)?,
-            v: linear("self_attn.v_proj", attention)?,
-            o: linear("self_attn.o_proj", attention)?,
-            post_norm: norm("post_attention_layernorm")?,
-            gate: linear("mlp.gate_proj", mlp)?,
-            up: linear("mlp.up_proj", mlp)?,
-            down: linear("mlp.down_proj", mlp)?,
+            residual: config.residual,
+            before_attention: norm(names.norms.before_attention)?,
+            attention: Attention::new(tensors, config, &prefix, layer)?,
+            after_attention: norm(names.norms.after_attention)?,
+            before_mlp: norm(names.norms.before_mlp)?,
+            mlp: match (config.experts.filter(|_| layer.mixture), &names.experts) {
+                (Some(experts), Some(names)) => FeedForward::Mixture(Box::new(Experts::new(tensors, config, &prefix, names, experts)?)),
+                _ => FeedForward::Dense(Mlp::new(tensors, config, &prefix, &names.mlp, config.intermediate_size, mlp::OWN)?),
+            },
+            after_mlp: norm(names.norms.after_mlp)?,
         })
     }
 
-    pub fn linears(&self) -> [&Linear; 7] {
-        [&self.q, &self.k, &self.v, &self.o, &self.gate, &self.up, &self.down]
+    /// The linear layers that adapters may be put beside.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut linears = self.attention.linears();
+        linears.extend(match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.linears(),
+            FeedForward::Mixture(experts) => experts.linears(),
+        });
+        linears
     }
 
-    pub fn linears_mut(&mut self) -> [&mut Linear; 7] {
-        [&mut self.q, &mut self.k, &mut self.v, &mut self.o, &mut self.gate, &mut self.up, &mut self.down]
+    /// As [`Block::linears`].
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears = self.attention.linears_mut();
+        linears.extend(match &mut self.mlp {
+            FeedForward::Dense(mlp) => mlp.linears_mut(),
+            FeedForward::Mixture(experts) => experts.linears_mut(),
+        });
+        linears
     }
 
+    /// All parameters, each once.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.attention_parameters().chain(self.mlp_parameters())
+        let own = self.before_mlp.iter().flat_map(Norm::parameters);
+        self.attention_parameters().chain(own).chain(self.rest_of_mlp_parameters())
     }
 
     fn attention_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        std::iter::once(&self.input_norm).chain([&self.q, &self.k, &self.v, &self.o].into_iter().flat_map(Linear::parameters))
+        let norms = self.before_attention.iter().chain(&self.after_attention).flat_map(Norm::parameters);
+        norms.chain(self.attention.parameters())
     }
 
+    /// Those that the half of the MLP reads. In parallel halves its norm is that of attention.
     fn mlp_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        std::iter::once(&self.post_norm).chain([&self.gate, &self.up, &self.down].into_iter().flat_map(Linear::parameters))
+        self.norm_of_mlp().into_iter().flat_map(Norm::parameters).chain(self.rest_of_mlp_parameters())
+    }
+
+    fn rest_of_mlp_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let maps: Box<dyn Iterator<Item = &Parameter>> = match &self.mlp {
+            FeedForward::Dense(mlp) => Box::new(mlp.linears().into_iter().flat_map(Linear::parameters)),
+            FeedForward::Mixture(experts) => Box::new(experts.parameters()),
+        };
+        maps.chain(self.after_mlp.iter().flat_map(Norm::parameters))
+    }
+
+    fn norm_of_mlp(&self) -> Option<&Norm> {
+        if self.residual.parallel { self.before_attention.as_ref() } else { self.before_mlp.as_ref() }
     }
 
     /// The block as training runs it: `x` `[batch, tokens, hidden]` to the same, what backward needs being kept as `activations` say.
-    pub fn forward(
+    pub fn forward(self: &Arc<Self>, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
+        match &activations.recompute {
+            Recompute::Nothing => self.run(x, shared, activations, scope),
+            Recompute::Layer(keep) => {
+                let (block, shared, policy, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
+                let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
+                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
+            }
+            Recompute::Sublayer(keep) if self.residual.parallel => {
+                // Both halves read the same input, of which one kept form serves both.
+                let source = SharedKeep::new(*keep);
+                let attended = self.recomputed_attention(x, shared, activations, scope, &source, false)?;
+                let mapped = self.recomputed_mlp(x, activations, scope, &source, false)?;
+                Ok(x.f_add(&attended)?.f_add(&mapped)?)
+            }
+            Recompute::Sublayer(keep) => {
+                let x = self.recomputed_attention(x, shared, activations, scope, keep, true)?;
+                self.recomputed_mlp(&x, activations, scope, keep, true)
+            }
+        }
+    }
+
+    /// The attending half from its kept input, added to it if it is the `whole` sublayer.
+    fn recomputed_attention(
         self: &Arc<Self>,
         x: &Tensor,
         shared: &Shared,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
-        fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
-            parameters.map(Parameter::tensor).filter(|tensor| tensor.requires_grad()).collect()
-        }
-        let (block, shared, policy, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
-        match &activations.recompute {
-            Recompute::Nothing => self.run(x, &shared, activations, scope),
-            Recompute::Layer(keep) => {
-                let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
-            }
-            Recompute::Sublayer(keep) => {
-                let (block_again, inner_again) = (self.clone(), scope.clone());
-                let run = move |x: &Tensor| block.attention_sublayer(x, &shared, &mut None, &policy, &inner);
-                let x = recompute(run, x, &trained(self.attention_parameters()), keep, &scope.site(Site::Attention))?;
-                let run = move |x: &Tensor| block_again.mlp_sublayer(x, &policy, &inner_again);
-                recompute(run, &x, &trained(self.mlp_parameters()), keep, &scope.site(Site::Mlp))
-            }
-        }
+        source: impl Into<Source>,
+        whole: bool,
+    ) -> Done {
+        let (block, shared, activations, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
+        let run = move |x: &Tensor| {
+            let half = block.attention_half(x, &shared, None, Surroundings { activations: &activations, scope: &inner })?;
+            if whole { Ok(x.f_add(&half)?) } else { Ok(half) }
+        };
+        recompute(run, x, &trained(self.attention_parameters()), source, &scope.site(Site::Attention))
     }
 
-    fn run(&self, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> std::result::Result<Tensor, Error> {
-        let x = self.attention_sublayer(x, shared, &mut None, activations, scope)?;
-        self.mlp_sublayer(&x, activations, scope)
+    /// The other half, likewise.
+    fn recomputed_mlp(
+        self: &Arc<Self>,
+        x: &Tensor,
+        activations: &BlockActivations,
+        scope: &Scope,
+        source: impl Into<Source>,
+        whole: bool,
+    ) -> Done {
+        let (block, activations, inner) = (self.clone(), *activations, scope.clone());
+        let run = move |x: &Tensor| {
+            let half = block.mlp_half(x, Surroundings { activations: &activations, scope: &inner })?;
+            if whole { Ok(x.f_add(&half)?) } else { Ok(half) }
+        };
+        recompute(run, x, &trained(self.mlp_parameters()), source, &scope.site(Site::Mlp))
+    }
+
+    fn run(&self, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
+        self.joined(x, shared, None, Surroundings { activations, scope })
     }
 
     /// The block as generation runs it, on the tokens that follow those in `seen`.
-    pub fn forward_after(&self, x: &Tensor, shared: &Shared, seen: &mut KeysAndValues) -> std::result::Result<Tensor, Error> {
+    pub fn forward_after(&self, x: &Tensor, shared: &Shared, seen: &mut Seen) -> Done {
         let (activations, scope) = (BlockActivations::default(), Scope::evaluation());
-        let x = self.attention_sublayer(x, shared, seen, &activations, &scope)?;
-        self.mlp_sublayer(&x, &activations, &scope)
+        self.joined(x, shared, Some(seen), Surroundings { activations: &activations, scope: &scope })
     }
 
-    fn attention_sublayer(
-        &self,
-        x: &Tensor,
-        shared: &Shared,
-        seen: &mut KeysAndValues,
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
-        let size = x.size();
-        let heads = |y: &Tensor| y.f_view([size[0], size[1], -1, self.shape.head_dim]);
-        let normed = rms_norm(x, &self.input_norm, self.shape.norm_eps, &activations.norm, &scope.site(Site::AttentionNorm))?;
-        let maps = [self.q.projection(), self.k.projection(), self.v.projection()];
-        let qkv = project(&normed, &maps, activations.attn_in, &scope.site(Site::AttnIn))?;
-        drop(normed);
-        let q = rotary(&heads(&qkv[0])?, &shared.table)?;
-        let mut k = rotary(&heads(&qkv[1])?, &shared.table)?;
-        let mut v = heads(&qkv[2])?;
-        drop(qkv);
-        if let Some((keys, values)) = seen {
-            k = Tensor::f_cat(&[&*keys, &k], 1)?;
-            v = Tensor::f_cat(&[&*values, &v], 1)?;
-            *seen = Some((k.shallow_clone(), v.shallow_clone()));
+    /// Both halves, added to the residual stream.
+    fn joined(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
+        if !self.residual.parallel {
+            let x = x.f_add(&self.attention_half(x, shared, seen, around)?)?;
+            return Ok(x.f_add(&self.mlp_half(&x, around)?)?);
         }
-        let scale = 1.0 / (self.shape.head_dim as f64).sqrt();
-        let (out, kept) = attention(&q, &k, &v, &shared.mask, scale, &activations.attn_out, scope)?;
-        let source = kept.map_or(Source::Keep(activations.attn_out), Source::Kept);
-        let mut projected = project(&out, &[self.o.projection()], source, &scope.site(Site::AttnOut))?;
-        Ok(x.f_add(&projected.remove(0))?)
+        let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
+        // Attention and MLP read the same tensor: it is kept once, and as it is if either is to have it so.
+        let BlockActivations { attn_in, mlp_in, .. } = *around.activations;
+        let source = SharedKeep::new(if mlp_in == Keep::Exact { Keep::Exact } else { attn_in });
+        let attended = self.attend(&normed, &source, shared, seen, around)?;
+        let mapped = self.map(&normed, &source, around)?;
+        Ok(x.f_add(&attended)?.f_add(&mapped)?)
     }
 
-    fn mlp_sublayer(&self, x: &Tensor, activations: &BlockActivations, scope: &Scope) -> std::result::Result<Tensor, Error> {
-        let normed = rms_norm(x, &self.post_norm, self.shape.norm_eps, &activations.norm, &scope.site(Site::MlpNorm))?;
-        let gate_up = project(&normed, &[self.gate.projection(), self.up.projection()], activations.mlp_in, &scope.site(Site::MlpIn))?;
-        drop(normed);
-        let inner = silu_mul(&gate_up[0], &gate_up[1], &activations.act, scope)?;
-        drop(gate_up);
-        let mut projected = project(&inner, &[self.down.projection()], activations.mlp_out, &scope.site(Site::MlpOut))?;
-        Ok(x.f_add(&projected.remove(0))?)
+    fn attention_half(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
+        let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
+        self.attend(&normed, around.activations.attn_in, shared, seen, around)
     }
+
+    fn mlp_half(&self, x: &Tensor, around: Surroundings<'_>) -> Done {
+        let normed = normed(self.norm_of_mlp(), x, Site::MlpNorm, around)?;
+        self.map(&normed, &SharedKeep::new(around.activations.mlp_in), around)
+    }
+
+    /// Attention of what is normed already, up to the residual stream.
+    fn attend(&self, x: &Tensor, source: impl Into<Source>, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
+        let out = self.attention.forward(x, source, shared, seen, around.activations, around.scope)?;
+        let out = normed(self.after_attention.as_ref(), &out, Site::AttentionPostNorm, around)?;
+        self.weighted(out, Site::Attention, around)
+    }
+
+    /// The MLP of what is normed already, up to the residual stream.
+    fn map(&self, x: &Tensor, source: &SharedKeep, around: Surroundings<'_>) -> Done {
+        let out = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.forward(x, source, around.activations, around.scope)?,
+            FeedForward::Mixture(experts) => experts.forward(x, source, around.activations, around.scope)?,
+        };
+        let out = normed(self.after_mlp.as_ref(), &out, Site::MlpPostNorm, around)?;
+        self.weighted(out, Site::Mlp, around)
+    }
+
+    /// A half as it is added: with elements dropped, and multiplied.
+    fn weighted(&self, half: Tensor, site: Site, around: Surroundings<'_>) -> Done {
+        let half = dropout(&half, self.residual.dropout, &around.scope.site(site).at(1))?;
+        if self.residual.multiplier == 1.0 { Ok(half) } else { Ok(half.f_mul_scalar(self.residual.multiplier)?) }
+    }
+}
+
+/// `x` through a norm, if there is one here.
+fn normed(norm: Option<&Norm>, x: &Tensor, site: Site, around: Surroundings<'_>) -> Done {
+    match norm {
+        Some(norm) => norm.forward(x, &around.activations.norm, &around.scope.site(site)),
+        None => Ok(x.shallow_clone()),
+    }
+}
+
+/// The tensors among `parameters` that get gradients.
+fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
+    parameters.map(Parameter::tensor).filter(|tensor| tensor.requires_grad()).collect()
 }

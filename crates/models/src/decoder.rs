@@ -1,38 +1,23 @@
-use crate::block::{Block, KeysAndValues, Shared};
+use crate::block::{Block, Seen, Shared};
+use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
+use crate::tail::Tail;
+use crate::tensors::Tensors;
 use crate::{Activations, AdapterConfig, Checkpoint, Error, Linear, LoraWeights, ModelConfig, Result, TargetModules};
 use autograd::Parameter;
-use layers::{Mask, RotaryTable, Scope, Targets, embedding, loss_over_chunks, project, rms_norm, segment_mask};
+use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
-/// A decoder for causal language modelling (`LlamaForCausalLM` of transformers).
+/// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of what its configuration describes.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
     embedding: Parameter,
+    /// The embedding of positions, in models that learn one.
+    positions: Option<Parameter>,
     blocks: Vec<Arc<Block>>,
     tail: Arc<Tail>,
-}
-
-/// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
-#[derive(Debug)]
-struct Tail {
-    norm: Parameter,
-    head: Parameter,
-    norm_eps: f64,
-}
-
-impl Tail {
-    /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
-    fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, layers::Error> {
-        // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
-        let scope = Scope::evaluation();
-        let normed = rms_norm(hidden, &self.norm, self.norm_eps, &layers::Keep::Exact, &scope)?;
-        let head = layers::Projection { weight: self.head.tensor(), bias: None, lora: None };
-        let logits = project(&normed, &[head], layers::Keep::Exact, &scope)?.remove(0);
-        Ok(if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
-    }
 }
 
 /// A batch as a decoder reads it.
@@ -56,22 +41,22 @@ impl Inputs {
 /// What generation remembers of the tokens already seen.
 #[derive(Debug)]
 pub struct Cache {
-    layers: Vec<KeysAndValues>,
+    layers: Vec<Seen>,
     tokens: i64,
 }
 
 impl Decoder {
     /// The names and shapes of the tensors a checkpoint of this configuration must hold.
     pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
-        let mut tensors = vec![
-            ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, config.hidden_size]),
-            ("model.norm.weight".to_owned(), vec![config.hidden_size]),
-        ];
-        if !config.tie_embeddings {
-            tensors.push(("lm_head.weight".to_owned(), vec![config.vocab_size, config.hidden_size]));
-        }
-        tensors.extend((0..config.num_layers).flat_map(|index| Block::expected(config, index)));
-        tensors
+        let tensors = Tensors::list();
+        let _ = Self::new(&tensors, config);
+        tensors.into_list()
+    }
+
+    /// The paths of the linear layers of all blocks, as adapters name them.
+    pub fn linear_paths(config: &ModelConfig) -> Vec<String> {
+        let listed = Self::new(&Tensors::list(), config);
+        listed.iter().flat_map(Self::linears).map(|linear| linear.path().to_owned()).collect()
     }
 
     /// Reads the weights as `kind` onto `device`, all of them frozen.
@@ -79,18 +64,20 @@ impl Decoder {
     /// # Errors
     /// Those of [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
-        let config = checkpoint.config().clone();
-        checkpoint.check(&Self::expected(&config))?;
-        let load = |name: &str| Ok::<_, Error>(Parameter::new(name, checkpoint.tensor(name, kind, device)?));
-        let embedding = load("model.embed_tokens.weight")?;
-        let head = match config.tie_embeddings {
-            true => Parameter::new(embedding.name(), embedding.shallow_clone()),
-            false => load("lm_head.weight")?,
+        checkpoint.check(&Self::expected(checkpoint.config()))?;
+        Self::new(&Tensors::Read { checkpoint, kind, device }, checkpoint.config())
+    }
+
+    fn new(tensors: &Tensors<'_>, config: &ModelConfig) -> Result<Self> {
+        let names = config.names;
+        let embedding = tensors.parameter(format!("{}.weight", names.embedding), &[config.vocab_size, config.hidden_size])?;
+        let positions = match names.positions {
+            Some(name) => Some(tensors.parameter(format!("{name}.weight"), &[config.max_positions, config.hidden_size])?),
+            None => None,
         };
-        let blocks =
-            (0..config.num_layers).map(|index| Block::load(checkpoint, index, kind, device).map(Arc::new)).collect::<Result<_>>()?;
-        let tail = Arc::new(Tail { norm: load("model.norm.weight")?, head, norm_eps: config.norm_eps });
-        Ok(Self { config, embedding, blocks, tail })
+        let tail = Arc::new(Tail::new(tensors, config, &embedding)?);
+        let blocks = (0..config.layers.len()).map(|index| Block::new(tensors, config, index).map(Arc::new)).collect::<Result<_>>()?;
+        Ok(Self { config: config.clone(), embedding, positions, blocks, tail })
     }
 
     /// The architecture.
@@ -110,9 +97,8 @@ impl Decoder {
 
     /// Every parameter once, LoRA pairs included, in the order of the forward.
     pub fn parameters(&self) -> Vec<&Parameter> {
-        let head = (!self.config.tie_embeddings).then_some(&self.tail.head);
         let blocks = self.blocks.iter().flat_map(|block| block.parameters());
-        std::iter::once(&self.embedding).chain(blocks).chain([&self.tail.norm]).chain(head).collect()
+        std::iter::once(&self.embedding).chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
     }
 
     /// The parameters that require gradients.
@@ -154,9 +140,10 @@ impl Decoder {
                     None if targets(config, linear.path()) => None,
                     None => continue,
                 };
-                let size = linear.weight().size();
-                if let Some((a, b)) = pair.filter(|(a, b)| a.size()[1] != size[1] || b.size()[0] != size[0]) {
-                    return refuse(format!("{}: A {:?} and B {:?} do not fit a weight {size:?}", linear.path(), a.size(), b.size()));
+                let (outputs, inputs) = linear.size();
+                if let Some((a, b)) = pair.filter(|(a, b)| a.size()[1] != inputs || b.size()[0] != outputs) {
+                    let (a, b, size) = (a.size(), b.size(), [outputs, inputs]);
+                    return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
                 }
                 linear.add_lora(config, pair, seed).map_err(|why| Error::Adapter { path: place.to_owned(), why: why.to_string() })?;
                 added += 1;
@@ -174,14 +161,66 @@ impl Decoder {
         self.linears().filter_map(pair).collect()
     }
 
-    fn shared(&self, inputs: &Inputs, first: i64, mask: Mask) -> std::result::Result<Shared, layers::Error> {
-        let (tokens, device) = (inputs.ids.size()[1], self.device());
-        let positions = match &inputs.positions {
-            Some(positions) => positions.shallow_clone(),
-            None => Tensor::f_arange_start(first, first + tokens, (Kind::Int64, device))?.f_view([1, tokens])?,
+    /// The position of each token, `[batch or 1, tokens]`.
+    fn positions(&self, inputs: &Inputs, seen: i64) -> std::result::Result<Tensor, layers::Error> {
+        let tokens = inputs.ids.size()[1];
+        match &inputs.positions {
+            Some(positions) => Ok(positions.shallow_clone()),
+            None => Ok(Tensor::f_arange_start(seen, seen + tokens, (Kind::Int64, self.device()))?.f_view([1, tokens])?),
+        }
+    }
+
+    /// What all blocks share in a forward of tokens that follow `seen` others.
+    fn shared(&self, inputs: &Inputs, positions: &Tensor, seen: i64) -> std::result::Result<Shared, layers::Error> {
+        let (tokens, kind) = (inputs.ids.size()[1], self.kind());
+        let used = |rope| self.config.layers.iter().any(|layer| layer.rope == rope);
+        let table = |rope: Option<&RopeConfig>, is_used: bool| match rope.filter(|_| is_used) {
+            Some(rope) => self.table(rope, positions, seen + tokens).map(Some),
+            None => Ok(None),
         };
-        let frequencies = Tensor::f_from_slice(&self.config.rope.inverse_frequencies(self.config.head_dim))?.f_to_device(device)?;
-        Ok(Shared { table: RotaryTable::new(&positions, &frequencies, 1.0, self.kind())?, mask })
+        let tables =
+            [table(Some(&self.config.rope), used(LayerRope::Global))?, table(self.config.local_rope.as_ref(), used(LayerRope::Local))?];
+        let mut masks: Vec<(Option<i64>, Mask)> = Vec::new();
+        for layer in &self.config.layers {
+            if !masks.iter().any(|(window, _)| *window == layer.window) {
+                let mask = match &inputs.segments {
+                    Some(segments) => segment_mask(segments, layer.window, kind)?,
+                    None => causal_mask(tokens, seen, layer.window, kind, self.device())?,
+                };
+                masks.push((layer.window, mask));
+            }
+        }
+        Ok(Shared { tables, masks })
+    }
+
+    /// The rotary table of `rope` at `positions` that lie below `end`.
+    fn table(&self, rope: &RopeConfig, positions: &Tensor, end: i64) -> std::result::Result<RotaryTable, layers::Error> {
+        // Positions restart in packed rows: what counts is the largest. Only a table that depends on it makes the host wait for it.
+        let length = match rope.changes_beyond() {
+            Some(limit) if end > limit => positions.f_max()?.f_int64_value(&[])? + 1,
+            _ => end,
+        };
+        let attention = &self.config.attention;
+        let frequencies = Tensor::f_from_slice(&rope.inverse_frequencies(attention.rotary_width, length))?.f_to_device(self.device())?;
+        Ok(RotaryTable::new(positions, &frequencies, rope.attention_factor(), self.kind())?.with_pairs(attention.rotary_pairs))
+    }
+
+    /// The hidden states that go into the first block.
+    fn embed(&self, ids: &Tensor, positions: &Tensor, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
+        let config = &self.config.embedding;
+        let mut x = embedding(&self.embedding, ids, config.padding)?;
+        if let Some(weight) = &self.positions {
+            x = x.f_add(&embedding(weight, positions, None)?)?;
+        }
+        let x = match config.scale {
+            EmbeddingScale::By(1.0) => x,
+            EmbeddingScale::By(number) => x.f_mul_scalar(number)?,
+            EmbeddingScale::RootOfWidth => {
+                let root = Tensor::f_from_slice(&[(self.config.hidden_size as f64).sqrt()])?;
+                x.f_mul(&root.f_to_kind(x.kind())?.f_to_device(x.device())?)?
+            }
+        };
+        dropout(&x, config.dropout, &scope.site(Site::Layer))
     }
 
     /// The hidden states after the last block `[batch, tokens, hidden]`, before the final norm.
@@ -189,12 +228,9 @@ impl Decoder {
     /// # Errors
     /// Those of the operations, as an id outside the vocabulary.
     pub fn hidden(&self, inputs: &Inputs, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
-        let mask = match &inputs.segments {
-            Some(segments) => segment_mask(segments, self.kind())?,
-            None => Mask::Causal,
-        };
-        let shared = self.shared(inputs, 0, mask)?;
-        let mut x = embedding(&self.embedding, &inputs.ids)?;
+        let positions = self.positions(inputs, 0)?;
+        let shared = self.shared(inputs, &positions, 0)?;
+        let mut x = self.embed(&inputs.ids, &positions, scope)?;
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &shared, activations.layer(index), &scope.layer(index))?;
         }
@@ -223,14 +259,14 @@ impl Decoder {
     ) -> std::result::Result<Tensor, layers::Error> {
         let chunk = if chunk > 0 { chunk } else { layers::chunk_tokens(self.config.vocab_size) };
         let tail = self.tail.clone();
-        let parameters = [self.tail.norm.tensor(), self.tail.head.tensor()];
+        let parameters = self.tail.tensors();
         let scope = scope.at(self.blocks.len() as u64);
         loss_over_chunks(move |hidden: &Tensor| tail.logits(hidden), hidden, &parameters, targets, weight, chunk, &scope)
     }
 
     /// An empty cache.
     pub fn cache(&self) -> Cache {
-        Cache { layers: self.blocks.iter().map(|_| None).collect(), tokens: 0 }
+        Cache { layers: self.blocks.iter().map(|_| Seen::default()).collect(), tokens: 0 }
     }
 
     /// The logits `[vocabulary]` of the token that follows those in the cache and `ids` (one row, at least one); the cache then holds them too.
@@ -240,25 +276,10 @@ impl Decoder {
     pub fn next_logits(&self, ids: &[i64], cache: &mut Cache) -> std::result::Result<Tensor, layers::Error> {
         let _mode = autograd::GradMode::disabled();
         let inputs = Inputs::rows(Tensor::f_from_slice(ids)?.f_view([1, -1])?.f_to_device(self.device())?);
-        let device = self.device();
-        let config = &self.config;
-        let mask = match (cache.tokens, ids.len()) {
-            (0, _) => Mask::Causal,
-            (_, 1) => Mask::Full,
-            (seen, new) => {
-                let new = new as i64;
-                let later = Tensor::f_ones([new, seen + new], (Kind::Bool, device))?.f_triu(seen + 1)?;
-                let mask = Tensor::f_zeros([1, 1, new, seen + new], (self.kind(), device))?;
-                Mask::Additive(mask.f_masked_fill(&later, f64::NEG_INFINITY)?)
-            }
-        };
-        let shared = self.shared(&inputs, cache.tokens, mask)?;
-        let mut x = embedding(&self.embedding, &inputs.ids)?;
+        let positions = self.positions(&inputs, cache.tokens)?;
+        let shared = self.shared(&inputs, &positions, cache.tokens)?;
+        let mut x = self.embed(&inputs.ids, &positions, &Scope::evaluation())?;
         for (block, seen) in self.blocks.iter().zip(&mut cache.layers) {
-            if seen.is_none() {
-                let empty = || Tensor::f_empty([1, 0, config.num_kv_heads, config.head_dim], (self.kind(), device));
-                *seen = Some((empty()?, empty()?));
-            }
             x = block.forward_after(&x, &shared, seen)?;
         }
         cache.tokens += ids.len() as i64;

@@ -18,8 +18,11 @@ mod decoder;
 mod durable;
 mod error;
 mod linear;
+mod norm;
 mod stretch;
+mod tail;
 pub mod tensor_file;
+mod tensors;
 
 pub use activations::{Activations, BlockActivations, Recompute};
 pub use adapter::{Adapter, AdapterConfig, LoraWeights, TargetModules, read_adapter, write_adapter};

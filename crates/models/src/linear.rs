@@ -1,14 +1,17 @@
-use crate::{AdapterConfig, Checkpoint, Result};
+use crate::tensors::Tensors;
+use crate::{AdapterConfig, Result};
 use autograd::Parameter;
 use autograd::random::{Law, derive_seed, draw};
 use layers::{Lora, Projection};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
 #[derive(Debug)]
 pub struct Linear {
     path: String,
     weight: Parameter,
+    /// Whether the weight is stored `[in, out]`.
+    fan_in_fan_out: bool,
     bias: Option<Parameter>,
     lora: Option<LoraPair>,
 }
@@ -21,21 +24,30 @@ struct LoraPair {
     dropout: f64,
 }
 
+/// What a linear layer is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub outputs: i64,
+    pub inputs: i64,
+    pub bias: bool,
+    /// Whether the weight is stored `[in, out]` (`Conv1D` of transformers).
+    pub fan_in_fan_out: bool,
+}
+
 impl Linear {
-    /// The tensors of the layer at `path` (`model.layers.0.self_attn.q_proj`) with their shapes.
-    pub(crate) fn expected(path: &str, outputs: i64, inputs: i64, bias: bool) -> Vec<(String, Vec<i64>)> {
-        let mut tensors = vec![(format!("{path}.weight"), vec![outputs, inputs])];
-        if bias {
-            tensors.push((format!("{path}.bias"), vec![outputs]));
-        }
-        tensors
+    /// The layer at `path` (`model.layers.0.self_attn.q_proj`).
+    pub(crate) fn new(tensors: &Tensors<'_>, path: String, shape: Shape) -> Result<Self> {
+        let Shape { outputs, inputs, bias, fan_in_fan_out } = shape;
+        let size = if fan_in_fan_out { [inputs, outputs] } else { [outputs, inputs] };
+        let weight = tensors.parameter(format!("{path}.weight"), &size)?;
+        let bias = if bias { Some(tensors.parameter(format!("{path}.bias"), &[outputs])?) } else { None };
+        Ok(Self { path, weight, fan_in_fan_out, bias, lora: None })
     }
 
-    pub(crate) fn load(checkpoint: &Checkpoint, path: &str, bias: bool, kind: Kind, device: Device) -> Result<Self> {
-        let load = |name: String| Ok(Parameter::new(name.clone(), checkpoint.tensor(&name, kind, device)?));
-        let weight = load(format!("{path}.weight"))?;
-        let bias = if bias { Some(load(format!("{path}.bias"))?) } else { None };
-        Ok(Self { path: path.to_owned(), weight, bias, lora: None })
+    /// Outputs and inputs.
+    pub(crate) fn size(&self) -> (i64, i64) {
+        let size = self.weight.size();
+        if self.fan_in_fan_out { (size[1], size[0]) } else { (size[0], size[1]) }
     }
 
     /// The layer's path in the model, as adapters name it.
@@ -61,8 +73,7 @@ impl Linear {
         weights: Option<(&Tensor, &Tensor)>,
         seed: u64,
     ) -> std::result::Result<(), autograd::Error> {
-        let size = self.weight.size();
-        let (outputs, inputs, rank) = (size[0], size[1], config.rank_of(&self.path));
+        let ((outputs, inputs), rank) = (self.size(), config.rank_of(&self.path));
         let (device, kind) = (self.weight.device(), if self.weight.kind() == Kind::Double { Kind::Double } else { Kind::Float });
         let own = |tensor: &Tensor| Ok::<_, tch::TchError>(tensor.f_detach()?.f_to_device(device)?.f_to_kind(kind)?.copy());
         let (a, b) = match weights {
@@ -84,7 +95,12 @@ impl Linear {
     /// The layer as the operation reads it.
     pub(crate) fn projection(&self) -> Projection<'_> {
         let lora = self.lora.as_ref().map(|pair| Lora { a: pair.a.tensor(), b: pair.b.tensor(), scale: pair.scale, dropout: pair.dropout });
-        Projection { weight: self.weight.tensor(), bias: self.bias.as_ref().map(Parameter::tensor), lora }
+        Projection {
+            weight: self.weight.tensor(),
+            fan_in_fan_out: self.fan_in_fan_out,
+            bias: self.bias.as_ref().map(Parameter::tensor),
+            lora,
+        }
     }
 
     /// All tensors: weight, bias, A, B.

@@ -190,8 +190,7 @@ pub(crate) fn lora(run: &Run) -> Result<Lora> {
 pub(crate) fn check_lora(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<()> {
     let Lora::New(config) = lora else { return Ok(()) };
     let TargetModules::Names(names) = &config.target_modules else { return Ok(()) };
-    let matrices = Decoder::expected(model).into_iter().filter(|(name, shape)| shape.len() == 2 && name.starts_with("model.layers."));
-    let mut modules: Vec<String> = matrices.filter_map(|(name, _)| Some(name.strip_suffix(".weight")?.to_owned())).collect();
+    let mut modules = Decoder::linear_paths(model);
     for name in names {
         if !modules.iter().any(|module| module == name || module.ends_with(&format!(".{name}"))) {
             modules.iter_mut().for_each(|module| *module = module.rsplit('.').next().unwrap_or_default().to_owned());

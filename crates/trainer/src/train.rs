@@ -150,7 +150,8 @@ pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
-    Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), ..config })
+    let fan_in_fan_out = decoder.config().fan_in_fan_out();
+    Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config })
 }
 
 /// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.

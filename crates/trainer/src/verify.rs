@@ -2,7 +2,6 @@ use crate::{Error, Result};
 use layers::{Scope, Targets};
 use models::{Activations, AdapterConfig, Checkpoint, Decoder, Inputs, LoraWeights, TensorFile};
 use std::path::Path;
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 /// One compared tensor.
@@ -14,15 +13,16 @@ pub struct Compared {
     pub largest: f64,
     /// The norm of the difference, relative to that of the expected tensor.
     pub relative: f64,
-    /// Whether that is within the tolerance.
+    /// Whether that is within the tolerance; or, for a gradient, whether the difference is nothing but rounding.
     pub holds: bool,
 }
 
-/// Computes in f32 what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
+/// Computes in f32, without dropout, what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
 /// `lora.weight.*` the same under `lora.`.
 ///
 /// `expected` also holds the inputs: `input_ids` `[batch, tokens]`, `labels` (−100: ignored), and `attention_mask` with padding at the right,
-/// where logits are not compared. A pair's scale is `alpha / r` with `lora_alpha` from the file's metadata, else `alpha = 2 r`.
+/// where logits are not compared. A gradient that ought to be zero (of a bias that the softmax cancels, say) is rounding in both programs: a
+/// difference below the precision of f32, relative to the largest recorded gradient, holds. A pair's scale is `alpha / r` with `lora_alpha` from the file's metadata, else `alpha = 2 r`.
 ///
 /// # Errors
 /// [`Error::Model`] if either file cannot be read, or a recorded gradient is of a parameter that the model has not.
@@ -89,10 +89,10 @@ impl Recorded {
         tolerance: f64,
         rows: &mut Vec<Compared>,
     ) -> Result<()> {
-        let scope = Scope::training(0, Arc::default());
+        let scope = Scope::evaluation();
         let hidden = decoder.hidden(&Inputs::rows(self.ids.shallow_clone()), &Activations::default(), &scope)?;
         let mut check = |name: String, ours: &Tensor, expected: &Tensor| {
-            rows.push(compare(name, ours, expected, tolerance)?);
+            rows.push(compare(name, ours, expected, tolerance, 0.0)?);
             Ok::<_, Error>(())
         };
         let logits = {
@@ -120,29 +120,38 @@ impl Recorded {
             })
             .collect::<Result<_>>()?;
         let gradients = autograd::grad(&[&loss], &wanted, &[None], false, false)?;
-        for (name, gradient) in names.into_iter().zip(gradients) {
-            let expected = file.tensor(&name)?;
+        let recorded: Vec<Tensor> = names.iter().map(|name| file.tensor(name)).collect::<std::result::Result<_, _>>()?;
+        let mut largest = 0.0;
+        for expected in &recorded {
+            largest = norm(expected)?.max(largest);
+        }
+        for ((name, gradient), expected) in names.into_iter().zip(gradients).zip(recorded) {
             let gradient = match gradient {
                 Some(gradient) => gradient,
                 None => expected.f_zeros_like()?,
             };
-            check(name, &gradient, &expected)?;
+            rows.push(compare(name, &gradient, &expected, tolerance, f64::from(f32::EPSILON) * largest)?);
         }
         Ok(())
     }
 }
 
-fn compare(name: String, ours: &Tensor, expected: &Tensor, tolerance: f64) -> Result<Compared> {
+/// The Euclidean norm, computed in f64.
+fn norm(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])?)
+}
+
+/// `rounding` is the norm of a difference that means nothing.
+fn compare(name: String, ours: &Tensor, expected: &Tensor, tolerance: f64, rounding: f64) -> Result<Compared> {
     let (ours, expected) = (ours.f_to_kind(Kind::Double)?, expected.f_to_kind(Kind::Double)?);
     if ours.size() != expected.size() {
         return Err(Error::Input(format!("{name}: the recorded tensor has shape {:?}, the model's {:?}", expected.size(), ours.size())));
     }
     let difference = ours.f_sub(&expected)?;
-    let norm = |tensor: &Tensor| Ok::<_, Error>(tensor.f_norm()?.f_double_value(&[])?);
-    let scale = norm(&expected)?;
-    let relative = norm(&difference)? / if scale > 0.0 { scale } else { 1.0 };
+    let (apart, scale) = (norm(&difference)?, norm(&expected)?);
+    let relative = apart / if scale > 0.0 { scale } else { 1.0 };
     let largest = if difference.numel() == 0 { 0.0 } else { difference.f_abs()?.f_max()?.f_double_value(&[])? };
-    Ok(Compared { name, largest, relative, holds: relative <= tolerance })
+    Ok(Compared { name, largest, relative, holds: relative <= tolerance || apart <= rounding })
 }
 
 /// The pairs recorded as `lora.weight.base_model.model.MODULE.lora_A.weight` and `lora_B`.

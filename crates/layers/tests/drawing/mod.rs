@@ -35,3 +35,15 @@ pub fn assert_close(ours: &Tensor, expected: &Tensor, tolerance: f64, what: &str
     let error = relative(ours, expected);
     assert!(error < tolerance, "{what}: relative error {error:e}");
 }
+
+/// Compares outputs and gradients of two ways to compute the same thing from the same leaves.
+pub fn agree(leaves: &[Tensor], ours: impl Fn(&[Tensor]) -> Vec<Tensor>, plain: impl Fn(&[Tensor]) -> Vec<Tensor>) {
+    let (outputs, expected) = (ours(leaves), plain(leaves));
+    assert_eq!(outputs.len(), expected.len());
+    for (ours, plain) in outputs.iter().zip(&expected) {
+        assert_close(ours, plain, 1e-10, "output");
+    }
+    for (index, (ours, plain)) in gradients(leaves, outputs).iter().zip(gradients(leaves, expected)).enumerate() {
+        assert_close(ours, &plain, 1e-9, &format!("gradient of leaf {index}"));
+    }
+}

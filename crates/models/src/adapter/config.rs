@@ -41,7 +41,8 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// Which biases were trained; must be `none`.
     pub bias: String,
-    /// Whether the base weights are stored `[in, out]`; must be false.
+    /// Whether the base weights are stored `[in, out]`. PEFT corrects this by the class of the layer, and so does this crate: it says
+    /// nothing that the model does not.
     pub fan_in_fan_out: bool,
     /// Modules that were trained whole; there must be none.
     pub modules_to_save: Option<Vec<String>>,
@@ -146,7 +147,7 @@ pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> 
         serde_json::from_str(text).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
     let fields = Fields::new(path, &table);
     fields.only("peft_type", "LORA")?;
-    for switch in ["use_dora", "fan_in_fan_out", "lora_bias", "use_qalora", "use_bdlora"] {
+    for switch in ["use_dora", "lora_bias", "use_qalora", "use_bdlora"] {
         fields.only(switch, false)?;
     }
     fields.only("bias", "none")?;

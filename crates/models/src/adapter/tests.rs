@@ -119,7 +119,6 @@ fn options_that_change_the_mathematics_are_refused_by_name() {
     let cases = [
         (json!({"peft_type": "IA3"}), "peft_type"),
         (json!({"use_dora": true}), "use_dora"),
-        (json!({"fan_in_fan_out": true}), "fan_in_fan_out"),
         (json!({"bias": "lora_only"}), "bias"),
         (json!({"lora_bias": true}), "lora_bias"),
         (json!({"modules_to_save": ["lm_head"]}), "modules_to_save"),

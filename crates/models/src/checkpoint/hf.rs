@@ -1,7 +1,7 @@
 //! Hugging Face directories.
 
 use super::{Checkpoint, SpecialTokens, Text, TokenizerSource, Weights};
-use crate::config::hugging_face;
+use crate::config::{hugging_face, names::TensorNames};
 use crate::{Error, Result, TensorFile};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -16,7 +16,8 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let file = folder.join("config.json");
     let table = read_table(&file)?.ok_or_else(|| not_a_model(folder))?;
     let config = hugging_face::read(&file, &table)?;
-    let weights = Box::new(Shards::open(folder)?);
+    let mut weights = Box::new(Shards::open(folder)?);
+    weights.complete_names(config.names);
     Ok(Checkpoint { path: folder.to_owned(), config, weights, text: text(folder)? })
 }
 
@@ -36,6 +37,8 @@ fn not_a_model(folder: &Path) -> Error {
 struct Shards {
     files: Vec<TensorFile>,
     holder: HashMap<String, usize>,
+    /// What the names of `holder` begin with and those in the files do not.
+    prefix: &'static str,
 }
 
 impl Shards {
@@ -45,7 +48,7 @@ impl Shards {
         if single.exists() {
             let file = TensorFile::open(&single)?;
             let holder = file.names().into_iter().map(|name| (name, 0)).collect();
-            return Ok(Shards { files: vec![file], holder });
+            return Ok(Shards { files: vec![file], holder, prefix: "" });
         }
         let index = folder.join(INDEX);
         let Some(table) = read_table(&index)? else {
@@ -60,7 +63,7 @@ impl Shards {
 
     fn from_index(folder: &Path, index: &Path, table: &Map<String, Value>) -> Result<Self> {
         let map = table.get("weight_map").and_then(Value::as_object).ok_or_else(|| Error::corrupt(index, "it has no table weight_map"))?;
-        let mut shards = Shards { files: Vec::new(), holder: HashMap::new() };
+        let mut shards = Shards { files: Vec::new(), holder: HashMap::new(), prefix: "" };
         let mut opened = HashMap::new();
         for (tensor, file) in map {
             let file = file
@@ -81,6 +84,20 @@ impl Shards {
             shards.holder.insert(tensor.clone(), at);
         }
         Ok(shards)
+    }
+
+    /// A checkpoint of the model without its head, as that of GPT-2 on the hub, leaves out what stands before every name; transformers puts
+    /// it there (`base_model_prefix`).
+    fn complete_names(&mut self, names: &TensorNames) {
+        let (prefix, whole) = (names.prefix(), format!("{}.weight", names.embedding));
+        if !self.holder.contains_key(&whole) && self.holder.contains_key(&whole[prefix.len()..]) {
+            self.holder = self.holder.drain().map(|(name, at)| (format!("{prefix}{name}"), at)).collect();
+            self.prefix = prefix;
+        }
+    }
+
+    fn stored<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
     }
 
     fn file(&self, name: &str) -> Option<&TensorFile> {
@@ -112,12 +129,12 @@ impl Weights for Shards {
     }
 
     fn shape(&self, name: &str) -> Option<&[i64]> {
-        self.file(name)?.shape(name)
+        self.file(name)?.shape(self.stored(name))
     }
 
     fn check_format(&self, name: &str) -> Result<()> {
         let file = self.needed(name)?;
-        match file.kind(name)? {
+        match file.kind(self.stored(name))? {
             Kind::Double | Kind::Float | Kind::Half | Kind::BFloat16 => Ok(()),
             other => Err(Error::Dtype {
                 tensor: name.to_owned(),
@@ -129,7 +146,7 @@ impl Weights for Shards {
     }
 
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
-        self.needed(name)?.tensor_as(name, kind, device)
+        self.needed(name)?.tensor_as(self.stored(name), kind, device)
     }
 
     fn bytes_on_disk(&self) -> u64 {

@@ -144,9 +144,11 @@ impl Checkpoint {
     }
 
     fn is_harmless(&self, name: &str) -> bool {
-        // Old checkpoints store the rotary table, which follows from the configuration; GGUF stores its divisors, which
-        // have become part of the configuration.
-        name.ends_with(".rotary_emb.inv_freq") || name == gguf::ROPE_DIVISORS || (name == "lm_head.weight" && self.config.tie_embeddings)
+        // Old checkpoints store what follows from the configuration: rotary tables, masks. GGUF stores divisors of the rotary frequencies,
+        // which have become part of the configuration.
+        let names = self.config.names;
+        let is_head = || name.strip_suffix(".weight") == Some(names.head);
+        names.ignored.iter().any(|part| name.contains(part)) || name == gguf::ROPE_DIVISORS || (self.config.tie_embeddings && is_head())
     }
 }
 

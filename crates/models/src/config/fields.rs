@@ -68,6 +68,21 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// A list of integers.
+    pub fn integers(&self, key: &str) -> Result<Option<Vec<i64>>> {
+        self.typed(key, "a list of integers", |value| value.as_array()?.iter().map(as_integer).collect())
+    }
+
+    /// A list of numbers.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.typed(key, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+    }
+
+    /// A list of strings.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        self.typed(key, "a list of strings", |value| value.as_array()?.iter().map(Value::as_str).collect())
+    }
+
     /// Like [`Fields::integer`], for a key that has no default.
     pub fn needed(&self, key: &str) -> Result<i64> {
         self.integer(key)?.ok_or_else(|| self.invalid(key, "it is absent"))

@@ -1,7 +1,7 @@
 //! The metadata of a GGUF file of the Llama architecture (keys of the GGUF specification, as llama.cpp writes them).
 
 use super::fields::Fields;
-use super::{ModelConfig, Names, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES, shared_head_dim};
+use super::{ModelConfig, Names, RopeConfig, RopeScaling, hugging_face, names, shared_head_dim};
 use crate::{Error, Result};
 
 const NAMES: Names = Names {
@@ -16,6 +16,7 @@ const NAMES: Names = Names {
     norm_eps: "llama.attention.layer_norm_rms_epsilon",
     rope_theta: "llama.rope.freq_base",
     rope_scaling: "llama.rope.scaling",
+    ..hugging_face::NAMES
 };
 
 /// What the tensors say about the model and the metadata do not.
@@ -36,9 +37,7 @@ pub(crate) struct TensorFacts {
 pub(crate) fn read(fields: &Fields<'_>, facts: &TensorFacts) -> Result<ModelConfig> {
     match fields.text("general.architecture")? {
         Some("llama") => llama(fields, facts),
-        Some(other) => {
-            Err(Error::UnsupportedModel { model_type: other.to_owned(), file: fields.file().to_owned(), supported: SUPPORTED_MODEL_TYPES })
-        }
+        Some(other) => Err(Error::UnsupportedModel { model_type: other.to_owned(), file: fields.file().to_owned(), supported: &["llama"] }),
         None => Err(fields.invalid("general.architecture", "it is absent")),
     }
 }
@@ -70,13 +69,17 @@ fn llama(fields: &Fields<'_>, facts: &TensorFacts) -> Result<ModelConfig> {
         norm_eps: fields.number(NAMES.norm_eps)?.ok_or_else(|| fields.invalid(NAMES.norm_eps, "it is absent"))?,
         rope: RopeConfig { theta, scaling: scaling(fields)? },
         tie_embeddings: !facts.has_output,
-        attention_bias: facts.attention_bias,
         mlp_bias: facts.mlp_bias,
         bos_token_id: fields.token("tokenizer.ggml.bos_token_id")?,
         eos_token_ids: eos_tokens(fields)?,
         pad_token_id: fields.token("tokenizer.ggml.padding_token_id")?,
+        ..ModelConfig::template(&names::LLAMA)
     }
-    .validate(fields, &NAMES)?;
+    .sized(fields, &NAMES)?;
+    config.attention.bias = facts.attention_bias;
+    config.attention.output_bias = facts.attention_bias;
+    config.attention.rotary_width = head_dim;
+    let mut config = config.checked(fields, &NAMES)?;
     if let Some(divisors) = &facts.rope_divisors {
         config.rope.scaling = from_divisors(fields, &config, divisors)?;
     }
@@ -151,7 +154,7 @@ fn from_divisors(fields: &Fields<'_>, config: &ModelConfig, divisors: &[f32]) ->
     };
     let plain = RopeConfig { theta: config.rope.theta, scaling: RopeScaling::None };
     let guess = RopeConfig { theta: config.rope.theta, scaling };
-    let frequencies = plain.inverse_frequencies(config.head_dim);
+    let frequencies = plain.inverse_frequencies(config.head_dim, 1);
     let fits = frequencies.len() == divisors.len()
         && frequencies
             .iter()
@@ -208,7 +211,7 @@ mod tests {
             RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192 };
         let scaled = RopeConfig { theta: 5e5, scaling: scaling.clone() };
         let unscaled = RopeConfig { theta: 5e5, scaling: RopeScaling::None };
-        let divisors: Vec<f32> = unscaled.inverse_frequencies(128).iter().map(|&frequency| scaled.divisor(frequency) as f32).collect();
+        let divisors: Vec<f32> = unscaled.inverse_frequencies(128, 1).iter().map(|&frequency| scaled.divisor(frequency) as f32).collect();
         let facts = TensorFacts { rope_divisors: Some(divisors.clone()), ..plain() };
         assert_eq!(small(json!({}), &facts).unwrap().rope.scaling, scaling);
         let ones = TensorFacts { rope_divisors: Some(vec![1.0; 64]), ..plain() };

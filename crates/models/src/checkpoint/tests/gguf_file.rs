@@ -29,11 +29,7 @@ fn model(tied: bool) -> BTreeMap<String, Tensor> {
         norm_eps: 1e-5,
         rope: crate::RopeConfig { theta: 1e5, scaling: crate::RopeScaling::None },
         tie_embeddings: tied,
-        attention_bias: false,
-        mlp_bias: false,
-        bos_token_id: None,
-        eos_token_ids: vec![],
-        pad_token_id: None,
+        ..ModelConfig::template(&crate::config::names::LLAMA)
     };
     let mut tensors = BTreeMap::new();
     for (seed, (name, shape)) in expected(&config).into_iter().enumerate() {
@@ -212,7 +208,7 @@ fn biases_of_queries_and_keys_are_put_in_order_too() {
     model.insert("model.layers.0.self_attn.q_proj.bias".into(), bias.shallow_clone());
     write(&path, &metadata(), &model, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    assert!(checkpoint.config().attention_bias);
+    assert!(checkpoint.config().attention.bias);
     let got = checkpoint.tensor("model.layers.0.self_attn.q_proj.bias", Kind::Float, Device::Cpu).unwrap();
     assert!(got.equal(&bias));
 }

@@ -168,6 +168,24 @@ fn rotary_tables_and_a_tied_output_are_harmless_and_integers_are_not_weights() {
 }
 
 #[test]
+fn a_checkpoint_of_the_model_without_its_head_is_completed() {
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf/gpt2");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(recorded.join("config.json"), dir.path().join("config.json")).unwrap();
+    let whole = tensor_file::read(&recorded.join("model.safetensors")).unwrap();
+    let mut bare: Vec<(String, Tensor)> =
+        whole.iter().map(|(name, tensor)| (name.strip_prefix("transformer.").unwrap().to_owned(), tensor.shallow_clone())).collect();
+    // The masks of old checkpoints are known too.
+    bare.push(("h.0.attn.bias".to_owned(), Tensor::ones([1, 1, 4, 4], (Kind::Float, Device::Cpu))));
+    tensor_file::write(&dir.path().join("model.safetensors"), &bare, &[]).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    checkpoint.check(&crate::Decoder::expected(checkpoint.config())).unwrap();
+    for (name, tensor) in whole {
+        assert!(checkpoint.tensor(&name, Kind::Float, Device::Cpu).unwrap().equal(&tensor), "{name}");
+    }
+}
+
+#[test]
 fn tokenizer_files_are_found_and_read() {
     let dir = tempfile::tempdir().unwrap();
     copy("config.json", dir.path());

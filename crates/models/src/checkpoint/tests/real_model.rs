@@ -18,7 +18,7 @@ fn smollm2_is_what_its_card_says() {
     assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (9, 3, 64));
     assert_eq!((config.vocab_size, config.max_positions), (49152, 8192));
     assert_eq!((config.rope.theta, config.norm_eps), (1e5, 1e-5));
-    assert!(config.tie_embeddings && !config.attention_bias && !config.mlp_bias);
+    assert!(config.tie_embeddings && !config.attention.bias && !config.mlp_bias);
     assert_eq!((config.bos_token_id, config.pad_token_id), (Some(1), Some(2)));
     assert_eq!(config.eos_token_ids, [2]);
     checkpoint.check(&expected(config)).unwrap();
@@ -44,7 +44,7 @@ fn next_token_logits(checkpoint: &Checkpoint, ids: &Tensor) -> Tensor {
         x * (square + config.norm_eps).rsqrt() * read(name)
     };
     let tokens = ids.size()[0];
-    let frequencies = Tensor::from_slice(&config.rope.inverse_frequencies(config.head_dim));
+    let frequencies = Tensor::from_slice(&config.rope.inverse_frequencies(config.head_dim, 1));
     let angles = Tensor::arange(tokens, (Kind::Double, Device::Cpu)).outer(&frequencies).to_kind(Kind::Float);
     let angles = Tensor::cat(&[&angles, &angles], -1);
     let heads = |x: Tensor, count: i64| x.view([tokens, count, config.head_dim]).transpose(0, 1);

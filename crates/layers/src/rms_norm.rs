@@ -1,37 +1,52 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, Keep, Kept, Scope, wide};
 use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
-/// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (`LlamaRMSNorm` of transformers).
+/// How the weight of an [`rms_norm`] enters, which differs between model classes of transformers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RmsWeight {
+    /// `w · n` after the normed `n` was rounded to the dtype of the input (`LlamaRMSNorm`).
+    Rounded,
+    /// `w · n` in f32, rounded afterwards (`Olmo2RMSNorm`).
+    Precise,
+    /// `(1 + w) · n` in f32, rounded afterwards (`GemmaRMSNorm`).
+    OnePlus,
+}
+
+impl RmsWeight {
+    /// What the normed input is multiplied with, as `kind`.
+    fn factor(self, weight: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
+        let weight = weight.f_to_kind(kind)?;
+        if self == Self::OnePlus { weight.f_add_scalar(1.0) } else { Ok(weight) }
+    }
+}
+
+/// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (Zhang and Sennrich 2019, arXiv 1910.07467).
 ///
-/// `x` `[.., width]` is kept as `keep` says if its gradient or the weight's is needed; `weight` is `[width]`.
+/// `x` `[.., width]` is kept as `keep` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
 ///
 /// # Errors
 /// [`Error::Shape`] if the weight does not fit; those of keeping.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, keep: &Keep, scope: &Scope) -> Result<Tensor, Error> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, rule: RmsWeight, keep: &Keep, scope: &Scope) -> Result<Tensor, Error> {
     let width = x.size().last().copied().unwrap_or(0);
     if weight.size() != [width] {
         return Err(Error::Shape { operation: "rms_norm", expected: format!("a weight [{width}]"), got: weight.size() });
     }
-    let function = RmsNorm { eps, keep: *keep, scope: scope.clone(), kept: None };
+    let function = RmsNorm { eps, rule, keep: *keep, scope: scope.clone(), kept: None };
     Ok(apply(function, &[x, weight])?.remove(0))
 }
 
 struct RmsNorm {
     eps: f64,
+    rule: RmsWeight,
     keep: Keep,
     scope: Scope,
     kept: Option<Kept>,
 }
 
-/// The dtype of the arithmetic.
-fn wide(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
-}
-
 impl RmsNorm {
     /// `1 / sqrt(mean(x²) + eps)`, `[.., 1]`.
-    fn inverse_rms(&self, x: &Tensor) -> Result<Tensor, tch::TchError> {
+    fn inverse_rms(&self, x: &Tensor) -> Result<Tensor, TchError> {
         x.f_square()?.f_mean_dim(-1, true, x.kind())?.f_add_scalar(self.eps)?.f_rsqrt()
     }
 }
@@ -44,8 +59,11 @@ impl Function for RmsNorm {
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (x, weight) = (inputs[0], inputs[1]);
         let precise = x.f_to_kind(wide(x.kind()))?;
-        let normed = precise.f_mul(&self.inverse_rms(&precise)?)?.f_to_kind(x.kind())?;
-        let y = normed.f_mul(&weight.f_to_kind(x.kind())?)?;
+        let normed = precise.f_mul(&self.inverse_rms(&precise)?)?;
+        let y = match self.rule {
+            RmsWeight::Rounded => normed.f_to_kind(x.kind())?.f_mul(&weight.f_to_kind(x.kind())?)?,
+            rule => normed.f_mul(&rule.factor(weight, normed.kind())?)?.f_to_kind(x.kind())?,
+        };
         if context.any_needs_grad() {
             self.kept = Some(self.keep.keep(x, &self.scope)?);
             context.save(weight);
@@ -69,7 +87,7 @@ impl Function for RmsNorm {
         };
         let d_x = if context.needs_grad(0) {
             // d x = (g − n · mean(g · n)) / rms, with g = w · dy and n the normed x.
-            let g = dy.f_mul(&weight.f_to_kind(kind)?)?;
+            let g = dy.f_mul(&self.rule.factor(weight, kind)?)?;
             let mean = g.f_mul(&normed)?.f_mean_dim(-1, true, kind)?;
             Some(g.f_sub(&normed.f_mul(&mean)?)?.f_mul(&inverse)?)
         } else {

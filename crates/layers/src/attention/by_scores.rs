@@ -1,0 +1,135 @@
+//! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
+
+use super::{Saving, Scores, gather, spread};
+use crate::{Error, Mask, Site, dropout, wide};
+use autograd::{Backward, BoxError, Forward, Function};
+use tch::{Kind, Tensor};
+
+pub(super) struct ByScores {
+    pub mask: Mask,
+    pub scores: Scores,
+    pub saving: Saving,
+}
+
+/// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys, 16,777,216 / (8 · 4,096) = 512 queries.
+const AT_A_TIME: i64 = 1 << 24;
+
+/// A stretch of queries, and the keys that any of them may attend to.
+struct Stretch {
+    first: i64,
+    queries: i64,
+    keys: i64,
+}
+
+impl ByScores {
+    /// Cuts `q` `[batch, heads, tokens, d]` against `keys`.
+    fn stretches(&self, q: &Tensor, keys: i64) -> Vec<Stretch> {
+        let size = q.size();
+        let step = (AT_A_TIME / (size[0] * size[1] * keys).max(1)).max(1);
+        let stretch = |first: i64| {
+            let queries = step.min(size[2] - first);
+            Stretch { first, queries, keys: if matches!(self.mask, Mask::Causal) { keys.min(first + queries) } else { keys } }
+        };
+        (0..size[2]).step_by(step as usize).map(stretch).collect()
+    }
+
+    /// The capped scores in f32 or better before the mask, and with it, `[batch, heads, queries, keys]`.
+    fn capped(&self, q: &Tensor, k: &Tensor, at: &Stretch) -> Result<(Tensor, Tensor), Error> {
+        let products = q.f_narrow(2, at.first, at.queries)?.f_matmul(&k.f_narrow(2, 0, at.keys)?.f_transpose(2, 3)?)?;
+        let scores = products.f_to_kind(wide(q.kind()))?.f_mul_scalar(self.scores.scale)?;
+        let capped = match self.scores.soft_cap {
+            Some(cap) => scores.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?,
+            None => scores,
+        };
+        let masked = match &self.mask {
+            Mask::Full => capped.shallow_clone(),
+            Mask::Causal => {
+                let later = Tensor::f_ones([at.queries, at.keys], (Kind::Bool, q.device()))?.f_triu(at.first + 1)?;
+                capped.f_masked_fill(&later, f64::NEG_INFINITY)?
+            }
+            Mask::Additive(mask) => {
+                // One row of a mask may serve all queries.
+                let mask = if mask.size()[2] == 1 { mask.shallow_clone() } else { mask.f_narrow(2, at.first, at.queries)? };
+                capped.f_add(&mask)?
+            }
+        };
+        Ok((capped, masked))
+    }
+
+    /// What the weights of a stretch are multiplied with in training.
+    fn kept_weights(&self, weights: &Tensor, at: &Stretch) -> Result<Option<Tensor>, Error> {
+        if self.scores.dropout <= 0.0 {
+            return Ok(None);
+        }
+        let seed = self.saving.scope.site(Site::Core).at(at.first as u64).seed();
+        Ok(Some(dropout::mask(weights, self.scores.dropout, seed)?))
+    }
+}
+
+impl Function for ByScores {
+    fn name(&self) -> String {
+        "attention by scores".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let (size, groups) = (inputs[0].size(), inputs[0].size()[2] / inputs[1].size()[2]);
+        let (q, k, v) = (inputs[0].f_transpose(1, 2)?, spread(inputs[1], groups)?, spread(inputs[2], groups)?);
+        let (mut outputs, mut sums) = (Vec::new(), Vec::new());
+        for at in self.stretches(&q, k.size()[2]) {
+            let scores = self.capped(&q, &k, &at)?.1;
+            let log_sums = scores.f_logsumexp(-1, true)?;
+            let mut weights = scores.f_sub(&log_sums)?.f_exp()?;
+            if let Some(kept) = self.kept_weights(&weights, &at)? {
+                weights = weights.f_mul_(&kept)?;
+            }
+            outputs.push(weights.f_to_kind(v.kind())?.f_matmul(&v.f_narrow(2, 0, at.keys)?)?);
+            sums.push(log_sums.f_squeeze_dim(-1)?);
+        }
+        let out = Tensor::f_cat(&outputs, 2)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], -1])?;
+        if context.any_needs_grad() {
+            self.saving.save(inputs, &out, &Tensor::f_cat(&sums, 2)?)?;
+        }
+        Ok(vec![out])
+    }
+
+    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(vec![None, None, None]) };
+        let (q, k, v, out) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?, saved.out.restore()?);
+        let log_sums = saved.log_sums.restore()?.f_unsqueeze(-1)?;
+        let (size, groups, kind) = (q.size(), q.size()[2] / k.size()[2], wide(q.kind()));
+        let (q, k, v) = (q.f_transpose(1, 2)?, spread(&k, groups)?, spread(&v, groups)?);
+        let heads = |x: &Tensor| x.f_reshape([size[0], size[1], size[2], -1])?.f_transpose(1, 2);
+        let (dy, out) = (heads(dy)?, heads(&out)?);
+        // Each query's Σ weight · d weight equals dy · out.
+        let along = dy.f_mul(&out)?.f_sum_dim_intlist(-1, true, kind)?;
+        let (mut dq, dk, dv) = (Vec::new(), k.f_zeros_like()?, v.f_zeros_like()?);
+        for at in self.stretches(&q, k.size()[2]) {
+            let queries = |x: &Tensor| x.f_narrow(2, at.first, at.queries);
+            let keys = |x: &Tensor| x.f_narrow(2, 0, at.keys);
+            let (capped, masked) = self.capped(&q, &k, &at)?;
+            let weights = masked.f_sub(&queries(&log_sums)?)?.f_exp()?;
+            let kept = self.kept_weights(&weights, &at)?;
+            let dy = queries(&dy)?;
+            let used = match &kept {
+                Some(kept) => weights.f_mul(kept)?,
+                None => weights.shallow_clone(),
+            };
+            let _ = keys(&dv)?.f_add_(&used.f_to_kind(v.kind())?.f_transpose(2, 3)?.f_matmul(&dy)?)?;
+            let mut d_weights = dy.f_matmul(&keys(&v)?.f_transpose(2, 3)?)?.f_to_kind(kind)?;
+            if let Some(kept) = &kept {
+                d_weights = d_weights.f_mul_(kept)?;
+            }
+            let mut d_scores = d_weights.f_sub(&queries(&along)?)?.f_mul_(&weights)?;
+            if let Some(cap) = self.scores.soft_cap {
+                // d tanh = 1 − tanh².
+                let slope = capped.f_mul_scalar(1.0 / cap)?.f_square()?.f_neg()?.f_add_scalar(1.0)?;
+                d_scores = d_scores.f_mul_(&slope)?;
+            }
+            let d_products = d_scores.f_mul_scalar(self.scores.scale)?.f_to_kind(q.kind())?;
+            dq.push(d_products.f_matmul(&keys(&k)?)?);
+            let _ = keys(&dk)?.f_add_(&d_products.f_transpose(2, 3)?.f_matmul(&queries(&q)?)?)?;
+        }
+        let dq = Tensor::f_cat(&dq, 2)?.f_transpose(1, 2)?;
+        Ok(vec![Some(dq), Some(gather(&dk, groups)?), Some(gather(&dv, groups)?)])
+    }
+}

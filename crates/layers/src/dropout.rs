@@ -1,0 +1,43 @@
+use crate::{Error, Scope};
+use autograd::random::{Law, draw};
+use autograd::{Backward, BoxError, Forward, Function, apply};
+use tch::Tensor;
+
+/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this place of this step.
+/// Nothing is kept: backward draws the mask again.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn dropout(x: &Tensor, probability: f64, scope: &Scope) -> Result<Tensor, Error> {
+    if !scope.is_training() || probability <= 0.0 {
+        return Ok(x.shallow_clone());
+    }
+    Ok(apply(Dropout { probability, seed: scope.seed() }, &[x])?.remove(0))
+}
+
+struct Dropout {
+    probability: f64,
+    seed: u64,
+}
+
+/// What elements of a tensor shaped like `x` are multiplied with: 0, or more than 1.
+pub(crate) fn mask(x: &Tensor, probability: f64, seed: u64) -> Result<Tensor, Error> {
+    let kept = 1.0 - probability;
+    let mask = draw(Law::Bernoulli(kept), &x.size(), x.kind(), x.device(), seed)?;
+    Ok(mask.f_mul_scalar(if kept > 0.0 { 1.0 / kept } else { 0.0 })?)
+}
+
+impl Function for Dropout {
+    fn name(&self) -> String {
+        "dropout".into()
+    }
+
+    fn forward(&mut self, _: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        Ok(vec![inputs[0].f_mul(&mask(inputs[0], self.probability, self.seed)?)?])
+    }
+
+    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let Some(dy) = &gradients[0] else { return Ok(vec![None]) };
+        Ok(vec![Some(dy.f_mul(&mask(dy, self.probability, self.seed)?)?)])
+    }
+}

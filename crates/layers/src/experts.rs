@@ -1,0 +1,264 @@
+//! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts keep at a site is one tensor.
+
+use crate::linear::{Input, Part, Sum};
+use crate::{Error, Keep, Kept, Projection, Scope, Site, Source};
+use autograd::{Backward, BoxError, Forward, Function, apply};
+use tch::{Kind, Tensor};
+
+/// Which tokens go to which expert: one row for each pair of them, sorted by expert.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// The token of each row, `[rows]`.
+    tokens: Tensor,
+    /// Each row's place among the pairs as the router gave them, `[rows]`.
+    pairs: Tensor,
+    /// Where each expert's rows begin, and the end.
+    starts: Vec<i64>,
+}
+
+impl Dispatch {
+    /// From the `experts` chosen `[tokens, per_token]` (integers) out of `count`. Makes the host wait for a GPU: it must know how many rows each
+    /// expert has.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn new(experts: &Tensor, count: i64) -> Result<Self, Error> {
+        let per_token = experts.size()[1];
+        let flat = experts.f_reshape([-1])?;
+        let pairs = flat.f_argsort_stable(true, 0, false)?;
+        let tokens = pairs.f_div_scalar_mode(per_token, "floor")?.f_to_kind(Kind::Int64)?;
+        let sizes = Vec::<i64>::try_from(flat.f_bincount::<Tensor>(None, count)?.f_to_device(tch::Device::Cpu)?)?;
+        let mut starts = vec![0];
+        sizes.iter().for_each(|size| starts.push(starts[starts.len() - 1] + size));
+        Ok(Self { tokens, pairs, starts })
+    }
+
+    fn shallow_clone(&self) -> Self {
+        Self { tokens: self.tokens.shallow_clone(), pairs: self.pairs.shallow_clone(), starts: self.starts.clone() }
+    }
+
+    /// The first row and the number of rows of an expert.
+    fn of(&self, expert: usize) -> (i64, i64) {
+        let starts = &self.starts;
+        (starts[expert], starts[expert + 1] - starts[expert])
+    }
+
+    fn rows(&self) -> i64 {
+        self.tokens.size()[0]
+    }
+
+    fn check(&self, operation: &'static str, experts: usize) -> Result<(), Error> {
+        if experts + 1 == self.starts.len() {
+            return Ok(());
+        }
+        Err(Error::Shape { operation, expected: format!("{} experts", self.starts.len() - 1), got: vec![experts as i64] })
+    }
+}
+
+/// The maps into each expert's inner width: `x` `[tokens, in]` to one `[rows, out]` for each of the maps that `experts` have (all as many, of the
+/// same shapes), the rows being those of `dispatch`.
+///
+/// Kept is `x`, once for all experts, if a weight needs it.
+///
+/// # Errors
+/// [`Error::Shape`] if something does not fit; those of keeping.
+pub fn expert_inputs(
+    x: &Tensor,
+    experts: &[Vec<Projection<'_>>],
+    dispatch: &Dispatch,
+    source: impl Into<Source>,
+    scope: &Scope,
+) -> Result<Vec<Tensor>, Error> {
+    dispatch.check("expert_inputs", experts.len())?;
+    let mut inputs = vec![x];
+    let parts = parts(experts, x, scope, &mut inputs)?;
+    let function =
+        Inputs { parts, dispatch: dispatch.shallow_clone(), source: source.into(), scope: scope.clone(), shape: x.size(), kept: None };
+    Ok(apply(function, &inputs)?)
+}
+
+/// The parts of all projections, by expert, each with a random stream of its own.
+fn parts<'a>(experts: &[Vec<Projection<'a>>], x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Vec<Vec<Part>>, Error> {
+    let mut stream = 0;
+    let mut one = |projection: &Projection<'a>| {
+        stream += 1;
+        Part::new(projection, x, &scope.at(stream), inputs)
+    };
+    experts.iter().map(|maps| maps.iter().map(&mut one).collect()).collect()
+}
+
+struct Inputs {
+    parts: Vec<Vec<Part>>,
+    dispatch: Dispatch,
+    source: Source,
+    scope: Scope,
+    shape: Vec<i64>,
+    kept: Option<Kept>,
+}
+
+impl Function for Inputs {
+    fn name(&self) -> String {
+        "expert inputs".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let x = inputs[0];
+        let rows = x.f_index_select(0, &self.dispatch.tokens)?;
+        let mut outputs: Vec<Vec<Tensor>> = (0..self.parts[0].len()).map(|_| Vec::new()).collect();
+        for (expert, maps) in self.parts.iter().enumerate() {
+            let (first, count) = self.dispatch.of(expert);
+            let own = rows.f_narrow(0, first, count)?;
+            for (part, outputs) in maps.iter().zip(&mut outputs) {
+                outputs.push(part.forward(&own, inputs)?);
+            }
+        }
+        if self.parts.iter().flatten().any(|part| part.reads_input(context)) {
+            self.kept = Some(self.source.keep(x, &self.scope)?);
+        }
+        self.source = Source::Keep(Keep::Exact);
+        if context.any_needs_grad() {
+            inputs[1..].iter().for_each(|parameter| context.save(parameter));
+        }
+        Ok(outputs.iter().map(|of_map| Tensor::f_cat(of_map, 0)).collect::<Result<_, _>>()?)
+    }
+
+    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let parameters = context.saved()?;
+        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let Some(any) = gradients.iter().flatten().next() else { return Ok(answers) };
+        let (kind, device) = (any.kind(), any.device());
+        let tokens = &self.dispatch.tokens;
+        let rows = match &self.kept {
+            Some(kept) => Some(kept.restore()?.f_index_select(0, tokens)?),
+            None => None,
+        };
+        let mut d_x = match context.needs_grad(0) {
+            true => Some(Tensor::f_zeros(&self.shape[..], (kind, device))?),
+            false => None,
+        };
+        for (expert, maps) in self.parts.iter().enumerate() {
+            let (first, count) = self.dispatch.of(expert);
+            let own = match &rows {
+                Some(rows) => Some(rows.f_narrow(0, first, count)?),
+                None => None,
+            };
+            let input = own.as_ref().map_or(Input::Kept(None), Input::Rows);
+            let mut sum = Sum::default();
+            for (part, gradient) in maps.iter().zip(gradients) {
+                let Some(gradient) = gradient else { continue };
+                let dy = gradient.f_narrow(0, first, count)?;
+                part.backward(&dy, &parameters, &input, context, &mut answers, d_x.is_some().then_some(&mut sum))?;
+            }
+            if let (Some(d_x), Some(sum)) = (&mut d_x, sum.into_inner()) {
+                let _ = d_x.f_index_add_(0, &tokens.f_narrow(0, first, count)?, &sum)?;
+            }
+        }
+        answers[0] = d_x;
+        Ok(answers)
+    }
+}
+
+/// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
+/// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
+///
+/// Kept are `inner` as `keep` says at the place of `scope`, and the weights as they are, at [`Site::Router`] of `layer`.
+///
+/// # Errors
+/// [`Error::Shape`] if something does not fit; those of keeping.
+pub fn expert_outputs(
+    inner: &Tensor,
+    weights: &Tensor,
+    experts: &[Projection<'_>],
+    dispatch: &Dispatch,
+    keep: &Keep,
+    scope: &Scope,
+    layer: &Scope,
+) -> Result<Tensor, Error> {
+    dispatch.check("expert_outputs", experts.len())?;
+    let rows = dispatch.rows();
+    if inner.size()[0] != rows || weights.numel() as i64 != rows {
+        let expected = format!("{rows} rows and as many weights");
+        return Err(Error::Shape { operation: "expert_outputs", expected, got: inner.size() });
+    }
+    let mut inputs = vec![inner, weights];
+    let maps: Vec<Vec<Projection<'_>>> = experts.iter().map(|expert| vec![*expert]).collect();
+    let parts = parts(&maps, inner, scope, &mut inputs)?.into_iter().flatten().collect();
+    let function = Outputs {
+        parts,
+        dispatch: dispatch.shallow_clone(),
+        keep: *keep,
+        scope: scope.clone(),
+        router: layer.site(Site::Router),
+        kept: None,
+    };
+    Ok(apply(function, &inputs)?.remove(0))
+}
+
+struct Outputs {
+    parts: Vec<Part>,
+    dispatch: Dispatch,
+    keep: Keep,
+    scope: Scope,
+    router: Scope,
+    /// `inner`, and the weights of the pairs.
+    kept: Option<(Kept, Kept)>,
+}
+
+impl Outputs {
+    /// The weight of each row, `[rows, 1]`.
+    fn row_weights(&self, weights: &Tensor) -> Result<Tensor, tch::TchError> {
+        weights.f_reshape([-1])?.f_index_select(0, &self.dispatch.pairs)?.f_unsqueeze(1)
+    }
+}
+
+impl Function for Outputs {
+    fn name(&self) -> String {
+        "expert outputs".into()
+    }
+
+    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        let (inner, weights) = (inputs[0], inputs[1]);
+        let mut outputs = Vec::with_capacity(self.parts.len());
+        for (expert, part) in self.parts.iter().enumerate() {
+            let (first, count) = self.dispatch.of(expert);
+            outputs.push(part.forward(&inner.f_narrow(0, first, count)?, inputs)?);
+        }
+        let rows = Tensor::f_cat(&outputs, 0)?.f_mul(&self.row_weights(weights)?)?;
+        let mut sum = Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;
+        let sum = sum.f_index_add_(0, &self.dispatch.tokens, &rows)?;
+        if context.any_needs_grad() {
+            self.kept = Some((self.keep.keep(inner, &self.scope)?, Keep::Exact.keep(weights, &self.router)?));
+            inputs[1..].iter().for_each(|parameter| context.save(parameter));
+        }
+        Ok(vec![sum])
+    }
+
+    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let parameters = context.saved()?;
+        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.kept) else { return Ok(answers) };
+        let (inner, weights) = (inner.restore()?, weights.restore()?);
+        let (row_weights, kind) = (self.row_weights(&weights)?, dy.kind());
+        let gradients = dy.f_index_select(0, &self.dispatch.tokens)?;
+        // The maps are linear: their weights see rows of `weight · inner`, and d weight = dy · map(inner) = mapᵀ(dy) · inner.
+        let weighted = inner.f_mul(&row_weights)?;
+        let mut pulled = Vec::with_capacity(self.parts.len());
+        for (expert, part) in self.parts.iter().enumerate() {
+            let (first, count) = self.dispatch.of(expert);
+            let own = weighted.f_narrow(0, first, count)?;
+            let mut sum = Sum::default();
+            part.backward(&gradients.f_narrow(0, first, count)?, &parameters, &Input::Rows(&own), context, &mut answers, Some(&mut sum))?;
+            pulled.extend(sum.into_inner());
+        }
+        let pulled = Tensor::f_cat(&pulled, 0)?;
+        if context.needs_grad(1) {
+            let along = pulled.f_mul(&inner)?.f_sum_dim_intlist(-1, false, kind)?;
+            let flat = Tensor::f_zeros([self.dispatch.rows()], (kind, dy.device()))?.f_index_copy(0, &self.dispatch.pairs, &along)?;
+            answers[1] = Some(flat.f_view(&weights.size()[..])?);
+        }
+        if context.needs_grad(0) {
+            answers[0] = Some(pulled.f_mul(&row_weights)?);
+        }
+        Ok(answers)
+    }
+}

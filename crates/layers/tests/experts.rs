@@ -1,0 +1,167 @@
+//! Routing and mixtures of experts against their plain references, exactly and with compression, in f64.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod drawing;
+
+use drawing::{agree, assert_close, gradients, normal};
+use layers::{Activation, Dispatch, Groups, Keep, Lora, Projection, Routing, Scope, Scoring, SharedKeep, Site, Sites, reference};
+use loract_layers as layers;
+use lowrank::{Method, Options, Rank, TestMatrix};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+
+const KEEP: Keep = Keep::Code(Options {
+    method: Method::Qb { test_matrix: TestMatrix::Uniform },
+    rank: Rank::Components(3),
+    keep_norms: true,
+    factors: Kind::Double,
+});
+
+const EXPERTS: i64 = 4;
+
+fn scope(sites: &Arc<Sites>) -> Scope {
+    Scope::training(5, sites.clone()).layer(0)
+}
+
+fn routings() -> Vec<Routing> {
+    let plain = Routing { per_token: 2, scoring: Scoring::Softmax, normalised: None, scale: 1.0, groups: None };
+    vec![
+        plain,
+        Routing { normalised: Some(0.0), ..plain },
+        Routing { per_token: 3, scoring: Scoring::Sigmoid, normalised: Some(1e-20), scale: 2.5, ..plain },
+        Routing { scoring: Scoring::Sigmoid, groups: Some(Groups { count: 3, chosen: 1 }), ..plain },
+    ]
+}
+
+#[test]
+fn weights_of_chosen_experts() {
+    for routing in routings() {
+        let scores = normal(&[5, 6], 1).set_requires_grad(true);
+        let sites = Arc::default();
+        let (chosen, _) = layers::route(&scores, None, &routing, &scope(&sites)).unwrap();
+        agree(
+            &[scores],
+            |leaf| vec![layers::route(&leaf[0], None, &routing, &scope(&sites)).unwrap().1],
+            |leaf| vec![reference::routing_weights(&leaf[0], &chosen, &routing)],
+        );
+    }
+}
+
+#[test]
+fn the_best_are_chosen_within_the_best_groups_and_a_correction_counts_for_the_choice_alone() {
+    // Groups (0, 1), (2, 3), (4, 5): the second is the best together, although 0 is the best alone.
+    let scores = Tensor::from_slice(&[5.0f64, -9.0, 3.0, 3.5, 1.0, 2.0]).view([1, 6]);
+    let groups = Some(Groups { count: 3, chosen: 1 });
+    let routing = Routing { per_token: 2, scoring: Scoring::Sigmoid, normalised: None, scale: 1.0, groups };
+    let choose = |correction: Option<&Tensor>, routing: &Routing| {
+        let (chosen, weights) = layers::route(&scores, correction, routing, &Scope::evaluation()).unwrap();
+        (Vec::<i64>::try_from(chosen.view([-1])).unwrap(), Vec::<f64>::try_from(weights.view([-1])).unwrap())
+    };
+    assert_eq!(choose(None, &routing).0, [3, 2]);
+    assert_eq!(choose(None, &Routing { groups: None, ..routing }).0, [0, 3]);
+    let correction = Tensor::from_slice(&[0.0f64, 9.0, 0.0, 0.0, 0.0, 0.0]);
+    let (chosen, weights) = choose(Some(&correction), &routing);
+    assert_eq!(chosen, [1, 0]);
+    assert!((weights[0] - 1.0 / (1.0 + 9f64.exp())).abs() < 1e-12, "{weights:?}");
+}
+
+/// `x` `[6, 5]`, weights `[6, 2]`, and for each expert gate, up (with a LoRA pair) and down (with one): 7 tensors.
+fn leaves(width: i64) -> Vec<Tensor> {
+    let mut shapes: Vec<Vec<i64>> = vec![vec![6, 5], vec![6, 2]];
+    for _ in 0..EXPERTS {
+        shapes.extend([vec![width, 5], vec![width, 5], vec![2, 5], vec![width, 2], vec![5, width], vec![2, width], vec![5, 2]]);
+    }
+    shapes.iter().enumerate().map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true)).collect()
+}
+
+fn maps(leaf: &[Tensor]) -> Vec<[Projection<'_>; 3]> {
+    let one = |at: usize| {
+        let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 0.7, dropout: 0.0 });
+        [
+            Projection::new(&leaf[at]),
+            Projection { lora: lora(at + 2, at + 3), ..Projection::new(&leaf[at + 1]) },
+            Projection { lora: lora(at + 5, at + 6), ..Projection::new(&leaf[at + 4]) },
+        ]
+    };
+    (0..EXPERTS as usize).map(|expert| one(2 + 7 * expert)).collect()
+}
+
+/// Expert 2 has no token; expert 0 has most.
+fn chosen() -> Tensor {
+    Tensor::from_slice(&[0i64, 1, 3, 0, 0, 3, 1, 0, 0, 3, 3, 1]).view([6, 2])
+}
+
+fn run(leaf: &[Tensor], keep: [Keep; 3], scope: &Scope) -> Tensor {
+    let maps = maps(leaf);
+    let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
+    let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
+    let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
+    let source = SharedKeep::new(keep[0]);
+    let pair = layers::expert_inputs(&leaf[0], &into, &dispatch, &source, &scope.site(Site::MlpIn)).unwrap();
+    let places = [scope.site(Site::Gate), scope.site(Site::Up)];
+    let inner = layers::gated(Activation::Silu, &pair[0], &pair[1], &keep[1], places).unwrap();
+    layers::expert_outputs(&inner, &leaf[1], &down, &dispatch, &keep[2], &scope.site(Site::MlpOut), scope).unwrap()
+}
+
+#[test]
+fn a_mixture_is_the_weighted_sum_of_its_experts() {
+    let sites = Arc::default();
+    agree(
+        &leaves(7),
+        |leaf| vec![run(leaf, [Keep::Exact; 3], &scope(&sites))],
+        |leaf| vec![reference::mixture(&leaf[0], &maps(leaf), &chosen(), &leaf[1], Activation::Silu)],
+    );
+}
+
+#[test]
+fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_restored_tensors() {
+    let sites = Arc::new(Sites::default());
+    let scope = scope(&sites);
+    let leaves = leaves(9);
+    let exact = run(&leaves, [Keep::Exact; 3], &scope);
+    let y = run(&leaves, [Keep::Exact, Keep::Exact, KEEP], &scope);
+    assert_eq!(y, exact, "the forward is exact");
+    // x, gate and up as they are, 12 rows of the inner width as a pair, and the weights.
+    let bytes = 8 * (6 * 5 + 2 * 12 * 9 + 3 * (12 + 9) + 12);
+    drop(exact);
+    assert_eq!(sites.ledger().kept_bytes(), bytes as u64);
+    let ours = gradients(&leaves, vec![y]);
+    assert_eq!(sites.ledger().kept_bytes(), 0);
+
+    // Rows of the inner width as they were kept, and what depends on them.
+    let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
+    let maps = maps(&leaves);
+    let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
+    let pair = layers::expert_inputs(&leaves[0], &into, &dispatch, Keep::Exact, &Scope::evaluation()).unwrap();
+    let inner = reference::gated(Activation::Silu, &pair[0], &pair[1]).detach();
+    let restored = KEEP.keep(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
+    let leaf = leaves.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
+    let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
+    let at = restored.set_requires_grad(true);
+    let y = layers::expert_outputs(&at, &leaf[1], &down, &dispatch, &Keep::Exact, &Scope::evaluation(), &Scope::evaluation()).unwrap();
+    let formula = gradients(&leaves, vec![y]);
+    for index in [1, 6, 7, 8, 13, 14, 15] {
+        assert_close(&ours[index], &formula[index], 1e-9, &format!("leaf {index}"));
+    }
+
+    for which in 0..2 {
+        let mut keep = [Keep::Exact; 3];
+        keep[which] = KEEP;
+        let y = run(&leaves, keep, &scope);
+        for gradient in gradients(&leaves, vec![y]) {
+            assert!(bool::try_from(gradient.isfinite().all()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn with_nothing_to_train_or_gradients_off_nothing_is_kept() {
+    let sites = Arc::new(Sites::default());
+    let leaves = leaves(7);
+    let frozen: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
+    let y = run(&frozen, [Keep::Exact; 3], &scope(&sites));
+    assert_eq!((sites.ledger().kept_bytes(), y.requires_grad()), (0, false));
+    let _mode = autograd::GradMode::disabled();
+    let y = run(&leaves, [Keep::Exact; 3], &scope(&sites));
+    assert_eq!((sites.ledger().kept_bytes(), y.device()), (0, Device::Cpu));
+}

@@ -1,0 +1,105 @@
+use crate::activations::BlockActivations;
+use crate::config::ModelConfig;
+use crate::config::names::MlpNames;
+use crate::linear::Shape;
+use crate::tensors::Tensors;
+use crate::{Linear, Result};
+use layers::{Activation, Error, Scope, Site, Source, activate, gated, project, split};
+use tch::Tensor;
+
+/// An MLP, with a gate or without.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    activation: Activation,
+    inner: Inner,
+    down: Linear,
+    sites: Sites,
+}
+
+/// The maps into the inner width.
+#[derive(Debug)]
+enum Inner {
+    Gated([Linear; 2]),
+    /// The gate, then up.
+    Fused(Linear),
+    Plain(Linear),
+}
+
+/// Where an MLP keeps what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sites {
+    pub gate: Site,
+    pub up: Site,
+    pub out: Site,
+    /// The random stream of its maps, where several read the same input.
+    pub stream: Option<u64>,
+}
+
+/// Those of a layer's own MLP.
+pub(crate) const OWN: Sites = Sites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
+
+impl Mlp {
+    /// The MLP whose tensors are called `names` behind `prefix`, `width` wide inside.
+    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, prefix: &str, names: &MlpNames, width: i64, sites: Sites) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let linear = |name: &str, outputs: i64, inputs: i64| {
+            let shape = Shape { outputs, inputs, bias: config.mlp_bias, fan_in_fan_out: config.names.fan_in_fan_out };
+            Linear::new(tensors, format!("{prefix}{name}"), shape)
+        };
+        let (inner, down) = match names {
+            MlpNames::Gated([gate, up, down]) => (Inner::Gated([linear(gate, width, hidden)?, linear(up, width, hidden)?]), down),
+            MlpNames::Fused([gate_up, down]) => (Inner::Fused(linear(gate_up, 2 * width, hidden)?), down),
+            MlpNames::Plain([up, down]) => (Inner::Plain(linear(up, width, hidden)?), down),
+        };
+        Ok(Self { activation: config.activation, inner, down: linear(down, hidden, width)?, sites })
+    }
+
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut linears: Vec<&Linear> = match &self.inner {
+            Inner::Gated(maps) => maps.iter().collect(),
+            Inner::Fused(map) | Inner::Plain(map) => vec![map],
+        };
+        linears.push(&self.down);
+        linears
+    }
+
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears: Vec<&mut Linear> = match &mut self.inner {
+            Inner::Gated(maps) => maps.iter_mut().collect(),
+            Inner::Fused(map) | Inner::Plain(map) => vec![map],
+        };
+        linears.push(&mut self.down);
+        linears
+    }
+
+    /// `x` `[.., hidden]` to the same; `source` keeps it.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        source: impl Into<Source>,
+        activations: &BlockActivations,
+        scope: &Scope,
+    ) -> std::result::Result<Tensor, Error> {
+        let (gate, up) = (scope.site(self.sites.gate), scope.site(self.sites.up));
+        let into = scope.site(Site::MlpIn);
+        let into = self.sites.stream.map_or_else(|| into.clone(), |stream| into.at(stream));
+        let inner = match &self.inner {
+            Inner::Gated(maps) => {
+                let pair = project(x, &[maps[0].projection(), maps[1].projection()], source, &into)?;
+                gated(self.activation, &pair[0], &pair[1], &activations.act, [gate, up])?
+            }
+            Inner::Fused(map) => {
+                let both = project(x, &[map.projection()], source, &into)?.remove(0);
+                let width = map.size().0 / 2;
+                let pair = split(&both, &[width, width])?;
+                drop(both);
+                gated(self.activation, &pair[0], &pair[1], &activations.act, [gate, up])?
+            }
+            Inner::Plain(map) => {
+                let up = project(x, &[map.projection()], source, &into)?.remove(0);
+                activate(self.activation, &up, &activations.act, gate)?
+            }
+        };
+        Ok(project(&inner, &[self.down.projection()], activations.mlp_out, &scope.site(self.sites.out))?.remove(0))
+    }
+}

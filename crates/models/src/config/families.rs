@@ -1,0 +1,49 @@
+//! One entry for each family: the keys and defaults of its configuration class, the names of its tensors, and what else it is made of.
+
+mod cohere;
+mod common;
+mod deepseek;
+mod gemma;
+mod glm;
+mod gpt;
+mod llama;
+mod olmo;
+mod phi;
+mod qwen;
+
+pub(super) use common::{Family, HeadDim};
+
+/// All families.
+pub(super) const FAMILIES: &[&Family] = &[
+    &llama::LLAMA,
+    &llama::MISTRAL,
+    &llama::MIXTRAL,
+    &llama::GRANITE,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &qwen::QWEN3_MOE,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &phi::PHI,
+    &phi::PHI3,
+    &olmo::OLMO,
+    &olmo::OLMO2,
+    &cohere::COHERE,
+    &cohere::COHERE2,
+    &glm::GLM4,
+    &gpt::STARCODER2,
+    &gpt::GPT2,
+    &deepseek::DEEPSEEK_V3,
+];
+
+/// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama` only).
+pub const SUPPORTED_MODEL_TYPES: &[&str] = &{
+    let mut names = [""; FAMILIES.len()];
+    let mut index = 0;
+    while index < names.len() {
+        names[index] = FAMILIES[index].model_type;
+        index += 1;
+    }
+    names
+};

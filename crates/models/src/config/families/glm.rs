@@ -1,0 +1,42 @@
+//! GLM 4.
+
+use super::HeadDim;
+use super::common::{Defaults, Family, switch};
+use super::llama::DEFAULTS;
+use crate::config::hugging_face::NAMES;
+use crate::config::names::{self, MlpNames, NormNames, TensorNames};
+use layers::Pairs;
+
+pub(super) const GLM4: Family = Family {
+    model_type: "glm4",
+    keys: &NAMES,
+    defaults: Defaults {
+        intermediate_size: Some(13696),
+        num_layers: 40,
+        num_kv_heads: Some(2),
+        head_dim: HeadDim::Fixed(128),
+        vocab_size: 151_552,
+        max_positions: 131_072,
+        norm_eps: 1.5625e-7,
+        partial_rotary: Some(0.5),
+        bos: None,
+        eos: &[151_329, 151_336, 151_338],
+        pad: Some(151_329),
+        ..DEFAULTS
+    },
+    tensors: &TensorNames {
+        norms: NormNames {
+            before_attention: Some("input_layernorm"),
+            after_attention: Some("post_self_attn_layernorm"),
+            before_mlp: Some("post_attention_layernorm"),
+            after_mlp: Some("post_mlp_layernorm"),
+        },
+        mlp: MlpNames::Fused(["mlp.gate_up_proj", "mlp.down_proj"]),
+        ..names::LLAMA
+    },
+    describe: |fields, config| {
+        config.attention.bias = switch(fields, "attention_bias", true)?;
+        config.attention.rotary_pairs = Pairs::Neighbours;
+        Ok(())
+    },
+};

@@ -1,0 +1,44 @@
+//! OLMo 1 and 2.
+
+use super::common::{Defaults, Family, attention_bias, limit};
+use super::llama::DEFAULTS;
+use crate::config::hugging_face::NAMES;
+use crate::config::names::{self, NormNames, TensorNames};
+use crate::config::{HeadNorm, NormKind};
+use layers::RmsWeight;
+
+const OLMO_DEFAULTS: Defaults = Defaults { vocab_size: 50304, bos: None, eos: &[50279], pad: Some(1), ..DEFAULTS };
+
+pub(super) const OLMO: Family = Family {
+    model_type: "olmo",
+    keys: &NAMES,
+    defaults: OLMO_DEFAULTS,
+    tensors: &names::LLAMA,
+    describe: |fields, config| {
+        // `OlmoLayerNorm` has no parameters, and an epsilon that no key changes.
+        config.norm = NormKind::Layer { weight: false, bias: false };
+        config.norm_eps = 1e-5;
+        config.attention.clip = limit(fields, "clip_qkv", None)?;
+        attention_bias(fields, config, false)
+    },
+};
+
+pub(super) const OLMO2: Family = Family {
+    model_type: "olmo2",
+    keys: &NAMES,
+    defaults: Defaults { norm_eps: 1e-5, ..OLMO_DEFAULTS },
+    tensors: &TensorNames {
+        norms: NormNames {
+            before_attention: None,
+            after_attention: Some("post_attention_layernorm"),
+            before_mlp: None,
+            after_mlp: Some("post_feedforward_layernorm"),
+        },
+        ..names::LLAMA
+    },
+    describe: |fields, config| {
+        config.norm = NormKind::Rms(RmsWeight::Precise);
+        config.attention.head_norm = Some(HeadNorm::Whole);
+        attention_bias(fields, config, false)
+    },
+};

@@ -1,0 +1,45 @@
+use crate::Result;
+use crate::config::{ModelConfig, NormKind};
+use crate::tensors::Tensors;
+use autograd::Parameter;
+use layers::{Error, Keep, Scope, layer_norm, rms_norm};
+use tch::Tensor;
+
+/// A norm of a model, of whatever kind.
+#[derive(Debug)]
+pub(crate) struct Norm {
+    kind: NormKind,
+    eps: f64,
+    weight: Option<Parameter>,
+    bias: Option<Parameter>,
+}
+
+impl Norm {
+    /// The norm at `path`, of the model's kind and epsilon, with parameters of `shape`.
+    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, path: &str, shape: &[i64]) -> Result<Self> {
+        let (has_weight, has_bias) = match config.norm {
+            NormKind::Rms(_) => (true, false),
+            NormKind::Layer { weight, bias } => (weight, bias),
+        };
+        let load = |has: bool, what: &str| if has { tensors.parameter(format!("{path}.{what}"), shape).map(Some) } else { Ok(None) };
+        Ok(Self { kind: config.norm, eps: config.norm_eps, weight: load(has_weight, "weight")?, bias: load(has_bias, "bias")? })
+    }
+
+    /// The same norm with another epsilon.
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
+    }
+
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.weight.iter().chain(&self.bias)
+    }
+
+    /// `x` normed; what backward needs of it is kept as `keep` says at the place of `scope`.
+    pub fn forward(&self, x: &Tensor, keep: &Keep, scope: &Scope) -> std::result::Result<Tensor, Error> {
+        let weight = self.weight.as_ref().map(Parameter::tensor);
+        match (self.kind, weight) {
+            (NormKind::Rms(rule), Some(weight)) => rms_norm(x, weight, self.eps, rule, keep, scope),
+            _ => layer_norm(x, weight, self.bias.as_ref().map(Parameter::tensor), self.eps, keep, scope),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use crate::Result;
+use crate::config::{HeadConfig, ModelConfig};
+use crate::norm::Norm;
+use crate::tensors::Tensors;
+use autograd::Parameter;
+use layers::{Error, Keep, Projection, Scope, project};
+use tch::{Kind, Tensor};
+
+/// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
+#[derive(Debug)]
+pub(crate) struct Tail {
+    config: HeadConfig,
+    norm: Norm,
+    head: Parameter,
+    bias: Option<Parameter>,
+    tied: bool,
+}
+
+impl Tail {
+    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, embedding: &Parameter) -> Result<Self> {
+        let names = config.names;
+        let norm = Norm::new(tensors, config, names.final_norm, &[config.hidden_size])?;
+        let head = match config.tie_embeddings {
+            true => Parameter::new(embedding.name(), embedding.shallow_clone()),
+            false => tensors.parameter(format!("{}.weight", names.head), &[config.vocab_size, config.hidden_size])?,
+        };
+        Ok(Self {
+            config: config.head,
+            norm,
+            head,
+            bias: match config.head.bias {
+                true => Some(tensors.parameter(format!("{}.bias", names.head), &[config.vocab_size])?),
+                false => None,
+            },
+            tied: config.tie_embeddings,
+        })
+    }
+
+    /// Those of its own: not an embedding that serves as the head.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.norm.parameters().chain((!self.tied).then_some(&self.head)).chain(&self.bias)
+    }
+
+    /// All tensors that logits depend on.
+    pub fn tensors(&self) -> Vec<&Tensor> {
+        self.norm.parameters().chain([&self.head]).chain(&self.bias).map(Parameter::tensor).collect()
+    }
+
+    /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
+    pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, Error> {
+        // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
+        let scope = Scope::evaluation();
+        let normed = self.norm.forward(hidden, &Keep::Exact, &scope)?;
+        let bias = self.bias.as_ref().map(Parameter::tensor);
+        let head = Projection { bias, ..Projection::new(self.head.tensor()) };
+        let logits = project(&normed, &[head], Keep::Exact, &scope)?.remove(0);
+        let logits = if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? };
+        let HeadConfig { multiplier, soft_cap, .. } = self.config;
+        let logits = if multiplier == 1.0 { logits } else { logits.f_mul_scalar(multiplier)? };
+        // The loss writes over the logits; a product with a number does not miss them in its backward.
+        match soft_cap {
+            Some(cap) => Ok(logits.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?),
+            None => Ok(logits),
+        }
+    }
+}
