@@ -191,7 +191,16 @@ fn name(site: Site) -> &'static str {
         Site::Gate => "act (gate)",
         Site::Up => "act (up)",
         Site::MlpOut => "mlp_out",
-        Site::Layer | Site::AttentionNorm | Site::MlpNorm | Site::Core | Site::Loss => "",
+        Site::QueryNorm => "norm (query)",
+        Site::KeyNorm => "norm (key)",
+        Site::AttentionPostNorm => "norm (after attention)",
+        Site::MlpPostNorm => "norm (after mlp)",
+        Site::QueryLatent => "attn_in (query latent)",
+        Site::KeyLatent => "attn_in (key latent)",
+        Site::SharedGate => "act (shared gate)",
+        Site::SharedUp => "act (shared up)",
+        Site::SharedOut => "mlp_out (shared)",
+        Site::Layer | Site::AttentionNorm | Site::MlpNorm | Site::Core | Site::Router | Site::Loss => "",
     }
 }
 
