@@ -51,12 +51,15 @@ pub(crate) fn options(form: &Form, width: i64) -> Option<Options> {
     })
 }
 
-/// The width of a site's tensor.
-pub(crate) fn width(site: Site, model: &ModelConfig) -> i64 {
+/// The width of a site's tensor in a layer.
+pub(crate) fn width(site: Site, model: &ModelConfig, layer: usize) -> i64 {
     match site {
         Site::Layer | Site::Sublayer | Site::Norm | Site::AttnIn | Site::MlpIn => model.hidden_size,
-        Site::AttnOut => model.num_heads * model.head_dim,
-        Site::MlpOut | Site::Act => model.intermediate_size,
+        Site::AttnOut => model.num_heads * model.value_dim(),
+        Site::MlpOut | Site::Act => match model.experts {
+            Some(experts) if model.layers[layer].mixture => experts.width,
+            _ => model.intermediate_size,
+        },
     }
 }
 
@@ -67,7 +70,7 @@ pub fn activations(table: &config::Activations, model: &ModelConfig) -> Activati
 
 fn block_activations(table: &config::Activations, model: &ModelConfig, layer: usize) -> BlockActivations {
     block_of(&table.sites, |site| {
-        let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, width(site, model)));
+        let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, width(site, model, layer)));
         form.map_or(Keep::Exact, Keep::Code)
     })
 }
@@ -109,7 +112,7 @@ pub(crate) fn check_activations(run: &Run, model: &ModelConfig, tokens: i64) -> 
     let Sites::Of(sites) = &table.sites else { return Ok(()) };
     for (layer, &site) in (0..layers).flat_map(|layer| sites.iter().map(move |site| (layer, site))) {
         let Some((form, given)) = table.form_at(site, layer) else { continue };
-        check_form(run, &form, given, site, width(site, model), tokens)?;
+        check_form(run, &form, given, site, width(site, model, layer), tokens)?;
     }
     Ok(())
 }
@@ -208,8 +211,6 @@ pub(crate) fn check_lora(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use models::Checkpoint;
-    use std::path::Path;
 
     /// 64 wide, 2 layers; `[activations]` stands on line 6.
     fn run(keys: &str) -> (tempfile::TempDir, Run) {
@@ -221,9 +222,11 @@ mod tests {
     }
 
     fn model() -> ModelConfig {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf/llama");
-        let config = Checkpoint::open(&folder).unwrap().config().clone();
-        ModelConfig { hidden_size: 64, intermediate_size: 96, num_heads: 3, head_dim: 16, num_layers: 4, ..config }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.json");
+        let text = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "head_dim": 16}"#;
+        std::fs::write(&file, text).unwrap();
+        ModelConfig::read(&file).unwrap()
     }
 
     #[test]

@@ -99,13 +99,15 @@ impl Case {
     /// The policies for a batch.
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
-        let of = |options: Option<lowrank::Options>| options.map_or(Keep::Exact, Keep::Code);
+        let everywhere = |options: &dyn Fn(i64) -> Option<lowrank::Options>| {
+            let keep = |site, layer| options(policy::width(site, model, layer)).map_or(Keep::Exact, Keep::Code);
+            let layers = 0..model.num_layers as usize;
+            Activations::of_layers(layers.map(|layer| policy::block_of(&self.sites, |site| keep(site, layer))).collect())
+        };
         match &self.form {
             CaseForm::Configured(table) => policy::activations(table, model),
-            CaseForm::Form(form) => policy::block_of(&self.sites, |site| of(policy::options(form, policy::width(site, model)))).into(),
-            CaseForm::Candidate(candidate) => {
-                policy::block_of(&self.sites, |site| of(candidate.options(rows, policy::width(site, model)))).into()
-            }
+            CaseForm::Form(form) => everywhere(&|width| policy::options(form, width)),
+            CaseForm::Candidate(candidate) => everywhere(&|width| candidate.options(rows, width)),
         }
     }
 }
