@@ -1,6 +1,6 @@
 //! What goes wrong in other implementations of compressed activations, one test each; those of a decomposition alone (a view that keeps a larger
 //! storage alive, the global generator) stand in `lowrank/tests/methods.rs`, those of a configuration (a rank that rounds to zero or saves nothing)
-//! in `trainer/src/policy.rs`.
+//! in `trainer/src/policy.rs`, and Gemma's norm and gate, which are no RMSNorm and SiLU, in `tests/verify.rs`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;

@@ -251,11 +251,11 @@ mod tests {
         assert!(fits("rank = \"auto\"\nmax_rank = 64", 64), "what it comes to is seen in each step");
         says("method = \"quantized\"", 0, "[activations] group: saves nothing: integers of 8 bits");
         says(
-            "[[activations.overrides]]\nlayers = \"1..3\"\nrank = 65",
+            "[[activations.overrides]]\nlayers = \"1..3\"\nmethod = \"qb\"\nrank = 65",
             4096,
-            "c.toml:9: [[activations.overrides]] rank: must be <= 64, the width of layer",
+            "c.toml:10: [[activations.overrides]] rank: must be <= 64, the width of layer",
         );
-        says("[[activations.overrides]]\nlayers = \"2..5\"\nrank = 5", 4096, "layers: names layers up to 4, and the model has 0 to 3");
+        says("[[activations.overrides]]\nlayers = \"2..5\"\nbits = 4", 4096, "layers: names layers up to 4, and the model has 0 to 3");
         for exact in ["rank = 65\nsites = \"checkpoint\"", "rank = 65\nsites = \"none\"", "rank = 65\nmethod = \"exact\""] {
             assert!(fits(exact, 64), "{exact}: the rank is not used");
         }

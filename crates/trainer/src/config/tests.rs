@@ -32,7 +32,9 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(run.length, Length::Epochs(1.0));
     assert_eq!((run.batch_size, run.micro_batch_size, run.log_every), (8, 0, 1));
     assert_eq!(run.activations.sites, Sites::Of(vec![Site::Layer]));
-    assert_eq!(run.activations.form.rank, Rank::Fraction(0.25));
+    assert_eq!((run.activations.form.method, run.activations.form.bits), (Keeping::Quantized, Bits::Number(8.0)));
+    let with_rank = load(&format!("{LEAST}[activations]\nrank = 0.25\n"), &[]).unwrap();
+    assert_eq!(with_rank.activations.form.method, Keeping::Qb, "a rank speaks of a method that has one");
     let lora = run.lora.unwrap();
     assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
     assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
@@ -323,6 +325,7 @@ fn faults_in_overrides_are_refused_at_their_line() {
         ("layers = \"3..3\"\nbits = 4", "c.toml:8: [[activations.overrides]] layers: cannot be \"3..3\" (valid: a range"),
         ("layers = 3\nbits = 4", "c.toml:8: [[activations.overrides]] layers: cannot be 3 (valid: a range"),
         ("sites = \"layer\"", "c.toml:8: [[activations.overrides]] sites: has nothing to override"),
+        ("rank = 0.5", "c.toml:8: [[activations.overrides]] rank: is not read by method = \"quantized\"; set another"),
         ("power_iterations = 2", "c.toml:8: [[activations.overrides]] power_iterations: is for method = \"rsvd\" only"),
     ];
     for (keys, says) in cases {

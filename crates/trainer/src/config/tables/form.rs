@@ -104,7 +104,8 @@ impl Rank {
 /// How a site keeps its tensor, every key with its value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Form {
-    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"`, `"quantized"` or `"coded"`. Default: `"qb"`.
+    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"`, `"quantized"` or `"coded"`. Default: `"qb"` where
+    /// `rank`, `max_rank` or `columns` is given, else `"quantized"`, which learned as exact keeping did in all that was measured.
     pub method: Keeping,
     /// `rank`: a fraction of the width (0.25), a whole number of columns (64), or `"auto"`. Default: 0.25.
     pub rank: Rank,
@@ -133,7 +134,7 @@ pub struct Form {
 impl Default for Form {
     fn default() -> Self {
         Self {
-            method: Keeping::Qb,
+            method: Keeping::Quantized,
             rank: Rank::Fraction(0.25),
             error: 0.1,
             max_rank: Rank::Fraction(0.5),
@@ -151,7 +152,9 @@ impl Default for Form {
 
 impl Form {
     pub(super) fn resolve(raw: raw::Form, at: Table<'_>) -> Result<Self, Error> {
-        let form = PartialForm::resolve(raw, at)?.over(&Self::default());
+        let given = PartialForm::resolve(raw, at)?;
+        let method = if given.speaks_of_rank() { Keeping::Qb } else { Keeping::Quantized };
+        let form = given.over(&Self { method, ..Self::default() });
         form.check(at)?;
         Ok(form)
     }
@@ -256,6 +259,11 @@ impl PartialForm {
             rounding: self.rounding.unwrap_or(below.rounding),
             drift: self.drift.unwrap_or(below.drift),
         }
+    }
+
+    /// Whether a key is given that a low-rank method reads alone.
+    pub(super) fn speaks_of_rank(&self) -> bool {
+        self.rank.is_some() || self.max_rank.is_some() || self.columns.is_some()
     }
 
     /// Whether nothing is given.

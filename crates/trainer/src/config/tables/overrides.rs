@@ -67,7 +67,10 @@ impl Overrides<'_> {
         let layers =
             raw.layers.map(|text| layers(&text).ok_or_else(|| at.refuse("layers", &format!("cannot be \"{text}\"")))).transpose()?;
         at.require("sites", !form.is_empty(), "has nothing to override; give method, rank or another key beside it")?;
-        form.over(self.form).check(at)?;
+        let there = form.over(self.form);
+        there.check(at)?;
+        let read = there.method.has_rank() || !form.speaks_of_rank();
+        at.require("rank", read, &format!("is not read by method = \"{}\"; set another method beside it", there.method))?;
         Ok(Override { sites: patterns, layers, form })
     }
 }
