@@ -252,7 +252,7 @@ impl Plot {
 }
 
 impl Series {
-    fn draw(&self, place: &dyn Fn(&(f64, f64)) -> Option<(f64, f64)>) -> DrawnSeries {
+    fn draw(&self, place: impl Fn(&(f64, f64)) -> Option<(f64, f64)>) -> DrawnSeries {
         let marker = self.look.marker.map_or("", |index| MARKERS[index]);
         let places: Vec<Option<(f64, f64)>> = self.points.iter().map(place).collect();
         let path = if self.look.stroke == Stroke::None { String::new() } else { path(&thinned(&places)) };
