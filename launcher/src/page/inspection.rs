@@ -445,6 +445,15 @@ mod tests {
     }
 
     #[test]
+    fn no_two_methods_of_an_inspection_look_alike() {
+        let names = "svd|svd, int8|qb norm|qb uniform (the paper)|rowspace|rowspace, int8|rsvd, 1 power iteration|nystrom|quantized int4|\
+                     quantized int8|coded";
+        let looks = Looks { methods: names.split('|').map(str::to_owned).collect() };
+        let all: Vec<Look> = looks.methods.iter().map(|method| looks.look(method)).collect();
+        assert_eq!(distinct(all.clone()).len(), all.len(), "{all:?}");
+    }
+
+    #[test]
     fn methods_of_their_own_size_stand_with_the_level_below() {
         let seen = seen();
         assert_eq!(levels(&seen), [2.0, 4.0]);

@@ -50,9 +50,9 @@ pub struct Look {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
-    /// One of eight that are told apart.
+    /// One of [`HUES`] that are told apart.
     Hue(usize),
-    /// One of eight that have an order.
+    /// One of [`SHADES`] that have an order.
     Shade(usize),
     /// That of the text.
     Ink,
@@ -66,11 +66,12 @@ enum Stroke {
     None,
 }
 
-/// Colours of each kind; the style sheet has a class for each.
-const COLOURS: usize = 8;
+/// Colours that are told apart, and colours in order; the style sheet has a class for each.
+const HUES: usize = 9;
+const SHADES: usize = 8;
 
-/// The outlines of the markers, around (0, 0).
-const MARKERS: [&str; COLOURS + 1] = [
+/// The outlines of the markers, around (0, 0): one for each hue, and a star.
+const MARKERS: [&str; HUES + 1] = [
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M-3.5-3.5h7v7h-7z",
     "M0-5 4.6 3.2h-9.2z",
@@ -79,24 +80,24 @@ const MARKERS: [&str; COLOURS + 1] = [
     "M-1.5-4.5h3v3h3v3h-3v3h-3v-3h-3v-3h3z",
     "M-3-4.5 0-1.5 3-4.5 4.5-3 1.5 0 4.5 3 3 4.5 0 1.5-3 4.5-4.5 3-1.5 0-4.5-3z",
     "M-4.5-2.5h9v5h-9z",
+    "M-4-4.5h8L-4 4.5h8z",
     "M0-8 2 -2.8 7.6-2.5 3.2 1 4.7 6.5 0 3.4-4.7 6.5-3.2 1-7.6-2.5-2-2.8z",
 ];
-/// The last of them, which goes with no colour of the eight.
-const STAR: usize = COLOURS;
+const STAR: usize = HUES;
 
 impl Look {
     /// The look of the `index`th of things that have no order.
     pub fn hue(index: usize) -> Self {
-        let stroke = if index < COLOURS { Stroke::Solid } else { Stroke::Dashed };
-        Self { colour: Colour::Hue(index % COLOURS), stroke, marker: None }
+        let stroke = if index < HUES { Stroke::Solid } else { Stroke::Dashed };
+        Self { colour: Colour::Hue(index % HUES), stroke, marker: None }
     }
 
     /// The look of the `index`th of `count` things in order.
     pub fn shade(index: usize, count: usize) -> Self {
-        let shade = index * (COLOURS - 1) / count.saturating_sub(1).max(1);
+        let shade = index * (SHADES - 1) / count.saturating_sub(1).max(1);
         // Neighbours are near in colour, so every second is dashed.
         let stroke = if index.is_multiple_of(2) { Stroke::Solid } else { Stroke::Dashed };
-        Self { colour: Colour::Shade(shade.min(COLOURS - 1)), stroke, marker: None }
+        Self { colour: Colour::Shade(shade.min(SHADES - 1)), stroke, marker: None }
     }
 
     /// A star in the colour of the text.
@@ -251,7 +252,7 @@ impl Plot {
 }
 
 impl Series {
-    fn draw(&self, place: &dyn Fn(&(f64, f64)) -> Option<(f64, f64)>) -> DrawnSeries {
+    fn draw(&self, place: impl Fn(&(f64, f64)) -> Option<(f64, f64)>) -> DrawnSeries {
         let marker = self.look.marker.map_or("", |index| MARKERS[index]);
         let places: Vec<Option<(f64, f64)>> = self.points.iter().map(place).collect();
         let path = if self.look.stroke == Stroke::None { String::new() } else { path(&thinned(&places)) };
@@ -271,7 +272,7 @@ impl Series {
         let (first, every) = match self.look.marker {
             None => (count, 1),
             Some(_) if count <= ALL_MARKED => (0, 1),
-            Some(marker) => (marker * count / SOME_MARKED / COLOURS, count / SOME_MARKED),
+            Some(marker) => (marker * count / SOME_MARKED / MARKERS.len(), count / SOME_MARKED),
         };
         (first..count).step_by(every)
     }
@@ -368,8 +369,8 @@ mod tests {
 
     #[test]
     fn series_are_told_apart_without_colour_too() {
-        let looks: Vec<String> = (0..16).map(|index| Look::hue(index).classes()).collect();
-        assert!((0..16).all(|one| (0..one).all(|other| looks[one] != looks[other])), "{looks:?}");
+        let looks: Vec<String> = (0..2 * HUES).map(|index| Look::hue(index).classes()).collect();
+        assert!((0..looks.len()).all(|one| (0..one).all(|other| looks[one] != looks[other])), "{looks:?}");
         assert_eq!(Look::shade(2, 3).classes(), "shade-7 solid");
         assert_eq!((Look::shade(0, 1).classes(), Look::shade(1, 3).classes()), ("shade-0 solid".into(), "shade-3 dashed".into()));
         assert_ne!(Look::hue(1).marked().marker, Look::hue(2).marked().marker);
@@ -383,7 +384,7 @@ mod tests {
         };
         assert_eq!(marked(3, Look::hue(1).marked()), [0, 1, 2]);
         assert_eq!(marked(30, Look::hue(0).marked()), [0, 5, 10, 15, 20, 25]);
-        assert_eq!(marked(30, Look::hue(7).marked()), [4, 9, 14, 19, 24, 29]);
+        assert_eq!(marked(30, Look::hue(7).marked()), [3, 8, 13, 18, 23, 28]);
         assert!(marked(3, Look::hue(1)).is_empty());
     }
 
