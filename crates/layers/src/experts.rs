@@ -161,7 +161,7 @@ impl Function for Inputs {
 /// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
 /// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
 ///
-/// Kept are `inner` as `keep` says at the place of `scope`, and the weights as they are, at [`Site::Router`] of `layer`.
+/// Kept are `inner` as `keep` says at the place of `scope`, if a weight needs it or the router learns, and the weights as they are, at [`Site::Router`] of `layer`.
 ///
 /// # Errors
 /// [`Error::Shape`] if something does not fit; those of keeping.
@@ -200,8 +200,8 @@ struct Outputs {
     keep: Keep,
     scope: Scope,
     router: Scope,
-    /// `inner`, and the weights of the pairs.
-    kept: Option<(Kept, Kept)>,
+    /// `inner`, if something needs it, and the weights of the pairs.
+    kept: Option<(Option<Kept>, Kept)>,
 }
 
 impl Outputs {
@@ -227,7 +227,9 @@ impl Function for Outputs {
         let mut sum = Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;
         let sum = sum.f_index_add_(0, &self.dispatch.tokens, &rows)?;
         if context.any_needs_grad() {
-            self.kept = Some((self.keep.keep(inner, &self.scope)?, Keep::Exact.keep(weights, &self.router)?));
+            let reads_inner = context.needs_grad(1) || self.parts.iter().any(|part| part.reads_input(context));
+            let inner = if reads_inner { Some(self.keep.keep(inner, &self.scope)?) } else { None };
+            self.kept = Some((inner, Keep::Exact.keep(weights, &self.router)?));
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
         Ok(vec![sum])
@@ -237,22 +239,29 @@ impl Function for Outputs {
         let parameters = context.saved()?;
         let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
         let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.kept) else { return Ok(answers) };
-        let (inner, weights) = (inner.restore()?, weights.restore()?);
+        let (inner, weights) = (inner.as_ref().map(Kept::restore).transpose()?, weights.restore()?);
         let (row_weights, kind) = (self.row_weights(&weights)?, dy.kind());
         let gradients = dy.f_index_select(0, &self.dispatch.tokens)?;
         // The maps are linear: their weights see rows of `weight · inner`, and d weight = dy · map(inner) = mapᵀ(dy) · inner.
-        let weighted = inner.f_mul(&row_weights)?;
+        let weighted = match &inner {
+            Some(inner) => Some(inner.f_mul(&row_weights)?),
+            None => None,
+        };
         let mut pulled = Vec::with_capacity(self.parts.len());
         for (expert, part) in self.parts.iter().enumerate() {
             let (first, count) = self.dispatch.of(expert);
-            let own = weighted.f_narrow(0, first, count)?;
+            let own = match &weighted {
+                Some(weighted) => Some(weighted.f_narrow(0, first, count)?),
+                None => None,
+            };
+            let input = own.as_ref().map_or(Input::Kept(None), Input::Rows);
             let mut sum = Sum::default();
-            part.backward(&gradients.f_narrow(0, first, count)?, &parameters, &Input::Rows(&own), context, &mut answers, Some(&mut sum))?;
+            part.backward(&gradients.f_narrow(0, first, count)?, &parameters, &input, context, &mut answers, Some(&mut sum))?;
             pulled.extend(sum.into_inner());
         }
         let pulled = Tensor::f_cat(&pulled, 0)?;
-        if context.needs_grad(1) {
-            let along = pulled.f_mul(&inner)?.f_sum_dim_intlist(-1, false, kind)?;
+        if let (true, Some(inner)) = (context.needs_grad(1), &inner) {
+            let along = pulled.f_mul(inner)?.f_sum_dim_intlist(-1, false, kind)?;
             let flat = Tensor::f_zeros([self.dispatch.rows()], (kind, dy.device()))?.f_index_copy(0, &self.dispatch.pairs, &along)?;
             answers[1] = Some(flat.f_view(&weights.size()[..])?);
         }

@@ -165,3 +165,21 @@ fn with_nothing_to_train_or_gradients_off_nothing_is_kept() {
     let y = run(&leaves, [Keep::Exact; 3], &scope(&sites));
     assert_eq!((sites.ledger().kept_bytes(), y.device()), (0, Device::Cpu));
 }
+
+#[test]
+fn frozen_maps_behind_the_activation_keep_no_inner_rows_unless_the_router_learns() {
+    let sites = Arc::new(Sites::default());
+    let leaves: Vec<Tensor> = leaves(7).iter().map(Tensor::detach).collect();
+    let y = |router_learns: bool| {
+        // Only a gate is trained, in the first expert.
+        let mut leaf: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
+        leaf[2] = leaf[2].detach().set_requires_grad(true);
+        leaf[1] = leaf[1].detach().set_requires_grad(router_learns);
+        let y = run(&leaf, [Keep::Exact; 3], &scope(&sites));
+        (sites.ledger().kept_bytes(), gradients(&leaf, vec![y]))
+    };
+    let needed = 8 * (6 * 5 + 2 * 12 * 7 + 12);
+    let (frozen, learning) = (y(false), y(true));
+    assert_eq!((frozen.0, learning.0), (needed, needed + 8 * 12 * 7));
+    assert_close(&frozen.1[0], &learning.1[1], 1e-12, "the gate's gradient is the same");
+}

@@ -1,4 +1,7 @@
 //! One entry for each family: the keys and defaults of its configuration class, the names of its tensors, and what else it is made of.
+//!
+//! To add a family: a constant [`Family`] in a file here, its line in [`FAMILIES`], and a recorded model in `tests/fixtures/hf`, which the tests of
+//! `loract verify` and of activation compression then take in. Only a part that no family has yet needs code, in `block`.
 
 mod cohere;
 mod common;
