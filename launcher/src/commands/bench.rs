@@ -140,9 +140,9 @@ impl Compression {
             let (name, shape) = (name.clone(), *shape);
             let a = file.tensor_as(&name, Kind::Float, Device::Cpu).map_err(input)?;
             let mut rows = Vec::new();
-            let shares = spectrum(&a).map_err(|fault| of_matrix(&name, fault))?;
             // The optimum is wanted for every rank; svd is the first method, so each is computed once more only.
             let optima = self.ranks.iter().map(|&rank| self.optimum(&name, &a, rank)).collect::<Result<Vec<_>, _>>()?;
+            let shares = spectrum(&a).map_err(|fault| of_matrix(&name, fault))?;
             for (label, method, kind, rank) in self.cases() {
                 progress.update(done, Some(cases as u64), format!("{name}: {label}"));
                 let options =

@@ -21,7 +21,8 @@ const EXACT_STEPS: f32 = 32768.0;
 /// A histogram of a component's magnitudes.
 #[derive(Debug)]
 pub(crate) struct Spread {
-    counts: [u32; BINS],
+    /// Magnitudes and how many values have about each.
+    bins: Vec<(f32, f32)>,
     energy: f64,
     largest: f32,
 }
@@ -32,7 +33,7 @@ pub(crate) type Scales = [u8; WIDTHS.len()];
 impl Spread {
     /// Of the values of a component, one for each token, of which `absent` are zeros that need no code.
     pub(crate) fn of(values: &[f32], absent: usize) -> Self {
-        let mut counts = [0; BINS];
+        let mut counts = [0u32; BINS];
         let (mut energy, mut largest) = (0.0, 0.0f32);
         for value in values {
             let bin = ((value.abs().to_bits() >> 20).max(LEAST) - LEAST) as usize;
@@ -41,7 +42,9 @@ impl Spread {
             largest = largest.max(value.abs());
         }
         counts[0] -= (absent as u32).min(counts[0]);
-        Self { counts, energy, largest }
+        let centre = |bin: usize| f32::from_bits(((bin as u32 + LEAST) << 20) | (1 << 19));
+        let bins = (0..BINS).filter(|&bin| counts[bin] > 0).map(|bin| (centre(bin), counts[bin] as f32)).collect();
+        Self { bins, energy, largest }
     }
 
     /// What is lost of the sum of squares at each width, and the scale with which it is.
@@ -52,6 +55,7 @@ impl Spread {
         }
         let deviation = scale_below((self.energy / tokens.max(1) as f64).sqrt() as f32);
         for (place, width) in WIDTHS.iter().enumerate().skip(1) {
+            let start = if place == 1 { deviation } else { scales[place - 1] };
             (losses[place], scales[place]) = match (*width, rounding) {
                 (EXACT, _) => {
                     let code = scale_above(self.largest);
@@ -63,8 +67,8 @@ impl Spread {
                     let code = scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]);
                     (self.loss(&STOCHASTIC[place - 1], code), code)
                 }
-                (_, Rounding::Nearest) => self.best(&NEAREST[place - 1], deviation, &SCALARS[place - 1]),
-                (_, Rounding::Trellis) => self.best(&TRELLIS[place - 1], deviation, &TRELLISES[place - 1]),
+                (_, Rounding::Nearest) => self.best(&NEAREST[place - 1], start, &SCALARS[place - 1]),
+                (_, Rounding::Trellis) => self.best(&TRELLIS[place - 1], start, &TRELLISES[place - 1]),
             };
             // A bit more is never a loss, whatever the estimates say.
             if losses[place] > losses[place - 1] && rounding != Rounding::Stochastic {
@@ -74,11 +78,11 @@ impl Spread {
         (losses, scales)
     }
 
-    /// Downhill from the standard deviation, and from the scale at which the largest value is the last level: a component that is near
-    /// zero but for a few tokens is best served near that.
-    fn best(&self, table: &Table, deviation: u8, quantizer: &Quantizer) -> (f64, u8) {
-        let covering = scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]).max(deviation);
-        let (mut loss, mut code) = (self.loss(table, deviation), deviation);
+    /// Downhill from `start`, the scale of the width before, and from the one at which the largest value is the last level: a component that
+    /// is near zero but for a few tokens is best served near that.
+    fn best(&self, table: &Table, start: u8, quantizer: &Quantizer) -> (f64, u8) {
+        let covering = scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]);
+        let (mut loss, mut code) = (self.loss(table, start), start);
         let mut attempt = |candidate: u8, best: &mut u8| {
             let found = self.loss(table, candidate);
             let better = found < loss;
@@ -87,10 +91,13 @@ impl Spread {
             }
             better
         };
-        attempt(covering, &mut code);
-        for by in [4, 2, 1] {
-            while attempt(code.saturating_add(by), &mut code) {}
-            while attempt(code.saturating_sub(by), &mut code) {}
+        let far = covering > start.saturating_add(4);
+        if far {
+            attempt(covering, &mut code);
+        }
+        for by in if far { [4, 1].as_slice() } else { &[1] } {
+            while attempt(code.saturating_add(*by), &mut code) {}
+            while attempt(code.saturating_sub(*by), &mut code) {}
         }
         (loss, code)
     }
@@ -98,13 +105,7 @@ impl Spread {
     fn loss(&self, table: &Table, code: u8) -> f64 {
         let scale = scale(code);
         let inverse = 1.0 / scale;
-        let mut sum = 0.0;
-        for (bin, &count) in self.counts.iter().enumerate() {
-            if count > 0 {
-                let centre = f32::from_bits(((bin as u32 + LEAST) << 20) | (1 << 19));
-                sum += count as f32 * table[place(centre * inverse)];
-            }
-        }
+        let sum: f32 = self.bins.iter().map(|&(centre, count)| count * table[place(centre * inverse)]).sum();
         f64::from(sum) * f64::from(scale) * f64::from(scale)
     }
 }
