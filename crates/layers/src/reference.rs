@@ -118,7 +118,7 @@ pub fn mixture(x: &Tensor, experts: &[[crate::Projection<'_>; 3]], chosen: &Tens
     for (expert, [gate, up, down]) in experts.iter().enumerate() {
         let own = chosen.eq(expert as i64).to_kind(x.kind()) * weights;
         let y = linear(&gated(activation, &linear(x, gate), &linear(x, up)), down);
-        sum = sum + y * own.sum_dim_intlist(-1, true, x.kind());
+        sum += y * own.sum_dim_intlist(-1, true, x.kind());
     }
     sum
 }
