@@ -240,7 +240,7 @@ fn a_recomputed_block_with_exact_keeping_changes_nothing() {
         |leaf| {
             let weight = leaf[1].shallow_clone();
             let run = move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
-            vec![layers::recompute(run, &leaf[0], &[&leaf[1]], &Keep::Exact, &scope()).unwrap()]
+            vec![layers::recompute(run, &leaf[0], &[&leaf[1]], Keep::Exact, &scope()).unwrap()]
         },
         |leaf| vec![leaf[0].matmul(&leaf[1]).tanh() + &leaf[0]],
     );

@@ -135,7 +135,7 @@ fn a_recomputed_block_is_differentiated_at_the_restored_input() {
     let sites = Arc::new(Sites::default());
     let (x, weight) = (normal(&[2, 6, 16], 1).set_requires_grad(true), normal(&[16, 16], 2).set_requires_grad(true));
     let run = |weight: Tensor| move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
-    let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], &KEEP, &scope(&sites)).unwrap();
+    let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], KEEP, &scope(&sites)).unwrap();
     assert_close(&y, &(x.matmul(&weight).tanh() + &x), 1e-14, "the forward is exact");
     assert_eq!(sites.ledger().kept_bytes(), (4 * (12 + 16) * 8) as u64);
     let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);

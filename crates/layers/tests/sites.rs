@@ -50,7 +50,8 @@ fn an_automatic_rank_is_what_it_comes_to_and_exact_where_that_is_smaller() {
 
 #[test]
 fn an_observer_sees_each_tensor_once_with_its_place() {
-    struct Seen(Arc<Mutex<Vec<(Place, Vec<i64>)>>>);
+    type Tensors = Vec<(Place, Vec<i64>)>;
+    struct Seen(Arc<Mutex<Tensors>>);
     impl Observer for Seen {
         fn observe(&self, place: Place, tensor: &Tensor) {
             self.0.lock().unwrap().push((place, tensor.size()));

@@ -58,7 +58,7 @@ fn the_generator_state_saved_after_the_forward() {
     let inner = scope();
     let again = block(&leaves);
     let run = move |x: &Tensor| again(x, Keep::Exact, &inner);
-    let y = recompute(run, &leaves[0], &[&leaves[1], &leaves[2], &leaves[3]], &Keep::Exact, &scope().site(Site::Layer)).unwrap();
+    let y = recompute(run, &leaves[0], &[&leaves[1], &leaves[2], &leaves[3]], Keep::Exact, &scope().site(Site::Layer)).unwrap();
     assert_eq!(y, direct);
     let _ = Tensor::rand([100], (Kind::Float, Device::Cpu));
     for (ours, expected) in gradients(&leaves, vec![y]).iter().zip(&expected) {

@@ -34,6 +34,7 @@ pub(crate) struct Block {
 
 /// The half that does not attend.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a layer, and it is never moved in a step")]
 enum FeedForward {
     Dense(Mlp),
     Mixture(Box<Experts>),

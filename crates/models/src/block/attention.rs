@@ -34,6 +34,7 @@ struct Heads {
 
 /// The maps that make queries, keys and values.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a layer, and it is never moved in a step")]
 enum Maps {
     Separate([Linear; 3]),
     Fused(Linear),
