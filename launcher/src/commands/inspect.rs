@@ -92,7 +92,9 @@ fn sites(found: &Inspection) -> Table {
             names.push(&report.site);
         }
     }
-    let mut rows: Vec<(String, f64, BTreeMap<usize, (f64, f64)>)> = Vec::new();
+    /// Sum and count of the errors at each site.
+    type Errors = BTreeMap<usize, (f64, f64)>;
+    let mut rows: Vec<(String, f64, Errors)> = Vec::new();
     for report in &found.sites {
         let column = names.iter().position(|name| *name == report.site).unwrap_or_default();
         for method in &report.methods {

@@ -230,7 +230,7 @@ impl Plot {
             bottom: BOTTOM,
             x: drawn(&self.x, &x, &|share| LEFT + (RIGHT - LEFT) * share),
             y: drawn(&self.y, &y, &|share| BOTTOM - (BOTTOM - TOP) * share),
-            series: self.series.iter().map(|series| series.draw(&place)).collect(),
+            series: self.series.iter().map(|series| series.draw(place)).collect(),
         })
     }
 
