@@ -73,7 +73,7 @@ mod tests {
         for (quantizers, near) in [(&SCALARS, 2), (&TRELLISES, 4)] {
             for (width, quantizer) in (1..).zip(quantizers.iter()) {
                 let levels = &quantizer.levels[..quantizer.count];
-                assert_eq!(quantizer.count, near / 2 << width);
+                assert_eq!(quantizer.count, (near / 2) << width);
                 assert!(levels.windows(2).all(|pair| pair[0] < pair[1]) && levels[quantizer.count - 1] < REACH);
                 assert!((0..quantizer.count).all(|at| levels[at] == -levels[quantizer.count - 1 - at]));
                 for value in (-300..=300).map(|hundredth| hundredth as f32 * 100.0) {
