@@ -446,7 +446,7 @@ mod tests {
             (dir.path().join("missing"), "0.25", "missing"),
             (write("vector", zeros(&[3])), "0.25", "no matrix"),
             (write("small", zeros(&[3, 4])), "4", "a: decompose: rank 4 of a [3, 4] matrix"),
-            (write("nan", zeros(&[3, 4]) * f64::NAN), "0.25", "a: spectrum: the [3, 4] matrix holds NaN"),
+            (write("nan", zeros(&[3, 4]) * f64::NAN), "0.25", "the [3, 4] matrix holds NaN"),
         ] {
             let failure = bench(file, &[rank]).run().unwrap_err();
             assert!(matches!(&failure, Failure::Input(message) if message.contains(says)), "{failure:?}");
