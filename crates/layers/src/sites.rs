@@ -1,5 +1,6 @@
 use crate::{Error, Ledger, Place};
 use autograd::SideStream;
+use lowrank::coded::Basis;
 use lowrank::{Memory, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,6 +56,17 @@ impl Sites {
         lock(&self.memories).values().map(Memory::bytes).sum()
     }
 
+    /// The basis in which each place codes, of those that have one; of neighbours that share it, the place of the first.
+    pub fn bases(&self) -> Vec<(Place, Arc<Basis>)> {
+        let of = |(place, memory): (&Place, &Memory)| Some((self.first_of(*place), Arc::clone(memory.coded_basis()?)));
+        lock(&self.memories).iter().filter_map(of).collect()
+    }
+
+    /// The place of the first of the layers that share the memory which is filed here.
+    fn first_of(&self, filed: Place) -> Place {
+        Place { layer: filed.layer.map(|group| group * self.shared_layers.max(1)), ..filed }
+    }
+
     /// The first place since the last call where something kept was not finite. Makes the host wait for a GPU, so call it where it waits anyway.
     ///
     /// # Errors
@@ -82,7 +94,8 @@ impl Sites {
     /// Runs `work` with the site's memory, which its neighbours may share.
     pub(crate) fn with_memory<T>(&self, place: Place, work: impl FnOnce(&mut Memory) -> T) -> T {
         let place = Place { layer: place.layer.map(|layer| layer / self.shared_layers.max(1)), ..place };
-        let mut memory = lock(&self.memories).remove(&place).unwrap_or_default();
+        let sharers = self.shared_layers.max(1) as u64;
+        let mut memory = lock(&self.memories).remove(&place).unwrap_or_else(|| Memory::of_sharers(sharers));
         let done = work(&mut memory);
         if memory.bytes() > 0 {
             lock(&self.memories).insert(place, memory);

@@ -1,5 +1,5 @@
 use crate::auto::auto;
-use crate::coded::{Basis, Coded, Coding};
+use crate::coded::{Coded, Coding};
 use crate::measure::{check_finite, check_matrix};
 use crate::nystrom::nystrom;
 use crate::projection::Projection;
@@ -8,7 +8,6 @@ use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
 use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
-use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
@@ -76,14 +75,14 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
 fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measure: bool) -> Result<Measured, Error> {
     let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
     let a = matrix.f_detach()?.f_to_kind(kind)?;
+    if let Method::Coded { .. } = options.method {
+        let (coded, error) = coded(&a, options, seed, memory)?;
+        return Ok(Measured { code: Code::Coded(coded), error: measure.then_some(error) });
+    }
     // The look at the largest element would make the host wait for a GPU.
     let largest = if a.device() == Device::Cpu { check_finite(OPERATION, &a)? } else { 1.0 };
     if let Method::Quantized { bits, group } = options.method {
         return Ok(Measured { code: Code::Quantized(Quantized::new(&a, bits, group)?), error: None });
-    }
-    if let Method::Coded { .. } = options.method {
-        let (coded, error) = coded(&a, options, seed, memory)?;
-        return Ok(Measured { code: Code::Coded(coded), error: measure.then_some(error) });
     }
     if let Method::Rsvd { oversampling: got @ ..0, .. } = options.method {
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
@@ -122,21 +121,11 @@ fn coded(a: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Resul
     if drift.is_nan() {
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
-    let basis = match memory.coded_basis() {
-        Some(basis) => Arc::clone(basis),
-        None => Arc::new(Basis::of(a)?.rounded(options.factors)?),
-    };
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    let coded = Coded::new(a, &basis, &coding, seed)?;
-    let known = memory.coded_basis().is_some();
-    let next = if known && coded.drift()? >= drift { Arc::new(basis.update(a, HALF)?) } else { basis };
-    memory.remember_coded(next);
+    let coded = memory.code(a, &coding, drift, options.factors, seed)?;
     let error = coded.relative_error();
     Ok((coded, error))
 }
-
-/// What an update keeps of the old second moment: a basis forgets in a few updates, and does not follow one matrix alone.
-const HALF: f64 = 0.5;
 
 /// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.
 fn row_scales(a: &Tensor, found: &Projection) -> Result<Tensor, Error> {

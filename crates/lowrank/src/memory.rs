@@ -1,4 +1,4 @@
-use crate::coded::Basis;
+use crate::coded::{Basis, Coded, Coding, Following};
 use crate::{Error, Factors};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -8,21 +8,33 @@ use tch::{Kind, Tensor};
 /// others.
 ///
 /// One site, one memory: the same sequence of matrices gives the same codes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
     basis: Option<Tensor>,
-    coded: Option<Arc<Basis>>,
+    coded: Option<Following>,
+    sharers: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::of_sharers(1)
+    }
 }
 
 impl Memory {
-    /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
-    pub fn from_basis(basis: Tensor) -> Self {
-        Self { basis: Some(basis), coded: None }
+    /// An empty one that so many sites share, each showing it a matrix a step.
+    pub fn of_sharers(sharers: u64) -> Self {
+        Self { basis: None, coded: None, sharers }
     }
 
-    /// One that codes in `basis`, which other sites may share.
+    /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
+    pub fn from_basis(basis: Tensor) -> Self {
+        Self { basis: Some(basis), ..Self::default() }
+    }
+
+    /// One that codes in `basis`, which other memories may hold too.
     pub fn from_coded_basis(basis: Arc<Basis>) -> Self {
-        Self { basis: None, coded: Some(basis) }
+        Self { coded: Some(Following::from_basis(basis, 1)), ..Self::default() }
     }
 
     /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are); `None` before the first.
@@ -32,13 +44,14 @@ impl Memory {
 
     /// The basis in which the next matrix is coded; `None` before the first.
     pub fn coded_basis(&self) -> Option<&Arc<Basis>> {
-        self.coded.as_ref()
+        self.coded.as_ref().map(Following::basis)
     }
 
-    /// Bytes held between two matrices, those of a basis that is shared counted in full.
+    /// Bytes held between two matrices, a basis that other memories hold too counted in full. While a basis of
+    /// [`Method::Coded`](crate::Method::Coded) follows what it sees, there are two of it.
     pub fn bytes(&self) -> u64 {
         let warm = self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
-        warm + self.coded.as_ref().map_or(0, |basis| basis.bytes())
+        warm + self.coded.as_ref().map_or(0, Following::bytes)
     }
 
     /// The basis as `like` has its dtype and device.
@@ -54,8 +67,15 @@ impl Memory {
         }
     }
 
-    pub(crate) fn remember_coded(&mut self, basis: Arc<Basis>) {
-        self.coded = Some(basis);
+    /// Codes in the basis, which is made of the first matrix, in `kind`, and follows as [`Method::Coded`](crate::Method::Coded) says.
+    pub(crate) fn code(&mut self, matrix: &Tensor, coding: &Coding, drift: f64, kind: Kind, seed: u64) -> Result<Coded, Error> {
+        if let Some(following) = &mut self.coded {
+            return following.code(matrix, coding, drift, seed, false);
+        }
+        let mut following = Following::of(matrix, kind, self.sharers)?;
+        let coded = following.code(matrix, coding, drift, seed, true)?;
+        self.coded = Some(following);
+        Ok(coded)
     }
 
     pub(crate) fn remember(&mut self, factors: &Factors) -> Result<(), Error> {

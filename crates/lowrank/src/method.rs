@@ -61,8 +61,9 @@ pub enum Method {
         rate: Rate,
         /// How values become levels.
         rounding: Rounding,
-        /// The basis is brought up to date with a matrix whose error is so many times what the basis promises
-        /// ([`Coded::drift`](crate::coded::Coded::drift)): at 0 with every one, at infinity never.
+        /// The basis follows the matrices once their error is so many times what it promises
+        /// ([`Coded::drift`](crate::coded::Coded::drift)), no oftener than it pays: at 0 always, at infinity never. Codes are made in the
+        /// basis that was there before; what is seen goes into the next one, which takes over when the last code in the old one is gone.
         drift: f64,
     },
 }

@@ -314,6 +314,49 @@ fn wrong_use_is_refused_with_the_numbers() {
     assert!(Basis::from_parts(&a, &[1.0; 5]).is_ok() && Basis::from_parts(&a, &[1.0; 4]).is_err());
 }
 
+/// Sites that share a basis: it is made of the first one's matrix alone, and of all of them from the second round on.
+#[test]
+fn sharers_have_one_basis_from_all_of_them() {
+    let sites = [decaying(300, 24, 1), decaying(300, 24, 30), decaying(300, 24, 30)];
+    let options = Options {
+        method: Method::Coded { rate: Rate::Bits(2.5), rounding: Rounding::Trellis, drift: f64::INFINITY },
+        rank: Rank::Fraction(1.0),
+        keep_norms: true,
+        factors: Kind::Float,
+    };
+    let mut memory = Memory::of_sharers(3);
+    let mut round = || -> Vec<f64> {
+        let codes: Vec<Code> = sites.iter().map(|site| decompose(site, &options, 0, &mut memory).unwrap()).collect();
+        codes.iter().zip(&sites).map(|(code, site)| per_token_error(site, &code.restore(Kind::Double).unwrap()).unwrap()).collect()
+    };
+    let (first, second, third) = (round(), round(), round());
+    assert!(first[1] > 1.08 * second[1] && second[0] > first[0], "{first:?} {second:?}");
+    assert_eq!(second, third);
+    assert_eq!(memory.bytes(), 24 * (4 * 24 + 4));
+}
+
+/// An update that gains nothing is not made again at once.
+#[test]
+fn a_basis_follows_no_oftener_than_it_pays() {
+    let options = Options {
+        // So low that every matrix seems to have drifted.
+        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: 0.5 },
+        rank: Rank::Fraction(1.0),
+        keep_norms: true,
+        factors: Kind::Float,
+    };
+    let mut memory = Memory::default();
+    let updates = |rounds: std::ops::Range<u64>, memory: &mut Memory| {
+        let mut follows = |round: u64| {
+            drop(decompose(&decaying(300, 16, round), &options, 0, memory).unwrap());
+            memory.bytes() > 16 * (4 * 16 + 4)
+        };
+        rounds.filter(|round| follows(*round % 2)).count()
+    };
+    let (early, late) = (updates(0..40, &mut memory), updates(40..80, &mut memory));
+    assert!(early >= 3 && late <= 3 && late < early, "{early} {late}");
+}
+
 /// Through the face of all methods: the first matrix makes the basis, others update it, and bytes are foretold.
 #[test]
 fn a_site_remembers_its_basis_and_updates_it() {
@@ -324,30 +367,40 @@ fn a_site_remembers_its_basis_and_updates_it() {
         keep_norms: true,
         factors: Kind::Float,
     };
+    let basis_bytes = 32 * (4 * 32 + 4);
     let mut memory = Memory::default();
     let errors: Vec<f64> = (0..9)
         .map(|step| {
             let matrix = if step == 0 { &old } else { &new };
-            let basis = memory.coded_basis().cloned();
             let measured = decompose_measured(matrix, &options(0.0), 0, &mut memory).unwrap();
             assert_eq!(measured.code.bytes(), options(0.0).bytes(200, 32).unwrap());
+            // The first matrix makes the basis, each other one the next.
+            assert_eq!(memory.bytes(), if step == 0 { basis_bytes } else { 2 * basis_bytes });
             let restored = measured.code.restore(Kind::Double).unwrap();
             assert!((measured.error.unwrap() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3);
             let Code::Coded(code) = measured.code else { panic!("not coded") };
-            // A matrix is coded in the basis that was there before it.
-            assert!(basis.is_none_or(|basis| Arc::ptr_eq(&basis, code.basis())));
+            assert!(Arc::ptr_eq(memory.coded_basis().unwrap(), code.basis()));
             code.error()
         })
         .collect();
     assert!(errors[1] > 1.5 * errors[0] && errors[8] < 0.7 * errors[1], "{errors:?}");
-    assert_eq!(memory.bytes(), 32 * (4 * 32 + 4));
 
-    let shared = Arc::clone(memory.coded_basis().unwrap());
-    let mut other = Memory::from_coded_basis(Arc::clone(&shared));
-    decompose(&old, &options(f64::INFINITY), 0, &mut other).unwrap();
-    assert!(Arc::ptr_eq(&shared, other.coded_basis().unwrap()));
-    decompose(&old, &options(0.0), 0, &mut other).unwrap();
-    assert!(!Arc::ptr_eq(&shared, other.coded_basis().unwrap()));
+    let mut other = Memory::from_coded_basis(Arc::clone(memory.coded_basis().unwrap()));
+    let first = decompose(&old, &options(f64::INFINITY), 0, &mut other).unwrap();
+    drop(memory);
+    assert_eq!(other.bytes(), basis_bytes);
+    drop(first);
+    let coded = |matrix: &Tensor, drift, memory: &mut Memory| match decompose(matrix, &options(drift), 0, memory).unwrap() {
+        Code::Coded(code) => code,
+        _ => panic!("not coded"),
+    };
+    // While a code is held in a basis, none other takes over.
+    let held = coded(&new, 0.0, &mut other);
+    let beside = coded(&new, 0.0, &mut other);
+    assert!(Arc::ptr_eq(held.basis(), beside.basis()) && other.bytes() == 2 * basis_bytes);
+    drop((held, beside));
+    let after = coded(&new, f64::INFINITY, &mut other);
+    assert!(other.bytes() == basis_bytes && after.error() < 0.9 * errors[1], "{} {errors:?}", after.error());
     let message = decompose(&normal(4, 5, 1), &options(1.0), 0, &mut other).unwrap_err().to_string();
     assert!(message.contains("as wide as the basis"), "{message}");
 }

@@ -3,6 +3,7 @@
 //! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing; [`RunData`] is the tokenised data; [`train`] is the loop,
 //! one step of which is in `step.rs`. [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without training it.
 
+mod budget;
 mod check;
 pub mod config;
 mod device;
@@ -14,6 +15,7 @@ mod inspect;
 mod metrics;
 mod optimizer;
 mod policy;
+mod probe;
 mod run_data;
 mod schedule;
 mod step;
@@ -21,11 +23,12 @@ mod text;
 mod train;
 mod verify;
 
+pub use budget::{Division, Share};
 pub use check::check;
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
-pub use inspect::{Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect};
+pub use inspect::{Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods};
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{AdamW, clip_by_global_norm};
 pub use policy::activations;

@@ -1,13 +1,15 @@
-use crate::config::{GradientMethod, Length, Run, Stream};
+use crate::budget::{self, Division};
+use crate::config::{Activations, GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::AdamW;
 use crate::policy::{self, Lora};
+use crate::probe::Probe;
 use crate::run_data::{self, RunData};
-use crate::step::Stepper;
+use crate::step::{Stepper, micro_batches};
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
-use data::Prepared;
+use data::{Dataset, Order, Prepared};
 use layers::Sites;
 use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
 use reduce::GradientReducer;
@@ -45,16 +47,17 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         Stream::Main => Sites::default(),
         Stream::Side => Sites::beside(device)?,
     };
+    let activations = divided(run, &decoder, &data.train, &order, pad, &*group)?;
     let mut stepper = Stepper {
         decoder: &decoder,
         group: &*group,
         dataset: &data.train,
         order: &order,
-        activations: policy::activations(&run.activations, decoder.config()),
+        activations: policy::activations(&activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
         optimizer: AdamW::new(&trained, &run.optimizer)?,
         trained,
-        sites: Arc::new(sites.sharing(run.activations.basis_layers)),
+        sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         pad,
@@ -127,6 +130,32 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     // A rank that ended first would look like one that died.
     group.barrier()?;
     Ok(summary)
+}
+
+/// The `[activations]` table, its budget divided: as an earlier start of this run wrote down, or as it is measured now.
+fn divided(run: &Run, decoder: &Decoder, train: &Dataset, order: &Order, pad: u32, group: &dyn ProcessGroup) -> Result<Activations> {
+    if run.activations.budget.is_none() {
+        return Ok(run.activations.clone());
+    }
+    let path = run.dir.join("budget.json");
+    let division = match Division::read(&path)? {
+        Some(division) => division,
+        None => {
+            tracing::info!("measuring where the budget of activations is best spent");
+            let share = order.rank_share(0, group.rank(), group.world_size());
+            let rows = budget::sample_rows(run, share.len());
+            let (mut batches, _) = micro_batches(train, &share[..rows], rows, pad)?;
+            let probe = Probe { decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
+            let found = Division::of(run, &probe, &batches.remove(0), group, &mut |_, _| ())?;
+            let Some(division) = found else { return Ok(run.activations.clone()) };
+            if group.rank() == 0 {
+                division.write(&path)?;
+            }
+            division
+        }
+    };
+    tracing::info!("{division}");
+    Ok(division.applied(&run.activations))
 }
 
 /// Steps of the run: as given, or those that so many epochs take, the last one filled up from the next.

@@ -4,8 +4,11 @@ use super::{shard::prepare, train::threads};
 use crate::{cli::Config, failure::Failure, page, progress::Progress, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use std::{collections::BTreeMap, path::PathBuf};
-use trainer::{GradientReport, Inspection, Look, config::Run};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+use trainer::{Division, GradientReport, Inspection, Look, config::Run};
 
 /// Show what compression does to this model on this data, site by site
 ///
@@ -16,6 +19,7 @@ Examples:
   loract inspect configs/demo.toml
   loract inspect configs/demo.toml --html demo.html
   loract inspect configs/demo.toml --bits 2 --bits 4 --batches 1 --json
+  loract inspect configs/demo.toml --method coded --age 10 --shared 5 --shared 30 --layers 0
 
   error of a token  ‖a − â‖ / ‖a‖ of each row, norms restored, as a root mean square
   optimum           the least of any rank that takes as many bits in bf16
@@ -33,9 +37,18 @@ pub struct Inspect {
     /// Bits per element, all of a code counted, at which methods are compared. May be repeated
     #[arg(long, value_name = "B", default_values_t = [2.0, 4.0, 8.0], value_parser = bits)]
     pub bits: Vec<f64>,
-    /// Layers whose sites are shown, spread from the first to the last
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Layers whose sites are shown, spread from the first to the last; 0: only gradients are looked at
+    #[arg(long, value_name = "N", default_value_t = 8)]
     pub layers: u16,
+    /// Compare this method only, by its first word. May be repeated
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(trainer::inspected_methods()))]
+    pub method: Vec<String>,
+    /// Show coded also in the basis of a batch so many batches before
+    #[arg(long, value_name = "BATCHES", default_value_t = 0)]
+    pub age: u64,
+    /// Show that older basis also shared by so many neighbouring layers. May be repeated
+    #[arg(long, value_name = "LAYERS", requires = "age", value_parser = clap::value_parser!(u16).range(2..))]
+    pub shared: Vec<u16>,
     /// Write a page with plots as well; it needs no network
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
@@ -51,7 +64,14 @@ impl Inspect {
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
         work::check(&run, 1)?;
         let data = prepare(&run, 1)?;
-        let look = Look { batches: self.batches, bits: self.bits.clone(), layers: usize::from(self.layers) };
+        let look = Look {
+            batches: self.batches,
+            bits: self.bits.clone(),
+            layers: usize::from(self.layers),
+            methods: self.method.clone(),
+            age: self.age,
+            shared: self.shared.iter().copied().map(usize::from).collect(),
+        };
         let mut progress = Progress::start("looking", None);
         let found = work::inspect(&run, &data, &look, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
         progress.finish();
@@ -80,8 +100,30 @@ fn bits(text: &str) -> Result<f64, String> {
 
 fn print(found: &Inspection) {
     let batches = if found.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", found.batches) };
-    println!("{batches}, {} tokens\n\nerror of a token, mean over the layers shown", found.tokens);
-    println!("{}\n\ngradients against exact ones\n{}", sites(found), gradients(&found.gradients));
+    println!("{batches}, {} tokens", found.tokens);
+    if let Some(budget) = &found.budget {
+        println!("\n{budget}\n{}", shares(budget));
+    }
+    if !found.sites.is_empty() {
+        println!("\nerror of a token, mean over the layers shown\n{}", sites(found));
+    }
+    println!("\ngradients against exact ones\n{}", gradients(&found.gradients));
+}
+
+/// The bits of each site, layer by layer.
+fn shares(budget: &Division) -> Table {
+    let sites: BTreeSet<&str> = budget.shares.iter().map(|share| share.site.as_str()).collect();
+    let layers: BTreeSet<usize> = budget.shares.iter().map(|share| share.layer).collect();
+    let mut table = table(std::iter::once("layer").chain(sites.iter().flat_map(|site| [*site, "sensitivity"])));
+    for layer in layers {
+        let of = |site: &str| budget.shares.iter().find(|share| share.layer == layer && share.site == site);
+        let cells = sites.iter().flat_map(|site| match of(site) {
+            Some(share) => [format!("{:.2} bits", share.bits), format!("{:.2e}", share.sensitivity)],
+            None => ["–".to_owned(), "–".to_owned()],
+        });
+        table.add_row(std::iter::once(layer.to_string()).chain(cells));
+    }
+    right(table, 0)
 }
 
 /// Methods with the bits they take down, sites across.

@@ -4,7 +4,7 @@ use super::pack::LANES;
 use super::pass::{self, Encoded, Plan};
 use super::small_float::{gain, gain_near};
 use super::spread::{Scales, Spread};
-use super::unit_rows::UnitRows;
+use super::unit_rows::Normed;
 use super::water_filling::{EXACT, Losses, Until, WIDTHS, widths};
 use super::{Coding, Rate, Rounding, reference};
 use crate::Error;
@@ -49,26 +49,18 @@ impl Coded {
     /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Setting`] for what it does not take; those of
     /// libtorch.
     pub fn new(matrix: &Tensor, basis: &Arc<Basis>, coding: &Coding, seed: u64) -> Result<Self, Error> {
-        let UnitRows { rows: unit, norms } = UnitRows::of(OPERATION, matrix)?;
-        basis.check(OPERATION, &unit)?;
+        let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
+        basis.check(OPERATION, &matrix_rows)?;
         let (rows, columns, components) = (norms.len(), basis.columns() as usize, basis.components() as usize);
-        let y = basis.vectors(Kind::Float)?.f_tr()?.f_matmul(&unit.f_tr()?)?;
-        drop(unit);
-        // What a complete basis does not hold is rounding.
-        let energies = if components == columns {
-            y.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?
-        } else {
-            Tensor::f_ones([rows as i64], (Kind::Float, y.device()))?
-        };
+        let y = basis.vectors(Kind::Float)?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?;
+        drop(matrix_rows);
+        let mut y = Vec::<f32>::try_from(y.f_view([-1])?)?;
         // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
-        let y = if coding.rounding == Rounding::Stochastic {
-            let ratios: Vec<f32> = norms.iter().map(|&norm| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 }).collect();
-            y.f_mul(&Tensor::f_from_slice(&ratios)?.f_to_device(y.device())?)?
-        } else {
-            y
-        };
-        let mut y = Vec::<f32>::try_from(y.f_contiguous()?.f_view([-1])?)?;
-        let energies = Vec::<f32>::try_from(energies)?;
+        let ratio = |&norm: &f32| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 };
+        let ratios: Option<Vec<f32>> = (coding.rounding == Rounding::Stochastic).then(|| norms.iter().map(ratio).collect());
+        let squares = scale_rows(&mut y, &inverses, ratios.as_deref());
+        // What a complete basis does not hold is rounding.
+        let energies = if components == columns { squares } else { vec![1.0; rows] };
         let bytes = coding.rate.bytes(rows, columns, components)?;
 
         let attempt = |y: &[f32], norms: &[f32], kept: u64| {
@@ -271,6 +263,30 @@ impl Rate {
             Self::Error(error) => setting("error", "above 0", error),
         }
     }
+}
+
+/// Multiplies each row of `y` `[components, rows]` with its factor, and then with its ratio; the sums of squares between the two.
+fn scale_rows(y: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
+    let rows = factors.len();
+    let block = |block: &mut [f32]| {
+        let mut squares = vec![0.0; rows];
+        for component in block.chunks_mut(rows) {
+            for ((value, factor), square) in component.iter_mut().zip(factors).zip(&mut squares) {
+                *value *= factor;
+                *square += *value * *value;
+            }
+            if let Some(ratios) = ratios {
+                component.iter_mut().zip(ratios).for_each(|(value, ratio)| *value *= ratio);
+            }
+        }
+        squares
+    };
+    let blocks: Vec<Vec<f32>> = y.par_chunks_mut(pass::BLOCK * rows).map(block).collect();
+    let mut squares = vec![0.0; rows];
+    for block in blocks {
+        squares.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);
+    }
+    squares
 }
 
 /// Gains, widths and scales.

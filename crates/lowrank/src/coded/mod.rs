@@ -15,6 +15,7 @@
 
 mod basis;
 mod code;
+mod following;
 mod levels;
 mod outliers;
 mod pack;
@@ -30,6 +31,7 @@ mod water_filling;
 
 pub use basis::Basis;
 pub use code::Coded;
+pub(crate) use following::Following;
 use serde::{Deserialize, Serialize};
 pub use water_filling::{bits_at_bound, bound};
 

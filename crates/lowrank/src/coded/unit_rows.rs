@@ -32,3 +32,33 @@ impl UnitRows {
         self.norms.iter().filter(|&&norm| norm > 0.0).count().max(1)
     }
 }
+
+/// A matrix, the norms of its rows, and what to multiply a row with for unit norm.
+#[derive(Debug)]
+pub(crate) struct Normed {
+    /// `[rows, columns]` in f32.
+    pub rows: Tensor,
+    /// `[rows]`.
+    pub norms: Vec<f32>,
+    /// `[rows]`.
+    pub inverses: Vec<f32>,
+}
+
+/// Norms of rows of which no square leaves the range of f32, as far as it matters.
+const USUAL: std::ops::Range<f32> = 1e-15..1e15;
+
+impl Normed {
+    /// One pass over the matrix as it is; rows that are zero, or of unusual norm, or not finite, take the way of [`UnitRows`].
+    pub(crate) fn of(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
+        check_matrix(operation, matrix)?;
+        let rows = matrix.f_detach()?.f_to_kind(Kind::Float)?;
+        let norms = Vec::<f32>::try_from(rows.f_norm_scalaropt_dim(2, [1].as_slice(), false)?)?;
+        if norms.iter().all(|norm| USUAL.contains(norm)) {
+            let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
+            return Ok(Self { rows, norms, inverses });
+        }
+        let UnitRows { rows, norms } = UnitRows::of(operation, &rows)?;
+        let inverses = vec![1.0; norms.len()];
+        Ok(Self { rows, norms, inverses })
+    }
+}

@@ -91,6 +91,7 @@ pub(super) const TABLES: &[TableKeys] = &[
                 r#""none" | "checkpoint" | "layer" | "sublayer" | a list of "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act""#,
             ),
             ("stream", r#""main" | "side""#),
+            ("budget", r#"a number > 0 of bytes per token, or "auto"; with coded"#),
             ("basis_layers", POSITIVE),
             ("overrides", "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there"),
             METHOD,

@@ -96,7 +96,7 @@ macro_rules! with_form {
     };
 }
 
-with_form!(Activations { sites: OneOrMany, stream: String, basis_layers: usize, overrides: Vec<Override> });
+with_form!(Activations { sites: OneOrMany, stream: String, budget: Bits, basis_layers: usize, overrides: Vec<Override> });
 with_form!(Override { sites: OneOrMany, layers: String });
 
 /// The keys that `[activations]` and its overrides share: how a site keeps its tensor.
@@ -177,7 +177,7 @@ pub(super) enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// A number of bits, or a name.
+/// A number of bits or bytes, or a name.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Bits {

@@ -1,6 +1,7 @@
 use lowrank::coded::{Rate, Rounding};
 use lowrank::{Factors, Method, Options, Rank, TestMatrix};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use tch::Kind;
 
 /// A method at a number of bits per element.
@@ -31,8 +32,9 @@ const METHODS: &[(&str, Method, Kind)] = &[
 const QUANTIZED: &[(&str, u8, i64)] =
     &[("quantized int4", 4, 64), ("quantized int4", 4, 32), ("quantized int8", 8, 64), ("quantized int8", 8, 32)];
 
-/// Every method at each of these bits per element; quantised ones, which have but one size, once.
-pub(super) fn all(bits: &[f64]) -> Vec<Candidate> {
+/// Every method at each of these bits per element; quantised ones, which have but one size, once. Of `names`, if there are any, only those
+/// that begin with one.
+pub(super) fn all(bits: &[f64], names: &[String]) -> Vec<Candidate> {
     let coded = bits.iter().map(|&bits| {
         let of = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
         Candidate { method: "coded", bits, of, factors: Kind::BFloat16 }
@@ -44,10 +46,22 @@ pub(super) fn all(bits: &[f64]) -> Vec<Candidate> {
         of: Method::Quantized { bits, group },
         factors: Kind::BFloat16,
     });
-    low_rank.chain(quantized).chain(coded).collect()
+    let wanted = |candidate: &Candidate| names.is_empty() || names.iter().any(|name| candidate.method.starts_with(name.as_str()));
+    low_rank.chain(quantized).chain(coded).filter(wanted).collect()
+}
+
+/// The first words of all methods.
+pub fn methods() -> BTreeSet<&'static str> {
+    let names = METHODS.iter().map(|(name, ..)| *name).chain(["quantized", "coded"]);
+    names.filter_map(|name| name.split([' ', ',']).next()).collect()
 }
 
 impl Candidate {
+    /// Whether what it does depends on batches before.
+    pub(super) fn has_basis(&self) -> bool {
+        self.of.is_warm()
+    }
+
     /// The options for a `[rows, columns]` matrix; `None` where the bits do not suffice for one component.
     pub(super) fn options(&self, rows: i64, columns: i64) -> Option<Options> {
         let budget = (self.bits * (rows * columns) as f64 / 8.0) as u64;
@@ -71,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_takes_as_much_as_it_may_and_no_more() {
-        for candidate in all(&[1.0, 3.7]) {
+        for candidate in all(&[1.0, 3.7], &[]) {
             let (rows, columns) = (300, 70);
             let options = candidate.options(rows, columns).unwrap();
             let bits = |rank| {
@@ -83,6 +97,7 @@ mod tests {
                 assert!(bits(rank) <= candidate.bits && bits(rank + 1) > candidate.bits, "{candidate:?}: {rank}");
             }
         }
-        assert!(all(&[0.01])[0].options(300, 70).is_none());
+        assert!(all(&[2.0], &["coded".into()]).iter().all(|candidate| candidate.method == "coded"));
+        assert!(all(&[0.01], &[])[0].options(300, 70).is_none());
     }
 }

@@ -1,7 +1,8 @@
-use super::{Candidate, Taken};
+use super::{Candidate, Look};
 use crate::Result;
-use crate::config::{Form, Run, Site, Sites};
+use crate::config::{self, Form, Run, Site, Sites};
 use crate::policy;
+use crate::probe::Taken;
 use data::Batch;
 use layers::Keep;
 use models::{Activations, Decoder};
@@ -19,6 +20,10 @@ pub struct GradientReport {
     pub method: String,
     /// The bits per element that the method was allowed, where that was given.
     pub bits: Option<f64>,
+    /// Batches since the one that the sites' bases were made of.
+    pub basis_age: u64,
+    /// Neighbouring layers that share a basis.
+    pub basis_layers: usize,
     /// Held for backward, with what is kept exactly beside.
     pub kept_bytes: u64,
     /// What the same places would hold uncompressed.
@@ -47,31 +52,48 @@ pub(super) struct Case {
     kind: &'static str,
     sites: Sites,
     form: CaseForm,
+    /// Neighbouring layers that share a basis.
+    basis_layers: usize,
+    /// Batches since the one that the basis was made of.
+    age: u64,
 }
 
 enum CaseForm {
     /// As the run says, overrides included.
-    Configured(Box<crate::config::Activations>),
+    Configured(Box<config::Activations>),
     /// This form everywhere.
     Form(Box<Form>),
     Candidate(Candidate),
 }
 
-/// As configured, each site alone, and each candidate at the configured sites.
-pub(super) fn cases(run: &Run, candidates: &[Candidate]) -> Vec<Case> {
-    let table = &run.activations;
+/// As configured, each site alone, and each candidate at the configured sites; of `look.methods`, if there are any, these alone, and as
+/// configured if there is a budget.
+pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[Candidate], look: &Look) -> Vec<Case> {
+    let budget = run.activations.budget.is_some();
     let sites = match &table.sites {
         Sites::Of(_) => table.sites.clone(),
         Sites::None | Sites::Checkpoint => Sites::Of(vec![Site::Layer]),
     };
-    let mut cases = vec![Case { kind: "configured", sites: table.sites.clone(), form: CaseForm::Configured(Box::new(table.clone())) }];
-    let all = [Site::Layer, Site::Sublayer, Site::Norm, Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::Act, Site::MlpOut];
-    cases.extend(all.map(|site| Case { kind: "site", sites: Sites::Of(vec![site]), form: CaseForm::Form(Box::new(table.form.clone())) }));
-    cases.extend(candidates.iter().map(|candidate| Case {
-        kind: "method",
-        sites: sites.clone(),
-        form: CaseForm::Candidate(candidate.clone()),
-    }));
+    let fresh = |kind, sites, form| Case { kind, sites, form, basis_layers: 1, age: 0 };
+    let mut cases = Vec::new();
+    if look.methods.is_empty() || budget {
+        cases.push(Case {
+            basis_layers: table.basis_layers.unwrap_or(1),
+            age: look.age,
+            ..fresh("configured", table.sites.clone(), CaseForm::Configured(Box::new(table.clone())))
+        });
+    }
+    if look.methods.is_empty() {
+        cases.extend(Site::ALL.map(|site| fresh("site", Sites::Of(vec![site]), CaseForm::Form(Box::new(table.form.clone())))));
+    }
+    for candidate in candidates {
+        let case = || fresh("method", sites.clone(), CaseForm::Candidate(candidate.clone()));
+        cases.push(case());
+        if candidate.has_basis() && look.age > 0 {
+            let layers = std::iter::once(1).chain(look.shared.iter().copied());
+            cases.extend(layers.map(|basis_layers| Case { basis_layers, age: look.age, ..case() }));
+        }
+    }
     cases
 }
 
@@ -89,11 +111,31 @@ impl Case {
     }
 
     fn method(&self) -> String {
-        match &self.form {
+        let mut method = match &self.form {
+            CaseForm::Configured(table) if table.form.method == config::Keeping::Coded && !table.overrides.is_empty() => {
+                "coded, bits by layer and site".into()
+            }
             CaseForm::Configured(table) => described(&table.form),
             CaseForm::Form(form) => described(form),
             CaseForm::Candidate(candidate) => candidate.method.to_owned(),
+        };
+        if self.age > 0 {
+            method += &format!(", basis {} batches old", self.age);
         }
+        if self.basis_layers > 1 {
+            method += &format!(", shared by {} layers", self.basis_layers);
+        }
+        method
+    }
+
+    /// Neighbouring layers that share a basis.
+    pub fn basis_layers(&self) -> usize {
+        self.basis_layers
+    }
+
+    /// Whether an older batch is to be shown to the sites first.
+    pub fn is_older(&self) -> bool {
+        self.age > 0
     }
 
     /// The policies for a batch.
@@ -199,6 +241,8 @@ impl Gradients {
             sites: case.sites_name(),
             method: case.method(),
             bits: if let CaseForm::Candidate(candidate) = &case.form { Some(candidate.bits) } else { None },
+            basis_age: case.age,
+            basis_layers: case.basis_layers,
             kept_bytes: self.kept_bytes,
             exact_bytes: self.exact_bytes,
             relative_error: all.relative_error(),
@@ -229,7 +273,8 @@ mod tests {
         let mut gradients = Gradients::default();
         assert!(gradients.add(&taken(&[3.0, 0.0]), &taken(&[3.0, 1.0])).is_ok());
         assert!(gradients.add(&taken(&[0.0, 4.0]), &taken(&[0.0, 4.0])).is_ok());
-        let case = Case { kind: "site", sites: Sites::Of(vec![Site::Act]), form: CaseForm::Form(Box::default()) };
+        let form = CaseForm::Form(Box::default());
+        let case = Case { kind: "site", sites: Sites::Of(vec![Site::Act]), form, basis_layers: 1, age: 0 };
         let report = gradients.report(case, &["model.layers.1.a"]);
         assert!((report.relative_error - 0.2).abs() < 1e-12, "{report:?}");
         assert!((report.cosine - 25.0 / (25f64 * 26.0).sqrt()).abs() < 1e-12);

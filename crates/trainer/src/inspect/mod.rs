@@ -5,22 +5,24 @@ mod candidates;
 mod gradients;
 mod sites;
 
-pub use candidates::Candidate;
+pub use candidates::{Candidate, methods};
 pub use gradients::{GradientReport, LayerGradient};
 pub use sites::{CurvePoint, MethodError, SiteReport};
 
+use crate::budget::{self, Division};
 use crate::config::Run;
-use crate::step::{micro_batches, tensors};
+use crate::probe::Probe;
+use crate::step::micro_batches;
 use crate::{Result, RunData, device, run_data, text};
 use autograd::random::{Law, derive_seed, draw};
+use collective::Single;
 use data::Batch;
 use gradients::Gradients;
-use layers::{Scope, Sites, Targets};
-use models::{Activations, Checkpoint, Decoder};
+use layers::Sites;
+use models::{Checkpoint, Decoder};
 use serde::Serialize;
 use sites::SiteObserver;
 use std::sync::Arc;
-use tch::Tensor;
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,11 +33,17 @@ pub struct Look {
     pub bits: Vec<f64>,
     /// The most layers whose sites are shown, spread evenly from the first to the last.
     pub layers: usize,
+    /// Methods that are compared, by their first word (`"coded"`); all of them if there is none.
+    pub methods: Vec<String>,
+    /// `coded` is also shown in the basis of a batch so many batches earlier; 0: it is not.
+    pub age: u64,
+    /// Such an older basis is also shown with so many neighbouring layers sharing one.
+    pub shared: Vec<usize>,
 }
 
 impl Default for Look {
     fn default() -> Self {
-        Self { batches: 2, bits: vec![2.0, 4.0, 8.0], layers: 8 }
+        Self { batches: 2, bits: vec![2.0, 4.0, 8.0], layers: 8, methods: Vec::new(), age: 0, shared: Vec::new() }
     }
 }
 
@@ -48,6 +56,8 @@ pub struct Inspection {
     pub tokens: u64,
     /// Layers of the model.
     pub model_layers: usize,
+    /// How the run's budget is divided, if it has one.
+    pub budget: Option<Division>,
     /// Each site of the layers shown, in the order of the forward.
     pub sites: Vec<SiteReport>,
     /// The gradients of all trained parameters against the exact ones: as configured, with each site alone, and with the configured sites in
@@ -71,19 +81,27 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let dataset = &data.prepared().train;
     let order = run_data::order(run, dataset, 1)?;
     let rows = run.rows_at_once(1)?;
-    let mut batches = Vec::new();
-    let mut tokens = 0;
-    for step in 0..look.batches {
-        // One micro-batch is one matrix of activations.
+    // One micro-batch is one matrix of activations.
+    let batch = |step: u64| -> Result<(Batch, usize)> {
         let share = order.rank_share(step, 0, 1);
-        let (parts, counted) = micro_batches(dataset, &share[..rows.min(share.len())], rows, pad)?;
-        tokens += counted as u64;
-        batches.extend(parts);
-    }
+        let (mut parts, tokens) = micro_batches(dataset, &share[..rows.min(share.len())], rows, pad)?;
+        Ok((parts.remove(0), tokens))
+    };
+    let batches = (look.age..look.age + look.batches).map(batch).collect::<Result<Vec<_>>>()?;
+    let older = (0..if look.age > 0 { look.batches } else { 0 }).map(batch).collect::<Result<Vec<_>>>()?;
+    let tokens = batches.iter().map(|(_, tokens)| *tokens as u64).sum();
 
-    let model = Model { run, decoder: &decoder };
-    let candidates = candidates::all(&look.bits);
-    let cases = gradients::cases(run, &candidates);
+    let probe = Probe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
+    let candidates = candidates::all(&look.bits, &look.methods);
+    let budget = {
+        let share = order.rank_share(0, 0, 1);
+        let rows = budget::sample_rows(run, share.len());
+        let (mut sample, _) = micro_batches(dataset, &share[..rows], rows, pad)?;
+        let mut progress = |done, total| progress(done, total, "what a loss at each site costs the gradients");
+        Division::of(run, &probe, &sample.remove(0), &Single::new(), &mut progress)?
+    };
+    let table = budget.as_ref().map_or_else(|| run.activations.clone(), |division| division.applied(&run.activations));
+    let cases = gradients::cases(run, &table, &candidates, look);
     let total = (batches.len() * (cases.len() + 1)) as u64;
     let mut done = 0;
     let mut step = |what: &str| {
@@ -93,15 +111,19 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let shown = shown_layers(decoder.config().num_layers as usize, look.layers);
     let observer = SiteObserver::new(shown, candidates, run.seed);
     let mut compared: Vec<Gradients> = cases.iter().map(|_| Gradients::default()).collect();
-    for (index, batch) in batches.iter().enumerate() {
+    for (index, (batch, _)) in batches.iter().enumerate() {
         step("exact, and what each method makes of it");
         // Halves recomputed from exact inputs show every site and hold little; their gradients are the exact ones.
-        let exact = model.gradients(batch, index, &sites::all_exact(), Arc::new(Sites::observed(observer.clone())))?;
+        let exact = probe.gradients(batch, index, &sites::all_exact(), Arc::new(Sites::observed(observer.clone())))?;
         observer.take_fault()?;
         for (case, compared) in cases.iter().zip(&mut compared) {
             step(&case.name());
-            let sites = Arc::new(Sites::default());
-            let found = model.gradients(batch, index, &case.activations(&decoder, batch), sites)?;
+            let activations = case.activations(&decoder, batch);
+            let sites = Arc::new(Sites::default().sharing(case.basis_layers()));
+            if let (true, Some((older, _))) = (case.is_older(), older.get(index)) {
+                probe.show(older, index, &activations, &sites)?;
+            }
+            let found = probe.gradients(batch, index, &activations, sites)?;
             compared.add(&exact, &found)?;
         }
     }
@@ -109,42 +131,7 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let names: Vec<&str> = decoder.trained().iter().map(|parameter| parameter.name()).collect();
     let reports = cases.into_iter().zip(compared).map(|(case, compared)| compared.report(case, &names)).collect();
     let model_layers = decoder.config().num_layers as usize;
-    Ok(Inspection { batches: look.batches, tokens, model_layers, sites: observer.reports(), gradients: reports })
-}
-
-/// The model, and how its gradients are taken.
-struct Model<'a> {
-    run: &'a Run,
-    decoder: &'a Decoder,
-}
-
-/// The gradients of all trained parameters, and the most bytes that were kept.
-struct Taken {
-    gradients: Vec<Tensor>,
-    kept_bytes: u64,
-    exact_bytes: u64,
-}
-
-impl Model<'_> {
-    fn gradients(&self, batch: &Batch, index: usize, activations: &Activations, sites: Arc<Sites>) -> Result<Taken> {
-        let decoder = self.decoder;
-        let (inputs, targets) = tensors(batch, decoder.device())?;
-        let targets = Targets::new(&targets)?;
-        let scope = Scope::training(derive_seed(&[self.run.seed, index as u64]), sites.clone());
-        let hidden = decoder.hidden(&inputs, activations, &scope)?;
-        let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count().max(1) as f64, self.run.loss_chunk as i64, &scope)?;
-        drop(hidden);
-        let (kept_bytes, exact_bytes) = (sites.ledger().kept_bytes(), sites.ledger().exact_bytes());
-        let trained = decoder.trained();
-        let wanted: Vec<&Tensor> = trained.iter().map(|parameter| parameter.tensor()).collect();
-        let found = autograd::grad(&[&loss], &wanted, &[None], false, false)?;
-        sites.check_finite()?;
-        let gradients = found.into_iter().zip(&wanted).map(|(gradient, parameter)| match gradient {
-            Some(gradient) => Ok(gradient),
-            None => Ok(parameter.f_zeros_like()?),
-        });
-        Ok(Taken { gradients: gradients.collect::<Result<_>>()?, kept_bytes, exact_bytes })
-    }
+    Ok(Inspection { batches: look.batches, tokens, model_layers, budget, sites: observer.reports(), gradients: reports })
 }
 
 fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
@@ -162,7 +149,6 @@ fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
 
 /// At most `most` of `layers` layers, the first and the last among them.
 fn shown_layers(layers: usize, most: usize) -> Vec<usize> {
-    let most = most.max(1);
     if layers <= most {
         return (0..layers).collect();
     }
@@ -178,5 +164,6 @@ mod tests {
         assert_eq!(shown_layers(3, 8), [0, 1, 2]);
         assert_eq!(shown_layers(30, 4), [0, 9, 19, 29]);
         assert_eq!(shown_layers(30, 1), [0]);
+        assert!(shown_layers(30, 0).is_empty());
     }
 }

@@ -27,6 +27,12 @@ choice! {
     }
 }
 
+impl Site {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Layer, Self::Sublayer, Self::Norm, Self::AttnIn, Self::AttnOut, Self::MlpIn, Self::MlpOut, Self::Act];
+}
+
 choice! {
     /// Where a GPU compresses.
     Stream {
@@ -56,6 +62,20 @@ impl Sites {
     }
 }
 
+/// What the coded sites of a model may hold for each token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// [`Budget::AUTO_BITS`] for each element of the sites.
+    Auto,
+    /// So many bytes.
+    BytesPerToken(f64),
+}
+
+impl Budget {
+    /// The bits for each element of [`Budget::Auto`].
+    pub const AUTO_BITS: f64 = 2.2;
+}
+
 /// `[activations]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Activations {
@@ -67,8 +87,12 @@ pub struct Activations {
     pub form: Form,
     /// `stream`: where a GPU compresses: `"main"`, or `"side"`, while the forward goes on. Default: `"main"`.
     pub stream: Stream,
-    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded` and `"warm"`. Default: 1.
-    pub basis_layers: usize,
+    /// `budget`: what `coded` may hold of a token in the whole model, bases included, from which `bits` of each layer and site follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded` and `"warm"`. Default: 1, or what suits the budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis_layers: Option<usize>,
     /// `overrides`: other forms for some sites and layers; where several fit, the later one wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
@@ -76,6 +100,18 @@ pub struct Activations {
 
 impl Activations {
     pub(super) fn resolve(mut raw: raw::Activations, at: Table<'_>) -> Result<Self, Error> {
+        let budget = match raw.budget.take() {
+            None => None,
+            Some(raw::Bits::Number(bytes)) => {
+                at.require("budget", bytes > 0.0, "must be > 0")?;
+                Some(Budget::BytesPerToken(bytes))
+            }
+            Some(raw::Bits::Name(name)) if name == "auto" => Some(Budget::Auto),
+            Some(raw::Bits::Name(name)) => return Err(at.refuse("budget", &format!("cannot be \"{name}\""))),
+        };
+        if budget.is_some() {
+            raw.method.get_or_insert_with(|| Keeping::Coded.as_str().to_owned());
+        }
         let form = Form::resolve(raw.form(), at)?;
         let sites = match raw.sites {
             None => Sites::Of(vec![Site::Layer]),
@@ -96,10 +132,12 @@ impl Activations {
             }
         };
         let overrides = Overrides { sites: &sites, form: &form }.resolve(raw.overrides, at)?;
-        let basis_layers = raw.basis_layers.unwrap_or(1);
-        at.require("basis_layers", basis_layers > 0, "must be > 0")?;
+        at.require("basis_layers", raw.basis_layers != Some(0), "must be > 0")?;
+        at.require("budget", budget.is_none() || form.method == Keeping::Coded, "is for method = \"coded\"")?;
+        let compressed = matches!(sites, Sites::Of(_));
+        at.require("budget", budget.is_none() || compressed, "divides the bytes of compressed sites; give some in sites")?;
         let stream = at.choose("stream", raw.stream.as_deref(), Stream::Main)?;
-        Ok(Self { sites, form, stream, basis_layers, overrides })
+        Ok(Self { sites, form, stream, budget, basis_layers: raw.basis_layers, overrides })
     }
 
     /// How `site` is kept in `layer`, and which override said so last; `None` where it is not among `sites`.
@@ -132,6 +170,15 @@ choice! {
         Layer = "layer",
         /// Their halves alone.
         Sublayer = "sublayer",
+    }
+}
+
+impl Serialize for Budget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::BytesPerToken(bytes) => serializer.serialize_f64(*bytes),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ mod overrides;
 mod run;
 mod schedule;
 
-pub use activations::{Activations, Site, Sites, Stream};
+pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use cluster::Cluster;
 pub use data::{BadLines, Data, DataFormat, LossOn};
 pub use form::{Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};

@@ -1,0 +1,122 @@
+//! How much the gradients suffer from a loss at each site of each layer.
+
+use super::divide::LEVELS;
+use crate::config::{Activations, Bits, Form, Keeping, Site};
+use crate::probe::{Probe, Taken};
+use crate::{Result, policy};
+use data::Batch;
+use layers::{Keep, Sites};
+use lowrank::coded::{Basis, bound};
+use std::ops::Range;
+use std::sync::Arc;
+use tch::Kind;
+
+/// The most backward passes that are spent on it.
+const PROBES: usize = 16;
+
+/// The bits per element at which sites are tried.
+const TRIED: f64 = 2.0;
+
+/// A coded site of a layer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sensitivity {
+    pub layer: usize,
+    pub site: Site,
+    /// `‖g − ĝ‖² / ‖g‖²` of all gradients for each unit of the squared error of a token here.
+    pub sensitivity: f64,
+    /// The squared error of a token at each of the [`LEVELS`], summed over the tensors of the site.
+    pub lost: Vec<f64>,
+}
+
+/// The sites of the layers that are coded.
+pub(super) fn places(table: &Activations, layers: usize) -> Vec<(Site, usize, Form)> {
+    let coded = |(site, layer)| {
+        let (form, _) = table.form_at(site, layer)?;
+        (form.method == Keeping::Coded).then_some((site, layer, form))
+    };
+    let sites = Site::ALL.into_iter().filter(|site| table.sites.has(*site));
+    sites.flat_map(|site| (0..layers).map(move |layer| (site, layer))).filter_map(coded).collect()
+}
+
+/// Codes one site of a few neighbouring layers at a time, all else being exact, and compares the gradients of `batch`. `tokens` are those of
+/// the matrices to come, which are more than those of `batch`.
+pub(super) fn measure(
+    table: &Activations,
+    probe: &Probe<'_>,
+    batch: &Batch,
+    tokens: i64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<Sensitivity>> {
+    let model = probe.decoder.config();
+    let layers = model.num_layers as usize;
+    let places = places(table, layers);
+    let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| places.iter().any(|(of, ..)| of == site)).collect();
+    let at_once = layers.div_ceil((PROBES / sites.len().max(1)).max(1));
+    let kept = |keep: &dyn Fn(Site, usize) -> Keep| {
+        models::Activations::of_layers((0..layers).map(|layer| policy::block_of(&table.sites, |site| keep(site, layer))).collect())
+    };
+    let total = (sites.len() * layers.div_ceil(at_once)) as u64;
+    let mut done = 0;
+    progress(done, total);
+    let exact = probe.gradients(batch, 0, &kept(&|_, _| Keep::Exact), Arc::default())?;
+    let mut found = Vec::new();
+    for site in sites {
+        for start in (0..layers).step_by(at_once) {
+            let tried = start..layers.min(start + at_once);
+            let form = |layer| places.iter().find(|(of, at, _)| (*of, *at) == (site, layer)).map(|(.., form)| form);
+            let keep = |of: Site, layer: usize| {
+                let form = if of == site && tried.contains(&layer) { form(layer) } else { None };
+                let form = form.map(|form| Form { bits: Bits::Number(TRIED), drift: f64::INFINITY, ..form.clone() });
+                form.and_then(|form| policy::options(&form, policy::width(of, model, layer))).map_or(Keep::Exact, Keep::Code)
+            };
+            let shown = Arc::new(Sites::default());
+            let compressed = probe.gradients(batch, 0, &kept(&keep), Arc::clone(&shown))?;
+            found.extend(shared_out(site, &tried, distance(&exact, &compressed)?, &shown.bases(), tokens)?);
+            done += 1;
+            progress(done, total);
+        }
+    }
+    Ok(found)
+}
+
+/// The error of the gradients as that of each layer tried.
+fn shared_out(
+    site: Site,
+    tried: &Range<usize>,
+    error: f64,
+    bases: &[(layers::Place, Arc<Basis>)],
+    tokens: i64,
+) -> Result<Vec<Sensitivity>> {
+    let mut found: Vec<Sensitivity> =
+        tried.clone().map(|layer| Sensitivity { layer, site, sensitivity: 0.0, lost: vec![0.0; LEVELS.len()] }).collect();
+    let mut tried_lost = 0.0;
+    for (place, basis) in bases {
+        let Some(of) = place.layer.and_then(|layer| found.get_mut(layer.checked_sub(tried.start)?)) else { continue };
+        let variances = basis.variances()?;
+        tried_lost += lost(&variances, TRIED, tokens);
+        of.lost.iter_mut().zip(LEVELS).for_each(|(sum, bits)| *sum += lost(&variances, bits, tokens));
+    }
+    if tried_lost > 0.0 {
+        found.iter_mut().for_each(|of| of.sensitivity = error / tried_lost);
+    }
+    found.retain(|of| of.lost[0] > 0.0);
+    Ok(found)
+}
+
+/// The squared error of a token, at the bound: so many bits per element, less what gains, widths and scales take of them.
+fn lost(variances: &[f64], bits: f64, tokens: i64) -> f64 {
+    let components = variances.len() as f64;
+    let fixed = 16.0 + 16.0 * components / tokens as f64;
+    bound(variances, (bits * components - fixed).max(0.0)).powi(2)
+}
+
+/// `‖g − ĝ‖² / ‖g‖²`.
+fn distance(exact: &Taken, found: &Taken) -> Result<f64> {
+    let (mut total, mut lost) = (0.0, 0.0);
+    for (exact, found) in exact.gradients.iter().zip(&found.gradients) {
+        let exact = exact.f_to_kind(Kind::Double)?;
+        total += exact.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+        lost += exact.f_sub(found)?.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?;
+    }
+    Ok(if total > 0.0 { lost / total } else { 0.0 })
+}
