@@ -22,7 +22,10 @@ fn place(activations: &str) -> Place {
 
 /// What a run kept in each step.
 fn kept(activations: &str) -> Vec<(i64, i64)> {
-    let place = place(activations);
+    kept_in(&place(activations))
+}
+
+fn kept_in(place: &Place) -> Vec<(i64, i64)> {
     let ended = place.run(place.train().args(["--set", "run.steps=3"]));
     assert!(ended.status.success(), "{}", ended.stderr);
     let metrics = fs::read_to_string(place.metrics()).unwrap();
@@ -70,14 +73,70 @@ fn a_warm_basis_is_counted_where_it_is_held() {
 #[test]
 fn a_code_takes_its_bits_and_the_basis_that_layers_may_share() {
     let all = kept("sites = \"checkpoint\"")[0].1;
-    let coded = |more: &str| kept(&format!("sites = \"layer\"\nmethod = \"coded\"\nbits = 4\n{more}"));
+    let coded = |more: &str| kept(&format!("sites = \"layer\"\nmethod = \"coded\"\nbits = 4\ndrift = 1e9\n{more}"));
     let (code, basis) = (4 * ROWS * HIDDEN / 8, HIDDEN * (2 * HIDDEN + 4));
     let layer = 4 * ROWS * HIDDEN;
     assert!(coded("").iter().all(|step| step.0 == all - 2 * (layer - code - basis)));
-    assert!(coded("basis_layers = 2\n").iter().all(|step| step.0 == all - 2 * (layer - code) + basis));
+    // The first step's basis is of the first layer alone; the one for the next step is made beside it.
+    let shared: Vec<i64> = coded("basis_layers = 2\n").iter().map(|step| step.0 - all + 2 * (layer - code)).collect();
+    assert_eq!(shared[0], 2 * basis);
+    assert!(shared.len() > 2 && shared[1..].iter().all(|bytes| *bytes == basis), "{shared:?} {basis}");
     let loose = kept("sites = \"layer\"\nmethod = \"coded\"\nbits = \"auto\"\nerror = 0.5\n");
     let strict = kept("sites = \"layer\"\nmethod = \"coded\"\nbits = \"auto\"\nerror = 0.1\n");
     assert!(loose[0].0 < strict[0].0, "{loose:?} {strict:?}");
+}
+
+#[test]
+fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
+    let all = kept("sites = \"checkpoint\"")[0].1;
+    let layer = 4 * ROWS * HIDDEN;
+    // So few tokens pay for one basis only, which is there twice in the first step.
+    let budget = 180;
+    let place = place("sites = \"layer\"\nbudget = 180\n");
+    let taken: Vec<i64> = kept_in(&place).iter().map(|step| step.0 - all + 2 * layer).collect();
+    assert!(taken.iter().all(|bytes| *bytes <= budget * ROWS), "{taken:?}");
+    let written: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
+    assert_eq!((written["basis_layers"].as_i64(), written["tokens"].as_i64()), (Some(2), Some(ROWS)));
+    assert_eq!(written["basis_bytes"].as_i64(), Some(2 * HIDDEN * (2 * HIDDEN + 4)));
+    assert_eq!(taken[0], written["basis_bytes"].as_i64().unwrap() + written["code_bytes"].as_i64().unwrap());
+    let shares = written["shares"].as_array().unwrap();
+    let of = |layer: usize, key: &str| shares[layer][key].as_f64().unwrap();
+    assert_eq!(shares.len(), 2);
+    assert!((of(0, "sensitivity") > of(1, "sensitivity")) == (of(0, "bits") > of(1, "bits")) || of(0, "bits") == of(1, "bits"), "{written}");
+
+    let place = self::place("sites = \"layer\"\nbudget = 100\n");
+    let ended = place.run(&mut place.train());
+    assert_ended(&ended, 2, "[activations] budget: is 100 bytes a token, and with 32 tokens at once the bases take 136");
+}
+
+#[test]
+fn inspect_shows_a_budget_and_older_bases() {
+    let place = place("sites = \"layer\"\nbudget = 180\nbasis_layers = 2");
+    let ended = place.run(&mut place.loract(&[
+        "inspect",
+        place.config().to_str().unwrap(),
+        "--json",
+        "--bits",
+        "6",
+        "--method",
+        "coded",
+        "--age",
+        "2",
+        "--shared",
+        "2",
+        "--layers",
+        "0",
+        "--batches",
+        "1",
+    ]));
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let found: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((found["budget"]["basis_layers"].as_u64(), found["sites"].as_array().map(Vec::len)), (Some(2), Some(0)));
+    let rows = found["gradients"].as_array().unwrap();
+    let shown: Vec<_> = rows.iter().map(|row| (row["basis_age"].as_u64().unwrap(), row["basis_layers"].as_u64().unwrap())).collect();
+    assert_eq!(shown, [(2, 2), (0, 1), (2, 1), (2, 2)]);
+    let cosine = |row: usize| rows[row]["cosine"].as_f64().unwrap();
+    assert!(cosine(1) > cosine(2) && cosine(1) > 0.9, "its own basis is the best: {rows:?}");
 }
 
 #[test]
