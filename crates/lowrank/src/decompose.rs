@@ -74,11 +74,11 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
 
 fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measure: bool) -> Result<Measured, Error> {
     let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
-    let a = matrix.f_detach()?.f_to_kind(kind)?;
     if let Method::Coded { .. } = options.method {
-        let (coded, error) = coded(&a, options, seed, memory)?;
+        let (coded, error) = coded(&matrix.f_detach()?, options, seed, memory)?;
         return Ok(Measured { code: Code::Coded(coded), error: measure.then_some(error) });
     }
+    let a = matrix.f_detach()?.f_to_kind(kind)?;
     // The look at the largest element would make the host wait for a GPU.
     let largest = if a.device() == Device::Cpu { check_finite(OPERATION, &a)? } else { 1.0 };
     if let Method::Quantized { bits, group } = options.method {

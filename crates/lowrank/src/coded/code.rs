@@ -8,6 +8,7 @@ use super::unit_rows::Normed;
 use super::water_filling::{EXACT, Losses, Until, WIDTHS, widths};
 use super::{Coding, Rate, Rounding, reference};
 use crate::Error;
+use multiversion::multiversion;
 use rayon::prelude::*;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -52,7 +53,8 @@ impl Coded {
         let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
         basis.check(OPERATION, &matrix_rows)?;
         let (rows, columns, components) = (norms.len(), basis.columns() as usize, basis.components() as usize);
-        let y = basis.vectors(Kind::Float)?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?;
+        // A bf16 matrix is no more exact than a product in bf16.
+        let y = basis.vectors(matrix_rows.kind())?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?.f_to_kind(Kind::Float)?;
         drop(matrix_rows);
         let mut y = Vec::<f32>::try_from(y.f_view([-1])?)?;
         // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
@@ -268,23 +270,26 @@ impl Rate {
 /// Multiplies each row of `y` `[components, rows]` with its factor, and then with its ratio; the sums of squares between the two.
 fn scale_rows(y: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
     let rows = factors.len();
-    let block = |block: &mut [f32]| {
-        let mut squares = vec![0.0; rows];
-        for component in block.chunks_mut(rows) {
-            for ((value, factor), square) in component.iter_mut().zip(factors).zip(&mut squares) {
-                *value *= factor;
-                *square += *value * *value;
-            }
-            if let Some(ratios) = ratios {
-                component.iter_mut().zip(ratios).for_each(|(value, ratio)| *value *= ratio);
-            }
-        }
-        squares
-    };
-    let blocks: Vec<Vec<f32>> = y.par_chunks_mut(pass::BLOCK * rows).map(block).collect();
+    let blocks: Vec<Vec<f32>> = y.par_chunks_mut(pass::BLOCK * rows).map(|block| scale_block(block, factors, ratios)).collect();
     let mut squares = vec![0.0; rows];
     for block in blocks {
         squares.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);
+    }
+    squares
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn scale_block(block: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
+    let rows = factors.len();
+    let mut squares = vec![0.0; rows];
+    for component in block.chunks_mut(rows) {
+        for ((value, factor), square) in component.iter_mut().zip(factors).zip(&mut squares) {
+            *value *= factor;
+            *square += *value * *value;
+        }
+        if let Some(ratios) = ratios {
+            component.iter_mut().zip(ratios).for_each(|(value, ratio)| *value *= ratio);
+        }
     }
     squares
 }

@@ -4,7 +4,7 @@
 pub(crate) const LANES: usize = 8;
 
 /// The bytes of eight codes as one number.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<const W: usize>(bytes: &[u8; W]) -> u64 {
     let mut word = [0; 8];
     word[..W].copy_from_slice(bytes);
@@ -12,13 +12,13 @@ pub(crate) fn read<const W: usize>(bytes: &[u8; W]) -> u64 {
 }
 
 /// The codes in such a number.
-#[inline]
+#[inline(always)]
 pub(crate) fn unpack<const W: usize>(word: u64) -> [u32; LANES] {
     std::array::from_fn(|lane| ((word >> (lane * W)) & ((1 << W) - 1)) as u32)
 }
 
 /// The bytes of eight codes, each below `2^W`.
-#[inline]
+#[inline(always)]
 pub(crate) fn pack<const W: usize>(codes: [u32; LANES]) -> [u8; W] {
     let mut word = 0;
     for (lane, code) in codes.into_iter().enumerate() {

@@ -8,6 +8,7 @@ use super::scalar::{self, Draw};
 use super::small_float::scale;
 use super::trellis::{self, Sums, Trace};
 use super::water_filling::EXACT;
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// How each component is coded.
@@ -106,8 +107,10 @@ pub(crate) fn encode(y: &[f32], rows: usize, plan: &Plan, rounding: Rounding, se
     Encoded { codes, energies, along }
 }
 
+/// The arithmetic is the same whatever vector unit does it, to the bit.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+bmi2", "x86_64+avx2+bmi2"))]
 #[expect(clippy::too_many_arguments, reason = "all that one component needs")]
-fn encode_component(
+fn encode_component<'a>(
     y: &[f32],
     component: usize,
     plan: &Plan,
@@ -115,7 +118,7 @@ fn encode_component(
     seed: u64,
     codes: &mut [u8],
     trace: &mut Trace,
-    sums: &mut Sums<'_>,
+    sums: &mut Sums<'a>,
 ) {
     let (width, step) = (plan.widths[component], plan.step(component));
     if width == EXACT {
@@ -133,6 +136,7 @@ fn encode_component(
 }
 
 /// As little-endian 16-bit integers, to the nearest.
+#[inline(always)]
 fn encode_exact(step: f32, y: &[f32], codes: &mut [u8], sums: &mut Sums<'_>) {
     let inverse = 1.0 / step;
     for (token, (&exact, code)) in y.iter().zip(codes.as_chunks_mut::<2>().0).enumerate() {
@@ -142,6 +146,7 @@ fn encode_exact(step: f32, y: &[f32], codes: &mut [u8], sums: &mut Sums<'_>) {
     }
 }
 
+#[inline(always)]
 fn decode_exact(step: f32, codes: &[u8], gains: &[f32], y: &mut [f32]) {
     for ((y, code), &gain) in y.iter_mut().zip(codes.as_chunks::<2>().0).zip(gains) {
         *y = f32::from(i16::from_le_bytes(*code)) * step * gain;
@@ -162,14 +167,18 @@ pub(crate) fn decode(codes: &[u8], plan: &Plan, gains: &[f32], trellis: bool) ->
         parts.push((component, own));
         rest = others;
     }
-    y.par_chunks_mut(rows).zip(parts).for_each(|(y, (component, codes))| {
-        let (width, step) = (plan.widths[component], plan.step(component));
-        let at = usize::from(width).saturating_sub(1);
-        match (width, trellis) {
-            (EXACT, _) => decode_exact(step, codes, gains, y),
-            (_, true) => at_width!(width, trellis::decode(&TRELLISES[at], step, codes, gains, y)),
-            (_, false) => at_width!(width, scalar::decode(&SCALARS[at], step, codes, gains, y)),
-        }
-    });
+    let one = |(y, (component, codes)): (&mut [f32], (usize, &[u8]))| decode_component(component, plan, codes, gains, trellis, y);
+    y.par_chunks_mut(rows).zip(parts).for_each(one);
     y
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+bmi2", "x86_64+avx2+bmi2"))]
+fn decode_component(component: usize, plan: &Plan, codes: &[u8], gains: &[f32], trellis: bool, y: &mut [f32]) {
+    let (width, step) = (plan.widths[component], plan.step(component));
+    let at = usize::from(width).saturating_sub(1);
+    match (width, trellis) {
+        (EXACT, _) => decode_exact(step, codes, gains, y),
+        (_, true) => at_width!(width, trellis::decode(&TRELLISES[at], step, codes, gains, y)),
+        (_, false) => at_width!(width, scalar::decode(&SCALARS[at], step, codes, gains, y)),
+    }
 }

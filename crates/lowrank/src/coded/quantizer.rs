@@ -19,6 +19,8 @@ pub(crate) struct Quantizer {
     pub count: usize,
     /// For each cell, the first of the `near` consecutive levels that lie around it.
     starts: [u16; CELLS],
+    /// For each cell, the four levels from there, in the order of their place modulo 4.
+    classes: [[f32; 4]; CELLS],
 }
 
 /// Scalar quantisers of 1 to 8 bits: a code is the place of its level.
@@ -42,19 +44,36 @@ impl Quantizer {
             let below = levels[..count].partition_point(|&level| level <= value);
             below.saturating_sub(near / 2).min(count - near) as u16
         });
-        Self { levels, count, starts }
+        let classes = starts.map(|start| std::array::from_fn(|class| levels[of_class(start, class as u32) as usize % MOST_LEVELS]));
+        Self { levels, count, starts, classes }
     }
 
     /// The first of the consecutive levels around `value`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start(&self, value: f32) -> u16 {
-        let cell = ((value + REACH) * (1.0 / CELL)).clamp(0.0, (CELLS - 1) as f32);
-        self.starts[cell as usize]
+        self.starts[usize::from(cell(value)) % CELLS]
+    }
+
+    /// The first of the consecutive levels around a cell.
+    #[inline(always)]
+    pub(crate) fn start_of(&self, cell: u16) -> u16 {
+        self.starts[usize::from(cell) % CELLS]
+    }
+
+    /// The four levels around a cell, in the order of their place modulo 4.
+    #[inline(always)]
+    pub(crate) fn classes(&self, cell: u16) -> [f32; 4] {
+        self.classes[usize::from(cell) % CELLS]
     }
 
     /// The levels times the size of a unit.
+    #[inline(always)]
     pub(crate) fn scaled(&self, step: f32) -> [f32; MOST_LEVELS] {
-        self.levels.map(|level| level * step)
+        let mut scaled = [0.0; MOST_LEVELS];
+        for (scaled, level) in scaled.iter_mut().zip(&self.levels[..self.count]) {
+            *scaled = level * step;
+        }
+        scaled
     }
 
     /// The places of the levels around each cell, the cells to a unit, and the magnitude of the first cell's left edge.
@@ -62,6 +81,19 @@ impl Quantizer {
     pub(crate) fn grid(&self) -> (&[u16], f32, f32) {
         (&self.starts, 1.0 / CELL, REACH)
     }
+}
+
+/// The cell of the grid in which a value lies.
+#[inline(always)]
+pub(crate) fn cell(value: f32) -> u16 {
+    ((value + REACH) * (1.0 / CELL)).clamp(0.0, (CELLS - 1) as f32) as u16
+}
+
+/// Of four consecutive places from `start`, that of this class modulo 4.
+#[inline(always)]
+pub(crate) fn of_class(start: u16, class: u32) -> u32 {
+    let start = u32::from(start);
+    start.wrapping_add(class.wrapping_sub(start) & 3)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(crate) enum Draw {
 }
 
 /// A bijection of 32 bits that looks random (the `lowbias32` of Wellons' search for such).
-#[inline]
+#[inline(always)]
 pub(crate) fn mix(mut bits: u32) -> u32 {
     bits ^= bits >> 16;
     bits = bits.wrapping_mul(0x7feb_352d);
@@ -29,19 +29,22 @@ pub(crate) fn key(seed: u64, component: usize) -> u32 {
 }
 
 /// A number in `[0, 1)` for each token.
-#[inline]
+#[inline(always)]
 pub(crate) fn number(key: u32, token: usize) -> f32 {
     (mix(key ^ mix(token as u32)) >> 8) as f32 * (1.0 / (1 << 24) as f32)
 }
 
 /// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight tokens.
+#[inline(always)]
 pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Draw, y: &[f32], codes: &mut [u8], sums: &mut Sums<'_>) {
     let inverse = 1.0 / step;
     let levels = quantizer.scaled(step);
     for (group, (here, codes)) in y.chunks(LANES).zip(codes.as_chunks_mut::<W>().0).enumerate() {
         let first = group * LANES;
-        let values = lanes(here).map(|value| value * inverse);
-        let coded: [u32; LANES] = std::array::from_fn(|lane| {
+        let mut values = lanes(here);
+        let mut coded = [0; LANES];
+        for lane in 0..LANES {
+            values[lane] *= inverse;
             let value = values[lane];
             let start = usize::from(quantizer.start(value));
             // The grid's cell may reach over one level.
@@ -52,8 +55,8 @@ pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Dra
                 Draw::Nearest => 0.5,
                 Draw::Random(key) => number(key, first + lane),
             };
-            start as u32 + u32::from(value - lower > threshold * (upper - lower))
-        });
+            coded[lane] = start as u32 + u32::from(value - lower > threshold * (upper - lower));
+        }
         for (lane, &exact) in here.iter().enumerate() {
             sums.add(first + lane, levels[coded[lane] as usize % MOST_LEVELS], exact);
         }
@@ -62,6 +65,7 @@ pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Dra
 }
 
 /// Decodes one component into `y` `[tokens]`: the level, times `step`, times the token's gain.
+#[inline(always)]
 pub(crate) fn decode<const W: usize>(quantizer: &Quantizer, step: f32, codes: &[u8], gains: &[f32], y: &mut [f32]) {
     let levels = quantizer.scaled(step);
     for ((codes, gains), y) in codes.as_chunks::<W>().0.iter().zip(gains.chunks(LANES)).zip(y.chunks_mut(LANES)) {

@@ -5,6 +5,7 @@ use super::levels::{SCALAR_LOST, TRELLIS_LOST, UNIT, WIDEST};
 use super::quantizer::{Quantizer, SCALARS, TRELLISES};
 use super::small_float::{scale, scale_above, scale_below};
 use super::water_filling::{EXACT, Losses, WIDTHS};
+use multiversion::multiversion;
 use std::sync::LazyLock;
 
 /// Magnitudes are counted in eight bins to an octave, from 2⁻²⁸ to 4: those of unit rows are at most 1.
@@ -34,13 +35,11 @@ impl Spread {
     /// Of the values of a component, one for each token, of which `absent` are zeros that need no code.
     pub(crate) fn of(values: &[f32], absent: usize) -> Self {
         let mut counts = [0u32; BINS];
-        let (mut energy, mut largest) = (0.0, 0.0f32);
         for value in values {
             let bin = ((value.abs().to_bits() >> 20).max(LEAST) - LEAST) as usize;
             counts[bin.min(BINS - 1)] += 1;
-            energy += f64::from(value * value);
-            largest = largest.max(value.abs());
         }
+        let (energy, largest) = energy_and_largest(values);
         counts[0] -= (absent as u32).min(counts[0]);
         let centre = |bin: usize| f32::from_bits(((bin as u32 + LEAST) << 20) | (1 << 19));
         let bins = (0..BINS).filter(|&bin| counts[bin] > 0).map(|bin| (centre(bin), counts[bin] as f32)).collect();
@@ -108,6 +107,25 @@ impl Spread {
         let sum: f32 = self.bins.iter().map(|&(centre, count)| count * table[place(centre * inverse)]).sum();
         f64::from(sum) * f64::from(scale) * f64::from(scale)
     }
+}
+
+/// The sum of squares, and the largest magnitude.
+#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
+fn energy_and_largest(values: &[f32]) -> (f64, f32) {
+    const LANES: usize = 16;
+    let (mut energy, mut most) = (0.0, [0.0f32; LANES]);
+    // So few that f32 is exact enough.
+    for part in values.chunks(64 * LANES) {
+        let mut squares = [0.0f32; LANES];
+        for chunk in part.chunks(LANES) {
+            for ((value, square), most) in chunk.iter().zip(&mut squares).zip(&mut most) {
+                *square += value * value;
+                *most = if value.abs() > *most { value.abs() } else { *most };
+            }
+        }
+        energy += squares.into_iter().map(f64::from).sum::<f64>();
+    }
+    (energy, most.into_iter().fold(0.0, f32::max))
 }
 
 /// The place of a ratio in a [`Table`].

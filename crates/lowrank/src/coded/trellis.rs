@@ -9,7 +9,8 @@
 //! Token `8 g + l` is step `g` of stream `l`: eight streams run side by side, each from a history of zeros.
 
 use super::pack::{LANES, pack, read, unpack};
-use super::quantizer::{MOST_LEVELS, Quantizer};
+use super::quantizer::{MOST_LEVELS, Quantizer, cell, of_class};
+use wide::f32x8;
 
 const STATES: usize = 8;
 
@@ -18,19 +19,24 @@ const CLASS: [usize; 2 * STATES] = {
     let mut classes = [0; 2 * STATES];
     let mut window = 0;
     while window < 2 * STATES {
-        classes[window] = 2 * ((window ^ (window >> 1) ^ (window >> 3)) & 1) + ((window >> 2) & 1);
+        classes[window] = class_of(window as u32) as usize;
         window += 1;
     }
     classes
 };
 
+#[inline(always)]
+const fn class_of(window: u32) -> u32 {
+    2 * ((window ^ (window >> 1) ^ (window >> 3)) & 1) + ((window >> 2) & 1)
+}
+
 /// What the way back along the best path needs to know; kept from one component to the next for its storage.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
-    /// The first of the four levels around each token.
-    starts: Vec<[u16; LANES]>,
-    /// For each token, bit `s`: the oldest path bit before state `s`.
-    from: Vec<[u8; LANES]>,
+    /// The cell of each token, from which its four levels follow.
+    cells: Vec<[u16; LANES]>,
+    /// For each state, bit `l`: the oldest path bit before it in stream `l`.
+    from: Vec<[u8; STATES]>,
 }
 
 /// Where the rows' sums over components are gathered.
@@ -43,21 +49,32 @@ pub(crate) struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&mut self, token: usize, coded: f32, exact: f32) {
         self.energies[token] += coded * coded;
         self.along[token] += coded * exact;
     }
-}
 
-/// Of four consecutive levels, that of this class.
-#[inline]
-fn level_of(start: usize, class: usize) -> usize {
-    start.wrapping_add(class.wrapping_sub(start) & 3)
+    /// The same for eight tokens from `first`, as many of them as there are.
+    #[inline(always)]
+    pub(crate) fn add_group(&mut self, first: usize, coded: [f32; LANES], exact: [f32; LANES]) {
+        if let (Some(energies), Some(along)) =
+            (self.energies[first..].first_chunk_mut::<LANES>(), self.along[first..].first_chunk_mut::<LANES>())
+        {
+            for lane in 0..LANES {
+                energies[lane] += coded[lane] * coded[lane];
+                along[lane] += coded[lane] * exact[lane];
+            }
+            return;
+        }
+        for (token, (coded, exact)) in (first..self.energies.len()).zip(coded.into_iter().zip(exact)) {
+            self.add(token, coded, exact);
+        }
+    }
 }
 
 /// Up to eight values, the rest zeros.
-#[inline]
+#[inline(always)]
 pub(crate) fn lanes(values: &[f32]) -> [f32; LANES] {
     let mut lanes = [0.0; LANES];
     lanes[..values.len()].copy_from_slice(values);
@@ -65,6 +82,7 @@ pub(crate) fn lanes(values: &[f32]) -> [f32; LANES] {
 }
 
 /// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight tokens.
+#[inline(always)]
 pub(crate) fn encode<const W: usize>(
     quantizer: &Quantizer,
     step: f32,
@@ -74,71 +92,72 @@ pub(crate) fn encode<const W: usize>(
     sums: &mut Sums<'_>,
 ) {
     let inverse = 1.0 / step;
-    trace.starts.clear();
+    trace.cells.clear();
     trace.from.clear();
-    let mut costs = [[f32::INFINITY; LANES]; STATES];
-    costs[0] = [0.0; LANES];
+    let mut costs = [f32x8::splat(f32::INFINITY); STATES];
+    costs[0] = f32x8::ZERO;
     for group in y.chunks(LANES) {
-        let values = lanes(group).map(|value| value * inverse);
-        let starts = values.map(|value| quantizer.start(value));
-        let mut near = [[0.0; LANES]; 4];
-        for (class, near) in near.iter_mut().enumerate() {
-            for ((near, &value), &start) in near.iter_mut().zip(&values).zip(&starts) {
-                let off = value - quantizer.levels[level_of(usize::from(start), class) % MOST_LEVELS];
-                *near = off * off;
-            }
+        let mut values = lanes(group);
+        let mut cells = [0; LANES];
+        for lane in 0..LANES {
+            values[lane] *= inverse;
+            cells[lane] = cell(values[lane]);
         }
-        trace.starts.push(starts);
+        let levels = cells.map(|cell| quantizer.classes(cell));
+        let values = f32x8::from(values);
+        let mut near = [f32x8::ZERO; 4];
+        for (class, near) in near.iter_mut().enumerate() {
+            let off = values - f32x8::from(levels.map(|levels| levels[class]));
+            *near = off * off;
+        }
+        trace.cells.push(cells);
         trace.from.push(advance(&mut costs, &near));
     }
 
-    let mut states: [usize; LANES] = std::array::from_fn(|lane| {
-        let mut best = 0;
+    let costs = costs.map(f32x8::to_array);
+    let mut states = [0u32; LANES];
+    for (lane, best) in states.iter_mut().enumerate() {
         for state in 1..STATES {
-            if costs[state][lane] < costs[best][lane] {
-                best = state;
+            if costs[state][lane] < costs[*best as usize][lane] {
+                *best = state as u32;
             }
         }
-        best
-    });
+    }
     let levels = quantizer.scaled(step);
     for (group, codes) in codes.as_chunks_mut::<W>().0.iter_mut().enumerate().rev() {
         let first = group * LANES;
-        let here = &y[first..y.len().min(first + LANES)];
-        let mut coded = [0; LANES];
+        let (cells, from) = (trace.cells[group], trace.from[group]);
+        let (mut coded, mut values) = ([0; LANES], [0.0; LANES]);
         for lane in 0..LANES {
-            let (state, from) = (states[lane], usize::from(trace.from[group][lane]));
-            let window = state | (((from >> state) & 1) << 3);
-            let level = level_of(usize::from(trace.starts[group][lane]), CLASS[window % (2 * STATES)]) % MOST_LEVELS;
-            coded[lane] = ((level >> 2 << 1) | (state & 1)) as u32;
+            let state = states[lane];
+            let window = state | (((u32::from(from[state as usize % STATES]) >> lane) & 1) << 3);
+            let level = of_class(quantizer.start_of(cells[lane]), class_of(window));
+            coded[lane] = (level >> 2 << 1) | (state & 1);
             states[lane] = window >> 1;
-            if let Some(&exact) = here.get(lane) {
-                sums.add(first + lane, levels[level], exact);
-            }
+            values[lane] = levels[level as usize % MOST_LEVELS];
         }
+        sums.add_group(first, values, lanes(&y[first..y.len().min(first + LANES)]));
         *codes = pack::<W>(coded);
     }
 }
 
 /// One step of the Viterbi algorithm: of the two ways into each state, the cheaper.
-#[inline]
-fn advance(costs: &mut [[f32; LANES]; STATES], near: &[[f32; LANES]; 4]) -> [u8; LANES] {
-    let mut next = [[0.0; LANES]; STATES];
-    let mut from = [0u32; LANES];
+#[inline(always)]
+fn advance(costs: &mut [f32x8; STATES], near: &[f32x8; 4]) -> [u8; STATES] {
+    let mut next = [f32x8::ZERO; STATES];
+    let mut from = [0; STATES];
     for state in 0..STATES {
-        let (zero, one) = (&costs[state >> 1], &costs[(state >> 1) | 4]);
-        let (near_zero, near_one) = (&near[CLASS[state]], &near[CLASS[state | 8]]);
-        for lane in 0..LANES {
-            let (a, b) = (zero[lane] + near_zero[lane], one[lane] + near_one[lane]);
-            next[state][lane] = if b < a { b } else { a };
-            from[lane] |= u32::from(b < a) << state;
-        }
+        let zero = costs[state >> 1] + near[CLASS[state]];
+        let one = costs[(state >> 1) | 4] + near[CLASS[state | 8]];
+        next[state] = zero.fast_min(one);
+        from[state] = one.simd_lt(zero).to_bitmask() as u8;
     }
     *costs = next;
-    from.map(|bits| bits as u8)
+    from
 }
 
 /// Decodes one component into `y` `[tokens]`: the level, times `step`, times the token's gain.
+#[inline(always)]
 pub(crate) fn decode<const W: usize>(quantizer: &Quantizer, step: f32, codes: &[u8], gains: &[f32], y: &mut [f32]) {
     let levels = quantizer.scaled(step);
     let mut before = [[0; LANES]; 3];

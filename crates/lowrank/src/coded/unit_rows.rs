@@ -36,7 +36,7 @@ impl UnitRows {
 /// A matrix, the norms of its rows, and what to multiply a row with for unit norm.
 #[derive(Debug)]
 pub(crate) struct Normed {
-    /// `[rows, columns]` in f32.
+    /// `[rows, columns]` in f32, or in bf16 if it was so.
     pub rows: Tensor,
     /// `[rows]`.
     pub norms: Vec<f32>,
@@ -51,8 +51,9 @@ impl Normed {
     /// One pass over the matrix as it is; rows that are zero, or of unusual norm, or not finite, take the way of [`UnitRows`].
     pub(crate) fn of(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
         check_matrix(operation, matrix)?;
-        let rows = matrix.f_detach()?.f_to_kind(Kind::Float)?;
-        let norms = Vec::<f32>::try_from(rows.f_norm_scalaropt_dim(2, [1].as_slice(), false)?)?;
+        let kind = if matrix.kind() == Kind::BFloat16 { Kind::BFloat16 } else { Kind::Float };
+        let rows = matrix.f_detach()?.f_to_kind(kind)?;
+        let norms = Vec::<f32>::try_from(rows.f_norm_scalaropt_dim_dtype(2, [1].as_slice(), false, Kind::Float)?)?;
         if norms.iter().all(|norm| USUAL.contains(norm)) {
             let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
             return Ok(Self { rows, norms, inverses });
