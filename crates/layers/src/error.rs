@@ -34,6 +34,15 @@ pub enum Error {
         /// Where it was kept.
         place: Place,
     },
+    /// The input of a block that is kept by its difference from the one before was asked for twice, or before those behind it.
+    #[error(
+        "{place}: inputs kept as differences come back once, from the last block to the first; a second backward through the same graph needs \
+         another way of keeping"
+    )]
+    OutOfOrder {
+        /// Where it was kept.
+        place: Place,
+    },
     /// A backward or a custom function failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),

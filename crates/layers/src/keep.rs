@@ -1,3 +1,4 @@
+use crate::chain::Link;
 use crate::ledger::Entry;
 use crate::{Error, Place, Scope};
 use autograd::Ready;
@@ -13,6 +14,9 @@ pub enum Keep {
     Exact,
     /// Compressed ([`lowrank::decompose`]); as it is where that would be no smaller.
     Code(Options),
+    /// Compressed, as the difference from what the last block's input was restored to; as it is where that would be no smaller. For the inputs
+    /// of blocks that are recomputed: they come back once, from the last to the first.
+    Difference(Options),
 }
 
 impl Keep {
@@ -35,7 +39,7 @@ impl Keep {
 
     /// The code and its bytes, if the policy asks for one and it is smaller than the tensor's `exact` bytes.
     fn compressed(&self, tensor: &Tensor, exact: u64, scope: &Scope) -> Result<Option<(Form, u64)>, Error> {
-        let Self::Code(options) = self else { return Ok(None) };
+        let (Self::Code(options) | Self::Difference(options)) = self else { return Ok(None) };
         let width = tensor.size().last().copied().unwrap_or(1);
         let rows = if width == 0 { 0 } else { tensor.numel() as i64 / width };
         // A rank that a small matrix cannot have has no size either; that of an automatic one is known afterwards.
@@ -46,6 +50,11 @@ impl Keep {
         let (place, sites) = (scope.place(), scope.sites());
         let fault = |source| Error::Compression { place, source };
         let matrix = tensor.detach().f_reshape([rows, width])?;
+        if let Self::Difference(_) = self {
+            let link = scope.chain().extend(&matrix, options, scope)?;
+            let bytes = link.bytes();
+            return Ok(Some((Form::Link(link), bytes)));
+        }
         let code = || sites.with_memory(place, |memory| decompose(&matrix, options, scope.seed(), memory)).map_err(fault);
         let (code, ready) = match sites.side() {
             Some(side) => {
@@ -83,6 +92,8 @@ enum Form {
     Exact { tensor: Tensor, version: i64 },
     /// With the end of the work that made it, if that was done beside the forward.
     Code { code: Code, ready: Option<Arc<Ready>> },
+    /// As a difference.
+    Link(Link),
 }
 
 impl Clone for Form {
@@ -90,13 +101,14 @@ impl Clone for Form {
         match self {
             Self::Exact { tensor, version } => Self::Exact { tensor: tensor.shallow_clone(), version: *version },
             Self::Code { code, ready } => Self::Code { code: code.shallow_clone(), ready: ready.clone() },
+            Self::Link(link) => Self::Link(link.shallow_clone()),
         }
     }
 }
 
 /// What is kept, fit to be read.
 enum Read<'a> {
-    Exact(&'a Tensor),
+    Exact(Tensor),
     Code(&'a Code),
 }
 
@@ -113,7 +125,7 @@ impl Kept {
 
     fn read(&self) -> Result<Read<'_>, Error> {
         match &self.form {
-            Form::Exact { tensor, version } if tensor.f_internal_version()? == *version => Ok(Read::Exact(tensor)),
+            Form::Exact { tensor, version } if tensor.f_internal_version()? == *version => Ok(Read::Exact(tensor.shallow_clone())),
             Form::Exact { .. } => Err(Error::Edited { place: self.place }),
             Form::Code { code, ready } => {
                 if let Some(ready) = ready {
@@ -121,6 +133,7 @@ impl Kept {
                 }
                 Ok(Read::Code(code))
             }
+            Form::Link(link) => Ok(Read::Exact(link.restore()?.f_reshape(&self.shape)?)),
         }
     }
 
@@ -130,7 +143,7 @@ impl Kept {
     /// [`Error::Edited`]; those of libtorch.
     pub fn restore(&self) -> Result<Tensor, Error> {
         match self.read()? {
-            Read::Exact(tensor) => Ok(tensor.shallow_clone()),
+            Read::Exact(tensor) => Ok(tensor),
             Read::Code(code) => Ok(code.restore(self.kind)?.f_reshape(&self.shape)?),
         }
     }
@@ -147,7 +160,7 @@ impl Kept {
     /// [`Error::Edited`]; those of libtorch.
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
         match self.read()? {
-            Read::Exact(tensor) => Ok(gradient.f_tr()?.f_matmul(&self.rows(tensor)?)?),
+            Read::Exact(tensor) => Ok(gradient.f_tr()?.f_matmul(&self.rows(&tensor)?)?),
             Read::Code(code) => Ok(code.contract(gradient)?),
         }
     }
@@ -158,7 +171,7 @@ impl Kept {
     /// [`Error::Edited`]; those of libtorch.
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
         match self.read()? {
-            Read::Exact(tensor) => Ok(self.rows(tensor)?.f_matmul(&weight.f_tr()?)?),
+            Read::Exact(tensor) => Ok(self.rows(&tensor)?.f_matmul(&weight.f_tr()?)?),
             Read::Code(code) => Ok(code.project(weight)?),
         }
     }

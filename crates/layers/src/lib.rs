@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod chain;
 mod clamp;
 mod dropout;
 mod embedding;

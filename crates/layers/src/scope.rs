@@ -1,3 +1,4 @@
+use crate::chain::Chain;
 use crate::{Ledger, Place, Site, Sites};
 use autograd::random::derive_seed;
 use std::sync::Arc;
@@ -12,17 +13,18 @@ pub struct Scope {
     training: bool,
     place: Place,
     sites: Arc<Sites>,
+    chain: Arc<Chain>,
 }
 
 impl Scope {
-    /// For a training step: dropout is on.
+    /// For one forward of a training step: dropout is on.
     pub fn training(seed: u64, sites: Arc<Sites>) -> Self {
-        Self { seed, training: true, place: Place::default(), sites }
+        Self { seed, training: true, place: Place::default(), sites, chain: Arc::default() }
     }
 
     /// For evaluation: dropout is off.
     pub fn evaluation() -> Self {
-        Self { seed: 0, training: false, place: Place::default(), sites: Arc::default() }
+        Self { seed: 0, training: false, place: Place::default(), sites: Arc::default(), chain: Arc::default() }
     }
 
     /// The scope of a layer of the model.
@@ -58,6 +60,11 @@ impl Scope {
     /// What all sites share.
     pub fn sites(&self) -> &Sites {
         &self.sites
+    }
+
+    /// The inputs of blocks that are kept as differences.
+    pub(crate) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
     }
 
     /// Where what is kept is entered.

@@ -117,12 +117,16 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
 
 /// A code in the basis that the site remembers, and its relative error; the basis is made or brought up to date as its method says.
 fn coded(a: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<(Coded, f64), Error> {
-    let Method::Coded { rate, rounding, drift } = options.method else { unreachable!("asked for one method only") };
+    let Method::Coded { rate, rounding, drift, rotate } = options.method else { unreachable!("asked for one method only") };
     if drift.is_nan() {
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    let coded = memory.code(a, &coding, drift, options.factors, seed)?;
+    let coded = if rotate {
+        memory.code(a, &coding, drift, options.factors, seed)?
+    } else {
+        Coded::of_columns(a, &coding, seed)?
+    };
     let error = coded.relative_error();
     Ok((coded, error))
 }

@@ -65,6 +65,8 @@ pub enum Method {
         /// ([`Coded::drift`](crate::coded::Coded::drift)), no oftener than it pays: at 0 always, at infinity never. Codes are made in the
         /// basis that was there before; what is seen goes into the next one, which takes over when the last code in the old one is gone.
         drift: f64,
+        /// Components are those of the principal basis; else they are the columns as they stand, and the memory holds nothing.
+        rotate: bool,
     },
 }
 
@@ -92,7 +94,9 @@ impl Method {
     pub fn is_warm(&self) -> bool {
         matches!(
             self,
-            Self::Qb { test_matrix: TestMatrix::Warm } | Self::RowSpace { test_matrix: TestMatrix::Warm, .. } | Self::Coded { .. }
+            Self::Qb { test_matrix: TestMatrix::Warm }
+                | Self::RowSpace { test_matrix: TestMatrix::Warm, .. }
+                | Self::Coded { rotate: true, .. }
         )
     }
 }

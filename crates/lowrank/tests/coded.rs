@@ -253,6 +253,23 @@ fn nan_and_infinity_are_reported_not_spread() {
     }
 }
 
+/// Column by column, as if the basis were the unit vectors.
+#[test]
+fn without_a_basis_the_columns_are_coded_as_they_stand() {
+    let a = decaying(100, 20, 3);
+    let unit = Arc::new(Basis::from_parts(&Tensor::eye(20, (Kind::Float, Device::Cpu)), &[0.05; 20]).unwrap());
+    let (g, w) = (normal(100, 5, 1).to_kind(Kind::Float), normal(4, 20, 2).to_kind(Kind::Float));
+    for bits in [0.7, 2.0, 8.0] {
+        let coding = coding(bits, Rounding::Trellis, true);
+        let (with, without) = (Coded::new(&a, &unit, &coding, 0).unwrap(), Coded::of_columns(&a, &coding, 0).unwrap());
+        assert!(without.basis().is_none() && without.bytes() == with.bytes() && without.drift().unwrap() == 1.0);
+        let near = |a: &Tensor, b: &Tensor| assert!(relative_error(a, b).unwrap() < 1e-5);
+        near(&with.restore(Kind::Float).unwrap(), &without.restore(Kind::Float).unwrap());
+        near(&with.contract(&g).unwrap(), &without.contract(&g).unwrap());
+        near(&with.project(&w).unwrap(), &without.project(&w).unwrap());
+    }
+}
+
 #[test]
 fn a_basis_follows_what_it_is_shown() {
     let (old, new) = (decaying(300, 32, 1), decaying(300, 32, 20));
@@ -272,7 +289,7 @@ fn a_basis_follows_what_it_is_shown() {
     let total: f64 = basis.variances().unwrap().iter().sum();
     assert!((total - 1.0).abs() < 1e-3, "{total}");
     // What is shared is not changed by an update.
-    assert!(Arc::ptr_eq(stale.shallow_clone().basis(), stale.basis()));
+    assert!(Arc::ptr_eq(stale.shallow_clone().basis().unwrap(), stale.basis().unwrap()));
     assert_eq!(stale.restore(Kind::Float).unwrap(), stale.shallow_clone().restore(Kind::Float).unwrap());
 }
 
@@ -284,7 +301,7 @@ fn codes_and_memories_go_to_other_threads() {
     }
     let a = decaying(30, 12, 1);
     let code = of_itself(&a, &Coding::default(), 0);
-    let (basis, restored) = (Arc::clone(code.basis()), code.restore(Kind::Float).unwrap());
+    let (basis, restored) = (Arc::clone(code.basis().unwrap()), code.restore(Kind::Float).unwrap());
     assert_eq!(sent(Code::Coded(code)).restore(Kind::Float).unwrap(), restored);
     assert!(Arc::ptr_eq(sent(Memory::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(), &basis));
 }
@@ -294,7 +311,7 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
     let a = decaying(64, 48, 1).to_kind(Kind::Float).set_requires_grad(true);
     let code = of_itself(&a, &Coding::default(), 0);
     assert!(!code.restore(Kind::Float).unwrap().requires_grad());
-    assert!(!code.basis().vectors(Kind::Float).unwrap().requires_grad());
+    assert!(!code.basis().unwrap().vectors(Kind::Float).unwrap().requires_grad());
 }
 
 #[test]
@@ -319,7 +336,7 @@ fn wrong_use_is_refused_with_the_numbers() {
 fn sharers_have_one_basis_from_all_of_them() {
     let sites = [decaying(300, 24, 1), decaying(300, 24, 30), decaying(300, 24, 30)];
     let options = Options {
-        method: Method::Coded { rate: Rate::Bits(2.5), rounding: Rounding::Trellis, drift: f64::INFINITY },
+        method: Method::Coded { rate: Rate::Bits(2.5), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -340,7 +357,7 @@ fn sharers_have_one_basis_from_all_of_them() {
 fn a_basis_follows_no_oftener_than_it_pays() {
     let options = Options {
         // So low that every matrix seems to have drifted.
-        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: 0.5 },
+        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: 0.5, rotate: true },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -362,7 +379,7 @@ fn a_basis_follows_no_oftener_than_it_pays() {
 fn a_site_remembers_its_basis_and_updates_it() {
     let (old, new) = (decaying(200, 32, 1), decaying(200, 32, 20));
     let options = |drift| Options {
-        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift },
+        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift, rotate: true },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -379,7 +396,7 @@ fn a_site_remembers_its_basis_and_updates_it() {
             let restored = measured.code.restore(Kind::Double).unwrap();
             assert!((measured.error.unwrap() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3);
             let Code::Coded(code) = measured.code else { panic!("not coded") };
-            assert!(Arc::ptr_eq(memory.coded_basis().unwrap(), code.basis()));
+            assert!(Arc::ptr_eq(memory.coded_basis().unwrap(), code.basis().unwrap()));
             code.error()
         })
         .collect();
@@ -397,7 +414,7 @@ fn a_site_remembers_its_basis_and_updates_it() {
     // While a code is held in a basis, none other takes over.
     let held = coded(&new, 0.0, &mut other);
     let beside = coded(&new, 0.0, &mut other);
-    assert!(Arc::ptr_eq(held.basis(), beside.basis()) && other.bytes() == 2 * basis_bytes);
+    assert!(Arc::ptr_eq(held.basis().unwrap(), beside.basis().unwrap()) && other.bytes() == 2 * basis_bytes);
     drop((held, beside));
     let after = coded(&new, f64::INFINITY, &mut other);
     assert!(other.bytes() == basis_bytes && after.error() < 0.9 * errors[1], "{} {errors:?}", after.error());

@@ -33,6 +33,7 @@ pub(crate) fn options(form: &Form, width: i64) -> Option<Options> {
                 config::Rounding::Stochastic => Rounding::Stochastic,
             },
             drift: form.drift,
+            rotate: form.basis == config::BasisKind::Principal,
         },
     };
     Some(Options {
@@ -71,8 +72,13 @@ pub fn activations(table: &config::Activations, model: &ModelConfig) -> Activati
 fn block_activations(table: &config::Activations, model: &ModelConfig, layer: usize) -> BlockActivations {
     block_of(&table.sites, |site| {
         let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, width(site, model, layer)));
-        form.map_or(Keep::Exact, Keep::Code)
+        form.map_or(Keep::Exact, |options| if table.difference { chained(site, options) } else { Keep::Code(options) })
     })
+}
+
+/// As a difference, if the site is the input of blocks or of their halves.
+pub(crate) fn chained(site: Site, options: Options) -> Keep {
+    if matches!(site, Site::Layer | Site::Sublayer) { Keep::Difference(options) } else { Keep::Code(options) }
 }
 
 /// The policies of a layer of which `sites` are kept as `keep` says.
@@ -268,7 +274,7 @@ mod tests {
              layers = \"0..1\"\nmethod = \"exact\"");
         let activations = activations(&run.activations, &model());
         let code = |keep: &Keep| match keep {
-            Keep::Code(options) => Some(options.rank),
+            Keep::Code(options) | Keep::Difference(options) => Some(options.rank),
             Keep::Exact => None,
         };
         assert_eq!(activations.layer(0).recompute, Recompute::Sublayer(Keep::Exact));

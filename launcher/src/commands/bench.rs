@@ -158,7 +158,7 @@ impl Compression {
             for (label, basis) in bases {
                 for &bits in &self.bits {
                     progress.update(done, Some(cases as u64), format!("{name}: {label}"));
-                    let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
+                    let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
                     let options = Options { method, rank: self.ranks[0], keep_norms: self.keep_norms, factors: Kind::Float };
                     rows.push(self.row(&name, &a, &shares, label, &options, None, &|| Memory::from_coded_basis(Arc::clone(&basis)))?);
                     done += 1;
@@ -248,7 +248,7 @@ impl Compression {
         let per_element = |bytes: u64| 8.0 * bytes as f64 / a.numel() as f64;
         let (own, beside) = match &code {
             Code::Factors(factors) => (factors.bytes() - factors.right_bytes(), factors.right_bytes()),
-            Code::Coded(coded) => (coded.bytes(), coded.basis().bytes()),
+            Code::Coded(coded) => (coded.bytes(), coded.basis().map_or(0, |basis| basis.bytes())),
             Code::Quantized(quantized) => (quantized.bytes(), 0),
         };
         Ok(Row {
@@ -424,7 +424,7 @@ mod tests {
         }
         let basis = bench.basis("a", &tensors[0].1).unwrap();
         for &bits in &bench.bits {
-            let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
+            let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
             let options = Options { method, ..Options::default() };
             let memory = || Memory::from_coded_basis(Arc::clone(&basis));
             let row = bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &memory).unwrap();

@@ -18,7 +18,9 @@ const OPERATION: &str = "coded";
 /// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See the [module](super) for how.
 #[derive(Debug)]
 pub struct Coded {
-    basis: Arc<Basis>,
+    /// Absent if components are the columns as they stand.
+    basis: Option<Arc<Basis>>,
+    columns: i64,
     /// Packed codes, uint8, filled up with zeros to the bytes foretold.
     codes: Tensor,
     /// `[rows]`, 16 bits each.
@@ -30,6 +32,14 @@ pub struct Coded {
     trellis: bool,
     error: f64,
     weighted_error: f64,
+}
+
+/// Where components belong.
+enum Vectors {
+    /// On these basis vectors, `[columns, active]`.
+    Of(Tensor),
+    /// In these columns; all of them if there are none.
+    Columns(Option<Tensor>),
 }
 
 /// A matrix on its way.
@@ -50,13 +60,32 @@ impl Coded {
     /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Setting`] for what it does not take; those of
     /// libtorch.
     pub fn new(matrix: &Tensor, basis: &Arc<Basis>, coding: &Coding, seed: u64) -> Result<Self, Error> {
+        Self::of(matrix, Some(basis), coding, seed)
+    }
+
+    /// Codes `matrix` column by column, without a basis: in place of its components stand its columns, which costs no product and holds
+    /// nothing beside the code, and is the right thing where energy is spread evenly.
+    ///
+    /// # Errors
+    /// As [`Coded::new`].
+    pub fn of_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
+        Self::of(matrix, None, coding, seed)
+    }
+
+    fn of(matrix: &Tensor, basis: Option<&Arc<Basis>>, coding: &Coding, seed: u64) -> Result<Self, Error> {
         let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
-        basis.check(OPERATION, &matrix_rows)?;
-        let (rows, columns, components) = (norms.len(), basis.columns() as usize, basis.components() as usize);
-        // A bf16 matrix is no more exact than a product in bf16.
-        let y = basis.vectors(matrix_rows.kind())?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?.f_to_kind(Kind::Float)?;
+        let y = match basis {
+            None => matrix_rows.f_tr()?,
+            Some(basis) => {
+                basis.check(OPERATION, &matrix_rows)?;
+                // A bf16 matrix is no more exact than a product in bf16.
+                basis.vectors(matrix_rows.kind())?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?
+            }
+        };
+        let (rows, columns) = (norms.len(), matrix_rows.size2()?.1 as usize);
+        let components = basis.map_or(columns, |basis| basis.components() as usize);
         drop(matrix_rows);
-        let mut y = Vec::<f32>::try_from(y.f_view([-1])?)?;
+        let mut y = Vec::<f32>::try_from(y.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?;
         // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
         let ratio = |&norm: &f32| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 };
         let ratios: Option<Vec<f32>> = (coding.rounding == Rounding::Stochastic).then(|| norms.iter().map(ratio).collect());
@@ -97,7 +126,8 @@ impl Coded {
             .fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + squares(norm), lost + squares(norm) * error));
         let gains: Vec<i16> = gains.into_iter().map(u16::cast_signed).collect();
         Ok(Self {
-            basis: Arc::clone(basis),
+            basis: basis.cloned(),
+            columns: columns as i64,
             codes: Tensor::f_from_slice(&encoded.codes)?.f_to_device(device)?,
             gains: Tensor::f_from_slice(&gains)?.f_to_device(device)?,
             plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
@@ -111,7 +141,7 @@ impl Coded {
     /// The same code, sharing its storage.
     pub fn shallow_clone(&self) -> Self {
         Self {
-            basis: Arc::clone(&self.basis),
+            basis: self.basis.clone(),
             codes: self.codes.shallow_clone(),
             gains: self.gains.shallow_clone(),
             plan: self.plan.shallow_clone(),
@@ -126,9 +156,9 @@ impl Coded {
         tensors
     }
 
-    /// The basis in which it is coded. Its bytes are not among the code's, as others may share it.
-    pub fn basis(&self) -> &Arc<Basis> {
-        &self.basis
+    /// The basis in which it is coded; `None` if it is coded column by column. Its bytes are not among the code's, as others may share it.
+    pub fn basis(&self) -> Option<&Arc<Basis>> {
+        self.basis.as_ref()
     }
 
     /// Bytes held without the basis: at a rate in bits, [`Coded::bytes_of`].
@@ -172,12 +202,13 @@ impl Coded {
     }
 
     /// The error over that which the basis promises at these bits: about 1 for rows such as it was made of, and the more the less it
-    /// fits. It costs nothing but the bits' distribution, and tells when to [update](Basis::update) the basis.
+    /// fits; 1 without a basis. It costs nothing but the bits' distribution, and tells when to [update](Basis::update) the basis.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn drift(&self) -> Result<f64, Error> {
-        let expected = self.basis.expected_error(self.plan()?.bits())?;
+        let Some(basis) = &self.basis else { return Ok(1.0) };
+        let expected = basis.expected_error(self.plan()?.bits())?;
         Ok(if expected > 0.0 { self.error / expected } else { 1.0 })
     }
 
@@ -187,7 +218,7 @@ impl Coded {
     /// Those of libtorch.
     pub fn restore(&self, kind: Kind) -> Result<Tensor, Error> {
         let (components, vectors) = self.components(kind)?;
-        let mut matrix = components.f_matmul(&vectors.f_tr()?)?;
+        let mut matrix = self.turned_back(&components, &vectors)?;
         if let Some(exact) = &self.exact {
             matrix = exact.put_into(matrix)?;
         }
@@ -200,7 +231,7 @@ impl Coded {
     /// Those of libtorch.
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
         let (components, vectors) = self.components(gradient.kind())?;
-        let contracted = gradient.f_tr()?.f_matmul(&components)?.f_matmul(&vectors.f_tr()?)?;
+        let contracted = self.turned_back(&gradient.f_tr()?.f_matmul(&components)?, &vectors)?;
         match &self.exact {
             None => Ok(contracted),
             Some(exact) => exact.add_contraction(contracted, gradient),
@@ -213,15 +244,32 @@ impl Coded {
     /// Those of libtorch.
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
         let (components, vectors) = self.components(weight.kind())?;
-        let projected = components.f_matmul(&weight.f_matmul(&vectors)?.f_tr()?)?;
+        let weight_there = match &vectors {
+            Vectors::Of(vectors) => weight.f_matmul(vectors)?,
+            Vectors::Columns(None) => weight.shallow_clone(),
+            Vectors::Columns(Some(columns)) => weight.f_index_select(1, columns)?,
+        };
+        let projected = components.f_matmul(&weight_there.f_tr()?)?;
         match &self.exact {
             None => Ok(projected),
             Some(exact) => exact.put_projection(projected, weight),
         }
     }
 
-    /// The decoded components that have bits, `[rows, active]`, and their basis vectors, `[columns, active]`.
-    fn components(&self, kind: Kind) -> Result<(Tensor, Tensor), Error> {
+    /// `[m, active]` components to `[m, columns]`.
+    fn turned_back(&self, components: &Tensor, vectors: &Vectors) -> Result<Tensor, Error> {
+        Ok(match vectors {
+            Vectors::Of(vectors) => components.f_matmul(&vectors.f_tr()?)?,
+            Vectors::Columns(None) => components.f_contiguous()?,
+            Vectors::Columns(Some(columns)) => {
+                let whole = [components.size()[0], self.columns];
+                Tensor::f_zeros(whole, (components.kind(), components.device()))?.f_index_copy(1, columns, components)?
+            }
+        })
+    }
+
+    /// The decoded components that have bits, `[rows, active]`, and where they belong.
+    fn components(&self, kind: Kind) -> Result<(Tensor, Vectors), Error> {
         let plan = self.plan()?;
         let active: Vec<i64> = plan.active().into_iter().map(|component| component as i64).collect();
         let device = self.codes.device();
@@ -234,11 +282,11 @@ impl Coded {
             let gains = self.gains.f_to_kind(Kind::Int)?.f_bitwise_and(0xffff)?.f_bitwise_left_shift_tensor_scalar(15)?;
             reference::decode(&self.codes, &plan, &gains.f_view_dtype(Kind::Float)?, self.trellis)?
         };
-        let vectors = self.basis.vectors(kind)?;
-        let vectors = if active.len() as i64 == self.basis.components() {
-            vectors
-        } else {
-            vectors.f_index_select(1, &Tensor::f_from_slice(&active)?.f_to_device(device)?)?
+        let some = if active.len() < plan.widths.len() { Some(Tensor::f_from_slice(&active)?.f_to_device(device)?) } else { None };
+        let vectors = match (&self.basis, some) {
+            (None, some) => Vectors::Columns(some),
+            (Some(basis), None) => Vectors::Of(basis.vectors(kind)?),
+            (Some(basis), Some(some)) => Vectors::Of(basis.vectors(kind)?.f_index_select(1, &some)?),
         };
         Ok((y.f_to_kind(kind)?.f_tr()?, vectors))
     }

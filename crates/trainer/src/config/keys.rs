@@ -21,6 +21,7 @@ const BITS: (&str, &str) = ("bits", r#"8 | 4; with coded a number > 0 and <= 16,
 const GROUP: (&str, &str) = ("group", POSITIVE);
 const ROUNDING: (&str, &str) = ("rounding", r#""trellis" | "nearest" | "stochastic""#);
 const DRIFT: (&str, &str) = ("drift", "a number >= 0");
+const BASIS: (&str, &str) = ("basis", r#""principal" | "none""#);
 
 /// The tables in a list that is a key's value.
 pub(super) const LISTS: &[TableKeys] = &[(
@@ -43,6 +44,7 @@ pub(super) const LISTS: &[TableKeys] = &[(
         GROUP,
         ROUNDING,
         DRIFT,
+        BASIS,
     ],
 )];
 
@@ -91,6 +93,7 @@ pub(super) const TABLES: &[TableKeys] = &[
                 r#""none" | "checkpoint" | "layer" | "sublayer" | a list of "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act""#,
             ),
             ("stream", r#""main" | "side""#),
+            ("difference", SWITCH),
             ("budget", r#"a number > 0 of bytes per token, or "auto"; with coded"#),
             ("basis_layers", POSITIVE),
             ("overrides", "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there"),
@@ -106,6 +109,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             GROUP,
             ROUNDING,
             DRIFT,
+            BASIS,
         ],
     ),
     (

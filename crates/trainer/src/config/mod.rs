@@ -20,7 +20,7 @@ mod tables;
 
 pub use error::Error;
 pub use tables::{
-    Activations, Budget, BadLines, Bits, Cluster, Columns, Data, DataFormat, Device, Dtype, Factors, Form, GradientMethod, Gradients, Keeping,
+    Activations, BadLines, BasisKind, Bits, Budget, Cluster, Columns, Data, DataFormat, Device, Dtype, Factors, Form, GradientMethod, Gradients, Keeping,
     Layers, Length, Lora, LossOn, Model, Optimizer, OptimizerName, Override, PartialForm, Rank, Rounding, Run, Schedule, ScheduleKind,
     Site, Sites, Stream, TargetModules,
 };

@@ -72,6 +72,7 @@ macro_rules! with_form {
             pub group: Option<i64>,
             pub rounding: Option<String>,
             pub drift: Option<f64>,
+            pub basis: Option<String>,
         }
 
         impl $struct {
@@ -90,13 +91,14 @@ macro_rules! with_form {
                     group: self.group.take(),
                     rounding: self.rounding.take(),
                     drift: self.drift.take(),
+                    basis: self.basis.take(),
                 }
             }
         }
     };
 }
 
-with_form!(Activations { sites: OneOrMany, stream: String, budget: Bits, basis_layers: usize, overrides: Vec<Override> });
+with_form!(Activations { sites: OneOrMany, stream: String, difference: bool, budget: Bits, basis_layers: usize, overrides: Vec<Override> });
 with_form!(Override { sites: OneOrMany, layers: String });
 
 /// The keys that `[activations]` and its overrides share: how a site keeps its tensor.
@@ -114,6 +116,7 @@ pub(super) struct Form {
     pub group: Option<i64>,
     pub rounding: Option<String>,
     pub drift: Option<f64>,
+    pub basis: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

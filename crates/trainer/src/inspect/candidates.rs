@@ -15,6 +15,9 @@ pub struct Candidate {
     of: Method,
     #[serde(skip)]
     factors: Kind,
+    /// The inputs of blocks are kept as differences: shown for gradients alone, as no tensor can be judged by itself.
+    #[serde(skip)]
+    pub(super) difference: bool,
 }
 
 const METHODS: &[(&str, Method, Kind)] = &[
@@ -35,16 +38,21 @@ const QUANTIZED: &[(&str, u8, i64)] =
 /// Every method at each of these bits per element; quantised ones, which have but one size, once. Of `names`, if there are any, only those
 /// that begin with one.
 pub(super) fn all(bits: &[f64], names: &[String]) -> Vec<Candidate> {
-    let coded = bits.iter().map(|&bits| {
-        let of = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY };
-        Candidate { method: "coded", bits, of, factors: Kind::BFloat16 }
+    let coded = bits.iter().flat_map(|&bits| {
+        [("coded", true, false), ("coded differences", true, true), ("coded differences, no basis", false, true)].map(
+            |(method, rotate, difference)| {
+                let of = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate };
+                Candidate { method, bits, of, factors: Kind::BFloat16, difference }
+            },
+        )
     });
-    let low_rank = bits.iter().flat_map(|&bits| METHODS.iter().map(move |&(method, of, factors)| Candidate { method, bits, of, factors }));
+    let low_rank = bits.iter().flat_map(|&bits| METHODS.iter().map(move |&(method, of, factors)| Candidate { method, bits, of, factors, difference: false }));
     let quantized = QUANTIZED.iter().map(|&(method, bits, group)| Candidate {
         method,
         bits: f64::from(bits) + 16.0 / group as f64,
         of: Method::Quantized { bits, group },
         factors: Kind::BFloat16,
+        difference: false,
     });
     let wanted = |candidate: &Candidate| names.is_empty() || names.iter().any(|name| candidate.method.starts_with(name.as_str()));
     low_rank.chain(quantized).chain(coded).filter(wanted).collect()
@@ -97,7 +105,7 @@ mod tests {
                 assert!(bits(rank) <= candidate.bits && bits(rank + 1) > candidate.bits, "{candidate:?}: {rank}");
             }
         }
-        assert!(all(&[2.0], &["coded".into()]).iter().all(|candidate| candidate.method == "coded"));
+        assert!(all(&[2.0], &["coded".into()]).iter().all(|candidate| candidate.method.starts_with("coded")));
         assert!(all(&[0.01], &[])[0].options(300, 70).is_none());
     }
 }

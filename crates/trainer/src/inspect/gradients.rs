@@ -86,7 +86,8 @@ pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[Candid
     if look.methods.is_empty() {
         cases.extend(Site::ALL.map(|site| fresh("site", Sites::Of(vec![site]), CaseForm::Form(Box::new(table.form.clone())))));
     }
-    for candidate in candidates {
+    let blocks = sites.has(Site::Layer) || sites.has(Site::Sublayer);
+    for candidate in candidates.iter().filter(|candidate| blocks || !candidate.difference) {
         let case = || fresh("method", sites.clone(), CaseForm::Candidate(candidate.clone()));
         cases.push(case());
         if candidate.has_basis() && look.age > 0 {
@@ -141,15 +142,16 @@ impl Case {
     /// The policies for a batch.
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
-        let everywhere = |options: &dyn Fn(i64) -> Option<lowrank::Options>| {
-            let keep = |site, layer| options(policy::width(site, model, layer)).map_or(Keep::Exact, Keep::Code);
+        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<lowrank::Options>| {
+            let kept = |site, options| if difference { policy::chained(site, options) } else { Keep::Code(options) };
+            let keep = |site, layer| options(policy::width(site, model, layer)).map_or(Keep::Exact, |options| kept(site, options));
             let layers = 0..model.num_layers as usize;
             Activations::of_layers(layers.map(|layer| policy::block_of(&self.sites, |site| keep(site, layer))).collect())
         };
         match &self.form {
             CaseForm::Configured(table) => policy::activations(table, model),
-            CaseForm::Form(form) => everywhere(&|width| policy::options(form, width)),
-            CaseForm::Candidate(candidate) => everywhere(&|width| candidate.options(rows, width)),
+            CaseForm::Form(form) => everywhere(false, &|width| policy::options(form, width)),
+            CaseForm::Candidate(candidate) => everywhere(candidate.difference, &|width| candidate.options(rows, width)),
         }
     }
 }

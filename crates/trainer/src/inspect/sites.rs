@@ -121,7 +121,7 @@ impl SiteObserver {
         }
         sums.methods.resize(self.0.candidates.len(), MethodSums::default());
         for (candidate, method) in self.0.candidates.iter().zip(&mut sums.methods) {
-            let Some(options) = candidate.options(rows, width) else { continue };
+            let Some(options) = candidate.options(rows, width).filter(|_| !candidate.difference) else { continue };
             let code = decompose(&matrix, &options, self.0.seed, &mut Memory::default())?;
             let restored = code.restore(Kind::Float)?;
             method.batches += 1.0;

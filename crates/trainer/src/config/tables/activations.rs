@@ -87,6 +87,9 @@ pub struct Activations {
     pub form: Form,
     /// `stream`: where a GPU compresses: `"main"`, or `"side"`, while the forward goes on. Default: `"main"`.
     pub stream: Stream,
+    /// `difference`: the inputs of blocks (`"layer"`) or of their halves (`"sublayer"`) are kept as the differences from one to the next.
+    /// Default: false.
+    pub difference: bool,
     /// `budget`: what `coded` may hold of a token in the whole model, bases included, from which `bits` of each layer and site follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
@@ -137,7 +140,12 @@ impl Activations {
         let compressed = matches!(sites, Sites::Of(_));
         at.require("budget", budget.is_none() || compressed, "divides the bytes of compressed sites; give some in sites")?;
         let stream = at.choose("stream", raw.stream.as_deref(), Stream::Main)?;
-        Ok(Self { sites, form, stream, budget, basis_layers: raw.basis_layers, overrides })
+        let difference = raw.difference.unwrap_or(false);
+        let chained = sites.has(Site::Layer) || sites.has(Site::Sublayer);
+        at.require("difference", !difference || chained, "is between blocks or their halves; add \"layer\" or \"sublayer\" to sites")?;
+        at.require("difference", !difference || budget.is_none(), "does not go with a budget; give bits instead")?;
+        at.require("difference", !difference || stream == Stream::Main, "is taken in line; set stream = \"main\"")?;
+        Ok(Self { sites, form, stream, difference, budget, basis_layers: raw.basis_layers, overrides })
     }
 
     /// How `site` is kept in `layer`, and which override said so last; `None` where it is not among `sites`.

@@ -4,6 +4,16 @@ use crate::config::{Error, choice::choice, place::Table, raw};
 use serde::{Serialize, Serializer};
 
 choice! {
+    /// What the components of a code are.
+    BasisKind {
+        /// Those of a principal basis, held per site.
+        Principal = "principal",
+        /// The columns as they stand.
+        None = "none",
+    }
+}
+
+choice! {
     /// How a site keeps its tensor.
     Keeping {
         /// As it is.
@@ -127,6 +137,9 @@ pub struct Form {
     pub group: i64,
     /// `rounding`: `"trellis"`, `"nearest"` or `"stochastic"`, in `coded`. Default: `"trellis"`.
     pub rounding: Rounding,
+    /// `basis`: what the components of `coded` are: `"principal"`, those of a basis held per site, or `"none"`, the columns as they stand.
+    /// Default: `"principal"`.
+    pub basis: BasisKind,
     /// `drift`: the basis of `coded` follows the activations when their error is so many times what it promises. Default: 1.1.
     pub drift: f64,
 }
@@ -145,6 +158,7 @@ impl Default for Form {
             bits: Bits::Number(8.0),
             group: 32,
             rounding: Rounding::Trellis,
+            basis: BasisKind::Principal,
             drift: 1.1,
         }
     }
@@ -200,6 +214,8 @@ pub struct PartialForm {
     pub rounding: Option<Rounding>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<BasisKind>,
 }
 
 impl PartialForm {
@@ -238,6 +254,7 @@ impl PartialForm {
             group: raw.group,
             rounding: at.choose_given("rounding", raw.rounding.as_deref())?,
             drift: raw.drift,
+            basis: at.choose_given("basis", raw.basis.as_deref())?,
         })
     }
 
@@ -258,6 +275,7 @@ impl PartialForm {
             group: self.group.unwrap_or(below.group),
             rounding: self.rounding.unwrap_or(below.rounding),
             drift: self.drift.unwrap_or(below.drift),
+            basis: self.basis.unwrap_or(below.basis),
         }
     }
 

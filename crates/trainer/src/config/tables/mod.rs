@@ -15,7 +15,7 @@ mod schedule;
 pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use cluster::Cluster;
 pub use data::{BadLines, Data, DataFormat, LossOn};
-pub use form::{Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
+pub use form::{BasisKind, Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Lora, TargetModules};
 pub use model::{Dtype, Model};
