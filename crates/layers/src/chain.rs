@@ -1,4 +1,3 @@
-use crate::ledger::Entry;
 use crate::{Error, Place, Scope};
 use lowrank::{Code, Options, decompose};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,26 +7,51 @@ use tch::{Kind, Tensor};
 ///
 /// The residual stream changes little from block to block, so that its differences need a fraction of the bits. Each is taken from the sum of
 /// all that was *decoded* before it (differential coding in a closed loop), so that an input has the error of its own difference and no
-/// others'. Beside the codes the sum itself is held: backward asks for the last input first, which is the sum, and takes one difference off
-/// for each block that it goes down.
+/// others'. Nothing but the codes is held between forward and backward: backward asks for the last input first, for which it adds them all up
+/// once, and then takes one off for each block that it goes down.
 #[derive(Debug, Default)]
 pub(crate) struct Chain(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    links: usize,
-    /// Of the first `links` differences.
-    sum: Option<(Tensor, Entry)>,
+    codes: Vec<Code>,
+    /// Of all codes, in f32: the stream grows from block to block, and bf16's rounding of its end would drown its beginning.
+    sum: Option<Tensor>,
 }
 
 /// An input in a chain.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Link {
     chain: Arc<Chain>,
     index: usize,
-    code: Code,
+    bytes: u64,
     kind: Kind,
     place: Place,
+}
+
+impl State {
+    /// The sum of all codes, to be put back; `None` of none.
+    fn take_sum(&mut self, kind: Kind) -> Result<Option<Tensor>, Error> {
+        if self.sum.is_none() {
+            for code in &self.codes {
+                let part = decoded(code, kind)?;
+                self.sum = Some(match self.sum.take() {
+                    None => part,
+                    Some(sum) => sum.f_add(&part)?,
+                });
+            }
+        }
+        Ok(self.sum.take())
+    }
+}
+
+/// What a code of a tensor of this kind stands for, as it is summed.
+fn decoded(code: &Code, kind: Kind) -> Result<Tensor, Error> {
+    Ok(code.restore(kind)?.f_to_kind(summed(kind))?)
+}
+
+fn summed(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 impl Chain {
@@ -37,54 +61,53 @@ impl Chain {
 
     /// Codes `matrix` `[rows, width]` as the next input.
     pub(crate) fn extend(self: &Arc<Self>, matrix: &Tensor, options: &Options, scope: &Scope) -> Result<Link, Error> {
-        let place = scope.place();
+        let (place, kind) = (scope.place(), matrix.kind());
         let mut state = self.state();
-        let first = state.sum.is_none();
-        let difference = match &state.sum {
+        let sum = state.take_sum(kind)?;
+        let difference = match &sum {
             None => matrix.shallow_clone(),
-            Some((sum, _)) if sum.size() == matrix.size() => matrix.f_sub(sum)?,
-            Some((sum, _)) => {
+            Some(sum) if sum.size() == matrix.size() => matrix.f_sub(sum)?.f_to_kind(kind)?,
+            Some(sum) => {
                 return Err(Error::Shape { operation: "difference", expected: format!("{:?} as before", sum.size()), got: matrix.size() });
             }
         };
         // What a difference loses is made up for by the next, so that the least error is what it is coded for.
-        let options = Options { keep_norms: options.keep_norms && first, ..*options };
+        let options = Options { keep_norms: options.keep_norms && sum.is_none(), ..*options };
         let coded = scope.sites().with_memory(place, |memory| decompose(&difference, &options, scope.seed(), memory));
         let code = coded.map_err(|source| Error::Compression { place, source })?;
-        let decoded = code.restore(matrix.kind())?;
-        state.sum = Some(match state.sum.take() {
-            None => {
-                let bytes = (decoded.numel() * decoded.kind().elt_size_in_bytes()) as u64;
-                (decoded, scope.ledger().enter(bytes, 0))
-            }
-            Some((sum, entry)) => (sum.f_add(&decoded)?, entry),
+        let part = decoded(&code, kind)?;
+        state.sum = Some(match sum {
+            None => part,
+            Some(sum) => sum.f_add(&part)?,
         });
-        let index = state.links;
-        state.links += 1;
-        Ok(Link { chain: Arc::clone(self), index, code, kind: matrix.kind(), place })
+        let link = Link { chain: Arc::clone(self), index: state.codes.len(), bytes: code.bytes(), kind, place };
+        state.codes.push(code);
+        Ok(link)
+    }
+
+    /// The forward has passed the last block: only the codes are kept.
+    pub(crate) fn end(&self) {
+        self.state().sum = None;
     }
 }
 
 impl Link {
-    /// The same link, sharing its storage.
-    pub(crate) fn shallow_clone(&self) -> Self {
-        Self { chain: Arc::clone(&self.chain), code: self.code.shallow_clone(), ..*self }
-    }
-
     /// Bytes of its code.
     pub(crate) fn bytes(&self) -> u64 {
-        self.code.bytes()
+        self.bytes
     }
 
     /// The input, `[rows, width]`, which leaves the chain with it: backward goes from the last one to the first, and once.
     pub(crate) fn restore(&self) -> Result<Tensor, Error> {
         let mut state = self.chain.state();
-        let next = state.links == self.index + 1;
-        let Some((sum, entry)) = state.sum.take_if(|_| next) else { return Err(Error::OutOfOrder { place: self.place }) };
-        state.links = self.index;
-        if self.index > 0 {
-            state.sum = Some((sum.f_sub(&self.code.restore(self.kind)?)?, entry));
+        if state.codes.len() != self.index + 1 {
+            return Err(Error::OutOfOrder { place: self.place });
         }
-        Ok(sum)
+        let sum = state.take_sum(self.kind)?;
+        let (Some(sum), Some(code)) = (sum, state.codes.pop()) else { return Err(Error::OutOfOrder { place: self.place }) };
+        if self.index > 0 {
+            state.sum = Some(sum.f_sub(&decoded(&code, self.kind)?)?);
+        }
+        Ok(sum.f_to_kind(self.kind)?)
     }
 }

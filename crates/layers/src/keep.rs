@@ -101,7 +101,7 @@ impl Clone for Form {
         match self {
             Self::Exact { tensor, version } => Self::Exact { tensor: tensor.shallow_clone(), version: *version },
             Self::Code { code, ready } => Self::Code { code: code.shallow_clone(), ready: ready.clone() },
-            Self::Link(link) => Self::Link(link.shallow_clone()),
+            Self::Link(link) => Self::Link(link.clone()),
         }
     }
 }

@@ -62,6 +62,11 @@ impl Scope {
         &self.sites
     }
 
+    /// Says that the forward has passed the last block, and what only the next would have needed is freed.
+    pub fn end_of_blocks(&self) {
+        self.chain.end();
+    }
+
     /// The inputs of blocks that are kept as differences.
     pub(crate) fn chain(&self) -> &Arc<Chain> {
         &self.chain

@@ -234,6 +234,7 @@ impl Decoder {
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, &shared, activations.layer(index), &scope.layer(index))?;
         }
+        scope.end_of_blocks();
         Ok(x)
     }
 

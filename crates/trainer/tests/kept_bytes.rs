@@ -11,12 +11,13 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 const RANK: i64 = 4;
-const KEEP: Keep = Keep::Code(Options {
+const OPTIONS: Options = Options {
     method: Method::Qb { test_matrix: TestMatrix::Norm },
     rank: Rank::Components(RANK),
     keep_norms: true,
     factors: Kind::BFloat16,
-});
+};
+const KEEP: Keep = Keep::Code(OPTIONS);
 
 /// Bytes of the low-rank pair of a `[rows, width]` matrix.
 fn pair(rows: i64, width: i64) -> i64 {
@@ -63,6 +64,7 @@ fn kept_bytes_are_the_count_by_formula() {
             ("checkpoint", recompute(Recompute::Layer(Keep::Exact)), layers * exact(n), layers * exact(n)),
             ("layer", recompute(Recompute::Layer(KEEP)), layers * pair(rows, n), layers * exact(n)),
             ("sublayer", recompute(Recompute::Sublayer(KEEP)), 2 * layers * pair(rows, n), 2 * layers * exact(n)),
+            ("layer, differences", recompute(Recompute::Layer(Keep::Difference(OPTIONS))), layers * pair(rows, n), layers * exact(n)),
             ("six sites", six_sites, six, plain),
         ] {
             let sites = Arc::new(Sites::default());

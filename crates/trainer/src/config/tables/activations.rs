@@ -1,6 +1,6 @@
 //! `[activations]`: what is kept of the activations for the backward pass (arXiv 2509.23472).
 
-use super::form::{Form, Keeping};
+use super::form::{BasisKind, Form, Keeping};
 use super::overrides::{Override, Overrides};
 use crate::config::{Error, choice::choice, place::Table, raw};
 use serde::{Serialize, Serializer};
@@ -136,6 +136,7 @@ impl Activations {
         };
         let overrides = Overrides { sites: &sites, form: &form }.resolve(raw.overrides, at)?;
         at.require("basis_layers", raw.basis_layers != Some(0), "must be > 0")?;
+        at.require("budget", budget.is_none() || form.basis == BasisKind::Principal, "is for basis = \"principal\"")?;
         at.require("budget", budget.is_none() || form.method == Keeping::Coded, "is for method = \"coded\"")?;
         let compressed = matches!(sites, Sites::Of(_));
         at.require("budget", budget.is_none() || compressed, "divides the bytes of compressed sites; give some in sites")?;

@@ -1,0 +1,118 @@
+//! Inputs of blocks kept as differences: what comes back, in which order, and the gradients at it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod drawing;
+
+use drawing::{assert_close, normal, relative};
+use layers::{Error, Keep, Kept, Scope, Site, Sites, recompute};
+use loract_layers as layers;
+use lowrank::coded::{Rate, Rounding};
+use lowrank::{Method, Options, Rank};
+use std::sync::Arc;
+use tch::{Kind, Tensor};
+
+const ROWS: i64 = 96;
+const WIDTH: i64 = 24;
+
+fn options(rotate: bool) -> Options {
+    Options {
+        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate },
+        rank: Rank::Fraction(1.0),
+        keep_norms: true,
+        factors: Kind::Float,
+    }
+}
+
+/// A stream that changes a little at each of `count` blocks.
+fn stream(count: u64) -> Vec<Tensor> {
+    let mut x = normal(&[2, ROWS / 2, WIDTH], 1);
+    (0..count)
+        .map(|block| {
+            x = &x + normal(&[2, ROWS / 2, WIDTH], 2 + block) * 0.2;
+            x.shallow_clone()
+        })
+        .collect()
+}
+
+fn kept(stream: &[Tensor], keep: Keep, sites: &Arc<Sites>) -> Vec<Kept> {
+    let scope = Scope::training(3, sites.clone());
+    stream.iter().enumerate().map(|(layer, x)| keep.keep(x, &scope.layer(layer).site(Site::Layer)).unwrap()).collect()
+}
+
+#[test]
+fn differences_have_a_fraction_of_the_error_in_the_same_bytes() {
+    let stream = stream(6);
+    for rotate in [true, false] {
+        let sites = Arc::new(Sites::default());
+        let differences = kept(&stream, Keep::Difference(options(rotate)), &sites);
+        let alone = kept(&stream, Keep::Code(options(rotate)), &sites);
+        let one = (3 * ROWS * WIDTH / 8) as u64;
+        assert!(differences.iter().chain(&alone).all(|kept| kept.bytes() == one));
+        assert_eq!((sites.ledger().kept_bytes(), sites.ledger().exact_bytes()), (12 * one, 12 * (8 * ROWS * WIDTH) as u64));
+        for (block, x) in stream.iter().enumerate().rev() {
+            let (near, far) = (differences[block].restore().unwrap(), alone[block].restore().unwrap());
+            assert_eq!((near.size(), near.kind()), (x.size(), x.kind()));
+            let (near, far) = (relative(&near, x), relative(&far, x));
+            if block == 0 {
+                assert!((near - far).abs() < 1e-9, "{near} {far}");
+            } else {
+                assert!(near < 0.4 * far, "rotate {rotate}, block {block}: {near} {far}");
+            }
+        }
+    }
+}
+
+#[test]
+fn they_come_back_once_and_from_the_last_to_the_first() {
+    let sites = Arc::new(Sites::default());
+    let differences = kept(&stream(3), Keep::Difference(options(false)), &sites);
+    let refused = |kept: &Kept| matches!(kept.restore(), Err(Error::OutOfOrder { .. }));
+    assert!(refused(&differences[1]), "not before the last");
+    drop(differences[2].restore().unwrap());
+    assert!(refused(&differences[2]), "not twice");
+    assert!(refused(&differences[0]), "not before the one behind it");
+    drop(differences[1].restore().unwrap());
+    let message = differences[1].restore().unwrap_err().to_string();
+    assert!(message.starts_with("layer 1, layer: inputs kept as differences come back once, from the last block to the first"), "{message}");
+    drop(differences[0].restore().unwrap());
+
+    let scope = Scope::training(3, sites);
+    let keep = Keep::Difference(options(false));
+    keep.keep(&normal(&[ROWS, WIDTH], 1), &scope).unwrap();
+    assert!(keep.keep(&normal(&[ROWS, WIDTH + 1], 1), &scope).unwrap_err().to_string().contains("[96, 24] as before"));
+}
+
+/// Of three blocks `x + tanh(x wᵀ)`: the exact forward, and the gradients of each block at its restored input.
+#[test]
+fn gradients_are_those_at_the_restored_inputs() {
+    let weights: Vec<Tensor> = (0..3).map(|block| (normal(&[WIDTH, WIDTH], 20 + block) * 0.1).set_requires_grad(true)).collect();
+    let block = |x: &Tensor, w: &Tensor| x + x.matmul(&w.tr()).tanh() * 0.3;
+    let x = normal(&[ROWS, WIDTH], 7);
+    let dy = normal(&[ROWS, WIDTH], 8);
+
+    let sites = Arc::new(Sites::default());
+    let scope = Scope::training(3, sites.clone());
+    let mut y = x.shallow_clone();
+    for (layer, w) in weights.iter().enumerate() {
+        let held = w.shallow_clone();
+        let keep = Keep::Difference(options(true));
+        y = recompute(move |x| Ok(block(x, &held)), &y, &[w], keep, &scope.layer(layer).site(Site::Layer)).unwrap();
+    }
+    (&y * &dy).sum(Kind::Double).backward();
+    let ours: Vec<Tensor> = weights.iter().map(Tensor::grad).collect();
+
+    // The same forward without recomputation, and what its inputs are restored to.
+    let mut inputs = vec![x];
+    for w in &weights {
+        inputs.push(block(&inputs[inputs.len() - 1], &w.detach()));
+    }
+    assert_eq!(y.detach(), inputs[3]);
+    let differences = kept(&inputs[..3], Keep::Difference(options(true)), &Arc::default());
+    let mut gradient = dy;
+    for (layer, w) in weights.iter().enumerate().rev() {
+        let restored = differences[layer].restore().unwrap().set_requires_grad(true);
+        let found = Tensor::run_backward(&[(block(&restored, w) * &gradient).sum(Kind::Double)], &[&restored, w], false, false);
+        assert_close(&ours[layer], &found[1], 1e-9, &format!("block {layer}"));
+        gradient = found[0].shallow_clone();
+    }
+}
