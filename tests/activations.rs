@@ -87,6 +87,18 @@ fn a_code_takes_its_bits_and_the_basis_that_layers_may_share() {
 }
 
 #[test]
+fn differences_take_their_codes_and_nothing_else() {
+    let all = kept("sites = \"checkpoint\"")[0].1;
+    let (layer, code) = (4 * ROWS * HIDDEN, 3 * ROWS * HIDDEN / 8);
+    let differences = "sites = \"layer\"\nmethod = \"coded\"\nbits = 3\ndifference = true\nbasis = \"none\"\n";
+    assert!(kept(differences).iter().all(|step| step.0 == all - 2 * (layer - code)));
+    // Each micro-batch has a chain of its own.
+    let place = place(differences);
+    let ended = place.run(place.train().args(["--set", "run.steps=3", "--set", "run.micro_batch_size=1"]));
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+#[test]
 fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     let all = kept("sites = \"checkpoint\"")[0].1;
     let layer = 4 * ROWS * HIDDEN;
@@ -102,7 +114,10 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     let shares = written["shares"].as_array().unwrap();
     let of = |layer: usize, key: &str| shares[layer][key].as_f64().unwrap();
     assert_eq!(shares.len(), 2);
-    assert!((of(0, "sensitivity") > of(1, "sensitivity")) == (of(0, "bits") > of(1, "bits")) || of(0, "bits") == of(1, "bits"), "{written}");
+    assert!(
+        (of(0, "sensitivity") > of(1, "sensitivity")) == (of(0, "bits") > of(1, "bits")) || of(0, "bits") == of(1, "bits"),
+        "{written}"
+    );
 
     let place = self::place("sites = \"layer\"\nbudget = 100\n");
     let ended = place.run(&mut place.train());
@@ -134,7 +149,8 @@ fn inspect_shows_a_budget_and_older_bases() {
     assert_eq!((found["budget"]["basis_layers"].as_u64(), found["sites"].as_array().map(Vec::len)), (Some(2), Some(0)));
     let rows = found["gradients"].as_array().unwrap();
     let shown: Vec<_> = rows.iter().map(|row| (row["basis_age"].as_u64().unwrap(), row["basis_layers"].as_u64().unwrap())).collect();
-    assert_eq!(shown, [(2, 2), (0, 1), (2, 1), (2, 2)]);
+    // As configured; coded; as differences; as differences without a basis, which does not age.
+    assert_eq!(shown, [(2, 2), (0, 1), (2, 1), (2, 2), (0, 1), (2, 1), (2, 2), (0, 1)]);
     let cosine = |row: usize| rows[row]["cosine"].as_f64().unwrap();
     assert!(cosine(1) > cosine(2) && cosine(1) > 0.9, "its own basis is the best: {rows:?}");
 }

@@ -97,7 +97,7 @@ fn stale_factors_after_an_edit_in_place() {
                 assert!(error.contains("layer 3, mlp_in: the kept tensor was edited in place before backward read it"), "{error}");
             }
             // A code is of the tensor as it was when it was read, and so is the gradient.
-            Keep::Code(_) => {
+            Keep::Code(_) | Keep::Difference(_) => {
                 let kept = keep.keep(&normal(&[12, 16], 7), &scope().site(Site::MlpIn)).unwrap().restore().unwrap();
                 let expected = Tensor::ones([16, 12], (Kind::Double, Device::Cpu)).matmul(&kept);
                 assert_close(gradient.unwrap()[0].as_ref().unwrap(), &expected, 1e-10, "of the tensor before the edit");

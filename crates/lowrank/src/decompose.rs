@@ -122,11 +122,7 @@ fn coded(a: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Resul
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    let coded = if rotate {
-        memory.code(a, &coding, drift, options.factors, seed)?
-    } else {
-        Coded::of_columns(a, &coding, seed)?
-    };
+    let coded = if rotate { memory.code(a, &coding, drift, options.factors, seed)? } else { Coded::of_columns(a, &coding, seed)? };
     let error = coded.relative_error();
     Ok((coded, error))
 }

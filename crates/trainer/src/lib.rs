@@ -28,7 +28,9 @@ pub use check::check;
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
-pub use inspect::{Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods};
+pub use inspect::{
+    Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,
+};
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{AdamW, clip_by_global_norm};
 pub use policy::activations;

@@ -131,9 +131,10 @@ impl Division {
         let mut table = Activations { budget: None, basis_layers: Some(self.basis_layers), ..table.clone() };
         let mut rest = self.shares.as_slice();
         while let Some(first) = rest.first() {
-            let alike = rest.iter().enumerate().take_while(|(index, share)| {
-                share.site == first.site && share.layer == first.layer + index && share.bits == first.bits
-            });
+            let alike = rest
+                .iter()
+                .enumerate()
+                .take_while(|(index, share)| share.site == first.site && share.layer == first.layer + index && share.bits == first.bits);
             let count = alike.count();
             table.overrides.push(Override {
                 sites: Some(vec![first.site.clone()]),
@@ -216,9 +217,8 @@ impl Sizes {
     /// The number of sharers at which the bits that bases take, and those that it would take to make up for sharing, are fewest.
     fn best_sharing(&self, form: &Form, layers: usize) -> usize {
         let elements = (self.tokens * self.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>()).max(1) as f64;
-        let bits = |sharers: usize| {
-            8.0 * self.basis_bytes(form, sharers) as f64 / elements + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2()
-        };
+        let bits =
+            |sharers: usize| 8.0 * self.basis_bytes(form, sharers) as f64 / elements + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2();
         (1..=layers.max(1)).min_by(|a, b| bits(*a).total_cmp(&bits(*b))).unwrap_or(1)
     }
 

@@ -46,7 +46,9 @@ pub(super) fn all(bits: &[f64], names: &[String]) -> Vec<Candidate> {
             },
         )
     });
-    let low_rank = bits.iter().flat_map(|&bits| METHODS.iter().map(move |&(method, of, factors)| Candidate { method, bits, of, factors, difference: false }));
+    let low_rank = bits
+        .iter()
+        .flat_map(|&bits| METHODS.iter().map(move |&(method, of, factors)| Candidate { method, bits, of, factors, difference: false }));
     let quantized = QUANTIZED.iter().map(|&(method, bits, group)| Candidate {
         method,
         bits: f64::from(bits) + 16.0 / group as f64,

@@ -29,8 +29,7 @@ choice! {
 
 impl Site {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Layer, Self::Sublayer, Self::Norm, Self::AttnIn, Self::AttnOut, Self::MlpIn, Self::MlpOut, Self::Act];
+    pub const ALL: [Self; 8] = [Self::Layer, Self::Sublayer, Self::Norm, Self::AttnIn, Self::AttnOut, Self::MlpIn, Self::MlpOut, Self::Act];
 }
 
 choice! {
