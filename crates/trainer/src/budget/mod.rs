@@ -9,7 +9,7 @@
 mod divide;
 mod sensitivity;
 
-use crate::config::{Activations, Bits, Budget, Form, Layers, Override, PartialForm, Run, Site};
+use crate::config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
 use crate::probe::Probe;
 use crate::{Error, Result, policy};
 use collective::{ProcessGroup, Reduce};
@@ -200,7 +200,7 @@ impl Sizes {
         });
         let basis_bytes = |width: i64, form: &Form| {
             let element = match form.factors {
-                crate::config::Factors::F32 => 4,
+                Factors::F32 => 4,
                 _ => 2,
             };
             (width * (element * width + 4)) as u64
@@ -245,4 +245,64 @@ fn agree(found: &mut [Sensitivity], group: &dyn ProcessGroup) -> Result<()> {
         of.lost.copy_from_slice(&means[1..]);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192}"#;
+
+    /// Layers that matter less and less, and lose as `4^-bits`.
+    fn sensitivities() -> Vec<Sensitivity> {
+        let lost: Vec<f64> = LEVELS.iter().map(|bits| 0.25f64.powf(*bits)).collect();
+        (0..30).map(|layer| Sensitivity { layer, site: Site::Layer, sensitivity: 0.9f64.powi(layer as i32), lost: lost.clone() }).collect()
+    }
+
+    fn divided(keys: &str, tokens: u64) -> (Run, Result<Division>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, model) = (folder.path().join("c.toml"), folder.path().join("config.json"));
+        std::fs::write(&model, SMOLLM2).unwrap();
+        std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[activations]\n{keys}\n")).unwrap();
+        let run = Run::load(&path, &[]).unwrap();
+        let found = Division::divided(&run, run.activations.budget.unwrap(), &ModelConfig::read(&model).unwrap(), tokens, &sensitivities());
+        (run, found)
+    }
+
+    #[test]
+    fn the_automatic_budget_keeps_at_most_two_bits_and_a_fifth_with_everything_counted() {
+        let (run, division) = divided("budget = \"auto\"", 32_768);
+        let division = division.unwrap();
+        assert!(division.bits_per_element() <= 2.2 && division.bits_per_element() > 2.1, "{division}");
+        assert!(division.basis_layers > 1, "{division}");
+        // Two bases for each group of layers, in bf16.
+        let groups = 30u64.div_ceil(division.basis_layers as u64);
+        assert_eq!(division.basis_bytes, 2 * groups * 576 * (2 * 576 + 4));
+        let codes: u64 = division.shares.iter().map(|share| (share.bits * 32_768.0 * 576.0 / 8.0) as u64).sum();
+        assert_eq!(division.code_bytes, codes);
+        assert!(division.shares.windows(2).all(|pair| pair[0].bits >= pair[1].bits), "the first layers matter most");
+        assert!(division.to_string().contains(&format!("shared by {} neighbouring layers", division.basis_layers)), "{division}");
+
+        let table = division.applied(&run.activations);
+        for share in &division.shares {
+            assert_eq!(table.form_at(Site::Layer, share.layer).unwrap().0.bits, Bits::Number(share.bits));
+        }
+        assert!(table.overrides.len() < 30, "neighbours alike are one override");
+    }
+
+    #[test]
+    fn fewer_tokens_share_more_and_too_few_bytes_are_refused() {
+        let (_, few) = divided("budget = 4000", 4096);
+        let (_, many) = divided("budget = 4000", 262_144);
+        assert!(few.unwrap().basis_layers > many.unwrap().basis_layers);
+        let (_, given) = divided("budget = 4000\nbasis_layers = 15", 4096);
+        assert_eq!(given.unwrap().basis_layers, 15);
+        let message = divided("budget = 1000", 4096).1.unwrap_err().to_string();
+        assert!(
+            message.contains("[activations] budget: is 1000 bytes a token") && message.contains("or more, or train on more tokens"),
+            "{message}"
+        );
+    }
 }
