@@ -16,6 +16,8 @@ mod mpirun;
 mod page;
 mod progress;
 mod report;
+mod request;
+mod restarts;
 mod run_dir;
 mod units;
 mod work;

@@ -4,6 +4,7 @@
 //! one step of which is in `step.rs`. [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without training it.
 
 mod check;
+mod checkpoint;
 pub mod config;
 mod device;
 mod drill;
@@ -16,12 +17,14 @@ mod optimizer;
 mod policy;
 mod run_data;
 mod schedule;
+mod signals;
 mod step;
 mod text;
 mod train;
 mod verify;
 
 pub use check::check;
+pub use checkpoint::{check_agreement, checkpoints, newest_checkpoint};
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
@@ -31,5 +34,6 @@ pub use optimizer::{AdamW, clip_by_global_norm};
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;
-pub use train::train;
+pub use signals::StopRequest;
+pub use train::{Ending, train};
 pub use verify::{Compared, verify};
