@@ -229,7 +229,7 @@ fn launch_restarts_what_failed_and_gives_up_without_progress() {
     };
     let ended = at_step(&place, &mut restarting("3"), 6, killed);
     done(&ended);
-    assert!(ended.stderr.contains("restart 1 of 3 in 0.10 s, from its checkpoint of step "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step "), "{}", ended.stderr);
     assert_same(&result(&place), undisturbed());
 }
 
@@ -279,6 +279,50 @@ fn a_full_disk_leaves_the_checkpoint_before() {
     let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
     assert!(log.contains("step-00000050 was not saved, and the one before it stays: rank 1 (host "), "{log}");
     assert_same(&result(&place), undisturbed());
+}
+
+#[test]
+fn a_stop_that_cannot_be_saved_is_a_failure() {
+    let place = place(STEPS);
+    place.edit("every = 2", "every = 0");
+    let ended = at_step(&place, &mut place.launch(), 2, |job| {
+        // Whoever is root may write into any folder, but not into a file.
+        fs::write(place.run_dir().join("checkpoints"), "").unwrap();
+        job.process().signal(Signal::TERM);
+    });
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let error = ended.stderr.lines().last().unwrap();
+    for says in
+        ["error: rank ", "asked to stop after step ", "its checkpoint could not be written: rank 0 (host ", "cannot make the directory"]
+    {
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
+    const STEPS: u64 = 14;
+    let place = place(STEPS);
+    // Other data than it learns by heart.
+    let ids: Vec<i64> = (0..4 * 48).map(|index: i64| 3 + (index * index * 5 + index * 13) % (program::VOCABULARY - 3)).collect();
+    let held_out = place.write_batches("eval.safetensors", [1, 4, 48], &ids);
+    place.edit("every = 2\n", "every = 5\nkeep = 1\n");
+    place.edit("threads = 1", "threads = 1\neval_every = 2");
+    place.edit("learning_rate = 1e-2", "learning_rate = 3e-2\n[schedule]\nkind = \"constant\"");
+    place.edit("format = ", &format!("eval = {:?}\nformat = ", held_out.to_str().unwrap()));
+    let command = || {
+        let mut command = place.loract(&["train"]);
+        command.arg(place.config());
+        command
+    };
+    done(&place.run(&mut command()));
+    let text = fs::read_to_string(place.metrics()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let evaluated = lines.filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).filter(|(step, _)| *step < STEPS);
+    let (best, loss) = evaluated.min_by(|one, other| one.1.total_cmp(&other.1)).unwrap();
+    println!("the best is step {best} with {loss}");
+    assert!(best % 5 != 0 && best < 10, "only its held-out loss keeps it: {best}");
+    assert_eq!(checkpoints(&place), [best, 10]);
 }
 
 /// Four ranks, then two, then three: the batches, and so the losses, are those of two ranks, but for rounding.

@@ -10,6 +10,7 @@ mod env;
 mod failure;
 mod fault;
 mod follow;
+mod hosts;
 mod logs;
 mod metrics;
 mod mpirun;

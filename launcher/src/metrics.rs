@@ -107,7 +107,7 @@ pub struct Course {
 impl Course {
     /// Adds a step. One that is not after the last begins the course again.
     pub fn add(&mut self, step: Step) {
-        if self.last.as_ref().is_some_and(|last| step.step <= last.step) {
+        if step.step > 0 && self.last.as_ref().is_some_and(|last| step.step <= last.step) {
             *self = Self::default();
         }
         let seconds = step.step_seconds.unwrap_or(0.0);

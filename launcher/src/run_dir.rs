@@ -65,6 +65,11 @@ impl RunDir {
         self.logs().join("mpirun.log")
     }
 
+    /// The hosts of a run that was restarted without some.
+    pub fn hosts(&self) -> PathBuf {
+        self.0.join("hosts")
+    }
+
     /// How a run begins here: anew where there is none, or where an earlier one is to be replaced (`overwrite`); where one was interrupted,
     /// by going on with it. Writes nothing.
     ///
@@ -112,7 +117,10 @@ impl RunDir {
         };
         // The metrics go last: as long as they are there, so is the earlier run.
         let checkpoints = trainer::checkpoints(&self.0);
-        absent_is_fine(std::fs::remove_dir_all(&checkpoints), &checkpoints)?;
+        for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
+            let checkpoint = entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
+            absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
+        }
         for earlier in [self.summary(), self.report(), self.metrics()] {
             absent_is_fine(std::fs::remove_file(&earlier), &earlier)?;
         }
@@ -175,6 +183,6 @@ mod tests {
         assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));
         std::fs::create_dir_all(trainer::checkpoints(dir.path()).join("step-00000004")).unwrap();
         dir.claim(&same, Beginning::Anew).unwrap();
-        assert!(!dir.metrics().exists() && !dir.summary().exists() && !trainer::checkpoints(dir.path()).exists());
+        assert!(!dir.metrics().exists() && !dir.summary().exists() && trainer::newest_checkpoint(dir.path()).is_none());
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     failure::{Failure, STOPPED, one_line},
     fault::{self, Cause, Fault},
     follow::{Follow, LOOK_EVERY},
-    logs,
+    hosts, logs,
     mpirun::{Dialect, Job, Ranks},
     report::Report,
     request::Request,
@@ -73,6 +73,9 @@ pub struct Launch {
     /// no new one
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub restarts: u32,
+    /// Restart without the host of the rank that failed, where `[cluster] mpirun_args` names other hosts with room
+    #[arg(long, requires = "restarts")]
+    pub leave_out_failed_hosts: bool,
     /// Seconds before the first restart; each further one waits twice as long, up to a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true, value_parser = seconds)]
     pub restart_wait: f64,
@@ -141,8 +144,9 @@ impl Launch {
         }
         let newest = || trainer::newest_checkpoint(dir.path());
         let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
+        let mut run = run.clone();
         loop {
-            let Err(ended) = follow(run, dir, dialect, &signal) else { return Ok(()) };
+            let Err(ended) = follow(&run, dir, dialect, &signal) else { return Ok(()) };
             if !ended.may_restart {
                 return Err(ended.failure);
             }
@@ -159,6 +163,9 @@ impl Launch {
                 Verdict::Again(wait) => {
                     let (why, when) = (ended.failure.message(), units::seconds(wait.as_secs_f64()));
                     eprintln!("{why}\nrestart {} of {} in {when}, from {}", restarts.done(), restarts.allowed(), from(dir));
+                    if self.leave_out_failed_hosts {
+                        leave_out(&mut run, ended.host.as_deref(), dir)?;
+                    }
                     if let Some(number) = sleep(wait, &signal) {
                         return Err(stopped_between(number, dir));
                     }
@@ -166,6 +173,22 @@ impl Launch {
             }
         }
     }
+}
+
+/// Changes the run to start without `host`, and says so; or why it cannot.
+fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<()> {
+    let Some(host) = host else {
+        eprintln!("nobody said on which host that was, so none is left out");
+        return Ok(());
+    };
+    match hosts::without(host, &run.cluster.mpirun_args, &dir.hosts())? {
+        Some(arguments) => {
+            eprintln!("leaving out host {host}");
+            run.cluster.mpirun_args = arguments;
+        }
+        None => eprintln!("host {host} is not left out: [cluster] mpirun_args names no others beside it"),
+    }
+    Ok(())
 }
 
 /// The newest checkpoint in words.
@@ -204,11 +227,13 @@ struct Unfinished {
     failure: Failure,
     /// Whether another start may help: neither the input nor a signal has ended it.
     may_restart: bool,
+    /// The host of the rank that failed, where somebody said so.
+    host: Option<String>,
 }
 
 impl From<anyhow::Error> for Unfinished {
     fn from(error: anyhow::Error) -> Self {
-        Self { failure: error.into(), may_restart: false }
+        Self { failure: error.into(), may_restart: false, host: None }
     }
 }
 
@@ -260,18 +285,19 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, signal: &AtomicUsize) -> Re
     if let Some(signal) = ladder.signal {
         let (name, when) = (fault::signal_name(number(signal)), fault::moment(step));
         let failure = Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display()));
-        return Err(Unfinished { failure, may_restart: false });
+        return Err(Unfinished { failure, may_restart: false, host: None });
     }
     let is_stopped = status.and_then(|status| status.code()) == Some(i32::from(STOPPED))
         || matches!(reader.culprit(), Some(Fault { cause: Cause::Exit(code), .. }) if *code == i32::from(STOPPED));
     if is_stopped && let Some((step, path)) = newest_path(dir) {
         // Where it did not come by way of this process, it was most likely the one that schedulers send.
         let failure = Failure::Stopped(stopped(request.signal().map_or(SIGUSR1, number), step, &path));
-        return Err(Unfinished { failure, may_restart: false });
+        return Err(Unfinished { failure, may_restart: false, host: None });
     }
     let failure = explain(&reader, status, dir, ranks, step);
     let may_restart = !matches!(failure, Failure::Input(_)) && request.signal().is_none();
-    Err(Unfinished { failure, may_restart })
+    let host = reader.culprit().and_then(|fault| complete(fault, dir, ranks).host);
+    Err(Unfinished { failure, may_restart, host })
 }
 
 fn start(run: &Run, dir: &RunDir, dialect: Dialect) -> anyhow::Result<Job> {
