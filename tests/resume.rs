@@ -246,7 +246,8 @@ fn an_unsound_checkpoint_is_skipped_and_named() {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() - 7]).unwrap();
     };
-    let damages: [(&str, &dyn Fn(&Path), &str); 3] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+    let damages: [Damage<'_>; 3] = [
         ("rank-0001.safetensors", &flip, "rank-0001.safetensors has changed since it was written: its checksum differs"),
         ("rank-0000.safetensors", &cut, "rank-0000.safetensors has "),
         ("manifest.json", &flip, "manifest.json has changed since it was written: its checksum differs"),

@@ -62,7 +62,7 @@ impl<'a> Saver<'a> {
     /// Whether a checkpoint is to be written at this moment: its turn has come, or its held-out loss is the lowest so far.
     pub fn is_due(&self, moment: &Moment) -> bool {
         let every = self.run.checkpoint.every;
-        every > 0 && (moment.step % every == 0 || self.is_best(moment).is_some())
+        every > 0 && (moment.step.is_multiple_of(every) || self.is_best(moment).is_some())
     }
 
     fn is_best(&self, moment: &Moment) -> Option<Best> {
