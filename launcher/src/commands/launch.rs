@@ -36,7 +36,7 @@ use trainer::config::Run;
 /// Start the ranks of a run with mpirun, show their progress, and report
 ///
 /// First all of the input is checked and the data prepared. If a rank fails, the others are ended, and one line names the rank, its
-/// host, the reason and its log. On SIGUSR1 or SIGTERM ([checkpoint] signals) the ranks save and stop; a second signal, or another one,
+/// host, the reason and its log. On SIGUSR1 or SIGTERM (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one,
 /// ends them at once. Only if launch is killed with SIGKILL do mpirun and the ranks go on, until mpirun is ended by hand.
 ///
 /// A run that was interrupted goes on after its newest checkpoint when it is started again.

@@ -86,8 +86,14 @@ fn load_mean(stepper: &mut Stepper<'_>, files: &[TensorFile]) -> Result<()> {
         }
         return Ok(());
     }
-    let mut state = Vec::with_capacity(expected.len());
-    for (name, _) in expected {
+    let names: Vec<String> = expected.into_iter().map(|(name, _)| name).collect();
+    Ok(stepper.reducer.load_state(&combined(&names, files)?)?)
+}
+
+/// PowerSGD's state `names` for each of any number of ranks, from that of the ranks that wrote `files`.
+fn combined(names: &[String], files: &[TensorFile]) -> Result<Vec<(String, Tensor)>> {
+    let mut state = Vec::with_capacity(names.len());
+    for name in names {
         let stored = format!("{POWERSGD}{name}");
         let mut tensor = files[0].tensor(&stored)?;
         if name.starts_with(ERROR) {
@@ -96,9 +102,9 @@ fn load_mean(stepper: &mut Stepper<'_>, files: &[TensorFile]) -> Result<()> {
             }
             let _ = tensor.f_div_scalar_(files.len() as f64)?;
         }
-        state.push((name, tensor));
+        state.push((name.clone(), tensor));
     }
-    Ok(stepper.reducer.load_state(&state)?)
+    Ok(state)
 }
 
 /// All tensors whose name begins with `prefix`, without it.
@@ -123,4 +129,32 @@ fn fill(target: &Tensor, file: &TensorFile, name: &str) -> Result<()> {
         });
     }
     Ok(target.shallow_clone().f_copy_(&source)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn errors_are_shared_out_and_all_else_is_the_same_on_all_ranks() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = |value: f64| Tensor::full([2, 3], value, (Kind::Float, Device::Cpu));
+        let files: Vec<TensorFile> = [1.0, 2.0, 6.0]
+            .iter()
+            .enumerate()
+            .map(|(rank, error)| {
+                let path = folder.path().join(file_name(rank));
+                let state = [("powersgd.error.a".to_owned(), full(*error)), ("powersgd.query.a".to_owned(), full(5.0))];
+                models::tensor_file::write(&path, &state, &[]).unwrap();
+                TensorFile::open(&path).unwrap()
+            })
+            .collect();
+        let state = combined(&["error.a".to_owned(), "query.a".to_owned()], &files).unwrap();
+        // However many take it up, their mean is that of the three.
+        assert_eq!(state, [("error.a".to_owned(), full(3.0)), ("query.a".to_owned(), full(5.0))]);
+        let missing = combined(&["error.b".to_owned()], &files).unwrap_err().to_string();
+        assert!(missing.contains("powersgd.error.b"), "{missing}");
+    }
 }
