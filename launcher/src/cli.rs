@@ -21,7 +21,8 @@ Examples:
   loract train configs/demo.toml                  the same run on one rank
   loract launch configs/demo.toml --set run.steps=100 --set activations.rank=0.5
 
-Exit codes: 0 done; 2 wrong use or configuration; 1 any other failure.";
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use or
+configuration; 1 any other failure.";
 
 /// The commands; each is described where it is defined.
 #[derive(Debug, Subcommand)]

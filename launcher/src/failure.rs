@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to go on. It is EX_TEMPFAIL of `sysexits.h`, on which
+/// schedulers can requeue a job.
+pub const STOPPED: u8 = 75;
+
 /// Why a command did not do its work.
 #[derive(Debug)]
 pub enum Failure {
@@ -9,6 +13,8 @@ pub enum Failure {
     Input(String),
     /// Anything else: exit code 1.
     Other(anyhow::Error),
+    /// A signal asked to stop, and a checkpoint was saved: exit code 75. No failure, but not done either.
+    Stopped(String),
     /// A failure that has been reported already: only the exit code is left.
     Reported(u8),
 }
@@ -19,14 +25,27 @@ impl Failure {
         Self::Other(anyhow::anyhow!(message.into()))
     }
 
+    /// What failed, on one line.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Input(message) | Self::Stopped(message) => one_line(message),
+            Self::Other(error) => one_line(&format!("{error:#}")),
+            Self::Reported(code) => format!("exit code {code}"),
+        }
+    }
+
     /// Prints `error: …` on one line, and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        let (message, code) = match self {
-            Self::Input(message) => (message.clone(), 2),
-            Self::Other(error) => (format!("{error:#}"), 1),
+        let code = match self {
+            Self::Input(_) => 2,
+            Self::Other(_) => 1,
+            Self::Stopped(_) => {
+                eprintln!("{}", self.message());
+                return ExitCode::from(STOPPED);
+            }
             Self::Reported(code) => return ExitCode::from(*code),
         };
-        eprintln!("error: {}", one_line(&message));
+        eprintln!("error: {}", self.message());
         ExitCode::from(code)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{env, run_dir::RunDir};
 use anyhow::Context;
-use std::{fmt, fs::File, sync::Mutex};
+use std::{fmt, fs::OpenOptions, sync::Mutex};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter, Layer,
@@ -15,11 +15,13 @@ use tracing_subscriber::{
 /// Marks an error that a rank logged and survived, so that it is not taken for the rank's end.
 pub const LOGGED: &str = "[error]";
 
-/// Sends this process's log to the rank's file in the run directory. Its first line says which process on which host the rank is.
+/// Sends this process's log to the rank's file in the run directory, behind what an interrupted run has left there. The first line of each
+/// process says on which host it is which rank.
 pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir.logs()).with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
     let path = dir.rank_log(rank);
-    let file = File::create(&path).with_context(|| format!("cannot write the log {}", path.display()))?;
+    let file =
+        OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot write the log {}", path.display()))?;
     let filter = match std::env::var(env::LORACT_LOG) {
         Ok(levels) => EnvFilter::try_new(&levels)
             .with_context(|| format!("{}={levels} is not a log filter; try debug, or info,reduce=trace", env::LORACT_LOG))?,
@@ -41,17 +43,23 @@ fn first_line(rank: usize, world_size: usize, host: &str, pid: u32) -> String {
     format!("rank {rank} of {world_size} on {host}, process {pid}")
 }
 
-/// The host and process that a rank's log names in its first line.
+/// The host and process of the last process that wrote a rank's log.
 pub fn origin(log: &str) -> Option<(String, u32)> {
-    let (_, origin) = log.lines().next()?.split_once(" on ")?;
-    let (host, pid) = origin.split_once(", process ")?;
-    Some((host.to_owned(), pid.trim().parse().ok()?))
+    log.lines().rev().find_map(parse_first_line).map(|(_, host, pid)| (host, pid))
 }
 
-/// The ranks of the run that a rank's log names in its first line.
+/// The ranks of the job that last wrote a rank's log.
 pub fn world_size(log: &str) -> Option<usize> {
-    let (before, _) = log.lines().next()?.split_once(" on ")?;
-    before.rsplit_once(" of ")?.1.parse().ok()
+    log.lines().rev().find_map(parse_first_line).map(|(ranks, _, _)| ranks)
+}
+
+/// Ranks, host and process of a [`first_line`].
+fn parse_first_line(line: &str) -> Option<(usize, String, u32)> {
+    let (before, origin) = line.split_once(" on ")?;
+    let (before, ranks) = before.rsplit_once(" of ")?;
+    before.rsplit_once("rank ")?.1.parse::<usize>().ok()?;
+    let (host, pid) = origin.split_once(", process ")?;
+    Some((ranks.parse().ok()?, host.to_owned(), pid.trim().parse().ok()?))
 }
 
 /// The level of a line of a log: `WARN`.
@@ -87,6 +95,8 @@ mod tests {
         let line = format!("2026-01-01T00:00:00Z  INFO loract: {}\nmore on x, process 1", first_line(1, 2, "node-7", 4321));
         assert_eq!(origin(&line), Some(("node-7".to_owned(), 4321)));
         assert_eq!((world_size(&line), world_size("something else")), (Some(2), None));
+        let twice = format!("{line}\nINFO loract: {}\nskipped 1 of 2 on x, process 9", first_line(1, 3, "node-8", 99));
+        assert_eq!((origin(&twice), world_size(&twice)), (Some(("node-8".to_owned(), 99)), Some(3)), "the last process counts");
         assert_eq!(origin(""), None);
         assert_eq!(origin("something else"), None);
     }

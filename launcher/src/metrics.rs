@@ -4,6 +4,7 @@ use serde::Deserialize;
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
 };
 
@@ -46,6 +47,8 @@ pub struct Step {
 pub struct Follower {
     path: PathBuf,
     position: u64,
+    /// The file that was read, by its number: a run that goes on replaces it.
+    file: Option<u64>,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
 }
@@ -53,13 +56,19 @@ pub struct Follower {
 impl Follower {
     /// Follows the file at `path`, which need not exist yet.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, position: 0, partial: Vec::new() }
+        Self { path, position: 0, file: None, partial: Vec::new() }
     }
 
-    /// The steps written since the last call. A line that is no step is passed over.
+    /// The steps written since the last call. A line that is no step is passed over. Where the file was replaced, all of its steps: a step
+    /// that is not after the one before it begins the file again.
     pub fn poll(&mut self) -> Vec<Step> {
         let mut new = Vec::new();
         let read = File::open(&self.path).and_then(|mut file| {
+            let number = Some(file.metadata()?.ino());
+            if self.file != number {
+                (self.file, self.position) = (number, 0);
+                self.partial.clear();
+            }
             file.seek(SeekFrom::Start(self.position))?;
             file.read_to_end(&mut new)
         });
@@ -96,8 +105,11 @@ pub struct Course {
 }
 
 impl Course {
-    /// Adds a step.
+    /// Adds a step. One that is not after the last begins the course again.
     pub fn add(&mut self, step: Step) {
+        if step.step > 0 && self.last.as_ref().is_some_and(|last| step.step <= last.step) {
+            *self = Self::default();
+        }
         let seconds = step.step_seconds.unwrap_or(0.0);
         self.seconds += seconds;
         self.tokens += step.tokens.or(step.tokens_per_second.map(|rate| rate * seconds)).unwrap_or(0.0);
@@ -195,11 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_replaced_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("metrics.jsonl"), dir.path().join("aside"));
+        let mut follower = Follower::new(path.clone());
+        let mut course = Course::default();
+        let mut read = || follower.poll().into_iter().for_each(|step| course.add(step));
+        std::fs::write(&path, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2}\n{\"step\":3,\"lo").unwrap();
+        read();
+        // A run goes on after step 1.
+        std::fs::write(&aside, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2.5}\n{\"step\":3,\"loss\":1}\n").unwrap();
+        std::fs::rename(&aside, &path).unwrap();
+        read();
+        assert_eq!((course.steps(), course.last.unwrap().loss), (3, Some(1.0)));
+    }
+
+    #[test]
     fn a_course_sums_what_was_sent_and_keeps_the_most_that_was_held() {
         let mut course = Course::default();
         assert_eq!((course.step_seconds(), course.tokens_per_second()), (None, None));
-        for (seconds, kept, sent) in [(3.0, 10.0, 5.0), (1.0, 30.0, 1.0), (2.0, 20.0, 1.0)] {
+        for (step, (seconds, kept, sent)) in (1..).zip([(3.0, 10.0, 5.0), (1.0, 30.0, 1.0), (2.0, 20.0, 1.0)]) {
             course.add(Step {
+                step,
                 step_seconds: Some(seconds),
                 tokens: Some(60.0),
                 kept_bytes: Some(kept),

@@ -65,37 +65,124 @@ impl RunDir {
         self.logs().join("mpirun.log")
     }
 
-    /// Refuses a directory that holds an earlier run, unless that may be overwritten. Writes nothing.
-    pub fn check_free(&self, overwrite: bool) -> Result<(), Failure> {
-        if !overwrite && self.metrics().exists() {
-            return Err(Failure::Input(format!(
-                "{} holds the metrics of an earlier run; pass --overwrite to replace that run, or give this one another directory: \
-                 --set run.dir=DIR",
-                self.0.display()
-            )));
-        }
-        Ok(())
+    /// The hosts of a run that was restarted without some.
+    pub fn hosts(&self) -> PathBuf {
+        self.0.join("hosts")
     }
 
-    /// Makes the directory, removes what an earlier run measured, logged and reported there, and writes the resolved configuration.
-    pub fn claim(&self, run: &Run) -> anyhow::Result<()> {
-        for earlier in [self.metrics(), self.summary(), self.report()] {
-            match std::fs::remove_file(&earlier) {
-                Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(cause).with_context(|| format!("cannot remove {}", earlier.display()));
-                }
-                _ => {}
-            }
+    /// How a run begins here: anew where there is none, or where an earlier one is to be replaced (`overwrite`); where one was interrupted,
+    /// by going on with it. Writes nothing.
+    ///
+    /// # Errors
+    /// The earlier run is finished, or is another than this one.
+    pub fn beginning(&self, run: &Run, overwrite: bool) -> Result<Beginning, Failure> {
+        if overwrite || !(self.metrics().exists() || trainer::newest_checkpoint(&self.0).is_some()) {
+            return Ok(Beginning::Anew);
+        }
+        let refuse = |holds: &str| {
+            Failure::Input(format!(
+                "{} holds {holds}; pass --overwrite to replace that run, or give this one another directory: --set run.dir=DIR",
+                self.0.display()
+            ))
+        };
+        if self.summary().exists() {
+            return Err(refuse("a finished run"));
+        }
+        let begun = std::fs::read_to_string(self.config()).map_err(|_| refuse("the metrics of an earlier run"))?;
+        trainer::check_agreement(run, &begun)?;
+        Ok(Beginning::GoingOn)
+    }
+
+    /// Makes the directory, and writes the resolved configuration. A run that begins anew removes what an earlier one measured, saved,
+    /// logged and reported there.
+    pub fn claim(&self, run: &Run, beginning: Beginning) -> anyhow::Result<()> {
+        if beginning == Beginning::Anew {
+            self.clear()?;
         }
         let logs = self.logs();
         std::fs::create_dir_all(&logs).with_context(|| format!("cannot make the directory {}", logs.display()))?;
-        for entry in std::fs::read_dir(&logs).with_context(|| format!("cannot list {}", logs.display()))? {
+        // Whole or not at all: a run that goes on is compared with it.
+        let (config, aside) = (self.config(), self.0.join("config.toml.part"));
+        std::fs::write(&aside, run.to_toml())
+            .and_then(|()| std::fs::rename(&aside, &config))
+            .with_context(|| format!("cannot write {}", config.display()))
+    }
+
+    fn clear(&self) -> anyhow::Result<()> {
+        let absent_is_fine = |done: std::io::Result<()>, path: &Path| match done {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                Err(cause).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        };
+        // The metrics go last: as long as they are there, so is the earlier run.
+        let checkpoints = trainer::checkpoints(&self.0);
+        for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
+            let checkpoint = entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
+            absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
+        }
+        for earlier in [trainer::Division::path(&self.0), self.summary(), self.report(), self.metrics()] {
+            absent_is_fine(std::fs::remove_file(&earlier), &earlier)?;
+        }
+        let logs = self.logs();
+        for entry in std::fs::read_dir(&logs).into_iter().flatten() {
             let log = entry.with_context(|| format!("cannot list {}", logs.display()))?.path();
             if log.extension().is_some_and(|extension| extension == "log") {
-                std::fs::remove_file(&log).with_context(|| format!("cannot remove {}", log.display()))?;
+                absent_is_fine(std::fs::remove_file(&log), &log)?;
             }
         }
-        let config = self.config();
-        std::fs::write(&config, run.to_toml()).with_context(|| format!("cannot write {}", config.display()))
+        Ok(())
+    }
+}
+
+/// How a run begins in its directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// With its first step.
+    Anew,
+    /// After the newest sound checkpoint of an interrupted run with the same configuration.
+    GoingOn,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn run(at: &Path, steps: u64) -> Run {
+        let config = at.join("c.toml");
+        std::fs::write(&config, format!("[run]\nsteps = {steps}\n[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n")).unwrap();
+        Run::load(&config, &[format!("run.dir={}", at.join("run").display())]).unwrap()
+    }
+
+    fn refusal(dir: &RunDir, run: &Run) -> String {
+        match dir.beginning(run, false) {
+            Err(Failure::Input(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_interrupted_run_goes_on_if_it_is_the_same() {
+        let at = tempfile::tempdir().unwrap();
+        let same = run(at.path(), 9);
+        let dir = RunDir::of(&same);
+        assert_eq!(dir.beginning(&same, false).unwrap(), Beginning::Anew);
+        dir.claim(&same, Beginning::Anew).unwrap();
+        std::fs::write(dir.metrics(), "{}\n").unwrap();
+        assert_eq!(dir.beginning(&same, false).unwrap(), Beginning::GoingOn);
+        dir.claim(&same, Beginning::GoingOn).unwrap();
+        assert!(dir.metrics().exists(), "what it measured stays");
+
+        let other = run(at.path(), 8);
+        let message = refusal(&dir, &other);
+        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was begun with 9"), "{message}");
+        assert_eq!(dir.beginning(&other, true).unwrap(), Beginning::Anew);
+
+        std::fs::write(dir.summary(), "{}").unwrap();
+        assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));
+        std::fs::create_dir_all(trainer::checkpoints(dir.path()).join("step-00000004")).unwrap();
+        dir.claim(&same, Beginning::Anew).unwrap();
+        assert!(!dir.metrics().exists() && !dir.summary().exists() && trainer::newest_checkpoint(dir.path()).is_none());
     }
 }

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use collective::ProcessGroup;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Inspection, Look, Prompt, RunData, config::Run};
+use trainer::{Compared, Ending, Inspection, Look, Prompt, RunData, StopRequest, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -20,9 +20,9 @@ pub fn write(run: &Run, data: &RunData) -> Result<(), Failure> {
     Ok(data.write(run)?)
 }
 
-/// Trains as one rank of `group`.
-pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<(), trainer::Error> {
-    trainer::train(run, group).map(|_| ())
+/// Trains as one rank of `group`, until `stop` asks to save and stop.
+pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending, trainer::Error> {
+    trainer::train(run, group, stop)
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.

@@ -43,6 +43,12 @@ pub enum Error {
         /// Where it was kept.
         place: Place,
     },
+    /// What sites remembered was written down under a name that is none of theirs.
+    #[error("{name} is no part of a site's memory; it was written by another version")]
+    State {
+        /// The name.
+        name: String,
+    },
     /// A backward or a custom function failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),

@@ -53,6 +53,38 @@ pub enum Site {
 }
 
 impl Site {
+    /// Every site, in the order in which they are declared.
+    pub(crate) const ALL: [Self; 23] = [
+        Self::Layer,
+        Self::Attention,
+        Self::Mlp,
+        Self::AttentionNorm,
+        Self::MlpNorm,
+        Self::AttnIn,
+        Self::Core,
+        Self::AttnOut,
+        Self::MlpIn,
+        Self::Gate,
+        Self::Up,
+        Self::MlpOut,
+        Self::Loss,
+        Self::QueryNorm,
+        Self::KeyNorm,
+        Self::QueryLatent,
+        Self::KeyLatent,
+        Self::AttentionPostNorm,
+        Self::MlpPostNorm,
+        Self::Router,
+        Self::SharedGate,
+        Self::SharedUp,
+        Self::SharedOut,
+    ];
+
+    /// The site called `name`.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|site| site.name() == name)
+    }
+
     /// The name by which messages and tables call it.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,3 +1,5 @@
+mod state;
+
 use crate::{Error, Ledger, Place};
 use autograd::SideStream;
 use lowrank::coded::Basis;

@@ -19,6 +19,7 @@ mod error;
 mod factors;
 mod measure;
 mod memory;
+mod memory_state;
 mod method;
 mod nystrom;
 mod orthonormalize;

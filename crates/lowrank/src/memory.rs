@@ -27,6 +27,15 @@ impl Memory {
         Self { basis: None, coded: None, sharers }
     }
 
+    pub(crate) fn of_parts(basis: Option<Tensor>, coded: Option<Following>) -> Self {
+        let sharers = coded.as_ref().map_or(1, Following::sharers);
+        Self { basis, coded, sharers }
+    }
+
+    pub(crate) fn following(&self) -> Option<&Following> {
+        self.coded.as_ref()
+    }
+
     /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
     pub fn from_basis(basis: Tensor) -> Self {
         Self { basis: Some(basis), ..Self::default() }

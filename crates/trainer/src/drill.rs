@@ -1,7 +1,8 @@
 use crate::{Error, Result};
 
 /// A fault on purpose, to see that the job ends as it should: `LORACT_DRILL=panic:1:3` makes rank 1 panic in step 3 (from 1). The kinds are
-/// `panic`, `error`, `exit` (without a word, code 3) and `kill` (SIGKILL).
+/// `panic`, `error`, `exit` (without a word, code 3) and `kill` (SIGKILL); and while the checkpoint of that step is written, `kill-in-save`
+/// (when the rank's file is there), `full-disk` (instead of it), and on rank 0 `kill-in-commit` (when all is there but its name).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Drill {
     kind: Kind,
@@ -15,6 +16,9 @@ enum Kind {
     Error,
     Exit,
     Kill,
+    KillInSave,
+    FullDisk,
+    KillInCommit,
 }
 
 /// The variable that asks for a drill.
@@ -30,13 +34,20 @@ impl Drill {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let refuse = || Error::Input(format!("{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit or kill as the kind"));
+        let refuse = || {
+            Error::Input(format!(
+                "{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit, kill, kill-in-save, full-disk or kill-in-commit as the kind"
+            ))
+        };
         let mut parts = text.split(':');
         let kind = match parts.next() {
             Some("panic") => Kind::Panic,
             Some("error") => Kind::Error,
             Some("exit") => Kind::Exit,
             Some("kill") => Kind::Kill,
+            Some("kill-in-save") => Kind::KillInSave,
+            Some("full-disk") => Kind::FullDisk,
+            Some("kill-in-commit") => Kind::KillInCommit,
             _ => return Err(refuse()),
         };
         let rank = parts.next().and_then(|rank| rank.parse().ok()).ok_or_else(refuse)?;
@@ -56,13 +67,31 @@ impl Drill {
             Kind::Panic => panic!("{VARIABLE} asked for a panic"),
             Kind::Error => Err(Error::Drill),
             Kind::Exit => std::process::exit(3),
-            Kind::Kill => {
-                // The shell's kill, as there is no safe call for it in the standard library.
-                let killed = std::process::Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
-                Err(Error::Input(format!("{VARIABLE}: kill did not kill ({killed:?})")))
-            }
+            Kind::Kill => Err(Error::Input(kill())),
+            Kind::KillInSave | Kind::FullDisk | Kind::KillInCommit => Ok(()),
         }
     }
+
+    /// Fails where this rank writes its share of the checkpoint of this step.
+    pub fn in_save(&self, rank: usize, step: u64) -> std::io::Result<()> {
+        match self.kind {
+            Kind::KillInSave if (rank, step) == (self.rank, self.step) => Err(std::io::Error::other(kill())),
+            Kind::FullDisk if (rank, step) == (self.rank, self.step) => Err(std::io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails where rank 0 makes the checkpoint of this step current.
+    pub fn in_commit(&self, step: u64) -> std::io::Result<()> {
+        let meant = self.kind == Kind::KillInCommit && step == self.step;
+        if meant { Err(std::io::Error::other(kill())) } else { Ok(()) }
+    }
+}
+
+/// Kills this process, by the shell's kill, as there is no safe call for it in the standard library. Comes back only if that fails.
+fn kill() -> String {
+    let killed = std::process::Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
+    format!("{VARIABLE}: kill did not kill ({killed:?})")
 }
 
 #[cfg(test)]
@@ -82,5 +111,7 @@ mod tests {
     fn only_its_rank_and_step_fail() {
         let drill = Drill::parse("error:1:3").unwrap();
         assert!(drill.at(1, 2).is_ok() && drill.at(0, 3).is_ok() && drill.at(1, 3).is_err());
+        let drill = Drill::parse("full-disk:1:3").unwrap();
+        assert!(drill.at(1, 3).is_ok() && drill.in_save(0, 3).is_ok() && drill.in_save(1, 3).is_err() && drill.in_commit(3).is_ok());
     }
 }

@@ -44,6 +44,24 @@ pub enum Error {
         /// Why.
         source: Box<Error>,
     },
+    /// A checkpoint cannot be taken up.
+    #[error("{} {problem}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A signal asked to save and stop, and nothing could be saved.
+    #[error("a signal ({signal}) asked to stop after step {step}, and its checkpoint could not be written: {reason}")]
+    NotSaved {
+        /// The signal's number.
+        signal: i32,
+        /// The step, from 1.
+        step: u64,
+        /// Why not.
+        reason: String,
+    },
     /// A fault that was asked for.
     #[error("LORACT_DRILL asked for an error")]
     Drill,

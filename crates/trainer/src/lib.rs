@@ -5,6 +5,7 @@
 
 mod budget;
 mod check;
+mod checkpoint;
 pub mod config;
 mod device;
 mod drill;
@@ -18,6 +19,7 @@ mod policy;
 mod probe;
 mod run_data;
 mod schedule;
+mod signals;
 mod step;
 mod text;
 mod train;
@@ -25,6 +27,7 @@ mod verify;
 
 pub use budget::{Division, Share};
 pub use check::check;
+pub use checkpoint::{check_agreement, checkpoints, newest_checkpoint};
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
@@ -36,5 +39,6 @@ pub use optimizer::{AdamW, clip_by_global_norm};
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;
-pub use train::train;
+pub use signals::StopRequest;
+pub use train::{Ending, train};
 pub use verify::{Compared, verify};

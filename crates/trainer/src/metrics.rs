@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 use serde::Serialize;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -66,10 +66,31 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    pub fn create(dir: &Path) -> Result<Self> {
+    /// Goes on after step `step`: the lines up to it stay, those of later steps are cut away, and with 0 all are. The file is replaced rather
+    /// than cut, so that a reader notices.
+    pub fn after(dir: &Path, step: u64) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
-        let file = File::create(&path).map_err(Error::io(&path, "create"))?;
+        let aside = dir.join("metrics.jsonl.part");
+        let before = match std::fs::read_to_string(&path) {
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(Error::io(&path, "read"))?,
+        };
+        let stays = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
+        let kept: String = before.split_inclusive('\n').filter(stays).collect();
+        let replace = || {
+            let mut file = File::create(&aside)?;
+            file.write_all(kept.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&aside, &path)?;
+            OpenOptions::new().append(true).open(&path)
+        };
+        let file = replace().map_err(Error::io(&path, "replace"))?;
         Ok(Self { path, file })
+    }
+
+    /// Makes what was written so far survive the machine.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(Error::io(&self.path, "sync"))
     }
 
     pub fn path(&self) -> &Path {
@@ -83,9 +104,36 @@ impl MetricsFile {
     }
 }
 
+/// The step of a line.
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?.get("step")?.as_u64()
+}
+
 /// Writes `summary.json`.
 pub(crate) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
     let path = dir.join("summary.json");
     let text = serde_json::to_vec_pretty(summary).map_err(|error| Error::io(&path, "write")(error.into()))?;
     std::fs::write(&path, text).map_err(Error::io(&path, "write"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn lines_of_later_steps_are_cut_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let text = || std::fs::read_to_string(&path).unwrap();
+        MetricsFile::after(dir.path(), 3).unwrap();
+        assert_eq!(text(), "", "there was none");
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"st").unwrap();
+        let mut metrics = MetricsFile::after(dir.path(), 2).unwrap();
+        metrics.file.write_all(b"{\"step\":3}\n").unwrap();
+        metrics.sync().unwrap();
+        assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+        MetricsFile::after(dir.path(), 0).unwrap();
+        assert_eq!(text(), "");
+    }
 }

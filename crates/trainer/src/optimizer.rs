@@ -35,6 +35,16 @@ impl AdamW {
         Ok(Self { parameters, betas: options.betas, eps: options.eps, weight_decay: options.weight_decay, steps: 0 })
     }
 
+    /// The moments of each parameter, in the order of [`AdamW::new`]: of the gradient, and of its square.
+    pub(crate) fn moments(&self) -> impl Iterator<Item = [&Tensor; 2]> {
+        self.parameters.iter().map(|moments| [&moments.first, &moments.second])
+    }
+
+    /// Goes on as after so many steps; the moments are the caller's part.
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
+    }
+
     /// One step along the parameters' gradients; those without one stay.
     ///
     /// # Errors

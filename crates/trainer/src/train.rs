@@ -1,4 +1,5 @@
 use crate::budget::{self, Division};
+use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::config::{Activations, GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
@@ -6,7 +7,8 @@ use crate::optimizer::AdamW;
 use crate::policy::{self, Lora};
 use crate::probe::Probe;
 use crate::run_data::{self, RunData};
-use crate::step::{Stepper, micro_batches};
+use crate::signals::StopRequest;
+use crate::step::{Stepper, Word, micro_batches};
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::{Dataset, Order, Prepared};
@@ -14,18 +16,36 @@ use layers::Sites;
 use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tch::{Kind, Tensor};
 
-/// Trains as one rank of `group`, from the data that [`RunData::write`] put into the run's directory. Rank 0 writes `metrics.jsonl`,
-/// `summary.json` and `adapter/`.
+/// How training ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// With the last step.
+    Finished(Summary),
+    /// On a signal, after a checkpoint was written.
+    Stopped {
+        /// The signal's number.
+        signal: i32,
+        /// Steps done.
+        step: u64,
+        /// The checkpoint, from which the same run goes on.
+        checkpoint: PathBuf,
+    },
+}
+
+/// Trains as one rank of `group`, from the data that [`RunData::write`] put into the run's directory: from the newest sound checkpoint there,
+/// or from the beginning. Rank 0 writes `metrics.jsonl`, `summary.json` and `adapter/`, and every rank its share of `checkpoints/`. Once any
+/// rank is asked by `stop`, all save and stop at the end of that step.
 ///
 /// All ranks make the same collective calls; an error on one alone must end the job, which is the caller's part ([`collective::run`]).
 ///
 /// # Errors
 /// Anything that [`crate::check`] finds, and whatever fails on the way.
-pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
+pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
     let drill = Drill::from_environment()?;
     let device = device::choose(run, group.world_size())?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
@@ -65,20 +85,25 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         clip_grad_norm: run.optimizer.clip_grad_norm,
     };
     drop(named);
-    let mut metrics = if group.rank() == 0 { Some(MetricsFile::create(&run.dir)?) } else { None };
     tracing::info!("{trained_parameters} of {parameters} parameters are trained, in {steps} steps");
+    let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, data.train.fingerprint(), &mut stepper)?;
+    let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first)?) } else { None };
+    let mut saver = Saver::new(run, &*group, data.train.fingerprint().to_owned(), best, drill.clone());
 
-    let eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
+    if first == 0 {
+        eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
+    }
     let mut eval_loss_after = None;
-    let mut seconds = 0.0;
     let on_the_wire = |bytes| if group.world_size() == 1 { 0 } else { bytes };
-    for step in 0..steps {
+    for step in first..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
         if let Some(drill) = &drill {
             drill.at(group.rank(), step + 1)?;
         }
         let started = Instant::now();
-        let outcome = stepper.run(step, rate).map_err(|error| error.in_step(step + 1))?;
+        let outcome = stepper
+            .run(step, rate, || Word { signal: stop.signal(), is_written: saver.is_written() })
+            .map_err(|error| error.in_step(step + 1))?;
         let step_seconds = started.elapsed().as_secs_f64();
         seconds += step_seconds;
         if !outcome.loss.is_finite() || !outcome.grad_norm.is_finite() {
@@ -112,7 +137,27 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         if let Some(metrics) = &mut metrics {
             metrics.write(&line)?;
         }
+        let Word { signal, is_written } = outcome.word;
+        if is_written {
+            saver.settle()?;
+        }
+        let moment = Moment { step: line.step, eval_loss, eval_loss_before, seconds };
+        let stops = signal != 0 && !last;
+        if !last && (stops || saver.is_due(&moment)) {
+            if let Some(metrics) = &metrics {
+                metrics.sync()?;
+            }
+            saver.begin(&stepper, &moment)?;
+        }
+        if stops {
+            let step = line.step;
+            return match saver.finish(step)? {
+                Ok(checkpoint) => Ok(Ending::Stopped { signal, step, checkpoint }),
+                Err(reason) => Err(Error::NotSaved { signal, step, reason }),
+            };
+        }
     }
+    saver.settle()?;
     let summary = Summary {
         eval_loss_before,
         eval_loss_after,
@@ -129,7 +174,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
     }
     // A rank that ended first would look like one that died.
     group.barrier()?;
-    Ok(summary)
+    Ok(Ending::Finished(summary))
 }
 
 /// The `[activations]` table, its budget divided: as an earlier start of this run wrote down, or as it is measured now.
@@ -137,7 +182,7 @@ fn divided(run: &Run, decoder: &Decoder, train: &Dataset, order: &Order, pad: u3
     if run.activations.budget.is_none() {
         return Ok(run.activations.clone());
     }
-    let path = run.dir.join("budget.json");
+    let path = Division::path(&run.dir);
     let division = match Division::read(&path)? {
         Some(division) => division,
         None => {

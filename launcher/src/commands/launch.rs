@@ -1,25 +1,29 @@
 //! `loract launch`: start the ranks, follow them, and say how it went.
 
-use super::shard::prepare;
+use super::{shard::prepare, train::stopped};
 use crate::{
     cli::Config,
     env,
-    failure::{Failure, one_line},
+    failure::{Failure, STOPPED, one_line},
     fault::{self, Cause, Fault},
     follow::{Follow, LOOK_EVERY},
-    logs,
+    hosts, logs,
     mpirun::{Dialect, Job, Ranks},
     report::Report,
-    run_dir::RunDir,
-    work,
+    request::Request,
+    restarts::{Restarts, Verdict},
+    run_dir::{Beginning, RunDir},
+    units, work,
 };
 use anyhow::Context;
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     num::NonZero,
     os::unix::process::ExitStatusExt,
+    path::PathBuf,
     process::ExitStatus,
     sync::{
         Arc,
@@ -32,24 +36,29 @@ use trainer::config::Run;
 /// Start the ranks of a run with mpirun, show their progress, and report
 ///
 /// First all of the input is checked and the data prepared. If a rank fails, the others are ended, and one line names the rank, its
-/// host, the reason and its log. If launch is interrupted, so are the ranks; only if it is killed with SIGKILL do mpirun and the
-/// ranks go on, until mpirun is ended by hand.
+/// host, the reason and its log. On SIGUSR1 or SIGTERM (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one,
+/// ends them at once. Only if launch is killed with SIGKILL do mpirun and the ranks go on, until mpirun is ended by hand.
+///
+/// A run that was interrupted goes on after its newest checkpoint when it is started again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   loract launch -n 2 configs/demo.toml
   loract launch configs/demo.toml --set run.dir=runs/second --set lora.rank=16
   loract launch -n 16 configs/demo.toml --set 'cluster.mpirun_args=[\"--hostfile\", \"hosts\"]'
+  loract launch -n 16 configs/demo.toml --restarts 5
 
 The run's directory then holds:
   config.toml      the configuration in full
   metrics.jsonl    a line per step
+  checkpoints/     from which an interrupted run goes on
   summary.json     held-out loss before and after, time
   adapter/         what was trained, as a PEFT adapter
   logs/            mpirun.log, and rank-0000.log for each rank
   report.html      all of that as a page, for a browser
 
-Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use,
+configuration or input; 1 any other failure.")]
 pub struct Launch {
     /// The configuration.
     #[command(flatten)]
@@ -60,6 +69,16 @@ pub struct Launch {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
+    /// After a failure, start the ranks again from the newest checkpoint, up to K times; it is given up when two restarts in a row reach
+    /// no new one
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub restarts: u32,
+    /// Restart without the host of the rank that failed, where `[cluster] mpirun_args` names other hosts with room
+    #[arg(long, requires = "restarts")]
+    pub leave_out_failed_hosts: bool,
+    /// Seconds before the first restart; each further one waits twice as long, up to a minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true, value_parser = seconds)]
+    pub restart_wait: f64,
     /// Print the final table as JSON
     #[arg(long)]
     pub json: bool,
@@ -67,6 +86,10 @@ pub struct Launch {
 
 fn count(text: &str) -> Result<u32, &'static str> {
     text.parse().ok().filter(|count| *count > 0).ok_or("give a whole number, 1 or more")
+}
+
+fn seconds(text: &str) -> Result<f64, &'static str> {
+    text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds)).ok_or("give a number from 0 to 3600")
 }
 
 /// After the first sign of failure, the time in which mpirun should end the job by itself; then it gets SIGTERM.
@@ -85,16 +108,19 @@ impl Launch {
         let run = Run::load(&self.config.config, &set)?;
         let ranks = run.cluster.ranks;
         let dir = RunDir::of(&run);
-        dir.check_free(self.overwrite)?;
+        let beginning = dir.beginning(&run, self.overwrite)?;
         let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.refuse("cluster", "mpirun", &what))?;
         work::check(&run, ranks)?;
 
         let data = prepare(&run, ranks)?;
 
-        dir.claim(&run)?;
+        dir.claim(&run, beginning)?;
         work::write(&run, &data)?;
         drop(data);
-        self.follow(&run, &dir, dialect)?;
+        if beginning == Beginning::GoingOn {
+            eprintln!("going on with the run in {}, from {}", dir.path().display(), from(&dir));
+        }
+        self.follow_all(&run, &dir, dialect)?;
         let mut report = Report::read(&dir, ranks);
         if let Err(fault) = report.write_page() {
             // The run is done, and all of its files are there.
@@ -108,58 +134,170 @@ impl Launch {
         Ok(())
     }
 
-    /// Starts the ranks, and follows them to their end.
-    fn follow(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
+    /// Starts the ranks, again after failures as often as is allowed, until the run is done.
+    fn follow_all(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
         let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGINT, SIGTERM, SIGHUP] {
+        let ours = run.checkpoint.signals.iter().map(|signal| signal.number());
+        for number in BTreeSet::from_iter(ours.chain([SIGINT, SIGTERM, SIGHUP])) {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
         }
-        let mut job = start(run, dir, dialect)?;
-        let ranks = run.cluster.ranks;
-        let what = if ranks == 1 { "starting 1 rank".to_owned() } else { format!("starting {ranks} ranks") };
-        let mut follow = Follow::start(run, &what);
-        let mut reader = fault::Reader::default();
-        let mut ladder = Ladder::default();
-        // Ranks that do not wait for the one that failed may go on a little.
-        let mut failed_at = None;
-
-        let status = loop {
-            for line in job.lines() {
-                if reader.line(&line) {
-                    ladder.failing();
-                    follow.look();
-                    failed_at = Some(follow.step());
+        let newest = || trainer::newest_checkpoint(dir.path());
+        let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
+        let mut run = run.clone();
+        loop {
+            let Err(ended) = follow(&run, dir, dialect, &signal) else { return Ok(()) };
+            if !ended.may_restart {
+                return Err(ended.failure);
+            }
+            match restarts.after(newest()) {
+                Verdict::Enough => return Err(ended.failure),
+                Verdict::NoProgress => {
+                    eprintln!(
+                        "given up after {} of {} restarts: the last two reached no new checkpoint",
+                        restarts.done(),
+                        restarts.allowed()
+                    );
+                    return Err(ended.failure);
+                }
+                Verdict::Again(wait) => {
+                    let (why, when) = (ended.failure.message(), units::seconds(wait.as_secs_f64()));
+                    eprintln!("{why}\nrestart {} of {} in {when}, from {}", restarts.done(), restarts.allowed(), from(dir));
+                    if self.leave_out_failed_hosts {
+                        leave_out(&mut run, ended.host.as_deref(), dir)?;
+                    }
+                    if let Some(number) = sleep(wait, &signal) {
+                        return Err(stopped_between(number, dir));
+                    }
                 }
             }
-            follow.look();
-            if let Some(status) = job.poll()? {
-                break Some(status);
-            }
-            if let Some(number) = NonZero::new(signal.swap(0, Ordering::Relaxed)) {
-                ladder.interrupted(number.get());
-            }
-            if !ladder.climb(&mut job) {
-                break None;
-            }
-            std::thread::sleep(LOOK_EVERY);
-        };
-        job.last_lines(LAST_LINES).iter().for_each(|line| {
-            reader.line(line);
-        });
-        let last = follow.finish();
-        let step = failed_at.unwrap_or(last);
-        if status.is_some_and(|status| status.success()) {
-            return Ok(());
         }
-        job.kill_ranks();
-        if let Some(number) = ladder.signal {
-            let name = fault::signal_name(i32::try_from(number).unwrap_or_default());
-            let when = fault::moment(step);
-            return Err(Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display())));
-        }
-        Err(explain(&reader, status, dir, ranks, step))
     }
+}
+
+/// Changes the run to start without `host`, and says so; or why it cannot.
+fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<()> {
+    let Some(host) = host else {
+        eprintln!("nobody said on which host that was, so none is left out");
+        return Ok(());
+    };
+    match hosts::without(host, &run.cluster.mpirun_args, &dir.hosts())? {
+        Some(arguments) => {
+            eprintln!("leaving out host {host}");
+            run.cluster.mpirun_args = arguments;
+        }
+        None => eprintln!("host {host} is not left out: [cluster] mpirun_args names no others beside it"),
+    }
+    Ok(())
+}
+
+/// The newest checkpoint in words.
+fn from(dir: &RunDir) -> String {
+    trainer::newest_checkpoint(dir.path()).map_or_else(|| "its beginning".to_owned(), |step| format!("its checkpoint of step {step}"))
+}
+
+/// Waits, unless a signal comes.
+fn sleep(wait: Duration, signal: &AtomicUsize) -> Option<NonZero<usize>> {
+    let end = Instant::now() + wait;
+    loop {
+        let number = NonZero::new(signal.swap(0, Ordering::Relaxed));
+        if number.is_some() || Instant::now() >= end {
+            return number;
+        }
+        std::thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// A signal that comes while no rank runs: there is nothing to save.
+fn stopped_between(number: NonZero<usize>, dir: &RunDir) -> Failure {
+    let number = i32::try_from(number.get()).unwrap_or_default();
+    match newest_path(dir) {
+        Some((step, path)) => Failure::Stopped(stopped(number, step, &path)),
+        None => Failure::other(format!("stopped by {} before a restart, with no checkpoint", fault::signal_name(number))),
+    }
+}
+
+fn newest_path(dir: &RunDir) -> Option<(u64, PathBuf)> {
+    let step = trainer::newest_checkpoint(dir.path())?;
+    Some((step, trainer::checkpoints(dir.path()).join(format!("step-{step:08}"))))
+}
+
+/// A job that did not finish its run.
+struct Unfinished {
+    failure: Failure,
+    /// Whether another start may help: neither the input nor a signal has ended it.
+    may_restart: bool,
+    /// The host of the rank that failed, where somebody said so.
+    host: Option<String>,
+}
+
+impl From<anyhow::Error> for Unfinished {
+    fn from(error: anyhow::Error) -> Self {
+        Self { failure: error.into(), may_restart: false, host: None }
+    }
+}
+
+/// Starts the ranks, and follows them to their end. `signal` holds the number of a signal that came, which is taken out.
+fn follow(run: &Run, dir: &RunDir, dialect: Dialect, signal: &AtomicUsize) -> Result<(), Unfinished> {
+    let mut request = Request::new(run, dir);
+    let mut job = start(run, dir, dialect)?;
+    let ranks = run.cluster.ranks;
+    let what = if ranks == 1 { "starting 1 rank".to_owned() } else { format!("starting {ranks} ranks") };
+    let mut follow = Follow::start(run, &what);
+    let mut reader = fault::Reader::default();
+    let mut ladder = Ladder::default();
+    // Ranks that do not wait for the one that failed may go on a little.
+    let mut failed_at = None;
+
+    let status = loop {
+        for line in job.lines() {
+            if reader.line(&line) {
+                ladder.failing();
+                follow.look();
+                failed_at = Some(follow.step());
+            }
+        }
+        follow.look();
+        if let Some(status) = job.poll()? {
+            break Some(status);
+        }
+        if let Some(number) = NonZero::new(signal.swap(0, Ordering::Relaxed))
+            && !request.take(number.get())
+        {
+            ladder.interrupted(number.get());
+        }
+        request.pass_on(&job);
+        if !ladder.climb(&mut job) {
+            break None;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
+    job.last_lines(LAST_LINES).iter().for_each(|line| {
+        reader.line(line);
+    });
+    let last = follow.finish();
+    let step = failed_at.unwrap_or(last);
+    if status.is_some_and(|status| status.success()) {
+        return Ok(());
+    }
+    job.kill_ranks();
+    let number = |number: usize| i32::try_from(number).unwrap_or_default();
+    if let Some(signal) = ladder.signal {
+        let (name, when) = (fault::signal_name(number(signal)), fault::moment(step));
+        let failure = Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display()));
+        return Err(Unfinished { failure, may_restart: false, host: None });
+    }
+    let is_stopped = status.and_then(|status| status.code()) == Some(i32::from(STOPPED))
+        || matches!(reader.culprit(), Some(Fault { cause: Cause::Exit(code), .. }) if *code == i32::from(STOPPED));
+    if is_stopped && let Some((step, path)) = newest_path(dir) {
+        // Where it did not come by way of this process, it was most likely the one that schedulers send.
+        let failure = Failure::Stopped(stopped(request.signal().map_or(SIGUSR1, number), step, &path));
+        return Err(Unfinished { failure, may_restart: false, host: None });
+    }
+    let failure = explain(&reader, status, dir, ranks, step);
+    let may_restart = !matches!(failure, Failure::Input(_)) && request.signal().is_none();
+    let host = reader.culprit().and_then(|fault| complete(fault, dir, ranks).host);
+    Err(Unfinished { failure, may_restart, host })
 }
 
 fn start(run: &Run, dir: &RunDir, dialect: Dialect) -> anyhow::Result<Job> {

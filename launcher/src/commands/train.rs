@@ -3,18 +3,21 @@
 use super::shard::prepare;
 use crate::{
     cli::Config,
-    failure::{Failure, one_line},
-    fault::INPUT_ERROR,
+    failure::{Failure, STOPPED, one_line},
+    fault::{self, INPUT_ERROR},
     follow::Background,
     logs,
     report::Report,
-    run_dir::RunDir,
+    run_dir::{Beginning, RunDir},
     work,
 };
 use clap::Args;
 use collective::ProcessGroup;
-use std::{num::NonZero, sync::Arc};
-use trainer::{RunData, config::Run};
+use std::{num::NonZero, path::Path, sync::Arc};
+use trainer::{
+    Ending, RunData, StopRequest,
+    config::{Run, StopSignal},
+};
 
 /// Train as one rank: alone, or started by mpirun or srun with others
 #[derive(Debug, Args)]
@@ -27,7 +30,11 @@ Examples:
 Each rank logs to RUN_DIR/logs/rank-0000.log. The environment variable LORACT_LOG
 sets the levels: debug, or info,reduce=trace.
 
-Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
+A run that was interrupted goes on after its newest checkpoint when it is started again. On
+SIGUSR1 or SIGTERM ([checkpoint] signals) all ranks save and stop after their step.
+
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use,
+configuration or input; 1 any other failure.")]
 pub struct Train {
     /// The configuration.
     #[command(flatten)]
@@ -50,11 +57,11 @@ impl Train {
         let checked = self.check(&*group);
         let checked = agree(&*group, checked, self.launched)?;
 
-        // From here on a rank that fails ends the job, or the others would wait for it for ever.
+        // From here on a rank that fails ends the job, or the others would wait for it for ever. One that was stopped was so with all others.
         let alone = collective::launched_by_mpi().is_none();
         let log = RunDir::of(&checked.run).rank_log(group.rank());
         self.train(checked, &group).or_else(|failure| {
-            if alone {
+            if alone || matches!(failure, Failure::Stopped(_) | Failure::Reported(STOPPED)) {
                 return Err(failure);
             }
             let mut message = message(&failure);
@@ -72,22 +79,26 @@ impl Train {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let threads = threads(run.threads, ranks_on_this_host(group));
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-        if group.rank() == 0 && !self.launched {
-            RunDir::of(&run).check_free(self.overwrite)?;
+        let mut signals = run.checkpoint.signals.clone();
+        if self.launched && !signals.is_empty() && !signals.contains(&StopSignal::Usr1) {
+            // By which launch passes on whatever it gets.
+            signals.push(StopSignal::Usr1);
         }
+        let stop = StopRequest::listen(&signals)?;
+        let beginning = if group.rank() == 0 && !self.launched { Some(RunDir::of(&run).beginning(&run, self.overwrite)?) } else { None };
         work::check(&run, group.world_size())?;
         // Prepared data is the same for all: one rank makes it, the others open it.
         let data = if group.rank() == 0 && !self.launched { Some(prepare(&run, group.world_size())?) } else { None };
-        Ok(Checked { run, data })
+        Ok(Checked { run, stop, beginning, data })
     }
 
     fn train(&self, checked: Checked, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
-        let Checked { run, data } = checked;
+        let Checked { run, stop, beginning, data } = checked;
         let run = &run;
         let dir = RunDir::of(run);
         let rank = group.rank();
-        if rank == 0 && !self.launched {
-            dir.claim(run)?;
+        if let Some(beginning) = beginning {
+            dir.claim(run, beginning)?;
         }
         if let Some(data) = data {
             work::write(run, &data)?;
@@ -97,9 +108,12 @@ impl Train {
         logs::start(&dir, rank, group.world_size(), group.host(rank))?;
 
         let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
-        let outcome = work::train(run, Arc::clone(group));
+        let outcome = work::train(run, Arc::clone(group), &stop);
         drop(shown);
-        outcome?;
+        if let Ending::Stopped { signal, step, checkpoint } = outcome? {
+            let message = stopped(signal, step, &checkpoint);
+            return Err(if rank == 0 && !self.launched { Failure::Stopped(message) } else { Failure::Reported(STOPPED) });
+        }
         if rank == 0 && !self.launched {
             Report::read(&dir, group.world_size()).print(self.json);
         }
@@ -107,9 +121,18 @@ impl Train {
     }
 }
 
+/// What is said of a run that a signal has stopped.
+pub(super) fn stopped(signal: i32, step: u64, checkpoint: &Path) -> String {
+    let name = fault::signal_name(signal);
+    format!("stopped by {name} after step {step}; saved {}; run the same command again to go on", checkpoint.display())
+}
+
 /// A run that can begin.
 struct Checked {
     run: Run,
+    stop: StopRequest,
+    /// On the rank that owns the directory.
+    beginning: Option<Beginning>,
     /// On the rank that prepared it.
     data: Option<RunData>,
 }
@@ -145,6 +168,7 @@ fn message(failure: &Failure) -> String {
     match failure {
         Failure::Input(what) => format!("{INPUT_ERROR}{what}"),
         Failure::Other(error) => format!("{error:#}"),
+        Failure::Stopped(what) => what.clone(),
         Failure::Reported(code) => format!("exit code {code}"),
     }
 }

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -37,9 +37,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// Starts `mpirun` with `arguments`. What it and the ranks write goes to the file `log`, and to [`Job::lines`].
+    /// Starts `mpirun` with `arguments`. What it and the ranks write goes to the end of the file `log`, and to [`Job::lines`].
     pub fn start(mpirun: &str, arguments: &[OsString], program: &Path, log: &Path) -> anyhow::Result<Self> {
-        let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut child = Command::new(mpirun)
             .args(arguments)
             .stdin(Stdio::null())
@@ -87,6 +87,13 @@ impl Job {
     fn note_descendants(&mut self) {
         self.descendants.extend(processes::descendants(self.child.id()));
         self.noted = Instant::now();
+    }
+
+    /// Asks the ranks to save and stop: mpirun passes SIGUSR1 on to each. The group is not signalled, as a rank that is in it would be twice.
+    pub fn ask_to_stop(&self) {
+        if !self.ended {
+            processes::signal(self.child.id(), Signal::USR1);
+        }
     }
 
     /// Asks mpirun to end the job.

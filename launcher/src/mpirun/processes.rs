@@ -33,6 +33,14 @@ pub fn signal_group(group: u32, signal: Signal) {
     }
 }
 
+/// Signals one process.
+pub fn signal(number: u32, signal: Signal) {
+    if let Some(pid) = pid(number) {
+        // As above.
+        let _ = kill_process(pid, signal);
+    }
+}
+
 /// Kills those of `pids` that still run `program`. A number that another program has got since is left alone.
 pub fn kill_if_running(pids: &BTreeSet<u32>, program: &Path) {
     for number in pids {

@@ -149,6 +149,11 @@ impl Basis {
         self.vectors.get().size()[0]
     }
 
+    /// The dtype in which the vectors are held.
+    pub fn kind(&self) -> Kind {
+        self.vectors.get().kind()
+    }
+
     /// The number of basis vectors.
     pub fn components(&self) -> i64 {
         self.vectors.get().size()[1]

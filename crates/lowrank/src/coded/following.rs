@@ -64,6 +64,40 @@ impl Following {
         &self.current
     }
 
+    /// The basis that is being made beside it.
+    pub(crate) fn next(&self) -> Option<&Basis> {
+        self.next.as_ref()
+    }
+
+    /// Sites that share it.
+    pub(crate) fn sharers(&self) -> u64 {
+        self.sharers
+    }
+
+    /// All of it but the bases, in numbers that [`Following::from_numbers`] reads.
+    pub(crate) fn numbers(&self) -> [f64; 9] {
+        let Period { codes, error, drift } = self.period;
+        let (patience, left) = (self.patience as f64, self.left as f64);
+        let follows = f64::from(u8::from(self.follows));
+        [self.sharers as f64, self.rows as f64, follows, codes, error, drift, self.before.unwrap_or(-1.0), patience, left]
+    }
+
+    /// `None` for anything but nine numbers.
+    pub(crate) fn from_numbers(current: Arc<Basis>, next: Option<Basis>, numbers: &[f64]) -> Option<Self> {
+        let &[sharers, rows, follows, codes, error, drift, before, patience, left] = numbers else { return None };
+        Some(Self {
+            current,
+            next,
+            sharers: sharers as u64,
+            rows: rows as u64,
+            follows: follows != 0.0,
+            period: Period { codes, error, drift },
+            before: (before >= 0.0).then_some(before),
+            patience: patience as u64,
+            left: left as u64,
+        })
+    }
+
     /// Bytes of both bases.
     pub(crate) fn bytes(&self) -> u64 {
         self.current.bytes() + self.next.as_ref().map_or(0, Basis::bytes)

@@ -20,7 +20,7 @@ use models::ModelConfig;
 use sensitivity::{Sensitivity, measure, places};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 /// The most tokens on which sensitivities are measured, but at least one sample.
@@ -151,6 +151,11 @@ impl Division {
         8.0 * (self.basis_bytes + self.code_bytes) as f64 / (self.tokens * self.elements_per_token) as f64
     }
 
+    /// Where a run writes its division.
+    pub fn path(run_dir: &Path) -> PathBuf {
+        run_dir.join("budget.json")
+    }
+
     /// What an earlier start of the same run wrote down.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
         match std::fs::read(path) {
@@ -164,7 +169,9 @@ impl Division {
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|fault| Error::io(path, "write")(fault.into()))?;
-        std::fs::write(path, text).map_err(Error::io(path, "write"))
+        // Whole or not at all: a start that is interrupted here leaves nothing behind.
+        let aside = path.with_extension("json.part");
+        std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(Error::io(path, "write"))
     }
 }
 

@@ -157,6 +157,15 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("min_ratio", "a number, 0 <= r <= 1: the last learning rate as a fraction of the first"),
         ],
     ),
+    (
+        "checkpoint",
+        &[
+            ("every", "a whole number >= 0, 0 = only when a signal asks for one"),
+            ("keep", POSITIVE),
+            ("background", SWITCH),
+            ("signals", r#"a list of "USR1", "USR2", "TERM", "INT", "HUP"; [] = none"#),
+        ],
+    ),
     ("cluster", &[("ranks", POSITIVE), ("mpirun", "the name or path of mpirun"), ("mpirun_args", "a list of strings")]),
 ];
 

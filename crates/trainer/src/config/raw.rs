@@ -15,6 +15,7 @@ pub(super) struct Raw {
     pub data: Data,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
+    pub checkpoint: Checkpoint,
     pub cluster: Cluster,
 }
 
@@ -162,6 +163,15 @@ pub(super) struct Schedule {
     pub kind: Option<String>,
     pub warmup_steps: Option<u64>,
     pub min_ratio: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Checkpoint {
+    pub every: Option<u64>,
+    pub keep: Option<usize>,
+    pub background: Option<bool>,
+    pub signals: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

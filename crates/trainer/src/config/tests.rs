@@ -5,7 +5,7 @@ use super::{
     keys,
     raw::Raw,
     source::Source,
-    tables::{Bits, Keeping, Length, Rank, Run, Site, Sites, TargetModules},
+    tables::{Bits, Keeping, Length, Rank, Run, Site, Sites, StopSignal, TargetModules},
 };
 use std::path::Path;
 
@@ -39,6 +39,8 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
     assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
     assert_eq!(run.optimizer.betas, [0.9, 0.999]);
+    assert_eq!((run.checkpoint.every, run.checkpoint.keep, run.checkpoint.background), (100, 2, true));
+    assert_eq!(run.checkpoint.signals, [StopSignal::Usr1, StopSignal::Term]);
     assert_eq!((run.cluster.ranks, run.cluster.mpirun.as_str()), (1, "mpirun"));
 }
 
@@ -56,6 +58,7 @@ fn the_resolved_form_is_the_same_run() {
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
         [optimizer]\nname = \"adamw\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nweight_decay = 0.1\nclip_grad_norm = 0\n\
         [schedule]\nkind = \"linear\"\nwarmup_steps = 2\nmin_ratio = 0.1\n\
+        [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
         [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\n";
     for text in [LEAST, full] {
         let run = load(text, &[]).unwrap();
@@ -207,7 +210,12 @@ fn misspelt_names_are_refused_with_the_name_meant() {
     let cases = [
         ("[activations]\nsite = 1\n", "c.toml:7: [activations] site: unknown key, did you mean `sites`? (valid: sites, stream"),
         ("[activation]\nsites = 1\n", "c.toml:6: [activation]: unknown table, did you mean [activations]? (valid: [run]"),
-        ("[checkpoint]\nevery = 1\n", "c.toml:6: [checkpoint]: unknown table (valid: [run]"),
+        ("[zebra]\nevery = 1\n", "c.toml:6: [zebra]: unknown table (valid: [run]"),
+        (
+            "[checkpoint]\nsignals = [\"USR1\", \"KILL\"]\n",
+            "c.toml:7: [checkpoint] signals: unknown value \"KILL\" (valid: a list of \"USR1\"",
+        ),
+        ("[checkpoint]\nkeep = 0\n", "c.toml:7: [checkpoint] keep: must be > 0"),
         ("[run]\nlearning_rate = 1\n", "c.toml:7: [run] learning_rate: unknown key, did you mean [optimizer] learning_rate?"),
         ("[run]\nstpes = 1\n", "c.toml:7: [run] stpes: unknown key, did you mean `steps`?"),
         ("[run]\nzebra = 1\n", "c.toml:7: [run] zebra: unknown key (valid: dir, seed"),

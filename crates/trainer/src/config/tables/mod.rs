@@ -1,6 +1,7 @@
 //! The resolved tables: one file each, holding its keys, their defaults and their checks.
 
 mod activations;
+mod checkpoint;
 mod cluster;
 mod data;
 mod form;
@@ -13,6 +14,7 @@ mod run;
 mod schedule;
 
 pub use activations::{Activations, Budget, Site, Sites, Stream};
+pub use checkpoint::{Checkpoint, StopSignal};
 pub use cluster::Cluster;
 pub use data::{BadLines, Data, DataFormat, LossOn};
 pub use form::{BasisKind, Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};

@@ -1,6 +1,6 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
+use super::{Activations, Checkpoint, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,8 @@ pub struct Run {
     pub optimizer: Optimizer,
     /// `[schedule]`.
     pub schedule: Schedule,
+    /// `[checkpoint]`.
+    pub checkpoint: Checkpoint,
     /// `[cluster]`.
     pub cluster: Cluster,
     /// Where each key was written, for errors found later.
@@ -132,6 +134,7 @@ impl Run {
             data: Data::resolve(raw.data, places.table("data"))?,
             optimizer: Optimizer::resolve(raw.optimizer, places.table("optimizer"))?,
             schedule: Schedule::resolve(raw.schedule, length, places.table("schedule"))?,
+            checkpoint: Checkpoint::resolve(raw.checkpoint, places.table("checkpoint"))?,
             cluster: Cluster::resolve(raw.cluster, places.table("cluster"))?,
             places,
         })
@@ -164,6 +167,7 @@ impl Run {
             data: &self.data,
             optimizer: &self.optimizer,
             schedule: &self.schedule,
+            checkpoint: &self.checkpoint,
             cluster: &self.cluster,
         };
         // Strings, numbers and lists of strings always have a TOML form; a path that is no UTF-8 was never read from TOML.
@@ -242,6 +246,7 @@ struct Written<'a> {
     data: &'a Data,
     optimizer: &'a Optimizer,
     schedule: &'a Schedule,
+    checkpoint: &'a Checkpoint,
     cluster: &'a Cluster,
 }
 

@@ -1,0 +1,95 @@
+//! What the sites remember, as tensors: to be written down and taken up again.
+
+use super::{Sites, lock};
+use crate::{Error, Place, Site};
+use lowrank::Memory;
+use std::collections::BTreeMap;
+use tch::{Device, Tensor};
+
+/// Stands for a layer or a site that is absent.
+const NONE: &str = "-";
+
+impl Sites {
+    /// What each site remembers from the steps so far, as copies on the CPU: `LAYER.SITE.PART`, such as `3.layer.basis`. Empty where no
+    /// method has a memory. Each rank has its own.
+    ///
+    /// # Errors
+    /// Those of libtorch.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>, Error> {
+        let mut state = Vec::new();
+        for (place, memory) in &*lock(&self.memories) {
+            let parts = memory.state().map_err(|source| Error::Compression { place: *place, source })?;
+            state.extend(parts.into_iter().map(|(part, tensor)| (format!("{}.{part}", name(*place)), tensor)));
+        }
+        Ok(state)
+    }
+
+    /// Takes up what [`Sites::state`] gave, on `device`; what was remembered before is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::State`] for a name that is none of a site's memory, or a memory that is incomplete.
+    pub fn load_state(&self, state: Vec<(String, Tensor)>, device: Device) -> Result<(), Error> {
+        let mut parts: BTreeMap<Place, Vec<(String, Tensor)>> = BTreeMap::new();
+        for (name, tensor) in state {
+            let (place, part) = parse(&name).ok_or_else(|| Error::State { name: name.clone() })?;
+            parts.entry(place).or_default().push((part.to_owned(), tensor));
+        }
+        let mut memories = BTreeMap::new();
+        for (place, parts) in parts {
+            let parts = parts.iter().map(|(part, tensor)| (part.as_str(), tensor.shallow_clone()));
+            let memory = Memory::from_state(parts, device).map_err(|source| Error::Compression { place, source })?;
+            memories.insert(place, memory);
+        }
+        *lock(&self.memories) = memories;
+        Ok(())
+    }
+}
+
+fn name(place: Place) -> String {
+    let layer = place.layer.map_or_else(|| NONE.to_owned(), |layer| layer.to_string());
+    format!("{layer}.{}", place.site.map_or(NONE, Site::name))
+}
+
+fn parse(name: &str) -> Option<(Place, &str)> {
+    let (layer, rest) = name.split_once('.')?;
+    let (site, part) = rest.rsplit_once('.')?;
+    let layer = if layer == NONE { None } else { Some(layer.parse().ok()?) };
+    let site = if site == NONE { None } else { Some(Site::from_name(site)?) };
+    Some((Place { layer, site }, part))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn every_place_is_found_by_its_name() {
+        for (position, site) in Site::ALL.into_iter().enumerate() {
+            assert_eq!(site as usize, position, "{site:?} stands where it is declared");
+            let place = Place { layer: Some(position), site: Some(site) };
+            assert_eq!(parse(&format!("{}.basis", name(place))), Some((place, "basis")));
+        }
+        assert_eq!(Site::ALL.last(), Some(&Site::SharedOut), "the last one declared");
+        assert_eq!(parse(&format!("{}.basis", name(Place::default()))), Some((Place::default(), "basis")));
+        assert_eq!((parse("3.nowhere.basis"), parse("x.layer.basis"), parse("3")), (None, None, None));
+    }
+
+    #[test]
+    fn memories_are_taken_up_at_their_places() {
+        let sites = Sites::default();
+        let basis = |value: f64| Tensor::full([4, 2], value, (Kind::Float, Device::Cpu));
+        for layer in 0..3 {
+            let place = Place { layer: Some(layer), site: Some(Site::AttentionNorm) };
+            sites.with_memory(place, |memory| *memory = Memory::from_basis(basis(layer as f64)));
+        }
+        let again = Sites::default();
+        again.load_state(sites.state().unwrap(), Device::Cpu).unwrap();
+        assert_eq!(again.memory_bytes(), sites.memory_bytes());
+        let place = Place { layer: Some(2), site: Some(Site::AttentionNorm) };
+        again.with_memory(place, |memory| assert_eq!(memory.basis().unwrap(), &basis(2.0)));
+        let refused = again.load_state(vec![("2.elsewhere.basis".into(), basis(0.0))], Device::Cpu).unwrap_err();
+        assert!(refused.to_string().contains("2.elsewhere.basis"), "{refused}");
+    }
+}

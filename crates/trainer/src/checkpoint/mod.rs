@@ -1,0 +1,17 @@
+//! Checkpoints of a run: written beside training, whole or not at all, and taken up again by as many ranks as there are then.
+//!
+//! `checkpoints/step-00000100/` in the run's directory holds a safetensors file of each rank ([`share`]), and `manifest.json`, which names
+//! every file with its size and checksum ([`manifest`]). It is written into a folder aside that becomes the checkpoint by one rename
+//! ([`saver`], [`shelf`]). [`resume`](mod@resume) takes the newest that is sound.
+
+mod agreed;
+mod manifest;
+mod resume;
+mod saver;
+mod share;
+mod shelf;
+
+pub use agreed::check_agreement;
+pub(crate) use resume::{Start, resume};
+pub(crate) use saver::{Moment, Saver};
+pub use shelf::{checkpoints, newest_checkpoint};

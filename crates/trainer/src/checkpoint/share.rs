@@ -1,0 +1,160 @@
+//! What a rank writes into a checkpoint, and what it takes up from one.
+//!
+//! Parameters and moments are the same on all ranks, so each rank writes every `ranks`-th of them, as `parameter.NAME`, `moment1.NAME` and
+//! `moment2.NAME`. What is its own it writes whole: PowerSGD's state as `powersgd.…` ([`GradientReducer::state`]), and what the sites of its
+//! activations remember as `activation.…` ([`layers::Sites::state`]).
+
+use super::manifest::Manifest;
+use crate::step::Stepper;
+use crate::{Error, Result};
+use models::TensorFile;
+use std::path::Path;
+use tch::{Device, Tensor};
+
+const PARAMETER: &str = "parameter.";
+const MOMENTS: [&str; 2] = ["moment1.", "moment2."];
+const POWERSGD: &str = "powersgd.";
+/// Within PowerSGD's state: what compression has dropped so far, which differs from rank to rank.
+const ERROR: &str = "error.";
+const ACTIVATION: &str = "activation.";
+
+/// The file of a rank.
+pub(super) fn file_name(rank: usize) -> String {
+    format!("rank-{rank:04}.safetensors")
+}
+
+/// Copies of this rank's share, on the CPU.
+pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
+    let (rank, ranks) = (stepper.group.rank(), stepper.group.world_size());
+    let copy = |tensor: &Tensor| -> Result<Tensor> {
+        let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), Device::Cpu))?;
+        copy.f_copy_(&tensor.f_detach()?)?;
+        Ok(copy)
+    };
+    let mut share = Vec::new();
+    for (parameter, moments) in stepper.decoder.trained().iter().zip(stepper.optimizer.moments()).skip(rank).step_by(ranks) {
+        share.push((format!("{PARAMETER}{}", parameter.name()), copy(parameter.tensor())?));
+        for (prefix, moment) in MOMENTS.iter().zip(moments) {
+            share.push((format!("{prefix}{}", parameter.name()), copy(moment)?));
+        }
+    }
+    for (name, tensor) in stepper.reducer.state() {
+        share.push((format!("{POWERSGD}{name}"), copy(&tensor)?));
+    }
+    share.extend(stepper.sites.state()?.into_iter().map(|(name, tensor)| (format!("{ACTIVATION}{name}"), tensor)));
+    Ok(share)
+}
+
+/// Takes up the state in `folder`, which `manifest` describes.
+///
+/// On as many ranks as wrote it, the run goes on as if it had not been stopped. On another number, parameters and moments are the same; each
+/// rank takes the mean of PowerSGD's error memories, so that the ranks' mean is what it was; and what sites remember begins anew.
+pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest) -> Result<()> {
+    let _mode = autograd::GradMode::disabled();
+    let files = (0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<Vec<_>>>()?;
+    for (index, (parameter, moments)) in stepper.decoder.trained().iter().zip(stepper.optimizer.moments()).enumerate() {
+        let file = &files[index % files.len()];
+        let targets = [(PARAMETER, parameter.tensor()), (MOMENTS[0], moments[0]), (MOMENTS[1], moments[1])];
+        for (prefix, target) in targets {
+            fill(target, file, &format!("{prefix}{}", parameter.name()))?;
+        }
+    }
+    stepper.optimizer.set_steps(manifest.step);
+    let (rank, ranks) = (stepper.group.rank(), stepper.group.world_size());
+    if manifest.ranks == ranks {
+        stepper.reducer.load_state(&named(&files[rank], POWERSGD)?)?;
+        stepper.sites.load_state(named(&files[rank], ACTIVATION)?, stepper.decoder.device())?;
+    } else {
+        tracing::info!(
+            "{} ranks wrote it, and {ranks} go on: the order of samples stays, each rank takes the mean of the ranks' gradient errors, and \
+             what sites remember of activations begins anew",
+            manifest.ranks
+        );
+        load_mean(stepper, &files)?;
+    }
+    Ok(())
+}
+
+/// PowerSGD's state of other ranks: of the error memories their mean, of all else that of the first, which is the same on all.
+fn load_mean(stepper: &mut Stepper<'_>, files: &[TensorFile]) -> Result<()> {
+    let expected = stepper.reducer.state();
+    let written = files[0].names().iter().filter(|name| name.starts_with(POWERSGD)).count();
+    if expected.is_empty() || written == 0 {
+        // One rank compresses nothing, and makes no error.
+        if written > 0 {
+            tracing::warn!("the gradient errors that the ranks remembered are dropped: this run has nothing to compress");
+        }
+        return Ok(());
+    }
+    let names: Vec<String> = expected.into_iter().map(|(name, _)| name).collect();
+    Ok(stepper.reducer.load_state(&combined(&names, files)?)?)
+}
+
+/// PowerSGD's state `names` for each of any number of ranks, from that of the ranks that wrote `files`.
+fn combined(names: &[String], files: &[TensorFile]) -> Result<Vec<(String, Tensor)>> {
+    let mut state = Vec::with_capacity(names.len());
+    for name in names {
+        let stored = format!("{POWERSGD}{name}");
+        let mut tensor = files[0].tensor(&stored)?;
+        if name.starts_with(ERROR) {
+            for file in &files[1..] {
+                let _ = tensor.f_add_(&file.tensor(&stored)?)?;
+            }
+            let _ = tensor.f_div_scalar_(files.len() as f64)?;
+        }
+        state.push((name.clone(), tensor));
+    }
+    Ok(state)
+}
+
+/// All tensors whose name begins with `prefix`, without it.
+fn named(file: &TensorFile, prefix: &str) -> Result<Vec<(String, Tensor)>> {
+    let names = file.names().into_iter().filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), name)));
+    names.map(|(short, name)| Ok((short, file.tensor(&name)?))).collect()
+}
+
+/// The tensor `name` of `file` into `target`, which keeps its device.
+fn fill(target: &Tensor, file: &TensorFile, name: &str) -> Result<()> {
+    let source = file.tensor(name)?;
+    if source.size() != target.size() || source.kind() != target.kind() {
+        return Err(Error::Checkpoint {
+            path: file.path().to_owned(),
+            problem: format!(
+                "holds {name} as {:?} {:?}, and this run has {:?} {:?}; it is of another model",
+                source.kind(),
+                source.size(),
+                target.kind(),
+                target.size()
+            ),
+        });
+    }
+    Ok(target.shallow_clone().f_copy_(&source)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn errors_are_shared_out_and_all_else_is_the_same_on_all_ranks() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = |value: f64| Tensor::full([2, 3], value, (Kind::Float, Device::Cpu));
+        let files: Vec<TensorFile> = [1.0, 2.0, 6.0]
+            .iter()
+            .enumerate()
+            .map(|(rank, error)| {
+                let path = folder.path().join(file_name(rank));
+                let state = [("powersgd.error.a".to_owned(), full(*error)), ("powersgd.query.a".to_owned(), full(5.0))];
+                models::tensor_file::write(&path, &state, &[]).unwrap();
+                TensorFile::open(&path).unwrap()
+            })
+            .collect();
+        let state = combined(&["error.a".to_owned(), "query.a".to_owned()], &files).unwrap();
+        // However many take it up, their mean is that of the three.
+        assert_eq!(state, [("error.a".to_owned(), full(3.0)), ("query.a".to_owned(), full(5.0))]);
+        let missing = combined(&["error.b".to_owned()], &files).unwrap_err().to_string();
+        assert!(missing.contains("powersgd.error.b"), "{missing}");
+    }
+}

@@ -1,0 +1,401 @@
+//! A run that is interrupted, however and as often as it may be, ends as the one that nothing has disturbed: the same adapter and the same
+//! metrics, bit for bit. What is compared remembers as much as a run can: dropout, PowerSGD's errors and warm starts, and two methods whose
+//! sites remember their last matrices.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod program;
+
+use program::{Ended, Place};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+const STEPS: u64 = 60;
+const KILLS: u64 = 25;
+/// Exit code of a run that was stopped by a signal after a checkpoint.
+const STOPPED: Option<i32> = Some(75);
+
+/// 48 sequences of 48 tokens in batches of 16, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step is
+/// slow enough to be interrupted.
+fn place(steps: u64) -> Place {
+    let place = Place::new();
+    let ids: Vec<i64> = (0..3 * 16 * 48).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+    place.write_batches("batches.safetensors", [3, 16, 48], &ids);
+    place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 16\nmicro_batch_size = 1"));
+    place.edit("sequence_length = 16", "sequence_length = 48\n[checkpoint]\nevery = 2\n[optimizer]\nlearning_rate = 1e-2");
+    place.edit("rank = 2", "rank = 2\ndropout = 0.1");
+    place.edit(
+        "sites = \"none\"",
+        "sites = \"layer\"\nmethod = \"coded\"\nbits = 4\n[[activations.overrides]]\nlayers = \"1..\"\nmethod = \"rowspace\"\n\
+         columns = \"warm\"\nrank = 8",
+    );
+    place.edit("method = \"exact\"", "method = \"powersgd\"\nrank = 1\nstart_step = 3\nmin_ratio = 1.0");
+    place
+}
+
+/// What a run came to.
+#[derive(Debug, PartialEq)]
+struct Result {
+    adapter: Vec<u8>,
+    /// Step, loss and gradient norm, as they are written.
+    lines: Vec<[String; 3]>,
+}
+
+fn result(place: &Place) -> Result {
+    let adapter = fs::read(place.run_dir().join("adapter/adapter_model.safetensors")).unwrap();
+    let text = fs::read_to_string(place.metrics()).unwrap();
+    let lines = text.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        ["step", "loss", "grad_norm"].map(|key| line[key].to_string())
+    });
+    Result { adapter, lines: lines.collect() }
+}
+
+fn done(ended: &Ended) {
+    assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+/// What nothing has disturbed.
+fn undisturbed() -> &'static Result {
+    static RESULT: OnceLock<Result> = OnceLock::new();
+    RESULT.get_or_init(|| {
+        let place = place(STEPS);
+        done(&place.run(&mut place.launch()));
+        let result = result(&place);
+        assert_eq!(result.lines.len() as u64, STEPS);
+        result
+    })
+}
+
+/// Both are the same, and every step is there once.
+fn assert_same(disturbed: &Result, undisturbed: &Result) {
+    let steps: Vec<&str> = disturbed.lines.iter().map(|line| line[0].as_str()).collect();
+    let expected: Vec<String> = (1..=undisturbed.lines.len()).map(|step| step.to_string()).collect();
+    assert_eq!(steps, expected, "each step once");
+    if let Some((ours, theirs)) = disturbed.lines.iter().zip(&undisturbed.lines).find(|(ours, theirs)| ours != theirs) {
+        panic!("{ours:?} instead of {theirs:?}");
+    }
+    assert!(disturbed.adapter == undisturbed.adapter, "the adapter differs");
+}
+
+/// The last step in `metrics.jsonl`.
+fn last_step(place: &Place) -> u64 {
+    let text = fs::read_to_string(place.metrics()).unwrap_or_default();
+    let last = text.split_inclusive('\n').rfind(|line| line.ends_with('\n'));
+    last.map_or(0, |line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap())
+}
+
+/// The steps of the complete checkpoints, oldest first.
+fn checkpoints(place: &Place) -> Vec<u64> {
+    let entries = fs::read_dir(place.run_dir().join("checkpoints")).into_iter().flatten();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut steps: Vec<u64> = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+    steps.sort_unstable();
+    steps
+}
+
+fn newest(place: &Place) -> u64 {
+    checkpoints(place).last().copied().unwrap_or(0)
+}
+
+fn folder_of(place: &Place, step: u64) -> PathBuf {
+    place.run_dir().join(format!("checkpoints/step-{step:08}"))
+}
+
+/// Starts `command`, waits until it has itself done a step past `step`, and gives what `act` makes of it.
+fn at_step<'a>(place: &'a Place, command: &mut Command, step: u64, act: impl FnOnce(&program::Running<'a>)) -> Ended {
+    // A run that goes on replaces the file.
+    let number = || fs::metadata(place.metrics()).map(|file| file.ino()).ok();
+    let before = number();
+    let mut job = place.start(command);
+    job.until("that step", || number() != before && last_step(place) >= step);
+    act(&job);
+    job.wait()
+}
+
+fn kill_everything(place: &Place) {
+    place.processes().iter().for_each(|process| process.signal(Signal::KILL));
+}
+
+/// Numbers that look random and are the same in every run of the test.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[test]
+fn killed_at_random_moments_it_ends_as_if_undisturbed() {
+    let place = place(STEPS);
+    let mut random = Random(20);
+    for kill in 0..KILLS {
+        let saved = newest(&place);
+        let next = saved.max(2 * kill) / 2 * 2 + 2;
+        let drill = match kill % 5 {
+            // A rank, and the one that finishes a checkpoint, while it is written.
+            1 => Some(format!("kill-in-save:{}:{next}", random.below(2))),
+            3 => Some(format!("kill-in-commit:0:{next}")),
+            _ => None,
+        };
+        let ended = match drill {
+            Some(drill) if next < STEPS => place.run(place.launch().env("LORACT_DRILL", drill)),
+            // While it starts, or wherever it may be.
+            _ if kill % 5 == 4 || saved + 8 > STEPS => {
+                let job = place.start(&mut place.launch());
+                std::thread::sleep(Duration::from_millis(random.below(if saved + 8 > STEPS { 300 } else { 800 })));
+                kill_everything(&place);
+                job.wait()
+            }
+            _ => at_step(&place, &mut place.launch(), (saved + 1).max(2 * kill), |_| {
+                std::thread::sleep(Duration::from_millis(random.below(40)));
+                match kill % 5 {
+                    0 => kill_everything(&place),
+                    _ => place.processes().iter().filter(|process| process.rank == Some(1)).for_each(|rank| rank.signal(Signal::KILL)),
+                }
+            }),
+        };
+        let is_running = !place.run_dir().join("summary.json").exists() && ended.status.code() != Some(2);
+        assert!(is_running && !ended.status.success(), "kill {kill} after step {saved} came too late: {}", ended.stderr);
+        println!("kill {kill}: from step {saved} to {}, last line {}", newest(&place), last_step(&place));
+    }
+    done(&place.run(&mut place.launch()));
+    assert_same(&result(&place), undisturbed());
+    assert!(checkpoints(&place).len() <= 2, "older ones are removed");
+}
+
+#[test]
+fn a_signal_saves_and_stops() {
+    let place = place(STEPS);
+    // By launch, by mpirun, and by launch again with another signal.
+    let mut stops: Vec<(Command, Signal)> =
+        vec![(place.launch(), Signal::USR1), (place.mpirun(), Signal::USR1), (place.launch(), Signal::TERM)];
+    for (command, signal) in &mut stops {
+        let saved = newest(&place);
+        let ended = at_step(&place, command, saved + 1, |job| job.process().signal(*signal));
+        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        let step = newest(&place);
+        assert!(step > saved && last_step(&place) == step, "what was done is saved: {step}");
+        let said = format!("after step {step}; saved {}; run the same command again", folder_of(&place, step).display());
+        assert!(ended.stderr.contains("stopped by signal ") && ended.stderr.contains(&said), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("error"), "{}", ended.stderr);
+    }
+    done(&place.run(&mut place.launch()));
+    assert_same(&result(&place), undisturbed());
+
+    let ended = place.run(&mut place.launch());
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(ended.stderr.contains("holds a finished run; pass --overwrite"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_second_signal_does_not_wait() {
+    let place = place(1_000_000);
+    place.edit("every = 2", "every = 0");
+    let job = place.start(&mut place.launch());
+    job.process().signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    job.process().signal(Signal::TERM);
+    let ended = job.wait();
+    // Before the ranks have begun there is nothing to save.
+    assert!(!ended.status.success() && ended.status.code() != STOPPED, "{}", ended.stderr);
+}
+
+#[test]
+fn launch_restarts_what_failed_and_gives_up_without_progress() {
+    let place = place(STEPS);
+    let restarting = |restarts: &str| {
+        let mut command = place.launch();
+        command.args(["--restart-wait", "0.1", "--restarts", restarts]);
+        command
+    };
+    // The same step fails each time.
+    let ended = place.run(restarting("9").env("LORACT_DRILL", "kill:1:4"));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    for says in ["restart 1 of 9 in ", "restart 2 of 9 in ", "from its checkpoint of step 2", "given up after 2 of 9 restarts"] {
+        assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
+    }
+    assert!(ended.stderr.lines().last().unwrap().starts_with("error: rank 1 on host "), "{}", ended.stderr);
+
+    let killed = |_: &program::Running<'_>| {
+        place.processes().iter().filter(|process| process.rank == Some(1)).for_each(|rank| rank.signal(Signal::KILL));
+    };
+    let ended = at_step(&place, &mut restarting("3"), 6, killed);
+    done(&ended);
+    assert!(ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step "), "{}", ended.stderr);
+    assert_same(&result(&place), undisturbed());
+}
+
+#[test]
+fn an_unsound_checkpoint_is_skipped_and_named() {
+    let place = place(STEPS);
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    };
+    let cut = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        fs::write(path, &bytes[..bytes.len() - 7]).unwrap();
+    };
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+    let damages: [Damage<'_>; 3] = [
+        ("rank-0001.safetensors", &flip, "rank-0001.safetensors has changed since it was written: its checksum differs"),
+        ("rank-0000.safetensors", &cut, "rank-0000.safetensors has "),
+        ("manifest.json", &flip, "manifest.json has changed since it was written: its checksum differs"),
+    ];
+    for (file, damage, reason) in damages {
+        let ended = at_step(&place, &mut place.mpirun(), newest(&place) + 3, |job| job.process().signal(Signal::USR1));
+        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        let [.., sound, step] = checkpoints(&place)[..] else { panic!("one checkpoint only") };
+        damage(&folder_of(&place, step).join(file));
+        let ended = at_step(&place, &mut place.mpirun(), sound + 1, |job| job.process().signal(Signal::USR1));
+        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
+        let skipped = format!("skipped {}: {reason}", folder_of(&place, step).display());
+        assert!(log.contains(&skipped), "{skipped:?} is not in {log}");
+        assert!(log.contains(&format!("going on after step {sound}, ")), "{log}");
+        assert!(place.run_dir().join(format!("checkpoints/step-{step:08}.unsound")).is_dir());
+    }
+    done(&place.run(&mut place.launch()));
+    assert_same(&result(&place), undisturbed());
+}
+
+#[test]
+fn a_full_disk_leaves_the_checkpoint_before() {
+    let place = place(STEPS);
+    place.edit("every = 2", "every = 25");
+    // The run goes on without it.
+    done(&place.run(place.launch().env("LORACT_DRILL", "full-disk:1:50")));
+    assert_eq!(checkpoints(&place), [25]);
+    assert_eq!(fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count(), 1, "nothing is left of it");
+    let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
+    assert!(log.contains("step-00000050 was not saved, and the one before it stays: rank 1 (host "), "{log}");
+    assert_same(&result(&place), undisturbed());
+}
+
+#[test]
+fn a_stop_that_cannot_be_saved_is_a_failure() {
+    let place = place(STEPS);
+    place.edit("every = 2", "every = 0");
+    let ended = at_step(&place, &mut place.launch(), 2, |job| {
+        // Whoever is root may write into any folder, but not into a file.
+        fs::write(place.run_dir().join("checkpoints"), "").unwrap();
+        job.process().signal(Signal::TERM);
+    });
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    let error = ended.stderr.lines().last().unwrap();
+    for says in
+        ["error: rank ", "asked to stop after step ", "its checkpoint could not be written: rank 0 (host ", "cannot make the directory"]
+    {
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
+
+#[test]
+fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
+    const STEPS: u64 = 14;
+    let place = place(STEPS);
+    // It learns to repeat a token, which helps little elsewhere, and soon harms.
+    let same: Vec<i64> = (0..3 * 16 * 48).map(|index| 3 + index / 48).collect();
+    place.write_batches("batches.safetensors", [3, 16, 48], &same);
+    let ids: Vec<i64> = (0..4 * 48).map(|index: i64| 3 + (index * index * 5 + index * 13) % (program::VOCABULARY - 3)).collect();
+    let held_out = place.write_batches("eval.safetensors", [1, 4, 48], &ids);
+    place.edit("every = 2\n", "every = 5\nkeep = 1\n");
+    place.edit("threads = 1", "threads = 1\neval_every = 2");
+    place.edit("learning_rate = 1e-2", "learning_rate = 1e-2\n[schedule]\nkind = \"constant\"");
+    place.edit("format = ", &format!("eval = {:?}\nformat = ", held_out.to_str().unwrap()));
+    let command = || {
+        let mut command = place.loract(&["train"]);
+        command.arg(place.config());
+        command
+    };
+    done(&place.run(&mut command()));
+    let text = fs::read_to_string(place.metrics()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let evaluated = lines.filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).filter(|(step, _)| *step < STEPS);
+    let (best, loss) = evaluated.min_by(|one, other| one.1.total_cmp(&other.1)).unwrap();
+    println!("the best is step {best} with {loss}");
+    assert!(best % 5 != 0 && best < 10, "only its held-out loss keeps it: {best}");
+    assert_eq!(checkpoints(&place), [best, 10]);
+}
+
+/// Four ranks, then two, then three: the batches, and so the losses, are those of two ranks, but for rounding.
+#[test]
+fn another_number_of_ranks_sees_the_same_batches() {
+    const STEPS: u64 = 18;
+    let place = |method: &str| {
+        let place = Place::new();
+        let ids: Vec<i64> = (0..5 * 12 * 16).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+        place.write_batches("batches.safetensors", [5, 12, 16], &ids);
+        place.edit("steps = 8\nbatch_size = 2", &format!("steps = {STEPS}\nbatch_size = 12"));
+        place.edit("sequence_length = 16", "sequence_length = 16\n[checkpoint]\nevery = 1");
+        place.edit("method = \"exact\"", method);
+        place
+    };
+    let losses = |place: &Place| -> Vec<f64> { result(place).lines.iter().map(|line| line[1].parse().unwrap()).collect() };
+    let on = |place: &Place, ranks: &str| {
+        let mut command = place.loract(&["launch", "-n", ranks]);
+        command.arg(place.config());
+        command
+    };
+    let changing = |place: &Place| {
+        for ranks in ["4", "2"] {
+            let saved = newest(place);
+            let ended = at_step(place, &mut on(place, ranks), saved + 3, |job| job.process().signal(Signal::USR1));
+            assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        }
+        done(&place.run(&mut on(place, "3")));
+        let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
+        for says in ["4 ranks wrote it, and 2 go on", "2 ranks wrote it, and 3 go on"] {
+            assert!(log.contains(says), "{says}: {log}");
+        }
+    };
+    let (changed, steady) = (place("method = \"exact\""), place("method = \"exact\""));
+    changing(&changed);
+    done(&steady.run(&mut on(&steady, "2")));
+    let (ours, theirs) = (losses(&changed), losses(&steady));
+    assert_eq!((ours.len() as u64, theirs.len() as u64), (STEPS, STEPS));
+    for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        assert!((ours / theirs - 1.0).abs() < 1e-4, "step {}: {ours} instead of {theirs}", step + 1);
+    }
+
+    // Compressed, the ranks' errors are shared out: it learns on.
+    let compressed = place("method = \"powersgd\"\nrank = 1\nstart_step = 1\nmin_ratio = 1.0");
+    changing(&compressed);
+    assert_eq!(losses(&compressed).len() as u64, STEPS);
+}
+
+#[test]
+fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
+    let place = place(STEPS);
+    let ended = at_step(&place, &mut place.launch(), 3, |job| job.process().signal(Signal::USR1));
+    assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+    let step = newest(&place);
+    let ended = place.run(place.launch().args(["--set", "run.seed=3", "--set", "optimizer.learning_rate=0.5"]));
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    for says in
+        ["--set optimizer.learning_rate=0.5: [optimizer] learning_rate: is 0.5, and the run in ", "run.seed (3, was 0)", "--overwrite"]
+    {
+        assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
+    }
+    // The data are part of the run.
+    let ids: Vec<i64> = (0..3 * 16 * 48).map(|index| 3 + index % 50).collect();
+    place.write_batches("batches.safetensors", [3, 16, 48], &ids);
+    let ended = place.run(&mut place.launch());
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("[data] train: is not the data that the run in "), "{}", ended.stderr);
+    assert_eq!(newest(&place), step, "nothing was touched");
+    done(&place.run(place.launch().args(["--overwrite", "--set", "run.seed=3", "--set", "run.steps=3"])));
+    assert_eq!(checkpoints(&place), [2], "the others were those of the run before");
+}
