@@ -19,6 +19,7 @@ mod schedule;
 mod step;
 mod text;
 mod train;
+mod trained;
 mod verify;
 
 pub use check::check;
@@ -27,7 +28,7 @@ pub use error::{Error, Result};
 pub use generate::{Prompt, generate};
 pub use inspect::{Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect};
 pub use metrics::{StepMetrics, Summary};
-pub use optimizer::{AdamW, clip_by_global_norm};
+pub use optimizer::{Optimizer, Trained, clip_by_global_norm};
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;

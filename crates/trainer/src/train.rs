@@ -1,10 +1,11 @@
 use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
-use crate::optimizer::AdamW;
+use crate::optimizer::Optimizer;
 use crate::policy::{self, Lora};
 use crate::run_data::{self, RunData};
 use crate::step::Stepper;
+use crate::trained::trained as optimised;
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::Prepared;
@@ -52,7 +53,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>) -> Result<Summary> {
         order: &order,
         activations: policy::activations(&run.activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: AdamW::new(&trained, &run.optimizer)?,
+        optimizer: Optimizer::new(&optimised(&decoder, 1.0), &run.optimizer)?,
         trained,
         sites: Arc::new(sites.sharing(run.activations.basis_layers)),
         seed: run.seed,

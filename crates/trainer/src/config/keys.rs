@@ -136,10 +136,13 @@ pub(super) const TABLES: &[TableKeys] = &[
     (
         "optimizer",
         &[
-            ("name", r#""adamw""#),
+            ("name", r#""adamw" | "adamw8bit" | "lion" | "sgd" | "muon""#),
             ("learning_rate", "a number > 0"),
             ("betas", "two numbers, each 0 <= b < 1"),
             ("eps", "a number > 0"),
+            ("momentum", "a number, 0 <= m < 1; with sgd and muon only"),
+            ("nesterov", "true | false; with sgd and muon only"),
+            ("scale", r#""match_rms_adamw" | "original"; with muon only"#),
             ("weight_decay", "a number >= 0"),
             ("clip_grad_norm", "a number >= 0, 0 = no clipping"),
         ],
@@ -147,8 +150,9 @@ pub(super) const TABLES: &[TableKeys] = &[
     (
         "schedule",
         &[
-            ("kind", r#""constant" | "linear" | "cosine""#),
+            ("kind", r#""constant" | "linear" | "cosine" | "wsd""#),
             ("warmup_steps", "a whole number >= 0, less than [run] steps"),
+            ("decay", "a fraction 0 < d <= 1 of the steps, or a whole number of steps >= 1; with wsd only"),
             ("min_ratio", "a number, 0 <= r <= 1: the last learning rate as a fraction of the first"),
         ],
     ),

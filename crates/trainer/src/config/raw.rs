@@ -149,6 +149,9 @@ pub(super) struct Optimizer {
     pub learning_rate: Option<f64>,
     pub betas: Option<[f64; 2]>,
     pub eps: Option<f64>,
+    pub momentum: Option<f64>,
+    pub nesterov: Option<bool>,
+    pub scale: Option<String>,
     pub weight_decay: Option<f64>,
     pub clip_grad_norm: Option<f64>,
 }
@@ -158,6 +161,7 @@ pub(super) struct Optimizer {
 pub(super) struct Schedule {
     pub kind: Option<String>,
     pub warmup_steps: Option<u64>,
+    pub decay: Option<Amount>,
     pub min_ratio: Option<f64>,
 }
 
@@ -175,6 +179,14 @@ pub(super) struct Cluster {
 pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+/// A whole number, or a fraction of something: `1` and `1.0` differ.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Amount {
+    Whole(i64),
+    Fraction(f64),
 }
 
 /// A number of bits, or a name.

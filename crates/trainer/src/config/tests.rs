@@ -38,7 +38,7 @@ fn defaults_are_the_documented_ones() {
     let lora = run.lora.unwrap();
     assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
     assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
-    assert_eq!(run.optimizer.betas, [0.9, 0.999]);
+    assert_eq!((run.optimizer.betas, run.optimizer.momentum, run.schedule.decay), (Some([0.9, 0.999]), None, None));
     assert_eq!((run.cluster.ranks, run.cluster.mpirun.as_str()), (1, "mpirun"));
 }
 
@@ -54,8 +54,8 @@ fn the_resolved_form_is_the_same_run() {
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
-        [optimizer]\nname = \"adamw\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nweight_decay = 0.1\nclip_grad_norm = 0\n\
-        [schedule]\nkind = \"linear\"\nwarmup_steps = 2\nmin_ratio = 0.1\n\
+        [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\n\
+        [schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 3\nmin_ratio = 0.1\n\
         [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\n";
     for text in [LEAST, full] {
         let run = load(text, &[]).unwrap();
@@ -115,6 +115,7 @@ fn the_valid_values_of_a_choice_are_its_names() {
     named::<super::BadLines>("data", "bad_lines");
     named::<super::OptimizerName>("optimizer", "name");
     named::<super::ScheduleKind>("schedule", "kind");
+    named::<super::MuonScale>("optimizer", "scale");
 }
 
 #[test]
@@ -166,7 +167,25 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[optimizer]\nbetas = [0.9, \"x\"]\n", 7, "[optimizer] betas: cannot be \"x\""),
         ("[optimizer]\nclip_grad_norm = -1.0\n", 7, "[optimizer] clip_grad_norm: must be >= 0"),
         ("[optimizer]\nweight_decay = inf\n", 7, "[optimizer] weight_decay: must be >= 0"),
-        ("[optimizer]\nname = \"sgd\"\n", 7, "[optimizer] name: unknown value \"sgd\" (valid: \"adamw\")"),
+        (
+            "[optimizer]\nname = \"adam\"\n",
+            7,
+            "[optimizer] name: unknown value \"adam\", did you mean \"adamw\"? (valid: \"adamw\" | \"adamw8bit\"",
+        ),
+        ("[optimizer]\nmomentum = 0.9\n", 7, "[optimizer] momentum: is not read by \"adamw\"; leave it out (valid: a number"),
+        ("[optimizer]\nname = \"sgd\"\nbetas = [0.9, 0.9]\n", 8, "[optimizer] betas: is not read by \"sgd\"; leave it out"),
+        ("[optimizer]\nname = \"lion\"\neps = 1e-8\n", 8, "[optimizer] eps: is not read by \"lion\"; leave it out"),
+        ("[optimizer]\nname = \"sgd\"\nmomentum = 0\nnesterov = true\n", 9, "[optimizer] nesterov: needs a momentum > 0"),
+        ("[optimizer]\nname = \"muon\"\nmomentum = 1\n", 8, "[optimizer] momentum: must be >= 0 and < 1"),
+        ("[optimizer]\nname = \"muon\"\nscale = \"mean\"\n", 8, "[optimizer] scale: unknown value \"mean\" (valid: \"match_rms_adamw\""),
+        ("[schedule]\ndecay = 0.2\n", 7, "[schedule] decay: is not read by \"cosine\"; leave it out"),
+        ("[schedule]\nkind = \"wsd\"\ndecay = 0\n", 8, "[schedule] decay: must be > 0, and <= 1 as a fraction"),
+        ("[schedule]\nkind = \"wsd\"\ndecay = 1.5\n", 8, "[schedule] decay: must be > 0, and <= 1 as a fraction (valid: a fraction"),
+        (
+            "[run]\nsteps = 5\n[schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 4\n",
+            11,
+            "[schedule] decay: must be at most the 3 steps",
+        ),
         ("[run]\nsteps = 5\n[schedule]\nwarmup_steps = 5\n", 9, "[schedule] warmup_steps: must be < 5, the run's steps"),
         ("[schedule]\nmin_ratio = 2\n", 7, "[schedule] min_ratio: must be >= 0 and <= 1"),
         ("[cluster]\nranks = 0\n", 7, "[cluster] ranks: must be > 0"),

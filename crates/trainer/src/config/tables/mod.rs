@@ -19,7 +19,7 @@ pub use form::{Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Roundin
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Lora, TargetModules};
 pub use model::{Dtype, Model};
-pub use optimizer::{Optimizer, OptimizerName};
+pub use optimizer::{MuonScale, Optimizer, OptimizerName};
 pub use overrides::{Layers, Override};
 pub use run::{Device, Length, Run};
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{Decay, Schedule, ScheduleKind};
