@@ -143,7 +143,7 @@ fn a_small_change_of_magnitude_is_not_lost_in_bfloat16() {
         let leaf: Vec<Tensor> = leaf.into_iter().chain([(&leaves[5] * factor).to_kind(Kind::Float)]).collect();
         ours(&leaf, 0.0, Keep::Exact, &scope()).to_kind(Kind::Double).abs().mean(Kind::Double).double_value(&[])
     };
-    // A hundredth of the spacing of bf16 at 1; roundings average out over 400 outputs.
+    // A quarter of the spacing of bf16 at 1; roundings average out over 400 outputs.
     assert!(change(1.002) > change(1.0));
 }
 

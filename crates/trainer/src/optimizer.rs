@@ -128,12 +128,23 @@ impl Optimizer {
         Ok(())
     }
 
+    /// What it remembers of each parameter, in the order of [`Optimizer::new`]: the tensors themselves, by the names that `torch.optim` uses.
+    pub fn states(&self) -> impl Iterator<Item = Vec<(&'static str, &Tensor)>> {
+        self.slots.iter().map(|slot| slot.rule.state())
+    }
+
+    /// Goes on as after so many steps; the states are the caller's part.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
     /// All that it remembers: `step`, and under `PARAMETER.NAME` the tensors themselves.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let step = (STEP.to_owned(), Tensor::from(self.steps as i64));
-        let of =
-            |slot: &Slot| slot.rule.state().into_iter().map(|(name, tensor)| (key(slot, name), tensor.shallow_clone())).collect::<Vec<_>>();
-        std::iter::once(step).chain(self.slots.iter().flat_map(of)).collect()
+        let mut state = vec![(STEP.to_owned(), Tensor::from(self.steps as i64))];
+        for (slot, own) in self.slots.iter().zip(self.states()) {
+            state.extend(own.into_iter().map(|(name, tensor)| (format!("{}.{name}", slot.name), tensor.shallow_clone())));
+        }
+        state
     }
 
     /// Takes over what [`Optimizer::state`] gave, in any order.
@@ -164,13 +175,9 @@ impl Optimizer {
         for (name, mut tensor) in own {
             tensor.f_copy_(find(&name)?)?;
         }
-        self.steps = find(STEP)?.f_int64_value(&[])?.max(0) as u64;
+        self.set_steps(find(STEP)?.f_int64_value(&[])?.max(0) as u64);
         Ok(())
     }
-}
-
-fn key(slot: &Slot, name: &str) -> String {
-    format!("{}.{name}", slot.name)
 }
 
 /// Zeros in f32 in the shape of `parameter`.

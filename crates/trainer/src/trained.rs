@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// The parameters that a decoder trains, as the optimiser takes them. With LoRA+ (arXiv 2402.12354) every B learns `lora_plus_ratio` times as
 /// fast, and so does, as in PEFT, every vector.
-pub(crate) fn trained(decoder: &Decoder, lora_plus_ratio: f64) -> Vec<Trained<'_>> {
+pub fn trained(decoder: &Decoder, lora_plus_ratio: f64) -> Vec<Trained<'_>> {
     let weights: BTreeSet<&str> = decoder.linears().map(|linear| linear.weight().name()).collect();
     let mut parameters = Vec::new();
     for parameter in decoder.trained() {

@@ -1,6 +1,7 @@
 //! A configuration as it is written: every key optional, no value checked beyond its type.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// All tables.
@@ -50,6 +51,17 @@ pub(super) struct Lora {
     pub alpha: Option<f64>,
     pub dropout: Option<f64>,
     pub target_modules: Option<OneOrMany>,
+    pub exclude_modules: Option<OneOrMany>,
+    pub layers_to_transform: Option<Vec<i64>>,
+    pub rank_pattern: Option<BTreeMap<String, i64>>,
+    pub alpha_pattern: Option<BTreeMap<String, f64>>,
+    pub use_rslora: Option<bool>,
+    pub use_dora: Option<bool>,
+    pub init: Option<String>,
+    pub lora_fa: Option<bool>,
+    pub lora_plus_ratio: Option<f64>,
+    pub modules_to_save: Option<Vec<String>>,
+    pub bias: Option<String>,
     pub adapter: Option<PathBuf>,
 }
 

@@ -47,7 +47,9 @@ fn the_resolved_form_is_the_same_run() {
     let full = "[run]\ndir = \"a b\"\nseed = 7\nsteps = 12\nbatch_size = 6\nmicro_batch_size = 2\ndevice = \"cpu\"\nthreads = 3\n\
         eval_every = 4\nlog_every = 2\nloss_chunk = 64\n\
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
-        [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
+        [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*\"\n\
+        layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\
+        lora_fa = true\nlora_plus_ratio = 16\nmodules_to_save = [\"lm_head\"]\nbias = \"none\"\nadapter = \"a\"\n\
         [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
         factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\n\
         overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
@@ -70,7 +72,8 @@ fn the_resolved_form_is_the_same_run() {
         assert!(written.contains(&format!("[{table}]")), "{table} is not written");
         for (key, _) in *keys {
             let left_out = *key == "epochs" || *key == "overrides";
-            assert!(left_out || written.contains(&format!("\n{key} = ")), "{key} is not written");
+            let is_written = written.contains(&format!("\n{key} = ")) || written.contains(&format!("\n[{table}.{key}]"));
+            assert!(left_out || is_written, "{key} is not written");
         }
     }
 }
@@ -113,6 +116,8 @@ fn the_valid_values_of_a_choice_are_its_names() {
     named::<super::DataFormat>("data", "format");
     named::<super::LossOn>("data", "loss_on");
     named::<super::BadLines>("data", "bad_lines");
+    named::<super::Init>("lora", "init");
+    named::<super::LoraBias>("lora", "bias");
     named::<super::OptimizerName>("optimizer", "name");
     named::<super::ScheduleKind>("schedule", "kind");
     named::<super::MuonScale>("optimizer", "scale");
@@ -201,7 +206,19 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("rank = 0", "[lora] rank: must be > 0"),
         ("alpha = 0", "[lora] alpha: must be > 0"),
         ("dropout = 1.0", "[lora] dropout: must be >= 0 and < 1"),
-        ("target_modules = \"q_proj\"", "[lora] target_modules: \"q_proj\" is not a list; for one suffix write [\"q_proj\"]"),
+        ("target_modules = \"(q_proj\"", "[lora] target_modules: \"(q_proj\" is not a regular expression: "),
+        ("exclude_modules = \"\"", "[lora] exclude_modules: must not be empty"),
+        ("exclude_modules = [\"\"]", "[lora] exclude_modules: must name at least one module, and no empty name (valid: a list"),
+        ("layers_to_transform = []", "[lora] layers_to_transform: must name at least one layer (valid: a list of layers"),
+        ("layers_to_transform = 3", "[lora] layers_to_transform: cannot be 3"),
+        ("rank_pattern = { q_proj = 0 }", "[lora] rank_pattern: each rank must be > 0 (valid: a table of ranks by module"),
+        ("rank_pattern = { \"(q\" = 1 }", "[lora] rank_pattern: \"(q\" is not a regular expression: "),
+        ("alpha_pattern = { q_proj = -1.0 }", "[lora] alpha_pattern: each alpha must be > 0"),
+        ("use_dora = 1", "[lora] use_dora: cannot be 1 (valid: true | false)"),
+        ("init = \"pisa\"", "[lora] init: unknown value \"pisa\", did you mean \"pissa\"? (valid: \"default\" | \"gaussian\" | \"pissa\")"),
+        ("lora_plus_ratio = 0", "[lora] lora_plus_ratio: must be > 0"),
+        ("modules_to_save = [\"\"]", "[lora] modules_to_save: must not hold an empty name"),
+        ("bias = \"all\"", "[lora] bias: \"all\" is not available yet (valid: \"none\")"),
         ("target_modules = []", "[lora] target_modules: must name at least one module"),
     ];
     for (key, says) in lora {

@@ -126,9 +126,9 @@ fn quadratic(text: &str, steps: u64) -> Vec<f64> {
 fn eight_bits_descend_as_thirty_two_do() {
     let (exact, coded) = (quadratic("name = \"adamw\"", 200), quadratic("name = \"adamw8bit\"", 200));
     let (first, last) = (exact[0], exact[199]);
-    assert!(last < 0.02 * first, "{first} to {last}");
+    assert!(last < 0.02 * first && coded[199] < 0.02 * first, "{first} to {last}, in 8 bits {}", coded[199]);
     for (step, (exact, coded)) in exact.iter().zip(&coded).enumerate() {
-        assert!((coded - exact).abs() < 0.02 * first, "step {step}: {coded}, in 32 bits {exact}");
+        assert!((coded - exact).abs() < 0.05 * first, "step {step}: {coded}, in 32 bits {exact}");
     }
 }
 

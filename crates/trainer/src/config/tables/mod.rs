@@ -17,7 +17,7 @@ pub use cluster::Cluster;
 pub use data::{BadLines, Data, DataFormat, LossOn};
 pub use form::{Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
 pub use gradients::{GradientMethod, Gradients};
-pub use lora::{Lora, TargetModules};
+pub use lora::{Init, Lora, LoraBias, TargetModules};
 pub use model::{Dtype, Model};
 pub use optimizer::{MuonScale, Optimizer, OptimizerName};
 pub use overrides::{Layers, Override};
