@@ -170,6 +170,18 @@ fn a_lora_target_that_the_model_has_not() {
 }
 
 #[test]
+fn lora_options_that_mean_nothing_here() {
+    let place = Place::new();
+    launch_refuses(&place, &["lora.target_modules=.*[.q_proj"], &["[lora] target_modules: \".*[.q_proj\" is not a regular expression"]);
+    launch_refuses(&place, &["lora.layers_to_transform=[7]"], &["[lora] layers_to_transform: names layer 7, and the model has 0 to 1"]);
+    launch_refuses(&place, &["lora.modules_to_save=[\"score\"]"], &["[lora] modules_to_save: names \"score\"", "lm_head"]);
+    launch_refuses(&place, &["lora.bias=all"], &["[lora] bias: \"all\" is not available yet"]);
+    launch_refuses(&place, &["optimizer.name=sgd", "optimizer.eps=1e-8"], &["[optimizer] eps: is not read by \"sgd\""]);
+    place.edit("rank = 2", "rank = 2\nrank_pattern = { down = 4 }");
+    train_refuses(&place, &["run.toml:12: [lora] rank_pattern: \"down\" fits no layer that is targeted"]);
+}
+
+#[test]
 fn more_ranks_than_sequences_in_a_batch() {
     let place = Place::new();
     place.edit("batch_size = 2", "batch_size = 1");

@@ -43,13 +43,13 @@ fn recorded() -> Vec<(f64, f64)> {
 
 /// The distance between two adapters of the same modules.
 fn distance(one: &Adapter, other: &Adapter) -> f64 {
-    assert_eq!(one.modules.len(), other.modules.len());
+    assert_eq!(one.weights.modules.len(), other.weights.modules.len());
     let square = |a: &tch::Tensor, b: &tch::Tensor| (a - b).square().sum(tch::Kind::Double).double_value(&[]);
     let of_pair = |(one, other): (&LoraWeights, &LoraWeights)| {
         assert_eq!(one.module, other.module);
         square(&one.a, &other.a) + square(&one.b, &other.b)
     };
-    one.modules.iter().zip(&other.modules).map(of_pair).sum::<f64>().sqrt()
+    one.weights.modules.iter().zip(&other.weights.modules).map(of_pair).sum::<f64>().sqrt()
 }
 
 fn agree(name: &str, run: &Run, loss_tolerance: f64, norm_tolerance: f64) {

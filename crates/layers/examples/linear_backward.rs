@@ -43,7 +43,7 @@ fn times(rows: i64, width: i64, out: i64, input: bool, keep: Keep) -> Result<f64
     let dy = normal(&[rows, out], 5)?;
     let mut times = Vec::new();
     for _ in 0..=RUNS {
-        let lora = Some(Lora { a: &a, b: &b, scale: 2.0, dropout: 0.0 });
+        let lora = Some(Lora { a: &a, b: &b, scale: 2.0, dropout: 0.0, magnitude: None });
         let y = project(&x, &[Projection { lora, ..Projection::new(&weight) }], keep, &Scope::training(0, Arc::default()))?.remove(0);
         let wanted: Vec<&Tensor> = if input { vec![&a, &b, &x] } else { vec![&a, &b] };
         let start = Instant::now();

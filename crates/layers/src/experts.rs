@@ -105,11 +105,11 @@ impl Function for Inputs {
         let x = inputs[0];
         let rows = x.f_index_select(0, &self.dispatch.tokens)?;
         let mut outputs: Vec<Vec<Tensor>> = (0..self.parts[0].len()).map(|_| Vec::new()).collect();
-        for (expert, maps) in self.parts.iter().enumerate() {
+        for (expert, maps) in self.parts.iter_mut().enumerate() {
             let (first, count) = self.dispatch.of(expert);
             let own = rows.f_narrow(0, first, count)?;
-            for (part, outputs) in maps.iter().zip(&mut outputs) {
-                outputs.push(part.forward(&own, inputs)?);
+            for (part, outputs) in maps.iter_mut().zip(&mut outputs) {
+                outputs.push(part.forward(&own, inputs, Some((context, &self.scope)))?);
             }
         }
         if self.parts.iter().flatten().any(|part| part.reads_input(context)) {
@@ -219,9 +219,10 @@ impl Function for Outputs {
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (inner, weights) = (inputs[0], inputs[1]);
         let mut outputs = Vec::with_capacity(self.parts.len());
-        for (expert, part) in self.parts.iter().enumerate() {
+        for (expert, part) in self.parts.iter_mut().enumerate() {
             let (first, count) = self.dispatch.of(expert);
-            outputs.push(part.forward(&inner.f_narrow(0, first, count)?, inputs)?);
+            // In backward its rows are weighted: what it keeps of its own would not be.
+            outputs.push(part.forward(&inner.f_narrow(0, first, count)?, inputs, None)?);
         }
         let rows = Tensor::f_cat(&outputs, 0)?.f_mul(&self.row_weights(weights)?)?;
         let mut sum = Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;

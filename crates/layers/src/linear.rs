@@ -1,3 +1,4 @@
+mod dora;
 mod part;
 
 pub(crate) use part::{Input, Part, Sum};
@@ -26,7 +27,9 @@ impl<'a> Projection<'a> {
     }
 }
 
-/// A low-rank update `y += scale · (dropout(x) Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685).
+/// A low-rank update `y += scale · (dropout(x) Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685). With a magnitude `m` the updated weight is scaled to it row by
+/// row (DoRA, arXiv 2402.09353): `y = x W'ᵀ + b` with `W' = m · (W + scale · B A) / ‖W + scale · B A‖`, the norm being a constant to backward.
+/// Where `x` is dropped, it is everywhere but in `x Wᵀ`, as in PEFT: `y = x Wᵀ + b + x̂ (W' - W)ᵀ`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lora<'a> {
     /// `A` `[r, in]`.
@@ -37,12 +40,15 @@ pub struct Lora<'a> {
     pub scale: f64,
     /// The probability with which an element of the input is dropped, in training.
     pub dropout: f64,
+    /// `m` `[out]`.
+    pub magnitude: Option<&'a Tensor>,
 }
 
 /// Several linear maps of the same input `x` `[.., in]`, to `[.., out]` each: one kept input serves them all.
 ///
 /// Kept is only what a trained weight needs: with all of them frozen and no LoRA, nothing. In backward `dW = (dyᵀ U) V` and
-/// `dA = ((dy B)ᵀ U) V` go through the factors `x ≈ U V`; with LoRA dropout the masked input is rebuilt.
+/// `dA = ((dy B)ᵀ U) V` go through the factors `x ≈ U V`; with LoRA dropout the masked input is rebuilt. Where `A` is frozen and `B` is not
+/// (LoRA-FA, arXiv 2308.03303), `x Aᵀ` is kept instead of `x`.
 ///
 /// # Errors
 /// [`Error::Shape`] if a weight does not fit the input; those of keeping.
@@ -74,8 +80,8 @@ impl Function for Project {
         let width = shape.pop().unwrap_or(1);
         let rows = x.f_reshape([-1, width])?;
         let mut outputs = Vec::with_capacity(self.parts.len());
-        for part in &self.parts {
-            let y = part.forward(&rows, inputs)?;
+        for part in &mut self.parts {
+            let y = part.forward(&rows, inputs, Some((context, &self.scope)))?;
             let mut size = shape.clone();
             size.push(y.size()[1]);
             outputs.push(y.f_view(&size[..])?);

@@ -6,9 +6,18 @@ use tch::{Kind, Tensor};
 /// [`crate::project`] of one map, without dropout.
 pub fn linear(x: &Tensor, projection: &crate::Projection<'_>) -> Tensor {
     let weight = if projection.fan_in_fan_out { projection.weight.tr() } else { projection.weight.shallow_clone() };
-    let y = x.linear(&weight, projection.bias);
-    match projection.lora {
-        Some(lora) => y + x.matmul(&lora.a.tr()).matmul(&lora.b.tr()) * lora.scale,
+    let Some(lora) = projection.lora else { return x.linear(&weight, projection.bias) };
+    let update = lora.b.matmul(lora.a) * lora.scale;
+    let y = x.matmul(&weight.tr()) + x.matmul(&update.tr());
+    let y = match lora.magnitude {
+        Some(magnitude) => {
+            let norms = (weight + update).detach().square().sum_dim_intlist(1, false, x.kind()).sqrt();
+            y * (magnitude / norms)
+        }
+        None => y,
+    };
+    match projection.bias {
+        Some(bias) => y + bias,
         None => y,
     }
 }

@@ -102,7 +102,7 @@ fn linear_with_and_without_bias_and_lora_several_at_once() {
             .map(|(index, shape)| normal(shape, index as u64).set_requires_grad(trained >> index & 1 == 1))
             .collect();
         fn maps(leaf: &[Tensor]) -> [Projection<'_>; 3] {
-            let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 1.5, dropout: 0.0 });
+            let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 1.5, dropout: 0.0, magnitude: None });
             [
                 Projection { bias: Some(&leaf[2]), lora: lora(3, 4), ..Projection::new(&leaf[1]) },
                 Projection { lora: lora(6, 7), ..Projection::new(&leaf[5]) },
@@ -126,7 +126,7 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
         .collect();
     let scope = scope();
     let ours = |leaf: &[Tensor], dropout| {
-        let lora = Some(Lora { a: &leaf[2], b: &leaf[3], scale: 0.5, dropout });
+        let lora = Some(Lora { a: &leaf[2], b: &leaf[3], scale: 0.5, dropout, magnitude: None });
         layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], Keep::Exact, &scope).unwrap().remove(0)
     };
     // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
@@ -139,7 +139,7 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
         |leaf| vec![leaf[0].matmul(&leaf[1].tr()) + (&leaf[0] * &mask).matmul(&leaf[2].tr()).matmul(&leaf[3].tr()) * 0.5],
     );
     let evaluation = {
-        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.25 });
+        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.25, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         layers::project(&leaves[0], &[projection], Keep::Exact, &Scope::evaluation()).unwrap().remove(0)
     };
@@ -151,7 +151,7 @@ fn a_weight_may_be_stored_the_other_way_round() {
     let shapes: [&[i64]; 5] = [&[2, 5, 7], &[7, 4], &[4], &[2, 7], &[4, 2]];
     let leaves: Vec<Tensor> = shapes.iter().enumerate().map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true)).collect();
     fn map(leaf: &[Tensor]) -> Projection<'_> {
-        let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: 1.5, dropout: 0.0 });
+        let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: 1.5, dropout: 0.0, magnitude: None });
         Projection { weight: &leaf[1], fan_in_fan_out: true, bias: Some(&leaf[2]), lora }
     }
     agree(

@@ -39,7 +39,7 @@ fn linear_gradients_are_contracted_through_the_factors() {
         .map(|(i, shape)| normal(shape, i as u64).set_requires_grad(true))
         .collect();
     let run = |x: &Tensor, keep: Keep| {
-        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0 });
+        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         layers::project(x, &[projection], keep, &scope(&sites)).unwrap().remove(0)
     };

@@ -76,7 +76,7 @@ fn leaves(width: i64) -> Vec<Tensor> {
 
 fn maps(leaf: &[Tensor]) -> Vec<[Projection<'_>; 3]> {
     let one = |at: usize| {
-        let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 0.7, dropout: 0.0 });
+        let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 0.7, dropout: 0.0, magnitude: None });
         [
             Projection::new(&leaf[at]),
             Projection { lora: lora(at + 2, at + 3), ..Projection::new(&leaf[at + 1]) },

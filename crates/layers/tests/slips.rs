@@ -34,7 +34,7 @@ fn scope() -> Scope {
 fn block(leaves: &[Tensor]) -> impl Fn(&Tensor, Keep, &Scope) -> Result<Tensor, layers::Error> + Send + use<> {
     let leaves: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
     move |x, keep, scope| {
-        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.4 });
+        let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.4, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         Ok(layers::project(x, &[projection], keep, &scope.site(Site::MlpIn))?.remove(0) + x)
     }

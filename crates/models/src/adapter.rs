@@ -1,11 +1,14 @@
 //! LoRA adapters as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! The layout is that of PEFT's `LoraConfig` and `save_pretrained` (0.21). What PEFT knows and this crate does not
-//! compute (DoRA, trained biases, modules saved whole, …) is refused by name, never ignored.
+//! compute (trained biases, layers replicated, …) is refused by name, never ignored.
 
 mod config;
+mod convert;
+mod target;
 
 pub use config::{AdapterConfig, LayerNumbers, TargetModules};
+pub use target::check_pattern;
 
 use crate::{Error, Result, TensorFile, durable, tensor_file};
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
+const MAGNITUDE: &str = ".lora_magnitude_vector";
 
 /// The two factors that are trained beside one linear layer.
 #[derive(Debug)]
@@ -28,6 +32,19 @@ pub struct LoraWeights {
     pub a: Tensor,
     /// The factor applied second, `[out, rank]`.
     pub b: Tensor,
+    /// With DoRA, the norms of the rows of the updated weight, `[out]`.
+    pub magnitude: Option<Tensor>,
+    /// With PiSSA, what A and B began as: the part of the base weight that is not in the base any more.
+    pub initial: Option<(Tensor, Tensor)>,
+}
+
+/// The weights of an adapter.
+#[derive(Debug, Default)]
+pub struct AdapterWeights {
+    /// The pairs.
+    pub modules: Vec<LoraWeights>,
+    /// The weights of the modules that were trained whole, by their names in the base model.
+    pub saved: Vec<(String, Tensor)>,
 }
 
 /// An adapter: its configuration and its weights, in the order of the modules' paths.
@@ -36,32 +53,45 @@ pub struct Adapter {
     /// The configuration.
     pub config: AdapterConfig,
     /// The weights, in float32 on the CPU.
-    pub modules: Vec<LoraWeights>,
+    pub weights: AdapterWeights,
 }
 
 /// Writes an adapter into the directory `folder`, which is made if need be: first the weights (float32), then the
-/// configuration, each whole or not at all. `modules` are paths in the base model with A `[rank, in]` and
-/// B `[out, rank]`.
+/// configuration, each whole or not at all. A PiSSA adapter is written as the plain one of twice the rank that does the same to the unchanged
+/// base, as PEFT converts it.
 ///
 /// # Errors
 /// [`Error::Adapter`] if a rank is not what `config` says, [`Error::UnsupportedOption`], [`Error::Io`] or
 /// [`Error::Torch`].
-pub fn write_adapter(folder: &Path, config: &AdapterConfig, modules: &[(String, Tensor, Tensor)]) -> Result<()> {
+pub fn write_adapter(folder: &Path, config: &AdapterConfig, weights: &AdapterWeights) -> Result<()> {
+    if config.is_pissa() {
+        let (config, weights) = convert::plain(folder, config, weights)?;
+        return write_adapter(folder, &config, &weights);
+    }
     let path = folder.join(CONFIG);
     let text = config.to_json(&path)?;
     config::check_supported(&path, &text)?;
-    if modules.is_empty() {
+    if weights.modules.is_empty() {
         return Err(Error::Adapter { path: folder.to_owned(), why: "there are no modules to write".into() });
     }
-    let mut tensors = Vec::with_capacity(2 * modules.len());
-    for (module, a, b) in modules {
-        check_shapes(folder, config, module, &a.size(), &b.size())?;
-        for (suffix, tensor) in [(A, a), (B, b)] {
-            let name = format!("{PREFIX}{module}{suffix}");
-            let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_kind(Kind::Float));
-            let tensor = tensor.map_err(Error::torch(&name, folder))?;
-            tensors.push((name, tensor));
+    let mut tensors = Vec::with_capacity(2 * weights.modules.len());
+    let mut put = |name: String, tensor: &Tensor| {
+        let tensor = tensor.f_detach().and_then(|tensor| tensor.f_to_kind(Kind::Float)).map_err(Error::torch(&name, folder))?;
+        tensors.push((name, tensor));
+        Ok::<_, Error>(())
+    };
+    for pair in &weights.modules {
+        let module = &pair.module;
+        check_shapes(folder, config, module, &pair.a.size(), &pair.b.size())?;
+        check_magnitude(folder, config, module, &pair.b.size(), pair.magnitude.as_ref().map(Tensor::size))?;
+        for (suffix, tensor) in [(A, Some(&pair.a)), (B, Some(&pair.b)), (MAGNITUDE, pair.magnitude.as_ref())] {
+            if let Some(tensor) = tensor {
+                put(format!("{PREFIX}{module}{suffix}"), tensor)?;
+            }
         }
+    }
+    for (name, tensor) in &weights.saved {
+        put(format!("{PREFIX}{name}"), tensor)?;
     }
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     tensor_file::write(&folder.join(WEIGHTS), &tensors, &[("format", "pt")])?;
@@ -84,42 +114,73 @@ pub fn read_adapter(folder: &Path) -> Result<Adapter> {
         return Err(Error::MissingFile { path, remedy: remedy.into() });
     }
     let file = TensorFile::open(&path)?;
-    let mut modules = Vec::new();
-    for (module, names) in pairs(&file)? {
-        let (Some(a), Some(b)) = names else {
-            let lacking = if names.0.is_none() { "lora_A" } else { "lora_B" };
+    let read = |name: &str| file.tensor_as(name, Kind::Float, Device::Cpu);
+    let mut weights = AdapterWeights::default();
+    let (pairs, saved) = sorted(&file, &config)?;
+    for name in saved {
+        weights.saved.push((name[PREFIX.len()..].to_owned(), read(&name)?));
+    }
+    for (module, Names { a, b, magnitude }) in pairs {
+        let (Some(a), Some(b)) = (&a, &b) else {
+            let lacking = if a.is_none() { "lora_A" } else { "lora_B" };
             let why = format!("{module} has no {lacking}; save the adapter again");
             return Err(Error::Adapter { path: folder.to_owned(), why });
         };
         let shape = |name: &str| file.shape(name).unwrap_or_default().to_vec();
-        check_shapes(folder, &config, &module, &shape(&a), &shape(&b))?;
-        let read = |name: &str| file.tensor_as(name, Kind::Float, Device::Cpu);
-        modules.push(LoraWeights { a: read(&a)?, b: read(&b)?, module });
+        check_shapes(folder, &config, &module, &shape(a), &shape(b))?;
+        check_magnitude(folder, &config, &module, &shape(b), magnitude.as_deref().map(shape))?;
+        let magnitude = magnitude.map(|name| read(&name)).transpose()?;
+        weights.modules.push(LoraWeights { a: read(a)?, b: read(b)?, module, magnitude, initial: None });
     }
-    if modules.is_empty() {
+    if weights.modules.is_empty() {
         let why = format!("{WEIGHTS} holds no modules; save the adapter again");
         return Err(Error::Adapter { path: folder.to_owned(), why });
     }
-    Ok(Adapter { config, modules })
+    Ok(Adapter { config, weights })
 }
 
-/// The names of A and of B of one module, as far as the file has them.
-type Pair = (Option<String>, Option<String>);
+/// The names of the tensors of one module, as far as the file has them.
+#[derive(Default)]
+struct Names {
+    a: Option<String>,
+    b: Option<String>,
+    magnitude: Option<String>,
+}
 
-/// The tensors' names, by module.
-fn pairs(file: &TensorFile) -> Result<BTreeMap<String, Pair>> {
-    let mut pairs: BTreeMap<String, Pair> = BTreeMap::new();
+/// The tensors' names by module, and those of modules that were trained whole.
+fn sorted(file: &TensorFile, config: &AdapterConfig) -> Result<(BTreeMap<String, Names>, Vec<String>)> {
+    let mut pairs: BTreeMap<String, Names> = BTreeMap::new();
+    let mut saved = Vec::new();
     for name in file.names() {
         let path = name.strip_prefix(PREFIX).unwrap_or_default();
-        if let Some(module) = path.strip_suffix(A).map(str::to_owned) {
-            pairs.entry(module).or_default().0 = Some(name);
-        } else if let Some(module) = path.strip_suffix(B).map(str::to_owned) {
-            pairs.entry(module).or_default().1 = Some(name);
+        let mut of = |module: &str| std::mem::take(pairs.entry(module.to_owned()).or_default());
+        let (module, names) = if let Some(module) = path.strip_suffix(A) {
+            (module, Names { a: Some(name.clone()), ..of(module) })
+        } else if let Some(module) = path.strip_suffix(B) {
+            (module, Names { b: Some(name.clone()), ..of(module) })
+        } else if let Some(module) = path.strip_suffix(MAGNITUDE) {
+            (module, Names { magnitude: Some(name.clone()), ..of(module) })
+        } else if config.saves(path) {
+            saved.push(name);
+            continue;
         } else {
             return Err(Error::UnexpectedTensor { tensor: name, file: file.path().to_owned() });
-        }
+        };
+        pairs.insert(module.to_owned(), names);
     }
-    Ok(pairs)
+    saved.sort();
+    Ok((pairs, saved))
+}
+
+fn check_magnitude(folder: &Path, config: &AdapterConfig, module: &str, b: &[i64], magnitude: Option<Vec<i64>>) -> Result<()> {
+    let unusable = |why: String| Err(Error::Adapter { path: folder.to_owned(), why });
+    match (config.use_dora, magnitude) {
+        (false, None) => Ok(()),
+        (true, Some(size)) if size == b[..1] => Ok(()),
+        (true, Some(size)) => unusable(format!("{module} has a magnitude {size:?}, expected [{}]; save the adapter again", b[0])),
+        (true, None) => unusable(format!("{module} has no lora_magnitude_vector, which use_dora promises; save the adapter again")),
+        (false, Some(_)) => unusable(format!("{module} has a lora_magnitude_vector; set use_dora in {CONFIG}")),
+    }
 }
 
 fn check_shapes(folder: &Path, config: &AdapterConfig, module: &str, a: &[i64], b: &[i64]) -> Result<()> {

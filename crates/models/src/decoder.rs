@@ -1,11 +1,12 @@
+mod adapted;
+
 use crate::block::{Block, Seen, Shared};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
 use crate::tail::Tail;
 use crate::tensors::Tensors;
-use crate::{Activations, AdapterConfig, Checkpoint, Error, Linear, LoraWeights, ModelConfig, Result, TargetModules};
+use crate::{Activations, Checkpoint, Linear, ModelConfig, Result};
 use autograd::Parameter;
 use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
-use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
@@ -51,12 +52,6 @@ impl Decoder {
         let tensors = Tensors::list();
         let _ = Self::new(&tensors, config);
         tensors.into_list()
-    }
-
-    /// The paths of the linear layers of all blocks, as adapters name them.
-    pub fn linear_paths(config: &ModelConfig) -> Vec<String> {
-        let listed = Self::new(&Tensors::list(), config);
-        listed.iter().flat_map(Self::linears).map(|linear| linear.path().to_owned()).collect()
     }
 
     /// Reads the weights as `kind` onto `device`, all of them frozen.
@@ -117,48 +112,6 @@ impl Decoder {
     /// The linear layers of all blocks.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(|block| block.linears())
-    }
-
-    /// Puts LoRA pairs beside the linear layers that `config` targets: those of `weights` where they are given, else new ones drawn from
-    /// `seed`.
-    ///
-    /// # Errors
-    /// [`Error::Adapter`], with `place` as its path, if nothing is targeted, or the weights do not fit the model.
-    pub fn add_lora(&mut self, config: &AdapterConfig, weights: Option<&[LoraWeights]>, seed: u64, place: &Path) -> Result<()> {
-        let refuse = |why: String| Err(Error::Adapter { path: place.to_owned(), why });
-        if let Some(unknown) = weights.unwrap_or_default().iter().find(|pair| !self.linears().any(|linear| linear.path() == pair.module)) {
-            return refuse(format!("it has weights for {}, and this model has no such layer", unknown.module));
-        }
-        let mut added = 0;
-        for block in &mut self.blocks {
-            let Some(block) = Arc::get_mut(block) else { return refuse("the model is in use".into()) };
-            for linear in block.linears_mut() {
-                let given = weights.map(|weights| weights.iter().find(|pair| pair.module == linear.path()));
-                let pair = match given {
-                    Some(None) => continue,
-                    Some(Some(pair)) => Some((&pair.a, &pair.b)),
-                    None if targets(config, linear.path()) => None,
-                    None => continue,
-                };
-                let (outputs, inputs) = linear.size();
-                if let Some((a, b)) = pair.filter(|(a, b)| a.size()[1] != inputs || b.size()[0] != outputs) {
-                    let (a, b, size) = (a.size(), b.size(), [outputs, inputs]);
-                    return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
-                }
-                linear.add_lora(config, pair, seed).map_err(|why| Error::Adapter { path: place.to_owned(), why: why.to_string() })?;
-                added += 1;
-            }
-        }
-        if added == 0 {
-            return refuse("target_modules names no layer of this model; try \"all-linear\"".into());
-        }
-        Ok(())
-    }
-
-    /// The LoRA pairs as an adapter holds them: path, A, B.
-    pub fn lora_weights(&self) -> Vec<(String, Tensor, Tensor)> {
-        let pair = |linear: &Linear| linear.lora().map(|(a, b)| (linear.path().to_owned(), a.shallow_clone(), b.shallow_clone()));
-        self.linears().filter_map(pair).collect()
     }
 
     /// The position of each token, `[batch or 1, tokens]`.
@@ -285,13 +238,5 @@ impl Decoder {
         }
         cache.tokens += ids.len() as i64;
         Ok(self.logits(&x.f_select(1, -1)?)?.f_view([-1])?)
-    }
-}
-
-/// Whether an adapter's configuration is for the linear layer at `path`, by PEFT's rule: a name matches the end of the path.
-fn targets(config: &AdapterConfig, path: &str) -> bool {
-    match &config.target_modules {
-        TargetModules::Pattern(pattern) => pattern == "all-linear",
-        TargetModules::Names(names) => names.iter().any(|name| path == name || path.ends_with(&format!(".{name}"))),
     }
 }

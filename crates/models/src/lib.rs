@@ -25,7 +25,9 @@ pub mod tensor_file;
 mod tensors;
 
 pub use activations::{Activations, BlockActivations, Recompute};
-pub use adapter::{Adapter, AdapterConfig, LoraWeights, TargetModules, read_adapter, write_adapter};
+pub use adapter::{
+    Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, write_adapter,
+};
 pub use checkpoint::{Checkpoint, GgufTokenizer, SpecialTokens, TokenizerSource};
 pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
 pub use decoder::{Cache, Decoder, Inputs};

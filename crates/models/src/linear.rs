@@ -1,7 +1,9 @@
 use crate::tensors::Tensors;
-use crate::{AdapterConfig, Result};
+mod init;
+
+use crate::{AdapterConfig, LoraWeights, Result};
 use autograd::Parameter;
-use autograd::random::{Law, derive_seed, draw};
+use init::Factors;
 use layers::{Lora, Projection};
 use tch::{Kind, Tensor};
 
@@ -13,15 +15,18 @@ pub struct Linear {
     /// Whether the weight is stored `[in, out]`.
     fan_in_fan_out: bool,
     bias: Option<Parameter>,
-    lora: Option<LoraPair>,
+    lora: Option<Box<LoraPair>>,
 }
 
 #[derive(Debug)]
 struct LoraPair {
     a: Parameter,
     b: Parameter,
+    magnitude: Option<Parameter>,
     scale: f64,
     dropout: f64,
+    /// What A and B began as, if that was taken from the weight.
+    initial: Option<[Parameter; 2]>,
 }
 
 /// What a linear layer is like.
@@ -65,36 +70,74 @@ impl Linear {
         self.lora.as_ref().map(|pair| (&pair.a, &pair.b))
     }
 
-    /// Puts a pair beside the weight. Without `weights`, A is uniform in ±1/√in and B zero, as PEFT begins (`kaiming_uniform_` with a = √5);
-    /// A is drawn from `seed` and the layer's path. Both are f32 (f64 in an f64 model), whatever the weight is.
+    /// The pair as an adapter holds it.
+    pub(crate) fn lora_weights(&self) -> Option<LoraWeights> {
+        self.lora.as_ref().map(|pair| LoraWeights {
+            module: self.path.clone(),
+            a: pair.a.shallow_clone(),
+            b: pair.b.shallow_clone(),
+            magnitude: pair.magnitude.as_ref().map(|magnitude| magnitude.shallow_clone()),
+            initial: pair.initial.as_ref().map(|[a, b]| (a.shallow_clone(), b.shallow_clone())),
+        })
+    }
+
+    /// Puts a pair beside the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
+    /// f64 model), whatever the weight is. PiSSA takes from the weight what its pair begins with.
     pub(crate) fn add_lora(
         &mut self,
         config: &AdapterConfig,
-        weights: Option<(&Tensor, &Tensor)>,
+        given: Option<&LoraWeights>,
         seed: u64,
     ) -> std::result::Result<(), autograd::Error> {
-        let ((outputs, inputs), rank) = (self.size(), config.rank_of(&self.path));
+        let _mode = autograd::GradMode::disabled();
         let (device, kind) = (self.weight.device(), if self.weight.kind() == Kind::Double { Kind::Double } else { Kind::Float });
+        let (rank, scale) = (config.rank_of(&self.path), config.scale_of(&self.path));
+        let oriented = |weight: &Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) };
+        let initial = match config.is_pissa() {
+            true => {
+                let weight = oriented(&self.weight)?;
+                let factors = Factors::principal(&weight.f_to_kind(kind)?, rank, scale)?;
+                let residual = weight.f_to_kind(kind)?.f_sub(&factors.update(scale)?)?;
+                oriented(&self.weight)?.f_copy_(&residual)?;
+                Some(factors)
+            }
+            false => None,
+        };
         let own = |tensor: &Tensor| Ok::<_, tch::TchError>(tensor.f_detach()?.f_to_device(device)?.f_to_kind(kind)?.copy());
-        let (a, b) = match weights {
-            Some((a, b)) => (own(a)?, own(b)?),
+        let Factors { a, b } = match (given, &initial) {
+            (Some(pair), _) => Factors { a: own(&pair.a)?, b: own(&pair.b)? },
+            (None, Some(initial)) => Factors { a: initial.a.copy(), b: initial.b.copy() },
+            (None, None) => Factors::drawn(config, self.size(), rank, (kind, device), seed, &self.path)?,
+        };
+        let magnitude = match given.and_then(|pair| pair.magnitude.as_ref()) {
+            _ if !config.use_dora => None,
+            Some(magnitude) => Some(own(magnitude)?),
             None => {
-                let bound = 1.0 / (inputs as f64).sqrt();
-                let path = self.path.bytes().map(u64::from).collect::<Vec<_>>();
-                let uniform = draw(Law::Uniform, &[rank, inputs], kind, device, derive_seed(&[seed, derive_seed(&path)]))?;
-                (uniform.f_mul_scalar(2.0 * bound)?.f_sub_scalar(bound)?, Tensor::f_zeros([outputs, rank], (kind, device))?)
+                let update = b.f_matmul(&a)?.f_mul_scalar(scale)?;
+                Some(oriented(&self.weight)?.f_to_kind(kind)?.f_add(&update)?.f_norm_scalaropt_dim(2.0, [1_i64].as_slice(), false)?)
             }
         };
-        let parameter =
-            |which: &str, tensor: Tensor| Parameter::new(format!("{}.{which}.weight", self.path), tensor.set_requires_grad(true));
-        let (a, b) = (parameter("lora_A", a), parameter("lora_B", b));
-        self.lora = Some(LoraPair { a, b, scale: config.scale_of(&self.path), dropout: config.lora_dropout });
+        let parameter = |which: &str, tensor: Tensor| Parameter::new(format!("{}.{which}", self.path), tensor.set_requires_grad(true));
+        self.lora = Some(Box::new(LoraPair {
+            a: parameter("lora_A.weight", a),
+            b: parameter("lora_B.weight", b),
+            magnitude: magnitude.map(|magnitude| parameter("lora_magnitude_vector", magnitude)),
+            scale,
+            dropout: config.lora_dropout,
+            initial: initial.map(|Factors { a, b }| [Parameter::new("initial A", a), Parameter::new("initial B", b)]),
+        }));
         Ok(())
     }
 
     /// The layer as the operation reads it.
     pub(crate) fn projection(&self) -> Projection<'_> {
-        let lora = self.lora.as_ref().map(|pair| Lora { a: pair.a.tensor(), b: pair.b.tensor(), scale: pair.scale, dropout: pair.dropout });
+        let lora = self.lora.as_ref().map(|pair| Lora {
+            a: pair.a.tensor(),
+            b: pair.b.tensor(),
+            scale: pair.scale,
+            dropout: pair.dropout,
+            magnitude: pair.magnitude.as_ref().map(Parameter::tensor),
+        });
         Projection {
             weight: self.weight.tensor(),
             fan_in_fan_out: self.fan_in_fan_out,
@@ -103,9 +146,9 @@ impl Linear {
         }
     }
 
-    /// All tensors: weight, bias, A, B.
+    /// All tensors: weight, bias, A, B, magnitude.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let lora = self.lora.iter().flat_map(|pair| [&pair.a, &pair.b]);
+        let lora = self.lora.iter().flat_map(|pair| [&pair.a, &pair.b].into_iter().chain(&pair.magnitude));
         std::iter::once(&self.weight).chain(&self.bias).chain(lora)
     }
 }

@@ -36,6 +36,16 @@ impl Tail {
         })
     }
 
+    /// Gives the head a weight of its own, called `name`, that begins as the embedding is.
+    pub fn untie(&mut self, name: String) -> std::result::Result<(), tch::TchError> {
+        let weight = self.head.f_detach()?.f_empty_like()?;
+        let _mode = autograd::GradMode::disabled();
+        weight.shallow_clone().f_copy_(&self.head)?;
+        self.head = Parameter::new(name, weight);
+        self.tied = false;
+        Ok(())
+    }
+
     /// Those of its own: not an embedding that serves as the head.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         self.norm.parameters().chain((!self.tied).then_some(&self.head)).chain(&self.bias)

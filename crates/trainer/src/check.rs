@@ -1,5 +1,5 @@
 use crate::config::Run;
-use crate::{Result, device, policy, text};
+use crate::{Result, device, policy, policy_lora, text};
 use models::{Checkpoint, Decoder};
 
 /// Finds everything that is wrong with a run's input but its data (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
@@ -14,8 +14,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     checkpoint.check(&Decoder::expected(model))?;
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
-    let lora = policy::lora(run)?;
-    policy::check_lora(run, model, &lora)?;
+    policy_lora::check(run, model, &policy_lora::lora(run)?)?;
     if run.data.sequence_length as i64 > model.max_positions {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
         return Err(run.refuse("data", "sequence_length", &what).into());

@@ -29,7 +29,7 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: 
     let mut decoder = Decoder::load(&checkpoint, Kind::Float, Device::Cpu)?;
     if let Some(folder) = adapter {
         let adapter = read_adapter(folder)?;
-        decoder.add_lora(&adapter.config, Some(&adapter.modules), 0, folder)?;
+        decoder.add_lora(&adapter.config, Some(&adapter.weights), 0, folder)?;
     }
     let ids = match &text.template {
         Some(template) => tokenizer.encode(&template.render(&[Message::new("user", prompt.text)], true)?, false)?,

@@ -16,6 +16,7 @@ mod inspect;
 mod metrics;
 mod optimizer;
 mod policy;
+mod policy_lora;
 mod probe;
 mod run_data;
 mod schedule;
@@ -23,6 +24,7 @@ mod signals;
 mod step;
 mod text;
 mod train;
+mod trained;
 mod verify;
 
 pub use budget::{Division, Share};
@@ -35,10 +37,11 @@ pub use inspect::{
     Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,
 };
 pub use metrics::{StepMetrics, Summary};
-pub use optimizer::{AdamW, clip_by_global_norm};
+pub use optimizer::{Optimizer, Trained, clip_by_global_norm};
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;
 pub use signals::StopRequest;
 pub use train::{Ending, train};
+pub use trained::trained;
 pub use verify::{Compared, verify};

@@ -1,97 +1,194 @@
-use crate::Result;
-use crate::config::Optimizer;
-use tch::{Kind, Tensor};
+mod adamw;
+mod adamw8bit;
+mod blockwise;
+mod clip;
+mod lion;
+mod muon;
+mod sgd;
+mod space;
+#[cfg(test)]
+mod tests;
 
-/// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), step for step as `torch.optim.AdamW`.
+pub use clip::clip_by_global_norm;
+
+use crate::config::{self, OptimizerName};
+use crate::{Error, Result};
+use adamw::AdamW;
+use adamw8bit::AdamW8bit;
+use blockwise::Levels;
+use lion::Lion;
+use muon::Muon;
+use sgd::Sgd;
+use space::Space;
+use std::fmt::Debug;
+use tch::{Device, Kind, Tensor};
+
+/// A parameter to be trained.
+#[derive(Clone, Copy, Debug)]
+pub struct Trained<'a> {
+    /// Its name, which its state bears too.
+    pub name: &'a str,
+    /// The parameter, whose `.grad` a step reads.
+    pub tensor: &'a Tensor,
+    /// Its own learning rate, as a multiple of the step's.
+    pub rate: f64,
+    /// Whether it is a matrix between hidden layers, and neither an embedding nor the head: Muon is for those.
+    pub is_hidden_matrix: bool,
+}
+
+/// How gradients become steps, by the rule that the configuration names. A rule holds what it remembers of one parameter; all of it is
+/// allocated here, as is the room for what a step computes on the way.
 #[derive(Debug)]
-pub struct AdamW {
-    parameters: Vec<Moments>,
-    betas: [f64; 2],
-    eps: f64,
-    weight_decay: f64,
-    steps: i32,
+pub struct Optimizer {
+    slots: Vec<Slot>,
+    space: Space,
+    steps: u64,
 }
 
 #[derive(Debug)]
-struct Moments {
+struct Slot {
+    name: String,
     parameter: Tensor,
-    /// Of the gradient, in f32.
-    first: Tensor,
-    /// Of its square, in f32.
-    second: Tensor,
+    rate: f64,
+    rule: Box<dyn Rule + Send>,
 }
 
-impl AdamW {
-    /// For these parameters; its moments take 8 bytes for each element, from now on.
+/// Where a step is.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    learning_rate: f64,
+    /// Counted from 1.
+    step: u64,
+}
+
+/// What one parameter's steps follow.
+trait Rule: Debug {
+    /// One step along `gradient`, which is in f32 and may be written over.
+    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, at: At, space: &mut Space) -> Result<()>;
+
+    /// What it remembers, by the names that `torch.optim` uses.
+    fn state(&self) -> Vec<(&'static str, &Tensor)>;
+
+    /// Bytes that it takes from the space in a step.
+    fn workspace(&self) -> usize {
+        0
+    }
+}
+
+const STEP: &str = "step";
+
+impl Optimizer {
+    /// For these parameters.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(parameters: &[&Tensor], options: &Optimizer) -> Result<Self> {
-        let moments = |parameter: &&Tensor| {
-            let zeros = || Tensor::f_zeros(parameter.size(), (Kind::Float, parameter.device()));
-            Ok(Moments { parameter: parameter.shallow_clone(), first: zeros()?, second: zeros()? })
+    pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer) -> Result<Self> {
+        let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
+        let levels = match options.name {
+            OptimizerName::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
+            _ => None,
         };
-        let parameters = parameters.iter().map(moments).collect::<Result<_>>()?;
-        Ok(Self { parameters, betas: options.betas, eps: options.eps, weight_decay: options.weight_decay, steps: 0 })
+        let mut slots = Vec::with_capacity(parameters.len());
+        let mut bytes = 0;
+        for Trained { name, tensor, rate, is_hidden_matrix } in parameters {
+            let rule: Box<dyn Rule + Send> = match (options.name, &levels) {
+                (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(tensor, options, levels)?),
+                (OptimizerName::Lion, _) => Box::new(Lion::new(tensor, options)?),
+                (OptimizerName::Sgd, _) => Box::new(Sgd::new(tensor, options)?),
+                (OptimizerName::Muon, _) if *is_hidden_matrix && tensor.dim() == 2 => Box::new(Muon::new(tensor, options)?),
+                _ => Box::new(AdamW::new(tensor, options)?),
+            };
+            let wide = if tensor.kind() == Kind::Float { 0 } else { Space::bytes(Kind::Float, tensor.numel()) };
+            bytes = bytes.max(wide + rule.workspace());
+            slots.push(Slot { name: (*name).to_owned(), parameter: tensor.shallow_clone(), rate: *rate, rule });
+        }
+        Ok(Self { slots, space: Space::new(bytes, device)?, steps: 0 })
     }
 
-    /// The moments of each parameter, in the order of [`AdamW::new`]: of the gradient, and of its square.
-    pub(crate) fn moments(&self) -> impl Iterator<Item = [&Tensor; 2]> {
-        self.parameters.iter().map(|moments| [&moments.first, &moments.second])
-    }
-
-    /// Goes on as after so many steps; the moments are the caller's part.
-    pub(crate) fn set_steps(&mut self, steps: u64) {
-        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
-    }
-
-    /// One step along the parameters' gradients; those without one stay.
+    /// One step along the parameters' gradients, which it may use up (they hold anything afterwards); parameters without one stay.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn step(&mut self, learning_rate: f64) -> Result<()> {
         let _mode = autograd::GradMode::disabled();
         self.steps += 1;
-        let [beta1, beta2] = self.betas;
-        let (correction1, correction2) = (1.0 - beta1.powi(self.steps), 1.0 - beta2.powi(self.steps));
-        for Moments { parameter, first, second } in &mut self.parameters {
-            let gradient = parameter.grad();
+        for Slot { parameter, rate, rule, .. } in &mut self.slots {
+            let mut gradient = parameter.grad();
             if !gradient.defined() {
                 continue;
             }
-            let gradient = gradient.f_to_kind(Kind::Float)?;
-            let _ = parameter.f_mul_scalar_(1.0 - learning_rate * self.weight_decay)?;
-            let _ = first.f_lerp_(&gradient, 1.0 - beta1)?;
-            let _ = second.f_mul_scalar_(beta2)?;
-            let _ = second.f_addcmul_(&gradient, &gradient.f_mul_scalar(1.0 - beta2)?)?;
-            let mut denominator = second.f_sqrt()?;
-            let _ = denominator.f_mul_scalar_(1.0 / correction2.sqrt())?;
-            let _ = denominator.f_add_scalar_(self.eps)?;
-            let update = first.f_div(&denominator)?.f_mul_scalar(-learning_rate / correction1)?;
-            let _ = parameter.f_add_(&update.f_to_kind(parameter.kind())?)?;
+            self.space.clear();
+            if gradient.kind() != Kind::Float {
+                let mut wide = self.space.take(Kind::Float, &gradient.size())?;
+                wide.f_copy_(&gradient)?;
+                gradient = wide;
+            }
+            rule.step(parameter, &mut gradient, At { learning_rate: learning_rate * *rate, step: self.steps }, &mut self.space)?;
         }
+        Ok(())
+    }
+
+    /// What it remembers of each parameter, in the order of [`Optimizer::new`]: the tensors themselves, by the names that `torch.optim` uses.
+    pub fn states(&self) -> impl Iterator<Item = Vec<(&'static str, &Tensor)>> {
+        self.slots.iter().map(|slot| slot.rule.state())
+    }
+
+    /// Goes on as after so many steps; the states are the caller's part.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+
+    /// All that it remembers: `step`, and under `PARAMETER.NAME` the tensors themselves.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        let mut state = vec![(STEP.to_owned(), Tensor::from(self.steps as i64))];
+        for (slot, own) in self.slots.iter().zip(self.states()) {
+            state.extend(own.into_iter().map(|(name, tensor)| (format!("{}.{name}", slot.name), tensor.shallow_clone())));
+        }
+        state
+    }
+
+    /// Takes over what [`Optimizer::state`] gave, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] that names the first tensor that is missing, unknown, or of another shape or type.
+    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
+        let find = |name: &str| {
+            let found = state.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor);
+            found.ok_or_else(|| Error::Input(format!("the optimiser's state has no {name}; it is of another run: start afresh")))
+        };
+        let own = self.state();
+        if let Some((unknown, _)) = state.iter().find(|(name, _)| !own.iter().any(|(known, _)| known == name)) {
+            return Err(Error::Input(format!(
+                "the optimiser's state has {unknown}, which this run has not; it is of another run: start afresh"
+            )));
+        }
+        for (name, tensor) in &own {
+            let given = find(name)?;
+            if given.size() != tensor.size() || given.kind() != tensor.kind() {
+                let (theirs, ours) = ((given.size(), given.kind()), (tensor.size(), tensor.kind()));
+                return Err(Error::Input(format!(
+                    "the optimiser's {name} is {theirs:?}, expected {ours:?}; it is of another run: start afresh"
+                )));
+            }
+        }
+        let _mode = autograd::GradMode::disabled();
+        for (name, mut tensor) in own {
+            tensor.f_copy_(find(&name)?)?;
+        }
+        self.set_steps(find(STEP)?.f_int64_value(&[])?.max(0) as u64);
         Ok(())
     }
 }
 
-/// The norm of all gradients together; if it is above `largest` (and that is not 0), they are scaled down to it, as
-/// `torch.nn.utils.clip_grad_norm_` does.
-///
-/// # Errors
-/// Those of libtorch.
-pub fn clip_by_global_norm(parameters: &[&Tensor], largest: f64) -> Result<f64> {
-    let _mode = autograd::GradMode::disabled();
-    let gradients: Vec<Tensor> = parameters.iter().map(|parameter| parameter.grad()).filter(Tensor::defined).collect();
-    let squares = gradients
-        .iter()
-        .map(|gradient| gradient.f_to_kind(Kind::Float)?.f_square()?.f_sum(Kind::Double))
-        .collect::<std::result::Result<Vec<_>, _>>()?;
-    let norm = if squares.is_empty() { 0.0 } else { Tensor::f_stack(&squares, 0)?.f_sum(Kind::Double)?.f_double_value(&[])?.sqrt() };
-    let scale = largest / (norm + 1e-6);
-    if largest > 0.0 && scale < 1.0 {
-        for mut gradient in gradients {
-            let _ = gradient.f_mul_scalar_(scale)?;
-        }
+/// Zeros in f32 in the shape of `parameter`.
+fn zeros_like(parameter: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::f_zeros(parameter.size(), (Kind::Float, parameter.device()))?)
+}
+
+/// Weight decay that no gradient sees (arXiv 1711.05101).
+fn decay(parameter: &mut Tensor, learning_rate: f64, weight_decay: f64) -> Result<()> {
+    if weight_decay > 0.0 {
+        let _ = parameter.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
     }
-    Ok(norm)
+    Ok(())
 }

@@ -1,9 +1,9 @@
+use crate::Result;
 use crate::config::{self, Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
-use crate::{Error, Result};
 use layers::Keep;
 use lowrank::coded::{Rate, Rounding};
 use lowrank::{Method, Options, Rank, TestMatrix};
-use models::{Activations, Adapter, AdapterConfig, BlockActivations, Decoder, ModelConfig, Recompute, TargetModules, read_adapter};
+use models::{Activations, BlockActivations, ModelConfig, Recompute};
 use tch::Kind;
 
 /// How a tensor of this width is compressed; `None`: not at all.
@@ -165,52 +165,6 @@ fn check_form(run: &Run, form: &Form, given: Option<usize>, site: Site, width: i
             form.factors
         ),
     )
-}
-
-/// What is trained beside the model: a new adapter's configuration, or an old adapter to go on with.
-pub(crate) enum Lora {
-    New(Box<AdapterConfig>),
-    From(Box<Adapter>),
-}
-
-/// The `[lora]` table as the model reads it.
-pub(crate) fn lora(run: &Run) -> Result<Lora> {
-    let Some(table) = &run.lora else { return Err(Error::Input("there is no [lora] table; add one".into())) };
-    if let Some(path) = &table.adapter {
-        return Ok(Lora::From(Box::new(read_adapter(path)?)));
-    }
-    let target_modules = match &table.target_modules {
-        config::TargetModules::AllLinear => TargetModules::Pattern("all-linear".into()),
-        config::TargetModules::Suffixes(names) => TargetModules::Names(names.clone()),
-    };
-    Ok(Lora::New(Box::new(AdapterConfig {
-        task_type: Some("CAUSAL_LM".into()),
-        base_model_name_or_path: Some(run.model.path.display().to_string()),
-        inference_mode: true,
-        r: table.rank as i64,
-        lora_alpha: table.alpha,
-        lora_dropout: table.dropout,
-        target_modules,
-        ..AdapterConfig::default()
-    })))
-}
-
-/// Refuses target modules that name no layer of this model.
-pub(crate) fn check_lora(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<()> {
-    let Lora::New(config) = lora else { return Ok(()) };
-    let TargetModules::Names(names) = &config.target_modules else { return Ok(()) };
-    let mut modules = Decoder::linear_paths(model);
-    for name in names {
-        if !modules.iter().any(|module| module == name || module.ends_with(&format!(".{name}"))) {
-            modules.iter_mut().for_each(|module| *module = module.rsplit('.').next().unwrap_or_default().to_owned());
-            modules.sort();
-            modules.dedup();
-            let what =
-                format!("names {name:?}, which this model has not; it has {}, and \"all-linear\" means all of them", modules.join(", "));
-            return Err(run.refuse("lora", "target_modules", &what).into());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

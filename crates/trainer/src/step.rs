@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::optimizer::{AdamW, clip_by_global_norm};
+use crate::optimizer::{Optimizer, clip_by_global_norm};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
@@ -18,7 +18,7 @@ pub(crate) struct Stepper<'a> {
     pub order: &'a Order,
     pub activations: Activations,
     pub reducer: GradientReducer,
-    pub optimizer: AdamW,
+    pub optimizer: Optimizer,
     pub sites: Arc<Sites>,
     pub seed: u64,
     pub micro_batch_size: usize,

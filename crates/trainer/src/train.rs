@@ -3,12 +3,14 @@ use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::config::{Activations, GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
-use crate::optimizer::AdamW;
-use crate::policy::{self, Lora};
+use crate::optimizer::Optimizer;
+use crate::policy;
+use crate::policy_lora::{self, Lora};
 use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
 use crate::step::{Stepper, Word, micro_batches};
+use crate::trained::trained as optimised;
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::{Dataset, Order, Prepared};
@@ -75,7 +77,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         order: &order,
         activations: policy::activations(&activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: AdamW::new(&trained, &run.optimizer)?,
+        optimizer: Optimizer::new(&optimised(&decoder, run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio)), &run.optimizer)?,
         trained,
         sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
         seed: run.seed,
@@ -213,18 +215,24 @@ fn steps(run: &Run, samples: usize) -> u64 {
 
 /// Puts the adapter in, and gives its configuration as it will be written: targets by name, as PEFT writes `all-linear` too.
 pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
-    let (config, weights) = match policy::lora(run)? {
+    let (config, weights) = match policy_lora::lora(run)? {
         Lora::New(config) => (*config, None),
-        Lora::From(adapter) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.modules)),
+        Lora::From(adapter) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights)),
     };
     let place = run.lora.as_ref().and_then(|lora| lora.adapter.as_ref()).unwrap_or(&run.dir);
-    decoder.add_lora(&config, weights.as_deref(), run.seed, place)?;
+    decoder.add_lora(&config, weights.as_ref(), run.seed, place)?;
+    if run.lora.as_ref().is_some_and(|lora| lora.lora_fa) {
+        decoder.freeze_lora_a();
+    }
+    let fan_in_fan_out = decoder.config().fan_in_fan_out();
+    if config.target_modules != TargetModules::Pattern(policy_lora::ALL_LINEAR.into()) {
+        return Ok(AdapterConfig { fan_in_fan_out, ..config });
+    }
     let names: BTreeSet<String> = decoder
         .linears()
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
-    let fan_in_fan_out = decoder.config().fan_in_fan_out();
     Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config })
 }
 

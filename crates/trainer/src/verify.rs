@@ -1,6 +1,6 @@
 use crate::{Error, Result};
 use layers::{Scope, Targets};
-use models::{Activations, AdapterConfig, Checkpoint, Decoder, Inputs, LoraWeights, TensorFile};
+use models::{Activations, AdapterConfig, AdapterWeights, Checkpoint, Decoder, Inputs, LoraWeights, TensorFile};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -36,13 +36,13 @@ pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compa
     decoder.train_weights(true);
     batch.compare(&decoder, &file, "", "", tolerance, &mut rows)?;
 
-    let pairs = lora_weights(&file)?;
-    if let Some(first) = pairs.first() {
+    let weights = lora_weights(&file)?;
+    if let Some(first) = weights.modules.first() {
         let rank = first.a.size()[0];
         let alpha = file.metadata().and_then(|metadata| metadata.get("lora_alpha")?.parse().ok()).unwrap_or(2.0 * rank as f64);
         let config = AdapterConfig { r: rank, lora_alpha: alpha, ..AdapterConfig::default() };
         decoder.train_weights(false);
-        decoder.add_lora(&config, Some(&pairs), 0, expected)?;
+        decoder.add_lora(&config, Some(&weights), 0, expected)?;
         batch.compare(&decoder, &file, "lora.", "base_model.model.", tolerance, &mut rows)?;
     }
     Ok(rows)
@@ -155,14 +155,15 @@ fn compare(name: String, ours: &Tensor, expected: &Tensor, tolerance: f64, round
 }
 
 /// The pairs recorded as `lora.weight.base_model.model.MODULE.lora_A.weight` and `lora_B`.
-fn lora_weights(file: &TensorFile) -> Result<Vec<LoraWeights>> {
-    let mut pairs = Vec::new();
+fn lora_weights(file: &TensorFile) -> Result<AdapterWeights> {
+    let mut weights = AdapterWeights::default();
     for name in file.names() {
         let module = name.strip_prefix("lora.weight.base_model.model.").and_then(|name| name.strip_suffix(".lora_A.weight"));
         if let Some(module) = module {
             let b = file.tensor(&format!("lora.weight.base_model.model.{module}.lora_B.weight"))?;
-            pairs.push(LoraWeights { module: module.to_owned(), a: file.tensor(&name)?, b });
+            let (module, a) = (module.to_owned(), file.tensor(&name)?);
+            weights.modules.push(LoraWeights { module, a, b, magnitude: None, initial: None });
         }
     }
-    Ok(pairs)
+    Ok(weights)
 }

@@ -1,5 +1,5 @@
-use super::Projection;
-use crate::{Error, Kept, Scope, dropout};
+use super::{Projection, dora};
+use crate::{Error, Keep, Kept, Scope, dropout};
 use autograd::{Backward, BoxError, Forward};
 use tch::{TchError, Tensor};
 
@@ -14,15 +14,39 @@ pub(crate) struct Part {
 struct Pair {
     a: usize,
     b: usize,
+    magnitude: Option<usize>,
     scale: f64,
     dropout: f64,
     seed: u64,
+    /// `scale · dropout(rows) Aᵀ`, if it is kept instead of the rows.
+    projected: Option<Kept>,
 }
 
 impl Pair {
+    /// Where its tensors stand.
+    fn slots(&self) -> impl Iterator<Item = usize> {
+        [self.a, self.b].into_iter().chain(self.magnitude)
+    }
+
     /// `x` with elements dropped and the rest scaled up; the same each time.
     fn drop_elements(&self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(x.f_mul(&dropout::mask(x, self.dropout, self.seed)?)?)
+    }
+
+    /// What `dy` is behind the magnitude, beside a weight `[out, in]`.
+    fn pull(&self, dy: &Tensor, weight: &Tensor, parameters: &[Tensor], context: &Backward<'_>) -> Result<Pulled, BoxError> {
+        let Some(magnitude) = self.magnitude else {
+            return Ok(Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None });
+        };
+        let norms = dora::norms(weight, &parameters[self.a - 1], &parameters[self.b - 1], self.scale)?;
+        let gain = dora::gain(&parameters[magnitude - 1], &norms)?;
+        let pair = dora::scaled(dy, &gain)?;
+        let norms = context.needs_grad(magnitude).then_some(norms);
+        if self.dropout > 0.0 {
+            let dropped = Some(dora::scaled(dy, &gain.f_sub_scalar(1.0)?)?);
+            return Ok(Pulled { pair, weight: dy.shallow_clone(), dropped, norms });
+        }
+        Ok(Pulled { weight: pair.shallow_clone(), pair, dropped: None, norms })
     }
 }
 
@@ -81,34 +105,62 @@ impl Part {
             lora: projection.lora.map(|lora| Pair {
                 a: slot(lora.a),
                 b: slot(lora.b),
+                magnitude: lora.magnitude.map(&mut slot),
                 scale: lora.scale,
                 dropout: if scope.is_training() { lora.dropout } else { 0.0 },
                 seed: scope.seed(),
+                projected: None,
             }),
         })
     }
 
-    /// Whether the input is needed again in backward: for a weight, or a pair.
+    /// Whether the input is needed again in backward, after [`Part::forward`]: for a weight, or a pair.
     pub fn reads_input(&self, context: &Forward<'_>) -> bool {
-        let lora = self.lora.as_ref().is_some_and(|pair| context.needs_grad(pair.a) || context.needs_grad(pair.b));
+        let pair = self.lora.as_ref().filter(|pair| pair.projected.is_none());
+        let lora = pair.is_some_and(|pair| pair.slots().any(|slot| context.needs_grad(slot)));
         lora || context.needs_grad(self.weight)
     }
 
-    /// `[rows, in]` to `[rows, out]`, a new tensor.
-    pub fn forward(&self, rows: &Tensor, inputs: &[&Tensor]) -> Result<Tensor, BoxError> {
-        let weight = inputs[self.weight];
-        let transposed = if self.fan_in_fan_out { weight.shallow_clone() } else { weight.f_tr()? };
-        let mut y = match self.bias {
-            Some(bias) => Tensor::f_addmm(inputs[bias], rows, &transposed)?,
-            None => rows.f_matmul(&transposed)?,
+    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is kept at the scope given.
+    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], keeping: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
+        let weight = self.oriented(inputs[self.weight])?;
+        let transposed = weight.f_tr()?;
+        let affine = |bias: Option<usize>| match bias {
+            Some(bias) => Tensor::f_addmm(inputs[bias], rows, &transposed),
+            None => rows.f_matmul(&transposed),
         };
-        if let Some(pair) = &self.lora {
-            let (a, b) = (inputs[pair.a].f_to_kind(rows.kind())?, inputs[pair.b].f_to_kind(rows.kind())?);
-            let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
-            let small = dropped.f_matmul(&a.f_tr()?)?.f_mul_scalar(pair.scale)?;
-            y = y.f_addmm_(&small, &b.f_tr()?)?;
+        let (own_weight, bias) = (self.weight, self.bias);
+        let Some(pair) = &mut self.lora else { return Ok(affine(bias)?) };
+        let (a, b) = (inputs[pair.a].f_to_kind(rows.kind())?, inputs[pair.b].f_to_kind(rows.kind())?);
+        let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
+        let small = dropped.f_matmul(&a.f_tr()?)?.f_mul_scalar(pair.scale)?;
+        let Some(magnitude) = pair.magnitude else {
+            if let Some((context, scope)) = keeping
+                && !context.needs_grad(pair.a)
+                && !context.needs_grad(own_weight)
+                && context.needs_grad(pair.b)
+                && a.size()[0] < a.size()[1]
+            {
+                pair.projected = Some(Keep::Exact.keep(&small, scope)?);
+            }
+            return Ok(affine(bias)?.f_addmm_(&small, &b.f_tr()?)?);
+        };
+        let gain = dora::gain(inputs[magnitude], &dora::norms(&weight, inputs[pair.a], inputs[pair.b], pair.scale)?)?;
+        if pair.dropout > 0.0 {
+            let base = dora::scaled(&dropped.f_matmul(&transposed)?, &gain.f_sub_scalar(1.0)?)?;
+            let low_rank = dora::scaled(&small.f_matmul(&b.f_tr()?)?, &gain)?;
+            return Ok(affine(bias)?.f_add_(&base)?.f_add_(&low_rank)?);
         }
-        Ok(y)
+        let y = dora::scaled(&affine(None)?.f_addmm_(&small, &b.f_tr()?)?, &gain)?;
+        match bias {
+            Some(bias) => Ok(y.f_add(inputs[bias])?),
+            None => Ok(y),
+        }
+    }
+
+    /// The weight `[out, in]`.
+    fn oriented(&self, weight: &Tensor) -> Result<Tensor, TchError> {
+        if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) }
     }
 
     /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their `answers`, the input's added to `d_input` if that
@@ -123,48 +175,88 @@ impl Part {
         mut d_input: Option<&mut Sum>,
     ) -> Result<(), BoxError> {
         let parameter = |slot: usize| &parameters[slot - 1];
-        if let Some(sum) = &mut d_input {
-            let weight = parameter(self.weight);
-            let weight = if self.fan_in_fan_out { weight.f_tr()? } else { weight.shallow_clone() };
-            sum.add_product(dy, &weight)?;
-        }
-        if context.needs_grad(self.weight) {
-            let gradient = input.contract(dy)?;
-            answers[self.weight] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
-        }
+        let weight = self.oriented(parameter(self.weight))?;
         if let Some(bias) = self.bias.filter(|bias| context.needs_grad(*bias)) {
             answers[bias] = Some(dy.f_sum_dim_intlist(0, false, dy.kind())?);
         }
+        let pulled = match &self.lora {
+            Some(pair) => pair.pull(dy, &weight, parameters, context)?,
+            None => Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None },
+        };
+        if let Some(sum) = &mut d_input {
+            sum.add_product(&pulled.weight, &weight)?;
+        }
+        let needs_weight = context.needs_grad(self.weight);
+        let dropped = match &self.lora {
+            Some(pair) if pair.dropout > 0.0 && pair.projected.is_none() => {
+                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (needs_weight && pulled.dropped.is_some());
+                if is_read { Some(pair.drop_elements(&input.rows(weight.size()[1])?)?) } else { None }
+            }
+            _ => None,
+        };
+        if needs_weight {
+            let mut gradient = input.contract(&pulled.weight)?;
+            if let (Some(more), Some(dropped)) = (&pulled.dropped, &dropped) {
+                gradient = gradient.f_add(&more.f_tr()?.f_matmul(dropped)?)?;
+            }
+            answers[self.weight] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
+        }
         let Some(pair) = &self.lora else { return Ok(()) };
         let (a, b) = (parameter(pair.a).f_to_kind(dy.kind())?, parameter(pair.b).f_to_kind(dy.kind())?);
-        let small = dy.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
-        let dropped = if pair.dropout > 0.0 && (context.needs_grad(pair.a) || context.needs_grad(pair.b)) {
-            Some(pair.drop_elements(&input.rows(a.size()[1])?)?)
-        } else {
-            None
-        };
+        let small = pulled.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
         if context.needs_grad(pair.a) {
             answers[pair.a] = Some(match &dropped {
                 Some(dropped) => small.f_tr()?.f_matmul(dropped)?,
                 None => input.contract(&small)?,
             });
         }
-        if context.needs_grad(pair.b) {
-            let projected = match &dropped {
-                Some(dropped) => dropped.f_matmul(&a.f_tr()?)?,
-                None => input.project(&a)?,
+        let project = |weight: &Tensor| match &dropped {
+            Some(dropped) => Ok::<_, BoxError>(dropped.f_matmul(&weight.f_tr()?)?),
+            None => input.project(weight),
+        };
+        let magnitude = pair.magnitude.filter(|slot| context.needs_grad(*slot));
+        if context.needs_grad(pair.b) || magnitude.is_some() {
+            let projected = match &pair.projected {
+                Some(kept) => kept.restore()?,
+                None => project(&a)?.f_mul_scalar(pair.scale)?,
             };
-            answers[pair.b] = Some(dy.f_tr()?.f_matmul(&projected.f_mul_scalar(pair.scale)?)?);
+            if context.needs_grad(pair.b) {
+                answers[pair.b] = Some(pulled.pair.f_tr()?.f_matmul(&projected)?);
+            }
+            if let (Some(slot), Some(norms)) = (magnitude, &pulled.norms) {
+                let unscaled = project(&weight)?.f_addmm_(&projected, &b.f_tr()?)?;
+                answers[slot] = Some(
+                    dy.f_mul(&unscaled)?
+                        .f_sum_dim_intlist(0, false, norms.kind())?
+                        .f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?,
+                );
+            }
         }
         if let Some(sum) = d_input {
             if pair.dropout > 0.0 {
-                sum.add(pair.drop_elements(&small.f_matmul(&a)?)?)?;
+                let mut through = small.f_matmul(&a)?;
+                if let Some(more) = &pulled.dropped {
+                    through = through.f_addmm_(more, &weight)?;
+                }
+                sum.add(pair.drop_elements(&through)?)?;
             } else {
                 sum.add_product(&small, &a)?;
             }
         }
         Ok(())
     }
+}
+
+/// The output's gradient `[rows, out]` as the parts of the map see it.
+struct Pulled {
+    /// At the output of the pair.
+    pair: Tensor,
+    /// At the output of the weight, whose input is whole.
+    weight: Tensor,
+    /// At the output of the weight where its input is the dropped one.
+    dropped: Option<Tensor>,
+    /// The norms of the updated weight's rows, if they are divided by.
+    norms: Option<Tensor>,
 }
 
 /// A gradient that grows in place.

@@ -1,11 +1,15 @@
 //! `adapter_config.json`.
 
+use super::target::{check_pattern, matches};
 use crate::config::fields::Fields;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// The name of PiSSA among the initialisations.
+const PISSA: &str = "pissa";
 
 /// The configuration of a LoRA adapter: the fields of PEFT's `LoraConfig` that this crate honours. PEFT's other fields
 /// are ignored if they are neutral and refused by name if they change what the adapter computes.
@@ -29,22 +33,27 @@ pub struct AdapterConfig {
     pub lora_dropout: f64,
     /// The layers that are adapted.
     pub target_modules: TargetModules,
+    /// Those of them that are not.
+    pub exclude_modules: Option<TargetModules>,
     /// The numbers of the decoder layers that are adapted; all if absent.
     pub layers_to_transform: Option<LayerNumbers>,
-    /// Ranks by module: the last part or parts of its path, or `^` and the whole path.
+    /// What stands before the number of a layer in a path; if absent, whatever stands before the first number.
+    pub layers_pattern: Option<TargetModules>,
+    /// Ranks by module: a regular expression on the last part or parts of its path; with `^` on the whole.
     pub rank_pattern: BTreeMap<String, i64>,
     /// Alphas by module, like `rank_pattern`.
+    #[serde(serialize_with = "each_whole_if_possible")]
     pub alpha_pattern: BTreeMap<String, f64>,
     /// Whether alpha is divided by the square root of the rank instead of the rank (arXiv 2312.03732).
     pub use_rslora: bool,
-    /// DoRA; must be false.
+    /// Whether the rows of the updated weight have a trained magnitude (DoRA, arXiv 2402.09353).
     pub use_dora: bool,
     /// Which biases were trained; must be `none`.
     pub bias: String,
     /// Whether the base weights are stored `[in, out]`. PEFT corrects this by the class of the layer, and so does this crate: it says
     /// nothing that the model does not.
     pub fan_in_fan_out: bool,
-    /// Modules that were trained whole; there must be none.
+    /// Modules that were trained whole: the ends of their paths.
     pub modules_to_save: Option<Vec<String>>,
     /// How the factors began: true (A uniform, B zero), or PEFT's name of another way.
     pub init_lora_weights: Value,
@@ -82,7 +91,9 @@ impl Default for AdapterConfig {
             lora_alpha: 8.0,
             lora_dropout: 0.0,
             target_modules: TargetModules::Names(Vec::new()),
+            exclude_modules: None,
             layers_to_transform: None,
+            layers_pattern: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             use_rslora: false,
@@ -123,9 +134,14 @@ impl AdapterConfig {
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
+    /// Whether a key of a pattern table is for `module`: PEFT matches `(.*\.)?(PATTERN)$` (`get_pattern_key`).
+    pub fn fits(pattern: &str, module: &str) -> bool {
+        matches(&format!("(.*\\.)?({pattern})$"), module)
+    }
+
     /// Names the table in which two patterns fit `module` and differ. PEFT takes the one written first, an order that
     /// JSON does not promise to keep.
-    pub(super) fn ambiguity(&self, module: &str) -> Option<&'static str> {
+    pub fn ambiguity(&self, module: &str) -> Option<&'static str> {
         if differ(&self.rank_pattern, module) {
             Some("rank_pattern")
         } else if differ(&self.alpha_pattern, module) {
@@ -133,6 +149,16 @@ impl AdapterConfig {
         } else {
             None
         }
+    }
+
+    /// Whether a part of the base weights was moved into the pairs when they began (PiSSA, arXiv 2404.02948).
+    pub fn is_pissa(&self) -> bool {
+        self.init_lora_weights == PISSA
+    }
+
+    /// Whether all linear layers are targeted.
+    pub(super) fn is_all_linear(&self) -> bool {
+        matches!(&self.target_modules, TargetModules::Pattern(pattern) if pattern.eq_ignore_ascii_case("all-linear"))
     }
 
     pub(super) fn to_json(&self, path: &Path) -> Result<String> {
@@ -147,12 +173,11 @@ pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> 
         serde_json::from_str(text).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
     let fields = Fields::new(path, &table);
     fields.only("peft_type", "LORA")?;
-    for switch in ["use_dora", "lora_bias", "use_qalora", "use_bdlora"] {
+    for switch in ["lora_bias", "use_qalora", "use_bdlora"] {
         fields.only(switch, false)?;
     }
     fields.only("bias", "none")?;
     let changing = [
-        "modules_to_save",
         "layer_replication",
         "trainable_token_indices",
         "target_parameters",
@@ -171,14 +196,14 @@ pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> 
     Ok(config)
 }
 
-/// Some initialisations move a part of the base weights into the adapter, which then fits the changed base only.
+/// Some initialisations move a part of the base weights into the adapter, which then fits the changed base only. That of PiSSA can be found again.
 fn check_initialisation(fields: &Fields<'_>) -> Result<()> {
-    let harmless = ["gaussian", "eva", "orthogonal"];
+    let harmless = ["gaussian", "eva", "orthogonal", PISSA];
     match fields.value("init_lora_weights") {
         None | Some(Value::Bool(_)) => Ok(()),
         Some(Value::String(name)) if harmless.contains(&name.as_str()) => Ok(()),
         Some(other) => {
-            let supported = "true, false, \"gaussian\", \"eva\", \"orthogonal\"; with PEFT, save it for the unchanged base \
+            let supported = "true, false, \"gaussian\", \"pissa\", \"eva\", \"orthogonal\"; with PEFT, save it for the unchanged base \
                              (path_initial_model_for_weight_conversion)";
             Err(fields.unsupported("init_lora_weights", other, supported))
         }
@@ -198,31 +223,27 @@ fn check_values(fields: &Fields<'_>, config: &AdapterConfig) -> Result<()> {
     let rank_patterns = config.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
     let alpha_patterns = config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern));
     for (key, pattern) in rank_patterns.chain(alpha_patterns) {
-        let path = pattern.strip_prefix('^').unwrap_or(pattern);
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if path.is_empty() || !path.chars().all(plain) {
-            return Err(fields.unsupported(key, format!("{pattern:?}"), "names and paths, not regular expressions"));
+        check_pattern(pattern).map_err(|why| fields.invalid(key, why))?;
+    }
+    for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
+        if let Some(TargetModules::Pattern(pattern)) = modules {
+            check_pattern(pattern).map_err(|why| fields.invalid(key, why))?;
         }
+    }
+    if matches!(config.target_modules, TargetModules::Pattern(_)) && config.layers_to_transform.is_some() && !config.is_all_linear() {
+        return Err(fields.invalid("layers_to_transform", "target_modules is a regular expression, which says the layers itself"));
     }
     Ok(())
 }
 
 /// What a pattern that fits `module` says.
 fn matching<'a, T>(patterns: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
-    patterns.iter().find(|(pattern, _)| fits(pattern, module)).map(|(_, value)| value)
+    patterns.iter().find(|(pattern, _)| AdapterConfig::fits(pattern, module)).map(|(_, value)| value)
 }
 
 fn differ<T: PartialEq>(patterns: &BTreeMap<String, T>, module: &str) -> bool {
     let first = matching(patterns, module);
-    patterns.iter().any(|(pattern, value)| fits(pattern, module) && Some(value) != first)
-}
-
-/// PEFT matches `(.*\.)?(PATTERN)$` (`get_pattern_key`).
-fn fits(pattern: &str, module: &str) -> bool {
-    match pattern.strip_prefix('^') {
-        Some(path) => path == module,
-        None => module.strip_suffix(pattern).is_some_and(|before| before.is_empty() || before.ends_with('.')),
-    }
+    patterns.iter().any(|(pattern, value)| AdapterConfig::fits(pattern, module) && Some(value) != first)
 }
 
 /// PEFT declares alpha an integer.
@@ -231,4 +252,10 @@ fn whole_if_possible<S: Serializer>(value: &f64, serializer: S) -> std::result::
         true => serializer.serialize_i64(*value as i64),
         false => serializer.serialize_f64(*value),
     }
+}
+
+fn each_whole_if_possible<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Number(#[serde(serialize_with = "whole_if_possible")] f64);
+    serializer.collect_map(values.iter().map(|(pattern, value)| (pattern, Number(*value))))
 }

@@ -20,7 +20,6 @@ pub(crate) struct Latent {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a layer, and it is never moved in a step")]
 enum Query {
     Direct(Linear),
     Latent { down: Linear, norm: Norm, up: Linear },

@@ -1,7 +1,7 @@
 //! What a rank writes into a checkpoint, and what it takes up from one.
 //!
-//! Parameters and moments are the same on all ranks, so each rank writes every `ranks`-th of them, as `parameter.NAME`, `moment1.NAME` and
-//! `moment2.NAME`. What is its own it writes whole: PowerSGD's state as `powersgd.…` ([`GradientReducer::state`]), and what the sites of its
+//! Parameters and what the optimiser remembers of them are the same on all ranks, so each rank writes every `ranks`-th of them, as
+//! `parameter.NAME` and `optimizer.STATE.NAME`, such as `optimizer.exp_avg.NAME` ([`Optimizer::states`](crate::Optimizer::states)). What is its own it writes whole: PowerSGD's state as `powersgd.…` ([`GradientReducer::state`]), and what the sites of its
 //! activations remember as `activation.…` ([`layers::Sites::state`]).
 
 use super::manifest::Manifest;
@@ -12,7 +12,7 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 const PARAMETER: &str = "parameter.";
-const MOMENTS: [&str; 2] = ["moment1.", "moment2."];
+const OPTIMIZER: &str = "optimizer.";
 const POWERSGD: &str = "powersgd.";
 /// Within PowerSGD's state: what compression has dropped so far, which differs from rank to rank.
 const ERROR: &str = "error.";
@@ -32,10 +32,10 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
         Ok(copy)
     };
     let mut share = Vec::new();
-    for (parameter, moments) in stepper.decoder.trained().iter().zip(stepper.optimizer.moments()).skip(rank).step_by(ranks) {
+    for (parameter, states) in stepper.decoder.trained().iter().zip(stepper.optimizer.states()).skip(rank).step_by(ranks) {
         share.push((format!("{PARAMETER}{}", parameter.name()), copy(parameter.tensor())?));
-        for (prefix, moment) in MOMENTS.iter().zip(moments) {
-            share.push((format!("{prefix}{}", parameter.name()), copy(moment)?));
+        for (state, tensor) in states {
+            share.push((format!("{OPTIMIZER}{state}.{}", parameter.name()), copy(tensor)?));
         }
     }
     for (name, tensor) in stepper.reducer.state() {
@@ -47,16 +47,16 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
 
 /// Takes up the state in `folder`, which `manifest` describes.
 ///
-/// On as many ranks as wrote it, the run goes on as if it had not been stopped. On another number, parameters and moments are the same; each
+/// On as many ranks as wrote it, the run goes on as if it had not been stopped. On another number, parameters and optimiser are the same; each
 /// rank takes the mean of PowerSGD's error memories, so that the ranks' mean is what it was; and what sites remember begins anew.
 pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
     let files = (0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<Vec<_>>>()?;
-    for (index, (parameter, moments)) in stepper.decoder.trained().iter().zip(stepper.optimizer.moments()).enumerate() {
+    for (index, (parameter, states)) in stepper.decoder.trained().iter().zip(stepper.optimizer.states()).enumerate() {
         let file = &files[index % files.len()];
-        let targets = [(PARAMETER, parameter.tensor()), (MOMENTS[0], moments[0]), (MOMENTS[1], moments[1])];
-        for (prefix, target) in targets {
-            fill(target, file, &format!("{prefix}{}", parameter.name()))?;
+        fill(parameter.tensor(), file, &format!("{PARAMETER}{}", parameter.name()))?;
+        for (state, tensor) in states {
+            fill(tensor, file, &format!("{OPTIMIZER}{state}.{}", parameter.name()))?;
         }
     }
     stepper.optimizer.set_steps(manifest.step);

@@ -20,9 +20,9 @@ mod tables;
 
 pub use error::Error;
 pub use tables::{
-    Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, Cluster, Columns, Data, DataFormat, Device, Dtype, Factors, Form,
-    GradientMethod, Gradients, Keeping, Layers, Length, Lora, LossOn, Model, Optimizer, OptimizerName, Override, PartialForm, Rank,
-    Rounding, Run, Schedule, ScheduleKind, Site, Sites, StopSignal, Stream, TargetModules,
+    Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, Cluster, Columns, Data, DataFormat, Decay, Device, Dtype, Factors, Form,
+    GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model, MuonScale, Optimizer, OptimizerName, Override,
+    PartialForm, Rank, Rounding, Run, Schedule, ScheduleKind, Site, Sites, StopSignal, Stream, TargetModules,
 };
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A configuration as it is written: every key optional, no value checked beyond its type.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// All tables.
@@ -51,6 +52,17 @@ pub(super) struct Lora {
     pub alpha: Option<f64>,
     pub dropout: Option<f64>,
     pub target_modules: Option<OneOrMany>,
+    pub exclude_modules: Option<OneOrMany>,
+    pub layers_to_transform: Option<Vec<i64>>,
+    pub rank_pattern: Option<BTreeMap<String, i64>>,
+    pub alpha_pattern: Option<BTreeMap<String, f64>>,
+    pub use_rslora: Option<bool>,
+    pub use_dora: Option<bool>,
+    pub init: Option<String>,
+    pub lora_fa: Option<bool>,
+    pub lora_plus_ratio: Option<f64>,
+    pub modules_to_save: Option<Vec<String>>,
+    pub bias: Option<String>,
     pub adapter: Option<PathBuf>,
 }
 
@@ -153,6 +165,9 @@ pub(super) struct Optimizer {
     pub learning_rate: Option<f64>,
     pub betas: Option<[f64; 2]>,
     pub eps: Option<f64>,
+    pub momentum: Option<f64>,
+    pub nesterov: Option<bool>,
+    pub scale: Option<String>,
     pub weight_decay: Option<f64>,
     pub clip_grad_norm: Option<f64>,
 }
@@ -162,6 +177,7 @@ pub(super) struct Optimizer {
 pub(super) struct Schedule {
     pub kind: Option<String>,
     pub warmup_steps: Option<u64>,
+    pub decay: Option<Amount>,
     pub min_ratio: Option<f64>,
 }
 
@@ -188,6 +204,14 @@ pub(super) struct Cluster {
 pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+/// A whole number, or a fraction of something: `1` and `1.0` differ.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Amount {
+    Whole(i64),
+    Fraction(f64),
 }
 
 /// A number of bits or bytes, or a name.

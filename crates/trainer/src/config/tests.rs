@@ -38,7 +38,7 @@ fn defaults_are_the_documented_ones() {
     let lora = run.lora.unwrap();
     assert_eq!((lora.rank, lora.alpha, lora.target_modules), (8, 16.0, TargetModules::AllLinear));
     assert_eq!((run.data.eval_samples, run.data.sequence_length), (32, 512));
-    assert_eq!(run.optimizer.betas, [0.9, 0.999]);
+    assert_eq!((run.optimizer.betas, run.optimizer.momentum, run.schedule.decay), (Some([0.9, 0.999]), None, None));
     assert_eq!((run.checkpoint.every, run.checkpoint.keep, run.checkpoint.background), (100, 2, true));
     assert_eq!(run.checkpoint.signals, [StopSignal::Usr1, StopSignal::Term]);
     assert_eq!((run.cluster.ranks, run.cluster.mpirun.as_str()), (1, "mpirun"));
@@ -49,15 +49,17 @@ fn the_resolved_form_is_the_same_run() {
     let full = "[run]\ndir = \"a b\"\nseed = 7\nsteps = 12\nbatch_size = 6\nmicro_batch_size = 2\ndevice = \"cpu\"\nthreads = 3\n\
         eval_every = 4\nlog_every = 2\nloss_chunk = 64\n\
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
-        [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nadapter = \"a\"\n\
+        [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*\"\n\
+        layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\
+        lora_fa = true\nlora_plus_ratio = 16\nmodules_to_save = [\"lm_head\"]\nbias = \"none\"\nadapter = \"a\"\n\
         [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
         factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\ndifference = false\nbasis = \"none\"\n\
         overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
-        [optimizer]\nname = \"adamw\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nweight_decay = 0.1\nclip_grad_norm = 0\n\
-        [schedule]\nkind = \"linear\"\nwarmup_steps = 2\nmin_ratio = 0.1\n\
+        [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\n\
+        [schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 3\nmin_ratio = 0.1\n\
         [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
         [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\n";
     for text in [LEAST, full] {
@@ -73,7 +75,8 @@ fn the_resolved_form_is_the_same_run() {
         assert!(written.contains(&format!("[{table}]")), "{table} is not written");
         for (key, _) in *keys {
             let left_out = ["epochs", "overrides", "budget"].contains(key);
-            assert!(left_out || written.contains(&format!("\n{key} = ")), "{key} is not written");
+            let is_written = written.contains(&format!("\n{key} = ")) || written.contains(&format!("\n[{table}.{key}]"));
+            assert!(left_out || is_written, "{key} is not written");
         }
     }
 }
@@ -116,8 +119,11 @@ fn the_valid_values_of_a_choice_are_its_names() {
     named::<super::DataFormat>("data", "format");
     named::<super::LossOn>("data", "loss_on");
     named::<super::BadLines>("data", "bad_lines");
+    named::<super::Init>("lora", "init");
+    named::<super::LoraBias>("lora", "bias");
     named::<super::OptimizerName>("optimizer", "name");
     named::<super::ScheduleKind>("schedule", "kind");
+    named::<super::MuonScale>("optimizer", "scale");
 }
 
 #[test]
@@ -176,7 +182,25 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[optimizer]\nbetas = [0.9, \"x\"]\n", 7, "[optimizer] betas: cannot be \"x\""),
         ("[optimizer]\nclip_grad_norm = -1.0\n", 7, "[optimizer] clip_grad_norm: must be >= 0"),
         ("[optimizer]\nweight_decay = inf\n", 7, "[optimizer] weight_decay: must be >= 0"),
-        ("[optimizer]\nname = \"sgd\"\n", 7, "[optimizer] name: unknown value \"sgd\" (valid: \"adamw\")"),
+        (
+            "[optimizer]\nname = \"adam\"\n",
+            7,
+            "[optimizer] name: unknown value \"adam\", did you mean \"adamw\"? (valid: \"adamw\" | \"adamw8bit\"",
+        ),
+        ("[optimizer]\nmomentum = 0.9\n", 7, "[optimizer] momentum: is not read by \"adamw\"; leave it out (valid: a number"),
+        ("[optimizer]\nname = \"sgd\"\nbetas = [0.9, 0.9]\n", 8, "[optimizer] betas: is not read by \"sgd\"; leave it out"),
+        ("[optimizer]\nname = \"lion\"\neps = 1e-8\n", 8, "[optimizer] eps: is not read by \"lion\"; leave it out"),
+        ("[optimizer]\nname = \"sgd\"\nmomentum = 0\nnesterov = true\n", 9, "[optimizer] nesterov: needs a momentum > 0"),
+        ("[optimizer]\nname = \"muon\"\nmomentum = 1\n", 8, "[optimizer] momentum: must be >= 0 and < 1"),
+        ("[optimizer]\nname = \"muon\"\nscale = \"mean\"\n", 8, "[optimizer] scale: unknown value \"mean\" (valid: \"match_rms_adamw\""),
+        ("[schedule]\ndecay = 0.2\n", 7, "[schedule] decay: is not read by \"cosine\"; leave it out"),
+        ("[schedule]\nkind = \"wsd\"\ndecay = 0\n", 8, "[schedule] decay: must be > 0, and <= 1 as a fraction"),
+        ("[schedule]\nkind = \"wsd\"\ndecay = 1.5\n", 8, "[schedule] decay: must be > 0, and <= 1 as a fraction (valid: a fraction"),
+        (
+            "[run]\nsteps = 5\n[schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 4\n",
+            11,
+            "[schedule] decay: must be at most the 3 steps",
+        ),
         ("[run]\nsteps = 5\n[schedule]\nwarmup_steps = 5\n", 9, "[schedule] warmup_steps: must be < 5, the run's steps"),
         ("[schedule]\nmin_ratio = 2\n", 7, "[schedule] min_ratio: must be >= 0 and <= 1"),
         ("[cluster]\nranks = 0\n", 7, "[cluster] ranks: must be > 0"),
@@ -192,7 +216,19 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("rank = 0", "[lora] rank: must be > 0"),
         ("alpha = 0", "[lora] alpha: must be > 0"),
         ("dropout = 1.0", "[lora] dropout: must be >= 0 and < 1"),
-        ("target_modules = \"q_proj\"", "[lora] target_modules: \"q_proj\" is not a list; for one suffix write [\"q_proj\"]"),
+        ("target_modules = \"(q_proj\"", "[lora] target_modules: \"(q_proj\" is not a regular expression: "),
+        ("exclude_modules = \"\"", "[lora] exclude_modules: must not be empty"),
+        ("exclude_modules = [\"\"]", "[lora] exclude_modules: must name at least one module, and no empty name (valid: a list"),
+        ("layers_to_transform = []", "[lora] layers_to_transform: must name at least one layer (valid: a list of layers"),
+        ("layers_to_transform = 3", "[lora] layers_to_transform: cannot be 3"),
+        ("rank_pattern = { q_proj = 0 }", "[lora] rank_pattern: each rank must be > 0 (valid: a table of ranks by module"),
+        ("rank_pattern = { \"(q\" = 1 }", "[lora] rank_pattern: \"(q\" is not a regular expression: "),
+        ("alpha_pattern = { q_proj = -1.0 }", "[lora] alpha_pattern: each alpha must be > 0"),
+        ("use_dora = 1", "[lora] use_dora: cannot be 1 (valid: true | false)"),
+        ("init = \"pisa\"", "[lora] init: unknown value \"pisa\", did you mean \"pissa\"? (valid: \"default\" | \"gaussian\" | \"pissa\")"),
+        ("lora_plus_ratio = 0", "[lora] lora_plus_ratio: must be > 0"),
+        ("modules_to_save = [\"\"]", "[lora] modules_to_save: must not hold an empty name"),
+        ("bias = \"all\"", "[lora] bias: \"all\" is not available yet (valid: \"none\")"),
         ("target_modules = []", "[lora] target_modules: must name at least one module"),
     ];
     for (key, says) in lora {

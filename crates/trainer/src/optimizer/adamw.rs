@@ -1,0 +1,63 @@
+use super::{At, Rule, Space, decay, zeros_like};
+use crate::Result;
+use crate::config::Optimizer;
+use tch::Tensor;
+
+/// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), as `torch.optim.AdamW`. It remembers 8 bytes for each element.
+#[derive(Debug)]
+pub(super) struct AdamW {
+    adam: Adam,
+    /// Of the gradient, in f32.
+    first: Tensor,
+    /// Of its square, in f32.
+    second: Tensor,
+}
+
+/// The numbers of Adam.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Adam {
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+}
+
+impl Adam {
+    pub fn new(options: &Optimizer) -> Self {
+        Self { betas: options.betas(), eps: options.eps(), weight_decay: options.weight_decay }
+    }
+
+    /// Brings both moments up to date with `gradient`, and writes over it the step that they make.
+    pub fn update(&self, first: &mut Tensor, second: &mut Tensor, gradient: &mut Tensor, at: At) -> Result<()> {
+        let [beta1, beta2] = self.betas;
+        let steps = at.step as f64;
+        let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
+        let _ = first.f_lerp_(gradient, 1.0 - beta1)?;
+        let _ = gradient.f_square_()?;
+        let _ = second.f_lerp_(gradient, 1.0 - beta2)?;
+        let _ = second.f_sqrt_out(gradient)?;
+        let _ = gradient.f_mul_scalar_(1.0 / correction2.sqrt())?;
+        let _ = gradient.f_add_scalar_(self.eps)?;
+        let _ = first.f_div_out(gradient, gradient)?;
+        let _ = gradient.f_mul_scalar_(-at.learning_rate / correction1)?;
+        Ok(())
+    }
+}
+
+impl AdamW {
+    pub fn new(parameter: &Tensor, options: &Optimizer) -> Result<Self> {
+        Ok(Self { adam: Adam::new(options), first: zeros_like(parameter)?, second: zeros_like(parameter)? })
+    }
+}
+
+impl Rule for AdamW {
+    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, at: At, _: &mut Space) -> Result<()> {
+        decay(parameter, at.learning_rate, self.adam.weight_decay)?;
+        self.adam.update(&mut self.first, &mut self.second, gradient, at)?;
+        let _ = parameter.f_add_(gradient)?;
+        Ok(())
+    }
+
+    fn state(&self) -> Vec<(&'static str, &Tensor)> {
+        vec![("exp_avg", &self.first), ("exp_avg_sq", &self.second)]
+    }
+}

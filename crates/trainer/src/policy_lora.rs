@@ -1,0 +1,203 @@
+use crate::config::{self, Init, Run};
+use crate::{Error, Result};
+use models::{Adapter, AdapterConfig, Decoder, LayerNumbers, ModelConfig, TargetModules, read_adapter};
+
+/// What targets every linear layer of the blocks.
+pub(crate) const ALL_LINEAR: &str = "all-linear";
+
+/// What is trained beside the model: a new adapter's configuration, or an old adapter to go on with.
+pub(crate) enum Lora {
+    New(Box<AdapterConfig>),
+    From(Box<Adapter>),
+}
+
+/// The `[lora]` table as the model reads it.
+pub(crate) fn lora(run: &Run) -> Result<Lora> {
+    let Some(table) = &run.lora else { return Err(Error::Input("there is no [lora] table; add one".into())) };
+    if let Some(path) = &table.adapter {
+        return Ok(Lora::From(Box::new(read_adapter(path)?)));
+    }
+    Ok(Lora::New(Box::new(AdapterConfig {
+        task_type: Some("CAUSAL_LM".into()),
+        base_model_name_or_path: Some(run.model.path.display().to_string()),
+        inference_mode: true,
+        r: table.rank as i64,
+        lora_alpha: table.alpha,
+        lora_dropout: table.dropout,
+        target_modules: modules(&table.target_modules),
+        exclude_modules: table.exclude_modules.as_ref().map(modules),
+        layers_to_transform: table.layers_to_transform.clone().map(LayerNumbers::Several),
+        rank_pattern: table.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), *rank as i64)).collect(),
+        alpha_pattern: table.alpha_pattern.clone(),
+        use_rslora: table.use_rslora,
+        use_dora: table.use_dora,
+        modules_to_save: (!table.modules_to_save.is_empty()).then(|| table.modules_to_save.clone()),
+        init_lora_weights: match table.init {
+            Init::Default => true.into(),
+            Init::Gaussian | Init::Pissa => table.init.as_str().into(),
+        },
+        ..AdapterConfig::default()
+    })))
+}
+
+fn modules(table: &config::TargetModules) -> TargetModules {
+    match table {
+        config::TargetModules::AllLinear => TargetModules::Pattern(ALL_LINEAR.into()),
+        config::TargetModules::Pattern(pattern) => TargetModules::Pattern(pattern.clone()),
+        config::TargetModules::Suffixes(names) => TargetModules::Names(names.clone()),
+    }
+}
+
+/// Refuses what this model has no place for: names and patterns that fit no layer, layers that there are not, and what leaves nothing to train.
+pub(crate) fn check(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<()> {
+    let Lora::New(config) = lora else { return Ok(()) };
+    let refuse = |key, what: String| Err(run.refuse("lora", key, &what).into());
+    let paths = Decoder::linear_paths(model);
+    for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
+        if let Some(unknown) = modules.and_then(|modules| unknown(modules, &paths)) {
+            return refuse(key, format!("{unknown}; it has {}, and \"all-linear\" means all of them", last_parts(&paths)));
+        }
+    }
+    if let Some(LayerNumbers::Several(numbers)) = &config.layers_to_transform
+        && let Some(number) = numbers.iter().find(|number| !(0..model.num_layers).contains(number))
+    {
+        return refuse("layers_to_transform", format!("names layer {number}, and the model has 0 to {}", model.num_layers - 1));
+    }
+    let targeted: Vec<&String> = paths.iter().filter(|path| config.targets(path)).collect();
+    if targeted.is_empty() {
+        let what = "is left with no layer by exclude_modules, layers_to_transform and modules_to_save; leave one of them out";
+        return refuse("target_modules", what.into());
+    }
+    let patterns = config.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
+    for (key, pattern) in patterns.chain(config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern))) {
+        if !targeted.iter().any(|path| AdapterConfig::fits(pattern, path)) {
+            return refuse(
+                key,
+                format!("{pattern:?} fits no layer that is targeted; it fits the last parts of a path, such as \"q_proj\""),
+            );
+        }
+    }
+    for path in &targeted {
+        if let Some(key) = config.ambiguity(path) {
+            return refuse(key, format!("two patterns fit {path} and differ; keep one of them"));
+        }
+    }
+    let names = Decoder::parameter_names(model);
+    for module in config.modules_to_save.iter().flatten() {
+        let alone = AdapterConfig { modules_to_save: Some(vec![module.clone()]), ..AdapterConfig::default() };
+        if !names.iter().any(|name| alone.saves(name)) {
+            let what = format!(
+                "names {module:?}, which this model has not; give the end of a module's path, such as \"lm_head\" or \"embed_tokens\""
+            );
+            return refuse("modules_to_save", what);
+        }
+    }
+    if let Some(path) = targeted.iter().find(|path| config.saves(&format!("{path}.weight"))) {
+        return refuse("modules_to_save", format!("trains {path} whole, and target_modules beside it; name it in one of them"));
+    }
+    Ok(())
+}
+
+/// What is said of names that fit none of `paths`.
+fn unknown(modules: &TargetModules, paths: &[String]) -> Option<String> {
+    match modules {
+        TargetModules::Pattern(pattern) if pattern == ALL_LINEAR => None,
+        TargetModules::Pattern(pattern) => {
+            let fits = paths.iter().any(|path| modules.names(path));
+            (!fits).then(|| {
+                format!("the expression {pattern:?} is the whole of no path of this model; for the end of a path write [{pattern:?}]")
+            })
+        }
+        TargetModules::Names(names) => {
+            let fits = |name: &&String| paths.iter().any(|path| TargetModules::Names(vec![(*name).clone()]).names(path));
+            names.iter().find(|name| !fits(name)).map(|name| format!("names {name:?}, which this model has not"))
+        }
+    }
+}
+
+/// The last parts of paths, each once.
+fn last_parts(paths: &[String]) -> String {
+    let mut parts: Vec<&str> = paths.iter().filter_map(|path| path.rsplit('.').next()).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The keys of `[lora]` stand from line 4 on; the model has two layers.
+    fn load(keys: &str) -> (tempfile::TempDir, Run, ModelConfig) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n{keys}\n[data]\ntrain = \"t\"\n")).unwrap();
+        let file = folder.path().join("config.json");
+        let text =
+            r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}"#;
+        std::fs::write(&file, text).unwrap();
+        (folder, Run::load(&path, &[]).unwrap(), ModelConfig::read(&file).unwrap())
+    }
+
+    #[test]
+    fn what_the_model_has_no_place_for_is_refused_at_its_line() {
+        let cases = [
+            (
+                "target_modules = [\"q_proj\", \"query\"]",
+                4,
+                "target_modules: names \"query\", which this model has not; it has down_proj, gate_proj",
+            ),
+            (
+                "target_modules = \"q_proj\"",
+                4,
+                "target_modules: the expression \"q_proj\" is the whole of no path of this model; for the end of a path write [\"q_proj\"]",
+            ),
+            ("exclude_modules = [\"lm_head\"]", 4, "exclude_modules: names \"lm_head\", which this model has not"),
+            ("\nlayers_to_transform = [0, 2]", 5, "layers_to_transform: names layer 2, and the model has 0 to 1"),
+            ("exclude_modules = \".*\"", 3, "target_modules: is left with no layer by exclude_modules"),
+            ("rank_pattern = { queue = 3 }", 4, "rank_pattern: \"queue\" fits no layer that is targeted"),
+            (
+                "rank_pattern = { q_proj = 3, \"self_attn.q_proj\" = 4 }",
+                4,
+                "rank_pattern: two patterns fit model.layers.0.self_attn.q_proj and differ",
+            ),
+            (
+                "target_modules = [\"q_proj\"]\nalpha_pattern = { v_proj = 3 }",
+                5,
+                "alpha_pattern: \"v_proj\" fits no layer that is targeted",
+            ),
+            (
+                "modules_to_save = [\"head\", \"tail\"]",
+                4,
+                "modules_to_save: names \"tail\", which this model has not; give the end of a module's path",
+            ),
+            (
+                "modules_to_save = [\"proj\"]",
+                4,
+                "modules_to_save: trains model.layers.0.self_attn.q_proj whole, and target_modules beside it",
+            ),
+        ];
+        for (keys, line, says) in cases {
+            let (_folder, run, model) = load(keys);
+            let message = check(&run, &model, &lora(&run).unwrap()).unwrap_err().to_string();
+            assert!(message.contains(&format!("c.toml:{line}: [lora] {says}")) && !message.contains('\n'), "{keys}: {message}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_in_the_configuration_of_the_adapter() {
+        let (_folder, run, model) = load(
+            "rank = 4\nalpha = 3.0\ndropout = 0.25\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*q_proj\"\n\
+             layers_to_transform = [0]\nrank_pattern = { v_proj = 6 }\nalpha_pattern = { v_proj = 2 }\nuse_rslora = true\nuse_dora = true\n\
+             init = \"gaussian\"\nmodules_to_save = [\"lm_head\"]",
+        );
+        let Lora::New(config) = lora(&run).unwrap() else { panic!("no adapter was given") };
+        check(&run, &model, &Lora::New(config.clone())).unwrap();
+        let targeted: Vec<String> = Decoder::linear_paths(&model).into_iter().filter(|path| config.targets(path)).collect();
+        assert_eq!(targeted, ["model.layers.0.self_attn.v_proj"]);
+        assert_eq!((config.rank_of(&targeted[0]), config.scale_of(&targeted[0])), (6, 2.0 / 6.0_f64.sqrt()));
+        assert_eq!((config.r, config.lora_alpha, config.lora_dropout, config.use_dora), (4, 3.0, 0.25, true));
+        assert_eq!((config.init_lora_weights, config.modules_to_save), ("gaussian".into(), Some(vec!["lm_head".into()])));
+    }
+}
