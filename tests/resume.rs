@@ -174,6 +174,23 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
 }
 
 #[test]
+fn every_optimiser_goes_on_with_what_it_remembers() {
+    for name in ["adamw8bit", "lion", "sgd", "muon"] {
+        let place = || {
+            let place = place(8);
+            place.edit("learning_rate = 1e-2", &format!("learning_rate = 1e-3\nname = \"{name}\""));
+            place
+        };
+        let (undisturbed, disturbed) = (place(), place());
+        done(&undisturbed.run(&mut undisturbed.train()));
+        let ended = disturbed.run(disturbed.train().env(trainer::DRILL_VARIABLE, "kill:0:6"));
+        assert!(!ended.status.success() && newest(&disturbed) == 4, "{name}: {:?}", checkpoints(&disturbed));
+        done(&disturbed.run(&mut disturbed.train()));
+        assert_same(&result(&disturbed), &result(&undisturbed));
+    }
+}
+
+#[test]
 fn a_signal_saves_and_stops() {
     let place = place(STEPS);
     // By launch, by mpirun, and by launch again with another signal.
