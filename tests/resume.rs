@@ -22,13 +22,13 @@ const KILLS: u64 = 25;
 /// Exit code of a run that was stopped by a signal after a checkpoint.
 const STOPPED: Option<i32> = Some(75);
 
-/// 48 sequences of 48 tokens in batches of 16, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step is
+/// 24 sequences of 48 tokens in batches of eight, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step is
 /// slow enough to be interrupted.
 fn place(steps: u64) -> Place {
     let place = Place::new();
-    let ids: Vec<i64> = (0..3 * 16 * 48).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
-    place.write_batches("batches.safetensors", [3, 16, 48], &ids);
-    place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 16\nmicro_batch_size = 1"));
+    let ids: Vec<i64> = (0..3 * 8 * 48).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+    place.write_batches("batches.safetensors", [3, 8, 48], &ids);
+    place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 8\nmicro_batch_size = 1"));
     place.edit("sequence_length = 16", "sequence_length = 48\n[checkpoint]\nevery = 2\n[optimizer]\nlearning_rate = 1e-2");
     place.edit("rank = 2", "rank = 2\ndropout = 0.1");
     place.edit(
@@ -152,7 +152,7 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
             // While it starts, or wherever it may be.
             _ if kill % 5 == 4 || saved + 8 > STEPS => {
                 let job = place.start(&mut place.launch());
-                std::thread::sleep(Duration::from_millis(random.below(if saved + 8 > STEPS { 300 } else { 800 })));
+                std::thread::sleep(Duration::from_millis(random.below(if saved + 20 > STEPS { 300 } else { 800 })));
                 kill_everything(&place);
                 job.wait()
             }
@@ -324,8 +324,8 @@ fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
     const STEPS: u64 = 14;
     let place = place(STEPS);
     // It learns to repeat a token, which helps little elsewhere, and soon harms.
-    let same: Vec<i64> = (0..3 * 16 * 48).map(|index| 3 + index / 48).collect();
-    place.write_batches("batches.safetensors", [3, 16, 48], &same);
+    let same: Vec<i64> = (0..3 * 8 * 48).map(|index| 3 + index / 48).collect();
+    place.write_batches("batches.safetensors", [3, 8, 48], &same);
     let ids: Vec<i64> = (0..4 * 48).map(|index: i64| 3 + (index * index * 5 + index * 13) % (program::VOCABULARY - 3)).collect();
     let held_out = place.write_batches("eval.safetensors", [1, 4, 48], &ids);
     place.edit("every = 2\n", "every = 5\nkeep = 1\n");
@@ -407,8 +407,8 @@ fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
         assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
     }
     // The data are part of the run.
-    let ids: Vec<i64> = (0..3 * 16 * 48).map(|index| 3 + index % 50).collect();
-    place.write_batches("batches.safetensors", [3, 16, 48], &ids);
+    let ids: Vec<i64> = (0..3 * 8 * 48).map(|index| 3 + index % 50).collect();
+    place.write_batches("batches.safetensors", [3, 8, 48], &ids);
     let ended = place.run(&mut place.launch());
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
     assert!(ended.stderr.contains("[data] train: is not the data that the run in "), "{}", ended.stderr);

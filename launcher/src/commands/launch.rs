@@ -295,7 +295,8 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, signal: &AtomicUsize) -> Re
         return Err(Unfinished { failure, may_restart: false, host: None });
     }
     let failure = explain(&reader, status, dir, ranks, step);
-    let may_restart = !matches!(failure, Failure::Input(_)) && request.signal().is_none();
+    // A job that does not end may still write.
+    let may_restart = status.is_some() && !matches!(failure, Failure::Input(_)) && request.signal().is_none();
     let host = reader.culprit().and_then(|fault| complete(fault, dir, ranks).host);
     Err(Unfinished { failure, may_restart, host })
 }
