@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, report::Report, shard::Shard, train::Train, verify::Verify,
+    bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, render::Render, report::Report, shard::Shard, train::Train,
+    verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub enum Command {
     Verify(Verify),
     Generate(Generate),
     Inspect(Inspect),
+    Render(Render),
     Report(Report),
     Bench(Bench),
 }

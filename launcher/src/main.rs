@@ -1,7 +1,7 @@
 //! `loract`: fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, follows them and reports ([`mpirun`], [`follow`], [`progress`],
-//! [`report`], [`fault`]); what is for reading later becomes a [`page`]; everything else is the work of the crate `trainer`, which
+//! [`report`], [`fault`]); [`render`] makes job files for schedulers; what is for reading later becomes a [`page`]; everything else is the work of the crate `trainer`, which
 //! [`work`] calls.
 
 mod cli;
@@ -16,6 +16,7 @@ mod metrics;
 mod mpirun;
 mod page;
 mod progress;
+mod render;
 mod report;
 mod request;
 mod restarts;

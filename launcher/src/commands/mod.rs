@@ -4,6 +4,7 @@ pub mod bench;
 pub mod generate;
 pub mod inspect;
 pub mod launch;
+pub mod render;
 pub mod report;
 pub mod shard;
 pub mod train;
@@ -24,6 +25,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Generate(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
+        Command::Render(command) => command.run(),
         Command::Report(command) => command.run(),
     }
 }

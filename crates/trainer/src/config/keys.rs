@@ -184,7 +184,26 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("signals", r#"a list of "USR1", "USR2", "TERM", "INT", "HUP"; [] = none"#),
         ],
     ),
-    ("cluster", &[("ranks", POSITIVE), ("mpirun", "the name or path of mpirun"), ("mpirun_args", "a list of strings")]),
+    (
+        "cluster",
+        &[
+            ("ranks", POSITIVE),
+            ("mpirun", "the name or path of mpirun"),
+            ("mpirun_args", "a list of strings"),
+            ("name", "letters, digits and -, at most 40"),
+            ("nodes", "a whole number >= 1 by which ranks can be divided"),
+            ("cpus_per_rank", POSITIVE),
+            ("gpus_per_node", WHOLE),
+            ("memory", r#"of each node, such as "64G""#),
+            ("time", r#"hours, minutes and seconds in quotes, such as "04:00:00""#),
+            ("warning_seconds", WHOLE),
+            ("queue", "the name of a queue or partition"),
+            ("account", "the name of an account"),
+            ("setup", r#"a list of shell commands, such as ["module load openmpi"]"#),
+            ("image", "the name of a container image"),
+            ("volume", "the name of a persistent volume claim"),
+        ],
+    ),
 ];
 
 /// The keys of `table`, or of the tables in the list `table.key`.

@@ -196,6 +196,18 @@ pub(super) struct Cluster {
     pub ranks: Option<usize>,
     pub mpirun: Option<String>,
     pub mpirun_args: Option<Vec<String>>,
+    pub name: Option<String>,
+    pub nodes: Option<usize>,
+    pub cpus_per_rank: Option<usize>,
+    pub gpus_per_node: Option<usize>,
+    pub memory: Option<String>,
+    pub time: Option<String>,
+    pub warning_seconds: Option<u64>,
+    pub queue: Option<String>,
+    pub account: Option<String>,
+    pub setup: Option<Vec<String>>,
+    pub image: Option<String>,
+    pub volume: Option<String>,
 }
 
 /// A name, or a list of names.

@@ -61,7 +61,9 @@ fn the_resolved_form_is_the_same_run() {
         [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\n\
         [schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 3\nmin_ratio = 0.1\n\
         [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
-        [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\n";
+        [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\nname = \"a-b\"\nnodes = 2\ncpus_per_rank = 4\n\
+        gpus_per_node = 1\nmemory = \"64G\"\ntime = \"04:00:00\"\nwarning_seconds = 60\nqueue = \"long\"\naccount = \"a\"\n\
+        setup = [\"module load openmpi\"]\nimage = \"i:1\"\nvolume = \"v\"\n";
     for text in [LEAST, full] {
         let run = load(text, &[]).unwrap();
         assert_eq!(load(&run.to_toml(), &[&format!("run.dir='{}'", run.dir.display())]).unwrap(), run);
@@ -153,6 +155,9 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nmethod = \"coded\"\nbits = 17\n", 8, "[activations] bits: must be > 0 and <= 16"),
         ("[activations]\nbits = \"many\"\n", 7, "[activations] bits: cannot be \"many\""),
         ("[activations]\nbasis_layers = 0\n", 7, "[activations] basis_layers: must be > 0"),
+        ("[cluster]\ntime = \"4h\"\n", 7, "[cluster] time: is no time"),
+        ("[cluster]\nmemory = \"64\"\n", 7, "[cluster] memory: is no amount of memory"),
+        ("[cluster]\nqueue = \"a b\"\n", 7, "[cluster] queue: must be a name"),
         ("[activations]\nbudget = 0\n", 7, "[activations] budget: must be > 0"),
         ("[activations]\nbudget = \"small\"\n", 7, "[activations] budget: cannot be \"small\""),
         ("[activations]\nbudget = \"auto\"\nsites = \"checkpoint\"\n", 7, "[activations] budget: divides the bytes of compressed sites"),

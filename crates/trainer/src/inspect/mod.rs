@@ -141,6 +141,10 @@ fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
     for (index, linear) in decoder.linears().enumerate() {
         let Some((_, b)) = linear.lora() else { continue };
+        // One that starts from something, as PiSSA's does, has gradients as it is.
+        if b.tensor().f_any()?.f_int64_value(&[])? != 0 {
+            continue;
+        }
         let drawn = draw(Law::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[run.seed, index as u64]))?;
         b.tensor().shallow_clone().f_copy_(&drawn.f_mul_scalar(0.01)?)?;
     }
