@@ -119,6 +119,17 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
         "{written}"
     );
 
+    // A block below all that is trained keeps nothing, and gets nothing.
+    let place = self::place("sites = \"layer\"\nbudget = \"auto\"\nbasis_layers = 1\n");
+    place.edit("rank = 2", "rank = 2\nlayers_to_transform = [1]");
+    // So few tokens have room for no basis in 2.2 bits.
+    assert_ended(&place.run(&mut place.train()), 2, "[activations] budget: is 9 bytes a token");
+    place.edit("budget = \"auto\"", "budget = 180");
+    kept_in(&place);
+    let written: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
+    assert_eq!((written["shares"].as_array().unwrap().len(), written["shares"][0]["layer"].as_u64()), (1, Some(1)));
+    assert_eq!(written["elements_per_token"].as_i64(), Some(HIDDEN));
+
     let place = self::place("sites = \"layer\"\nbudget = 100\n");
     let ended = place.run(&mut place.train());
     assert_ended(&ended, 2, "[activations] budget: is 100 bytes a token, and with 32 tokens at once the bases take 136");

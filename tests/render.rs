@@ -52,6 +52,7 @@ fn they_ask_for_what_the_configuration_says() {
         "cluster.account=physics",
         "cluster.name=tune-7",
         "cluster.setup=[\"module load openmpi\"]",
+        "cluster.mpirun_args=[\"--mca\", \"a\", \"b c\"]",
     ];
     for (scheduler, lines) in [
         (
@@ -68,14 +69,21 @@ fn they_ask_for_what_the_configuration_says() {
             "pbs",
             &[
                 "#PBS -l select=2:ncpus=12:mpiprocs=4:ompthreads=3:ngpus=4:mem=64GB\n#PBS -l walltime=01:30:00\n#PBS -q long\n#PBS -A physics\n",
-                "( sleep 5280; kill -USR1",
-                "mpirun -n 8 loract train ",
+                "sleep 5280 & wait",
+                "\nmpirun --mca a 'b c' -n 8 loract train ",
             ],
         ),
         ("lsf", &["#BSUB -n 8\n", "span[ptile=4] affinity[core(3)]", "#BSUB -W 90\n", "-wa USR1 -wt 2\n", "#BSUB -Q \"75\"\n"]),
         (
             "mpijob",
-            &["name: tune-7\n", "slotsPerWorker: 4\n", "nvidia.com/gpu: 4\n", "memory: 64Gi\n", "cpu: 12\n", "-n 8 -x OMP_NUM_THREADS=3"],
+            &[
+                "name: tune-7\n",
+                "slotsPerWorker: 4\n",
+                "nvidia.com/gpu: 4\n",
+                "memory: 64Gi\n",
+                "cpu: 12\n",
+                "--mca a 'b c' -n 8 -x OMP_NUM_THREADS=3",
+            ],
         ),
     ] {
         let job = rendered(&place, scheduler, &full);

@@ -370,10 +370,10 @@ fn another_number_of_ranks_sees_the_same_batches() {
         command
     };
     let changing = |place: &Place| {
-        for ranks in ["4", "2"] {
-            let saved = newest(place);
-            let ended = at_step(place, &mut on(place, ranks), saved + 3, |job| job.process().signal(Signal::USR1));
+        for (ranks, drill, step) in [("4", "stop:3:5", 5), ("2", "stop:1:11", 11)] {
+            let ended = place.run(on(place, ranks).env(trainer::DRILL_VARIABLE, drill));
             assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+            assert!((step..STEPS).contains(&newest(place)), "{:?}", checkpoints(place));
         }
         done(&place.run(&mut on(place, "3")));
         let log = fs::read_to_string(place.log_of_rank(0)).unwrap();

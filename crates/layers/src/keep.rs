@@ -51,6 +51,9 @@ impl Keep {
         let fault = |source| Error::Compression { place, source };
         let matrix = tensor.detach().f_reshape([rows, width])?;
         if let Self::Difference(_) = self {
+            if matrix.device() != Device::Cpu {
+                sites.watch(place, &matrix)?;
+            }
             let link = scope.chain().extend(&matrix, options, scope)?;
             let bytes = link.bytes();
             return Ok(Some((Form::Link(link), bytes)));

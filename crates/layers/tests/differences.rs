@@ -62,6 +62,23 @@ fn differences_have_a_fraction_of_the_error_in_the_same_bytes() {
     }
 }
 
+/// A residual stream grows from block to block. Were the sum held in bf16, the rounding of its end would be larger than its beginning.
+#[test]
+fn the_end_of_a_growing_stream_does_not_drown_its_beginning() {
+    let mut x = normal(&[ROWS, WIDTH], 1);
+    let stream: Vec<Tensor> = (0..24)
+        .map(|block| {
+            x = &x * 1.2 + normal(&[ROWS, WIDTH], 2 + block) * 0.1;
+            x.to_kind(Kind::BFloat16)
+        })
+        .collect();
+    let differences = kept(&stream, Keep::Difference(options(false)), &Arc::default());
+    let errors: Vec<f64> = differences.iter().zip(&stream).rev().map(|(kept, x)| relative(&kept.restore().unwrap(), x)).collect();
+    let alone = kept(&stream[..1], Keep::Code(options(false)), &Arc::default());
+    let first = relative(&alone[0].restore().unwrap(), &stream[0]);
+    assert!((errors[23] / first - 1.0).abs() < 0.02, "{} {first}", errors[23]);
+}
+
 #[test]
 fn they_come_back_once_and_from_the_last_to_the_first() {
     let sites = Arc::new(Sites::default());

@@ -1,7 +1,7 @@
 use crate::{Error, Result};
 
 /// A fault on purpose, to see that the job ends as it should: `LORACT_DRILL=panic:1:3` makes rank 1 panic in step 3 (from 1). The kinds are
-/// `panic`, `error`, `exit` (without a word, code 3) and `kill` (SIGKILL); and while the checkpoint of that step is written, `kill-in-save`
+/// `panic`, `error`, `exit` (without a word, code 3), `kill` (SIGKILL), and `stop` (SIGUSR1, on which the run saves); and while the checkpoint of that step is written, `kill-in-save`
 /// (when the rank's file is there), `full-disk` (instead of it), and on rank 0 `kill-in-commit` (when all is there but its name).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Drill {
@@ -16,6 +16,7 @@ enum Kind {
     Error,
     Exit,
     Kill,
+    Stop,
     KillInSave,
     FullDisk,
     KillInCommit,
@@ -36,7 +37,7 @@ impl Drill {
     fn parse(text: &str) -> Result<Self> {
         let refuse = || {
             Error::Input(format!(
-                "{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit, kill, kill-in-save, full-disk or kill-in-commit as the kind"
+                "{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit, kill, stop, kill-in-save, full-disk or kill-in-commit as the kind"
             ))
         };
         let mut parts = text.split(':');
@@ -45,6 +46,7 @@ impl Drill {
             Some("error") => Kind::Error,
             Some("exit") => Kind::Exit,
             Some("kill") => Kind::Kill,
+            Some("stop") => Kind::Stop,
             Some("kill-in-save") => Kind::KillInSave,
             Some("full-disk") => Kind::FullDisk,
             Some("kill-in-commit") => Kind::KillInCommit,
@@ -68,6 +70,13 @@ impl Drill {
             Kind::Error => Err(Error::Drill),
             Kind::Exit => std::process::exit(3),
             Kind::Kill => Err(Error::Input(kill())),
+            Kind::Stop => {
+                signal_hook::low_level::raise(signal_hook::consts::SIGUSR1)
+                    .map_err(|cause| Error::Input(format!("{VARIABLE}: {cause}")))?;
+                // So that it is seen at the end of this step, however short that is.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                Ok(())
+            }
             Kind::KillInSave | Kind::FullDisk | Kind::KillInCommit => Ok(()),
         }
     }

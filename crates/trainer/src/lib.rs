@@ -15,6 +15,7 @@ mod generate;
 mod inspect;
 mod metrics;
 mod optimizer;
+mod parameter_groups;
 mod policy;
 mod policy_lora;
 mod probe;
@@ -24,7 +25,6 @@ mod signals;
 mod step;
 mod text;
 mod train;
-mod trained;
 mod verify;
 
 pub use budget::{Division, Share};
@@ -38,10 +38,10 @@ pub use inspect::{
 };
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{Optimizer, Trained, clip_by_global_norm};
+pub use parameter_groups::parameter_groups;
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;
 pub use signals::StopRequest;
 pub use train::{Ending, train};
-pub use trained::trained;
 pub use verify::{Compared, verify};

@@ -11,8 +11,8 @@ mod tests;
 
 pub use clip::clip_by_global_norm;
 
+use crate::Result;
 use crate::config::{self, OptimizerName};
-use crate::{Error, Result};
 use adamw::AdamW;
 use adamw8bit::AdamW8bit;
 use blockwise::Levels;
@@ -26,9 +26,7 @@ use tch::{Device, Kind, Tensor};
 /// A parameter to be trained.
 #[derive(Clone, Copy, Debug)]
 pub struct Trained<'a> {
-    /// Its name, which its state bears too.
-    pub name: &'a str,
-    /// The parameter, whose `.grad` a step reads.
+    /// The tensor, whose `.grad` a step reads.
     pub tensor: &'a Tensor,
     /// Its own learning rate, as a multiple of the step's.
     pub rate: f64,
@@ -47,7 +45,6 @@ pub struct Optimizer {
 
 #[derive(Debug)]
 struct Slot {
-    name: String,
     parameter: Tensor,
     rate: f64,
     rule: Box<dyn Rule + Send>,
@@ -75,8 +72,6 @@ trait Rule: Debug {
     }
 }
 
-const STEP: &str = "step";
-
 impl Optimizer {
     /// For these parameters.
     ///
@@ -90,7 +85,7 @@ impl Optimizer {
         };
         let mut slots = Vec::with_capacity(parameters.len());
         let mut bytes = 0;
-        for Trained { name, tensor, rate, is_hidden_matrix } in parameters {
+        for Trained { tensor, rate, is_hidden_matrix } in parameters {
             let rule: Box<dyn Rule + Send> = match (options.name, &levels) {
                 (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(tensor, options, levels)?),
                 (OptimizerName::Lion, _) => Box::new(Lion::new(tensor, options)?),
@@ -100,7 +95,7 @@ impl Optimizer {
             };
             let wide = if tensor.kind() == Kind::Float { 0 } else { Space::bytes(Kind::Float, tensor.numel()) };
             bytes = bytes.max(wide + rule.workspace());
-            slots.push(Slot { name: (*name).to_owned(), parameter: tensor.shallow_clone(), rate: *rate, rule });
+            slots.push(Slot { parameter: tensor.shallow_clone(), rate: *rate, rule });
         }
         Ok(Self { slots, space: Space::new(bytes, device)?, steps: 0 })
     }
@@ -136,47 +131,6 @@ impl Optimizer {
     /// Goes on as after so many steps; the states are the caller's part.
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
-    }
-
-    /// All that it remembers: `step`, and under `PARAMETER.NAME` the tensors themselves.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
-        let mut state = vec![(STEP.to_owned(), Tensor::from(self.steps as i64))];
-        for (slot, own) in self.slots.iter().zip(self.states()) {
-            state.extend(own.into_iter().map(|(name, tensor)| (format!("{}.{name}", slot.name), tensor.shallow_clone())));
-        }
-        state
-    }
-
-    /// Takes over what [`Optimizer::state`] gave, in any order.
-    ///
-    /// # Errors
-    /// [`Error::Input`] that names the first tensor that is missing, unknown, or of another shape or type.
-    pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
-        let find = |name: &str| {
-            let found = state.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor);
-            found.ok_or_else(|| Error::Input(format!("the optimiser's state has no {name}; it is of another run: start afresh")))
-        };
-        let own = self.state();
-        if let Some((unknown, _)) = state.iter().find(|(name, _)| !own.iter().any(|(known, _)| known == name)) {
-            return Err(Error::Input(format!(
-                "the optimiser's state has {unknown}, which this run has not; it is of another run: start afresh"
-            )));
-        }
-        for (name, tensor) in &own {
-            let given = find(name)?;
-            if given.size() != tensor.size() || given.kind() != tensor.kind() {
-                let (theirs, ours) = ((given.size(), given.kind()), (tensor.size(), tensor.kind()));
-                return Err(Error::Input(format!(
-                    "the optimiser's {name} is {theirs:?}, expected {ours:?}; it is of another run: start afresh"
-                )));
-            }
-        }
-        let _mode = autograd::GradMode::disabled();
-        for (name, mut tensor) in own {
-            tensor.f_copy_(find(&name)?)?;
-        }
-        self.set_steps(find(STEP)?.f_int64_value(&[])?.max(0) as u64);
-        Ok(())
     }
 }
 

@@ -36,12 +36,12 @@ pub(crate) struct Outcome {
     pub exact_bytes: u64,
     pub peak_bytes: u64,
     pub traffic: Traffic,
-    pub word: Word,
+    pub status: RankStatus,
 }
 
 /// What the ranks tell each other at the end of a step, beside the numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Word {
+pub(crate) struct RankStatus {
     /// The signal that asks this rank to stop, or any of them; 0: none.
     pub signal: i32,
     /// Whether this rank has written its share of a checkpoint, or all have.
@@ -50,8 +50,8 @@ pub(crate) struct Word {
 
 impl Stepper<'_> {
     /// Step `step` (from 0): this rank's share of the global batch forward and backward, micro-batch by micro-batch; gradients to their mean
-    /// over the global number of targets; clipped; one step of the optimiser. `word` is what this rank tells at its end.
-    pub fn run(&mut self, step: u64, learning_rate: f64, word: impl FnOnce() -> Word) -> Result<Outcome> {
+    /// over the global number of targets; clipped; one step of the optimiser. `status` is what this rank tells at its end.
+    pub fn run(&mut self, step: u64, learning_rate: f64, status: impl FnOnce() -> RankStatus) -> Result<Outcome> {
         let device = self.decoder.device();
         autograd::memory::reset_peak(device)?;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
@@ -91,12 +91,12 @@ impl Stepper<'_> {
         }
 
         let peak = autograd::memory::peak(device)?;
-        let word = word();
-        let word = [f64::from(word.signal), f64::from(u8::from(word.is_written))];
-        let own = Tensor::f_from_slice(&[loss, kept_bytes as f64, exact_bytes as f64, peak as f64, word[0], word[1]])?;
+        let status = status();
+        let status = [f64::from(status.signal), f64::from(u8::from(status.is_written))];
+        let own = Tensor::f_from_slice(&[loss, kept_bytes as f64, exact_bytes as f64, peak as f64, status[0], status[1]])?;
         let all = self.group.all_gather(&own)?;
         let most = |column: i64| all.f_select(1, column)?.f_max()?.f_double_value(&[]);
-        let word = Word { signal: most(4)? as i32, is_written: all.f_select(1, 5)?.f_min()?.f_double_value(&[])? > 0.0 };
+        let status = RankStatus { signal: most(4)? as i32, is_written: all.f_select(1, 5)?.f_min()?.f_double_value(&[])? > 0.0 };
         Ok(Outcome {
             loss: all.f_select(1, 0)?.f_mean(tch::Kind::Double)?.f_double_value(&[])?,
             grad_norm,
@@ -105,7 +105,7 @@ impl Stepper<'_> {
             exact_bytes: most(2)? as u64,
             peak_bytes: most(3)? as u64,
             traffic,
-            word,
+            status,
         })
     }
 }

@@ -1,19 +1,19 @@
-use crate::budget::{self, Division};
+use crate::budget::{self, Samples};
 use crate::checkpoint::{Moment, Saver, Start, resume};
-use crate::config::{Activations, GradientMethod, Length, Run, Stream};
+use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::Optimizer;
+use crate::parameter_groups::parameter_groups;
 use crate::policy;
 use crate::policy_lora::{self, Lora};
 use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
-use crate::step::{Stepper, Word, micro_batches};
-use crate::trained::trained as optimised;
+use crate::step::{RankStatus, Stepper};
 use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
-use data::{Dataset, Order, Prepared};
+use data::Prepared;
 use layers::Sites;
 use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
 use reduce::GradientReducer;
@@ -69,7 +69,10 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         Stream::Main => Sites::default(),
         Stream::Side => Sites::beside(device)?,
     };
-    let activations = divided(run, &decoder, &data.train, &order, pad, &*group)?;
+    let probe = Probe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
+    let share = order.rank_share(0, group.rank(), group.world_size());
+    let activations = budget::divided(run, &probe, &Samples { dataset: &data.train, indices: &share, pad }, &*group)?;
+    let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
     let mut stepper = Stepper {
         decoder: &decoder,
         group: &*group,
@@ -77,7 +80,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         order: &order,
         activations: policy::activations(&activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: Optimizer::new(&optimised(&decoder, run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio)), &run.optimizer)?,
+        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer)?,
         trained,
         sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
         seed: run.seed,
@@ -104,7 +107,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         }
         let started = Instant::now();
         let outcome = stepper
-            .run(step, rate, || Word { signal: stop.signal(), is_written: saver.is_written() })
+            .run(step, rate, || RankStatus { signal: stop.signal(), is_written: saver.is_written() })
             .map_err(|error| error.in_step(step + 1))?;
         let step_seconds = started.elapsed().as_secs_f64();
         seconds += step_seconds;
@@ -139,7 +142,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         if let Some(metrics) = &mut metrics {
             metrics.write(&line)?;
         }
-        let Word { signal, is_written } = outcome.word;
+        let RankStatus { signal, is_written } = outcome.status;
         if is_written {
             saver.settle()?;
         }
@@ -177,32 +180,6 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
     // A rank that ended first would look like one that died.
     group.barrier()?;
     Ok(Ending::Finished(summary))
-}
-
-/// The `[activations]` table, its budget divided: as an earlier start of this run wrote down, or as it is measured now.
-fn divided(run: &Run, decoder: &Decoder, train: &Dataset, order: &Order, pad: u32, group: &dyn ProcessGroup) -> Result<Activations> {
-    if run.activations.budget.is_none() {
-        return Ok(run.activations.clone());
-    }
-    let path = Division::path(&run.dir);
-    let division = match Division::read(&path)? {
-        Some(division) => division,
-        None => {
-            tracing::info!("measuring where the budget of activations is best spent");
-            let share = order.rank_share(0, group.rank(), group.world_size());
-            let rows = budget::sample_rows(run, share.len());
-            let (mut batches, _) = micro_batches(train, &share[..rows], rows, pad)?;
-            let probe = Probe { decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
-            let found = Division::of(run, &probe, &batches.remove(0), group, &mut |_, _| ())?;
-            let Some(division) = found else { return Ok(run.activations.clone()) };
-            if group.rank() == 0 {
-                division.write(&path)?;
-            }
-            division
-        }
-    };
-    tracing::info!("{division}");
-    Ok(division.applied(&run.activations))
 }
 
 /// Steps of the run: as given, or those that so many epochs take, the last one filled up from the next.

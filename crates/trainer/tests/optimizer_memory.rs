@@ -16,7 +16,7 @@ fn a_step_allocates_next_to_nothing() {
         let text = format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\nname = \"{name}\"\nweight_decay = 0.1\n");
         std::fs::write(&path, text).unwrap();
         let options = Run::load(&path, &[]).unwrap().optimizer;
-        let trained = Trained { name: "one", tensor: &parameter, rate: 1.0, is_hidden_matrix: true };
+        let trained = Trained { tensor: &parameter, rate: 1.0, is_hidden_matrix: true };
         let mut optimizer = Optimizer::new(&[trained], &options).unwrap();
         parameter.square().sum(Kind::Float).backward();
         memory::reset_peak(Device::Cpu).unwrap();

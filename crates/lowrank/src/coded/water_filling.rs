@@ -1,7 +1,8 @@
 //! Bits where they save most: reverse water-filling (Cover and Thomas, "Elements of Information Theory", 10.3.3), in whole bits and in theory.
 
 use super::levels::{TRELLIS_LOST, WIDEST};
-use std::cmp::Ordering;
+use ordered_float::OrderedFloat;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The widths that a component's code can have: none, 1 to 8 bits, or 16, which is as good as exact.
@@ -23,10 +24,11 @@ pub(crate) enum Until {
 }
 
 /// The next step of a component, by what a bit of it saves.
-#[derive(PartialEq)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Step {
-    saved: f64,
-    component: usize,
+    saved: OrderedFloat<f64>,
+    /// Of two that save alike, the first.
+    component: Reverse<usize>,
     /// The places in [`WIDTHS`] from which and to which it leads.
     from: usize,
     to: usize,
@@ -38,29 +40,15 @@ impl Step {
     fn of(losses: &[Losses], component: usize, from: usize, left: u64) -> Option<Self> {
         let steps = (from + 1..WIDTHS.len()).filter(|&to| cost(from, to) <= left).map(|to| {
             let saved = (losses[component][from] - losses[component][to]) / cost(from, to) as f64;
-            Self { saved, component, from, to }
+            Self { saved: OrderedFloat(saved), component: Reverse(component), from, to }
         });
-        steps.filter(|step| step.saved > 0.0).reduce(|best, step| if step.saved > best.saved { step } else { best })
+        steps.filter(|step| *step.saved > 0.0).reduce(|best, step| if step.saved > best.saved { step } else { best })
     }
 }
 
 /// Bits between two places in [`WIDTHS`].
 fn cost(from: usize, to: usize) -> u64 {
     u64::from(WIDTHS[to] - WIDTHS[from])
-}
-
-impl Eq for Step {}
-
-impl PartialOrd for Step {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Step {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.saved.total_cmp(&other.saved).then(other.component.cmp(&self.component))
-    }
 }
 
 /// The width of each component's code: one step after another to the component of which a bit saves most. Bits that would save nothing are
@@ -70,7 +58,7 @@ pub(crate) fn widths(losses: &[Losses], until: Until) -> Vec<u8> {
     let mut left = if let Until::Bits(bits) = until { bits } else { u64::MAX };
     let mut lost = losses.iter().map(|losses| losses[0]).sum::<f64>();
     let mut steps: BinaryHeap<_> = (0..losses.len()).filter_map(|component| Step::of(losses, component, 0, left)).collect();
-    while let Some(Step { component, from, to, .. }) = steps.pop() {
+    while let Some(Step { component: Reverse(component), from, to, .. }) = steps.pop() {
         if matches!(until, Until::Lost(most) if lost <= most) {
             break;
         }

@@ -1,6 +1,7 @@
 //! Bytes where they save most.
 
-use std::cmp::Ordering;
+use ordered_float::OrderedFloat;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The bits per element that a site of a layer can be given.
@@ -21,32 +22,6 @@ pub(super) struct Choice {
     pub lost: Vec<f64>,
 }
 
-/// A step of one choice to its next level, by what a byte of it saves.
-struct Step {
-    saved: f64,
-    choice: usize,
-}
-
-impl PartialEq for Step {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Step {}
-
-impl PartialOrd for Step {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Step {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.saved.total_cmp(&other.saved).then(other.choice.cmp(&self.choice))
-    }
-}
-
 /// The level of each choice for which the sum of all `lost` is least within `budget` bytes, as far as convex losses can be known by their
 /// steps; `None` if not even the lowest levels fit.
 pub(super) fn divide(choices: &[Choice], budget: u64) -> Option<Vec<usize>> {
@@ -57,11 +32,12 @@ pub(super) fn divide(choices: &[Choice], budget: u64) -> Option<Vec<usize>> {
         let of = &choices[choice];
         (level + 1 < of.bytes.len()).then(|| {
             let saved = (of.lost[level] - of.lost[level + 1]) / cost(choice, level).max(1) as f64;
-            Step { saved, choice }
+            // By what a byte of it saves; of two that save alike, the first.
+            (OrderedFloat(saved), Reverse(choice))
         })
     };
-    let mut steps: BinaryHeap<Step> = (0..choices.len()).filter_map(|choice| step(choice, 0)).collect();
-    while let Some(Step { choice, .. }) = steps.pop() {
+    let mut steps: BinaryHeap<_> = (0..choices.len()).filter_map(|choice| step(choice, 0)).collect();
+    while let Some((_, Reverse(choice))) = steps.pop() {
         let Some(rest) = left.checked_sub(cost(choice, levels[choice])) else { continue };
         left = rest;
         levels[choice] += 1;

@@ -11,9 +11,10 @@ mod sensitivity;
 
 use crate::config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
 use crate::probe::Probe;
+use crate::step::micro_batches;
 use crate::{Error, Result, policy};
 use collective::{ProcessGroup, Reduce};
-use data::Batch;
+use data::{Batch, Dataset};
 use divide::{Choice, LEVELS, divide, least};
 use lowrank::coded::{Coded, Rate};
 use models::ModelConfig;
@@ -73,28 +74,29 @@ struct Sizes {
 }
 
 impl Division {
-    /// Divides the budget of `run`, if it has one, for the model of `probe`; `batch` are a few of this rank's samples. All ranks come to the same,
-    /// and must ask together.
+    /// Divides the budget of `run`, if it has one, for the model of `probe`; `samples` are this rank's of a step. All ranks come to the same, and
+    /// must ask together.
     ///
     /// # Errors
     /// A budget that is too small, at its key; whatever fails in a forward or backward pass.
     pub(crate) fn of(
         run: &Run,
         probe: &Probe<'_>,
-        batch: &Batch,
+        samples: &Samples<'_>,
         group: &dyn ProcessGroup,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Option<Self>> {
         let Some(budget) = run.activations.budget else { return Ok(None) };
         let tokens = (run.rows_at_once(group.world_size())? * run.data.sequence_length) as u64;
-        let mut found = measure(&run.activations, probe, batch, tokens as i64, progress)?;
+        let batch = samples.few(run.data.sequence_length)?;
+        let mut found = measure(&run.activations, probe, &batch, tokens as i64, progress)?;
         agree(&mut found, group)?;
         Self::divided(run, budget, probe.decoder.config(), tokens, &found).map(Some)
     }
 
     fn divided(run: &Run, budget: Budget, model: &ModelConfig, tokens: u64, found: &[Sensitivity]) -> Result<Self> {
         let table = &run.activations;
-        let sizes = Sizes::of(table, model, tokens);
+        let sizes = Sizes::of(table, model, tokens, found);
         let elements = sizes.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>();
         let bytes_per_token = match budget {
             Budget::Auto => Budget::AUTO_BITS * elements as f64 / 8.0,
@@ -156,18 +158,25 @@ impl Division {
         run_dir.join("budget.json")
     }
 
-    /// What an earlier start of the same run wrote down.
-    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|fault| {
-                Error::Input(format!("{} is not what a run writes there ({fault}); remove it, or take another run.dir", path.display()))
-            }),
-            Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(fault) => Err(Error::io(path, "read")(fault)),
+    /// What an earlier start of the same run wrote down. One rank looks, so that all see the same.
+    fn read(path: &Path, group: &dyn ProcessGroup) -> Result<Option<Self>> {
+        let mut bytes = Vec::new();
+        if group.rank() == 0 {
+            bytes = match std::fs::read(path) {
+                Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+                read => read.map_err(Error::io(path, "read"))?,
+            };
         }
+        group.broadcast_bytes(&mut bytes, 0)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&bytes).map(Some).map_err(|fault| {
+            Error::Input(format!("{} is not what a run writes there ({fault}); remove it, or take another run.dir", path.display()))
+        })
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+    fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|fault| Error::io(path, "write")(fault.into()))?;
         // Whole or not at all: a start that is interrupted here leaves nothing behind.
         let aside = path.with_extension("json.part");
@@ -193,14 +202,48 @@ impl fmt::Display for Division {
     }
 }
 
-/// Rows of a rank's share of which the sensitivities are measured.
-pub(crate) fn sample_rows(run: &Run, rows: usize) -> usize {
-    (TOKENS / run.data.sequence_length.max(1)).clamp(1, rows.max(1))
+/// The `[activations]` table of `run` with its budget divided, as an earlier start of this run wrote down, or as it is measured now. `samples` are
+/// this rank's of the first step. All ranks call it.
+pub(crate) fn divided(run: &Run, probe: &Probe<'_>, samples: &Samples<'_>, group: &dyn ProcessGroup) -> Result<Activations> {
+    if run.activations.budget.is_none() {
+        return Ok(run.activations.clone());
+    }
+    let path = Division::path(&run.dir);
+    let mut division = Division::read(&path, group)?;
+    if division.is_none() {
+        tracing::info!("measuring where the budget of activations is best spent");
+        division = Division::of(run, probe, samples, group, &mut |_, _| ())?;
+        if let (Some(division), 0) = (&division, group.rank()) {
+            division.write(&path)?;
+        }
+    }
+    let Some(division) = division else { return Ok(run.activations.clone()) };
+    tracing::info!("{division}");
+    Ok(division.applied(&run.activations))
+}
+
+/// Samples of a dataset.
+pub(crate) struct Samples<'a> {
+    pub dataset: &'a Dataset,
+    pub indices: &'a [usize],
+    pub pad: u32,
+}
+
+impl Samples<'_> {
+    /// As few of them as make [`TOKENS`], one at least.
+    fn few(&self, sequence_length: usize) -> Result<Batch> {
+        let rows = (TOKENS / sequence_length.max(1)).clamp(1, self.indices.len().max(1));
+        let (mut batches, _) = micro_batches(self.dataset, &self.indices[..rows], rows, self.pad)?;
+        Ok(batches.remove(0))
+    }
 }
 
 impl Sizes {
-    fn of(table: &Activations, model: &ModelConfig, tokens: u64) -> Self {
-        let tensors = places(table, model.num_layers as usize).into_iter().flat_map(|(site, layer, _)| {
+    /// Of the places where something was kept: what no gradient needs takes nothing.
+    fn of(table: &Activations, model: &ModelConfig, tokens: u64, found: &[Sensitivity]) -> Self {
+        let places = places(table, model.num_layers as usize).into_iter();
+        let kept = places.filter(|(site, layer, _)| found.iter().any(|of| (of.site, of.layer) == (*site, *layer)));
+        let tensors = kept.flat_map(|(site, layer, _)| {
             let width = policy::width(site, model, layer);
             let count = if matches!(site, Site::Sublayer | Site::Norm | Site::Act) { 2 } else { 1 };
             std::iter::repeat_n((site, layer, width), count)

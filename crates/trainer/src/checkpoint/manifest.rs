@@ -61,9 +61,9 @@ pub(crate) struct FileEntry {
 impl FileEntry {
     /// Describes the file `name` in `folder`.
     pub fn of(folder: &Path, name: &str) -> io::Result<Self> {
-        let mut hash = Hash(Sha256::new());
+        let mut hash = Sha256::new();
         let bytes = io::copy(&mut File::open(folder.join(name))?, &mut hash)?;
-        Ok(Self { name: name.to_owned(), bytes, sha256: hash.finish() })
+        Ok(Self { name: name.to_owned(), bytes, sha256: format!("{:x}", hash.finalize()) })
     }
 
     /// Whether the file in `folder` is still what was written; if not, why.
@@ -125,29 +125,7 @@ impl Manifest {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    let mut hash = Hash(Sha256::new());
-    hash.0.update(bytes);
-    hash.finish()
-}
-
-/// A hash that can be written to.
-struct Hash(Sha256);
-
-impl Hash {
-    fn finish(self) -> String {
-        self.0.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl Write for Hash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -2,16 +2,16 @@
 //!
 //! `checkpoints/step-00000100/` in the run's directory holds a safetensors file of each rank ([`share`]), and `manifest.json`, which names
 //! every file with its size and checksum ([`manifest`]). It is written into a folder aside that becomes the checkpoint by one rename
-//! ([`saver`], [`shelf`]). [`resume`](mod@resume) takes the newest that is sound.
+//! ([`saver`], [`directory`]). [`resume`](mod@resume) takes the newest that is sound.
 
 mod agreed;
+mod directory;
 mod manifest;
 mod resume;
 mod saver;
 mod share;
-mod shelf;
 
 pub use agreed::check_agreement;
+pub use directory::{checkpoints, newest_checkpoint};
 pub(crate) use resume::{Start, resume};
 pub(crate) use saver::{Moment, Saver};
-pub use shelf::{checkpoints, newest_checkpoint};

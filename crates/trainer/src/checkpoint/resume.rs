@@ -1,8 +1,8 @@
 //! From the newest sound checkpoint back into training.
 
+use super::directory::Directory;
 use super::manifest::{Best, Manifest};
 use super::share;
-use super::shelf::Shelf;
 use crate::config::Run;
 use crate::step::Stepper;
 use crate::{Error, Result};
@@ -27,8 +27,8 @@ pub(crate) struct Start {
 /// # Errors
 /// The run is another than the one that wrote the checkpoint, in its configuration or data; and whatever fails in reading.
 pub(crate) fn resume(run: &Run, data: &str, stepper: &mut Stepper<'_>) -> Result<Start> {
-    let shelf = Shelf::of(&run.dir);
-    let (found, skipped) = find(&shelf, stepper.group)?;
+    let directory = Directory::of(&run.dir);
+    let (found, skipped) = find(&directory, stepper.group)?;
     let start = match &found {
         None => {
             if !skipped.is_empty() {
@@ -46,29 +46,29 @@ pub(crate) fn resume(run: &Run, data: &str, stepper: &mut Stepper<'_>) -> Result
                 );
                 return Err(run.refuse("data", "train", &what).into());
             }
-            let folder = shelf.path(manifest.step);
+            let folder = directory.path(manifest.step);
             tracing::info!("going on after step {}, from {}", manifest.step, folder.display());
             share::load(stepper, &folder, manifest)?;
-            let best = manifest.best.filter(|best| shelf.path(best.step).is_dir());
+            let best = manifest.best.filter(|best| directory.path(best.step).is_dir());
             Start { step: manifest.step, seconds: manifest.seconds, eval_loss_before: manifest.eval_loss_before, best }
         }
     };
     // Not before here: only the right run may touch them.
     if stepper.group.rank() == 0 {
         for step in skipped {
-            let aside = shelf.set_aside(step).map_err(Error::io(&shelf.path(step), "set aside"))?;
-            tracing::warn!("{} is now {}", shelf.path(step).display(), aside.display());
+            let aside = directory.set_aside(step).map_err(Error::io(&directory.path(step), "set aside"))?;
+            tracing::warn!("{} is now {}", directory.path(step).display(), aside.display());
         }
     }
     Ok(start)
 }
 
 /// The newest sound checkpoint, and the steps of those newer ones that are not.
-fn find(shelf: &Shelf, group: &dyn ProcessGroup) -> Result<(Option<Manifest>, Vec<u64>)> {
+fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manifest>, Vec<u64>)> {
     // One rank looks, so that all see the same.
     let mut candidates = Vec::new();
     if group.rank() == 0 {
-        let steps = shelf.sweep().and_then(|()| shelf.steps()).map_err(Error::io(&shelf.path(0), "look for"))?;
+        let steps = directory.sweep().and_then(|()| directory.steps()).map_err(Error::io(&directory.path(0), "look for"))?;
         candidates = steps.iter().rev().flat_map(|step| step.to_le_bytes()).collect();
     }
     group.broadcast_bytes(&mut candidates, 0)?;
@@ -76,10 +76,10 @@ fn find(shelf: &Shelf, group: &dyn ProcessGroup) -> Result<(Option<Manifest>, Ve
 
     let mut skipped = Vec::new();
     for step in candidates {
-        match sound(shelf, step, group)? {
+        match sound(directory, step, group)? {
             Ok(manifest) => return Ok((Some(manifest), skipped)),
             Err(reason) => {
-                tracing::warn!("skipped {}: {reason}", shelf.path(step).display());
+                tracing::warn!("skipped {}: {reason}", directory.path(step).display());
                 skipped.push(step);
             }
         }
@@ -88,8 +88,8 @@ fn find(shelf: &Shelf, group: &dyn ProcessGroup) -> Result<(Option<Manifest>, Ve
 }
 
 /// The manifest of a checkpoint whose every file is what was written; or what is wrong. The ranks share the files between them.
-fn sound(shelf: &Shelf, step: u64, group: &dyn ProcessGroup) -> Result<std::result::Result<Manifest, String>> {
-    let folder = shelf.path(step);
+fn sound(directory: &Directory, step: u64, group: &dyn ProcessGroup) -> Result<std::result::Result<Manifest, String>> {
+    let folder = directory.path(step);
     let mut read = Vec::new();
     if group.rank() == 0 {
         let manifest = Manifest::read(&folder).and_then(|manifest| {

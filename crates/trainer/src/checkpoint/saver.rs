@@ -5,9 +5,9 @@
 //! the folder, and removes what is too old. A fault of one rank is told to all: no rank counts on a checkpoint that there is not.
 
 use super::agreed::Agreed;
+use super::directory::Directory;
 use super::manifest::{Best, FileEntry, Manifest};
 use super::share;
-use super::shelf::Shelf;
 use crate::config::Run;
 use crate::drill::Drill;
 use crate::step::Stepper;
@@ -34,7 +34,7 @@ pub(crate) struct Moment {
 pub(crate) struct Saver<'a> {
     run: &'a Run,
     group: &'a dyn ProcessGroup,
-    shelf: Shelf,
+    directory: Directory,
     drill: Option<Drill>,
     /// The fingerprint of the training data.
     data: String,
@@ -56,7 +56,7 @@ struct Pending {
 impl<'a> Saver<'a> {
     /// `best` is that of the checkpoint from which the run goes on.
     pub fn new(run: &'a Run, group: &'a dyn ProcessGroup, data: String, best: Option<Best>, drill: Option<Drill>) -> Self {
-        Self { run, group, shelf: Shelf::of(&run.dir), drill, data, best, pending: None, last: None }
+        Self { run, group, directory: Directory::of(&run.dir), drill, data, best, pending: None, last: None }
     }
 
     /// Whether a checkpoint is to be written at this moment: its turn has come, or its held-out loss is the lowest so far.
@@ -89,10 +89,10 @@ impl<'a> Saver<'a> {
         manifest.best = self.is_best(moment).or(self.best);
         manifest.seconds = moment.seconds;
         let share = share::copy(stepper)?;
-        let (part, rank, step, drill) = (self.shelf.part(moment.step), self.group.rank(), moment.step, self.drill.clone());
+        let (part, rank, step, drill) = (self.directory.part(moment.step), self.group.rank(), moment.step, self.drill.clone());
         let write = move || write(&part, rank, &share, || drill.map_or(Ok(()), |drill| drill.in_save(rank, step)));
         let writer = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
-        let writer = writer.map_err(Error::io(&self.shelf.part(step), "start a thread that writes"))?;
+        let writer = writer.map_err(Error::io(&self.directory.part(step), "start a thread that writes"))?;
         self.pending = Some(Pending { manifest, writer });
         if self.run.checkpoint.background { Ok(()) } else { self.settle() }
     }
@@ -119,13 +119,13 @@ impl<'a> Saver<'a> {
                 verdict = self.complete(&manifest).err().unwrap_or_default().into_bytes();
             }
             if !verdict.is_empty()
-                && let Err(cause) = self.shelf.discard(manifest.step)
+                && let Err(cause) = self.directory.discard(manifest.step)
             {
-                tracing::warn!("cannot remove {}: {cause}", self.shelf.part(manifest.step).display());
+                tracing::warn!("cannot remove {}: {cause}", self.directory.part(manifest.step).display());
             }
         }
         self.group.broadcast_bytes(&mut verdict, 0)?;
-        let path = self.shelf.path(manifest.step);
+        let path = self.directory.path(manifest.step);
         let outcome = if verdict.is_empty() {
             tracing::info!("saved {}", path.display());
             self.best = manifest.best;
@@ -151,12 +151,12 @@ impl<'a> Saver<'a> {
 
     /// On rank 0: from all shares to the checkpoint.
     fn complete(&self, manifest: &Manifest) -> std::result::Result<(), String> {
-        let part = self.shelf.part(manifest.step);
+        let part = self.directory.part(manifest.step);
         let said = |what: &'static str| move |cause: std::io::Error| format!("cannot {what}: {cause}");
         manifest.write(&part).map_err(said("write its manifest"))?;
         self.drill.as_ref().map_or(Ok(()), |drill| drill.in_commit(manifest.step)).map_err(said("finish it"))?;
-        self.shelf.commit(manifest.step).map_err(said("rename it"))?;
-        if let Err(cause) = self.shelf.prune(self.run.checkpoint.keep, manifest.best.map(|best| best.step)) {
+        self.directory.commit(manifest.step).map_err(said("rename it"))?;
+        if let Err(cause) = self.directory.prune(self.run.checkpoint.keep, manifest.best.map(|best| best.step)) {
             tracing::warn!("cannot remove an old checkpoint: {cause}");
         }
         Ok(())

@@ -9,7 +9,7 @@ pub use candidates::{Candidate, methods};
 pub use gradients::{GradientReport, LayerGradient};
 pub use sites::{CurvePoint, MethodError, SiteReport};
 
-use crate::budget::{self, Division};
+use crate::budget::{Division, Samples};
 use crate::config::Run;
 use crate::probe::Probe;
 use crate::step::micro_batches;
@@ -93,13 +93,10 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
 
     let probe = Probe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
     let candidates = candidates::all(&look.bits, &look.methods);
-    let budget = {
-        let share = order.rank_share(0, 0, 1);
-        let rows = budget::sample_rows(run, share.len());
-        let (mut sample, _) = micro_batches(dataset, &share[..rows], rows, pad)?;
-        let mut progress = |done, total| progress(done, total, "what a loss at each site costs the gradients");
-        Division::of(run, &probe, &sample.remove(0), &Single::new(), &mut progress)?
-    };
+    let share = order.rank_share(0, 0, 1);
+    let samples = Samples { dataset, indices: &share, pad };
+    let mut probing = |done, total| progress(done, total, "what a loss at each site costs the gradients");
+    let budget = Division::of(run, &probe, &samples, &Single::new(), &mut probing)?;
     let table = budget.as_ref().map_or_else(|| run.activations.clone(), |division| division.applied(&run.activations));
     let cases = gradients::cases(run, &table, &candidates, look);
     let total = (batches.len() * (cases.len() + 1)) as u64;

@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 
 /// The parameters that a decoder trains, as the optimiser takes them. With LoRA+ (arXiv 2402.12354) every B learns `lora_plus_ratio` times as
 /// fast, and so does, as in PEFT, every vector.
-pub fn trained(decoder: &Decoder, lora_plus_ratio: f64) -> Vec<Trained<'_>> {
+pub fn parameter_groups(decoder: &Decoder, lora_plus_ratio: f64) -> Vec<Trained<'_>> {
     let weights: BTreeSet<&str> = decoder.linears().map(|linear| linear.weight().name()).collect();
     let mut parameters = Vec::new();
     for parameter in decoder.trained() {
         let (name, tensor) = (parameter.name(), parameter.tensor());
         let is_fast = name.ends_with(".lora_B.weight") || tensor.dim() == 1;
         parameters.push(Trained {
-            name,
             tensor,
             rate: if is_fast { lora_plus_ratio } else { 1.0 },
             is_hidden_matrix: name.contains(".lora_") || weights.contains(name),

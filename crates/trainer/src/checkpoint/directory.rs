@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The folder of a run's checkpoints.
 #[derive(Clone, Debug)]
-pub(crate) struct Shelf(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 /// Ends the name of a checkpoint that is not complete, or no longer.
 const PART: &str = ".part";
@@ -19,10 +19,10 @@ pub fn checkpoints(dir: &Path) -> PathBuf {
 
 /// The step of the newest complete checkpoint of the run in `dir`, sound or not.
 pub fn newest_checkpoint(dir: &Path) -> Option<u64> {
-    Shelf::of(dir).steps().ok()?.last().copied()
+    Directory::of(dir).steps().ok()?.last().copied()
 }
 
-impl Shelf {
+impl Directory {
     /// That of the run in `dir`, which need not exist.
     pub fn of(dir: &Path) -> Self {
         Self(checkpoints(dir))
@@ -56,7 +56,7 @@ impl Shelf {
         absent_is_fine(fs::remove_dir_all(self.part(step)))
     }
 
-    /// Makes the complete folder [`Shelf::part`] the checkpoint, by one rename.
+    /// Makes the complete folder [`Directory::part`] the checkpoint, by one rename.
     pub fn commit(&self, step: u64) -> io::Result<()> {
         // What stands there was found unsound, or the run would have gone on from it.
         self.remove(step)?;
@@ -114,48 +114,48 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn shelf_with(steps: &[u64]) -> (tempfile::TempDir, Shelf) {
+    fn directory_with(steps: &[u64]) -> (tempfile::TempDir, Directory) {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Shelf::of(dir.path());
+        let directory = Directory::of(dir.path());
         for &step in steps {
-            fs::create_dir_all(shelf.part(step)).unwrap();
-            fs::write(shelf.part(step).join("manifest.json"), step.to_string()).unwrap();
-            shelf.commit(step).unwrap();
+            fs::create_dir_all(directory.part(step)).unwrap();
+            fs::write(directory.part(step).join("manifest.json"), step.to_string()).unwrap();
+            directory.commit(step).unwrap();
         }
-        (dir, shelf)
+        (dir, directory)
     }
 
     #[test]
     fn the_newest_and_the_best_stay() {
-        let (dir, shelf) = shelf_with(&[10, 20, 30, 40, 100_000_000]);
+        let (dir, directory) = directory_with(&[10, 20, 30, 40, 100_000_000]);
         assert_eq!(newest_checkpoint(dir.path()), Some(100_000_000));
-        shelf.prune(2, Some(20)).unwrap();
-        assert_eq!(shelf.steps().unwrap(), [20, 40, 100_000_000]);
-        shelf.prune(1, None).unwrap();
-        assert_eq!(shelf.steps().unwrap(), [100_000_000]);
+        directory.prune(2, Some(20)).unwrap();
+        assert_eq!(directory.steps().unwrap(), [20, 40, 100_000_000]);
+        directory.prune(1, None).unwrap();
+        assert_eq!(directory.steps().unwrap(), [100_000_000]);
         assert_eq!(fs::read_dir(checkpoints(dir.path())).unwrap().count(), 1, "nothing is left of the others");
     }
 
     #[test]
     fn what_is_incomplete_is_none_and_is_swept_away() {
-        let (dir, shelf) = shelf_with(&[10]);
-        fs::create_dir_all(shelf.part(20)).unwrap();
+        let (dir, directory) = directory_with(&[10]);
+        fs::create_dir_all(directory.part(20)).unwrap();
         fs::create_dir_all(checkpoints(dir.path()).join("step-00000005.old.part")).unwrap();
-        assert_eq!(shelf.steps().unwrap(), [10]);
-        shelf.sweep().unwrap();
+        assert_eq!(directory.steps().unwrap(), [10]);
+        directory.sweep().unwrap();
         assert_eq!(fs::read_dir(checkpoints(dir.path())).unwrap().count(), 1);
-        assert!(Shelf::of(&dir.path().join("none")).steps().unwrap().is_empty());
+        assert!(Directory::of(&dir.path().join("none")).steps().unwrap().is_empty());
     }
 
     #[test]
     fn a_new_checkpoint_replaces_an_unsound_one_of_its_step() {
-        let (_dir, shelf) = shelf_with(&[10, 20]);
-        fs::create_dir_all(shelf.part(20)).unwrap();
-        fs::write(shelf.part(20).join("manifest.json"), "new").unwrap();
-        shelf.commit(20).unwrap();
-        assert_eq!(fs::read_to_string(shelf.path(20).join("manifest.json")).unwrap(), "new");
-        let aside = shelf.set_aside(20).unwrap();
+        let (_dir, directory) = directory_with(&[10, 20]);
+        fs::create_dir_all(directory.part(20)).unwrap();
+        fs::write(directory.part(20).join("manifest.json"), "new").unwrap();
+        directory.commit(20).unwrap();
+        assert_eq!(fs::read_to_string(directory.path(20).join("manifest.json")).unwrap(), "new");
+        let aside = directory.set_aside(20).unwrap();
         assert!(aside.ends_with("step-00000020.unsound") && aside.is_dir());
-        assert_eq!(shelf.steps().unwrap(), [10]);
+        assert_eq!(directory.steps().unwrap(), [10]);
     }
 }
