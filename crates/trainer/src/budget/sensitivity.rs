@@ -120,3 +120,38 @@ fn distance(exact: &Taken, found: &Taken) -> Result<f64> {
     }
     Ok(if total > 0.0 { lost / total } else { 0.0 })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tch::{Device, Tensor};
+
+    #[test]
+    fn the_distance_is_that_of_all_gradients_as_one_vector() {
+        let taken =
+            |values: [f64; 2]| Taken { gradients: values.map(|value| Tensor::from_slice(&[value])).into(), kept_bytes: 0, exact_bytes: 0 };
+        assert!((distance(&taken([3.0, 4.0]), &taken([3.0, 1.0])).unwrap() - 9.0 / 25.0).abs() < 1e-12);
+        assert_eq!(distance(&taken([0.0, 0.0]), &taken([0.0, 0.0])).unwrap(), 0.0);
+    }
+
+    /// What several layers lose together, each for what it loses by itself; a layer in which nothing was kept has no share.
+    #[test]
+    fn an_error_is_shared_out_by_what_each_layer_loses() {
+        let basis = |variances: &[f64]| {
+            let size = variances.len() as i64;
+            Arc::new(Basis::from_parts(&Tensor::eye(size, (Kind::Float, Device::Cpu)), variances).unwrap())
+        };
+        let place = |layer| layers::Place { layer: Some(layer), site: Some(layers::Site::Layer) };
+        let mut few = [0.001; 64];
+        few[0] = 1.0 - 63.0 * 0.001;
+        let bases = [(place(4), basis(&[1.0 / 64.0; 64])), (place(6), basis(&few))];
+        let found = shared_out(Site::Layer, &(4..7), 0.5, &bases, 1 << 20).unwrap();
+        assert_eq!(found.iter().map(|of| of.layer).collect::<Vec<_>>(), [4, 6]);
+        let tried = LEVELS.iter().position(|bits| *bits == TRIED).unwrap();
+        let explained: f64 = found.iter().map(|of| of.sensitivity * of.lost[tried]).sum();
+        assert!((explained - 0.5).abs() < 1e-9 && found[0].sensitivity == found[1].sensitivity, "{found:?}");
+        assert!(found[0].lost[tried] > found[1].lost[tried], "energy in one direction is easily coded");
+        assert!(found.iter().all(|of| of.lost.windows(2).all(|pair| pair[1] <= pair[0])));
+    }
+}
