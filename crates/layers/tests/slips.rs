@@ -9,8 +9,11 @@ use drawing::{assert_close, gradients, normal};
 use layers::{Keep, Lora, Projection, RmsWeight, Scope, Site, Sites, recompute};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
+
+/// Held by the tests that draw from the global generator, which threads share.
+static GLOBAL_GENERATOR: Mutex<()> = Mutex::new(());
 
 fn code(method: Method) -> Keep {
     Keep::Code(Options { method, rank: Rank::Components(4), keep_norms: true, factors: Kind::Double })
@@ -51,6 +54,7 @@ fn leaves() -> Vec<Tensor> {
 #[test]
 fn the_generator_state_saved_after_the_forward() {
     // Dropout of the recomputation is that of the forward, however the block's input is kept. The global generator moves in between.
+    let _alone = GLOBAL_GENERATOR.lock().unwrap();
     let leaves = leaves();
     let plain = block(&leaves);
     let direct = plain(&leaves[0], Keep::Exact, &scope()).unwrap();
@@ -69,6 +73,7 @@ fn the_generator_state_saved_after_the_forward() {
 #[test]
 fn the_global_generator_consumed() {
     // Compression on or off, of whatever kind: the same dropout masks, and the global generator where it was.
+    let _alone = GLOBAL_GENERATOR.lock().unwrap();
     let leaves = leaves();
     let exact = block(&leaves)(&leaves[0], Keep::Exact, &scope()).unwrap();
     tch::manual_seed(5);
