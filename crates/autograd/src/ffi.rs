@@ -36,6 +36,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub fn loract_set_hook(parameter: *const C_tensor, hook: *mut c_void) -> *mut c_char;
     pub fn loract_clear_hook(parameter: *const C_tensor) -> *mut c_char;
+    pub fn loract_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> *mut c_char;
     pub fn loract_grad_mode() -> bool;
     pub fn loract_set_grad_mode(enabled: bool);
     pub fn loract_random_state(device: i64, state: *mut *mut C_tensor) -> *mut c_char;

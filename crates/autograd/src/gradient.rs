@@ -89,6 +89,15 @@ pub fn clear_gradient_hook(parameter: &Tensor) -> Result<(), Error> {
     check(unsafe { ffi::loract_clear_hook(parameter.as_ptr()) })
 }
 
+/// Lets the `.grad` of a leaf be the memory of `gradient`, into which backward then adds in place; `None` takes the `.grad` away.
+///
+/// # Errors
+/// If `parameter` is not a leaf that requires gradients, or `gradient` has not its shape, dtype and device.
+pub fn set_gradient(parameter: &Tensor, gradient: Option<&Tensor>) -> Result<(), Error> {
+    // SAFETY: the parameter is valid, and the gradient is valid or null.
+    check(unsafe { ffi::loract_set_gradient(parameter.as_ptr(), gradient.map_or(std::ptr::null(), Tensor::as_ptr)) })
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn loract_rust_hook(hook: *mut c_void, parameter: *mut C_tensor) -> *mut c_char {
     guard("gradient hook", || {

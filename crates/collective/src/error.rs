@@ -74,10 +74,12 @@ pub enum Error {
     AlreadyInitialised,
 
     /// The MPI library does not allow calls from a thread other than the first.
-    #[error("MPI offers thread level {provided}, but serialized (2) or multiple (3) is needed; use an MPI built with thread support")]
+    #[error("MPI offers thread level {provided}, but {needed} is needed; use an MPI built with thread support")]
     ThreadLevel {
         /// The level MPI gave.
         provided: i32,
+        /// The level that is needed, in words.
+        needed: &'static str,
     },
 
     /// Several ranks were started, but this program cannot talk to the others.

@@ -22,7 +22,8 @@ pub enum Reduce {
 /// Every rank makes the same calls in the same order. Tensors are dense, contiguous CPU tensors of f32, f64, f16, bf16 or i64 and are
 /// written in place, without autograd's knowledge: pass no tensor that autograd has saved. A wrong use is an `Err`, never a panic.
 ///
-/// A group may be shared between threads, but only one at a time may call it ([`Error::Busy`](crate::Error::Busy) otherwise).
+/// A group may be shared between threads, but only one at a time may call it ([`Error::Busy`](crate::Error::Busy) otherwise);
+/// [`ProcessGroup::duplicate`] makes one for another thread.
 pub trait ProcessGroup: Send + Sync {
     /// This process's number, from 0.
     fn rank(&self) -> usize;
@@ -50,6 +51,13 @@ pub trait ProcessGroup: Send + Sync {
 
     /// Every rank's `bytes`, in order; lengths may differ.
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Another group of the same ranks. Calls on the two know nothing of each other, so that one thread may use this group while another uses
+    /// the other: that is how gradients travel beside the backward pass. All ranks call it; what the other sends counts here too.
+    ///
+    /// # Errors
+    /// Where the network library does not allow two threads in it at once.
+    fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>>;
 
     /// The payload in bytes that this rank has handed to the network so far: tensors it reduced, gathered, or broadcast as the root.
     fn sent_bytes(&self) -> u64;

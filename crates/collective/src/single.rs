@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tch::Tensor;
 
 use crate::payload::{Payload, describe, gathered_like};
@@ -75,6 +77,10 @@ impl ProcessGroup for Single {
         Ok(vec![bytes.to_vec()])
     }
 
+    fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>> {
+        Ok(Arc::new(Single { host: self.host.clone() }))
+    }
+
     fn sent_bytes(&self) -> u64 {
         0
     }
@@ -108,6 +114,7 @@ mod tests {
         group.broadcast_bytes(&mut bytes, 0).unwrap();
         assert_eq!(group.all_gather_bytes(&bytes).unwrap(), [[1, 2, 3]]);
         group.barrier().unwrap();
+        assert_eq!(group.duplicate().unwrap().host(0), group.host(0));
         assert_eq!(group.sent_bytes(), 0);
     }
 

@@ -41,32 +41,35 @@ pub(crate) fn agree_on_parameters(group: &dyn ProcessGroup, local: Result<Vec<Pa
 fn digest(parameters: &[Parameter], config: &Config) -> [u64; 2] {
     let mut of_parameters = DefaultHasher::new();
     for parameter in parameters {
-        (&parameter.name, &parameter.shape, parameter.kind as i64).hash(&mut of_parameters);
+        (parameter.name(), &parameter.shape, parameter.kind as i64).hash(&mut of_parameters);
     }
     let mut of_config = DefaultHasher::new();
     format!("{config:?}").hash(&mut of_config);
     [of_parameters.finish(), of_config.finish()]
 }
 
-/// The gradients of all parameters, once every rank has them, at the same step.
-pub(crate) fn agree_on_gradients(group: &dyn ProcessGroup, parameters: &[Parameter], step: u64) -> Result<Vec<Tensor>> {
-    let gradients: Vec<Result<Tensor, &str>> = parameters.iter().map(Parameter::gradient).collect();
-    let is_ready = gradients.iter().all(Result::is_ok);
-    let mut smallest = Tensor::from_slice(&[i64::from(is_ready), step as i64, -(step as i64)]);
+/// Which parameters have a gradient on any rank, once every rank's gradients can be reduced, at the same step. `used` says so of this rank.
+pub(crate) fn agree_on_gradients(group: &dyn ProcessGroup, parameters: &[Parameter], used: &[bool], step: u64) -> Result<Vec<bool>> {
+    let states: Vec<Result<bool, &str>> = parameters.iter().map(Parameter::has_gradient).collect();
+    let is_ready = states.iter().all(Result::is_ok);
+    let mut numbers = vec![i64::from(is_ready), step as i64, -(step as i64)];
+    numbers.extend(used.iter().map(|&used| i64::from(!used)));
+    let mut smallest = Tensor::f_from_slice(&numbers)?;
     group.all_reduce(&mut smallest, Reduce::Min)?;
 
-    let (first, last) = (smallest.int64_value(&[1]) as u64, -smallest.int64_value(&[2]) as u64);
+    let smallest = Vec::<i64>::try_from(&smallest)?;
+    let (first, last) = (smallest[1] as u64, -smallest[2] as u64);
     if first != last {
         return Err(Error::Step { step, first, last });
     }
-    if smallest.int64_value(&[0]) == 1 {
-        return Ok(gradients.into_iter().flatten().collect());
+    if smallest[0] == 1 {
+        return Ok(smallest[AGREED..].iter().map(|&unused| unused == 0).collect());
     }
 
     let faults: Vec<String> = parameters
         .iter()
-        .zip(&gradients)
-        .filter_map(|(parameter, gradient)| gradient.as_ref().err().map(|fault| format!("`{}` {fault}", parameter.name)))
+        .zip(&states)
+        .filter_map(|(parameter, state)| state.as_ref().err().map(|fault| format!("`{}` {fault}", parameter.name())))
         .collect();
     let more = if faults.len() > FAULTS_TOLD { format!(", and {} more like these", faults.len() - FAULTS_TOLD) } else { String::new() };
     let own = format!("{}{more}", faults[..faults.len().min(FAULTS_TOLD)].join(", "));
@@ -79,3 +82,6 @@ pub(crate) fn agree_on_gradients(group: &dyn ProcessGroup, parameters: &[Paramet
         .collect();
     Err(Error::Gradient { step, ranks: ranks.join("; ") })
 }
+
+/// Numbers that come before those of the parameters: whether all is well, the step, and the step negated.
+const AGREED: usize = 3;

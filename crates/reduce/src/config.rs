@@ -10,14 +10,16 @@ pub struct Config {
     pub method: Method,
     /// The seed of PowerSGD's random test matrices.
     pub seed: u64,
-    /// Gradients that are sent as they are travel in buckets of about so many bytes. 25 MiB is PyTorch's choice: large enough to fill the
+    /// Gradients travel in buckets of about so many bytes, counted before compression. 25 MiB is PyTorch's choice: large enough to fill the
     /// wire, small enough that the first is on its way while later ones are computed.
     pub bucket_bytes: usize,
+    /// Whether gradients travel while backward runs.
+    pub overlap: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { method: Method::default(), seed: 0, bucket_bytes: 25 << 20 }
+        Config { method: Method::default(), seed: 0, bucket_bytes: 25 << 20, overlap: true }
     }
 }
 

@@ -29,8 +29,8 @@ pub enum Error {
         ranks: String,
     },
 
-    /// Gradients are missing, or not of their parameter's kind, on some ranks.
-    #[error("step {step}: {ranks}; run backward on every rank, with a loss that depends on every trainable parameter")]
+    /// Gradients are not of their parameter's kind on some ranks.
+    #[error("step {step}: {ranks}; leave gradients as backward makes them")]
     Gradient {
         /// The step.
         step: u64,
@@ -57,6 +57,27 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+
+    /// Backward began to send the gradients of another step.
+    #[error("gradients of step {began} are on their way, and step {step} cannot be reduced; call `reduce` with the step that `begin` was given")]
+    Begun {
+        /// The step that is being reduced.
+        step: u64,
+        /// The step of [`GradientReducer::begin`](crate::GradientReducer::begin).
+        began: u64,
+    },
+
+    /// An earlier failure left gradients behind.
+    #[error("an earlier failure left the reducer without its buffers; end the job and start again from a checkpoint")]
+    Broken,
+
+    /// The thread that sends gradients could not be started.
+    #[error("the thread that sends gradients cannot be started")]
+    Thread(#[source] std::io::Error),
+
+    /// A gradient hook could not be set, or a gradient not put in its place.
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
 
     /// A collective failed.
     #[error(transparent)]

@@ -1,32 +1,47 @@
 //! Gradients to their mean over all ranks: exact, or compressed by PowerSGD (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727).
 //!
-//! After the backward pass each rank calls [`GradientReducer::reduce`], which replaces every parameter's `.grad` by the mean over the
-//! ranks, with the same bits on each:
+//! Each rank tells the reducer before its last backward pass of a step ([`GradientReducer::begin`]) and calls
+//! [`GradientReducer::reduce`] after it, which leaves the mean over the ranks in every parameter's `.grad`, with the same bits on each:
 //!
 //! ```no_run
 //! # fn step(group: std::sync::Arc<dyn collective::ProcessGroup>, parameters: Vec<(String, tch::Tensor)>) -> Result<(), reduce::Error> {
 //! let mut reducer = reduce::GradientReducer::new(group, &parameters, reduce::Config::default())?;
 //! for step in 0..100 {
-//!     // ... forward, backward ...
+//!     // ... forward and backward of all micro-batches but the last ...
+//!     reducer.begin(step);
+//!     // ... forward and backward of the last: gradients leave as they become complete ...
 //!     let traffic = reducer.reduce(step)?;
 //!     println!("{} bytes instead of {}", traffic.bytes, traffic.exact_bytes);
+//!     // ... a step of the optimiser ...
+//!     reducer.zero_gradients()?;
 //! }
 //! # Ok(()) }
 //! ```
 //!
+//! A gradient travels in a bucket ([`Config::bucket_bytes`]) with its neighbours. Gradient hooks fill the buckets, from the last parameter to
+//! the first, and a thread with a [group of its own](collective::ProcessGroup::duplicate) compresses and sums them while backward goes on.
+//! Where gradients have the dtype of the buckets they live in them: nothing is copied, and exact sums need no memory beyond the gradients.
+//!
+//! A parameter that backward does not reach on some ranks counts as zero there; one that no rank reaches keeps no gradient, as in a single
+//! process.
+//!
 //! The same bits need the same arithmetic: ranks that compress must run on the same kind of processor with the same number of threads.
 //!
-//! Every error that concerns one rank alone (a missing gradient, an own list of parameters) is an `Err` on all ranks, and names it.
+//! Every error that concerns one rank alone (a gradient of another shape, an own list of parameters) is an `Err` on all ranks, and names it.
 
 mod agreement;
+mod bucket;
+mod carrier;
 mod config;
 mod error;
-mod exact;
 mod parameter;
 mod powersgd;
 mod query;
+mod queue;
+mod unit;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use collective::ProcessGroup;
 use tch::Tensor;
@@ -34,33 +49,38 @@ use tch::Tensor;
 pub use config::{Config, Method, PowerSgdConfig};
 pub use error::{Error, Result};
 
-use exact::Exact;
+use carrier::Carrier;
 use parameter::Parameter;
-use powersgd::PowerSgd;
+use queue::{Queue, lock};
+use unit::Unit;
 
-/// What one call of [`GradientReducer::reduce`] sent.
+/// What one call of [`GradientReducer::reduce`] sent, and what it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// The bytes of gradients, compressed or not, that this rank handed to all-reduces. The 24 bytes by which the ranks agree that all
-    /// gradients are there are not counted.
+    /// The bytes of gradients, compressed or not, that this rank handed to all-reduces. The 24 bytes, and 8 for each parameter, by which
+    /// the ranks agree on which gradients are there are not counted.
     pub bytes: u64,
     /// What [`Method::Exact`] hands over: four bytes per element.
     pub exact_bytes: u64,
+    /// Time in which gradients were compressed and summed.
+    pub busy: Duration,
+    /// The part of it that backward did not hide: time spent in [`GradientReducer::reduce`].
+    pub waited: Duration,
 }
 
 /// Replaces gradients by their mean over all ranks.
 ///
-/// All buffers are made once, in [`GradientReducer::new`]: 4 bytes per element for [`Method::Exact`] (2 for [`Method::Bf16`]), and 4
-/// more per compressed element for the error memory of [`Method::PowerSgd`].
+/// All buffers are made once, in [`GradientReducer::new`], which lets the parameters' `.grad` lie in them: in f32 they are the gradients.
+/// Gradients of another dtype than the buckets' (bf16 sent as f32, f32 sent as bf16) are copied, which takes 4 or 2 bytes per element;
+/// [`Method::PowerSgd`] takes 4 more per compressed element for its error memory.
+///
+/// A parameter has one reducer at a time, which uses its gradient hook.
 pub struct GradientReducer {
     group: Arc<dyn ProcessGroup>,
-    parameters: Vec<Parameter>,
-    method: Reducer,
-}
-
-enum Reducer {
-    Exact(Exact),
-    PowerSgd(PowerSgd),
+    parameters: Arc<Vec<Parameter>>,
+    queue: Arc<Mutex<Queue>>,
+    /// Absent where this thread reduces.
+    carrier: Option<Carrier>,
 }
 
 impl GradientReducer {
@@ -71,44 +91,86 @@ impl GradientReducer {
     /// On every rank, if on any rank a parameter or the configuration cannot be used, or differs from the others'.
     pub fn new(group: Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> Result<GradientReducer> {
         let local = config.validate().and_then(|()| Parameter::list(parameters));
-        let parameters = agreement::agree_on_parameters(&*group, local, &config)?;
+        let parameters = Arc::new(agreement::agree_on_parameters(&*group, local, &config)?);
         let _no_grad = tch::no_grad_guard();
-        let method = match config.method {
-            Method::Exact => Reducer::Exact(Exact::new(&parameters, tch::Kind::Float, config.bucket_bytes)?),
-            Method::Bf16 => Reducer::Exact(Exact::new(&parameters, tch::Kind::BFloat16, config.bucket_bytes)?),
-            Method::PowerSgd(powersgd) => Reducer::PowerSgd(PowerSgd::new(&parameters, powersgd, config.seed)?),
+        let units = Unit::all(&parameters, &config)?;
+        let (orders, carrier) = match group.world_size() > 1 && config.overlap {
+            true => Carrier::start(group.duplicate()?).map(|(orders, carrier)| (Some(orders), Some(carrier)))?,
+            false => (None, None),
         };
-        Ok(GradientReducer { group, parameters, method })
+        let queue = Arc::new(Mutex::new(Queue::new(parameters.clone(), units, orders)));
+        for (member, parameter) in parameters.iter().enumerate() {
+            let queue = queue.clone();
+            autograd::on_gradient(parameter.tensor(), move |_| {
+                let _no_grad = tch::no_grad_guard();
+                Ok(lock(&queue).complete(member)?)
+            })?;
+        }
+        Ok(GradientReducer { group, parameters, queue, carrier })
     }
 
-    /// Replaces every `.grad` by its mean over the ranks. All ranks call it, with the same `step` (counted from 0).
+    /// The backward pass that comes now completes the gradients of `step` (counted from 0): each bucket leaves as soon as all of it is complete.
+    /// [`GradientReducer::reduce`] must follow. Without this call, everything happens there.
+    pub fn begin(&mut self, step: u64) {
+        lock(&self.queue).begin(step);
+    }
+
+    /// Replaces every `.grad` by its mean over the ranks. All ranks call it, with the same `step`.
     ///
-    /// NaN and infinities of any rank appear in the mean on all ranks. In such a step PowerSGD falls back to the exact mean, so that they
-    /// appear where they are and nowhere else, and leaves its memory as it was.
+    /// NaN and infinities of any rank appear in the mean on all ranks. In such a step PowerSGD falls back to the exact mean of the bucket, so
+    /// that they appear where they are and nowhere else, and leaves its memory as it was.
     ///
     /// # Errors
-    /// On every rank, if a gradient is missing, sparse, or of another shape, dtype or device than its parameter on any rank, or the
-    /// steps differ; gradients are untouched then. After any other error, those of the group or of libtorch, they may hold anything.
+    /// On every rank, if a gradient is sparse, or of another shape, dtype or device than its parameter on any rank, or the steps differ;
+    /// without [`GradientReducer::begin`], gradients are untouched then. After it, and after any other error, those of the group or of libtorch,
+    /// they may hold anything, and the job must end.
     pub fn reduce(&mut self, step: u64) -> Result<Traffic> {
         let _no_grad = tch::no_grad_guard();
-        let mut gradients = agreement::agree_on_gradients(&*self.group, &self.parameters, step)?;
-        let bytes = match &mut self.method {
-            Reducer::Exact(exact) => exact.reduce(&*self.group, &mut gradients)?,
-            Reducer::PowerSgd(powersgd) => powersgd.reduce(&*self.group, step, &mut gradients)?,
+        let started = Instant::now();
+        let (began, used) = {
+            let queue = lock(&self.queue);
+            (queue.began(), queue.used())
         };
+        if let Some(began) = began.filter(|&began| began != step) {
+            return Err(Error::Begun { step, began });
+        }
+        let is_used = agreement::agree_on_gradients(&*self.group, &self.parameters, &used, step)?;
+        let (sent, here) = lock(&self.queue).complete_all(step)?;
+        let (mut bytes, mut busy) = (0, Duration::ZERO);
+        let mut units = Vec::with_capacity(sent + here.len());
+        for mut unit in here {
+            let started = Instant::now();
+            bytes += unit.reduce(&*self.group, step)?;
+            busy += started.elapsed();
+            units.push(unit);
+        }
+        for carrier in std::iter::repeat_n(&self.carrier, sent).flatten() {
+            let (unit, sent_bytes, time) = carrier.next()?;
+            bytes += sent_bytes?;
+            busy += time;
+            units.push(unit);
+        }
+        lock(&self.queue).take_back(units)?;
+        for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used) {
+            autograd::set_gradient(parameter.tensor(), None)?;
+        }
         let elements: usize = self.parameters.iter().map(Parameter::numel).sum();
-        Ok(Traffic { bytes, exact_bytes: elements as u64 * 4 })
+        Ok(Traffic { bytes, exact_bytes: elements as u64 * 4, busy, waited: started.elapsed() })
+    }
+
+    /// Zeros in all gradients, which is where backward of the next step begins.
+    ///
+    /// # Errors
+    /// Those of libtorch; [`Error::Broken`] after a failure of [`GradientReducer::reduce`].
+    pub fn zero_gradients(&mut self) -> Result<()> {
+        let _no_grad = tch::no_grad_guard();
+        lock(&self.queue).units()?.iter_mut().try_for_each(|unit| unit.bucket.zero(&self.parameters))
     }
 
     /// What must be saved to continue bit for bit: copies, each rank's own. The error memory as `error.NAME` (`[m, n]`) and PowerSGD's
-    /// warm start as `query.NAME` (`[n, k]`), for each compressed parameter; empty for the other methods.
+    /// warm start as `query.NAME` (`[n, k]`), for each compressed parameter; empty for the other methods, and while gradients are on their way.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        match &self.method {
-            Reducer::Exact(_) => Vec::new(),
-            Reducer::PowerSgd(powersgd) => {
-                powersgd.state(&self.parameters).into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
-            }
-        }
+        self.views().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
     }
 
     /// Takes up what [`GradientReducer::state`] gave on this rank, under the same configuration.
@@ -117,10 +179,7 @@ impl GradientReducer {
     /// A name is missing or unknown, or a tensor has another shape or dtype; nothing is loaded then. This concerns this rank alone.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let mut own = match &self.method {
-            Reducer::Exact(_) => Vec::new(),
-            Reducer::PowerSgd(powersgd) => powersgd.state(&self.parameters),
-        };
+        let mut own = self.views();
         let refuse = |name: &str, reason: String| Err(Error::State { name: name.to_owned(), reason });
         if let Some((name, _)) = state.iter().find(|(name, _)| own.iter().all(|(known, _)| known != name)) {
             return refuse(name, "it is unknown to this configuration".into());
@@ -139,5 +198,25 @@ impl GradientReducer {
             target.f_copy_(source)?;
         }
         Ok(())
+    }
+
+    /// What later steps depend on, itself.
+    fn views(&self) -> Vec<(String, Tensor)> {
+        let mut queue = lock(&self.queue);
+        let Ok(units) = queue.units() else { return Vec::new() };
+        units.iter().filter_map(|unit| unit.powersgd.as_ref()).flat_map(|powersgd| powersgd.state(&self.parameters)).collect()
+    }
+}
+
+impl Drop for GradientReducer {
+    fn drop(&mut self) {
+        for parameter in &*self.parameters {
+            // It owns the queue, which knows the parameter: a circle.
+            let _ = autograd::clear_gradient_hook(parameter.tensor());
+        }
+        lock(&self.queue).close();
+        if let Some(carrier) = self.carrier.take() {
+            carrier.join();
+        }
     }
 }

@@ -4,11 +4,11 @@ use crate::{Error, Result};
 
 /// A parameter, and what its gradients look like.
 pub(crate) struct Parameter {
-    pub(crate) name: String,
     pub(crate) shape: Vec<i64>,
     pub(crate) kind: Kind,
     pub(crate) device: Device,
-    tensor: Tensor,
+    /// Shared with the gradient hooks, which may run on another thread.
+    leaf: autograd::Parameter,
 }
 
 impl Parameter {
@@ -28,17 +28,16 @@ impl Parameter {
                 return refuse("it is no leaf that requires a gradient".into());
             }
             if let Some(first) = list.first().filter(|first| first.device != tensor.device()) {
-                return refuse(format!("it is on {:?}, but `{}` is on {:?}", tensor.device(), first.name, first.device));
+                return refuse(format!("it is on {:?}, but `{}` is on {:?}", tensor.device(), first.name(), first.device));
             }
             list.push(Parameter {
-                name: name.clone(),
                 shape: tensor.size(),
                 kind,
                 device: tensor.device(),
-                tensor: tensor.shallow_clone(),
+                leaf: autograd::Parameter::new(name.clone(), tensor.shallow_clone()),
             });
         }
-        let mut names: Vec<&str> = list.iter().map(|parameter| parameter.name.as_str()).collect();
+        let mut names: Vec<&str> = list.iter().map(|parameter| parameter.name()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
             Some(pair) => Err(Error::Parameter { name: pair[0].to_owned(), reason: "there are two of that name".into() }),
@@ -50,17 +49,28 @@ impl Parameter {
         self.shape.iter().product::<i64>() as usize
     }
 
-    /// The gradient as it is now, or why it cannot be reduced.
-    pub(crate) fn gradient(&self) -> Result<Tensor, &'static str> {
-        let gradient = self.tensor.grad();
-        if !gradient.defined() {
-            Err("has no gradient")
-        } else if gradient.is_sparse() {
+    pub(crate) fn name(&self) -> &str {
+        self.leaf.name()
+    }
+
+    pub(crate) fn tensor(&self) -> &Tensor {
+        self.leaf.tensor()
+    }
+
+    /// Whether there is a gradient, or why it cannot be reduced.
+    pub(crate) fn has_gradient(&self) -> Result<bool, &'static str> {
+        let gradient = self.leaf.grad();
+        if gradient.defined() { self.accepts(&gradient).map(|()| true) } else { Ok(false) }
+    }
+
+    /// Why `gradient` cannot be this parameter's, if it cannot.
+    pub(crate) fn accepts(&self, gradient: &Tensor) -> Result<(), &'static str> {
+        if gradient.is_sparse() {
             Err("has a sparse gradient")
         } else if gradient.size() != self.shape || gradient.f_kind().ok() != Some(self.kind) || gradient.device() != self.device {
             Err("has a gradient of another shape, dtype or device")
         } else {
-            Ok(gradient)
+            Ok(())
         }
     }
 }

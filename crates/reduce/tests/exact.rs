@@ -3,9 +3,9 @@
 
 mod simulation;
 
-use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig, Traffic};
+use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
 use simulation::{gradient, parameters, ranks, relative_error, same_bits, set_gradient};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 const SHAPES: &[&[i64]] = &[&[7, 5], &[], &[13], &[0, 3], &[3, 2, 4], &[1]];
 const ELEMENTS: u64 = 35 + 1 + 13 + 24 + 1;
@@ -15,7 +15,7 @@ fn mean(shape: &[i64], world_size: usize, step: u64, index: usize) -> Tensor {
 }
 
 /// Reduces three steps on `world_size` ranks; returns each rank's gradients of the last step.
-fn reduced(world_size: usize, kind: Kind, config: Config, traffic: Traffic) -> Vec<Vec<Tensor>> {
+fn reduced(world_size: usize, kind: Kind, config: Config, bytes: u64) -> Vec<Vec<Tensor>> {
     ranks(world_size, |group| {
         let parameters = parameters(SHAPES, kind);
         let mut reducer = GradientReducer::new(group.clone(), &parameters, config).unwrap();
@@ -23,16 +23,16 @@ fn reduced(world_size: usize, kind: Kind, config: Config, traffic: Traffic) -> V
             for (index, (_, parameter)) in parameters.iter().enumerate() {
                 set_gradient(parameter, &gradient(SHAPES[index], group.rank(), step, index));
             }
-            assert_eq!(reducer.reduce(step).unwrap(), traffic);
+            let traffic = reducer.reduce(step).unwrap();
+            assert_eq!((traffic.bytes, traffic.exact_bytes), (bytes, ELEMENTS * 4));
         }
         parameters.iter().map(|(_, parameter)| parameter.grad()).collect()
     })
 }
 
 fn check(kind: Kind, method: Method, bucket_bytes: usize, bytes: u64, tolerance: f64) {
-    let traffic = Traffic { bytes, exact_bytes: ELEMENTS * 4 };
     for world_size in [1, 2, 3] {
-        let all = reduced(world_size, kind, Config { method, bucket_bytes, ..Config::default() }, traffic);
+        let all = reduced(world_size, kind, Config { method, bucket_bytes, ..Config::default() }, bytes);
         for (index, shape) in SHAPES.iter().enumerate() {
             let error = relative_error(&all[0][index], &mean(shape, world_size, 2, index));
             assert!(error <= tolerance, "{shape:?} on {world_size} ranks is off by {error}");
@@ -75,32 +75,73 @@ fn no_parameters_are_no_traffic() {
     for method in [Method::Exact, Method::default()] {
         ranks(2, |group| {
             let mut reducer = GradientReducer::new(group, &[], Config { method, ..Config::default() }).unwrap();
-            assert_eq!(reducer.reduce(20).unwrap(), Traffic { bytes: 0, exact_bytes: 0 });
+            let traffic = reducer.reduce(20).unwrap();
+            assert_eq!((traffic.bytes, traffic.exact_bytes), (0, 0));
         });
     }
 }
 
 #[test]
-fn a_gradient_missing_on_one_rank_is_named_on_all() {
+fn a_gradient_of_another_shape_on_one_rank_is_named_on_all() {
     for method in [Method::Exact, Method::default()] {
         let errors = ranks(3, |group| {
-            let parameters = parameters(&[&[2, 2], &[3], &[4]], Kind::Float);
+            let mut parameters = parameters(&[&[2, 2], &[3], &[4]], Kind::Float);
             let mut reducer = GradientReducer::new(group.clone(), &parameters, Config { method, ..Config::default() }).unwrap();
-            for (index, (_, parameter)) in parameters.iter().enumerate() {
-                if group.rank() != 1 || index == 0 {
-                    set_gradient(parameter, &parameter.ones_like());
-                }
+            parameters.iter().for_each(|(_, parameter)| set_gradient(parameter, &parameter.ones_like()));
+            // A parameter that shrinks takes its gradient along.
+            let whole = parameters[1].1.detach().copy();
+            if group.rank() == 1 {
+                parameters[1].1.set_data(&Tensor::zeros([5], (Kind::Float, Device::Cpu)));
+                autograd::set_gradient(&parameters[1].1, Some(&Tensor::zeros([5], (Kind::Float, Device::Cpu)))).unwrap();
             }
             let error = reducer.reduce(5).unwrap_err();
             assert!(parameters[0].1.grad().eq_tensor(&Tensor::from(1.0_f32)).all().int64_value(&[]) == 1, "gradients are untouched");
-            // Once the gradients are there, the same reducer goes on.
+            // Once the gradients are as they should be, the same reducer goes on.
+            if group.rank() == 1 {
+                autograd::set_gradient(&parameters[1].1, None).unwrap();
+                parameters[1].1.set_data(&whole);
+            }
             parameters.iter().for_each(|(_, parameter)| set_gradient(parameter, &parameter.ones_like()));
             reducer.reduce(5).unwrap();
             error.to_string()
         });
         for error in errors {
-            let expected = "step 5: rank 1 (host node1): `p1` has no gradient, `p2` has no gradient; ";
+            let expected = "step 5: rank 1 (host node1): `p1` has a gradient of another shape, dtype or device; ";
             assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_parameter_unused_on_some_ranks_counts_as_zero_there_and_unused_on_all_has_no_gradient() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for overlap in [true, false] {
+            ranks(3, |group| {
+                let parameters = parameters(&[&[2, 2], &[3], &[4], &[40, 40]], kind);
+                let powersgd = PowerSgdConfig { start_step: 0, rank: 1, ..PowerSgdConfig::default() };
+                let config = Config { method: Method::PowerSgd(powersgd), overlap, ..Config::default() };
+                let mut reducer = GradientReducer::new(group.clone(), &parameters, config).unwrap();
+                // The third is used by rank 1 alone at first, then by nobody, then by all.
+                for (step, users) in [[1].as_slice(), &[], &[0, 1, 2]].into_iter().enumerate() {
+                    reducer.begin(step as u64);
+                    let reaches = |index: usize| index == 0 || (index == 2 && users.contains(&group.rank())) || index == 3;
+                    for (_, parameter) in parameters.iter().enumerate().filter(|(index, _)| reaches(*index)).map(|(_, named)| named) {
+                        (parameter * 6.0).sum(kind).backward();
+                    }
+                    reducer.reduce(step as u64).unwrap();
+                    let is_all = |index: usize, value: f64| {
+                        let gradient = parameters[index].1.grad();
+                        gradient.defined() && (gradient - value).abs().max().double_value(&[]) < 1e-4
+                    };
+                    assert!(is_all(0, 6.0) && is_all(3, 6.0), "step {step}");
+                    assert!(!parameters[1].1.grad().defined(), "nobody ever used it");
+                    match users {
+                        [] => assert!(!parameters[2].1.grad().defined()),
+                        users => assert!(is_all(2, 2.0 * users.len() as f64), "step {step}: {:?}", parameters[2].1.grad()),
+                    }
+                    reducer.zero_gradients().unwrap();
+                }
+            });
         }
     }
 }

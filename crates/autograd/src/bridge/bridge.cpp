@@ -239,6 +239,22 @@ char* loract_clear_hook(tensor parameter) {
   });
 }
 
+char* loract_set_gradient(tensor parameter, tensor gradient) {
+  return protect([&] {
+    TORCH_CHECK(parameter->defined() && parameter->is_leaf() && parameter->requires_grad(),
+                "only a leaf tensor that requires gradients has one");
+    if (gradient == nullptr) {
+      parameter->mutable_grad().reset();
+      return;
+    }
+    TORCH_CHECK(gradient->defined() && gradient->sizes() == parameter->sizes() && gradient->dtype() == parameter->dtype() &&
+                    gradient->device() == parameter->device(),
+                "a gradient has the shape, dtype and device of its parameter");
+    // A handle of its own: no view for autograd, so that it may be detached and zeroed in place.
+    parameter->mutable_grad() = gradient->variable_data();
+  });
+}
+
 bool loract_grad_mode() { return at::GradMode::is_enabled(); }
 void loract_set_grad_mode(bool enabled) { at::GradMode::set_enabled(enabled); }
 

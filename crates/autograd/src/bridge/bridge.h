@@ -28,6 +28,8 @@ char* loract_grad(tensor const* outputs, tensor const* gradients, size_t length,
 
 char* loract_set_hook(tensor parameter, void* hook);
 char* loract_clear_hook(tensor parameter);
+// Lets a leaf's `.grad` be this tensor's memory, or nothing at all if it is null.
+char* loract_set_gradient(tensor parameter, tensor gradient);
 
 bool loract_grad_mode();
 void loract_set_grad_mode(bool enabled);

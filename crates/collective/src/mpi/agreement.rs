@@ -1,6 +1,6 @@
 //! Before a collective: do all ranks make the same call?
 
-use super::call;
+use super::call::{self, Communicator};
 use crate::payload::{Element, Payload, Refusal};
 use crate::{Error, Reduce, Result};
 
@@ -13,17 +13,19 @@ pub(super) enum Operation {
     Barrier,
     BroadcastBytes,
     AllGatherBytes,
+    Duplicate,
     Leave,
 }
 
 impl Operation {
-    const ALL: [Operation; 7] = [
+    const ALL: [Operation; 8] = [
         Operation::AllReduce,
         Operation::Broadcast,
         Operation::AllGather,
         Operation::Barrier,
         Operation::BroadcastBytes,
         Operation::AllGatherBytes,
+        Operation::Duplicate,
         Operation::Leave,
     ];
 
@@ -35,6 +37,7 @@ impl Operation {
             Operation::Barrier => "barrier",
             Operation::BroadcastBytes => "broadcast_bytes",
             Operation::AllGatherBytes => "all_gather_bytes",
+            Operation::Duplicate => "duplicate",
             Operation::Leave => "leave",
         }
     }
@@ -99,18 +102,18 @@ impl Header {
 }
 
 /// Fails on every rank unless all ranks pass the same header.
-pub(super) fn compare(header: Header, rank: usize, hosts: &[String]) -> Result<()> {
+pub(super) fn compare(header: Header, communicator: Communicator, rank: usize, hosts: &[String]) -> Result<()> {
     let operation = header.operation();
     let fingerprint = header.fingerprint();
     // The smallest fingerprint and the complement of the largest: equal ends mean that all are equal.
-    let [smallest, largest] = call::all_reduce_min(operation, [fingerprint, !fingerprint])?;
+    let [smallest, largest] = communicator.all_reduce_min(operation, [fingerprint, !fingerprint])?;
     if smallest == !largest {
         return Ok(());
     }
     let mut numbers = header.0;
     let own = call::as_bytes_mut(&mut numbers);
     let mut all = vec![0_u64; header.0.len() * hosts.len()];
-    call::all_gather(operation, own, &vec![own.len(); hosts.len()], call::as_bytes_mut(&mut all))?;
+    communicator.all_gather(operation, own, &vec![own.len(); hosts.len()], call::as_bytes_mut(&mut all))?;
     let headers: Vec<Header> = all.as_chunks().0.iter().map(|&numbers| Header(numbers)).collect();
     Err(Error::Mismatch { operation, rank, calls: explain(&headers, hosts) })
 }

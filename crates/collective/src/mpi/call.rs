@@ -1,4 +1,4 @@
-//! MPI's functions with slices for pointers and errors for codes. Everything is on `MPI_COMM_WORLD`.
+//! MPI's functions with slices for pointers and errors for codes.
 //!
 //! rsmpi's own collectives drop the codes, so its raw bindings are used.
 #![allow(unsafe_code)]
@@ -129,7 +129,7 @@ pub(super) fn initialize() -> Result<()> {
     // SAFETY: a constant of the MPI library.
     if provided < unsafe { ffi::RSMPI_THREAD_SERIALIZED } {
         finalize()?;
-        return Err(Error::ThreadLevel { provided });
+        return Err(Error::ThreadLevel { provided, needed: "serialized (2) or multiple (3)" });
     }
     Ok(())
 }
@@ -172,80 +172,113 @@ pub(super) fn world_size() -> Result<usize> {
     Ok(usize::try_from(size).unwrap_or(1))
 }
 
-/// Combines `send` of all ranks into `receive`. Both are aligned for the datatype.
-pub(super) fn all_reduce(operation: &'static str, send: &[u8], receive: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
-    assert_eq!(send.len(), receive.len());
-    // SAFETY: both buffers hold `count` numbers and do not overlap; all ranks pass the same count, datatype and fold.
-    let code = unsafe {
-        ffi::MPI_Allreduce(
-            send.as_ptr().cast(),
-            receive.as_mut_ptr().cast(),
-            datatype.count(send),
-            datatype.handle,
-            fold.0,
-            ffi::RSMPI_COMM_WORLD,
-        )
-    };
-    check(operation, code)
-}
+/// The ranks among which a call is made: a handle of MPI's, valid until its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Communicator(ffi::MPI_Comm);
 
-/// The smallest of each number over all ranks.
-pub(super) fn all_reduce_min<const N: usize>(operation: &'static str, mut numbers: [u64; N]) -> Result<[u64; N]> {
-    let mut smallest = [0; N];
-    all_reduce(operation, as_bytes_mut(&mut numbers), as_bytes_mut(&mut smallest), Datatype::u64(), Fold::min())?;
-    Ok(smallest)
-}
+// SAFETY: a handle names an object inside the MPI library, which is initialised for threads, and is never freed.
+unsafe impl Send for Communicator {}
+// SAFETY: as above; that two threads do not call at the same time on one communicator is the caller's part.
+unsafe impl Sync for Communicator {}
 
-/// Replaces `bytes` by those of `root`.
-pub(super) fn broadcast(operation: &'static str, bytes: &mut [u8], root: usize) -> Result<()> {
-    let byte = Datatype::byte();
-    // SAFETY: the buffer holds `count` bytes; all ranks pass the same count and a root below the number of ranks, which is a c_int.
-    let code = unsafe { ffi::MPI_Bcast(bytes.as_mut_ptr().cast(), byte.count(bytes), byte.handle, root as c_int, ffi::RSMPI_COMM_WORLD) };
-    check(operation, code)
-}
-
-/// Puts every rank's `own`, of `lengths[rank]` bytes, one after the other into `all`.
-pub(super) fn all_gather(operation: &'static str, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
-    assert_eq!(all.len(), lengths.iter().sum::<usize>());
-    if all.is_empty() {
-        return Ok(());
+impl Communicator {
+    /// All ranks of the job.
+    pub(super) fn world() -> Communicator {
+        // SAFETY: a constant of the MPI library, set before `main`.
+        Communicator(unsafe { ffi::RSMPI_COMM_WORLD })
     }
-    // The pointer of an empty slice is a small number, and may be the one that means MPI_IN_PLACE.
-    const NOTHING: &[u8] = &[0];
-    let start = if own.is_empty() { NOTHING.as_ptr() } else { own.as_ptr() };
-    let byte = Datatype::byte();
-    // No length and no offset is larger than the sum, which the caller keeps below 2^31.
-    let total = byte.count(all);
-    let counts: Vec<c_int> = lengths.iter().map(|&length| length as c_int).collect();
-    let offsets: Vec<c_int> = counts
-        .iter()
-        .scan(0, |offset, &count| {
-            let start = *offset;
-            *offset += count;
-            Some(start)
-        })
-        .collect();
-    debug_assert_eq!(total, counts.iter().sum::<c_int>());
-    // SAFETY: `own` and `all` hold what counts and offsets say; all ranks pass the same counts, and the arrays outlive the call.
-    let code = unsafe {
-        ffi::MPI_Allgatherv(
-            start.cast(),
-            byte.count(own),
-            byte.handle,
-            all.as_mut_ptr().cast(),
-            counts.as_ptr(),
-            offsets.as_ptr(),
-            byte.handle,
-            ffi::RSMPI_COMM_WORLD,
-        )
-    };
-    check(operation, code)
-}
 
-/// Returns when all ranks have come here.
-pub(super) fn barrier(operation: &'static str) -> Result<()> {
-    // SAFETY: MPI is up.
-    check(operation, unsafe { ffi::MPI_Barrier(ffi::RSMPI_COMM_WORLD) })
+    /// Another communicator of the same ranks, for the life of the process: calls on the two know nothing of each other. All ranks call it.
+    pub(super) fn duplicate(self) -> Result<Communicator> {
+        let mut provided = 0;
+        // SAFETY: MPI is up.
+        check("duplicate", unsafe { ffi::MPI_Query_thread(&mut provided) })?;
+        // SAFETY: a constant of the MPI library.
+        if provided < unsafe { ffi::RSMPI_THREAD_MULTIPLE } {
+            return Err(Error::ThreadLevel { provided, needed: "multiple (3)" });
+        }
+        // The handle is only overwritten.
+        let mut duplicate = self.0;
+        // SAFETY: MPI is up, and all ranks of this communicator come here. Its error handler is handed on.
+        check("duplicate", unsafe { ffi::MPI_Comm_dup(self.0, &mut duplicate) })?;
+        Ok(Communicator(duplicate))
+    }
+
+    /// Combines `send` of all ranks into `receive`. Both are aligned for the datatype.
+    pub(super) fn all_reduce(self, operation: &'static str, send: &[u8], receive: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
+        assert_eq!(send.len(), receive.len());
+        // SAFETY: both buffers hold `count` numbers and do not overlap; all ranks pass the same count, datatype and fold.
+        let code = unsafe {
+            ffi::MPI_Allreduce(
+                send.as_ptr().cast(),
+                receive.as_mut_ptr().cast(),
+                datatype.count(send),
+                datatype.handle,
+                fold.0,
+                self.0,
+            )
+        };
+        check(operation, code)
+    }
+
+    /// The smallest of each number over all ranks.
+    pub(super) fn all_reduce_min<const N: usize>(self, operation: &'static str, mut numbers: [u64; N]) -> Result<[u64; N]> {
+        let mut smallest = [0; N];
+        self.all_reduce(operation, as_bytes_mut(&mut numbers), as_bytes_mut(&mut smallest), Datatype::u64(), Fold::min())?;
+        Ok(smallest)
+    }
+
+    /// Replaces `bytes` by those of `root`.
+    pub(super) fn broadcast(self, operation: &'static str, bytes: &mut [u8], root: usize) -> Result<()> {
+        let byte = Datatype::byte();
+        // SAFETY: the buffer holds `count` bytes; all ranks pass the same count and a root below the number of ranks, which is a c_int.
+        let code = unsafe { ffi::MPI_Bcast(bytes.as_mut_ptr().cast(), byte.count(bytes), byte.handle, root as c_int, self.0) };
+        check(operation, code)
+    }
+
+    /// Puts every rank's `own`, of `lengths[rank]` bytes, one after the other into `all`.
+    pub(super) fn all_gather(self, operation: &'static str, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
+        assert_eq!(all.len(), lengths.iter().sum::<usize>());
+        if all.is_empty() {
+            return Ok(());
+        }
+        // The pointer of an empty slice is a small number, and may be the one that means MPI_IN_PLACE.
+        const NOTHING: &[u8] = &[0];
+        let start = if own.is_empty() { NOTHING.as_ptr() } else { own.as_ptr() };
+        let byte = Datatype::byte();
+        // No length and no offset is larger than the sum, which the caller keeps below 2^31.
+        let total = byte.count(all);
+        let counts: Vec<c_int> = lengths.iter().map(|&length| length as c_int).collect();
+        let offsets: Vec<c_int> = counts
+            .iter()
+            .scan(0, |offset, &count| {
+                let start = *offset;
+                *offset += count;
+                Some(start)
+            })
+            .collect();
+        debug_assert_eq!(total, counts.iter().sum::<c_int>());
+        // SAFETY: `own` and `all` hold what counts and offsets say; all ranks pass the same counts, and the arrays outlive the call.
+        let code = unsafe {
+            ffi::MPI_Allgatherv(
+                start.cast(),
+                byte.count(own),
+                byte.handle,
+                all.as_mut_ptr().cast(),
+                counts.as_ptr(),
+                offsets.as_ptr(),
+                byte.handle,
+                self.0,
+            )
+        };
+        check(operation, code)
+    }
+
+    /// Returns when all ranks have come here.
+    pub(super) fn barrier(self, operation: &'static str) -> Result<()> {
+        // SAFETY: MPI is up.
+        check(operation, unsafe { ffi::MPI_Barrier(self.0) })
+    }
 }
 
 /// Numbers as their bytes.

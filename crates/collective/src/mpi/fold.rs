@@ -12,7 +12,7 @@ use crate::payload::Element;
 use crate::{Reduce, Result};
 
 /// One fold for each dtype and reduction.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Folds([[Fold; 3]; Element::ALL.len()]);
 
 impl Folds {

@@ -6,12 +6,12 @@ mod call;
 mod fold;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use tch::Tensor;
 
 use self::agreement::{Header, Operation};
-use self::call::Datatype;
+use self::call::{Communicator, Datatype};
 pub(crate) use self::call::abort_if_up;
 use self::fold::Folds;
 use crate::payload::{self, Payload};
@@ -48,12 +48,14 @@ impl MpiOptions {
     }
 }
 
-/// All ranks of an MPI job (`MPI_COMM_WORLD`), tensors on the CPU.
+/// All ranks of an MPI job (`MPI_COMM_WORLD`, or a duplicate of it), tensors on the CPU.
 ///
-/// Dropped at the end of a run, it waits for the other ranks and calls `MPI_Finalize`. Dropped during a panic, after an error of MPI, or
+/// A duplicate ends with its last use, quietly. The group itself, dropped at the end of a run, it waits for the other ranks and calls `MPI_Finalize`. Dropped during a panic, after an error of MPI, or
 /// while other ranks still make collective calls, it ends the job ([`crate::abort`]) instead.
 #[derive(Debug)]
 pub struct Mpi {
+    communicator: Communicator,
+    is_duplicate: bool,
     rank: usize,
     hosts: Vec<String>,
     options: MpiOptions,
@@ -61,9 +63,10 @@ pub struct Mpi {
     /// The buffer of all-reduces. Who holds it has the turn to call MPI; others get an error and do not wait, for two threads that
     /// take turns by chance would do so differently on each rank.
     turn: Mutex<Vec<u64>>,
-    sent: AtomicU64,
+    /// Shared with the duplicates, as is the next.
+    sent: Arc<AtomicU64>,
     /// Whether the ranks can have lost step: then nothing collective is attempted any more.
-    broken: AtomicBool,
+    broken: Arc<AtomicBool>,
 }
 
 impl Mpi {
@@ -88,16 +91,19 @@ impl Mpi {
         failure::set_identity(rank, &host);
 
         let options = options.sanitized();
-        let agreed = call::all_reduce_min("initialize", [u64::from(options.check), options.chunk_bytes as u64])?;
+        let communicator = Communicator::world();
+        let agreed = communicator.all_reduce_min("initialize", [u64::from(options.check), options.chunk_bytes as u64])?;
         let options = MpiOptions { check: agreed[0] == 1, chunk_bytes: agreed[1] as usize };
         let mut group = Mpi {
+            communicator,
+            is_duplicate: false,
             rank,
             hosts: vec![host; world_size],
             options,
             folds: Folds::create()?,
             turn: Mutex::default(),
-            sent: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
+            sent: Arc::default(),
+            broken: Arc::default(),
         };
         let names = group.all_gather_bytes(group.hosts[rank].as_bytes())?;
         group.hosts = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
@@ -123,7 +129,7 @@ impl Mpi {
     /// would wait for it.
     fn agree<T>(&self, header: Header, local: Result<T>) -> Result<T> {
         if self.options.check {
-            let agreement = agreement::compare(header, self.rank, &self.hosts);
+            let agreement = agreement::compare(header, self.communicator, self.rank, &self.hosts);
             self.note_failure(&agreement);
             // A mistake of this rank says more than that the others made none.
             return local.and_then(|value| agreement.map(|()| value));
@@ -169,13 +175,13 @@ impl Mpi {
 
     /// Broadcasts memory whose length all ranks know.
     fn broadcast_memory(&self, operation: &'static str, bytes: &mut [u8], root: usize) -> Result<()> {
-        bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| call::broadcast(operation, chunk, root))
+        bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| self.communicator.broadcast(operation, chunk, root))
     }
 
     /// Gathers memory, `lengths[rank]` bytes from each rank, one after the other into `all`.
     fn gather_memory(&self, operation: &'static str, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
         if all.len() <= self.options.chunk_bytes {
-            return call::all_gather(operation, own, lengths, all);
+            return self.communicator.all_gather(operation, own, lengths, all);
         }
         // Too much for MPI's 32-bit counts in one call: rank after rank.
         let mut rest = all;
@@ -226,7 +232,7 @@ impl ProcessGroup for Mpi {
         let fold = self.folds.get(payload.element, operation);
         let result = bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| {
             let reduced = scratch(&mut turn, chunk.len());
-            call::all_reduce("all_reduce", chunk, reduced, datatype, fold)?;
+            self.communicator.all_reduce("all_reduce", chunk, reduced, datatype, fold)?;
             chunk.copy_from_slice(reduced);
             Ok(())
         });
@@ -262,7 +268,7 @@ impl ProcessGroup for Mpi {
     fn barrier(&self) -> Result<()> {
         let _turn = self.take_turn(Operation::Barrier)?;
         self.agree(Header::new(Operation::Barrier, 0), Ok(()))?;
-        let result = call::barrier("barrier");
+        let result = self.communicator.barrier("barrier");
         self.note_failure(&result);
         result
     }
@@ -277,7 +283,7 @@ impl ProcessGroup for Mpi {
         self.agree(header, local)?;
         let result = (|| {
             let mut length = (bytes.len() as u64).to_ne_bytes();
-            call::broadcast("broadcast_bytes", &mut length, root)?;
+            self.communicator.broadcast("broadcast_bytes", &mut length, root)?;
             bytes.resize(u64::from_ne_bytes(length) as usize, 0);
             self.broadcast_memory("broadcast_bytes", bytes, root)
         })();
@@ -296,7 +302,7 @@ impl ProcessGroup for Mpi {
             let own = (bytes.len() as u64).to_ne_bytes();
             let mut lengths = vec![0_u64; self.world_size()];
             let sizes = vec![own.len(); self.world_size()];
-            call::all_gather("all_gather_bytes", &own, &sizes, call::as_bytes_mut(&mut lengths))?;
+            self.communicator.all_gather("all_gather_bytes", &own, &sizes, call::as_bytes_mut(&mut lengths))?;
             let lengths: Vec<usize> = lengths.iter().map(|&length| length as usize).collect();
             let mut all = vec![0; lengths.iter().sum()];
             self.gather_memory("all_gather_bytes", bytes, &lengths, &mut all)?;
@@ -313,6 +319,24 @@ impl ProcessGroup for Mpi {
         result
     }
 
+    fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>> {
+        let _turn = self.take_turn(Operation::Duplicate)?;
+        self.agree(Header::new(Operation::Duplicate, 0), Ok(()))?;
+        let communicator = self.communicator.duplicate();
+        self.note_failure(&communicator);
+        Ok(Arc::new(Mpi {
+            communicator: communicator?,
+            is_duplicate: true,
+            rank: self.rank,
+            hosts: self.hosts.clone(),
+            options: self.options,
+            folds: self.folds,
+            turn: Mutex::default(),
+            sent: self.sent.clone(),
+            broken: self.broken.clone(),
+        }))
+    }
+
     fn sent_bytes(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -320,6 +344,9 @@ impl ProcessGroup for Mpi {
 
 impl Drop for Mpi {
     fn drop(&mut self) {
+        if self.is_duplicate {
+            return;
+        }
         if std::thread::panicking() || self.broken.load(Ordering::Relaxed) {
             crate::abort("leaves the job after an error");
         }

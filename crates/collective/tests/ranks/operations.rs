@@ -64,7 +64,31 @@ pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
     sent += check_bytes(group)?;
     assert_eq!(group.sent_bytes(), sent as u64);
     check_rounding(group)?;
-    check_nan(group)
+    check_nan(group)?;
+    check_duplicate(group)
+}
+
+/// Two threads at once, each with a group of its own, in an order left to chance.
+fn check_duplicate(group: &dyn ProcessGroup) -> Result<(), Error> {
+    let other = group.duplicate()?;
+    assert_eq!((other.rank(), other.world_size(), other.host(0)), (group.rank(), group.world_size(), group.host(0)));
+    let sent = group.sent_bytes();
+    let sums = |group: &dyn ProcessGroup, start: i64| -> Result<(), Error> {
+        for call in start..start + 200 {
+            let mut tensor = Tensor::from_slice(&[call, call * group.rank() as i64]);
+            group.all_reduce(&mut tensor, Reduce::Sum)?;
+            let (world_size, ranks) = (group.world_size() as i64, (0..group.world_size() as i64).sum::<i64>());
+            assert_eq!(tensor, Tensor::from_slice(&[call * world_size, call * ranks]));
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(|| sums(&*other, 1000));
+        sums(group, 0)?;
+        beside.join().unwrap()
+    })?;
+    assert_eq!(group.sent_bytes() - sent, 2 * 200 * 16, "both are counted");
+    Ok(())
 }
 
 /// Bytes of lengths that differ from rank to rank; returns how many this rank has sent.

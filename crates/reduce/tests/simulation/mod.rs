@@ -19,6 +19,19 @@ struct Shared {
     tensors: Mutex<Vec<Tensor>>,
     bytes: Mutex<Vec<Vec<u8>>>,
     barrier: Barrier,
+    /// What the last duplicates of the ranks share.
+    duplicate: Mutex<Option<Arc<Shared>>>,
+}
+
+impl Shared {
+    fn new(world_size: usize) -> Arc<Shared> {
+        Arc::new(Shared {
+            tensors: Mutex::new((0..world_size).map(|_| Tensor::new()).collect()),
+            bytes: Mutex::new(vec![Vec::new(); world_size]),
+            barrier: Barrier::new(world_size),
+            duplicate: Mutex::default(),
+        })
+    }
 }
 
 impl Thread {
@@ -84,6 +97,15 @@ impl ProcessGroup for Thread {
         Ok(all)
     }
 
+    fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>> {
+        if self.shared.barrier.wait().is_leader() {
+            *self.shared.duplicate.lock().unwrap() = Some(Shared::new(self.world_size));
+        }
+        self.shared.barrier.wait();
+        let shared = self.shared.duplicate.lock().unwrap().clone().unwrap();
+        Ok(Arc::new(Thread { rank: self.rank, world_size: self.world_size, shared }))
+    }
+
     fn sent_bytes(&self) -> u64 {
         0
     }
@@ -91,11 +113,7 @@ impl ProcessGroup for Thread {
 
 /// Runs `body` as `world_size` ranks and returns their answers, in order. A rank that panics ends the program: the others would wait.
 pub fn ranks<T: Send>(world_size: usize, body: impl Fn(Arc<dyn ProcessGroup>) -> T + Sync) -> Vec<T> {
-    let shared = Arc::new(Shared {
-        tensors: Mutex::new((0..world_size).map(|_| Tensor::new()).collect()),
-        bytes: Mutex::new(vec![Vec::new(); world_size]),
-        barrier: Barrier::new(world_size),
-    });
+    let shared = Shared::new(world_size);
     let body = &body;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..world_size)

@@ -1,0 +1,72 @@
+//! A bucket, and how it becomes its mean. Units are made, filled and sent in one order on all ranks.
+
+use collective::{ProcessGroup, Reduce};
+use tch::{Kind, Tensor};
+
+use crate::bucket::{Bucket, plan};
+use crate::parameter::Parameter;
+use crate::powersgd::PowerSgd;
+use crate::{Config, Method, Result};
+
+pub(crate) struct Unit {
+    pub(crate) bucket: Bucket,
+    /// Absent: it is sent as it is.
+    pub(crate) powersgd: Option<PowerSgd>,
+}
+
+impl Unit {
+    /// The units for all parameters, those first whose gradients are complete first: a unit waits for the first of its parameters, since
+    /// backward goes from the last to the first.
+    pub(crate) fn all(parameters: &[Parameter], config: &Config) -> Result<Vec<Unit>> {
+        let wire = if config.method == Method::Bf16 { Kind::BFloat16 } else { Kind::Float };
+        let compressed = |member: usize| match &config.method {
+            Method::PowerSgd(powersgd) => powersgd.compression(&parameters[member].shape),
+            _ => None,
+        };
+        let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| compressed(member).is_some());
+        let bytes = |member: usize| parameters[member].numel() * wire.elt_size_in_bytes();
+        let mut units = Vec::new();
+        for members in plan(&rest, bytes, config.bucket_bytes) {
+            units.push(Unit { bucket: Bucket::new(parameters, members, wire)?, powersgd: None });
+        }
+        if let Method::PowerSgd(powersgd) = config.method {
+            for members in plan(&matrices, bytes, config.bucket_bytes) {
+                units.push(PowerSgd::unit(parameters, &members, powersgd, config.seed)?);
+            }
+        }
+        units.sort_by_key(|unit| std::cmp::Reverse(unit.bucket.members().min()));
+        Ok(units)
+    }
+
+    /// The number of its parameters.
+    pub(crate) fn len(&self) -> usize {
+        self.bucket.members().count()
+    }
+
+    /// Replaces what is in the bucket by its mean; returns the bytes handed over.
+    pub(crate) fn reduce(&mut self, group: &dyn ProcessGroup, step: u64) -> Result<u64> {
+        match &mut self.powersgd {
+            Some(powersgd) => powersgd.reduce(group, step, &mut self.bucket.flat()),
+            None => all_reduce_mean(group, &mut self.bucket.flat()),
+        }
+    }
+}
+
+/// Replaces a flat buffer by its mean over the ranks; returns the bytes handed over.
+pub(crate) fn all_reduce_mean(group: &dyn ProcessGroup, flat: &mut Tensor) -> Result<u64> {
+    let bytes = all_reduce_sum(group, flat)?;
+    if group.world_size() > 1 {
+        let _ = flat.f_divide_scalar_(group.world_size() as f64)?;
+    }
+    Ok(bytes)
+}
+
+/// Replaces a flat buffer by its sum over the ranks; returns the bytes handed over. All ranks skip an empty one.
+pub(crate) fn all_reduce_sum(group: &dyn ProcessGroup, flat: &mut Tensor) -> Result<u64> {
+    let bytes = flat.numel() * flat.kind().elt_size_in_bytes();
+    if bytes > 0 {
+        let _span = tracing::trace_span!("all_reduce", bytes).entered();
+        group.all_reduce(flat, Reduce::Sum)?;
+    }
+    Ok(bytes as u64)
+}
