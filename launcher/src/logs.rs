@@ -1,9 +1,15 @@
-//! A rank's log: everything into its file, errors on stderr as well, each with the rank and host it is from.
+//! A rank's log: everything into its file, errors on stderr as well, each with the rank and host it is from; and its timeline.
 
 use crate::{env, run_dir::RunDir};
 use anyhow::Context;
-use std::{fmt, fs::OpenOptions, sync::Mutex};
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 use tracing::{Event, Level, Subscriber};
+use tracing_chrome::{ChromeLayerBuilder, FlushGuard};
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::LevelFilter,
@@ -17,7 +23,10 @@ pub const LOGGED: &str = "[error]";
 
 /// Sends this process's log to the rank's file in the run directory, behind what an interrupted run has left there. The first line of each
 /// process says on which host it is which rank.
-pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str) -> anyhow::Result<()> {
+///
+/// What the steps spend their time on goes to the file `trace` in Chrome's trace format, of other ranks than 0 to one beside it, until the answer
+/// is dropped.
+pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Option<&Path>) -> anyhow::Result<Option<FlushGuard>> {
     std::fs::create_dir_all(dir.logs()).with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
     let path = dir.rank_log(rank);
     let file =
@@ -33,10 +42,29 @@ pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str) -> anyhow
         .with_ansi(false)
         .event_format(RankLine { rank, host: host.to_owned() })
         .with_filter(LevelFilter::from_level(Level::ERROR));
-    let subscriber = tracing_subscriber::registry().with(to_file).with(to_stderr);
+    let (timeline, guard) = match trace.map(|path| timeline(path, rank)).transpose()? {
+        Some(file) => {
+            let (layer, guard) = ChromeLayerBuilder::new().writer(file).include_args(true).include_locations(false).build();
+            (Some(layer.with_filter(EnvFilter::new("off,trainer=trace,reduce=trace"))), Some(guard))
+        }
+        None => (None, None),
+    };
+    let subscriber = tracing_subscriber::registry().with(to_file).with(to_stderr).with(timeline);
     tracing::subscriber::set_global_default(subscriber).context("the log was started twice")?;
     tracing::info!("{}", first_line(rank, world_size, host, std::process::id()));
-    Ok(())
+    Ok(guard)
+}
+
+/// The file for a rank's timeline: `trace.json`, `trace-rank-0001.json`.
+fn timeline(path: &Path, rank: usize) -> anyhow::Result<File> {
+    let path = if rank == 0 { path.to_owned() } else { beside(path, rank) };
+    File::create(&path).with_context(|| format!("cannot write the timeline {}", path.display()))
+}
+
+fn beside(path: &Path, rank: usize) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let extension = path.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
+    path.with_file_name(format!("{stem}-rank-{rank:04}{extension}"))
 }
 
 fn first_line(rank: usize, world_size: usize, host: &str, pid: u32) -> String {
@@ -99,6 +127,12 @@ mod tests {
         assert_eq!((origin(&twice), world_size(&twice)), (Some(("node-8".to_owned(), 99)), Some(3)), "the last process counts");
         assert_eq!(origin(""), None);
         assert_eq!(origin("something else"), None);
+    }
+
+    #[test]
+    fn each_rank_has_a_timeline_of_its_own() {
+        assert_eq!(beside(Path::new("a/trace.json"), 1), Path::new("a/trace-rank-0001.json"));
+        assert_eq!(beside(Path::new("trace"), 12), Path::new("trace-rank-0012"));
     }
 
     #[test]

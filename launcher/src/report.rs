@@ -71,6 +71,10 @@ impl Report {
         named.or_else(|| self.dir.adapter().exists().then(|| self.dir.adapter().display().to_string()))
     }
 
+    fn model(&self) -> Option<String> {
+        self.summary.get("model").and_then(Value::as_str).map(str::to_owned)
+    }
+
     fn losses(&self) -> (Option<f64>, Option<f64>) {
         let loss = |step: &Option<Step>| step.as_ref()?.loss;
         (loss(&self.course.first), loss(&self.course.last))
@@ -95,6 +99,7 @@ impl Report {
         row("peak of tensor memory", course.peak_bytes().map(units::bytes));
         row("sent by each rank", against(course.reduced_bytes(), course.exact_reduced_bytes(), "with exact sums"));
         row("adapter", self.adapter());
+        row("model", self.model());
         row("metrics", Some(self.dir.metrics().display().to_string()));
         row("report", self.page.as_ref().map(|page| page.display().to_string()));
         rows

@@ -50,6 +50,11 @@ impl RunDir {
         self.0.join("adapter")
     }
 
+    /// The trained model, where all of it was trained.
+    pub fn model(&self) -> PathBuf {
+        self.0.join("model")
+    }
+
     /// The logs.
     pub fn logs(&self) -> PathBuf {
         self.0.join("logs")

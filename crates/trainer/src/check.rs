@@ -15,6 +15,10 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
     policy_lora::check(run, model, &policy_lora::lora(run)?)?;
+    if run.lora.is_none() && run.model.path.is_file() {
+        let what = "is one file, from which a trained model cannot be written; give a model directory, or add a [lora] table";
+        return Err(run.refuse("model", "path", what).into());
+    }
     if run.data.sequence_length as i64 > model.max_positions {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
         return Err(run.refuse("data", "sequence_length", &what).into());

@@ -33,6 +33,10 @@ pub struct StepMetrics {
     pub reduced_bytes: u64,
     /// What it would have handed over uncompressed.
     pub exact_reduced_bytes: u64,
+    /// Time in which this rank (0) compressed and summed gradients.
+    pub reduce_seconds: f64,
+    /// The part of it that backward did not hide, with the time in which it waited for slower ranks.
+    pub reduce_wait_seconds: f64,
     /// Mean loss over the targets of the held-out data, after this step, where it was evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
@@ -53,8 +57,12 @@ pub struct Summary {
     pub trained_parameters: u64,
     /// Parameters of the model, the trained ones included.
     pub parameters: u64,
-    /// The PEFT adapter.
-    pub adapter: PathBuf,
+    /// The PEFT adapter, where one was trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// The trained model, where all of it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
     /// `metrics.jsonl`.
     pub metrics: PathBuf,
 }

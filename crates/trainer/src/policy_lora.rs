@@ -1,5 +1,5 @@
 use crate::config::{self, Init, Run};
-use crate::{Error, Result};
+use crate::Result;
 use models::{Adapter, AdapterConfig, Decoder, LayerNumbers, ModelConfig, TargetModules, read_adapter};
 
 /// What targets every linear layer of the blocks.
@@ -11,13 +11,13 @@ pub(crate) enum Lora {
     From(Box<Adapter>),
 }
 
-/// The `[lora]` table as the model reads it.
-pub(crate) fn lora(run: &Run) -> Result<Lora> {
-    let Some(table) = &run.lora else { return Err(Error::Input("there is no [lora] table; add one".into())) };
+/// The `[lora]` table as the model reads it, if there is one.
+pub(crate) fn lora(run: &Run) -> Result<Option<Lora>> {
+    let Some(table) = &run.lora else { return Ok(None) };
     if let Some(path) = &table.adapter {
-        return Ok(Lora::From(Box::new(read_adapter(path)?)));
+        return Ok(Some(Lora::From(Box::new(read_adapter(path)?))));
     }
-    Ok(Lora::New(Box::new(AdapterConfig {
+    Ok(Some(Lora::New(Box::new(AdapterConfig {
         task_type: Some("CAUSAL_LM".into()),
         base_model_name_or_path: Some(run.model.path.display().to_string()),
         inference_mode: true,
@@ -37,7 +37,7 @@ pub(crate) fn lora(run: &Run) -> Result<Lora> {
             Init::Gaussian | Init::Pissa => table.init.as_str().into(),
         },
         ..AdapterConfig::default()
-    })))
+    }))))
 }
 
 fn modules(table: &config::TargetModules) -> TargetModules {
@@ -49,8 +49,8 @@ fn modules(table: &config::TargetModules) -> TargetModules {
 }
 
 /// Refuses what this model has no place for: names and patterns that fit no layer, layers that there are not, and what leaves nothing to train.
-pub(crate) fn check(run: &Run, model: &ModelConfig, lora: &Lora) -> Result<()> {
-    let Lora::New(config) = lora else { return Ok(()) };
+pub(crate) fn check(run: &Run, model: &ModelConfig, lora: &Option<Lora>) -> Result<()> {
+    let Some(Lora::New(config)) = lora else { return Ok(()) };
     let refuse = |key, what: String| Err(run.refuse("lora", key, &what).into());
     let paths = Decoder::linear_paths(model);
     for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {

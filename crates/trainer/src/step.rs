@@ -70,25 +70,38 @@ impl Stepper<'_> {
             let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
             let (inputs, targets) = tensors(batch, device)?;
             let targets = Targets::new(&targets)?;
-            let hidden = self.decoder.hidden(&inputs, &self.activations, &scope)?;
-            let micro_loss = self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?;
-            drop(hidden);
+            let micro_loss = {
+                let _span = tracing::trace_span!("forward", micro).entered();
+                let hidden = self.decoder.hidden(&inputs, &self.activations, &scope)?;
+                self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?
+            };
             let ledger = self.sites.ledger();
             let held = ledger.kept_bytes() + self.sites.memory_bytes();
             if held >= kept_bytes {
                 (kept_bytes, exact_bytes) = (held, ledger.exact_bytes());
             }
-            autograd::backward(&[&micro_loss], &[None], false)?;
+            if micro + 1 == batches.len() {
+                self.reducer.begin(step);
+            }
+            {
+                let _span = tracing::trace_span!("backward", micro).entered();
+                autograd::backward(&[&micro_loss], &[None], false)?;
+            }
             loss += micro_loss.f_double_value(&[])?;
             // Here the host has waited for a GPU in any case.
             self.sites.check_finite()?;
         }
-        let traffic = self.reducer.reduce(step)?;
-        let grad_norm = clip_by_global_norm(&self.trained, self.clip_grad_norm)?;
-        self.optimizer.step(learning_rate)?;
-        for parameter in &self.trained {
-            parameter.shallow_clone().zero_grad();
-        }
+        let traffic = {
+            let _span = tracing::trace_span!("wait for gradients").entered();
+            self.reducer.reduce(step)?
+        };
+        let grad_norm = {
+            let _span = tracing::trace_span!("optimizer").entered();
+            let grad_norm = clip_by_global_norm(&self.trained, self.clip_grad_norm)?;
+            self.optimizer.step(learning_rate)?;
+            self.reducer.zero_gradients()?;
+            grad_norm
+        };
 
         let peak = autograd::memory::peak(device)?;
         let status = status();

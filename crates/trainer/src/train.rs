@@ -15,7 +15,7 @@ use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::Prepared;
 use layers::Sites;
-use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter};
+use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter, write_model};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub enum Ending {
 }
 
 /// Trains as one rank of `group`, from the data that [`RunData::write`] put into the run's directory: from the newest sound checkpoint there,
-/// or from the beginning. Rank 0 writes `metrics.jsonl`, `summary.json` and `adapter/`, and every rank its share of `checkpoints/`. Once any
+/// or from the beginning. Rank 0 writes `metrics.jsonl`, `summary.json` and `adapter/` or `model/`, and every rank its share of `checkpoints/`. Once any
 /// rank is asked by `stop`, all save and stop at the end of that step.
 ///
 /// All ranks make the same collective calls; an error on one alone must end the job, which is the caller's part ([`collective::run`]).
@@ -134,6 +134,8 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
             peak_bytes: outcome.peak_bytes,
             reduced_bytes: on_the_wire(outcome.traffic.bytes),
             exact_reduced_bytes: on_the_wire(outcome.traffic.exact_bytes),
+            reduce_seconds: outcome.traffic.busy.as_secs_f64(),
+            reduce_wait_seconds: outcome.traffic.waited.as_secs_f64(),
             eval_loss,
         };
         if (step + 1) % run.log_every == 0 || last {
@@ -170,11 +172,17 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         seconds,
         trained_parameters,
         parameters,
-        adapter: run.dir.join("adapter"),
+        adapter: adapter.is_some().then(|| run.dir.join("adapter")),
+        model: adapter.is_none().then(|| run.dir.join("model")),
         metrics: metrics.as_ref().map_or_else(|| run.dir.join("metrics.jsonl"), |metrics| metrics.path().to_owned()),
     };
     if group.rank() == 0 {
-        write_adapter(&summary.adapter, &adapter, &decoder.lora_weights())?;
+        if let (Some(folder), Some(config)) = (&summary.adapter, &adapter) {
+            write_adapter(folder, config, &decoder.lora_weights())?;
+        }
+        if let Some(folder) = &summary.model {
+            write_model(folder, &run.model.path, &decoder)?;
+        }
         write_summary(&run.dir, &summary)?;
     }
     // A rank that ended first would look like one that died.
@@ -191,10 +199,16 @@ fn steps(run: &Run, samples: usize) -> u64 {
 }
 
 /// Puts the adapter in, and gives its configuration as it will be written: targets by name, as PEFT writes `all-linear` too.
-pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig> {
+///
+/// Without a `[lora]` table there is none, and all weights are trained.
+pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<Option<AdapterConfig>> {
     let (config, weights) = match policy_lora::lora(run)? {
-        Lora::New(config) => (*config, None),
-        Lora::From(adapter) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights)),
+        Some(Lora::New(config)) => (*config, None),
+        Some(Lora::From(adapter)) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights)),
+        None => {
+            decoder.train_weights(true);
+            return Ok(None);
+        }
     };
     let place = run.lora.as_ref().and_then(|lora| lora.adapter.as_ref()).unwrap_or(&run.dir);
     decoder.add_lora(&config, weights.as_ref(), run.seed, place)?;
@@ -203,14 +217,14 @@ pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<AdapterConfig
     }
     let fan_in_fan_out = decoder.config().fan_in_fan_out();
     if config.target_modules != TargetModules::Pattern(policy_lora::ALL_LINEAR.into()) {
-        return Ok(AdapterConfig { fan_in_fan_out, ..config });
+        return Ok(Some(AdapterConfig { fan_in_fan_out, ..config }));
     }
     let names: BTreeSet<String> = decoder
         .linears()
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
-    Ok(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config })
+    Ok(Some(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config }))
 }
 
 /// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.
@@ -228,7 +242,7 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
             warm_start: table.warm_start,
         }),
     };
-    reduce::Config { method, seed: run.seed, ..reduce::Config::default() }
+    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes, overlap: table.overlap }
 }
 
 fn held_out_loss(run: &Run, decoder: &Decoder, data: &Prepared, pad: u32, group: &dyn ProcessGroup) -> Result<Option<f64>> {

@@ -15,7 +15,7 @@ Examples:
   loract generate configs/demo.toml --prompt 'How was your day?'
   loract generate model.gguf --adapter runs/demo/adapter --prompt 'How was your day?'
 
-A configuration means its model with the adapter in its run directory, where there is one.
+A configuration means its model as it was trained, with the adapter in its run directory, where there is one.
 
 Exit codes: 0 done; 2 wrong use or configuration; 1 any other failure.")]
 pub struct Generate {
@@ -67,9 +67,12 @@ impl Generate {
             return Ok((exists(&self.model)?, self.adapter.clone()));
         }
         let run = Run::load(&self.model, &self.set)?;
-        let trained = RunDir::of(&run).adapter();
-        let adapter = self.adapter.clone().or_else(|| (!self.base && trained.exists()).then_some(trained));
-        Ok((run.model.path, adapter))
+        let dir = RunDir::of(&run);
+        let trained = |path: PathBuf| (!self.base && self.adapter.is_none() && path.exists()).then_some(path);
+        if run.lora.is_none() {
+            return Ok((trained(dir.model()).unwrap_or(run.model.path), self.adapter.clone()));
+        }
+        Ok((run.model.path, self.adapter.clone().or_else(|| trained(dir.adapter()))))
     }
 }
 

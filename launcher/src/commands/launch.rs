@@ -23,7 +23,7 @@ use std::{
     ffi::OsString,
     num::NonZero,
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     sync::{
         Arc,
@@ -53,7 +53,7 @@ The run's directory then holds:
   metrics.jsonl    a line per step
   checkpoints/     from which an interrupted run goes on
   summary.json     held-out loss before and after, time
-  adapter/         what was trained, as a PEFT adapter
+  adapter/         what was trained, as a PEFT adapter; or model/, where all weights were
   logs/            mpirun.log, and rank-0000.log for each rank
   report.html      all of that as a page, for a browser
 
@@ -79,6 +79,9 @@ pub struct Launch {
     /// Seconds before the first restart; each further one waits twice as long, up to a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true, value_parser = seconds)]
     pub restart_wait: f64,
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each rank but the first to a file beside it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print the final table as JSON
     #[arg(long)]
     pub json: bool,
@@ -146,7 +149,7 @@ impl Launch {
         let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
         let mut run = run.clone();
         loop {
-            let Err(ended) = follow(&run, dir, dialect, &signal) else { return Ok(()) };
+            let Err(ended) = follow(&run, dir, dialect, self.trace.as_deref(), &signal) else { return Ok(()) };
             if !ended.may_restart {
                 return Err(ended.failure);
             }
@@ -238,9 +241,9 @@ impl From<anyhow::Error> for Unfinished {
 }
 
 /// Starts the ranks, and follows them to their end. `signal` holds the number of a signal that came, which is taken out.
-fn follow(run: &Run, dir: &RunDir, dialect: Dialect, signal: &AtomicUsize) -> Result<(), Unfinished> {
+fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signal: &AtomicUsize) -> Result<(), Unfinished> {
     let mut request = Request::new(run, dir);
-    let mut job = start(run, dir, dialect)?;
+    let mut job = start(run, dir, dialect, trace)?;
     let ranks = run.cluster.ranks;
     let what = if ranks == 1 { "starting 1 rank".to_owned() } else { format!("starting {ranks} ranks") };
     let mut follow = Follow::start(run, &what);
@@ -301,9 +304,12 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, signal: &AtomicUsize) -> Re
     Err(Unfinished { failure, may_restart, host })
 }
 
-fn start(run: &Run, dir: &RunDir, dialect: Dialect) -> anyhow::Result<Job> {
+fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> anyhow::Result<Job> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let command: [OsString; 4] = [program.clone().into(), "train".into(), "--launched".into(), dir.config().into()];
+    let mut command: Vec<OsString> = vec![program.clone().into(), "train".into(), "--launched".into(), dir.config().into()];
+    if let Some(trace) = trace {
+        command.extend(["--trace".into(), std::path::absolute(trace)?.into()]);
+    }
     let arguments = dialect.arguments(&Ranks {
         count: run.cluster.ranks,
         cores: std::thread::available_parallelism().map_or(1, NonZero::get),

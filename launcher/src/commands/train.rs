@@ -13,7 +13,11 @@ use crate::{
 };
 use clap::Args;
 use collective::ProcessGroup;
-use std::{num::NonZero, path::Path, sync::Arc};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use trainer::{
     Ending, RunData, StopRequest,
     config::{Run, StopSignal},
@@ -42,6 +46,9 @@ pub struct Train {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file beside it
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print the final table as JSON
     #[arg(long)]
     pub json: bool,
@@ -105,11 +112,11 @@ impl Train {
         }
         // The logs of an earlier run are gone before a rank begins its own.
         group.barrier().map_err(|error| Failure::Other(error.into()))?;
-        logs::start(&dir, rank, group.world_size(), group.host(rank))?;
+        let timeline = logs::start(&dir, rank, group.world_size(), group.host(rank), self.trace.as_deref())?;
 
         let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
         let outcome = work::train(run, Arc::clone(group), &stop);
-        drop(shown);
+        drop((shown, timeline));
         if let Ending::Stopped { signal, step, checkpoint } = outcome? {
             let message = stopped(signal, step, &checkpoint);
             return Err(if rank == 0 && !self.launched { Failure::Stopped(message) } else { Failure::Reported(STOPPED) });

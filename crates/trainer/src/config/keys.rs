@@ -135,6 +135,8 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("min_ratio", "a number >= 1"),
             ("error_feedback", SWITCH),
             ("warm_start", SWITCH),
+            ("overlap", SWITCH),
+            ("bucket_bytes", POSITIVE),
         ],
     ),
     (

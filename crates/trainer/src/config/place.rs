@@ -92,12 +92,7 @@ impl Places {
         Error::new(self.find(table, key), format!("[{table}] {key}: {what}"))
     }
 
-    /// The error `FILE: [table]: what`, for a table that is missing.
-    pub(super) fn refuse_table(&self, table: &str, what: &str) -> Error {
-        Error::new(Place::File { path: self.file.clone(), line: None }, format!("[{table}]: {what}"))
-    }
-
-    /// The same, for the keys of one table.
+    /// Errors at the keys of one table.
     pub(super) fn table<'a>(&'a self, table: &'static str) -> Table<'a> {
         Table { places: self, table, item: None }
     }

@@ -141,6 +141,8 @@ pub(super) struct Gradients {
     pub min_ratio: Option<f64>,
     pub error_feedback: Option<bool>,
     pub warm_start: Option<bool>,
+    pub overlap: Option<bool>,
+    pub bucket_bytes: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -30,6 +30,10 @@ pub struct Gradients {
     pub error_feedback: bool,
     /// `warm_start`: start each step's factors from those of the step before. Default: true.
     pub warm_start: bool,
+    /// `overlap`: send gradients while the backward pass runs. Default: true.
+    pub overlap: bool,
+    /// `bucket_bytes`: gradients travel together up to so many bytes, counted before compression. Default: 26214400.
+    pub bucket_bytes: usize,
 }
 
 impl Gradients {
@@ -38,6 +42,8 @@ impl Gradients {
         at.require("rank", rank > 0, "must be > 0")?;
         let min_ratio = raw.min_ratio.unwrap_or(2.0);
         at.require("min_ratio", min_ratio >= 1.0 && min_ratio.is_finite(), "must be >= 1")?;
+        let bucket_bytes = raw.bucket_bytes.unwrap_or(25 << 20);
+        at.require("bucket_bytes", bucket_bytes > 0, "must be > 0")?;
         Ok(Self {
             method: at.choose("method", raw.method.as_deref(), GradientMethod::Exact)?,
             rank,
@@ -45,6 +51,8 @@ impl Gradients {
             min_ratio,
             error_feedback: raw.error_feedback.unwrap_or(true),
             warm_start: raw.warm_start.unwrap_or(true),
+            overlap: raw.overlap.unwrap_or(true),
+            bucket_bytes,
         })
     }
 }

@@ -51,7 +51,7 @@ pub struct Run {
     pub loss_chunk: usize,
     /// `[model]`.
     pub model: Model,
-    /// `[lora]`. Without the table all weights would be trained, which is not available yet and refused.
+    /// `[lora]`. Without the table all weights are trained.
     pub lora: Option<Lora>,
     /// `[activations]`.
     pub activations: Activations,
@@ -110,12 +110,6 @@ impl Run {
         let log_every = keys.log_every.unwrap_or(1);
         at.require("log_every", log_every > 0, "must be > 0")?;
 
-        let lora = raw.lora.ok_or_else(|| {
-            places.refuse_table(
-                "lora",
-                "is missing, and full fine-tuning is not available yet; add a [lora] table (rank = 8, alpha = 16.0 are its defaults)",
-            )
-        })?;
         Ok(Self {
             dir,
             seed: keys.seed.unwrap_or(0),
@@ -128,7 +122,7 @@ impl Run {
             log_every,
             loss_chunk: keys.loss_chunk.unwrap_or(0),
             model: Model::resolve(raw.model, places.table("model"))?,
-            lora: Some(Lora::resolve(lora, places.table("lora"))?),
+            lora: raw.lora.map(|lora| Lora::resolve(lora, places.table("lora"))).transpose()?,
             activations: Activations::resolve(raw.activations, places.table("activations"))?,
             gradients: Gradients::resolve(raw.gradients, places.table("gradients"))?,
             data: Data::resolve(raw.data, places.table("data"))?,

@@ -1,0 +1,46 @@
+//! A model whose weights were trained, written as the one it came from.
+
+use crate::{Decoder, Error, Result, tensor_file};
+use std::fs::File;
+use std::path::Path;
+
+/// Writes the weights of `decoder` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
+/// tokenizer, chat template. It is written aside and renamed, so that it is whole or absent; what was there before is replaced.
+///
+/// # Errors
+/// [`Error::Io`], or those of [`tensor_file::write`].
+pub fn write_model(folder: &Path, source: &Path, decoder: &Decoder) -> Result<()> {
+    let mut name = folder.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let aside = folder.with_file_name(name);
+    remove(&aside)?;
+    std::fs::create_dir_all(&aside).map_err(Error::io(&aside, "create"))?;
+    for entry in std::fs::read_dir(source).map_err(Error::io(source, "read"))? {
+        let path = entry.map_err(Error::io(source, "read"))?.path();
+        let Some(name) = path.file_name().filter(|name| path.is_file() && !is_weight(&name.to_string_lossy())) else { continue };
+        let copy = aside.join(name);
+        std::fs::copy(&path, &copy).map_err(Error::io(&copy, "write"))?;
+        File::open(&copy).and_then(|file| file.sync_all()).map_err(Error::io(&copy, "sync"))?;
+    }
+    let tensors: Vec<_> =
+        decoder.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
+    tensor_file::write(&aside.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+    remove(folder)?;
+    std::fs::rename(&aside, folder).map_err(Error::io(folder, "create"))
+}
+
+/// Whether a file of this name holds weights, or says which file does.
+fn is_weight(name: &str) -> bool {
+    [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"]
+        .iter()
+        .any(|end| name.ends_with(end))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Io { path: folder.to_owned(), action: "remove", source })
+        }
+        _ => Ok(()),
+    }
+}
