@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, generate::Generate, inspect::Inspect, launch::Launch, render::Render, report::Report, shard::Shard, train::Train,
-    verify::Verify,
+    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, render::Render, report::Report, shard::Shard,
+    train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -31,6 +31,7 @@ pub enum Command {
     Launch(Launch),
     Train(Train),
     Shard(Shard),
+    Eval(Eval),
     Verify(Verify),
     Generate(Generate),
     Inspect(Inspect),

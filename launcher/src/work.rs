@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use collective::ProcessGroup;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Ending, Inspection, Look, Prompt, RunData, StopRequest, config::Run};
+use trainer::{Compared, Ending, Evaluation, Inspection, Look, Prompt, RunData, StopRequest, Weights, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -23,6 +23,11 @@ pub fn write(run: &Run, data: &RunData) -> Result<(), Failure> {
 /// Trains as one rank of `group`, until `stop` asks to save and stop.
 pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending, trainer::Error> {
     trainer::train(run, group, stop)
+}
+
+/// Evaluates `weights` on a run's held-out data; `progress` is told how many samples are done, of how many.
+pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation, Failure> {
+    Ok(trainer::evaluate(run, data, weights, progress)?)
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.

@@ -36,6 +36,12 @@ pub enum Error {
         /// The norm of its gradients.
         grad_norm: f64,
     },
+    /// A loss that was asked for is not a number.
+    #[error("the loss is not finite ({loss}); these weights, or the model in this dtype, give no numbers on this data")]
+    NoLoss {
+        /// The loss.
+        loss: f64,
+    },
     /// A step failed.
     #[error("step {step}: {source}")]
     Step {

@@ -1,7 +1,8 @@
 //! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
 //! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing; [`RunData`] is the tokenised data; [`train`] is the loop,
-//! one step of which is in `step.rs`. [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without training it.
+//! one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without
+//! training it.
 
 mod budget;
 mod check;
@@ -29,9 +30,10 @@ mod verify;
 
 pub use budget::{Division, Share};
 pub use check::check;
-pub use checkpoint::{check_agreement, checkpoints, newest_checkpoint};
+pub use checkpoint::{CheckpointChoice, check_agreement, checkpoints, newest_checkpoint};
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
+pub use evaluate::{Evaluation, Weights, evaluate};
 pub use generate::{Prompt, generate};
 pub use inspect::{
     Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,

@@ -248,7 +248,7 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
 fn held_out_loss(run: &Run, decoder: &Decoder, data: &Prepared, pad: u32, group: &dyn ProcessGroup) -> Result<Option<f64>> {
     let Some(eval) = &data.eval else { return Ok(None) };
     let rows = run.rows_at_once(group.world_size())?;
-    let loss = evaluate::held_out_loss(decoder, eval, rows, pad, run.loss_chunk as i64, group)?;
+    let loss = evaluate::held_out_loss(decoder, eval, rows, pad, run.loss_chunk as i64, group, &mut |_, _| ())?.loss;
     tracing::info!("held-out loss {loss:.4}");
     Ok(Some(loss))
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod launch;
@@ -23,6 +24,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Shard(command) => command.run(),
         Command::Verify(command) => command.run(),
         Command::Generate(command) => command.run(),
+        Command::Eval(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Render(command) => command.run(),

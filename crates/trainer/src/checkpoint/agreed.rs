@@ -37,14 +37,33 @@ impl Agreed {
         Some(Self(keys))
     }
 
+    /// The keys that differ, in order.
+    fn differing<'a>(&'a self, other: &'a Self) -> Vec<&'a String> {
+        let differing = self.0.keys().chain(other.0.keys()).filter(|key| self.0.get(*key) != other.0.get(*key));
+        let mut differing: Vec<&String> = differing.collect();
+        differing.sort();
+        differing.dedup();
+        differing
+    }
+
+    /// Refuses `run` where it would put other weights than those of the run with these keys beside the model: at the first key of `[lora]` that
+    /// differs. All else may be another, as the data may on which a checkpoint is evaluated.
+    pub fn check_weights(&self, run: &Run) -> Result<(), Error> {
+        let now = Self::of(run);
+        let differing = self.differing(&now);
+        let Some(("lora", key)) = differing.iter().filter_map(|key| key.split_once('.')).find(|(table, _)| *table == "lora") else {
+            return Ok(());
+        };
+        let value = |keys: &Self| keys.0.get(&format!("lora.{key}")).cloned().unwrap_or_else(|| "absent".into());
+        let what = format!("is {}, and the checkpoint was trained with {}; set it back", value(&now), value(self));
+        Err(run.refuse("lora", key, &what))
+    }
+
     /// Refuses `run` if it differs from the run with these keys: at the first key that does, naming all.
     pub fn check(&self, run: &Run) -> Result<(), Error> {
         let now = Self::of(run);
         let absent = "absent".to_owned();
-        let differing = self.0.keys().chain(now.0.keys()).filter(|key| self.0.get(*key) != now.0.get(*key));
-        let mut differing: Vec<&String> = differing.collect();
-        differing.sort();
-        differing.dedup();
+        let differing = self.differing(&now);
         let Some((table, key)) = differing.first().and_then(|key| key.split_once('.')) else { return Ok(()) };
         let value = |keys: &Self, key: &str| keys.0.get(key).unwrap_or(&absent).clone();
         let changed =
@@ -95,5 +114,14 @@ mod tests {
         let says = check_agreement(&run("[run]\nepochs = 2\n"), &begun).unwrap_err().to_string();
         assert!(says.contains("[run] epochs: is 2.0, and the run in r was begun with absent"), "{says}");
         assert!(check_agreement(&run(""), "no configuration").is_err());
+    }
+
+    #[test]
+    fn only_the_adapter_must_agree_to_be_evaluated() {
+        let begun = Agreed::of(&run("[run]\nsteps = 9\n"));
+        assert!(begun.check_weights(&run("[run]\nsteps = 8\nseed = 4\n")).is_ok());
+        let text = |config: &str| run("").to_toml().replace("alpha = 16.0", config);
+        let says = Agreed::read(&text("alpha = 4.0")).unwrap().check_weights(&run("")).unwrap_err().to_string();
+        assert!(says.contains("[lora] alpha: is 16.0, and the checkpoint was trained with 4.0; set it back"), "{says}");
     }
 }

@@ -7,7 +7,7 @@
 use super::manifest::Manifest;
 use crate::step::Stepper;
 use crate::{Error, Result};
-use models::TensorFile;
+use models::{Decoder, TensorFile};
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -51,10 +51,10 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
 /// rank takes the mean of PowerSGD's error memories, so that the ranks' mean is what it was; and what sites remember begins anew.
 pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
-    let files = (0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<Vec<_>>>()?;
+    let files = open(folder, manifest)?;
+    fill_parameters(stepper.decoder, &files)?;
     for (index, (parameter, states)) in stepper.decoder.trained().iter().zip(stepper.optimizer.states()).enumerate() {
         let file = &files[index % files.len()];
-        fill(parameter.tensor(), file, &format!("{PARAMETER}{}", parameter.name()))?;
         for (state, tensor) in states {
             fill(tensor, file, &format!("{OPTIMIZER}{state}.{}", parameter.name()))?;
         }
@@ -71,6 +71,24 @@ pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest
             manifest.ranks
         );
         load_mean(stepper, &files)?;
+    }
+    Ok(())
+}
+
+/// Takes up the trained parameters in `folder`, which `manifest` describes, and nothing else.
+pub(crate) fn load_parameters(decoder: &Decoder, folder: &Path, manifest: &Manifest) -> Result<()> {
+    let _mode = autograd::GradMode::disabled();
+    fill_parameters(decoder, &open(folder, manifest)?)
+}
+
+/// The files of all ranks that wrote a checkpoint.
+fn open(folder: &Path, manifest: &Manifest) -> Result<Vec<TensorFile>> {
+    Ok((0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<_>>()?)
+}
+
+fn fill_parameters(decoder: &Decoder, files: &[TensorFile]) -> Result<()> {
+    for (index, parameter) in decoder.trained().iter().enumerate() {
+        fill(parameter.tensor(), &files[index % files.len()], &format!("{PARAMETER}{}", parameter.name()))?;
     }
     Ok(())
 }

@@ -1,0 +1,115 @@
+//! `loract eval`: how good is what a run has trained?
+
+use super::{shard::prepare, train::threads};
+use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units, work};
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde_json::json;
+use std::path::PathBuf;
+use trainer::{CheckpointChoice, Evaluation, Weights, config::Run};
+
+/// Measure the held-out loss and perplexity of what a run has trained
+///
+/// On the data that training holds out, in the arithmetic of one rank, whose losses it repeats to the last digit. The run may still go on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  loract eval configs/demo.toml                        the adapter of the finished run, or its newest checkpoint
+  loract eval configs/demo.toml --base                 the model without what was trained
+  loract eval configs/demo.toml --checkpoint best
+  loract eval configs/demo.toml --adapter runs/other/adapter --json
+  loract eval configs/demo.toml --set data.eval=other.jsonl
+
+  loss        the mean over all held-out tokens that the model is to learn to say
+  perplexity  e to the power of the loss
+
+Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
+pub struct Eval {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: Config,
+    /// A checkpoint of the run: latest, best, or a folder
+    #[arg(long, value_name = "latest|best|DIR")]
+    pub checkpoint: Option<String>,
+    /// A PEFT adapter to put on the model
+    #[arg(long, value_name = "DIR", conflicts_with = "checkpoint")]
+    pub adapter: Option<PathBuf>,
+    /// The model as it is, without what the run has trained
+    #[arg(long, conflicts_with_all = ["checkpoint", "adapter"])]
+    pub base: bool,
+    /// Print the numbers as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Eval {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let run = Run::load(&self.config.config, &self.config.set)?;
+        let weights = self.weights(&run)?;
+        tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
+        work::check(&run, 1)?;
+        let data = prepare(&run, 1)?;
+        let mut progress = Progress::start("evaluating", None);
+        let found = work::evaluate(&run, &data, &weights, &mut |done, total| progress.update(done, Some(total), "evaluating".into()));
+        progress.finish();
+        let (found, kind) = (found?, kind(&weights));
+        if self.json {
+            println!(
+                "{}",
+                json!({
+                    "model": run.model.path, "weights": kind, "path": found.path, "step": found.step, "samples": found.samples,
+                    "tokens": found.tokens, "loss": found.loss, "perplexity": found.perplexity(),
+                })
+            );
+        } else {
+            println!("{}", table(&run, kind, &found));
+        }
+        Ok(())
+    }
+
+    /// What is meant: what is named, else what the run has trained: its adapter once it has finished, its newest checkpoint before.
+    fn weights(&self, run: &Run) -> Result<Weights, Failure> {
+        let dir = RunDir::of(run);
+        Ok(match (&self.checkpoint, &self.adapter) {
+            _ if self.base => Weights::Base,
+            (_, Some(adapter)) => Weights::Adapter(adapter.clone()),
+            (Some(checkpoint), None) => Weights::Checkpoint(match checkpoint.as_str() {
+                "latest" => CheckpointChoice::Latest,
+                "best" => CheckpointChoice::Best,
+                folder => CheckpointChoice::At(folder.into()),
+            }),
+            (None, None) if dir.summary().exists() => Weights::Adapter(dir.adapter()),
+            (None, None) if trainer::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
+            (None, None) => {
+                let what =
+                    format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());
+                return Err(run.refuse("run", "dir", &what).into());
+            }
+        })
+    }
+}
+
+fn kind(weights: &Weights) -> &'static str {
+    match weights {
+        Weights::Base => "base",
+        Weights::Adapter(_) => "adapter",
+        Weights::Checkpoint(_) => "checkpoint",
+    }
+}
+
+fn table(run: &Run, kind: &str, found: &Evaluation) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
+    table.add_row(["model".to_owned(), run.model.path.display().to_string()]);
+    if let Some(path) = &found.path {
+        table.add_row([kind.to_owned(), path.display().to_string()]);
+    }
+    if let Some(step) = found.step {
+        table.add_row(["steps done".to_owned(), step.to_string()]);
+    }
+    table.add_row(["held-out samples".to_owned(), found.samples.to_string()]);
+    table.add_row(["tokens counted".to_owned(), units::rate(found.tokens as f64)]);
+    table.add_row(["held-out loss".to_owned(), format!("{:.4}", found.loss)]);
+    table.add_row(["perplexity".to_owned(), format!("{:.2}", found.perplexity())]);
+    table
+}
