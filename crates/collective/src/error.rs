@@ -93,6 +93,17 @@ pub enum Error {
         ranks: String,
     },
 
+    /// The ranks cannot reach rank 0 beside the collectives.
+    #[error(
+        "rank {rank}: no heartbeat with rank 0: {reason}; allow TCP connections between the hosts on any port, or run without a heartbeat"
+    )]
+    Heartbeat {
+        /// The first rank that cannot.
+        rank: usize,
+        /// Why not.
+        reason: String,
+    },
+
     /// libtorch refused to make or copy a tensor.
     #[error("libtorch failed in a collective")]
     Torch(#[from] tch::TchError),

@@ -4,6 +4,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::{ProcessGroup, Result, connect, rank_hint};
 
@@ -12,6 +13,9 @@ static IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
 
 /// The exit code of a process that panicked, as Rust's own.
 const PANICKED: i32 = 101;
+
+/// `MPI_Abort` talks to mpirun, over a network that may be what has failed: after so long the process ends without it.
+const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls `body`.
 ///
@@ -65,7 +69,7 @@ pub(crate) fn set_identity(rank: usize, host: &str) {
 }
 
 /// Prints one line that begins with the rank and its host, in one write, so that lines of several ranks do not mix.
-fn say(rest: &str) {
+pub(crate) fn say(rest: &str) {
     let (rank, host) = match IDENTITY.get() {
         Some((rank, host)) => (*rank, host.clone()),
         None => (rank_hint().unwrap_or(0), host_name()),
@@ -74,9 +78,21 @@ fn say(rest: &str) {
     let _ = std::io::stderr().write_all(format!("rank {rank} (host {host}){rest}\n").as_bytes());
 }
 
-fn end_job(code: i32) -> ! {
+/// Ends the job with this code, and this process in any case.
+pub(crate) fn end_job(code: i32) -> ! {
     #[cfg(feature = "mpi")]
-    crate::mpi::abort_if_up(code);
+    {
+        // Where no thread can be made, there is no limit.
+        let _ = std::thread::Builder::new().spawn(move || {
+            std::thread::sleep(ABORT_LIMIT);
+            exit_now(code)
+        });
+        crate::mpi::abort_if_up(code);
+    }
+    exit_now(code)
+}
+
+fn exit_now(code: i32) -> ! {
     // `exit` would run destructors of libraries that other threads are still using, and could block there.
     // SAFETY: `_exit` ends the process and touches no memory of ours.
     unsafe { libc::_exit(code) }

@@ -19,23 +19,27 @@
 //! - a panic on any thread ends the whole job and names the rank ([`install_panic_hook`]);
 //! - an error that only some ranks have must end in [`abort`] once MPI is up. [`run`] does so for every `Err` of its body;
 //! - a group that is dropped while other ranks still communicate ends the job with a message, rather than waiting in `MPI_Finalize`;
-//! - a rank that is killed is noticed by `mpirun`, which ends the others and names the rank. A network that stops answering is
-//!   noticed by nobody here: that needs a heartbeat above this crate.
+//! - a rank that is killed is noticed by `mpirun`, which ends the others and names the rank;
+//! - a rank that is stopped, hangs, or is cut off by the network is noticed by the [`Heartbeat`], which names it and ends the job.
 #![cfg_attr(not(feature = "mpi"), allow(rustdoc::broken_intra_doc_links))]
 
+mod activity;
 pub mod env;
 mod error;
 mod failure;
 mod group;
+mod heartbeat;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod payload;
 mod single;
 
+pub use activity::note_step;
 pub use env::{Launch, Launcher, launched_by_mpi, local_rank_hint, local_size_hint, rank_hint};
 pub use error::{Error, Result};
 pub use failure::{abort, install_panic_hook, run};
 pub use group::{ProcessGroup, Reduce, connect};
+pub use heartbeat::{Heartbeat, HeartbeatOptions};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions};
 pub use single::Single;

@@ -15,7 +15,7 @@ use self::call::{Communicator, Datatype};
 pub(crate) use self::call::abort_if_up;
 use self::fold::Folds;
 use crate::payload::{self, Payload};
-use crate::{Error, ProcessGroup, Reduce, Result, env, failure};
+use crate::{Error, ProcessGroup, Reduce, Result, activity, env, failure};
 
 /// How [`Mpi`] makes its calls.
 ///
@@ -116,13 +116,14 @@ impl Mpi {
         self.options
     }
 
-    /// Takes the turn to call MPI.
-    fn take_turn(&self, operation: Operation) -> Result<MutexGuard<'_, Vec<u64>>> {
-        match self.turn.try_lock() {
-            Ok(buffer) => Ok(buffer),
-            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(Error::Busy { operation: operation.name(), rank: self.rank }),
-        }
+    /// Takes the turn to call MPI, and notes for the heartbeat which call it is.
+    fn take_turn(&self, operation: Operation) -> Result<Turn<'_>> {
+        let buffer = match self.turn.try_lock() {
+            Ok(buffer) => buffer,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy { operation: operation.name(), rank: self.rank }),
+        };
+        Ok(Turn { buffer, _inside: activity::enter(operation.name()) })
     }
 
     /// Compares this call with those of the other ranks. A call that is wrong here (`local` is an error) takes part too, or the others
@@ -201,6 +202,12 @@ impl Mpi {
     }
 }
 
+/// The turn to call MPI, and the buffer that comes with it.
+struct Turn<'a> {
+    buffer: MutexGuard<'a, Vec<u64>>,
+    _inside: activity::Inside,
+}
+
 /// A buffer of `u64`, so that it is aligned for every dtype, as bytes.
 fn scratch(buffer: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
     let words = bytes.div_ceil(8);
@@ -231,7 +238,7 @@ impl ProcessGroup for Mpi {
         let datatype = Datatype::of(payload.element);
         let fold = self.folds.get(payload.element, operation);
         let result = bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| {
-            let reduced = scratch(&mut turn, chunk.len());
+            let reduced = scratch(&mut turn.buffer, chunk.len());
             self.communicator.all_reduce("all_reduce", chunk, reduced, datatype, fold)?;
             chunk.copy_from_slice(reduced);
             Ok(())

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use collective::{Error, Mpi, ProcessGroup};
+use collective::{Error, Heartbeat, HeartbeatOptions, Mpi, ProcessGroup, note_step};
 
 use crate::driver;
 
@@ -23,6 +23,11 @@ fn expected(fault: &str) -> &'static [&'static str] {
         // These two are mpirun's own words; it calls rank 1 of its job 1 `[[…,1],1]`.
         "exit" => &["Process name: [[", ",1],1]", "Exit code:    3"],
         "kill" => &["rank 1", "on signal 9 (Killed)"],
+        "stop" => &[": rank 1 (host HOST) has not been heard of for ", "; last heard of at step 7, after barrier (collective 4); "],
+        "hang" => &[
+            ": rank 1 (host HOST) has made no progress for 2.0 s; last heard of at step 7, after barrier (collective 4); rank ",
+            " waits at step 7, in barrier (collective 5)",
+        ],
         _ => panic!("there is no fault {fault}"),
     }
 }
@@ -78,6 +83,12 @@ pub fn fail(fault: &str, directory: &Path) {
 fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), String> {
     std::fs::write(directory.join(format!("process-{}", group.rank())), std::process::id().to_string()).unwrap();
     let words = |error: Error| error.to_string();
+    let (deadline, stall) = (Duration::from_secs(1), Some(Duration::from_secs(2)));
+    if matches!(fault, "stop" | "hang") {
+        // Never left: the faults end the job.
+        Heartbeat::start(group, HeartbeatOptions { deadline, stall, told: |_| {} }).map_err(words)?;
+        note_step(7);
+    }
     group.barrier().map_err(words)?;
     if group.rank() != CULPRIT {
         return group.barrier().map_err(words);
@@ -93,6 +104,13 @@ fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), S
             Ok(())
         }
         "exit" => std::process::exit(3),
+        "stop" | "hang" => {
+            if fault == "stop" {
+                std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status().unwrap();
+            }
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
         "kill" => {
             std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();
             Ok(())

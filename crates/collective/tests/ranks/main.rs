@@ -26,6 +26,8 @@ const TESTS: &[Test] = &[
     ("a_panic_without_the_hook_ends_the_job_and_names_the_rank", || faults::start("unhooked-panic")),
     ("an_early_exit_ends_the_job_and_names_the_rank", || faults::start("exit")),
     ("a_killed_rank_ends_the_job_and_is_named", || faults::start("kill")),
+    ("a_stopped_rank_ends_the_job_and_is_named", || faults::start("stop")),
+    ("a_rank_that_hangs_ends_the_job_and_is_named", || faults::start("hang")),
 ];
 
 fn main() {

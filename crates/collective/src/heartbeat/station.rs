@@ -1,0 +1,310 @@
+//! The thread that beats, listens and judges.
+#![allow(unsafe_code)]
+
+use std::collections::{BTreeMap, btree_map::Entry};
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use super::frame::{Frame, Line, Token};
+use super::meeting::Visitor;
+use super::watch::Watch;
+use crate::activity;
+
+/// Time for a farewell or a verdict to get away.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How the thread ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum End {
+    /// This rank has left.
+    Left,
+    /// The job has failed: why, in words.
+    Failed {
+        /// Who has failed, and how.
+        words: String,
+        /// Whether rank 0 said so, rather than this rank.
+        is_told: bool,
+    },
+}
+
+/// One rank's end of the heartbeat: a star, of which rank 0 is the centre.
+pub(super) struct Station {
+    pub(super) watch: Watch,
+    /// The connections to other ranks: on rank 0 to all that have come, on others to rank 0.
+    pub(super) lines: BTreeMap<usize, Line>,
+    /// On rank 0, where the others come.
+    pub(super) door: Option<Door>,
+    /// Something to read, or the end of it, means that this rank leaves.
+    pub(super) leave: UnixStream,
+    pub(super) interval: Duration,
+}
+
+/// Where other ranks come to.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) token: Token,
+    pub(super) world_size: usize,
+    pub(super) visitors: Vec<Visitor>,
+}
+
+impl Station {
+    /// Beats and listens until this rank leaves or the job has failed.
+    pub(super) fn run(mut self) -> End {
+        let (mut last_look, mut next_beat) = (Instant::now(), Instant::now());
+        loop {
+            let now = Instant::now();
+            self.watch.pass(now - last_look);
+            last_look = now;
+            if now >= next_beat {
+                next_beat = now + self.interval;
+                let own = activity::own();
+                self.watch.tell(self.own(), own.clone());
+                self.lines.values_mut().for_each(|line| line.send(&Frame::Beat(own.clone())));
+            }
+            self.open_door();
+            if let Some(words) = self.listen() {
+                return End::Failed { words, is_told: true };
+            }
+            if self.is_leaving() {
+                self.tell_all(&Frame::Farewell, true);
+                return End::Left;
+            }
+            if let Some(words) = self.watch.verdict() {
+                self.tell_all(&Frame::Verdict(words.clone()), false);
+                return End::Failed { words, is_told: false };
+            }
+            let mut descriptors = vec![self.leave.as_raw_fd()];
+            descriptors.extend(self.door.iter().flat_map(Door::descriptors));
+            descriptors.extend(self.lines.values().filter(|line| line.is_open).map(|line| line.stream.as_raw_fd()));
+            wait(&descriptors, next_beat.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    fn own(&self) -> usize {
+        self.watch.own()
+    }
+
+    /// Whether the heartbeat's owner has hung up.
+    fn is_leaving(&mut self) -> bool {
+        // Nobody writes: there is nothing to read, or the end.
+        self.leave.read(&mut [0]).is_ok()
+    }
+
+    /// Lets in whoever has come to stay.
+    fn open_door(&mut self) {
+        let Some(door) = &mut self.door else { return };
+        for (rank, line, frames) in door.look() {
+            // A second connection of the same rank is none of its own making.
+            if let Entry::Vacant(place) = self.lines.entry(rank) {
+                place.insert(line);
+                self.watch.heard(rank);
+                self.take(rank, frames);
+            }
+        }
+    }
+
+    /// Takes what has come from all. The verdict, if rank 0 has told one.
+    fn listen(&mut self) -> Option<String> {
+        let ranks: Vec<usize> = self.lines.keys().copied().collect();
+        for rank in ranks {
+            let Some(line) = self.lines.get_mut(&rank) else { continue };
+            line.flush();
+            let received = line.receive();
+            let is_closed = line.is_closed;
+            if received.any {
+                self.watch.heard(rank);
+            }
+            if let Some(verdict) = self.take(rank, received.frames) {
+                return Some(verdict);
+            }
+            if is_closed {
+                self.watch.gone(rank);
+            }
+        }
+        None
+    }
+
+    /// Takes a rank's frames in; a verdict ends it.
+    fn take(&mut self, rank: usize, frames: Vec<Frame>) -> Option<String> {
+        for frame in frames {
+            match frame {
+                Frame::Beat(activity) => self.watch.tell(rank, activity),
+                Frame::Farewell => {
+                    self.watch.left(rank);
+                    // Which tells the rank that its farewell was heard.
+                    self.lines.remove(&rank);
+                }
+                // A rank that is not the first has lost sight of the first; the first sees more.
+                Frame::Verdict(words) if self.own() != 0 => return Some(words),
+                Frame::Verdict(_) | Frame::Hello(..) | Frame::Welcome => {}
+            }
+        }
+        None
+    }
+
+    /// Says a last thing to all, and waits a little until it is on its way, or until all have `heard` it and hung up.
+    fn tell_all(&mut self, frame: &Frame, heard: bool) {
+        let end = Instant::now() + LAST_WORDS;
+        self.lines.values_mut().for_each(|line| line.send(frame));
+        loop {
+            self.lines.retain(|_, line| {
+                if line.flush() {
+                    if !heard {
+                        return false;
+                    }
+                    line.hang_up();
+                    line.receive();
+                }
+                line.is_open
+            });
+            let left = end.saturating_duration_since(Instant::now());
+            if self.lines.is_empty() || left.is_zero() {
+                return;
+            }
+            std::thread::sleep(left.min(Duration::from_millis(5)));
+        }
+    }
+}
+
+impl Door {
+    fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::once(self.listener.as_raw_fd()).chain(self.visitors.iter().map(|visitor| visitor.line.stream.as_raw_fd()))
+    }
+
+    /// Looks who is there; those that stay, with what they have said.
+    fn look(&mut self) -> Vec<(usize, Line, Vec<Frame>)> {
+        while let Ok((stream, _)) = self.listener.accept() {
+            // One that cannot even be set up is as if it had not come.
+            self.visitors.extend(Line::new(stream).ok().map(Visitor::new));
+        }
+        let (mut stay, mut wait) = (Vec::new(), Vec::new());
+        for mut visitor in self.visitors.drain(..) {
+            match visitor.hear(&self.token, self.world_size) {
+                Ok(Some((rank, frames))) => stay.push((rank, visitor.line, frames)),
+                Ok(None) => wait.push(visitor),
+                Err(()) => {}
+            }
+        }
+        self.visitors = wait;
+        stay
+    }
+}
+
+/// Waits until something can be read from one of `descriptors`, at most for `longest`.
+fn wait(descriptors: &[RawFd], longest: Duration) {
+    let mut waited: Vec<libc::pollfd> = descriptors.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // Rounded up: else the last part of a millisecond would be waited for by looking.
+    let milliseconds = longest.as_micros().div_ceil(1000).try_into().unwrap_or(libc::c_int::MAX);
+    // SAFETY: the pointer and the number describe a list that lives through the call. However it ends, the next look tells.
+    unsafe { libc::poll(waited.as_mut_ptr(), waited.len() as libc::nfds_t, milliseconds) };
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::meeting::{Invitation, listen};
+    use super::*;
+    use std::thread::JoinHandle;
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SILENCE: Duration = Duration::from_millis(900);
+
+    /// A rank's thread, and the means to make it leave.
+    struct Rank {
+        owner: UnixStream,
+        thread: JoinHandle<End>,
+    }
+
+    fn start(own: usize, ranks: usize, lines: BTreeMap<usize, Line>, door: Option<Door>) -> Rank {
+        let (owner, leave) = UnixStream::pair().unwrap();
+        leave.set_nonblocking(true).unwrap();
+        let hosts = (0..ranks).map(|rank| format!("node{rank}")).collect();
+        let watch = Watch::new(own, hosts, SILENCE, None, LONG);
+        let station = Station { watch, lines, door, leave, interval: SILENCE / 20 };
+        Rank { owner, thread: std::thread::spawn(move || station.run()) }
+    }
+
+    /// Rank 0, and how to reach it.
+    fn centre(ranks: usize) -> (Rank, Invitation) {
+        let (listener, invitation) = listen().unwrap();
+        let door = Door { listener, token: invitation.token, world_size: ranks, visitors: Vec::new() };
+        (start(0, ranks, BTreeMap::new(), Some(door)), invitation)
+    }
+
+    fn other(rank: usize, ranks: usize, invitation: &Invitation) -> Rank {
+        start(rank, ranks, BTreeMap::from([(0, invitation.accept(rank, LONG).unwrap())]), None)
+    }
+
+    impl Rank {
+        fn leave(self) -> End {
+            drop(self.owner);
+            self.thread.join().unwrap()
+        }
+
+        /// The verdict, and whether it was told by rank 0.
+        fn verdict(self) -> (String, bool) {
+            match self.thread.join().unwrap() {
+                End::Failed { words, is_told } => (words, is_told),
+                End::Left => panic!("nobody left"),
+            }
+        }
+    }
+
+    #[test]
+    fn ranks_that_leave_one_by_one_alarm_nobody() {
+        for first_to_leave in 0..3 {
+            let (zero, invitation) = centre(3);
+            let mut ranks = vec![zero, other(1, 3, &invitation), other(2, 3, &invitation)];
+            std::thread::sleep(SILENCE / 4);
+            assert_eq!(ranks.remove(first_to_leave).leave(), End::Left);
+            std::thread::sleep(SILENCE * 2);
+            assert!(ranks.into_iter().all(|rank| rank.leave() == End::Left));
+        }
+    }
+
+    #[test]
+    fn a_rank_that_dies_is_named_to_all() {
+        let (zero, invitation) = centre(3);
+        let one = other(1, 3, &invitation);
+        let mut two = invitation.accept(2, LONG).unwrap();
+        two.send(&Frame::Beat(crate::activity::Activity { step: 7, entered: 9, left: 8, operation: "barrier".into() }));
+        drop(two);
+        let words = "rank 2 (host node2) has ended without a word; last heard of at step 7, in barrier (collective 9)".to_owned();
+        assert_eq!(zero.verdict(), (words.clone(), false));
+        assert_eq!(one.verdict(), (words, true));
+    }
+
+    #[test]
+    fn a_rank_that_falls_silent_is_named_to_all() {
+        let (zero, invitation) = centre(3);
+        let one = other(1, 3, &invitation);
+        let mut two = invitation.accept(2, LONG).unwrap();
+        two.send(&Frame::Beat(activity::Activity::default()));
+        let (words, is_told) = zero.verdict();
+        assert!(words.starts_with("rank 2 (host node2) has not been heard of for ") && !is_told, "{words}");
+        assert_eq!(one.verdict(), (words, true));
+    }
+
+    #[test]
+    fn a_rank_that_loses_rank_0_ends_by_itself() {
+        let (listener, invitation) = listen().unwrap();
+        let token = invitation.token;
+        let host = std::thread::spawn(move || {
+            let mut door = Door { listener, token, world_size: 2, visitors: Vec::new() };
+            loop {
+                if let Some((_, line, _)) = door.look().pop() {
+                    return line;
+                }
+            }
+        });
+        let one = other(1, 2, &invitation);
+        let silent = host.join().unwrap();
+        // It starts with a grace in which it waits for the first sign of life.
+        assert!(!one.thread.is_finished());
+        drop(silent);
+        assert!(one.verdict().0.starts_with("rank 0 (host node0) has ended without a word"));
+    }
+}
