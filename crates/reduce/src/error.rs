@@ -59,7 +59,9 @@ pub enum Error {
     },
 
     /// Backward began to send the gradients of another step.
-    #[error("gradients of step {began} are on their way, and step {step} cannot be reduced; call `reduce` with the step that `begin` was given")]
+    #[error(
+        "gradients of step {began} are on their way, and step {step} cannot be reduced; call `reduce` with the step that `begin` was given"
+    )]
     Begun {
         /// The step that is being reduced.
         step: u64,

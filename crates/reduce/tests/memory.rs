@@ -15,7 +15,8 @@ fn buckets_are_the_gradients_wherever_they_can_be() {
     let held = || autograd::memory::current(Device::Cpu).unwrap();
     let shapes: &[&[i64]] = &[&[30, 20], &[30, 20], &[50, 40], &[7]];
     let elements = 2 * 30 * 20 + 50 * 40 + 7_u64;
-    let powersgd = |error_feedback| Method::PowerSgd(PowerSgdConfig { rank: 2, start_step: 0, error_feedback, ..PowerSgdConfig::default() });
+    let powersgd =
+        |error_feedback| Method::PowerSgd(PowerSgdConfig { rank: 2, start_step: 0, error_feedback, ..PowerSgdConfig::default() });
     // P, Q and the next step's Q of rank 2.
     let factors = 4 * 2 * (2 * (30 + 2 * 20) + (50 + 2 * 40));
     let cases = [

@@ -6,21 +6,27 @@ mod lion;
 mod muon;
 mod sgd;
 mod space;
+mod split;
 #[cfg(test)]
 mod tests;
 
 pub use clip::clip_by_global_norm;
+pub use split::Share;
 
 use crate::Result;
 use crate::config::{self, OptimizerName};
 use adamw::AdamW;
 use adamw8bit::AdamW8bit;
+pub(crate) use blockwise::BLOCK;
 use blockwise::Levels;
+use collective::ProcessGroup;
 use lion::Lion;
 use muon::Muon;
 use sgd::Sgd;
 use space::Space;
+use split::{Exchange, Piece, flat, pieces};
 use std::fmt::Debug;
+use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 /// A parameter to be trained.
@@ -34,20 +40,47 @@ pub struct Trained<'a> {
     pub is_hidden_matrix: bool,
 }
 
+impl Trained<'_> {
+    /// Whether Muon turns it.
+    fn is_muon_matrix(&self) -> bool {
+        self.is_hidden_matrix && self.tensor.dim() == 2
+    }
+}
+
 /// How gradients become steps, by the rule that the configuration names. A rule holds what it remembers of one parameter; all of it is
 /// allocated here, as is the room for what a step computes on the way.
+///
+/// A weight in bf16 changes by less than it can show: what is stepped then is a copy in f32, of which it is the rounded value.
 #[derive(Debug)]
 pub struct Optimizer {
     slots: Vec<Slot>,
     space: Space,
+    exchange: Exchange,
     steps: u64,
 }
 
+/// Elements of a parameter, and what is remembered of them.
 #[derive(Debug)]
 struct Slot {
-    parameter: Tensor,
+    leaf: Tensor,
+    piece: Piece,
+    /// Of the leaf's own memory: all of it in its shape, or a part of it, flat.
+    value: Tensor,
+    /// The same in f32.
+    master: Option<Tensor>,
     rate: f64,
     rule: Box<dyn Rule + Send>,
+}
+
+/// What an optimiser remembers of some elements of a parameter.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// The parameter's number in the order of [`Optimizer::new`].
+    pub parameter: usize,
+    /// Its elements, flat.
+    pub elements: Range<i64>,
+    /// The tensors themselves, by the names that `torch.optim` uses.
+    pub tensors: Vec<(&'static str, &'a Tensor)>,
 }
 
 /// Where a step is.
@@ -73,31 +106,41 @@ trait Rule: Debug {
 }
 
 impl Optimizer {
-    /// For these parameters.
+    /// For a share of these parameters' elements: where others have the rest, [`Optimizer::exchange`] must follow each step.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer) -> Result<Self> {
+    pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer, share: Share) -> Result<Self> {
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
         let levels = match options.name {
             OptimizerName::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
             _ => None,
         };
+        let all = pieces(parameters, options.name, share.ranks);
         let mut slots = Vec::with_capacity(parameters.len());
         let mut bytes = 0;
-        for Trained { tensor, rate, is_hidden_matrix } in parameters {
-            let rule: Box<dyn Rule + Send> = match (options.name, &levels) {
-                (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(tensor, options, levels)?),
-                (OptimizerName::Lion, _) => Box::new(Lion::new(tensor, options)?),
-                (OptimizerName::Sgd, _) => Box::new(Sgd::new(tensor, options)?),
-                (OptimizerName::Muon, _) if *is_hidden_matrix && tensor.dim() == 2 => Box::new(Muon::new(tensor, options)?),
-                _ => Box::new(AdamW::new(tensor, options)?),
+        for piece in all.iter().filter(|piece| piece.owner == share.rank) {
+            let trained = &parameters[piece.parameter];
+            let leaf = trained.tensor.shallow_clone();
+            let is_whole = piece.elements == (0..leaf.numel() as i64);
+            let value = if is_whole { leaf.f_detach()? } else { flat(&leaf, &piece.elements)? };
+            let master = match options.master_weights && value.kind() == Kind::BFloat16 {
+                true => Some(value.f_to_kind(Kind::Float)?),
+                false => None,
             };
-            let wide = if tensor.kind() == Kind::Float { 0 } else { Space::bytes(Kind::Float, tensor.numel()) };
+            let rule: Box<dyn Rule + Send> = match (options.name, &levels) {
+                (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
+                (OptimizerName::Lion, _) => Box::new(Lion::new(&value, options)?),
+                (OptimizerName::Sgd, _) => Box::new(Sgd::new(&value, options)?),
+                (OptimizerName::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
+                _ => Box::new(AdamW::new(&value, options)?),
+            };
+            let wide = if value.kind() == Kind::Float { 0 } else { Space::bytes(Kind::Float, value.numel()) };
             bytes = bytes.max(wide + rule.workspace());
-            slots.push(Slot { parameter: tensor.shallow_clone(), rate: *rate, rule });
+            slots.push(Slot { leaf, piece: piece.clone(), value, master, rate: trained.rate, rule });
         }
-        Ok(Self { slots, space: Space::new(bytes, device)?, steps: 0 })
+        let exchange = Exchange::new(parameters, &all, share.ranks, device)?;
+        Ok(Self { slots, space: Space::new(bytes, device)?, exchange, steps: 0 })
     }
 
     /// One step along the parameters' gradients, which it may use up (they hold anything afterwards); parameters without one stay.
@@ -107,10 +150,13 @@ impl Optimizer {
     pub fn step(&mut self, learning_rate: f64) -> Result<()> {
         let _mode = autograd::GradMode::disabled();
         self.steps += 1;
-        for Slot { parameter, rate, rule, .. } in &mut self.slots {
-            let mut gradient = parameter.grad();
+        for Slot { leaf, piece, value, master, rate, rule } in &mut self.slots {
+            let mut gradient = leaf.grad();
             if !gradient.defined() {
                 continue;
+            }
+            if gradient.size() != value.size() {
+                gradient = gradient.f_reshape([-1])?.f_narrow(0, piece.elements.start, piece.elements.end - piece.elements.start)?;
             }
             self.space.clear();
             if gradient.kind() != Kind::Float {
@@ -118,14 +164,36 @@ impl Optimizer {
                 wide.f_copy_(&gradient)?;
                 gradient = wide;
             }
-            rule.step(parameter, &mut gradient, At { learning_rate: learning_rate * *rate, step: self.steps }, &mut self.space)?;
+            let at = At { learning_rate: learning_rate * *rate, step: self.steps };
+            rule.step(master.as_mut().unwrap_or(value), &mut gradient, at, &mut self.space)?;
+            if let Some(master) = master {
+                value.f_copy_(master)?;
+            }
         }
         Ok(())
     }
 
-    /// What it remembers of each parameter, in the order of [`Optimizer::new`]: the tensors themselves, by the names that `torch.optim` uses.
-    pub fn states(&self) -> impl Iterator<Item = Vec<(&'static str, &Tensor)>> {
-        self.slots.iter().map(|slot| slot.rule.state())
+    /// Gives this rank the elements that others have stepped, and the others its own. All that share call it; alone it does nothing.
+    ///
+    /// # Errors
+    /// Those of the group and of libtorch.
+    pub fn exchange(&mut self, group: &dyn ProcessGroup) -> Result<()> {
+        let _mode = autograd::GradMode::disabled();
+        self.exchange.run(group)
+    }
+
+    /// What it remembers, in the order of [`Optimizer::new`].
+    pub fn states(&self) -> impl Iterator<Item = State<'_>> {
+        self.slots.iter().map(|slot| State {
+            parameter: slot.piece.parameter,
+            elements: slot.piece.elements.clone(),
+            tensors: slot.rule.state().into_iter().chain(slot.master.as_ref().map(|master| ("master", master))).collect(),
+        })
+    }
+
+    /// Whether other ranks have a part of it.
+    pub fn is_split(&self) -> bool {
+        self.exchange.is_needed()
     }
 
     /// Goes on as after so many steps; the states are the caller's part.

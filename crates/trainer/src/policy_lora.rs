@@ -1,5 +1,5 @@
-use crate::config::{self, Init, Run};
 use crate::Result;
+use crate::config::{self, Init, Run};
 use models::{Adapter, AdapterConfig, Decoder, LayerNumbers, ModelConfig, TargetModules, read_adapter};
 
 /// What targets every linear layer of the blocks.

@@ -99,6 +99,7 @@ impl Stepper<'_> {
             let _span = tracing::trace_span!("optimizer").entered();
             let grad_norm = clip_by_global_norm(&self.trained, self.clip_grad_norm)?;
             self.optimizer.step(learning_rate)?;
+            self.optimizer.exchange(self.group)?;
             self.reducer.zero_gradients()?;
             grad_norm
         };

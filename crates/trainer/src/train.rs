@@ -3,7 +3,7 @@ use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Optimizer, Share};
 use crate::parameter_groups::parameter_groups;
 use crate::policy;
 use crate::policy_lora::{self, Lora};
@@ -80,7 +80,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         order: &order,
         activations: policy::activations(&activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer)?,
+        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer, optimizer_share(run, &*group))?,
         trained,
         sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
         seed: run.seed,
@@ -225,6 +225,11 @@ pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<Option<Adapte
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
     Ok(Some(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config }))
+}
+
+/// What of the optimiser's work this rank does.
+fn optimizer_share(run: &Run, group: &dyn ProcessGroup) -> Share {
+    if run.optimizer.split { Share { rank: group.rank(), ranks: group.world_size() } } else { Share::WHOLE }
 }
 
 /// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.

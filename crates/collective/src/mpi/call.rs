@@ -209,14 +209,7 @@ impl Communicator {
         assert_eq!(send.len(), receive.len());
         // SAFETY: both buffers hold `count` numbers and do not overlap; all ranks pass the same count, datatype and fold.
         let code = unsafe {
-            ffi::MPI_Allreduce(
-                send.as_ptr().cast(),
-                receive.as_mut_ptr().cast(),
-                datatype.count(send),
-                datatype.handle,
-                fold.0,
-                self.0,
-            )
+            ffi::MPI_Allreduce(send.as_ptr().cast(), receive.as_mut_ptr().cast(), datatype.count(send), datatype.handle, fold.0, self.0)
         };
         check(operation, code)
     }

@@ -11,6 +11,7 @@ mod manifest;
 mod resume;
 mod saver;
 mod share;
+mod states;
 
 pub use agreed::check_agreement;
 pub use choice::CheckpointChoice;

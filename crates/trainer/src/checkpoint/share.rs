@@ -1,10 +1,11 @@
 //! What a rank writes into a checkpoint, and what it takes up from one.
 //!
-//! Parameters and what the optimiser remembers of them are the same on all ranks, so each rank writes every `ranks`-th of them, as
-//! `parameter.NAME` and `optimizer.STATE.NAME`, such as `optimizer.exp_avg.NAME` ([`Optimizer::states`](crate::Optimizer::states)). What is its own it writes whole: PowerSGD's state as `powersgd.…` ([`GradientReducer::state`]), and what the sites of its
-//! activations remember as `activation.…` ([`layers::Sites::state`]).
+//! Parameters are the same on all ranks, so each rank writes every `ranks`-th of them, as `parameter.NAME`; and so it is with what the optimiser
+//! remembers of them ([`states`](super::states)), unless the ranks share that out. What is its own it writes whole: PowerSGD's state as
+//! `powersgd.…` ([`GradientReducer::state`]), and what the sites of its activations remember as `activation.…` ([`layers::Sites::state`]).
 
 use super::manifest::Manifest;
+use super::states::{self, Stored};
 use crate::step::Stepper;
 use crate::{Error, Result};
 use models::{Decoder, TensorFile};
@@ -12,7 +13,6 @@ use std::path::Path;
 use tch::{Device, Tensor};
 
 const PARAMETER: &str = "parameter.";
-const OPTIMIZER: &str = "optimizer.";
 const POWERSGD: &str = "powersgd.";
 /// Within PowerSGD's state: what compression has dropped so far, which differs from rank to rank.
 const ERROR: &str = "error.";
@@ -32,10 +32,14 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
         Ok(copy)
     };
     let mut share = Vec::new();
-    for (parameter, states) in stepper.decoder.trained().iter().zip(stepper.optimizer.states()).skip(rank).step_by(ranks) {
+    let trained = stepper.decoder.trained();
+    for parameter in trained.iter().skip(rank).step_by(ranks) {
         share.push((format!("{PARAMETER}{}", parameter.name()), copy(parameter.tensor())?));
-        for (state, tensor) in states {
-            share.push((format!("{OPTIMIZER}{state}.{}", parameter.name()), copy(tensor)?));
+    }
+    for state in stepper.optimizer.states().filter(|state| stepper.optimizer.is_split() || state.parameter % ranks == rank) {
+        let parameter = trained[state.parameter];
+        for (kind, tensor) in &state.tensors {
+            share.push((states::name(kind, parameter.name(), &state.elements, parameter.numel()), copy(tensor)?));
         }
     }
     for (name, tensor) in stepper.reducer.state() {
@@ -53,11 +57,10 @@ pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest
     let _mode = autograd::GradMode::disabled();
     let files = open(folder, manifest)?;
     fill_parameters(stepper.decoder, &files)?;
-    for (index, (parameter, states)) in stepper.decoder.trained().iter().zip(stepper.optimizer.states()).enumerate() {
-        let file = &files[index % files.len()];
-        for (state, tensor) in states {
-            fill(tensor, file, &format!("{OPTIMIZER}{state}.{}", parameter.name()))?;
-        }
+    let (trained, stored) = (stepper.decoder.trained(), Stored::of(folder, &files));
+    for state in stepper.optimizer.states() {
+        let parameter = trained[state.parameter];
+        stored.fill(&state, parameter.name(), parameter.numel())?;
     }
     stepper.optimizer.set_steps(manifest.step);
     let (rank, ranks) = (stepper.group.rank(), stepper.group.world_size());

@@ -166,6 +166,8 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("scale", r#""match_rms_adamw" | "original"; with muon only"#),
             ("weight_decay", "a number >= 0"),
             ("clip_grad_norm", "a number >= 0, 0 = no clipping"),
+            ("master_weights", SWITCH),
+            ("split", SWITCH),
         ],
     ),
     (

@@ -172,6 +172,8 @@ pub(super) struct Optimizer {
     pub scale: Option<String>,
     pub weight_decay: Option<f64>,
     pub clip_grad_norm: Option<f64>,
+    pub master_weights: Option<bool>,
+    pub split: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@ use crate::Result;
 use tch::{Device, Kind, Tensor};
 
 /// Elements that share a scale.
-pub(super) const BLOCK: i64 = 256;
+pub(crate) const BLOCK: i64 = 256;
 
 /// The 256 values between -1 and 1 (or 0 and 1) that a code of eight bits stands for: finer near zero, by a dynamic exponent (Dettmers et al. 2022,
 /// arXiv 2110.02861, section 2.2; `create_dynamic_map` of bitsandbytes).

@@ -28,12 +28,12 @@ fn parameter(shape: &[i64], seed: u64) -> Tensor {
 fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
     let mut parameter = parameter.shallow_clone();
     parameter.zero_grad();
-    (&parameter * gradient).sum(Kind::Float).backward();
+    (&parameter * gradient).sum(parameter.kind()).backward();
 }
 
 fn optimizer(parameters: &[&Tensor], options: &config::Optimizer) -> Optimizer {
     let trained = |tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: true };
-    Optimizer::new(&parameters.iter().copied().map(trained).collect::<Vec<_>>(), options).unwrap()
+    Optimizer::new(&parameters.iter().copied().map(trained).collect::<Vec<_>>(), options, Share::WHOLE).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -137,7 +137,7 @@ fn eight_bit_states_take_two_bytes_an_element_and_two_scales_a_block() {
     let parameters: Vec<Tensor> = shapes.iter().map(|shape| parameter(shape, 1)).collect();
     let bytes = |name: &str| {
         let optimizer = optimizer(&parameters.iter().collect::<Vec<_>>(), &options(&format!("name = \"{name}\"")));
-        let tensors = optimizer.states().flatten();
+        let tensors = optimizer.states().flat_map(|state| state.tensors);
         tensors.map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum::<usize>()
     };
     let (elements, blocks) = (2100 + 256 + 7, 9 + 1 + 1);
@@ -177,14 +177,14 @@ fn a_state_that_is_loaded_goes_on_as_the_one_that_was_saved() {
         };
         let mut first = optimizer(&[&one, &two], &options);
         run(&mut first, 0..3);
-        let state: Vec<Tensor> = first.states().flatten().map(|(_, tensor)| tensor.copy()).collect();
+        let state: Vec<Tensor> = first.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.copy()).collect();
         let middle = [one.detach().copy(), two.detach().copy()];
         run(&mut first, 3..6);
         let end = [one.detach().copy(), two.detach().copy()];
 
         let mut second = optimizer(&[&one, &two], &options);
-        assert_eq!(second.states().flatten().count(), state.len());
-        second.states().flatten().zip(&state).for_each(|((_, tensor), saved)| tensor.shallow_clone().copy_(saved));
+        assert_eq!(second.states().flat_map(|state| state.tensors).count(), state.len());
+        second.states().flat_map(|state| state.tensors).zip(&state).for_each(|((_, tensor), saved)| tensor.shallow_clone().copy_(saved));
         second.set_steps(3);
         one.detach().copy_(&middle[0]);
         two.detach().copy_(&middle[1]);
@@ -199,7 +199,7 @@ fn a_parameter_learns_at_its_own_rate_and_one_without_a_gradient_stays() {
     let trained: Vec<Trained<'_>> = (0..3)
         .map(|index| Trained { tensor: &parameters[index], rate: if index == 1 { 16.0 } else { 1.0 }, is_hidden_matrix: false })
         .collect();
-    let mut optimizer = Optimizer::new(&trained, &options("name = \"sgd\"\nmomentum = 0")).unwrap();
+    let mut optimizer = Optimizer::new(&trained, &options("name = \"sgd\"\nmomentum = 0"), Share::WHOLE).unwrap();
     let before = parameters[0].detach().copy();
     let gradient = Tensor::from_slice(&[1.0_f32, 2.0, -4.0, 8.0]);
     parameters[..2].iter().for_each(|parameter| set_gradient(parameter, &gradient));
@@ -226,4 +226,66 @@ fn bfloat16_parameters_have_moments_in_f32() {
         let error = apart(&values(&narrow), &values(&wide));
         assert!(error < 0.01, "{name}: {error}");
     }
+}
+
+#[test]
+fn shares_step_as_the_whole_does_to_the_bit() {
+    let shapes: [&[i64]; 4] = [&[37, 53], &[1001], &[3], &[64, 40]];
+    for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
+        let options = options(&format!("name = \"{name}\"\nweight_decay = 0.1"));
+        for ranks in [2, 3, 5] {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let make = || shapes.map(|shape| parameter(shape, 1).detach().to_kind(kind).set_requires_grad(true));
+                let (together, apart) = (make(), make());
+                let new = |tensors: &[Tensor], share| {
+                    let trained: Vec<_> = tensors.iter().map(|tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: true }).collect();
+                    Optimizer::new(&trained, &options, share).unwrap()
+                };
+                let mut whole = new(&together, Share::WHOLE);
+                // All shares on the same parameters: what each steps, the others see without an exchange.
+                let mut shares: Vec<Optimizer> = (0..ranks).map(|rank| new(&apart, Share { rank, ranks })).collect();
+                for step in 0..4 {
+                    for (index, shape) in shapes.iter().enumerate() {
+                        let gradient = normal(shape, 10 * step + index as u64).to_kind(kind);
+                        set_gradient(&together[index], &gradient);
+                        set_gradient(&apart[index], &gradient);
+                    }
+                    whole.step(0.01).unwrap();
+                    shares.iter_mut().for_each(|share| share.step(0.01).unwrap());
+                    for (index, (one, other)) in together.iter().zip(&apart).enumerate() {
+                        assert!(one.equal(other), "{name} in {ranks} parts, {kind:?}, parameter {index}, step {step}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_share_remembers_its_part_and_no_more() {
+    let parameters = [parameter(&[30, 40], 1), parameter(&[600], 2)];
+    let trained: Vec<_> = parameters.iter().map(|tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: false }).collect();
+    for ranks in [1, 2, 3, 4, 6] {
+        for rank in 0..ranks {
+            let optimizer = Optimizer::new(&trained, &options("name = \"adamw\""), Share { rank, ranks }).unwrap();
+            let elements: usize = optimizer.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.numel()).sum();
+            assert_eq!(elements, 2 * 1800 / ranks, "rank {rank} of {ranks}");
+        }
+    }
+}
+
+#[test]
+fn a_weight_in_bf16_gathers_steps_that_it_cannot_show() {
+    let moved = |keys: &str| {
+        let weight = Tensor::ones([8], (Kind::BFloat16, Device::Cpu)).set_requires_grad(true);
+        let mut optimizer = optimizer(&[&weight], &options(&format!("name = \"sgd\"\nmomentum = 0\n{keys}")));
+        for _ in 0..100 {
+            set_gradient(&weight, &Tensor::ones([8], (Kind::BFloat16, Device::Cpu)));
+            optimizer.step(1e-3).unwrap();
+        }
+        1.0 - values(&weight)[0]
+    };
+    // A step of 0.001 is less than half of what separates one from its neighbour, 2^-8.
+    assert!((moved("") - 0.1).abs() < 2e-3, "{}", moved(""));
+    assert_eq!(moved("master_weights = false"), 0.0);
 }

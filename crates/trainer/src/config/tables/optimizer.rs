@@ -54,6 +54,10 @@ pub struct Optimizer {
     pub scale: Option<MuonScale>,
     /// `weight_decay`: decoupled from the gradient, but with `"sgd"`, where it is part of it. Default: 0.0.
     pub weight_decay: f64,
+    /// `master_weights`: step weights that are in bf16 as copies in f32. Default: true.
+    pub master_weights: bool,
+    /// `split`: share the optimiser's states and work out over the ranks. Default: false.
+    pub split: bool,
     /// `clip_grad_norm`: the largest norm of all gradients together; 0 = no clipping. Default: 1.0.
     pub clip_grad_norm: f64,
 }
@@ -91,6 +95,8 @@ impl Optimizer {
             nesterov: has_momentum.then_some(nesterov),
             scale: (name == Muon).then_some(scale),
             weight_decay: not_negative("weight_decay", raw.weight_decay.unwrap_or(0.0))?,
+            master_weights: raw.master_weights.unwrap_or(true),
+            split: raw.split.unwrap_or(false),
             clip_grad_norm: not_negative("clip_grad_norm", raw.clip_grad_norm.unwrap_or(1.0))?,
         })
     }

@@ -1,0 +1,117 @@
+//! Full fine-tuning: all weights, on any number of ranks, in buckets of any size, with the optimiser whole or shared out.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod program;
+
+use program::Place;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+/// The tiny Llama, whose weights are all trained on batches of twelve sequences.
+fn place(steps: usize, more: &str) -> Place {
+    let place = Place::new();
+    let ids: Vec<i64> = (0..4 * 12 * 16).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+    place.write_batches("batches.safetensors", [4, 12, 16], &ids);
+    place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 12"));
+    place.edit("[lora]\nrank = 2\n", more);
+    place
+}
+
+fn run(place: &Place, ranks: usize, set: &[&str]) {
+    let mut command: Command = if ranks == 1 { place.train() } else { place.loract(&["launch", "-n", &ranks.to_string()]) };
+    if ranks > 1 {
+        command.arg(place.config());
+    }
+    for key in set {
+        command.args(["--set", key]);
+    }
+    let ended = place.run(&mut command);
+    assert!(ended.status.success(), "{ranks} ranks, {set:?}: {}", ended.stderr);
+}
+
+fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
+    let bytes = fs::read(folder.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |data: &[u8]| data.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    file.tensors().into_iter().map(|(name, view)| (name, floats(view.data()))).collect()
+}
+
+fn trained(ranks: usize, steps: usize, set: &[&str]) -> BTreeMap<String, Vec<f32>> {
+    let place = place(steps, "[optimizer]\nname = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n");
+    run(&place, ranks, set);
+    weights(&place.run_dir().join("model"))
+}
+
+/// The largest difference of an element, relative to the largest element.
+fn apart(one: &BTreeMap<String, Vec<f32>>, other: &BTreeMap<String, Vec<f32>>) -> f32 {
+    assert!(one.keys().eq(other.keys()));
+    let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let of = |name: &String| largest(&mut one[name].iter().zip(&other[name]).map(|(a, b)| a - b)) / largest(&mut other[name].iter().copied());
+    largest(&mut one.keys().map(of))
+}
+
+#[test]
+fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
+    let alone = trained(1, 20, &[]);
+    let before = weights(&program::fixture("hf/llama"));
+    assert!(before.iter().all(|(name, values)| apart(&[(name.clone(), values.clone())].into(), &[(name.clone(), alone[name].clone())].into()) > 1e-3), "all weights have moved");
+    for (ranks, set) in [
+        (1, &["run.micro_batch_size=5"][..]),
+        (2, &["gradients.bucket_bytes=1"]),
+        (2, &["run.micro_batch_size=2", "gradients.overlap=false"]),
+        (3, &["run.micro_batch_size=2", "gradients.bucket_bytes=5000"]),
+        (4, &["optimizer.split=true"]),
+    ] {
+        let error = apart(&trained(ranks, 20, set), &alone);
+        assert!(error < 1e-5, "{ranks} ranks, {set:?}: {error}");
+    }
+}
+
+#[test]
+fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() {
+    let adamw = |steps: usize, split: bool| {
+        place(steps, &format!("[optimizer]\nname = \"adamw8bit\"\nlearning_rate = 1e-3\nsplit = {split}\n[checkpoint]\nevery = 4\n[schedule]\nkind = \"constant\"\n"))
+    };
+    let (whole, split) = (adamw(8, false), adamw(8, true));
+    run(&whole, 2, &[]);
+    run(&split, 2, &[]);
+    let expected = fs::read(whole.run_dir().join("model/model.safetensors")).unwrap();
+    assert!(fs::read(split.run_dir().join("model/model.safetensors")).unwrap() == expected);
+
+    // From the checkpoint of step 4, on other numbers of ranks and the other way round.
+    for ranks in [1, 3] {
+        let again = adamw(8, true);
+        run(&again, 2, &["run.steps=8"]);
+        fs::remove_file(again.run_dir().join("summary.json")).unwrap();
+        run(&again, ranks, &[]);
+        let error = apart(&weights(&again.run_dir().join("model")), &weights(&whole.run_dir().join("model")));
+        assert!(error < 1e-4, "{ranks} ranks: {error}");
+    }
+}
+
+#[test]
+fn the_trained_model_is_a_model() {
+    let place = place(3, "");
+    run(&place, 2, &["run.eval_every=3", "data.eval_samples=6"]);
+    let summary: Value = serde_json::from_slice(&fs::read(place.run_dir().join("summary.json")).unwrap()).unwrap();
+    let model = place.run_dir().join("model");
+    assert_eq!(summary["model"], model.to_str().unwrap());
+    assert_eq!(summary["trained_parameters"], summary["parameters"]);
+    assert_eq!(fs::read(model.join("config.json")).unwrap(), fs::read(program::fixture("hf/llama/config.json")).unwrap());
+    // It begins where the run ended.
+    let next = format!("model.path={}", model.display());
+    let dir = format!("run.dir={}", place.at("next").display());
+    run(&place, 1, &[&next, &dir, "data.eval_samples=6", "run.steps=1"]);
+    let next: Value = serde_json::from_slice(&fs::read(place.at("next/summary.json")).unwrap()).unwrap();
+    let (after, before) = (summary["eval_loss_after"].as_f64().unwrap(), next["eval_loss_before"].as_f64().unwrap());
+    assert!((after - before).abs() < 1e-6, "{after} and {before}");
+}
+
+#[test]
+fn a_model_in_one_file_is_refused() {
+    let place = place(3, "");
+    let model = format!("model.path={}", program::fixture("hf/llama/model.safetensors").display());
+    let ended = place.run(place.train().args(["--set", &model]));
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+}
