@@ -1,4 +1,7 @@
+mod bias;
 mod by_scores;
+
+pub use bias::Bias;
 
 use crate::{Error, Keep, Kept, Mask, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, apply};
@@ -41,6 +44,22 @@ pub fn attention(
     keep: &Keep,
     scope: &Scope,
 ) -> Result<(Tensor, Option<Kept>), Error> {
+    biased_attention([q, k, v], None, mask, scores, keep, scope)
+}
+
+/// [`attention`] of `q, k, v` with a bias, whose weight gets a gradient if it requires one. It needs the scores written out, but for a table that is
+/// frozen, which the mask takes in.
+///
+/// # Errors
+/// As [`attention`]; [`Error::Shape`] if the bias does not fit.
+pub fn biased_attention(
+    [q, k, v]: [&Tensor; 3],
+    bias: Option<&Bias<'_>>,
+    mask: &Mask,
+    scores: impl Into<Scores>,
+    keep: &Keep,
+    scope: &Scope,
+) -> Result<(Tensor, Option<Kept>), Error> {
     let (size, keys, values) = (q.size(), k.size(), v.size());
     let fits = size.len() == 4
         && keys.len() == 4
@@ -61,7 +80,15 @@ pub fn attention(
     if !scope.is_training() {
         scores.dropout = 0.0;
     }
-    let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0;
+    if let Some(bias) = bias {
+        bias.check(&size, &keys)?;
+    }
+    let taken_in = bias.and_then(|bias| bias.within(mask, q.kind()).transpose()).transpose()?;
+    let (bias, mask) = match &taken_in {
+        Some(mask) => (None, mask),
+        None => (bias, mask),
+    };
+    let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0 && bias.is_none();
     if plain && q.device() != Device::Cpu {
         return Ok((on_device(q, k, v, mask, scores.scale)?, None));
     }
@@ -70,7 +97,10 @@ pub fn attention(
     let mask = mask.shallow_clone();
     let mut out = match plain {
         true => apply(Fused { mask, scale: scores.scale, saving }, &[q, k, v])?,
-        false => apply(by_scores::ByScores { mask, scores, saving }, &[q, k, v])?,
+        false => {
+            let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(bias.map(Bias::weight)).collect();
+            apply(by_scores::ByScores { mask, scores, bias: bias.map(Bias::rule), saving }, &inputs)?
+        }
     };
     let kept = handover.lock().map_or(None, |mut kept| kept.take());
     Ok((out.remove(0), kept))

@@ -15,6 +15,20 @@ pub fn dropout(x: &Tensor, probability: f64, scope: &Scope) -> Result<Tensor, Er
     Ok(apply(Dropout { probability, seed: scope.seed() }, &[x])?.remove(0))
 }
 
+/// In training, drops whole samples of `x` `[batch, ..]`, as [`dropout`] drops elements (stochastic depth, Huang et al. 2016, arXiv 1603.09382).
+///
+/// # Errors
+/// Those of libtorch.
+pub fn drop_path(x: &Tensor, probability: f64, scope: &Scope) -> Result<Tensor, Error> {
+    if !scope.is_training() || probability <= 0.0 {
+        return Ok(x.shallow_clone());
+    }
+    let mut samples = vec![1; x.dim()];
+    samples[0] = x.size()[0];
+    let samples = Tensor::f_empty(&samples[..], (x.kind(), x.device()))?;
+    Ok(x.f_mul(&mask(&samples, probability, scope.seed())?)?)
+}
+
 struct Dropout {
     probability: f64,
     seed: u64,

@@ -8,7 +8,7 @@ pub enum Mask {
     Full,
     /// Itself and those before it.
     Causal,
-    /// Those where this is 0 and not −∞: `[batch or 1, 1, queries, keys]`, in the dtype of the queries.
+    /// Those where this is 0 and not −∞: `[batch or 1, heads or 1, queries or 1, keys]`, in the dtype of the queries.
     Additive(Tensor),
 }
 
@@ -61,6 +61,29 @@ pub fn segment_mask(segments: &Tensor, window: Option<i64>, kind: Kind) -> Resul
     let same = segments.f_unsqueeze(2)?.f_eq_tensor(&segments.f_unsqueeze(1)?)?;
     let allowed = same.f_logical_and(&reach(tokens, 0, window, segments.device())?)?;
     Mask::allowing(&allowed.f_view([-1, 1, tokens, tokens])?, kind)
+}
+
+/// The mask of rows whose padding is not attended to: `present` `[batch, tokens]` (integers) is 0 where there is padding. A tensor only where some is.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn padding_mask(present: &Tensor, kind: Kind) -> Result<Mask, Error> {
+    let allowed = present.f_ne(0)?;
+    if allowed.device() == Device::Cpu && bool::try_from(allowed.f_all()?)? {
+        return Ok(Mask::Full);
+    }
+    let size = present.size();
+    Mask::allowing(&allowed.f_view([size[0], 1, 1, size[1]])?, kind)
+}
+
+/// The mask of windows whose tokens come from several regions: a token attends to those of its own. `regions` `[windows, tokens]` (integers); a batch
+/// of images has its windows one image after the other, `images` of them.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn window_mask(regions: &Tensor, images: i64, kind: Kind) -> Result<Mask, Error> {
+    let same = regions.f_unsqueeze(2)?.f_eq_tensor(&regions.f_unsqueeze(1)?)?;
+    Mask::allowing(&same.f_unsqueeze(1)?.f_repeat([images, 1, 1, 1])?, kind)
 }
 
 /// Whether a key lies in reach of a query, `[tokens, seen + tokens]`.

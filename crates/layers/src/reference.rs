@@ -106,6 +106,30 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scores: impl I
     scores.softmax(-1, q.kind()).matmul(&spread(v)).transpose(1, 2).reshape([size[0], size[1], -1])
 }
 
+/// [`crate::biased_attention`] for distances, without dropout: the scores of each pair of tokens by their distance, then [`attention`] with them in
+/// the mask.
+pub fn attention_by_distance(q: &Tensor, k: &Tensor, v: &Tensor, embedding: &Tensor, of_keys: bool, mask: &Mask, scale: f64) -> Tensor {
+    let (tokens, keys, longest) = (q.size()[1], k.size()[1], embedding.size()[0] / 2);
+    let rows: Vec<Tensor> = (0..tokens)
+        .map(|i| {
+            let row: Vec<Tensor> = (0..keys)
+                .map(|j| {
+                    let e = embedding.get(i - j + longest);
+                    let of_query = q.select(1, i).matmul(&e);
+                    if of_keys { of_query + k.select(1, j).matmul(&e) } else { of_query }
+                })
+                .collect();
+            Tensor::stack(&row, -1)
+        })
+        .collect();
+    let added = Tensor::stack(&rows, 2) * scale;
+    let added = match mask {
+        Mask::Additive(mask) => added + mask,
+        _ => added,
+    };
+    attention(q, k, v, &Mask::Additive(added), scale)
+}
+
 /// The weights of [`crate::route`] for experts chosen already.
 pub fn routing_weights(scores: &Tensor, chosen: &Tensor, routing: &Routing) -> Tensor {
     let probabilities = match routing.scoring {

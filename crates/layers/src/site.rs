@@ -50,11 +50,29 @@ pub enum Site {
     SharedUp,
     /// The input of down in the shared expert.
     SharedOut,
+    /// The patches of images, the input of what makes them hidden states.
+    Patches,
+    /// The input of a norm behind the embeddings.
+    EmbeddingNorm,
+    /// The input of what merges neighbouring patches, where that is recomputed.
+    Merge,
+    /// The input of its norm.
+    MergeNorm,
+    /// The input of its linear map.
+    MergeIn,
+    /// The input of the norm behind the last layer.
+    FinalNorm,
+    /// What a head that classifies reads.
+    Pooled,
+    /// The input of the activation function in such a head.
+    HeadGate,
+    /// The input of its last map.
+    HeadOut,
 }
 
 impl Site {
     /// Every site, in the order in which they are declared.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 32] = [
         Self::Layer,
         Self::Attention,
         Self::Mlp,
@@ -78,6 +96,15 @@ impl Site {
         Self::SharedGate,
         Self::SharedUp,
         Self::SharedOut,
+        Self::Patches,
+        Self::EmbeddingNorm,
+        Self::Merge,
+        Self::MergeNorm,
+        Self::MergeIn,
+        Self::FinalNorm,
+        Self::Pooled,
+        Self::HeadGate,
+        Self::HeadOut,
     ];
 
     /// The site called `name`.
@@ -111,6 +138,15 @@ impl Site {
             Self::SharedGate => "shared gate",
             Self::SharedUp => "shared up",
             Self::SharedOut => "shared mlp_out",
+            Self::Patches => "patches",
+            Self::EmbeddingNorm => "embedding norm",
+            Self::Merge => "merge",
+            Self::MergeNorm => "merge norm",
+            Self::MergeIn => "merge_in",
+            Self::FinalNorm => "final norm",
+            Self::Pooled => "pooled",
+            Self::HeadGate => "head gate",
+            Self::HeadOut => "head out",
         }
     }
 }

@@ -4,7 +4,9 @@
 mod drawing;
 
 use drawing::{agree, assert_close, normal};
-use layers::{Keep, Mask, Scope, Scores, causal_mask, reference, segment_mask};
+use layers::{
+    Bias, Keep, Mask, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
+};
 use loract_layers as layers;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -83,4 +85,86 @@ fn dropped_weights_are_the_same_forward_and_backward() {
     );
     let evaluation = layers::attention(&q, &k, &identity, &Mask::Causal, scores, &Keep::Exact, &Scope::evaluation()).unwrap().0;
     assert_close(&evaluation, &plain, 1e-12, "evaluation drops nothing");
+}
+
+/// A table of 5 rows for 4 heads, and the row of each of the 7 × 7 pairs.
+fn table() -> (Tensor, Tensor) {
+    let rows: Vec<i64> = (0..49).map(|pair| (pair * 3 + pair / 7) % 5).collect();
+    (normal(&[5, 4], 9), Tensor::from_slice(&rows).view([7, 7]))
+}
+
+fn padding() -> Mask {
+    padding_mask(&Tensor::from_slice(&[1i64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]).view([2, 7]), Kind::Double).unwrap()
+}
+
+#[test]
+fn a_table_of_biases_is_added_and_trained() {
+    let (table, rows) = table();
+    let as_mask = |table: &Tensor| table.index_select(0, &rows.flatten(0, -1)).view([7, 7, 4]).permute([2, 0, 1]).unsqueeze(0);
+    let mut trained: Vec<Tensor> = leaves(4, 4, 8).into();
+    trained.push(table.copy().set_requires_grad(true));
+    for mask in [Mask::Full, padding()] {
+        let ours = |leaf: &[Tensor], table: &Tensor| {
+            let bias = Bias::Table { table, rows: &rows };
+            vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &Keep::Exact, &scope()).unwrap().0]
+        };
+        let plain = |leaf: &[Tensor], table: &Tensor| {
+            let added = match &mask {
+                Mask::Additive(mask) => as_mask(table) + mask,
+                _ => as_mask(table),
+            };
+            vec![reference::attention(&leaf[0], &leaf[1], &leaf[2], &Mask::Additive(added), 0.3)]
+        };
+        agree(&trained, |leaf| ours(leaf, &leaf[3]), |leaf| plain(leaf, &leaf[3]));
+        // A frozen one goes into the mask of the fused kernel.
+        agree(&trained[..3], |leaf| ours(leaf, &table), |leaf| plain(leaf, &table));
+    }
+}
+
+#[test]
+fn embeddings_of_distances_meet_queries_and_keys() {
+    // For up to 9 tokens, of which there are 7.
+    let mut trained: Vec<Tensor> = leaves(4, 4, 8).into();
+    trained.push(normal(&[17, 8], 9).set_requires_grad(true));
+    for of_keys in [false, true] {
+        for mask in [Mask::Full, padding()] {
+            agree(
+                &trained,
+                |leaf| {
+                    let bias = Bias::Distances { embedding: &leaf[3], of_keys };
+                    vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &Keep::Exact, &scope()).unwrap().0]
+                },
+                |leaf| vec![reference::attention_by_distance(&leaf[0], &leaf[1], &leaf[2], &leaf[3], of_keys, &mask, 0.3)],
+            );
+        }
+    }
+    let [q, k, v] = leaves(4, 4, 8);
+    let short = normal(&[11, 8], 9);
+    let bias = Bias::Distances { embedding: &short, of_keys: false };
+    let refused = biased_attention([&q, &k, &v], Some(&bias), &Mask::Full, 0.3, &Keep::Exact, &scope()).unwrap_err().to_string();
+    assert_eq!(refused, "attention: expected embeddings [2 n - 1, 8] of distances for n = 7 tokens or more, got [11, 8]");
+}
+
+#[test]
+fn rows_without_padding_need_no_mask_and_windows_see_their_own_region() {
+    assert!(matches!(padding_mask(&Tensor::ones([2, 3], (Kind::Int64, Device::Cpu)), Kind::Float), Ok(Mask::Full)));
+    let regions = Tensor::from_slice(&[0i64, 0, 0, 1, 2, 1]).view([2, 3]);
+    let Mask::Additive(mask) = window_mask(&regions, 2, Kind::Float).unwrap() else { panic!("a tensor") };
+    let seen = mask.eq(0.0).to_kind(Kind::Int64);
+    assert_eq!(seen.size(), [4, 1, 3, 3]);
+    assert_eq!(seen.get(0).flatten(0, -1), Tensor::ones([9], (Kind::Int64, Device::Cpu)));
+    assert_eq!(seen.get(3).flatten(0, -1), Tensor::from_slice(&[1i64, 0, 1, 0, 1, 0, 1, 0, 1]));
+}
+
+#[test]
+fn whole_samples_are_dropped_and_the_others_scaled_up() {
+    let x = Tensor::ones([400, 2, 3], (Kind::Double, Device::Cpu));
+    let dropped = drop_path(&x, 0.25, &scope()).unwrap();
+    let samples = dropped.view([400, 6]);
+    let first = samples.select(1, 0);
+    assert_eq!(samples, first.unsqueeze(1).expand([400, 6], false).contiguous(), "a sample is dropped as a whole");
+    let kept = i64::try_from(first.ne(0.0).sum(Kind::Int64)).unwrap();
+    assert!((270..330).contains(&kept), "{kept} of 400");
+    assert!((first.max().double_value(&[]) - 4.0 / 3.0).abs() < 1e-12);
+    assert_eq!(drop_path(&x, 0.25, &Scope::evaluation()).unwrap(), x);
 }

@@ -1,5 +1,6 @@
 //! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
 
+use super::bias::Rule;
 use super::{Saving, Scores, gather, spread};
 use crate::{Error, Mask, Site, dropout, wide};
 use autograd::{Backward, BoxError, Forward, Function};
@@ -8,6 +9,8 @@ use tch::{Kind, Tensor};
 pub(super) struct ByScores {
     pub mask: Mask,
     pub scores: Scores,
+    /// Its weight is the fourth input.
+    pub bias: Option<Rule>,
     pub saving: Saving,
 }
 
@@ -15,10 +18,10 @@ pub(super) struct ByScores {
 const AT_A_TIME: i64 = 1 << 24;
 
 /// A stretch of queries, and the keys that any of them may attend to.
-struct Stretch {
-    first: i64,
-    queries: i64,
-    keys: i64,
+pub(super) struct Stretch {
+    pub first: i64,
+    pub queries: i64,
+    pub keys: i64,
 }
 
 impl ByScores {
@@ -34,9 +37,21 @@ impl ByScores {
     }
 
     /// The capped scores in f32 or better before the mask, and with it, `[batch, heads, queries, keys]`.
-    fn capped(&self, q: &Tensor, k: &Tensor, at: &Stretch) -> Result<(Tensor, Tensor), Error> {
-        let products = q.f_narrow(2, at.first, at.queries)?.f_matmul(&k.f_narrow(2, 0, at.keys)?.f_transpose(2, 3)?)?;
-        let scores = products.f_to_kind(wide(q.kind()))?.f_mul_scalar(self.scores.scale)?;
+    fn capped(&self, q: &Tensor, k: &Tensor, weight: Option<&Tensor>, at: &Stretch) -> Result<(Tensor, Tensor), Error> {
+        let (q, k) = (q.f_narrow(2, at.first, at.queries)?, k.f_narrow(2, 0, at.keys)?);
+        let bias = self.bias.as_ref().zip(weight);
+        let mut products = q.f_matmul(&k.f_transpose(2, 3)?)?;
+        if let Some((rule, weight)) = bias
+            && let Some(added) = rule.to_products(weight, &q, &k, at)?
+        {
+            products = products.f_add_(&added)?;
+        }
+        let mut scores = products.f_to_kind(wide(q.kind()))?.f_mul_scalar(self.scores.scale)?;
+        if let Some((rule, weight)) = bias
+            && let Some(added) = rule.to_scores(weight, at, scores.kind())?
+        {
+            scores = scores.f_add_(&added)?;
+        }
         let capped = match self.scores.soft_cap {
             Some(cap) => scores.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?,
             None => scores,
@@ -76,7 +91,7 @@ impl Function for ByScores {
         let (q, k, v) = (inputs[0].f_transpose(1, 2)?, spread(inputs[1], groups)?, spread(inputs[2], groups)?);
         let (mut outputs, mut sums) = (Vec::new(), Vec::new());
         for at in self.stretches(&q, k.size()[2]) {
-            let scores = self.capped(&q, &k, &at)?.1;
+            let scores = self.capped(&q, &k, inputs.get(3).copied(), &at)?.1;
             let log_sums = scores.f_logsumexp(-1, true)?;
             let mut weights = scores.f_sub(&log_sums)?.f_exp()?;
             if let Some(kept) = self.kept_weights(&weights, &at)? {
@@ -88,12 +103,15 @@ impl Function for ByScores {
         let out = Tensor::f_cat(&outputs, 2)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], -1])?;
         if context.any_needs_grad() {
             self.saving.save(inputs, &out, &Tensor::f_cat(&sums, 2)?)?;
+            inputs[3..].iter().for_each(|weight| context.save(weight));
         }
         Ok(vec![out])
     }
 
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(vec![None, None, None]) };
+    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let weight = context.saved()?.pop();
+        let nothing = || (0..3 + usize::from(weight.is_some())).map(|_| None).collect();
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(nothing()) };
         let (q, k, v, out) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?, saved.out.restore()?);
         let log_sums = saved.log_sums.restore()?.f_unsqueeze(-1)?;
         let (size, groups, kind) = (q.size(), q.size()[2] / k.size()[2], wide(q.kind()));
@@ -103,10 +121,14 @@ impl Function for ByScores {
         // Each query's Σ weight · d weight equals dy · out.
         let along = dy.f_mul(&out)?.f_sum_dim_intlist(-1, true, kind)?;
         let (mut dq, dk, dv) = (Vec::new(), k.f_zeros_like()?, v.f_zeros_like()?);
+        let mut d_weight = match &weight {
+            Some(weight) => Some(weight.f_zeros_like()?.f_to_kind(kind)?),
+            None => None,
+        };
         for at in self.stretches(&q, k.size()[2]) {
             let queries = |x: &Tensor| x.f_narrow(2, at.first, at.queries);
             let keys = |x: &Tensor| x.f_narrow(2, 0, at.keys);
-            let (capped, masked) = self.capped(&q, &k, &at)?;
+            let (capped, masked) = self.capped(&q, &k, weight.as_ref(), &at)?;
             let weights = masked.f_sub(&queries(&log_sums)?)?.f_exp()?;
             let kept = self.kept_weights(&weights, &at)?;
             let dy = queries(&dy)?;
@@ -126,10 +148,26 @@ impl Function for ByScores {
                 d_scores = d_scores.f_mul_(&slope)?;
             }
             let d_products = d_scores.f_mul_scalar(self.scores.scale)?.f_to_kind(q.kind())?;
-            dq.push(d_products.f_matmul(&keys(&k)?)?);
-            let _ = keys(&dk)?.f_add_(&d_products.f_transpose(2, 3)?.f_matmul(&queries(&q)?)?)?;
+            let (q, k) = (queries(&q)?, keys(&k)?);
+            let mut of_queries = d_products.f_matmul(&k)?;
+            let mut of_keys = d_products.f_transpose(2, 3)?.f_matmul(&q)?;
+            if let (Some(rule), Some(weight), Some(d_weight)) = (&self.bias, &weight, &mut d_weight) {
+                let [added, to_keys] = rule.backward(weight, [&q, &k], [&d_scores, &d_products], &at, d_weight)?;
+                if let Some(added) = added {
+                    of_queries = of_queries.f_add_(&added)?;
+                }
+                if let Some(added) = to_keys {
+                    of_keys = of_keys.f_add_(&added)?;
+                }
+            }
+            dq.push(of_queries);
+            let _ = keys(&dk)?.f_add_(&of_keys)?;
         }
         let dq = Tensor::f_cat(&dq, 2)?.f_transpose(1, 2)?;
-        Ok(vec![Some(dq), Some(gather(&dk, groups)?), Some(gather(&dv, groups)?)])
+        let mut answers = vec![Some(dq), Some(gather(&dk, groups)?), Some(gather(&dv, groups)?)];
+        if let (Some(weight), Some(gradient)) = (&weight, d_weight) {
+            answers.push(Some(gradient.f_to_kind(weight.kind())?));
+        }
+        Ok(answers)
     }
 }
