@@ -62,6 +62,11 @@ impl Scope {
         &self.sites
     }
 
+    /// The same scope for blocks whose inputs are no differences from those before: the width of the residual stream changes there.
+    pub fn stage(&self) -> Self {
+        Self { chain: Arc::default(), ..self.clone() }
+    }
+
     /// Says that the forward has passed the last block, and what only the next would have needed is freed.
     pub fn end_of_blocks(&self) {
         self.chain.end();

@@ -1,9 +1,13 @@
 mod attention;
+mod encoding;
 mod experts;
 mod latent;
 mod mlp;
+mod relative;
 mod shared;
+mod windows;
 
+pub(crate) use mlp::MlpShape;
 pub(crate) use shared::{Seen, Shared};
 
 use crate::activations::{BlockActivations, Recompute};
@@ -14,22 +18,48 @@ use crate::{Linear, Result};
 use attention::Attention;
 use autograd::Parameter;
 use experts::Experts;
-use layers::{Error, Keep, Scope, SharedKeep, Site, Source, dropout, recompute};
+use layers::{Error, Keep, Scope, SharedKeep, Site, Source, drop_path, dropout, recompute};
 use mlp::Mlp;
 use std::sync::Arc;
 use tch::Tensor;
+use windows::Windows;
 
-/// One layer of a decoder: a half that attends and a half that does not, each with the norms its model has, added to the residual stream one
+/// One layer of a model: a half that attends and a half that does not, each with the norms its model has, added to the residual stream one
 /// after the other or both together.
 #[derive(Debug)]
 pub(crate) struct Block {
-    residual: ResidualConfig,
+    joining: Joining,
     before_attention: Option<Norm>,
+    windows: Option<Windows>,
     attention: Attention,
     after_attention: Option<Norm>,
+    /// The norm of the residual stream behind the sum.
+    of_attended: Option<Norm>,
     before_mlp: Option<Norm>,
     mlp: FeedForward,
     after_mlp: Option<Norm>,
+    /// As `of_attended`.
+    of_mapped: Option<Norm>,
+}
+
+/// How the halves are joined to the residual stream.
+#[derive(Clone, Copy, Debug)]
+struct Joining {
+    /// Whether attention and MLP read the same normed input, and are added together.
+    parallel: bool,
+    /// What each half is multiplied with before it is added.
+    multiplier: f64,
+    /// The chance that an element of the attending half, and of the other, is dropped, in training.
+    dropout: [f64; 2],
+    /// The chance that the attending half of a whole sample is.
+    drop_path: f64,
+}
+
+impl From<ResidualConfig> for Joining {
+    fn from(config: ResidualConfig) -> Self {
+        let ResidualConfig { parallel, multiplier, dropout } = config;
+        Self { parallel, multiplier, dropout: [dropout; 2], drop_path: 0.0 }
+    }
 }
 
 /// The half that does not attend.
@@ -56,18 +86,21 @@ impl Block {
         let (names, layer) = (config.names, config.layers[index]);
         let prefix = format!("{}{index}.", names.layers);
         let norm = |name: Option<&str>| match name {
-            Some(name) => Norm::new(tensors, config, &format!("{prefix}{name}"), &[config.hidden_size]).map(Some),
+            Some(name) => Norm::new(tensors, config.norms(), &format!("{prefix}{name}"), &[config.hidden_size]).map(Some),
             None => Ok(None),
         };
         Ok(Self {
-            residual: config.residual,
+            joining: config.residual.into(),
+            windows: None,
+            of_attended: None,
+            of_mapped: None,
             before_attention: norm(names.norms.before_attention)?,
             attention: Attention::new(tensors, config, &prefix, layer)?,
             after_attention: norm(names.norms.after_attention)?,
             before_mlp: norm(names.norms.before_mlp)?,
             mlp: match (config.experts.filter(|_| layer.mixture), &names.experts) {
                 (Some(experts), Some(names)) => FeedForward::Mixture(Box::new(Experts::new(tensors, config, &prefix, names, experts)?)),
-                _ => FeedForward::Dense(Mlp::new(tensors, config, &prefix, &names.mlp, config.intermediate_size, mlp::OWN)?),
+                _ => FeedForward::Dense(Mlp::new(tensors, config.mlp(config.intermediate_size), &prefix, &names.mlp, mlp::OWN)?),
             },
             after_mlp: norm(names.norms.after_mlp)?,
         })
@@ -100,7 +133,7 @@ impl Block {
     }
 
     fn attention_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let norms = self.before_attention.iter().chain(&self.after_attention).flat_map(Norm::parameters);
+        let norms = self.before_attention.iter().chain(&self.after_attention).chain(&self.of_attended).flat_map(Norm::parameters);
         norms.chain(self.attention.parameters())
     }
 
@@ -114,11 +147,11 @@ impl Block {
             FeedForward::Dense(mlp) => Box::new(mlp.linears().into_iter().flat_map(Linear::parameters)),
             FeedForward::Mixture(experts) => Box::new(experts.parameters()),
         };
-        maps.chain(self.after_mlp.iter().flat_map(Norm::parameters))
+        maps.chain(self.after_mlp.iter().chain(&self.of_mapped).flat_map(Norm::parameters))
     }
 
     fn norm_of_mlp(&self) -> Option<&Norm> {
-        if self.residual.parallel { self.before_attention.as_ref() } else { self.before_mlp.as_ref() }
+        if self.joining.parallel { self.before_attention.as_ref() } else { self.before_mlp.as_ref() }
     }
 
     /// The block as training runs it: `x` `[batch, tokens, hidden]` to the same, what backward needs being kept as `activations` say.
@@ -130,7 +163,7 @@ impl Block {
                 let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
                 recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
             }
-            Recompute::Sublayer(keep) if self.residual.parallel => {
+            Recompute::Sublayer(keep) if self.joining.parallel => {
                 // Both halves read the same input, of which one kept form serves both.
                 let source = SharedKeep::new(*keep);
                 let attended = self.recomputed_attention(x, shared, activations, scope, &source, false)?;
@@ -156,8 +189,8 @@ impl Block {
     ) -> Done {
         let (block, shared, activations, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
         let run = move |x: &Tensor| {
-            let half = block.attention_half(x, &shared, None, Surroundings { activations: &activations, scope: &inner })?;
-            if whole { Ok(x.f_add(&half)?) } else { Ok(half) }
+            let around = Surroundings { activations: &activations, scope: &inner };
+            if whole { block.attended(x, &shared, None, around) } else { block.attention_half(x, &shared, None, around) }
         };
         recompute(run, x, &trained(self.attention_parameters()), source, &scope.site(Site::Attention))
     }
@@ -173,8 +206,8 @@ impl Block {
     ) -> Done {
         let (block, activations, inner) = (self.clone(), *activations, scope.clone());
         let run = move |x: &Tensor| {
-            let half = block.mlp_half(x, Surroundings { activations: &activations, scope: &inner })?;
-            if whole { Ok(x.f_add(&half)?) } else { Ok(half) }
+            let around = Surroundings { activations: &activations, scope: &inner };
+            if whole { block.mapped(x, around) } else { block.mlp_half(x, around) }
         };
         recompute(run, x, &trained(self.mlp_parameters()), source, &scope.site(Site::Mlp))
     }
@@ -191,9 +224,8 @@ impl Block {
 
     /// Both halves, added to the residual stream.
     fn joined(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        if !self.residual.parallel {
-            let x = x.f_add(&self.attention_half(x, shared, seen, around)?)?;
-            return Ok(x.f_add(&self.mlp_half(&x, around)?)?);
+        if !self.joining.parallel {
+            return self.mapped(&self.attended(x, shared, seen, around)?, around);
         }
         let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
         // Attention and MLP read the same tensor: it is kept once, and as it is if either is to have it so.
@@ -202,6 +234,18 @@ impl Block {
         let attended = self.attend(&normed, &source, shared, seen, around)?;
         let mapped = self.map(&normed, &source, around)?;
         Ok(x.f_add(&attended)?.f_add(&mapped)?)
+    }
+
+    /// The residual stream behind attention.
+    fn attended(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
+        let sum = x.f_add(&self.attention_half(x, shared, seen, around)?)?;
+        normed(self.of_attended.as_ref(), &sum, Site::AttentionPostNorm, around)
+    }
+
+    /// The residual stream behind the MLP.
+    fn mapped(&self, x: &Tensor, around: Surroundings<'_>) -> Done {
+        let sum = x.f_add(&self.mlp_half(x, around)?)?;
+        normed(self.of_mapped.as_ref(), &sum, Site::MlpPostNorm, around)
     }
 
     fn attention_half(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
@@ -216,9 +260,14 @@ impl Block {
 
     /// Attention of what is normed already, up to the residual stream.
     fn attend(&self, x: &Tensor, source: impl Into<Source>, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        let out = self.attention.forward(x, source, shared, seen, around.activations, around.scope)?;
+        let attend = |x: &Tensor, shared: &Shared| self.attention.forward(x, source, shared, seen, around.activations, around.scope);
+        let out = match &self.windows {
+            Some(windows) => windows.attend(x, shared, attend)?,
+            None => attend(x, shared)?,
+        };
         let out = normed(self.after_attention.as_ref(), &out, Site::AttentionPostNorm, around)?;
-        self.weighted(out, Site::Attention, around)
+        let out = self.weighted(out, Site::Attention, self.joining.dropout[0], around)?;
+        drop_path(&out, self.joining.drop_path, &around.scope.site(Site::Attention).at(2))
     }
 
     /// The MLP of what is normed already, up to the residual stream.
@@ -228,13 +277,13 @@ impl Block {
             FeedForward::Mixture(experts) => experts.forward(x, source, around.activations, around.scope)?,
         };
         let out = normed(self.after_mlp.as_ref(), &out, Site::MlpPostNorm, around)?;
-        self.weighted(out, Site::Mlp, around)
+        self.weighted(out, Site::Mlp, self.joining.dropout[1], around)
     }
 
     /// A half as it is added: with elements dropped, and multiplied.
-    fn weighted(&self, half: Tensor, site: Site, around: Surroundings<'_>) -> Done {
-        let half = dropout(&half, self.residual.dropout, &around.scope.site(site).at(1))?;
-        if self.residual.multiplier == 1.0 { Ok(half) } else { Ok(half.f_mul_scalar(self.residual.multiplier)?) }
+    fn weighted(&self, half: Tensor, site: Site, chance: f64, around: Surroundings<'_>) -> Done {
+        let half = dropout(&half, chance, &around.scope.site(site).at(1))?;
+        if self.joining.multiplier == 1.0 { Ok(half) } else { Ok(half.f_mul_scalar(self.joining.multiplier)?) }
     }
 }
 
@@ -247,6 +296,6 @@ fn normed(norm: Option<&Norm>, x: &Tensor, site: Site, around: Surroundings<'_>)
 }
 
 /// The tensors among `parameters` that get gradients.
-fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
+pub(crate) fn trained<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Vec<&'a Tensor> {
     parameters.map(Parameter::tensor).filter(|tensor| tensor.requires_grad()).collect()
 }

@@ -1,6 +1,8 @@
-//! What a decoder's configuration says, whichever file it came from.
+//! What a model's configuration says, whichever file it came from.
 
+mod architecture;
 mod description;
+mod encoder;
 mod families;
 pub(crate) mod fields;
 pub(crate) mod gguf;
@@ -9,18 +11,24 @@ pub(crate) mod names;
 mod rope;
 mod rope_table;
 
+pub use architecture::Architecture;
 pub use description::{
     AttentionConfig, EmbeddingConfig, EmbeddingScale, ExpertsConfig, HeadConfig, HeadNorm, LatentConfig, LayerConfig, LayerRope, NormKind,
     ResidualConfig,
 };
+pub use encoder::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderLayer, ImageConfig, InputConfig, Labels, NormOrder, Pooling,
+    Positions, Problem, RelativePositions, StageConfig, TextConfig,
+};
+pub(crate) use encoder::{LAYER_NORM, MergeNames};
 pub use families::SUPPORTED_MODEL_TYPES;
 pub use rope::{RopeConfig, RopeScaling};
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::block::MlpShape;
 use fields::Fields;
 use layers::{Activation, Pairs, RmsWeight};
 use names::TensorNames;
-use std::io::ErrorKind;
 use std::path::Path;
 
 /// What a decoder is: sizes, constants, and which of the known parts it is made of. Once read it is consistent: sizes are positive, heads divide
@@ -87,20 +95,12 @@ const LARGEST_SIZE: i64 = 1 << 31;
 const DEEPEST: i64 = 1 << 16;
 
 impl ModelConfig {
-    /// Reads the `config.json` of a Hugging Face model.
+    /// Reads the `config.json` of a Hugging Face model that is a decoder.
     ///
     /// # Errors
-    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
-    /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
+    /// Those of [`Architecture::read`]; [`Error::Task`] if it is none.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => {
-                Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
-            }
-            _ => Error::io(file, "read")(source),
-        })?;
-        let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
-        hugging_face::read(file, &table)
+        Architecture::read(file)?.into_decoder(file)
     }
 
     /// A Llama of no size, to be filled in.
@@ -196,6 +196,22 @@ impl ModelConfig {
     /// Whether linear weights are stored `[in, out]` (`Conv1D` of transformers), as PEFT wants it said in an adapter.
     pub fn fan_in_fan_out(&self) -> bool {
         self.names.fan_in_fan_out
+    }
+
+    /// The kind and the epsilon of the norms.
+    pub(crate) fn norms(&self) -> (NormKind, f64) {
+        (self.norm, self.norm_eps)
+    }
+
+    /// An MLP of this model, `width` wide inside.
+    pub(crate) fn mlp(&self, width: i64) -> MlpShape {
+        MlpShape {
+            hidden: self.hidden_size,
+            width,
+            bias: self.mlp_bias,
+            fan_in_fan_out: self.names.fan_in_fan_out,
+            activation: self.activation,
+        }
     }
 
     /// Width of the values of one head, and of what attention gives for it.

@@ -4,7 +4,7 @@ use crate::block::{Block, Seen, Shared};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
 use crate::tail::Tail;
 use crate::tensors::Tensors;
-use crate::{Activations, Checkpoint, Linear, ModelConfig, Result};
+use crate::{Activations, Checkpoint, Model, ModelConfig, Result};
 use autograd::Parameter;
 use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
 use std::sync::Arc;
@@ -59,8 +59,9 @@ impl Decoder {
     /// # Errors
     /// Those of [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
-        checkpoint.check(&Self::expected(checkpoint.config()))?;
-        Self::new(&Tensors::Read { checkpoint, kind, device }, checkpoint.config())
+        let config = checkpoint.config()?;
+        checkpoint.check(&Self::expected(config))?;
+        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device }, config)
     }
 
     fn new(tensors: &Tensors<'_>, config: &ModelConfig) -> Result<Self> {
@@ -78,40 +79,6 @@ impl Decoder {
     /// The architecture.
     pub fn config(&self) -> &ModelConfig {
         &self.config
-    }
-
-    /// Where the weights are.
-    pub fn device(&self) -> Device {
-        self.embedding.device()
-    }
-
-    /// The dtype of the weights, and of the hidden states.
-    pub fn kind(&self) -> Kind {
-        self.embedding.kind()
-    }
-
-    /// Every parameter once, LoRA pairs included, in the order of the forward.
-    pub fn parameters(&self) -> Vec<&Parameter> {
-        let blocks = self.blocks.iter().flat_map(|block| block.parameters());
-        std::iter::once(&self.embedding).chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
-    }
-
-    /// The parameters that require gradients.
-    pub fn trained(&self) -> Vec<&Parameter> {
-        self.parameters().into_iter().filter(|parameter| parameter.requires_grad()).collect()
-    }
-
-    /// Lets every weight of the model itself require gradients, or none.
-    pub fn train_weights(&self, train: bool) {
-        let lora = |name: &str| name.contains(".lora_");
-        for parameter in self.parameters().into_iter().filter(|parameter| !lora(parameter.name())) {
-            let _ = parameter.set_requires_grad(train);
-        }
-    }
-
-    /// The linear layers of all blocks.
-    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.blocks.iter().flat_map(|block| block.linears())
     }
 
     /// The position of each token, `[batch or 1, tokens]`.
@@ -143,7 +110,7 @@ impl Decoder {
                 masks.push((layer.window, mask));
             }
         }
-        Ok(Shared { tables, masks })
+        Ok(Shared { tables, masks, grid: None })
     }
 
     /// The rotary table of `rope` at `positions` that lie below `end`.

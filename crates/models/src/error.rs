@@ -53,6 +53,18 @@ pub enum Error {
         /// The values that are accepted.
         supported: String,
     },
+    /// A model that is not for what it is wanted for.
+    #[error("model_type {model_type:?} in {} cannot {wanted}; it can {given}: choose another model, or another task", file.display())]
+    Task {
+        /// Its name.
+        model_type: String,
+        /// The file or folder that says so.
+        file: PathBuf,
+        /// What it should do.
+        wanted: &'static str,
+        /// What it does.
+        given: &'static str,
+    },
     /// A configuration value that is absent, of the wrong type, or impossible.
     #[error("{key} in {} is not valid: {why}; correct it, or fetch the file again", file.display())]
     InvalidConfig {

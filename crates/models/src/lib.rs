@@ -1,9 +1,11 @@
 //! Transformer models for fine-tuning: Hugging Face and GGUF weights in, PEFT adapters out.
 //!
 //! - [`Decoder`] is a language model: hidden states, logits, loss, one token after another;
+//! - [`Encoder`] reads text or images as a whole: hidden states, and one vector for each; [`Classifier`] is one with a head on top;
+//! - [`Model`] is what training needs of either: parameters, linear layers, adapters;
 //! - [`Activations`] say in what form each of its sites keeps what backward needs;
 //! - [`Checkpoint`] opens a model directory or a GGUF file and reads its tensors one at a time;
-//! - [`ModelConfig`] is the architecture that the checkpoint describes;
+//! - [`Architecture`] is what the checkpoint describes: [`ModelConfig`] or [`EncoderConfig`];
 //! - [`adapter`] reads and writes LoRA adapters as PEFT does;
 //! - [`tensor_file`] reads and writes safetensors.
 //!
@@ -13,11 +15,14 @@ mod activations;
 pub mod adapter;
 mod block;
 pub mod checkpoint;
+mod classifier;
 pub mod config;
 mod decoder;
 mod durable;
+mod encoder;
 mod error;
 mod linear;
+mod model;
 mod norm;
 mod saved;
 mod stretch;
@@ -30,9 +35,12 @@ pub use adapter::{
     Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, write_adapter,
 };
 pub use checkpoint::{Checkpoint, GgufTokenizer, SpecialTokens, TokenizerSource};
-pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
+pub use classifier::{Classifier, Losses};
+pub use config::{Architecture, EncoderConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
 pub use decoder::{Cache, Decoder, Inputs};
+pub use encoder::{Encoder, EncoderInputs};
 pub use error::{Error, Result};
 pub use linear::Linear;
+pub use model::Model;
 pub use saved::write_model;
 pub use tensor_file::TensorFile;

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::config::{ModelConfig, NormKind};
+use crate::config::NormKind;
 use crate::tensors::Tensors;
 use autograd::Parameter;
 use layers::{Error, Keep, Scope, layer_norm, rms_norm};
@@ -15,19 +15,14 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    /// The norm at `path`, of the model's kind and epsilon, with parameters of `shape`.
-    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, path: &str, shape: &[i64]) -> Result<Self> {
-        let (has_weight, has_bias) = match config.norm {
+    /// The norm at `path`, with parameters of `shape`.
+    pub fn new(tensors: &Tensors<'_>, (kind, eps): (NormKind, f64), path: &str, shape: &[i64]) -> Result<Self> {
+        let (has_weight, has_bias) = match kind {
             NormKind::Rms(_) => (true, false),
             NormKind::Layer { weight, bias } => (weight, bias),
         };
         let load = |has: bool, what: &str| if has { tensors.parameter(format!("{path}.{what}"), shape).map(Some) } else { Ok(None) };
-        Ok(Self { kind: config.norm, eps: config.norm_eps, weight: load(has_weight, "weight")?, bias: load(has_bias, "bias")? })
-    }
-
-    /// The same norm with another epsilon.
-    pub fn with_eps(self, eps: f64) -> Self {
-        Self { eps, ..self }
+        Ok(Self { kind, eps, weight: load(has_weight, "weight")?, bias: load(has_bias, "bias")? })
     }
 
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {

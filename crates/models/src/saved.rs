@@ -1,15 +1,15 @@
 //! A model whose weights were trained, written as the one it came from.
 
-use crate::{Decoder, Error, Result, tensor_file};
+use crate::{Error, Model, Result, tensor_file};
 use std::fs::File;
 use std::path::Path;
 
-/// Writes the weights of `decoder` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
+/// Writes the weights of `model` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
 /// tokenizer, chat template. It is written aside and renamed, so that it is whole or absent; what was there before is replaced.
 ///
 /// # Errors
 /// [`Error::Io`], or those of [`tensor_file::write`].
-pub fn write_model(folder: &Path, source: &Path, decoder: &Decoder) -> Result<()> {
+pub fn write_model(folder: &Path, source: &Path, model: &dyn Model) -> Result<()> {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let aside = folder.with_file_name(name);
@@ -23,7 +23,7 @@ pub fn write_model(folder: &Path, source: &Path, decoder: &Decoder) -> Result<()
         File::open(&copy).and_then(|file| file.sync_all()).map_err(Error::io(&copy, "sync"))?;
     }
     let tensors: Vec<_> =
-        decoder.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
+        model.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     tensor_file::write(&aside.join("model.safetensors"), &tensors, &[("format", "pt")])?;
     remove(folder)?;
     std::fs::rename(&aside, folder).map_err(Error::io(folder, "create"))

@@ -19,7 +19,7 @@ pub(crate) struct Tail {
 impl Tail {
     pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, embedding: &Parameter) -> Result<Self> {
         let names = config.names;
-        let norm = Norm::new(tensors, config, names.final_norm, &[config.hidden_size])?;
+        let norm = Norm::new(tensors, config.norms(), names.final_norm, &[config.hidden_size])?;
         let head = match config.tie_embeddings {
             true => Parameter::new(embedding.name(), embedding.shallow_clone()),
             false => tensors.parameter(format!("{}.weight", names.head), &[config.vocab_size, config.hidden_size])?,

@@ -1,7 +1,8 @@
-use crate::{Checkpoint, Result};
+use crate::{Checkpoint, Error, Result};
 use autograd::Parameter;
+use autograd::random::{Law, derive_seed, draw};
 use std::cell::RefCell;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Where the parts of a model get their tensors from when they are built: read from a checkpoint, or written down by name and shape only. A
 /// part says once what it needs, for both.
@@ -9,6 +10,8 @@ use tch::{Device, Kind, Tensor};
 pub(crate) enum Tensors<'a> {
     /// Reads them.
     Read {
+        /// What to make of a tensor that is not there: it is drawn, or an error.
+        drawn: Option<Drawn>,
         /// From here.
         checkpoint: &'a Checkpoint,
         /// As this dtype.
@@ -43,6 +46,14 @@ impl Tensors<'_> {
         Ok(Parameter::new(name, tensor))
     }
 
+    /// Where the tensors are.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Read { device, .. } => *device,
+            Self::List(_) => Device::Cpu,
+        }
+    }
+
     /// A tensor that is never trained and kept precise, in f32 or better.
     pub fn constant(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let kind = match self {
@@ -54,11 +65,34 @@ impl Tensors<'_> {
 
     fn tensor_as(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
         match self {
+            Self::Read { checkpoint, device, drawn: Some(drawn), .. } if !checkpoint.holds(name, shape) => {
+                drawn.tensor(name, shape, kind, *device).map_err(Error::torch(name, checkpoint.path()))
+            }
             Self::Read { checkpoint, device, .. } => checkpoint.tensor(name, kind, *device),
             Self::List(list) => {
                 list.borrow_mut().push((name.to_owned(), shape.to_vec()));
                 Ok(Tensor::new())
             }
         }
+    }
+}
+
+/// How tensors begin that no checkpoint holds: normal with this deviation, and biases zero, as in `_init_weights` of transformers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Drawn {
+    pub seed: u64,
+    pub deviation: f64,
+}
+
+impl Drawn {
+    fn tensor(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> std::result::Result<Tensor, TchError> {
+        if name.ends_with(".bias") {
+            return Tensor::f_zeros(shape, (kind, device));
+        }
+        let name = name.bytes().map(u64::from).collect::<Vec<_>>();
+        // Drawn on the CPU, so that a seed means the same everywhere.
+        let drawn = draw(Law::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
+        let drawn = drawn.map_err(|why| TchError::Torch(why.to_string()))?;
+        drawn.f_mul_scalar(self.deviation)?.f_to_device(device)?.f_to_kind(kind)
     }
 }

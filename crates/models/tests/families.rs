@@ -5,7 +5,7 @@
 use autograd::GradMode;
 use autograd::random::{Law, draw};
 use layers::{Keep, Scope, Sites, Targets};
-use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Recompute, TargetModules};
+use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
 use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

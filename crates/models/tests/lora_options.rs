@@ -3,7 +3,7 @@
 
 use autograd::GradMode;
 use layers::{Keep, Scope, Sites, Targets};
-use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Recompute, TensorFile};
+use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
 use loract_models::{TargetModules, read_adapter, write_adapter};
 use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     run.check_paths()?;
     device::choose(run, ranks)?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
-    let model = checkpoint.config();
+    let model = checkpoint.config()?;
     checkpoint.check(&Decoder::expected(model))?;
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;

@@ -9,7 +9,7 @@ use crate::{Error, Result, device, text};
 use collective::{ProcessGroup, Reduce, Single};
 use data::{Batch, Dataset, Padding};
 use layers::{Scope, Targets};
-use models::{Activations, Checkpoint, Decoder, read_adapter};
+use models::{Activations, Checkpoint, Decoder, Model, read_adapter};
 use std::path::PathBuf;
 use tch::Tensor;
 

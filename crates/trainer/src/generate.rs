@@ -1,7 +1,7 @@
 use crate::{Error, Result, text};
 use autograd::random::{Law, derive_seed, draw};
 use data::Message;
-use models::{Checkpoint, Decoder, read_adapter};
+use models::{Checkpoint, Decoder, Model, read_adapter};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 

@@ -3,7 +3,7 @@ use crate::step::tensors;
 use autograd::random::derive_seed;
 use data::Batch;
 use layers::{Scope, Sites, Targets};
-use models::{Activations, Decoder};
+use models::{Activations, Decoder, Model};
 use std::sync::Arc;
 use tch::Tensor;
 

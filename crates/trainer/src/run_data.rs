@@ -37,7 +37,7 @@ impl RunData {
             }
         };
         let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
-        let vocabulary = checkpoint.config().vocab_size;
+        let vocabulary = checkpoint.config()?.vocab_size;
         if i64::from(largest) >= vocabulary {
             let what =
                 format!("holds token id {largest}, and the model knows 0 to {}; make it anew with this model's tokenizer", vocabulary - 1);

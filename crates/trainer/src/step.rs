@@ -4,7 +4,7 @@ use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
 use layers::{Scope, Sites, Targets};
-use models::{Activations, Decoder, Inputs};
+use models::{Activations, Decoder, Inputs, Model};
 use reduce::{GradientReducer, Traffic};
 use std::sync::Arc;
 use tch::{Device, Tensor};

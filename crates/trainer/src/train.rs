@@ -15,7 +15,7 @@ use crate::{Error, Result, device, evaluate, learning_rate, text};
 use collective::ProcessGroup;
 use data::Prepared;
 use layers::Sites;
-use models::{AdapterConfig, Checkpoint, Decoder, TargetModules, write_adapter, write_model};
+use models::{AdapterConfig, Checkpoint, Decoder, Model, TargetModules, write_adapter, write_model};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -221,6 +221,7 @@ pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<Option<Adapte
     }
     let names: BTreeSet<String> = decoder
         .linears()
+        .into_iter()
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();

@@ -1,6 +1,9 @@
 use crate::{Error, Result};
 use layers::{Scope, Targets};
-use models::{Activations, AdapterConfig, AdapterWeights, Checkpoint, Decoder, Inputs, LoraWeights, TensorFile};
+use models::{
+    Activations, AdapterConfig, AdapterWeights, Architecture, Checkpoint, Classifier, Decoder, EncoderInputs, InputConfig, Inputs,
+    LoraWeights, Model, TensorFile,
+};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -20,50 +23,75 @@ pub struct Compared {
 /// Computes in f32, without dropout, what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
 /// `lora.weight.*` the same under `lora.`.
 ///
-/// `expected` also holds the inputs: `input_ids` `[batch, tokens]`, `labels` (−100: ignored), and `attention_mask` with padding at the right,
-/// where logits are not compared. A gradient that ought to be zero (of a bias that the softmax cancels, say) is rounding in both programs: a
+/// `expected` also holds the inputs: `input_ids` `[batch, tokens]` or `pixel_values` `[batch, channels, height, width]`, and `labels`: for a language model one
+/// for each token (−100: ignored), for a classifier one for each row, or one for each row and class. With `input_ids`, `attention_mask`, for a language model with padding at the right, where logits are not compared, and `token_type_ids`. A gradient that ought to be zero (of a bias that
+/// the softmax cancels, say) is rounding in both programs: a
 /// difference below the precision of f32, relative to the largest recorded gradient, holds. A pair's scale is `alpha / r` with `lora_alpha` from the file's metadata, else `alpha = 2 r`.
 ///
 /// # Errors
-/// [`Error::Model`] if either file cannot be read, or a recorded gradient is of a parameter that the model has not.
+/// [`Error::Model`] if either file cannot be read, or a recorded gradient is of a parameter that the model has not; [`Error::Input`] if the recorded tensors do not
+/// fit together, or the model.
 pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compared>> {
     let checkpoint = Checkpoint::open(model)?;
     let file = TensorFile::open(expected)?;
-    let mut decoder = Decoder::load(&checkpoint, Kind::Float, Device::Cpu)?;
-    let batch = Recorded::read(&file)?;
+    let mut subject = Subject::read(&checkpoint, &file)?;
     let mut rows = Vec::new();
 
-    decoder.train_weights(true);
-    batch.compare(&decoder, &file, "", "", tolerance, &mut rows)?;
+    subject.model().train_weights(true);
+    subject.compare(&file, "", "", tolerance, &mut rows)?;
 
     let weights = lora_weights(&file)?;
     if let Some(first) = weights.modules.first() {
         let rank = first.a.size()[0];
         let alpha = file.metadata().and_then(|metadata| metadata.get("lora_alpha")?.parse().ok()).unwrap_or(2.0 * rank as f64);
         let config = AdapterConfig { r: rank, lora_alpha: alpha, ..AdapterConfig::default() };
-        decoder.train_weights(false);
-        decoder.add_lora(&config, Some(&weights), 0, expected)?;
-        batch.compare(&decoder, &file, "lora.", "base_model.model.", tolerance, &mut rows)?;
+        subject.model().train_weights(false);
+        subject.model_mut().add_lora(&config, Some(&weights), 0, expected)?;
+        subject.compare(&file, "lora.", "base_model.model.", tolerance, &mut rows)?;
     }
     Ok(rows)
 }
 
-/// The inputs of a recorded computation.
-struct Recorded {
-    ids: Tensor,
-    targets: Targets,
-    /// Rows of the flattened logits that mean something.
-    compared: Tensor,
+/// A model and the inputs of a recorded computation.
+enum Subject {
+    Language {
+        decoder: Decoder,
+        ids: Tensor,
+        targets: Targets,
+        /// Rows of the flattened logits that mean something.
+        compared: Tensor,
+    },
+    Classes {
+        classifier: Box<Classifier>,
+        inputs: EncoderInputs,
+        labels: Tensor,
+    },
 }
 
-impl Recorded {
-    fn read(file: &TensorFile) -> Result<Self> {
+impl Subject {
+    fn read(checkpoint: &Checkpoint, file: &TensorFile) -> Result<Self> {
+        let optional = |name: &str| file.shape(name).is_some().then(|| file.tensor(name)).transpose();
+        let labels = file.tensor("labels")?;
+        let mask = optional("attention_mask")?;
+        if let Architecture::Encoder(config) = checkpoint.architecture() {
+            let inputs = match &config.input {
+                InputConfig::Text(_) => {
+                    EncoderInputs::Text { ids: file.tensor("input_ids")?, present: mask, types: optional("token_type_ids")? }
+                }
+                InputConfig::Image(_) => EncoderInputs::Images(file.tensor("pixel_values")?),
+            };
+            let classifier = Box::new(Classifier::load(checkpoint, None, 0, Kind::Float, Device::Cpu)?);
+            if let Some(lacking) = classifier.drawn().first() {
+                let remedy = "verify compares a whole classifier: give one whose checkpoint holds its head";
+                return Err(Error::Input(format!("{} has no {lacking}; {remedy}", checkpoint.path().display())));
+            }
+            return Ok(Self::Classes { classifier, inputs, labels });
+        }
         let ids = file.tensor("input_ids")?;
-        let mask = match file.shape("attention_mask") {
-            Some(_) => file.tensor("attention_mask")?,
+        let mask = match mask {
+            Some(mask) => mask,
             None => ids.f_ones_like()?,
         };
-        let labels = file.tensor("labels")?;
         if ids.dim() != 2 || labels.size() != ids.size() || mask.size() != ids.size() {
             let (ids, labels) = (ids.size(), labels.size());
             return Err(Error::Input(format!(
@@ -76,40 +104,74 @@ impl Recorded {
         let tokens = labels.size()[1];
         targets.f_narrow(1, 0, tokens - 1)?.f_copy_(&labels.f_narrow(1, 1, tokens - 1)?)?;
         let compared = mask.f_flatten(0, -1)?.f_nonzero()?.f_flatten(0, -1)?;
-        Ok(Self { ids, targets: Targets::new(&targets)?, compared })
+        let decoder = Decoder::load(checkpoint, Kind::Float, Device::Cpu)?;
+        Ok(Self::Language { decoder, ids, targets: Targets::new(&targets)?, compared })
+    }
+
+    fn model(&self) -> &dyn Model {
+        match self {
+            Self::Language { decoder, .. } => decoder,
+            Self::Classes { classifier, .. } => &**classifier,
+        }
+    }
+
+    fn model_mut(&mut self) -> &mut dyn Model {
+        match self {
+            Self::Language { decoder, .. } => decoder,
+            Self::Classes { classifier, .. } => &mut **classifier,
+        }
+    }
+
+    /// The logits and the loss.
+    fn run(&self) -> std::result::Result<(Tensor, Tensor), layers::Error> {
+        let (activations, scope) = (Activations::default(), Scope::evaluation());
+        match self {
+            Self::Language { decoder, ids, targets, .. } => {
+                let hidden = decoder.hidden(&Inputs::rows(ids.shallow_clone()), &activations, &scope)?;
+                let logits = {
+                    let _mode = autograd::GradMode::disabled();
+                    decoder.logits(&hidden)?
+                };
+                Ok((logits, decoder.loss(&hidden, targets, 1.0 / targets.count().max(1) as f64, 0, &scope)?))
+            }
+            Self::Classes { classifier, inputs, labels } => {
+                let logits = classifier.logits(inputs, &activations, &scope)?;
+                let loss = classifier.losses(&logits, labels, None)?.mean()?;
+                Ok((logits.detach(), loss))
+            }
+        }
+    }
+
+    /// The logits that are compared.
+    fn meaningful(&self, logits: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Language { compared, .. } => Ok(logits.f_flatten(0, 1)?.f_index_select(0, compared)?),
+            Self::Classes { .. } => Ok(logits.shallow_clone()),
+        }
     }
 
     /// Compares everything the file has under `prefix`; gradients are named after the parameter with `module_prefix` in front.
-    fn compare(
-        &self,
-        decoder: &Decoder,
-        file: &TensorFile,
-        prefix: &str,
-        module_prefix: &str,
-        tolerance: f64,
-        rows: &mut Vec<Compared>,
-    ) -> Result<()> {
-        let scope = Scope::evaluation();
-        let hidden = decoder.hidden(&Inputs::rows(self.ids.shallow_clone()), &Activations::default(), &scope)?;
-        let mut check = |name: String, ours: &Tensor, expected: &Tensor| {
-            rows.push(compare(name, ours, expected, tolerance, 0.0)?);
-            Ok::<_, Error>(())
+    fn compare(&self, file: &TensorFile, prefix: &str, module_prefix: &str, tolerance: f64, rows: &mut Vec<Compared>) -> Result<()> {
+        let misfit = |fault: layers::Error| match fault {
+            layers::Error::Shape { .. } => Error::Input(format!("{}: {fault}", file.path().display())),
+            other => other.into(),
         };
-        let logits = {
-            let _mode = autograd::GradMode::disabled();
-            decoder.logits(&hidden)?.f_flatten(0, 1)?.f_index_select(0, &self.compared)?
-        };
-        let name = format!("{prefix}logits");
-        check(name.clone(), &logits, &file.tensor(&name)?.f_flatten(0, 1)?.f_index_select(0, &self.compared)?)?;
-        let loss = decoder.loss(&hidden, &self.targets, 1.0 / self.targets.count().max(1) as f64, 0, &scope)?;
-        let name = format!("{prefix}loss");
-        check(name.clone(), &loss, &file.tensor(&name)?)?;
+        let (logits, loss) = self.run().map_err(misfit)?;
+        for (name, ours) in [("logits", &logits), ("loss", &loss)] {
+            let name = format!("{prefix}{name}");
+            let expected = file.tensor(&name)?;
+            let (ours, expected) = match ours.dim() {
+                0 => (ours.shallow_clone(), expected),
+                _ => (self.meaningful(ours)?, self.meaningful(&expected)?),
+            };
+            rows.push(compare(name, &ours, &expected, tolerance, 0.0)?);
+        }
 
         let start = format!("{prefix}grad.");
         let mut names = file.names();
         names.retain(|name| name.starts_with(&start));
         names.sort();
-        let trained = decoder.trained();
+        let trained = self.model().trained();
         let wanted: Vec<&Tensor> = names
             .iter()
             .map(|name| {

@@ -5,7 +5,7 @@
 use autograd::memory;
 use layers::{Keep, Scope, Sites, Targets};
 use lowrank::{Method, Options, Rank, TestMatrix};
-use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Recompute, TargetModules};
+use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};

@@ -4,7 +4,7 @@
 use layers::{Scope, Targets};
 use loract_trainer::config::Run;
 use loract_trainer::{Optimizer, Share, parameter_groups};
-use models::{Activations, Adapter, Checkpoint, Decoder, Inputs, TensorFile, read_adapter};
+use models::{Activations, Adapter, Checkpoint, Decoder, Inputs, Model, TensorFile, read_adapter};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 

@@ -1,14 +1,15 @@
 use super::latent::Latent;
+use super::relative::Relative;
 use super::shared::{Seen, Shared};
 use crate::activations::BlockActivations;
 use crate::config::names::QueryNames;
-use crate::config::{HeadNorm, LayerConfig, ModelConfig};
+use crate::config::{EncoderConfig, HeadNorm, LayerConfig, LayerRope, ModelConfig, StageConfig};
 use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use autograd::Parameter;
-use layers::{Error, Scope, Scores, Site, Source, attention, clamp, project, rotary, split};
+use layers::{Error, Scope, Scores, Site, Source, biased_attention, clamp, project, rotary, split};
 use tch::Tensor;
 
 /// The attention of a layer: queries, keys and values, and the map behind them.
@@ -21,6 +22,7 @@ pub(crate) struct Attention {
     heads: Heads,
     maps: Maps,
     norms: Option<[Norm; 2]>,
+    relative: Option<Relative>,
     o: Linear,
 }
 
@@ -63,7 +65,7 @@ impl Attention {
                 HeadNorm::OwnWeights => vec![heads, config.head_dim],
                 HeadNorm::Whole => vec![heads * config.head_dim],
             };
-            Norm::new(tensors, config, &format!("{prefix}{name}"), &shape)
+            Norm::new(tensors, config.norms(), &format!("{prefix}{name}"), &shape)
         };
         let head_norm = config.attention.head_norm;
         let norms = match head_norm {
@@ -72,7 +74,29 @@ impl Attention {
         };
         let o = linear(names.output, hidden, heads.queries * config.value_dim(), config.attention.output_bias)?;
         let scores = Scores { scale: layer.scale, soft_cap: config.attention.soft_cap, dropout: config.attention.dropout };
-        Ok(Self { layer, scores, clip: config.attention.clip, head_norm, heads, maps, norms, o })
+        Ok(Self { layer, scores, clip: config.attention.clip, head_norm, heads, maps, norms, relative: None, o })
+    }
+
+    /// The attention of a layer of an encoder, in which tokens attend to those before and behind them.
+    pub fn of_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, prefix: &str, stage: &StageConfig) -> Result<Self> {
+        let (names, width) = (config.names, stage.width);
+        let linear = |name: &str, bias: bool| {
+            Linear::new(tensors, format!("{prefix}{name}"), Shape { outputs: width, inputs: width, bias, fan_in_fan_out: false })
+        };
+        let [q, k, v] = names.queries;
+        let heads = Heads { queries: stage.heads, keys: stage.heads, width: width / stage.heads };
+        let scale = 1.0 / (heads.width as f64).sqrt();
+        Ok(Self {
+            layer: LayerConfig { window: None, rope: LayerRope::Absent, scale, mixture: false },
+            scores: Scores { dropout: config.attention.dropout, ..Scores::from(scale) },
+            clip: None,
+            head_norm: None,
+            heads,
+            maps: Maps::Separate([linear(q, config.attention.bias)?, linear(k, config.attention.bias)?, linear(v, config.attention.bias)?]),
+            norms: None,
+            relative: Relative::new(tensors, config.attention.relative, format!("{prefix}{}", names.relative), stage.heads, heads.width)?,
+            o: linear(names.output, true)?,
+        })
     }
 
     pub fn linears(&self) -> Vec<&Linear> {
@@ -101,7 +125,8 @@ impl Attention {
             _ => None,
         };
         let norms = self.norms.iter().flatten().chain(latent.into_iter().flatten());
-        self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters))
+        let relative = self.relative.iter().map(Relative::weight);
+        self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).chain(relative)
     }
 
     /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in what it has `seen`.
@@ -129,7 +154,8 @@ impl Attention {
             (k, v) = seen.extend(k, v)?;
         }
         let mask = shared.mask(self.layer.window)?;
-        let (out, kept) = attention(&q, &k, &v, mask, self.scores, &activations.attn_out, scope)?;
+        let bias = self.relative.as_ref().map(Relative::bias);
+        let (out, kept) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
         let source = kept.map_or(Source::Keep(activations.attn_out), Source::Kept);
         Ok(project(&out, &[self.o.projection()], source, &scope.site(Site::AttnOut))?.remove(0))
     }

@@ -48,7 +48,7 @@ impl Experts {
             None => None,
         };
         let shared = match names.shared.filter(|_| experts.shared_width > 0) {
-            Some(names) => Some(Mlp::new(tensors, config, prefix, &MlpNames::Gated(names), experts.shared_width, SHARED)?),
+            Some(names) => Some(Mlp::new(tensors, config.mlp(experts.shared_width), prefix, &MlpNames::Gated(names), SHARED)?),
             None => None,
         };
         let all = (0..experts.count).map(one).collect::<Result<_>>()?;

@@ -41,8 +41,7 @@ impl Latent {
         let linear = |name: &str, outputs: i64, inputs: i64, bias: bool| {
             Linear::new(tensors, format!("{prefix}{name}"), Shape { outputs, inputs, bias, fan_in_fan_out: false })
         };
-        let norm =
-            |name: &str, width: i64| Ok::<_, crate::Error>(Norm::new(tensors, config, &format!("{prefix}{name}"), &[width])?.with_eps(EPS));
+        let norm = |name: &str, width: i64| Norm::new(tensors, (config.norm, EPS), &format!("{prefix}{name}"), &[width]);
         let queries = heads * config.head_dim;
         let query = match latent.query_rank {
             None => Query::Direct(linear(names.query, queries, hidden, false)?),

@@ -1,5 +1,4 @@
 use crate::activations::BlockActivations;
-use crate::config::ModelConfig;
 use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
@@ -38,12 +37,23 @@ pub(crate) struct Sites {
 /// Those of a layer's own MLP.
 pub(crate) const OWN: Sites = Sites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
 
+/// What an MLP is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MlpShape {
+    pub hidden: i64,
+    /// Inside.
+    pub width: i64,
+    pub bias: bool,
+    pub fan_in_fan_out: bool,
+    pub activation: Activation,
+}
+
 impl Mlp {
-    /// The MLP whose tensors are called `names` behind `prefix`, `width` wide inside.
-    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, prefix: &str, names: &MlpNames, width: i64, sites: Sites) -> Result<Self> {
-        let hidden = config.hidden_size;
+    /// The MLP whose tensors are called `names` behind `prefix`.
+    pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: Sites) -> Result<Self> {
+        let MlpShape { hidden, width, bias, fan_in_fan_out, activation } = shape;
         let linear = |name: &str, outputs: i64, inputs: i64| {
-            let shape = Shape { outputs, inputs, bias: config.mlp_bias, fan_in_fan_out: config.names.fan_in_fan_out };
+            let shape = Shape { outputs, inputs, bias, fan_in_fan_out };
             Linear::new(tensors, format!("{prefix}{name}"), shape)
         };
         let (inner, down) = match names {
@@ -51,7 +61,7 @@ impl Mlp {
             MlpNames::Fused([gate_up, down]) => (Inner::Fused(linear(gate_up, 2 * width, hidden)?), down),
             MlpNames::Plain([up, down]) => (Inner::Plain(linear(up, width, hidden)?), down),
         };
-        Ok(Self { activation: config.activation, inner, down: linear(down, hidden, width)?, sites })
+        Ok(Self { activation, inner, down: linear(down, hidden, width)?, sites })
     }
 
     pub fn linears(&self) -> Vec<&Linear> {

@@ -9,14 +9,22 @@ pub(crate) struct Shared {
     pub tables: [Option<RotaryTable>; 2],
     /// The mask of each window that layers have.
     pub masks: Vec<(Option<i64>, Mask)>,
+    /// Height and width of the map that the tokens are laid out in row by row, where they are patches of images.
+    pub grid: Option<[i64; 2]>,
 }
 
 impl Shared {
     pub fn shallow_clone(&self) -> Self {
         Self {
             tables: self.tables.each_ref().map(|table| table.as_ref().map(RotaryTable::shallow_clone)),
+            grid: self.grid,
             masks: self.masks.iter().map(|(window, mask)| (*window, mask.shallow_clone())).collect(),
         }
+    }
+
+    /// One mask for all, and no rotary embeddings.
+    pub fn masked(mask: Mask, grid: Option<[i64; 2]>) -> Self {
+        Self { tables: [None, None], masks: vec![(None, mask)], grid }
     }
 
     /// The table of a layer, if it has one.

@@ -7,7 +7,7 @@ mod names;
 use super::{Checkpoint, Text, TokenizerSource, Weights};
 use crate::config::{self, gguf::TensorFacts};
 use crate::stretch::{self, Stretch};
-use crate::{Error, Result};
+use crate::{Architecture, Error, Result};
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::quantized::{GgmlDType, ggml_file};
 use names::Rotary;
@@ -37,7 +37,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
             tokenizer: TokenizerSource::Gguf(Box::new(tokenizer)),
         },
     };
-    Ok(Checkpoint { path: path.to_owned(), config, weights: Box::new(weights), text })
+    Ok(Checkpoint { path: path.to_owned(), architecture: Architecture::Decoder(config), weights: Box::new(weights), text })
 }
 
 /// The tensors of a GGUF file under their Hugging Face names.

@@ -1,8 +1,8 @@
 //! Hugging Face directories.
 
 use super::{Checkpoint, SpecialTokens, Text, TokenizerSource, Weights};
-use crate::config::{hugging_face, names::TensorNames};
-use crate::{Error, Result, TensorFile};
+use crate::config::hugging_face;
+use crate::{Architecture, Error, Result, TensorFile};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -15,10 +15,10 @@ const INDEX: &str = "model.safetensors.index.json";
 pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let file = folder.join("config.json");
     let table = read_table(&file)?.ok_or_else(|| not_a_model(folder))?;
-    let config = hugging_face::read(&file, &table)?;
+    let architecture = hugging_face::read(&file, &table)?;
     let mut weights = Box::new(Shards::open(folder)?);
-    weights.complete_names(config.names);
-    Ok(Checkpoint { path: folder.to_owned(), config, weights, text: text(folder)? })
+    weights.complete_names(&architecture);
+    Ok(Checkpoint { path: folder.to_owned(), architecture, weights, text: text(folder)? })
 }
 
 /// Says what a directory without `config.json` holds instead, where that helps.
@@ -36,9 +36,16 @@ fn not_a_model(folder: &Path) -> Error {
 #[derive(Debug)]
 struct Shards {
     files: Vec<TensorFile>,
-    holder: HashMap<String, usize>,
-    /// What the names of `holder` begin with and those in the files do not.
-    prefix: &'static str,
+    tensors: HashMap<String, Stored>,
+}
+
+/// Where a tensor is.
+#[derive(Debug)]
+struct Stored {
+    /// The number of its file.
+    file: usize,
+    /// Its name there.
+    name: String,
 }
 
 impl Shards {
@@ -47,8 +54,8 @@ impl Shards {
         let single = folder.join(WEIGHTS);
         if single.exists() {
             let file = TensorFile::open(&single)?;
-            let holder = file.names().into_iter().map(|name| (name, 0)).collect();
-            return Ok(Shards { files: vec![file], holder, prefix: "" });
+            let tensors = file.names().into_iter().map(|name| (name.clone(), Stored { file: 0, name })).collect();
+            return Ok(Shards { files: vec![file], tensors });
         }
         let index = folder.join(INDEX);
         let Some(table) = read_table(&index)? else {
@@ -63,7 +70,7 @@ impl Shards {
 
     fn from_index(folder: &Path, index: &Path, table: &Map<String, Value>) -> Result<Self> {
         let map = table.get("weight_map").and_then(Value::as_object).ok_or_else(|| Error::corrupt(index, "it has no table weight_map"))?;
-        let mut shards = Shards { files: Vec::new(), holder: HashMap::new(), prefix: "" };
+        let mut shards = Shards { files: Vec::new(), tensors: HashMap::new() };
         let mut opened = HashMap::new();
         for (tensor, file) in map {
             let file = file
@@ -81,30 +88,35 @@ impl Shards {
             if shards.files[at].shape(tensor).is_none() {
                 return Err(Error::MissingTensor { tensor: tensor.clone(), file: shards.files[at].path().to_owned() });
             }
-            shards.holder.insert(tensor.clone(), at);
+            shards.tensors.insert(tensor.clone(), Stored { file: at, name: tensor.clone() });
         }
         Ok(shards)
     }
 
-    /// A checkpoint of the model without its head, as that of GPT-2 on the hub, leaves out what stands before every name; transformers puts
-    /// it there (`base_model_prefix`).
-    fn complete_names(&mut self, names: &TensorNames) {
-        let (prefix, whole) = (names.prefix(), format!("{}.weight", names.embedding));
-        if !self.holder.contains_key(&whole) && self.holder.contains_key(&whole[prefix.len()..]) {
-            self.holder = self.holder.drain().map(|(name, at)| (format!("{prefix}{name}"), at)).collect();
-            self.prefix = prefix;
-        }
+    /// Names as transformers completes them. A checkpoint of the model without its head, as those of GPT-2 and MiniLM on the hub, leaves out
+    /// what stands before every name (`base_model_prefix`); one that was made with TensorFlow calls the parameters of norms gamma and beta, as that
+    /// of BERT does.
+    fn complete_names(&mut self, architecture: &Architecture) {
+        let (prefix, whole) = (architecture.prefix(), architecture.known());
+        let lacks_prefix = !self.tensors.contains_key(&whole) && self.tensors.contains_key(&whole[prefix.len()..]);
+        let prefix = if lacks_prefix { prefix } else { "" };
+        let is_encoder = matches!(architecture, Architecture::Encoder(_));
+        let complete = |name: String| {
+            let renamed = match (name.strip_suffix("LayerNorm.gamma"), name.strip_suffix("LayerNorm.beta")) {
+                (Some(before), _) if is_encoder => format!("{before}LayerNorm.weight"),
+                (_, Some(before)) if is_encoder => format!("{before}LayerNorm.bias"),
+                _ => name,
+            };
+            format!("{prefix}{renamed}")
+        };
+        self.tensors = self.tensors.drain().map(|(name, stored)| (complete(name), stored)).collect();
     }
 
-    fn stored<'a>(&self, name: &'a str) -> &'a str {
-        name.strip_prefix(self.prefix).unwrap_or(name)
+    fn file(&self, name: &str) -> Option<(&TensorFile, &str)> {
+        self.tensors.get(name).map(|stored| (&self.files[stored.file], stored.name.as_str()))
     }
 
-    fn file(&self, name: &str) -> Option<&TensorFile> {
-        self.holder.get(name).map(|&at| &self.files[at])
-    }
-
-    fn needed(&self, name: &str) -> Result<&TensorFile> {
+    fn needed(&self, name: &str) -> Result<(&TensorFile, &str)> {
         let path = || self.files.first().map(|file| file.path().to_owned()).unwrap_or_default();
         self.file(name).ok_or_else(|| Error::MissingTensor { tensor: name.to_owned(), file: path() })
     }
@@ -125,16 +137,17 @@ fn open_shard(path: &Path, index: &Path) -> Result<TensorFile> {
 
 impl Weights for Shards {
     fn names(&self) -> Vec<&str> {
-        self.holder.keys().map(String::as_str).collect()
+        self.tensors.keys().map(String::as_str).collect()
     }
 
     fn shape(&self, name: &str) -> Option<&[i64]> {
-        self.file(name)?.shape(self.stored(name))
+        let (file, stored) = self.file(name)?;
+        file.shape(stored)
     }
 
     fn check_format(&self, name: &str) -> Result<()> {
-        let file = self.needed(name)?;
-        match file.kind(self.stored(name))? {
+        let (file, stored) = self.needed(name)?;
+        match file.kind(stored)? {
             Kind::Double | Kind::Float | Kind::Half | Kind::BFloat16 => Ok(()),
             other => Err(Error::Dtype {
                 tensor: name.to_owned(),
@@ -146,7 +159,8 @@ impl Weights for Shards {
     }
 
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
-        self.needed(name)?.tensor_as(self.stored(name), kind, device)
+        let (file, stored) = self.needed(name)?;
+        file.tensor_as(stored, kind, device)
     }
 
     fn bytes_on_disk(&self) -> u64 {

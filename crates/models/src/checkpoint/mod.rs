@@ -7,7 +7,7 @@ mod tokenizer;
 
 pub use tokenizer::{GgufTokenizer, SpecialTokens, TokenizerSource};
 
-use crate::{Error, ModelConfig, Result};
+use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    config: ModelConfig,
+    architecture: Architecture,
     weights: Box<dyn Weights>,
     text: Text,
 }
@@ -68,9 +68,25 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The model's configuration.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
+    /// What the model is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The configuration of a language model.
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the model is none.
+    pub fn config(&self) -> Result<&ModelConfig> {
+        self.architecture.decoder(&self.path)
+    }
+
+    /// The configuration of an encoder.
+    ///
+    /// # Errors
+    /// [`Error::Task`] if the model is none.
+    pub fn encoder_config(&self) -> Result<&EncoderConfig> {
+        self.architecture.encoder(&self.path)
     }
 
     /// The tensors' names, sorted.
@@ -143,12 +159,14 @@ impl Checkpoint {
         Error::MissingTensor { tensor: name.to_owned(), file: self.path.clone() }
     }
 
+    /// Whether `name` is there in this shape.
+    pub(crate) fn holds(&self, name: &str, shape: &[i64]) -> bool {
+        self.shape(name) == Some(shape)
+    }
+
     fn is_harmless(&self, name: &str) -> bool {
-        // Old checkpoints store what follows from the configuration: rotary tables, masks. GGUF stores divisors of the rotary frequencies,
-        // which have become part of the configuration.
-        let names = self.config.names;
-        let is_head = || name.strip_suffix(".weight") == Some(names.head);
-        names.ignored.iter().any(|part| name.contains(part)) || name == gguf::ROPE_DIVISORS || (self.config.tie_embeddings && is_head())
+        // GGUF stores divisors of the rotary frequencies, which have become part of the configuration.
+        self.architecture.ignores(name) || name == gguf::ROPE_DIVISORS
     }
 }
 

@@ -1,4 +1,4 @@
-//! One entry for each family: the keys and defaults of its configuration class, the names of its tensors, and what else it is made of.
+//! One entry for each family of decoders: the keys and defaults of its configuration class, the names of its tensors, and what else it is made of.
 //!
 //! To add a family: a constant [`Family`] in a file here, its line in [`FAMILIES`], and a recorded model in `tests/fixtures/hf`, which the tests of
 //! `loract verify` and of activation compression then take in. Only a part that no family has yet needs code, in `block`.
@@ -14,7 +14,9 @@ mod olmo;
 mod phi;
 mod qwen;
 
-pub(super) use common::{Family, HeadDim};
+pub(super) use common::{Family, HeadDim, activation, multiplier, positive, switch};
+
+use super::encoder;
 
 /// All families.
 pub(super) const FAMILIES: &[&Family] = &[
@@ -40,12 +42,15 @@ pub(super) const FAMILIES: &[&Family] = &[
     &deepseek::DEEPSEEK_V3,
 ];
 
-/// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama` only).
+/// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama` only): decoders, then encoders.
 pub const SUPPORTED_MODEL_TYPES: &[&str] = &{
-    let mut names = [""; FAMILIES.len()];
+    let mut names = [""; FAMILIES.len() + encoder::FAMILIES.len()];
     let mut index = 0;
     while index < names.len() {
-        names[index] = FAMILIES[index].model_type;
+        names[index] = match index < FAMILIES.len() {
+            true => FAMILIES[index].model_type,
+            false => encoder::FAMILIES[index - FAMILIES.len()].model_types[0],
+        };
         index += 1;
     }
     names

@@ -51,8 +51,12 @@ impl<'a> Fields<'a> {
     }
 
     pub fn table(&self, key: &str) -> Result<Option<Fields<'a>>> {
-        let table = self.typed(key, "a table", Value::as_object)?;
-        Ok(table.map(|table| Fields { file: self.file, table }))
+        Ok(self.object(key)?.map(|table| Fields { file: self.file, table }))
+    }
+
+    /// A table of other values than [`Fields`] reads.
+    pub fn object(&self, key: &str) -> Result<Option<&'a Map<String, Value>>> {
+        self.typed(key, "a table", Value::as_object)
     }
 
     /// A token id; negative ones stand for 'none' in older files.

@@ -1,8 +1,9 @@
 //! `config.json`, with the meaning and the defaults of the configuration classes of transformers (4.57).
 
+use super::encoder;
 use super::families::{FAMILIES, SUPPORTED_MODEL_TYPES};
 use super::fields::Fields;
-use super::{ModelConfig, Names};
+use super::{Architecture, Names};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -26,15 +27,17 @@ pub(super) const NAMES: Names = Names {
 };
 
 /// Reads the table of the `config.json` at `file`.
-pub(crate) fn read(file: &Path, table: &Map<String, Value>) -> Result<ModelConfig> {
+pub(crate) fn read(file: &Path, table: &Map<String, Value>) -> Result<Architecture> {
     let fields = Fields::new(file, table);
     let model_type = fields.text("model_type")?.ok_or_else(|| fields.invalid("model_type", "it is absent"))?;
-    let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) else {
-        let model_type = model_type.to_owned();
-        return Err(Error::UnsupportedModel { model_type, file: file.to_owned(), supported: SUPPORTED_MODEL_TYPES });
-    };
     fields.none("quantization_config")?;
-    family.read(&fields)
+    if let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) {
+        return family.read(&fields).map(Architecture::Decoder);
+    }
+    if let Some(family) = encoder::FAMILIES.iter().find(|family| family.model_types.contains(&model_type)) {
+        return (family.read)(&fields).map(Architecture::Encoder);
+    }
+    Err(Error::UnsupportedModel { model_type: model_type.to_owned(), file: file.to_owned(), supported: SUPPORTED_MODEL_TYPES })
 }
 
 #[cfg(test)]

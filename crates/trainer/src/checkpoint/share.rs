@@ -8,7 +8,7 @@ use super::manifest::Manifest;
 use super::states::{self, Stored};
 use crate::step::Stepper;
 use crate::{Error, Result};
-use models::{Decoder, TensorFile};
+use models::{Decoder, Model, TensorFile};
 use std::path::Path;
 use tch::{Device, Tensor};
 

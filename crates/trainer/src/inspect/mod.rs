@@ -19,7 +19,7 @@ use collective::Single;
 use data::Batch;
 use gradients::Gradients;
 use layers::Sites;
-use models::{Checkpoint, Decoder};
+use models::{Checkpoint, Decoder, Model};
 use serde::Serialize;
 use sites::SiteObserver;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
         return Ok(());
     }
     let _mode = autograd::GradMode::disabled();
-    for (index, linear) in decoder.linears().enumerate() {
+    for (index, linear) in decoder.linears().into_iter().enumerate() {
         let Some((_, b)) = linear.lora() else { continue };
         // One that starts from something, as PiSSA's does, has gradients as it is.
         if b.tensor().f_any()?.f_int64_value(&[])? != 0 {

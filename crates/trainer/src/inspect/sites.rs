@@ -200,7 +200,12 @@ fn name(site: Site) -> &'static str {
         Site::SharedGate => "act (shared gate)",
         Site::SharedUp => "act (shared up)",
         Site::SharedOut => "mlp_out (shared)",
+        Site::Merge => "layer, sublayer (merge)",
+        Site::MergeNorm => "norm (merge)",
+        Site::MergeIn => "mlp_in (merge)",
+        Site::FinalNorm => "norm (last)",
         Site::Layer | Site::AttentionNorm | Site::MlpNorm | Site::Core | Site::Router | Site::Loss => "",
+        Site::Patches | Site::EmbeddingNorm | Site::Pooled | Site::HeadGate | Site::HeadOut => "",
     }
 }
 

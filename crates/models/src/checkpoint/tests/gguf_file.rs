@@ -156,7 +156,7 @@ fn every_format_comes_back_within_its_step_in_the_layout_of_hugging_face() {
         let path = dir.path().join(format!("{dtype:?}.gguf"));
         write(&path, &metadata(), &model, dtype);
         let checkpoint = Checkpoint::open(&path).unwrap();
-        checkpoint.check(&expected(checkpoint.config())).unwrap();
+        checkpoint.check(&expected(checkpoint.config().unwrap())).unwrap();
         for (name, tensor) in &model {
             let got = checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
             assert_eq!(got.size(), tensor.size(), "{dtype:?} {name}");
@@ -171,7 +171,7 @@ fn every_format_comes_back_within_its_step_in_the_layout_of_hugging_face() {
 fn metadata_become_configuration_and_tokenizer() {
     let (_dir, path) = sample();
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let config = checkpoint.config();
+    let config = checkpoint.config().unwrap();
     assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (HEADS, KV_HEADS, HEAD_DIM));
     assert_eq!((config.vocab_size, config.max_positions), (VOCAB, 128));
     assert_eq!((config.norm_eps, config.rope.theta), (1e-5, 1e5));
@@ -195,8 +195,8 @@ fn a_file_without_an_output_projection_is_tied() {
     let path = dir.path().join("tied.gguf");
     write(&path, &metadata(), &model(true), GgmlDType::Q8_0);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    assert!(checkpoint.config().tie_embeddings);
-    checkpoint.check(&expected(checkpoint.config())).unwrap();
+    assert!(checkpoint.config().unwrap().tie_embeddings);
+    checkpoint.check(&expected(checkpoint.config().unwrap())).unwrap();
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn biases_of_queries_and_keys_are_put_in_order_too() {
     model.insert("model.layers.0.self_attn.q_proj.bias".into(), bias.shallow_clone());
     write(&path, &metadata(), &model, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    assert!(checkpoint.config().attention.bias);
+    assert!(checkpoint.config().unwrap().attention.bias);
     let got = checkpoint.tensor("model.layers.0.self_attn.q_proj.bias", Kind::Float, Device::Cpu).unwrap();
     assert!(got.equal(&bias));
 }
@@ -221,14 +221,14 @@ fn unknown_tensors_and_wrong_shapes_are_named() {
     odd.insert("blk.0.ffn_gate_exps.weight".into(), Tensor::zeros([1, HIDDEN], (Kind::Float, Device::Cpu)));
     write(&path, &metadata(), &odd, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let refused = checkpoint.check(&expected(checkpoint.config())).unwrap_err();
+    let refused = checkpoint.check(&expected(checkpoint.config().unwrap())).unwrap_err();
     assert!(matches!(refused, Error::UnexpectedTensor { tensor, .. } if tensor == "blk.0.ffn_gate_exps.weight"));
 
     let mut odd = model(false);
     odd.insert("model.norm.weight".into(), Tensor::zeros([HIDDEN + 2], (Kind::Float, Device::Cpu)));
     write(&path, &metadata(), &odd, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let refused = checkpoint.check(&expected(checkpoint.config())).unwrap_err();
+    let refused = checkpoint.check(&expected(checkpoint.config().unwrap())).unwrap_err();
     assert!(matches!(refused, Error::Shape { got, .. } if got == [HIDDEN + 2]));
 
     let mut odd = model(false);

@@ -13,7 +13,7 @@ fn open() -> Checkpoint {
 #[test]
 fn smollm2_is_what_its_card_says() {
     let checkpoint = open();
-    let config = checkpoint.config();
+    let config = checkpoint.config().unwrap();
     assert_eq!((config.num_layers, config.hidden_size, config.intermediate_size), (30, 576, 1536));
     assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (9, 3, 64));
     assert_eq!((config.vocab_size, config.max_positions), (49152, 8192));
@@ -37,7 +37,7 @@ fn smollm2_brings_its_tokenizer_and_template() {
 
 /// The logits after the last of `ids`, computed in the plainest way (transformers' `LlamaForCausalLM`, eager attention).
 fn next_token_logits(checkpoint: &Checkpoint, ids: &Tensor) -> Tensor {
-    let config = checkpoint.config();
+    let config = checkpoint.config().unwrap();
     let read = |name: &str| checkpoint.tensor(&format!("{name}.weight"), Kind::Float, Device::Cpu).unwrap();
     let norm = |x: &Tensor, name: &str| {
         let square = x.square().mean_dim([-1].as_slice(), true, Kind::Float);

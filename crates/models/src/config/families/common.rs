@@ -140,7 +140,7 @@ impl Family {
 }
 
 /// The function that transformers' `ACT2FN` has under the name in `key`.
-fn activation(fields: &Fields<'_>, key: &str, default: &str) -> Result<Activation> {
+pub(in crate::config) fn activation(fields: &Fields<'_>, key: &str, default: &str) -> Result<Activation> {
     Ok(match fields.text(key)?.unwrap_or(default) {
         "silu" | "swish" => Activation::Silu,
         "gelu" | "gelu_python" => Activation::Gelu,
@@ -163,18 +163,18 @@ fn activation(fields: &Fields<'_>, key: &str, default: &str) -> Result<Activatio
 }
 
 /// A boolean option.
-pub(super) fn switch(fields: &Fields<'_>, key: &str, default: bool) -> Result<bool> {
+pub(in crate::config) fn switch(fields: &Fields<'_>, key: &str, default: bool) -> Result<bool> {
     Ok(fields.boolean(key)?.unwrap_or(default))
 }
 
 /// A size that must be at least 1.
-pub(super) fn positive(fields: &Fields<'_>, key: &str, default: i64) -> Result<i64> {
+pub(in crate::config) fn positive(fields: &Fields<'_>, key: &str, default: i64) -> Result<i64> {
     let size = fields.integer(key)?.unwrap_or(default);
     if (1..=1 << 31).contains(&size) { Ok(size) } else { Err(fields.invalid(key, format!("{size} is not positive"))) }
 }
 
 /// A number that must not be 0, infinite or NaN.
-pub(super) fn multiplier(fields: &Fields<'_>, key: &str, default: f64) -> Result<f64> {
+pub(in crate::config) fn multiplier(fields: &Fields<'_>, key: &str, default: f64) -> Result<f64> {
     let number = fields.number(key)?.unwrap_or(default);
     if number.is_finite() && number != 0.0 { Ok(number) } else { Err(fields.invalid(key, format!("{number} is not a multiplier"))) }
 }

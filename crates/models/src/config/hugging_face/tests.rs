@@ -1,11 +1,13 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::ModelConfig;
 use crate::config::{EmbeddingScale, HeadNorm, LayerConfig, LayerRope, NormKind, RopeConfig, RopeScaling};
 use layers::{Activation, Groups, Pairs, RmsWeight, Scoring};
 use serde_json::json;
 
 fn parse(value: Value) -> Result<ModelConfig> {
-    read(Path::new("some/config.json"), value.as_object().unwrap())
+    let file = Path::new("some/config.json");
+    read(file, value.as_object().unwrap())?.into_decoder(file)
 }
 
 /// A small model with `changes` on top.

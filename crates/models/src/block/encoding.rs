@@ -1,0 +1,40 @@
+//! The layers of encoders.
+
+use super::attention::Attention;
+use super::mlp::{self, Mlp, MlpShape};
+use super::windows::Windows;
+use super::{Block, FeedForward, Joining};
+use crate::Result;
+use crate::config::names::MlpNames;
+use crate::config::{EncoderConfig, NormOrder, RelativePositions};
+use crate::norm::Norm;
+use crate::tensors::Tensors;
+
+impl Block {
+    /// Layer `index` of a stage of an encoder.
+    pub fn of_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, stage: usize, index: usize) -> Result<Self> {
+        let (names, stage, prefix) = (config.names, &config.stages[stage], config.names.layer(stage, index));
+        let layer = stage.layers[index];
+        let norm = |order: NormOrder, name: &str| match config.order == order {
+            true => Norm::new(tensors, config.norms(), &format!("{prefix}{name}"), &[stage.width]).map(Some),
+            false => Ok(None),
+        };
+        let [attention, mlp] = names.norms;
+        let shape = MlpShape { hidden: stage.width, width: stage.inner, bias: true, fan_in_fan_out: false, activation: config.activation };
+        Ok(Self {
+            joining: Joining { parallel: false, multiplier: 1.0, dropout: config.dropout.halves, drop_path: layer.drop_path },
+            before_attention: norm(NormOrder::BeforeHalves, attention)?,
+            windows: match config.attention.relative {
+                RelativePositions::Windows { size } => Some(Windows { size, shift: layer.shift }),
+                _ => None,
+            },
+            attention: Attention::of_encoder(tensors, config, &prefix, stage)?,
+            after_attention: None,
+            of_attended: norm(NormOrder::BehindSums, attention)?,
+            before_mlp: norm(NormOrder::BeforeHalves, mlp)?,
+            mlp: FeedForward::Dense(Mlp::new(tensors, shape, &prefix, &MlpNames::Plain(names.mlp), mlp::OWN)?),
+            after_mlp: None,
+            of_mapped: norm(NormOrder::BehindSums, mlp)?,
+        })
+    }
+}
