@@ -59,6 +59,16 @@ pub enum Error {
         /// Columns of the matrix.
         columns: i64,
     },
+    /// CUDA did not take a kernel.
+    #[error(
+        "coded: CUDA refused kernel {kernel}: {reason}; it may tell of an earlier fault on this GPU, which CUDA_LAUNCH_BLOCKING=1 shows where it happens"
+    )]
+    Kernel {
+        /// Its name.
+        kernel: String,
+        /// What the driver says.
+        reason: String,
+    },
     /// An error of libtorch.
     #[error(transparent)]
     Tch(#[from] TchError),

@@ -1,17 +1,19 @@
 use super::basis::Basis;
+use super::components::{Components, decode, sent};
+use super::kernels::Kernels;
 use super::outliers::{Exact, worth_keeping};
 use super::pack::LANES;
-use super::pass::{self, Encoded, Plan};
+use super::pass::{Encoded, Plan};
 use super::small_float::{gain, gain_near};
-use super::spread::{Scales, Spread};
+use super::spread::Scales;
 use super::unit_rows::Normed;
 use super::water_filling::{EXACT, Losses, Until, WIDTHS, widths};
-use super::{Coding, Rate, Rounding, reference};
+use super::{Coding, Rate, Rounding};
 use crate::Error;
-use multiversion::multiversion;
+use crate::rounded::owned;
 use rayon::prelude::*;
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const OPERATION: &str = "coded";
 
@@ -45,7 +47,7 @@ enum Vectors {
 /// A matrix on its way.
 struct Attempt {
     plan: Plan,
-    encoded: Encoded,
+    encoded: Encoded<Tensor>,
     gains: Vec<u16>,
     /// Of each row, relative to its norm.
     errors: Vec<f64>,
@@ -60,7 +62,7 @@ impl Coded {
     /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Setting`] for what it does not take; those of
     /// libtorch.
     pub fn new(matrix: &Tensor, basis: &Arc<Basis>, coding: &Coding, seed: u64) -> Result<Self, Error> {
-        Self::of(matrix, Some(basis), coding, seed)
+        Self::with(Kernels::on(matrix.device()), matrix, Some(basis), coding, seed)
     }
 
     /// Codes `matrix` column by column, without a basis: in place of its components stand its columns, which costs no product and holds
@@ -69,13 +71,21 @@ impl Coded {
     /// # Errors
     /// As [`Coded::new`].
     pub fn of_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
-        Self::of(matrix, None, coding, seed)
+        Self::with(Kernels::on(matrix.device()), matrix, None, coding, seed)
     }
 
-    fn of(matrix: &Tensor, basis: Option<&Arc<Basis>>, coding: &Coding, seed: u64) -> Result<Self, Error> {
+    /// By these kernels of the matrix's device; by the CPU if there are none.
+    pub(super) fn with(
+        kernels: Option<Kernels>,
+        matrix: &Tensor,
+        basis: Option<&Arc<Basis>>,
+        coding: &Coding,
+        seed: u64,
+    ) -> Result<Self, Error> {
         let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
         let y = match basis {
-            None => matrix_rows.f_tr()?,
+            // Not the matrix itself, as rows are scaled in place.
+            None => owned(&matrix_rows.f_tr()?, Kind::Float)?,
             Some(basis) => {
                 basis.check(OPERATION, &matrix_rows)?;
                 // A bf16 matrix is no more exact than a product in bf16.
@@ -85,21 +95,21 @@ impl Coded {
         let (rows, columns) = (norms.len(), matrix_rows.size2()?.1 as usize);
         let components = basis.map_or(columns, |basis| basis.components() as usize);
         drop(matrix_rows);
-        let mut y = Vec::<f32>::try_from(y.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?)?;
+        let mut y = Components::of(y, kernels)?;
         // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
         let ratio = |&norm: &f32| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 };
         let ratios: Option<Vec<f32>> = (coding.rounding == Rounding::Stochastic).then(|| norms.iter().map(ratio).collect());
-        let squares = scale_rows(&mut y, &inverses, ratios.as_deref());
+        let squares = y.scale_rows(&inverses, ratios.as_deref())?;
         // What a complete basis does not hold is rounding.
         let energies = if components == columns { squares } else { vec![1.0; rows] };
         let bytes = coding.rate.bytes(rows, columns, components)?;
 
-        let attempt = |y: &[f32], norms: &[f32], kept: u64| {
+        let attempt = |y: &Components, norms: &[f32], kept: u64| {
             let spent = kept * Exact::bytes_of(columns) + fixed_bytes(rows, components);
             let bits = bytes.map(|bytes| bytes.saturating_sub(spent) / rows.div_ceil(LANES) as u64);
             attempt(&Rows { y, norms, energies: &energies }, coding, bits, seed)
         };
-        let mut found = attempt(&y, &norms, 0);
+        let mut found = attempt(&y, &norms, 0)?;
         // No more than half of the codes' bytes.
         let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
         let outliers = worth_keeping(&found.errors, columns, found.plan.active().len(), affordable);
@@ -107,15 +117,16 @@ impl Coded {
         if !outliers.is_empty() {
             let mut others = norms.clone();
             outliers.iter().for_each(|&row| others[row] = 0.0);
-            y.par_chunks_mut(rows).for_each(|component| outliers.iter().for_each(|&row| component[row] = 0.0));
-            found = attempt(&y, &others, outliers.len() as u64);
+            y.clear(&outliers)?;
+            found = attempt(&y, &others, outliers.len() as u64)?;
             exact = Some(Exact::of(matrix, &outliers)?);
         }
 
-        let Attempt { plan, mut encoded, gains, errors } = found;
+        let Attempt { plan, encoded, gains, errors } = found;
+        let mut codes = encoded.codes;
         if let Some(bytes) = bytes {
-            let rest = 2 * rows + 2 * components + exact.as_ref().map_or(0, |exact| exact.bytes() as usize);
-            encoded.codes.resize(bytes as usize - rest, 0);
+            let rest = fixed_bytes(rows, components) + exact.as_ref().map_or(0, Exact::bytes);
+            codes = codes.f_constant_pad_nd([0, (bytes - rest) as i64 - codes.numel() as i64])?;
         }
         let device = matrix.device();
         let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
@@ -128,8 +139,8 @@ impl Coded {
         Ok(Self {
             basis: basis.cloned(),
             columns: columns as i64,
-            codes: Tensor::f_from_slice(&encoded.codes)?.f_to_device(device)?,
-            gains: Tensor::f_from_slice(&gains)?.f_to_device(device)?,
+            codes: codes.f_to_device(device)?,
+            gains: sent(&gains, device)?,
             plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
             exact,
             trellis: coding.rounding == Rounding::Trellis,
@@ -273,22 +284,14 @@ impl Coded {
         let plan = self.plan()?;
         let active: Vec<i64> = plan.active().into_iter().map(|component| component as i64).collect();
         let device = self.codes.device();
-        let y = if device == Device::Cpu {
-            let gains: Vec<f32> = Vec::<i16>::try_from(&self.gains)?.into_iter().map(|code| gain(code.cast_unsigned())).collect();
-            let codes = Vec::<u8>::try_from(&self.codes)?;
-            let decoded = pass::decode(&codes, &plan, &gains, self.trellis);
-            Tensor::f_from_slice(&decoded)?.f_view([active.len() as i64, gains.len() as i64])?
-        } else {
-            let gains = self.gains.f_to_kind(Kind::Int)?.f_bitwise_and(0xffff)?.f_bitwise_left_shift_tensor_scalar(15)?;
-            reference::decode(&self.codes, &plan, &gains.f_view_dtype(Kind::Float)?, self.trellis)?
-        };
-        let some = if active.len() < plan.widths.len() { Some(Tensor::f_from_slice(&active)?.f_to_device(device)?) } else { None };
+        let y = decode(&self.codes, &plan, &self.gains, self.trellis, kind, Kernels::on(device).as_ref())?;
+        let some = if active.len() < plan.widths.len() { Some(sent(&active, device)?) } else { None };
         let vectors = match (&self.basis, some) {
             (None, some) => Vectors::Columns(some),
             (Some(basis), None) => Vectors::Of(basis.vectors(kind)?),
             (Some(basis), Some(some)) => Vectors::Of(basis.vectors(kind)?.f_index_select(1, &some)?),
         };
-        Ok((y.f_to_kind(kind)?.f_tr()?, vectors))
+        Ok((y.f_tr()?, vectors))
     }
 
     fn plan(&self) -> Result<Plan, Error> {
@@ -315,33 +318,6 @@ impl Rate {
     }
 }
 
-/// Multiplies each row of `y` `[components, rows]` with its factor, and then with its ratio; the sums of squares between the two.
-fn scale_rows(y: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
-    let rows = factors.len();
-    let blocks: Vec<Vec<f32>> = y.par_chunks_mut(pass::BLOCK * rows).map(|block| scale_block(block, factors, ratios)).collect();
-    let mut squares = vec![0.0; rows];
-    for block in blocks {
-        squares.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);
-    }
-    squares
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2"))]
-fn scale_block(block: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
-    let rows = factors.len();
-    let mut squares = vec![0.0; rows];
-    for component in block.chunks_mut(rows) {
-        for ((value, factor), square) in component.iter_mut().zip(factors).zip(&mut squares) {
-            *value *= factor;
-            *square += *value * *value;
-        }
-        if let Some(ratios) = ratios {
-            component.iter_mut().zip(ratios).for_each(|(value, ratio)| *value *= ratio);
-        }
-    }
-    squares
-}
-
 /// Gains, widths and scales.
 fn fixed_bytes(rows: usize, components: usize) -> u64 {
     (2 * rows + 2 * components) as u64
@@ -353,8 +329,7 @@ fn most_bytes(rows: usize, components: usize) -> u64 {
 
 /// Rows to be coded.
 struct Rows<'a> {
-    /// `[components, rows]`.
-    y: &'a [f32],
+    y: &'a Components,
     /// Rows whose norm is zero need no code.
     norms: &'a [f32],
     /// The square of each row, about 1, as far as the basis could hold it.
@@ -362,21 +337,20 @@ struct Rows<'a> {
 }
 
 /// Codes rows with so many `bits` to each, or with what the wanted error asks for.
-fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Attempt {
+fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Result<Attempt, Error> {
     let count = rows.norms.len();
     let absent = rows.norms.iter().filter(|&&norm| norm == 0.0).count();
     let counted = (count - absent).max(1);
-    let plan = |values: &[f32]| Spread::of(values, absent).plan(coding.rounding, counted);
-    let plans: Vec<(Losses, Scales)> = rows.y.par_chunks(count).map(plan).collect();
+    let plans: Vec<(Losses, Scales)> = rows.y.spreads(absent)?.par_iter().map(|spread| spread.plan(coding.rounding, counted)).collect();
     let losses: Vec<Losses> = plans.iter().map(|(losses, _)| *losses).collect();
-    let run = |until: Until| {
+    let run = |until: Until| -> Result<Attempt, Error> {
         let widths = widths(&losses, until);
         let place = |width: u8| WIDTHS.iter().position(|&known| known == width).unwrap_or(0);
         let scales = widths.iter().zip(&plans).map(|(&width, (_, scales))| scales[place(width)]).collect();
         let plan = Plan { widths, scales };
-        let encoded = pass::encode(rows.y, count, &plan, coding.rounding, seed);
+        let encoded = rows.y.encode(&plan, coding.rounding, seed)?;
         let (gains, errors) = gains(rows, &encoded, coding);
-        Attempt { plan, encoded, gains, errors }
+        Ok(Attempt { plan, encoded, gains, errors })
     };
     let Rate::Error(error) = coding.rate else {
         return run(Until::Bits(bits.unwrap_or(u64::MAX)));
@@ -386,10 +360,10 @@ fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> At
     let outside = counted as f64 - losses.iter().map(|losses| losses[0]).sum::<f64>();
     let mut strict = (wanted - outside.max(0.0)).max(0.0);
     for _ in 0..ATTEMPTS {
-        let found = run(Until::Lost(strict));
+        let found = run(Until::Lost(strict))?;
         let lost = found.errors.iter().sum::<f64>();
         if lost <= wanted {
-            return found;
+            return Ok(found);
         }
         strict *= (wanted / lost).min(0.98);
     }
@@ -400,7 +374,7 @@ fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> At
 const ATTEMPTS: usize = 8;
 
 /// The gain of each row's code, and what the row then loses of its square.
-fn gains(rows: &Rows<'_>, encoded: &Encoded, coding: &Coding) -> (Vec<u16>, Vec<f64>) {
+fn gains(rows: &Rows<'_>, encoded: &Encoded<Tensor>, coding: &Coding) -> (Vec<u16>, Vec<f64>) {
     let of = |row: usize| {
         let (norm, energy, along) = (rows.norms[row], encoded.energies[row], encoded.along[row]);
         if norm == 0.0 {

@@ -11,11 +11,14 @@
 //! A row's 16-bit gain makes up for its norm: with `keep_norms`, the decoded row has the norm that it had, to 2⁻⁹; without, the error is
 //! least. Rows that the code serves badly are kept in bf16, from the same bytes.
 //!
-//! On a GPU, for now, matrices are coded by the CPU and decoded by libtorch.
+//! On a GPU, kernels do all this where the matrix is, to the same bits; the host gives out the bits from what they count. Where the driver or NVRTC
+//! is missing, matrices are coded by the CPU and decoded by libtorch.
 
 mod basis;
 mod code;
+mod components;
 mod following;
+mod kernels;
 mod levels;
 mod outliers;
 mod pack;

@@ -26,9 +26,9 @@ pub(crate) const BLOCK: usize = 32;
 
 /// What [`encode`] makes of a matrix.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Encoded {
+pub(crate) struct Encoded<Codes = Vec<u8>> {
     /// Components one after another, those of width 0 absent; [`Plan::code_bytes`].
-    pub codes: Vec<u8>,
+    pub codes: Codes,
     /// `Σ q²` of each row's decoded components `q`, before the gain.
     pub energies: Vec<f32>,
     /// `Σ q y` of each row.

@@ -76,6 +76,16 @@ impl Quantizer {
         scaled
     }
 
+    /// For each cell, the place of the first level around it.
+    pub(crate) fn starts(&self) -> &[u16; CELLS] {
+        &self.starts
+    }
+
+    /// For each cell, the four levels around it, in the order of their place modulo 4.
+    pub(crate) fn class_levels(&self) -> &[[f32; 4]; CELLS] {
+        &self.classes
+    }
+
     /// The places of the levels around each cell, the cells to a unit, and the magnitude of the first cell's left edge.
     #[cfg(test)]
     pub(crate) fn grid(&self) -> (&[u16], f32, f32) {

@@ -9,7 +9,7 @@ use multiversion::multiversion;
 use std::sync::LazyLock;
 
 /// Magnitudes are counted in eight bins to an octave, from 2⁻²⁸ to 4: those of unit rows are at most 1.
-const BINS: usize = 240;
+pub(crate) const BINS: usize = 240;
 const LEAST: u32 = (127 - 28) * 8;
 
 /// Losses are tabulated at 32 ratios of a magnitude to the scale to an octave, from 2⁻⁶ to 2¹⁰.
@@ -20,7 +20,7 @@ const LEAST_RATIO: u32 = (127 - 6) * 32;
 const EXACT_STEPS: f32 = 32768.0;
 
 /// A histogram of a component's magnitudes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Spread {
     /// Magnitudes and how many values have about each.
     bins: Vec<(f32, f32)>,
@@ -40,6 +40,11 @@ impl Spread {
             counts[bin.min(BINS - 1)] += 1;
         }
         let (energy, largest) = energy_and_largest(values);
+        Self::from_counts(counts, energy, largest, absent)
+    }
+
+    /// From how many values each bin has, the sum of their squares and the largest magnitude.
+    pub(crate) fn from_counts(mut counts: [u32; BINS], energy: f64, largest: f32, absent: usize) -> Self {
         counts[0] -= (absent as u32).min(counts[0]);
         let centre = |bin: usize| f32::from_bits(((bin as u32 + LEAST) << 20) | (1 << 19));
         let bins = (0..BINS).filter(|&bin| counts[bin] > 0).map(|bin| (centre(bin), counts[bin] as f32)).collect();
