@@ -39,7 +39,7 @@ pub use inspect::{
     Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,
 };
 pub use metrics::{StepMetrics, Summary};
-pub use optimizer::{Optimizer, Share, State, Trained, clip_by_global_norm};
+pub use optimizer::{Optimizer, OptimizerState, Part, Trained, clip_by_global_norm};
 pub use parameter_groups::parameter_groups;
 pub use policy::activations;
 pub use run_data::RunData;

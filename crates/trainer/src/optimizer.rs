@@ -11,7 +11,7 @@ mod split;
 mod tests;
 
 pub use clip::clip_by_global_norm;
-pub use split::Share;
+pub use split::Part;
 
 use crate::Result;
 use crate::config::{self, OptimizerName};
@@ -74,7 +74,7 @@ struct Slot {
 
 /// What an optimiser remembers of some elements of a parameter.
 #[derive(Debug)]
-pub struct State<'a> {
+pub struct OptimizerState<'a> {
     /// The parameter's number in the order of [`Optimizer::new`].
     pub parameter: usize,
     /// Its elements, flat.
@@ -110,7 +110,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer, share: Share) -> Result<Self> {
+    pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer, share: Part) -> Result<Self> {
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
         let levels = match options.name {
             OptimizerName::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
@@ -183,8 +183,8 @@ impl Optimizer {
     }
 
     /// What it remembers, in the order of [`Optimizer::new`].
-    pub fn states(&self) -> impl Iterator<Item = State<'_>> {
-        self.slots.iter().map(|slot| State {
+    pub fn states(&self) -> impl Iterator<Item = OptimizerState<'_>> {
+        self.slots.iter().map(|slot| OptimizerState {
             parameter: slot.piece.parameter,
             elements: slot.piece.elements.clone(),
             tensors: slot.rule.state().into_iter().chain(slot.master.as_ref().map(|master| ("master", master))).collect(),

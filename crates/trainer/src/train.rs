@@ -3,7 +3,7 @@ use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
-use crate::optimizer::{Optimizer, Share};
+use crate::optimizer::{Optimizer, Part};
 use crate::parameter_groups::parameter_groups;
 use crate::policy;
 use crate::policy_lora::{self, Lora};
@@ -80,7 +80,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         order: &order,
         activations: policy::activations(&activations, decoder.config()),
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer, optimizer_share(run, &*group))?,
+        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer, optimizer_part(run, &*group))?,
         trained,
         sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
         seed: run.seed,
@@ -229,8 +229,8 @@ pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<Option<Adapte
 }
 
 /// What of the optimiser's work this rank does.
-fn optimizer_share(run: &Run, group: &dyn ProcessGroup) -> Share {
-    if run.optimizer.split { Share { rank: group.rank(), ranks: group.world_size() } } else { Share::WHOLE }
+fn optimizer_part(run: &Run, group: &dyn ProcessGroup) -> Part {
+    if run.optimizer.split { Part { rank: group.rank(), ranks: group.world_size() } } else { Part::WHOLE }
 }
 
 /// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.

@@ -3,7 +3,7 @@
 
 use layers::{Scope, Targets};
 use loract_trainer::config::Run;
-use loract_trainer::{Optimizer, Share, parameter_groups};
+use loract_trainer::{Optimizer, Part, parameter_groups};
 use models::{Activations, Adapter, Checkpoint, Decoder, Inputs, Model, TensorFile, read_adapter};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -31,8 +31,7 @@ fn steps_of_lora_plus_are_those_of_peft() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("c.toml");
     std::fs::write(&path, "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n").unwrap();
-    let mut optimizer =
-        Optimizer::new(&parameter_groups(&decoder, RATIO), &Run::load(&path, &[]).unwrap().optimizer, Share::WHOLE).unwrap();
+    let mut optimizer = Optimizer::new(&parameter_groups(&decoder, RATIO), &Run::load(&path, &[]).unwrap().optimizer, Part::WHOLE).unwrap();
 
     let recorded = TensorFile::open(&folder.join("expected.safetensors")).unwrap();
     let losses = Vec::<f64>::try_from(recorded.tensor("losses").unwrap().to_kind(Kind::Double)).unwrap();

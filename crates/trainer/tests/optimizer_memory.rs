@@ -3,7 +3,7 @@
 
 use autograd::memory;
 use loract_trainer::config::Run;
-use loract_trainer::{Optimizer, Share, Trained};
+use loract_trainer::{Optimizer, Part, Trained};
 use tch::{Device, Kind, Tensor};
 
 #[test]
@@ -17,7 +17,7 @@ fn a_step_allocates_next_to_nothing() {
         std::fs::write(&path, text).unwrap();
         let options = Run::load(&path, &[]).unwrap().optimizer;
         let trained = Trained { tensor: &parameter, rate: 1.0, is_hidden_matrix: true };
-        let mut optimizer = Optimizer::new(&[trained], &options, Share::WHOLE).unwrap();
+        let mut optimizer = Optimizer::new(&[trained], &options, Part::WHOLE).unwrap();
         parameter.square().sum(Kind::Float).backward();
         memory::reset_peak(Device::Cpu).unwrap();
         let before = memory::current(Device::Cpu).unwrap();

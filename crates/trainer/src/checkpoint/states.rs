@@ -1,7 +1,7 @@
 //! What the optimiser remembers, as files hold it: by state and parameter, and where ranks share it out, by the elements that are a rank's own.
 //! However many ranks wrote it, any number can take it up.
 
-use crate::optimizer::{BLOCK, State};
+use crate::optimizer::{BLOCK, OptimizerState};
 use crate::{Error, Result};
 use models::TensorFile;
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Fills what is remembered of a parameter of `numel` elements.
-    pub fn fill(&self, state: &State<'_>, parameter: &str, numel: usize) -> Result<()> {
+    pub fn fill(&self, state: &OptimizerState<'_>, parameter: &str, numel: usize) -> Result<()> {
         for (kind, target) in &state.tensors {
             let refuse = |problem: String| Err(Error::Checkpoint { path: self.folder.to_owned(), problem });
             let whole = name(kind, parameter, &(0..numel as i64), numel);
@@ -114,7 +114,7 @@ mod tests {
                     for elements in taken.windows(2).map(|cut| cut[0]..cut[1]) {
                         let blocks = (elements.end - elements.start + unit - 1) / unit;
                         let target = Tensor::full([blocks], -1.0, (Kind::Float, Device::Cpu));
-                        let state = State { parameter: 0, elements: elements.clone(), tensors: vec![(state, &target)] };
+                        let state = OptimizerState { parameter: 0, elements: elements.clone(), tensors: vec![(state, &target)] };
                         stored.fill(&state, "w", numel as usize).unwrap();
                         assert_eq!(
                             target,
@@ -132,7 +132,7 @@ mod tests {
         let mut files = write(folder.path(), 10, "exp_avg", &[0, 3, 10], 1);
         files.pop();
         let target = Tensor::zeros([10], (Kind::Float, Device::Cpu));
-        let state = State { parameter: 0, elements: 0..10, tensors: vec![("exp_avg", &target)] };
+        let state = OptimizerState { parameter: 0, elements: 0..10, tensors: vec![("exp_avg", &target)] };
         let error = Stored::of(folder.path(), &files).fill(&state, "w", 10).unwrap_err().to_string();
         assert!(error.contains("optimizer.exp_avg.w for 3 of the elements 0 to 10"), "{error}");
     }

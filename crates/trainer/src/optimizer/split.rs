@@ -11,14 +11,14 @@ use tch::{Device, Kind, Tensor};
 
 /// A rank's part of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct Part {
     /// This rank.
     pub rank: usize,
     /// The ranks that share.
     pub ranks: usize,
 }
 
-impl Share {
+impl Part {
     /// All of it.
     pub const WHOLE: Self = Self { rank: 0, ranks: 1 };
 }

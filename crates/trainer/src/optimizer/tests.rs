@@ -33,7 +33,7 @@ fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
 
 fn optimizer(parameters: &[&Tensor], options: &config::Optimizer) -> Optimizer {
     let trained = |tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: true };
-    Optimizer::new(&parameters.iter().copied().map(trained).collect::<Vec<_>>(), options, Share::WHOLE).unwrap()
+    Optimizer::new(&parameters.iter().copied().map(trained).collect::<Vec<_>>(), options, Part::WHOLE).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -199,7 +199,7 @@ fn a_parameter_learns_at_its_own_rate_and_one_without_a_gradient_stays() {
     let trained: Vec<Trained<'_>> = (0..3)
         .map(|index| Trained { tensor: &parameters[index], rate: if index == 1 { 16.0 } else { 1.0 }, is_hidden_matrix: false })
         .collect();
-    let mut optimizer = Optimizer::new(&trained, &options("name = \"sgd\"\nmomentum = 0"), Share::WHOLE).unwrap();
+    let mut optimizer = Optimizer::new(&trained, &options("name = \"sgd\"\nmomentum = 0"), Part::WHOLE).unwrap();
     let before = parameters[0].detach().copy();
     let gradient = Tensor::from_slice(&[1.0_f32, 2.0, -4.0, 8.0]);
     parameters[..2].iter().for_each(|parameter| set_gradient(parameter, &gradient));
@@ -241,9 +241,9 @@ fn shares_step_as_the_whole_does_to_the_bit() {
                     let trained: Vec<_> = tensors.iter().map(|tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: true }).collect();
                     Optimizer::new(&trained, &options, share).unwrap()
                 };
-                let mut whole = new(&together, Share::WHOLE);
+                let mut whole = new(&together, Part::WHOLE);
                 // All shares on the same parameters: what each steps, the others see without an exchange.
-                let mut shares: Vec<Optimizer> = (0..ranks).map(|rank| new(&apart, Share { rank, ranks })).collect();
+                let mut shares: Vec<Optimizer> = (0..ranks).map(|rank| new(&apart, Part { rank, ranks })).collect();
                 for step in 0..4 {
                     for (index, shape) in shapes.iter().enumerate() {
                         let gradient = normal(shape, 10 * step + index as u64).to_kind(kind);
@@ -267,7 +267,7 @@ fn a_share_remembers_its_part_and_no_more() {
     let trained: Vec<_> = parameters.iter().map(|tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: false }).collect();
     for ranks in [1, 2, 3, 4, 6] {
         for rank in 0..ranks {
-            let optimizer = Optimizer::new(&trained, &options("name = \"adamw\""), Share { rank, ranks }).unwrap();
+            let optimizer = Optimizer::new(&trained, &options("name = \"adamw\""), Part { rank, ranks }).unwrap();
             let elements: usize = optimizer.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.numel()).sum();
             assert_eq!(elements, 2 * 1800 / ranks, "rank {rank} of {ranks}");
         }
