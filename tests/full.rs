@@ -47,7 +47,8 @@ fn trained(ranks: usize, steps: usize, set: &[&str]) -> BTreeMap<String, Vec<f32
 fn apart(one: &BTreeMap<String, Vec<f32>>, other: &BTreeMap<String, Vec<f32>>) -> f32 {
     assert!(one.keys().eq(other.keys()));
     let largest = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    let of = |name: &String| largest(&mut one[name].iter().zip(&other[name]).map(|(a, b)| a - b)) / largest(&mut other[name].iter().copied());
+    let of =
+        |name: &String| largest(&mut one[name].iter().zip(&other[name]).map(|(a, b)| a - b)) / largest(&mut other[name].iter().copied());
     largest(&mut one.keys().map(of))
 }
 
@@ -55,7 +56,12 @@ fn apart(one: &BTreeMap<String, Vec<f32>>, other: &BTreeMap<String, Vec<f32>>) -
 fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
     let alone = trained(1, 20, &[]);
     let before = weights(&program::fixture("hf/llama"));
-    assert!(before.iter().all(|(name, values)| apart(&[(name.clone(), values.clone())].into(), &[(name.clone(), alone[name].clone())].into()) > 1e-3), "all weights have moved");
+    assert!(
+        before
+            .iter()
+            .all(|(name, values)| apart(&[(name.clone(), values.clone())].into(), &[(name.clone(), alone[name].clone())].into()) > 1e-3),
+        "all weights have moved"
+    );
     for (ranks, set) in [
         (1, &["run.micro_batch_size=5"][..]),
         (2, &["gradients.bucket_bytes=1"]),
@@ -71,7 +77,12 @@ fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
 #[test]
 fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() {
     let adamw = |steps: usize, split: bool| {
-        place(steps, &format!("[optimizer]\nname = \"adamw8bit\"\nlearning_rate = 1e-3\nsplit = {split}\n[checkpoint]\nevery = 4\n[schedule]\nkind = \"constant\"\n"))
+        place(
+            steps,
+            &format!(
+                "[optimizer]\nname = \"adamw8bit\"\nlearning_rate = 1e-3\nsplit = {split}\n[checkpoint]\nevery = 4\n[schedule]\nkind = \"constant\"\n"
+            ),
+        )
     };
     let (whole, split) = (adamw(8, false), adamw(8, true));
     run(&whole, 2, &[]);
@@ -85,6 +96,8 @@ fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() 
         run(&again, 2, &["run.steps=8"]);
         fs::remove_file(again.run_dir().join("summary.json")).unwrap();
         run(&again, ranks, &[]);
+        let log = fs::read_to_string(again.log_of_rank(0)).unwrap();
+        assert!(log.contains(&format!("2 ranks wrote it, and {ranks} go on")), "{log}");
         let error = apart(&weights(&again.run_dir().join("model")), &weights(&whole.run_dir().join("model")));
         assert!(error < 1e-4, "{ranks} ranks: {error}");
     }
@@ -93,7 +106,8 @@ fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() 
 #[test]
 fn the_trained_model_is_a_model() {
     let place = place(3, "");
-    run(&place, 2, &["run.eval_every=3", "data.eval_samples=6"]);
+    let eval = format!("data.eval={}", place.at("batches.safetensors").display());
+    run(&place, 2, &[&eval]);
     let summary: Value = serde_json::from_slice(&fs::read(place.run_dir().join("summary.json")).unwrap()).unwrap();
     let model = place.run_dir().join("model");
     assert_eq!(summary["model"], model.to_str().unwrap());
@@ -102,7 +116,7 @@ fn the_trained_model_is_a_model() {
     // It begins where the run ended.
     let next = format!("model.path={}", model.display());
     let dir = format!("run.dir={}", place.at("next").display());
-    run(&place, 1, &[&next, &dir, "data.eval_samples=6", "run.steps=1"]);
+    run(&place, 1, &[&next, &dir, &eval, "run.steps=1"]);
     let next: Value = serde_json::from_slice(&fs::read(place.at("next/summary.json")).unwrap()).unwrap();
     let (after, before) = (summary["eval_loss_after"].as_f64().unwrap(), next["eval_loss_before"].as_f64().unwrap());
     assert!((after - before).abs() < 1e-6, "{after} and {before}");
