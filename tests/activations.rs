@@ -119,6 +119,17 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
         "{written}"
     );
 
+    // Differences take no more, and need not be spent alike.
+    let place = self::place("sites = \"layer\"\ndifference = true\nbudget = 180\n");
+    let taken: Vec<i64> = kept_in(&place).iter().map(|step| step.0 - all + 2 * layer).collect();
+    assert!(taken.iter().all(|bytes| *bytes <= budget * ROWS), "{taken:?}");
+    let differences: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
+    assert_eq!(taken[0], differences["basis_bytes"].as_i64().unwrap() + differences["code_bytes"].as_i64().unwrap());
+    let sensitivity = |of: &Value, layer: usize| of["shares"][layer]["sensitivity"].as_f64().unwrap();
+    // The first input is coded as it is, and what stands beside it meanwhile loses next to nothing; the second is coded as a step from the first.
+    assert!((sensitivity(&differences, 0) / sensitivity(&written, 0) - 1.0).abs() < 0.01, "{written} {differences}");
+    assert!((sensitivity(&differences, 1) / sensitivity(&written, 1) - 1.0).abs() > 0.01, "{written} {differences}");
+
     // A block below all that is trained keeps nothing, and gets nothing.
     let place = self::place("sites = \"layer\"\nbudget = \"auto\"\nbasis_layers = 1\n");
     place.edit("rank = 2", "rank = 2\nlayers_to_transform = [1]");

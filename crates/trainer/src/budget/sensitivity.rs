@@ -1,7 +1,7 @@
 //! How much the gradients suffer from a loss at each site of each layer.
 
 use super::divide::LEVELS;
-use crate::config::{Activations, Bits, Form, Keeping, Site};
+use crate::config::{Activations, BasisKind, Bits, Form, Keeping, Site};
 use crate::probe::{Probe, Taken};
 use crate::{Result, policy};
 use data::Batch;
@@ -17,12 +17,15 @@ const PROBES: usize = 16;
 /// The bits per element at which sites are tried.
 const TRIED: f64 = 2.0;
 
+/// The bits per element of the differences that are not tried: they lose next to nothing, and their site is there for those that are.
+const NOT_TRIED: f64 = 12.0;
+
 /// A coded site of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sensitivity {
     pub layer: usize,
     pub site: Site,
-    /// `‖g − ĝ‖² / ‖g‖²` of all gradients for each unit of the squared error of a token here.
+    /// `‖g − ĝ‖² / ‖g‖²` of all gradients for each unit of the squared error of a token here; of a difference's, where it is kept as one.
     pub sensitivity: f64,
     /// The squared error of a token at each of the [`LEVELS`], summed over the tensors of the site.
     pub lost: Vec<f64>,
@@ -40,6 +43,9 @@ pub(super) fn places(table: &Activations, layers: usize) -> Vec<(Site, usize, Fo
 
 /// Codes one site of a few neighbouring layers at a time, all else being exact, and compares the gradients of `batch`. `tokens` are those of
 /// the matrices to come, which are more than those of `batch`.
+///
+/// Of differences, one layer is tried at a time: what a difference loses is a share of itself, and the first, which is the stream as it is, cannot
+/// be set against the others.
 pub(super) fn measure(
     table: &Activations,
     probe: &Probe<'_>,
@@ -51,23 +57,24 @@ pub(super) fn measure(
     let layers = model.num_layers as usize;
     let places = places(table, layers);
     let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| places.iter().any(|(of, ..)| of == site)).collect();
-    let at_once = layers.div_ceil((PROBES / sites.len().max(1)).max(1));
+    let at_once = |site| if chained(table, site) { 1 } else { layers.div_ceil((PROBES / sites.len().max(1)).max(1)) };
     let kept = |keep: &dyn Fn(Site, usize) -> Keep| {
         models::Activations::of_layers((0..layers).map(|layer| policy::block_of(&table.sites, |site| keep(site, layer))).collect())
     };
-    let total = (sites.len() * layers.div_ceil(at_once)) as u64;
+    let total = sites.iter().map(|site| layers.div_ceil(at_once(*site)) as u64).sum();
     let mut done = 0;
     progress(done, total);
     let exact = probe.gradients(batch, 0, &kept(&|_, _| Keep::Exact), Arc::default())?;
     let mut found = Vec::new();
-    for site in sites {
-        for start in (0..layers).step_by(at_once) {
-            let tried = start..layers.min(start + at_once);
+    for &site in &sites {
+        for start in (0..layers).step_by(at_once(site)) {
+            let tried = start..layers.min(start + at_once(site));
             let form = |layer| places.iter().find(|(of, at, _)| (*of, *at) == (site, layer)).map(|(.., form)| form);
             let keep = |of: Site, layer: usize| {
-                let form = if of == site && tried.contains(&layer) { form(layer) } else { None };
-                let form = form.map(|form| Form { bits: Bits::Number(TRIED), drift: f64::INFINITY, ..form.clone() });
-                form.and_then(|form| policy::options(&form, policy::width(of, model, layer))).map_or(Keep::Exact, Keep::Code)
+                let form = if of == site { form(layer) } else { None };
+                let form = form.and_then(|form| as_tried(form, tried.contains(&layer), chained(table, site)));
+                let options = form.and_then(|form| policy::options(&form, policy::width(of, model, layer)));
+                options.map_or(Keep::Exact, |options| if chained(table, of) { Keep::Difference(options) } else { Keep::Code(options) })
             };
             let shown = Arc::new(Sites::default());
             let compressed = probe.gradients(batch, 0, &kept(&keep), Arc::clone(&shown))?;
@@ -77,6 +84,20 @@ pub(super) fn measure(
         }
     }
     Ok(found)
+}
+
+/// Whether a site is kept as differences.
+fn chained(table: &Activations, site: Site) -> bool {
+    table.difference && matches!(site, Site::Layer | Site::Sublayer)
+}
+
+/// How a layer is kept while it, or another, is tried; `None`: as it is.
+fn as_tried(form: &Form, tried: bool, chained: bool) -> Option<Form> {
+    match (tried, chained) {
+        (true, _) => Some(Form { bits: Bits::Number(TRIED), drift: f64::INFINITY, ..form.clone() }),
+        (false, true) => Some(Form { bits: Bits::Number(NOT_TRIED), basis: BasisKind::None, ..form.clone() }),
+        (false, false) => None,
+    }
 }
 
 /// The error of the gradients as that of each layer tried.

@@ -162,7 +162,6 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[activations]\nbudget = \"small\"\n", 7, "[activations] budget: cannot be \"small\""),
         ("[activations]\nbudget = \"auto\"\nsites = \"checkpoint\"\n", 7, "[activations] budget: divides the bytes of compressed sites"),
         ("[activations]\ndifference = true\nsites = \"checkpoint\"\n", 7, "[activations] difference: is between blocks or their halves"),
-        ("[activations]\ndifference = true\nbudget = \"auto\"\n", 7, "[activations] difference: does not go with a budget"),
         ("[activations]\nbasis = \"unit\"\n", 7, "[activations] basis: unknown value \"unit\""),
         ("[activations]\nbudget = 500\nmethod = \"qb\"\n", 7, "[activations] budget: is for method = \"coded\""),
         (

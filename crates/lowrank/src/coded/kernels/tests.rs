@@ -103,12 +103,13 @@ proptest! {
         for kernels in on_each_device() {
             let device = kernels.device;
             let found = kernels.encode(&tensor.to_device(device), &plan, rounding, seed).unwrap();
-            prop_assert_eq!(&Vec::<u8>::try_from(&found.codes).unwrap(), &codes);
-            prop_assert_eq!((bits(&found.energies), bits(&found.along)), (bits(&energies), bits(&along)));
+            // Not `_eq`, which would show them all.
+            prop_assert!(Vec::<u8>::try_from(&found.codes).unwrap() == codes, "codes on {device:?}");
+            prop_assert!((bits(&found.energies), bits(&found.along)) == (bits(&energies), bits(&along)), "sums on {device:?}");
 
             let gains = Tensor::from_slice(&gains).to_device(device);
             let again = |kind| kernels.decode(&found.codes, &plan, &gains, trellis, kind).unwrap();
-            prop_assert_eq!(bits(&Vec::<f32>::try_from(again(Kind::Float).view([-1])).unwrap()), bits(&decoded));
+            prop_assert!(bits(&Vec::<f32>::try_from(again(Kind::Float).view([-1])).unwrap()) == bits(&decoded), "decoded on {device:?}");
             let rounded = Tensor::from_slice(&decoded).to_kind(Kind::BFloat16);
             prop_assert_eq!(again(Kind::BFloat16).view([-1]).to_device(Device::Cpu), rounded);
             let plain = decode(&found.codes, &plan, &gains, trellis, Kind::Float, None).unwrap();
@@ -132,11 +133,11 @@ proptest! {
         host.clear(&cleared).unwrap();
         for kernels in on_each_device() {
             let mut card = Components::of(y.copy().to_device(kernels.device), Some(kernels)).unwrap();
-            prop_assert_eq!(bits(&card.scale_rows(&factors, ratios).unwrap()), bits(&squares));
+            prop_assert!(bits(&card.scale_rows(&factors, ratios).unwrap()) == bits(&squares), "squares");
             card.clear(&cleared).unwrap();
             let (Components::Host(values, _), Components::Card(y, _)) = (&host, &card) else { unreachable!() };
-            prop_assert_eq!(bits(&Vec::<f32>::try_from(y.view([-1])).unwrap()), bits(values));
-            prop_assert_eq!(card.spreads(2).unwrap(), host.spreads(2).unwrap());
+            prop_assert!(bits(&Vec::<f32>::try_from(y.view([-1])).unwrap()) == bits(values), "scaled");
+            prop_assert!(card.spreads(2).unwrap() == host.spreads(2).unwrap(), "spreads");
         }
     }
 

@@ -143,7 +143,6 @@ impl Activations {
         let difference = raw.difference.unwrap_or(false);
         let chained = sites.has(Site::Layer) || sites.has(Site::Sublayer);
         at.require("difference", !difference || chained, "is between blocks or their halves; add \"layer\" or \"sublayer\" to sites")?;
-        at.require("difference", !difference || budget.is_none(), "does not go with a budget; give bits instead")?;
         at.require("difference", !difference || stream == Stream::Main, "is taken in line; set stream = \"main\"")?;
         Ok(Self { sites, form, stream, difference, budget, basis_layers: raw.basis_layers, overrides })
     }
