@@ -1,7 +1,8 @@
 //! Who made a job fail, told from what mpirun and the ranks wrote.
 //!
-//! Three kinds of lines are understood: a rank's own last words (`rank 1 (host node2): …`, printed by the crate `collective`),
-//! Open MPI's notices (`mpirun` of version 4, `prterun` of version 5), and those of MPICH's `hydra`.
+//! Four kinds of lines are understood: a rank's own last words (`rank 1 (host node2): …`, printed by the crate `collective`), its words of
+//! another rank (`rank 0 (host node1): rank 1 (host node2) has …`), Open MPI's notices (`mpirun` of version 4, `prterun` of version 5), and
+//! those of MPICH's `hydra`.
 
 use crate::{failure::one_line, logs};
 
@@ -12,6 +13,8 @@ pub enum Cause {
     Signal(i32),
     /// It ended with an error or a panic, in its own words.
     Words(String),
+    /// It was named by another rank, in these words.
+    Named(String),
     /// It refused its input, in its own words: every rank would.
     Input(String),
     /// It called `MPI_Abort` with this code, without a word.
@@ -31,7 +34,12 @@ pub struct Fault {
     pub pid: Option<u32>,
     /// What became of it.
     pub cause: Cause,
+    /// What it was last heard to do, where another rank said so: `at step 12, in all_reduce (collective 345)`.
+    pub last: Option<String>,
 }
+
+/// What comes before the last that was heard of a rank, in the words of another.
+const LAST_HEARD: &str = "; last heard of ";
 
 /// What ranks say before the reason for which they refuse their input.
 pub const INPUT_ERROR: &str = "input error: ";
@@ -89,10 +97,20 @@ impl Reader {
         self.faults.iter().any(|(weight, _)| *weight > Weight::Logged)
     }
 
-    /// The culprit: the first of those that explain most.
-    pub fn culprit(&self) -> Option<&Fault> {
+    /// The culprit: the first of those that explain most. Whom another rank has named, a second witness may explain better.
+    pub fn culprit(&self) -> Option<Fault> {
         let most = self.faults.iter().map(|(weight, _)| *weight).max()?;
-        self.faults.iter().find(|(weight, _)| *weight == most).map(|(_, fault)| fault)
+        let (_, first) = self.faults.iter().find(|(weight, _)| *weight == most)?;
+        let same_rank = || self.faults.iter().filter(|(_, fault)| fault.rank.is_some() && fault.rank == first.rank);
+        let is_witness = |(weight, fault): &&(Weight, Fault)| *weight > Weight::Complaint && !matches!(fault.cause, Cause::Named(_));
+        let mut culprit = first.clone();
+        if let (Cause::Named(words), Some((_, better))) = (&first.cause, same_rank().find(is_witness)) {
+            culprit = Fault { host: first.host.clone(), last: last_heard(words), ..better.clone() };
+        } else if !matches!(first.cause, Cause::Named(_)) {
+            let named = same_rank().find_map(|(_, fault)| if let Cause::Named(words) = &fault.cause { last_heard(words) } else { None });
+            culprit.last = named;
+        }
+        Some(culprit)
     }
 
     /// The first lines that say something, as one.
@@ -114,7 +132,7 @@ impl Reader {
             && let Some(rank) = self.context.aborting.take()
         {
             let cause = Cause::Abort(leading_number(code)?);
-            return Some((Weight::Exit, Fault { rank: Some(rank), host: None, pid: None, cause }));
+            return Some((Weight::Exit, Fault::of_rank(rank, None, cause)));
         }
         if let Some(name) = line.strip_prefix("Process name:") {
             self.context.rank = name.trim().trim_end_matches(']').rsplit_once(',').and_then(|(_, rank)| rank.trim().parse().ok());
@@ -124,7 +142,7 @@ impl Reader {
             && let Some(rank) = self.context.rank.take()
         {
             let cause = Cause::Exit(code.trim().parse().ok()?);
-            return Some((Weight::Exit, Fault { rank: Some(rank), host: None, pid: None, cause }));
+            return Some((Weight::Exit, Fault::of_rank(rank, None, cause)));
         }
         None
     }
@@ -135,7 +153,7 @@ impl Reader {
         if let Some((_, rest)) = line.split_once("application called MPI_Abort(MPI_COMM_WORLD, ") {
             let rank = rest.rsplit_once("process ").and_then(|(_, rank)| leading_number(rank));
             let cause = Cause::Abort(leading_number(rest)?);
-            return Some((Weight::Exit, Fault { rank, host: None, pid: None, cause }));
+            return Some((Weight::Exit, Fault { rank, host: None, pid: None, cause, last: None }));
         }
         if let Some((_, rest)) = line.split_once("TERMINATED WITH THE EXIT STRING:") {
             let signal = rest.split_once("(signal ").and_then(|(_, number)| leading_number(number))?;
@@ -158,15 +176,17 @@ impl Reader {
     }
 
     fn of_context(&self, cause: Cause) -> Fault {
-        Fault { rank: self.context.rank, host: self.context.host.clone(), pid: self.context.pid, cause }
+        Fault { rank: self.context.rank, host: self.context.host.clone(), pid: self.context.pid, cause, last: None }
     }
 }
 
-/// `rank 1 (host node2): message` and `rank 1 (host node2) panicked: message`.
+/// `rank 1 (host node2): message` and `rank 1 (host node2) panicked: message`; and `rank 0 (host node1): rank 1 (host node2) has …`.
 fn own_words(line: &str) -> Option<(Weight, Fault)> {
-    let (rank, rest) = line.strip_prefix("rank ")?.split_once(" (host ")?;
-    let (host, words) = rest.split_once(')')?;
+    let (rank, host, words) = rank_and_host(line)?;
     let words = words.strip_prefix(':').unwrap_or(words).trim();
+    if let Some((named, its_host, words)) = rank_and_host(words) {
+        return Some((Weight::Cause, Fault::of_rank(named, Some(its_host), Cause::Named(words.trim().to_owned()))));
+    }
     let (weight, cause) = if let Some(logged) = words.strip_prefix(logs::LOGGED) {
         (Weight::Logged, Cause::Words(logged.trim().to_owned()))
     } else if let Some(message) = words.strip_prefix(INPUT_ERROR) {
@@ -176,7 +196,20 @@ fn own_words(line: &str) -> Option<(Weight, Fault)> {
     } else {
         (Weight::Cause, Cause::Words(words.to_owned()))
     };
-    Some((weight, Fault { rank: Some(rank.parse().ok()?), host: Some(host.to_owned()), pid: None, cause }))
+    Some((weight, Fault::of_rank(rank, Some(host), cause)))
+}
+
+/// `rank 1 (host node2)`, and what follows.
+fn rank_and_host(text: &str) -> Option<(usize, &str, &str)> {
+    let (rank, rest) = text.strip_prefix("rank ")?.split_once(" (host ")?;
+    let (host, rest) = rest.split_once(')')?;
+    Some((rank.parse().ok()?, host, rest))
+}
+
+/// What a rank was last heard to do, in another rank's words.
+fn last_heard(words: &str) -> Option<String> {
+    let (_, last) = words.split_once(LAST_HEARD)?;
+    Some(last.split(';').next().unwrap_or(last).to_owned())
 }
 
 /// Open MPI: `mpirun noticed that process rank 1 with PID 99 on node node2 exited on signal 9 (Killed).`
@@ -188,7 +221,7 @@ fn noticed(line: &str) -> Option<(Weight, Fault)> {
     // mpirun says 0 where it has forgotten the process.
     let pid = pid.parse().ok().filter(|pid| *pid > 0);
     let cause = Cause::Signal(leading_number(signal)?);
-    Some((Weight::Cause, Fault { rank: rank.parse().ok(), host: Some(host.to_owned()), pid, cause }))
+    Some((Weight::Cause, Fault { rank: rank.parse().ok(), host: Some(host.to_owned()), pid, cause, last: None }))
 }
 
 /// The number at the beginning of `text`.
@@ -203,6 +236,10 @@ fn is_meaningful(line: &str) -> bool {
 }
 
 impl Fault {
+    fn of_rank(rank: usize, host: Option<&str>, cause: Cause) -> Self {
+        Self { rank: Some(rank), host: host.map(str::to_owned), pid: None, cause, last: None }
+    }
+
     /// The failure in one line: `rank 1 on host node2 was killed by signal 9 (SIGKILL) at step 12`.
     ///
     /// `step` is the step the run was in, 0 before the first.
@@ -210,13 +247,15 @@ impl Fault {
         let when = moment(step);
         let rank = self.rank.map_or_else(|| "a rank".to_owned(), |rank| format!("rank {rank}"));
         let host = self.host.as_ref().map_or_else(String::new, |host| format!(" on host {host}"));
-        match &self.cause {
+        let sentence = match &self.cause {
+            Cause::Named(words) => format!("{rank}{host} {words}"),
             Cause::Signal(signal) => format!("{rank}{host} was killed by {} {when}", signal_name(*signal)),
             Cause::Words(words) => format!("{rank}{host} failed {when}: {words}"),
             Cause::Input(message) => message.clone(),
             Cause::Abort(code) => format!("{rank}{host} called MPI_Abort({code}) {when}"),
             Cause::Exit(code) => format!("{rank}{host} exited with code {code} {when}"),
-        }
+        };
+        sentence + &self.last.as_ref().map_or_else(String::new, |last| format!("{LAST_HEARD}{last}"))
     }
 }
 
@@ -297,6 +336,35 @@ the job to be terminated. The first process to do so was:
             MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD\nwith errorcode 101.";
         assert_eq!(sentence(output), "rank 1 on host node2 failed at step 12: panicked: index out of bounds at src/x.rs:3");
         assert_eq!(sentence("rank 0 (host a): the loss is NaN"), "rank 0 on host a failed at step 12: the loss is NaN");
+    }
+
+    const DEATH: &str =
+        "rank 0 (host vm): rank 1 (host vm) has ended without a word; last heard of at step 11, in all_gather (collective 30)";
+
+    #[test]
+    fn a_rank_that_another_names_is_the_culprit() {
+        let silent = "rank 0 (host a): rank 3 (host b) has not been heard of for 54 s; last heard of at step 12, in barrier (collective 9); \
+            its host is down\nMPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD\nwith errorcode 1.";
+        assert_eq!(
+            sentence(silent),
+            "rank 3 on host b has not been heard of for 54 s; last heard of at step 12, in barrier (collective 9); its host is down"
+        );
+        assert_eq!(sentence("rank 0 (host a): rank 0: MPI failed in barrier: x").matches("rank 0").count(), 2, "words about itself");
+    }
+
+    #[test]
+    fn whom_another_names_mpirun_may_know_better() {
+        let with_last = "; last heard of at step 11, in all_gather (collective 30)";
+        let killed = format!("rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12{with_last}");
+        assert_eq!(sentence(&format!("{DEATH}\n{KILLED}")), killed);
+        assert_eq!(sentence(&format!("{KILLED}\n{DEATH}")), killed);
+        let exit = "Process name: [[8443,1],1]\nExit code:    3";
+        assert_eq!(sentence(&format!("{DEATH}\n{exit}")), format!("rank 1 on host vm exited with code 3 at step 12{with_last}"));
+        let panicked = "rank 1 (host vm) panicked: no memory";
+        let says = format!("rank 1 on host vm failed at step 12: panicked: no memory{with_last}");
+        assert_eq!([sentence(&format!("{panicked}\n{DEATH}")), sentence(&format!("{DEATH}\n{panicked}"))], [says.clone(), says]);
+        let other = "Process name: [[8443,1],0]\nExit code:    1";
+        assert!(sentence(&format!("{other}\n{DEATH}")).starts_with("rank 1 on host vm has ended without a word; last heard"));
     }
 
     #[test]

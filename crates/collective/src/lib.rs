@@ -24,6 +24,7 @@
 #![cfg_attr(not(feature = "mpi"), allow(rustdoc::broken_intra_doc_links))]
 
 mod activity;
+mod daemon;
 pub mod env;
 mod error;
 mod failure;

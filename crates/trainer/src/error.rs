@@ -68,6 +68,9 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The ranks no longer have the same parameters.
+    #[error("{0}")]
+    Diverged(String),
     /// A fault that was asked for.
     #[error("LORACT_DRILL asked for an error")]
     Drill,

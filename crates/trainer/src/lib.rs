@@ -12,6 +12,7 @@ mod device;
 mod drill;
 mod error;
 mod evaluate;
+mod fingerprint;
 mod generate;
 mod inspect;
 mod metrics;
@@ -27,6 +28,7 @@ mod step;
 mod text;
 mod train;
 mod verify;
+mod watch;
 
 pub use budget::{Division, Share};
 pub use check::check;

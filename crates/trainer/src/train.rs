@@ -2,6 +2,7 @@ use crate::budget::{self, Samples};
 use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::config::{GradientMethod, Length, Run, Stream};
 use crate::drill::Drill;
+use crate::fingerprint::compare_parameters;
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::{Optimizer, Part};
 use crate::parameter_groups::parameter_groups;
@@ -11,7 +12,7 @@ use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
-use crate::{Error, Result, device, evaluate, learning_rate, text};
+use crate::{Error, Result, device, evaluate, learning_rate, text, watch};
 use collective::ProcessGroup;
 use data::Prepared;
 use layers::Sites;
@@ -48,6 +49,13 @@ pub enum Ending {
 /// # Errors
 /// Anything that [`crate::check`] finds, and whatever fails on the way.
 pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
+    let heartbeat = watch::start(run, &*group)?;
+    let ending = train_watched(run, group, stop)?;
+    heartbeat.leave();
+    Ok(ending)
+}
+
+fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
     let drill = Drill::from_environment()?;
     let device = device::choose(run, group.world_size())?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
@@ -95,6 +103,8 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
     let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first)?) } else { None };
     let mut saver = Saver::new(run, &*group, data.train.fingerprint().to_owned(), best, drill.clone());
 
+    // The frozen ones too, this once: a rank may have read another file.
+    compare_parameters(&*group, first, &decoder.parameters())?;
     if first == 0 {
         eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
     }
@@ -102,8 +112,10 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
     let on_the_wire = |bytes| if group.world_size() == 1 { 0 } else { bytes };
     for step in first..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
+        collective::note_step(step + 1);
         if let Some(drill) = &drill {
             drill.at(group.rank(), step + 1)?;
+            drill.corrupt(group.rank(), step + 1, stepper.trained[0])?;
         }
         let started = Instant::now();
         let outcome = stepper
@@ -150,7 +162,11 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
         }
         let moment = Moment { step: line.step, eval_loss, eval_loss_before, seconds };
         let stops = signal != 0 && !last;
-        if !last && (stops || saver.is_due(&moment)) {
+        let saves = !last && (stops || saver.is_due(&moment));
+        if saves || (run.check_every > 0 && line.step.is_multiple_of(run.check_every)) {
+            compare_parameters(&*group, line.step, &decoder.trained())?;
+        }
+        if saves {
             if let Some(metrics) = &metrics {
                 metrics.sync()?;
             }

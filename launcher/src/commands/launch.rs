@@ -291,7 +291,7 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
         return Err(Unfinished { failure, may_restart: false, host: None });
     }
     let is_stopped = status.and_then(|status| status.code()) == Some(i32::from(STOPPED))
-        || matches!(reader.culprit(), Some(Fault { cause: Cause::Exit(code), .. }) if *code == i32::from(STOPPED));
+        || matches!(reader.culprit(), Some(Fault { cause: Cause::Exit(code), .. }) if code == i32::from(STOPPED));
     if is_stopped && let Some((step, path)) = newest_path(dir) {
         // Where it did not come by way of this process, it was most likely the one that schedulers send.
         let failure = Failure::Stopped(stopped(request.signal().map_or(SIGUSR1, number), step, &path));
@@ -300,7 +300,7 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
     let failure = explain(&reader, status, dir, ranks, step);
     // A job that does not end may still write.
     let may_restart = status.is_some() && !matches!(failure, Failure::Input(_)) && request.signal().is_none();
-    let host = reader.culprit().and_then(|fault| complete(fault, dir, ranks).host);
+    let host = reader.culprit().and_then(|fault| complete(&fault, dir, ranks).host);
     Err(Unfinished { failure, may_restart, host })
 }
 
@@ -382,7 +382,7 @@ fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ran
         let said = Some(reader.first_words()).filter(|said| !said.is_empty()).map(|said| format!(": {said}")).unwrap_or_default();
         return Failure::other(format!("{how}{said}; its output: {}", dir.mpirun_log().display()));
     };
-    let fault = complete(fault, dir, ranks);
+    let fault = complete(&fault, dir, ranks);
     let log = match fault.rank {
         Some(rank) if dir.rank_log(rank).exists() => format!("its log: {}", dir.rank_log(rank).display()),
         _ => format!("the output of all ranks: {}", dir.mpirun_log().display()),

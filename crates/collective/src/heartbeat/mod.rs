@@ -26,7 +26,7 @@ use self::frame::Line;
 use self::meeting::Invitation;
 use self::station::{Door, End, Station};
 use self::watch::Watch;
-use crate::{Error, ProcessGroup, Result, failure};
+use crate::{Error, ProcessGroup, Result, daemon, failure};
 
 /// When a heartbeat alarms, and whom it tells.
 #[derive(Clone, Copy, Debug)]
@@ -133,12 +133,13 @@ fn spawn(
     Ok((owner, std::thread::Builder::new().name("heartbeat".into()).spawn(beat)?))
 }
 
-/// Ends the job: rank 0 at once, those that it has told a little later, should it not come to that.
+/// Ends the job: rank 0 at once, those that it has told a little later, should it not come to that; and in time what started the ranks.
 fn fail(words: &str, is_told: bool, told: fn(&str)) -> ! {
     if !is_told {
         failure::say(&format!(": {words}"));
     }
     told(words);
+    daemon::end_soon();
     std::thread::sleep(if is_told { FOR_MPIRUN * 2 } else { FOR_MPIRUN });
     failure::end_job(1)
 }

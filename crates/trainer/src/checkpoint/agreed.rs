@@ -1,12 +1,20 @@
 //! What a run must share with the run that it goes on with.
 
-use crate::config::{Error, Run};
+use crate::config::{self, Error, Run};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Keys that may change while a run is stopped: they say where, how fast and how often, not what is learnt.
-const FREE: [&str; 7] =
-    ["run.dir", "run.device", "run.threads", "run.micro_batch_size", "run.eval_every", "run.log_every", "run.loss_chunk"];
+const FREE: [&str; 8] = [
+    "run.dir",
+    "run.device",
+    "run.threads",
+    "run.micro_batch_size",
+    "run.eval_every",
+    "run.log_every",
+    "run.check_every",
+    "run.loss_chunk",
+];
 /// Tables of which every key may change.
 const FREE_TABLES: [&str; 2] = ["checkpoint", "cluster"];
 
@@ -18,23 +26,18 @@ pub(crate) struct Agreed(BTreeMap<String, String>);
 impl Agreed {
     /// Those of `run`.
     pub fn of(run: &Run) -> Self {
-        // What was resolved has a form in TOML.
-        Self::read(&run.to_toml()).unwrap_or_default()
+        Self::among(run.keys())
     }
 
     /// Those of a resolved configuration, unless `text` is none.
     fn read(text: &str) -> Option<Self> {
-        let tables: toml::Table = text.parse().ok()?;
-        let mut keys = BTreeMap::new();
-        for (table, value) in tables.iter().filter(|(table, _)| !FREE_TABLES.contains(&table.as_str())) {
-            for (key, value) in value.as_table()? {
-                let name = format!("{table}.{key}");
-                if !FREE.contains(&name.as_str()) {
-                    keys.insert(name, value.to_string());
-                }
-            }
-        }
-        Some(Self(keys))
+        config::keys_of(text).map(Self::among)
+    }
+
+    fn among(mut keys: BTreeMap<String, String>) -> Self {
+        let is_free_table = |key: &str| key.split_once('.').is_some_and(|(table, _)| FREE_TABLES.contains(&table));
+        keys.retain(|key, _| !FREE.contains(&key.as_str()) && !is_free_table(key));
+        Self(keys)
     }
 
     /// The keys that differ, in order.
@@ -83,7 +86,7 @@ impl Agreed {
 
 /// Refuses to go on with a run that was begun with `config`, its resolved configuration, as `run` where the two differ in a key that
 /// changes what is learnt: all but those of `[cluster]` and `[checkpoint]`, and `dir`, `device`, `threads`, `micro_batch_size`,
-/// `eval_every`, `log_every` and `loss_chunk` of `[run]`. A text that is no configuration agrees with none.
+/// `eval_every`, `log_every`, `check_every` and `loss_chunk` of `[run]`. A text that is no configuration agrees with none.
 ///
 /// # Errors
 /// At the first key that differs.

@@ -19,6 +19,7 @@ mod source;
 mod tables;
 
 pub use error::Error;
+pub(crate) use tables::keys as keys_of;
 pub use tables::{
     Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, Cluster, Columns, Data, DataFormat, Decay, Device, Dtype, Factors, Form,
     GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model, MuonScale, Optimizer, OptimizerName, Override,

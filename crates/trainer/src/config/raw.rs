@@ -33,6 +33,7 @@ pub(super) struct Run {
     pub threads: Option<usize>,
     pub eval_every: Option<u64>,
     pub log_every: Option<u64>,
+    pub check_every: Option<u64>,
     pub loss_chunk: Option<usize>,
 }
 
@@ -200,6 +201,8 @@ pub(super) struct Cluster {
     pub ranks: Option<usize>,
     pub mpirun: Option<String>,
     pub mpirun_args: Option<Vec<String>>,
+    pub heartbeat_seconds: Option<u64>,
+    pub stall_seconds: Option<u64>,
     pub name: Option<String>,
     pub nodes: Option<usize>,
     pub cpus_per_rank: Option<usize>,

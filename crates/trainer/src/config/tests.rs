@@ -42,12 +42,13 @@ fn defaults_are_the_documented_ones() {
     assert_eq!((run.checkpoint.every, run.checkpoint.keep, run.checkpoint.background), (100, 2, true));
     assert_eq!(run.checkpoint.signals, [StopSignal::Usr1, StopSignal::Term]);
     assert_eq!((run.cluster.ranks, run.cluster.mpirun.as_str()), (1, "mpirun"));
+    assert_eq!((run.cluster.heartbeat_seconds, run.cluster.stall_seconds, run.check_every), (60, 600, 100));
 }
 
 #[test]
 fn the_resolved_form_is_the_same_run() {
     let full = "[run]\ndir = \"a b\"\nseed = 7\nsteps = 12\nbatch_size = 6\nmicro_batch_size = 2\ndevice = \"cpu\"\nthreads = 3\n\
-        eval_every = 4\nlog_every = 2\nloss_chunk = 64\n\
+        eval_every = 4\nlog_every = 2\ncheck_every = 5\nloss_chunk = 64\n\
         [model]\npath = \"m.gguf\"\ndtype = \"bf16\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*\"\n\
         layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\
@@ -61,7 +62,7 @@ fn the_resolved_form_is_the_same_run() {
         [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\nmaster_weights = false\nsplit = true\n\
         [schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 3\nmin_ratio = 0.1\n\
         [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
-        [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\nname = \"a-b\"\nnodes = 2\ncpus_per_rank = 4\n\
+        [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\nheartbeat_seconds = 9\nstall_seconds = 0\nname = \"a-b\"\nnodes = 2\ncpus_per_rank = 4\n\
         gpus_per_node = 1\nmemory = \"64G\"\ntime = \"04:00:00\"\nwarning_seconds = 60\nqueue = \"long\"\naccount = \"a\"\n\
         setup = [\"module load openmpi\"]\nimage = \"i:1\"\nvolume = \"v\"\n";
     for text in [LEAST, full] {

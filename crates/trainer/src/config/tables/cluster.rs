@@ -12,6 +12,12 @@ pub struct Cluster {
     pub mpirun: String,
     /// `mpirun_args`: more arguments for it, such as `["--hostfile", "hosts"]`. Default: none.
     pub mpirun_args: Vec<String>,
+    /// `heartbeat_seconds`: within so many, a rank that has died, is stopped or is cut off is named, and the job ends; 0 = no heartbeat.
+    /// Default: 60.
+    pub heartbeat_seconds: u64,
+    /// `stall_seconds`: after so many in which ranks wait and none makes progress, the one they wait for is named, and the job ends; 0 = never.
+    /// Default: 600.
+    pub stall_seconds: u64,
     /// `name`: of the job. Default: that of the run's directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -63,6 +69,8 @@ impl Cluster {
             ranks,
             mpirun,
             mpirun_args: raw.mpirun_args.unwrap_or_default(),
+            heartbeat_seconds: raw.heartbeat_seconds.unwrap_or(60),
+            stall_seconds: raw.stall_seconds.unwrap_or(600),
             name: raw.name,
             nodes,
             cpus_per_rank,

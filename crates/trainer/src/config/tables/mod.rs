@@ -23,5 +23,6 @@ pub use lora::{Init, Lora, LoraBias, TargetModules};
 pub use model::{Dtype, Model};
 pub use optimizer::{MuonScale, Optimizer, OptimizerName};
 pub use overrides::{Layers, Override};
+pub(crate) use run::keys;
 pub use run::{Device, Length, Run};
 pub use schedule::{Decay, Schedule, ScheduleKind};

@@ -3,6 +3,7 @@
 use super::{Activations, Checkpoint, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 choice! {
@@ -47,6 +48,9 @@ pub struct Run {
     pub eval_every: u64,
     /// `log_every`: steps between lines in the rank's log (`metrics.jsonl` has every step). Default: 1.
     pub log_every: u64,
+    /// `check_every`: steps between comparisons of all ranks' parameters, bit by bit; 0 = only at the start. They are compared before each
+    /// checkpoint, too. Default: 100.
+    pub check_every: u64,
     /// `loss_chunk`: tokens whose logits exist at a time; 0 = automatic. Default: 0.
     pub loss_chunk: usize,
     /// `[model]`.
@@ -120,6 +124,7 @@ impl Run {
             threads: keys.threads.unwrap_or(0),
             eval_every: keys.eval_every.unwrap_or(0),
             log_every,
+            check_every: keys.check_every.unwrap_or(100),
             loss_chunk: keys.loss_chunk.unwrap_or(0),
             model: Model::resolve(raw.model, places.table("model"))?,
             lora: raw.lora.map(|lora| Lora::resolve(lora, places.table("lora"))).transpose()?,
@@ -152,6 +157,7 @@ impl Run {
                 threads: self.threads,
                 eval_every: self.eval_every,
                 log_every: self.log_every,
+                check_every: self.check_every,
                 loss_chunk: self.loss_chunk,
             },
             model: &self.model,
@@ -166,6 +172,12 @@ impl Run {
         };
         // Strings, numbers and lists of strings always have a TOML form; a path that is no UTF-8 was never read from TOML.
         toml::to_string(&written).unwrap_or_else(|cause| format!("# this configuration has no TOML form: {cause}\n"))
+    }
+
+    /// Every key that has a value, as `table.key`, with that value in TOML.
+    pub(crate) fn keys(&self) -> BTreeMap<String, String> {
+        // What was resolved has a form in TOML.
+        keys(&self.to_toml()).unwrap_or_default()
     }
 
     /// An error at a key whose value does not fit the model, the data or the machine: it names the file and line, or the
@@ -228,6 +240,16 @@ impl Run {
     }
 }
 
+/// The keys of a configuration that [`Run::to_toml`] has written, as [`Run::keys`] gives them, unless `text` is none.
+pub(crate) fn keys(text: &str) -> Option<BTreeMap<String, String>> {
+    let tables: toml::Table = text.parse().ok()?;
+    let mut keys = BTreeMap::new();
+    for (table, value) in &tables {
+        keys.extend(value.as_table()?.iter().map(|(key, value)| (format!("{table}.{key}"), value.to_string())));
+    }
+    Some(keys)
+}
+
 /// What [`Run::to_toml`] writes.
 #[derive(Serialize)]
 struct Written<'a> {
@@ -259,5 +281,6 @@ struct RunKeys<'a> {
     threads: usize,
     eval_every: u64,
     log_every: u64,
+    check_every: u64,
     loss_chunk: usize,
 }

@@ -1,0 +1,151 @@
+//! Several hosts on one machine: network namespaces on a bridge, each with its own address and host name, that mpirun reaches through a script
+//! in place of ssh. Links can be cut and slowed.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// Hosts `node2`, `node3`, … with the addresses `10.77.N.2`, `10.77.N.3`, …; this machine is `10.77.N.1`. Dropped, they are gone.
+pub struct Hosts {
+    /// What the names of its interfaces and namespaces begin with.
+    prefix: String,
+    subnet: u32,
+    count: u32,
+    agent: PathBuf,
+}
+
+/// Networks of this process so far.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+impl Hosts {
+    /// Makes `count` hosts, whose files are in `folder`. Where this machine does not allow it, says why and makes none.
+    pub fn start(count: u32, folder: &Path) -> Option<Hosts> {
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("lr{:x}x{made}", std::process::id());
+        // A number that is taken is refused below, which few tests at a time make unlikely.
+        let subnet = (std::process::id() * 8 + made) % 254 + 1;
+        let hosts = Hosts { agent: folder.join("agent"), prefix, subnet, count };
+        if let Err(why) = hosts.make(folder) {
+            println!("skipped: no network of several hosts can be made here: {why}");
+            return None;
+        }
+        Some(hosts)
+    }
+
+    fn make(&self, folder: &Path) -> Result<(), String> {
+        let Hosts { prefix, subnet, .. } = self;
+        ip(&format!("link add {prefix}b type bridge"))?;
+        ip(&format!("addr add 10.77.{subnet}.1/24 dev {prefix}b"))?;
+        ip(&format!("link set {prefix}b up"))?;
+        for host in self.numbers() {
+            let (namespace, port) = (self.namespace(host), self.port(host));
+            ip(&format!("netns add {namespace}"))?;
+            ip(&format!("link add {port} type veth peer name eth0 netns {namespace}"))?;
+            ip(&format!("link set {port} master {prefix}b up"))?;
+            ip(&format!("-n {namespace} addr add 10.77.{subnet}.{host}/24 dev eth0"))?;
+            ip(&format!("-n {namespace} link set eth0 up"))?;
+            ip(&format!("-n {namespace} link set lo up"))?;
+        }
+        let tried = Command::new("unshare").args(["--uts", "hostname", "node2"]).output().map_err(|cause| format!("unshare: {cause}"))?;
+        if !tried.status.success() {
+            return Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned());
+        }
+        let script = AGENT.replace("PREFIX", prefix).replace("FOLDER", &folder.display().to_string());
+        fs::write(&self.agent, script).map_err(|cause| cause.to_string())?;
+        fs::set_permissions(&self.agent, fs::Permissions::from_mode(0o755)).map_err(|cause| cause.to_string())
+    }
+
+    fn numbers(&self) -> std::ops::Range<u32> {
+        2..2 + self.count
+    }
+
+    fn namespace(&self, host: u32) -> String {
+        format!("{}n{host}", self.prefix)
+    }
+
+    /// This machine's end of a host's cable.
+    fn port(&self, host: u32) -> String {
+        format!("{}p{host}", self.prefix)
+    }
+
+    /// `[cluster] mpirun_args`, one rank on each host in order.
+    pub fn mpirun_args(&self) -> Vec<String> {
+        let net = format!("10.77.{}.0/24", self.subnet);
+        let hosts: Vec<String> = self.numbers().map(|host| format!("10.77.{}.{host}:1", self.subnet)).collect();
+        let settings = [
+            ("plm_rsh_agent", self.agent.display().to_string()),
+            ("oob_tcp_if_include", net.clone()),
+            ("btl_tcp_if_include", net),
+            ("btl", "self,tcp".into()),
+        ];
+        let settings = settings.into_iter().flat_map(|(name, value)| ["--mca".to_owned(), name.to_owned(), value]);
+        ["--host".to_owned(), hosts.join(",")].into_iter().chain(settings).collect()
+    }
+
+    /// The same as a key for `--set`.
+    pub fn setting(&self) -> String {
+        format!("cluster.mpirun_args={:?}", self.mpirun_args())
+    }
+
+    /// Pulls a host's cable.
+    pub fn cut(&self, host: u32) {
+        ip(&format!("link set {} down", self.port(host))).unwrap();
+    }
+
+    /// Lets no more than `rate` through a host's cable, either way: `64kbit`.
+    pub fn slow(&self, host: u32, rate: &str) {
+        let limit = format!("root tbf rate {rate} burst 4kb latency 400ms");
+        run("tc", &format!("qdisc replace dev {} {limit}", self.port(host))).unwrap();
+        run("tc", &format!("-n {} qdisc replace dev eth0 {limit}", self.namespace(host))).unwrap();
+    }
+
+    /// Takes the limit away.
+    pub fn quicken(&self, host: u32) {
+        run("tc", &format!("qdisc del dev {} root", self.port(host))).unwrap();
+        run("tc", &format!("-n {} qdisc del dev eth0 root", self.namespace(host))).unwrap();
+    }
+
+    /// The processes on all hosts.
+    pub fn processes(&self) -> Vec<u32> {
+        let of = |host| ip(&format!("netns pids {}", self.namespace(host))).unwrap_or_default();
+        self.numbers().flat_map(|host| of(host).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        // What was not made cannot be removed, and is not missed.
+        for pid in self.processes() {
+            let _ = run("kill", &format!("-KILL {pid}"));
+        }
+        for host in self.numbers() {
+            let _ = ip(&format!("netns del {}", self.namespace(host)));
+        }
+        let _ = ip(&format!("link del {}b", self.prefix));
+    }
+}
+
+/// Called as ssh is: with the host's address and a command for its shell.
+const AGENT: &str = r#"#!/bin/sh
+number=${1##*.}; shift
+mkdir -p "FOLDER/$number"
+[ -e "FOLDER/on-host-$number" ] && begin=". FOLDER/on-host-$number;" || begin=
+exec unshare --uts ip netns exec "PREFIXn$number" \
+  sh -c "hostname node$number; export TMPDIR=FOLDER/$number; $begin"' exec sh -c "$1"' sh "$*"
+"#;
+
+fn ip(arguments: &str) -> Result<String, String> {
+    run("ip", arguments)
+}
+
+fn run(program: &str, arguments: &str) -> Result<String, String> {
+    let output = Command::new(program).args(arguments.split(' ')).output().map_err(|cause| format!("{program}: {cause}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
