@@ -199,6 +199,11 @@ fn own_words(line: &str) -> Option<(Weight, Fault)> {
     Some((weight, Fault::of_rank(rank, Some(host), cause)))
 }
 
+/// The fault that a rank has told in these words, though they were not heard.
+pub fn told(rank: usize, host: &str, words: &str) -> Option<Fault> {
+    own_words(&format!("rank {rank} (host {host}): {words}")).map(|(_, fault)| fault)
+}
+
 /// `rank 1 (host node2)`, and what follows.
 fn rank_and_host(text: &str) -> Option<(usize, &str, &str)> {
     let (rank, rest) = text.strip_prefix("rank ")?.split_once(" (host ")?;

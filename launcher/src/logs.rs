@@ -21,6 +21,8 @@ use tracing_subscriber::{
 /// Marks an error that a rank logged and survived, so that it is not taken for the rank's end.
 pub const LOGGED: &str = "[error]";
 
+const FAILED: &str = "the run failed: ";
+
 /// Sends this process's log to the rank's file in the run directory, behind what an interrupted run has left there. The first line of each
 /// process says on which host it is which rank.
 ///
@@ -74,6 +76,17 @@ fn first_line(rank: usize, world_size: usize, host: &str, pid: u32) -> String {
 /// The host and process of the last process that wrote a rank's log.
 pub fn origin(log: &str) -> Option<(String, u32)> {
     log.lines().rev().find_map(parse_first_line).map(|(_, host, pid)| (host, pid))
+}
+
+/// Says in the log why the run has failed, in words that [`last_words`] finds there should they not reach mpirun.
+pub fn failed(words: &str) {
+    tracing::warn!("{FAILED}{words}");
+}
+
+/// Why the last process that wrote a rank's log says that the run has failed.
+pub fn last_words(log: &str) -> Option<&str> {
+    let own = log.lines().rev().take_while(|line| parse_first_line(line).is_none());
+    own.filter_map(|line| line.split_once(FAILED)).map(|(_, words)| words).last()
 }
 
 /// The ranks of the job that last wrote a rank's log.
@@ -133,6 +146,18 @@ mod tests {
     fn each_rank_has_a_timeline_of_its_own() {
         assert_eq!(beside(Path::new("a/trace.json"), 1), Path::new("a/trace-rank-0001.json"));
         assert_eq!(beside(Path::new("trace"), 12), Path::new("trace-rank-0012"));
+    }
+
+    #[test]
+    fn the_last_words_are_those_of_the_last_process() {
+        let first = |pid| format!("INFO loract: {}\n", first_line(1, 2, "n", pid));
+        let log = format!(
+            "{}WARN loract: the run failed: old\n{}WARN loract: the run failed: x: y\nWARN the run failed: z\n",
+            first(1),
+            first(2)
+        );
+        assert_eq!(last_words(&log), Some("x: y"), "the first reason counts");
+        assert_eq!(last_words(&format!("{log}{}", first(3))), None);
     }
 
     #[test]

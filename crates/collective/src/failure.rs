@@ -14,6 +14,9 @@ static IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
 /// The exit code of a process that panicked, as Rust's own.
 const PANICKED: i32 = 101;
 
+/// mpirun may end before what its daemons have read of a rank's last words has reached it: a head start for them.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// `MPI_Abort` talks to mpirun, over a network that may be what has failed: after so long the process ends without it.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -82,6 +85,7 @@ pub(crate) fn say(rest: &str) {
 pub(crate) fn end_job(code: i32) -> ! {
     #[cfg(feature = "mpi")]
     {
+        std::thread::sleep(LAST_WORDS);
         // Where no thread can be made, there is no limit.
         let _ = std::thread::Builder::new().spawn(move || {
             std::thread::sleep(ABORT_LIMIT);

@@ -17,8 +17,8 @@ pub(crate) fn start(run: &Run, group: &dyn ProcessGroup) -> Result<Heartbeat> {
     let options = HeartbeatOptions {
         deadline: seconds(run.cluster.heartbeat_seconds),
         stall: Some(seconds(run.cluster.stall_seconds)).filter(|stall| !stall.is_zero()),
-        // stderr has it already.
-        told: |words| tracing::warn!("the job ends: {words}"),
+        // stderr has it already; `loract launch` finds it in the log, should it be lost on its way.
+        told: |words| tracing::warn!("the run failed: {words}"),
     };
     Ok(Heartbeat::start(group, options)?)
 }

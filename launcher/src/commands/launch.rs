@@ -394,10 +394,11 @@ fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ran
     }
 }
 
-/// The fault with what mpirun did not say, but the ranks' logs do: rank by process, and host by rank.
+/// The fault with what mpirun did not say, but the ranks' logs do: rank by process, host by rank, and words that were lost on their way.
 fn complete(fault: &Fault, dir: &RunDir, ranks: usize) -> Fault {
     let mut fault = fault.clone();
-    let origin = |rank: usize| logs::origin(&std::fs::read_to_string(dir.rank_log(rank)).ok()?);
+    let log = |rank: usize| std::fs::read_to_string(dir.rank_log(rank)).ok();
+    let origin = |rank: usize| logs::origin(&log(rank)?);
     if fault.rank.is_none()
         && let Some(pid) = fault.pid
     {
@@ -407,6 +408,11 @@ fn complete(fault: &Fault, dir: &RunDir, ranks: usize) -> Fault {
         && let Some(rank) = fault.rank
     {
         fault.host = origin(rank).map(|(host, _)| host);
+    }
+    if let (Cause::Abort(_), Some(rank)) = (&fault.cause, fault.rank)
+        && let Some(told) = log(rank).and_then(|log| fault::told(rank, fault.host.as_deref()?, logs::last_words(&log)?))
+    {
+        return told;
     }
     fault
 }
@@ -457,6 +463,20 @@ mod tests {
     fn the_host_of_a_rank_is_found_in_its_log() {
         let (message, _) = explained("Process name: [[1,1],1]\nExit code:    3", 3 << 8);
         assert!(message.contains("rank 1 on host node2 exited with code 3 at step 3"), "{message}");
+    }
+
+    #[test]
+    fn words_that_were_lost_on_their_way_are_found_in_the_log() {
+        let at = tempfile::tempdir().unwrap();
+        let dir = dir(at.path());
+        let abort = Fault { rank: Some(1), host: None, pid: None, cause: Cause::Abort(1), last: None };
+        assert_eq!(complete(&abort, &dir, 2).sentence(3), "rank 1 on host node2 called MPI_Abort(1) at step 3");
+        let add = |words: &str| {
+            let log = std::fs::read_to_string(dir.rank_log(1)).unwrap();
+            std::fs::write(dir.rank_log(1), format!("{log}WARN loract: the run failed: {words}\n")).unwrap();
+        };
+        add("rank 0 (host node1) has diverged");
+        assert_eq!(complete(&abort, &dir, 2).sentence(3), "rank 0 on host node1 has diverged");
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Train {
                 return Err(failure);
             }
             let mut message = message(&failure);
-            tracing::warn!("the run failed: {message}");
+            logs::failed(&message);
             // Launch names the log itself.
             if !self.launched && log.exists() {
                 message += &format!("; its log: {}", log.display());
