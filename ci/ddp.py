@@ -23,7 +23,12 @@ dist.init_process_group("gloo", rank=rank, world_size=ranks)
 
 model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
 model.config.use_cache = False
-model = DistributedDataParallel(model)
+# Over gloo the chained sums of several PowerSGD buckets meet in another order on each rank and end the job ("collective mismatch"):
+# it gets one bucket.
+one_bucket = {"bucket_cap_mb": 4096} if method.startswith("powersgd") else {}
+if one_bucket:
+    dist._DEFAULT_FIRST_BUCKET_BYTES = 4096 << 20
+model = DistributedDataParallel(model, **one_bucket)
 if method == "bf16":
     model.register_comm_hook(None, default_hooks.bf16_compress_hook)
 elif method != "exact":
