@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, render::Render, report::Report, shard::Shard,
-    train::Train, verify::Verify,
+    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, render::Render, report::Report,
+    shard::Shard, train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub enum Command {
     Train(Train),
     Shard(Shard),
     Eval(Eval),
+    Merge(Merge),
     Verify(Verify),
     Generate(Generate),
     Inspect(Inspect),

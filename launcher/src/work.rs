@@ -2,8 +2,9 @@
 
 use crate::failure::Failure;
 use collective::ProcessGroup;
+use models::Merged;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Ending, Evaluation, Inspection, Look, Prompt, RunData, StopRequest, Weights, config::Run};
+use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Prompt, RunData, StopRequest, Weights, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -28,6 +29,11 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
 /// Evaluates `weights` on a run's held-out data; `progress` is told how many samples are done, of how many.
 pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation, Failure> {
     Ok(trainer::evaluate(run, data, weights, progress)?)
+}
+
+/// Writes a model with an adapter in its weights; `progress` is told how many bytes are written, of how many.
+pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged, Failure> {
+    Ok(trainer::merge(request, progress)?)
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.

@@ -1,4 +1,4 @@
-mod adapted;
+pub(crate) mod adapted;
 
 use crate::block::{Block, Seen, Shared};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};

@@ -7,6 +7,7 @@
 //! - [`Checkpoint`] opens a model directory or a GGUF file and reads its tensors one at a time;
 //! - [`Architecture`] is what the checkpoint describes: [`ModelConfig`] or [`EncoderConfig`];
 //! - [`adapter`] reads and writes LoRA adapters as PEFT does;
+//! - [`merge`](fn@merge) writes a model with an adapter in its weights, as transformers reads it;
 //! - [`tensor_file`] reads and writes safetensors.
 //!
 //! All faults are [`Error`]s that name the file, the tensor or the key, and what to do.
@@ -22,6 +23,7 @@ mod durable;
 mod encoder;
 mod error;
 mod linear;
+mod merge;
 mod model;
 mod norm;
 mod saved;
@@ -41,6 +43,7 @@ pub use decoder::{Cache, Decoder, Inputs};
 pub use encoder::{Encoder, EncoderInputs};
 pub use error::{Error, Result};
 pub use linear::Linear;
+pub use merge::{MergeOptions, Merged, merge};
 pub use model::Model;
 pub use saved::write_model;
 pub use tensor_file::TensorFile;

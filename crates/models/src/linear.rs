@@ -1,11 +1,11 @@
 use crate::tensors::Tensors;
 mod init;
 
-use crate::{AdapterConfig, LoraWeights, Result};
+use crate::{AdapterConfig, Checkpoint, LoraWeights, Result};
 use autograd::Parameter;
 use init::Factors;
 use layers::{Lora, Projection};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
 #[derive(Debug)]
@@ -127,6 +127,33 @@ impl Linear {
             initial: initial.map(|Factors { a, b }| [Parameter::new("initial A", a), Parameter::new("initial B", b)]),
         }));
         Ok(())
+    }
+
+    /// The same layer with its weight read from `checkpoint` in f32 (f64 where that is stored), and nothing else.
+    pub(crate) fn read(&self, checkpoint: &Checkpoint) -> Result<Self> {
+        let name = self.weight.name();
+        let kind = if checkpoint.kind(name) == Some(Kind::Double) { Kind::Double } else { Kind::Float };
+        let weight = Parameter::new(name, checkpoint.tensor(name, kind, Device::Cpu)?);
+        Ok(Self { path: self.path.clone(), weight, fan_in_fan_out: self.fan_in_fan_out, bias: None, lora: None })
+    }
+
+    /// The weight, as it is stored, of the layer without a pair that computes what this one does: `W + s B A`, with DoRA its rows at their
+    /// magnitudes.
+    pub(crate) fn merged(&self) -> std::result::Result<Tensor, TchError> {
+        let Some(pair) = &self.lora else { return self.weight.f_detach() };
+        let _mode = autograd::GradMode::disabled();
+        let oriented = |weight: &Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) };
+        let update = pair.b.f_matmul(&pair.a)?.f_mul_scalar(pair.scale)?;
+        let updated = oriented(&self.weight)?.f_to_kind(update.kind())?.f_add(&update)?;
+        let merged = match &pair.magnitude {
+            None => updated,
+            Some(magnitude) => {
+                // A row of zeros stays one.
+                let norms = updated.f_norm_scalaropt_dim(2.0, [1_i64].as_slice(), false)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+                updated.f_mul(&magnitude.f_div(&norms)?.f_unsqueeze(1)?)?
+            }
+        };
+        oriented(&merged)?.f_contiguous()
     }
 
     /// The layer as the operation reads it.

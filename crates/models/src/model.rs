@@ -1,6 +1,6 @@
 //! What training needs of a model, whatever that computes: its parameters, and an adapter in it.
 
-use crate::{AdapterConfig, AdapterWeights, Error, Linear, Result};
+use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
 use autograd::Parameter;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -54,10 +54,7 @@ pub trait Model {
     fn add_lora(&mut self, config: &AdapterConfig, weights: Option<&AdapterWeights>, seed: u64, place: &Path) -> Result<()> {
         let refuse = |why: String| Err(Error::Adapter { path: place.to_owned(), why });
         let given = weights.map(|weights| &weights.modules[..]);
-        let known = self.linears();
-        if let Some(unknown) = given.unwrap_or_default().iter().find(|pair| !known.iter().any(|linear| linear.path() == pair.module)) {
-            return refuse(format!("it has weights for {}, and this model has no such layer", unknown.module));
-        }
+        check_modules(&self.linears(), given.unwrap_or_default(), place)?;
         let Some(linears) = self.linears_mut() else { return refuse("the model is in use".into()) };
         let mut added = 0;
         for linear in linears {
@@ -67,17 +64,7 @@ pub trait Model {
                 None if config.targets(linear.path()) => None,
                 None => continue,
             };
-            let (outputs, inputs) = linear.size();
-            if let Some(pair) = pair.filter(|pair| pair.a.size()[1] != inputs || pair.b.size()[0] != outputs) {
-                let (a, b, size) = (pair.a.size(), pair.b.size(), [outputs, inputs]);
-                return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
-            }
-            let rank = config.rank_of(linear.path());
-            if config.is_pissa() && rank > outputs.min(inputs) {
-                let why = format!("{}: PiSSA has no rank {rank} of a weight {:?}; lower it there", linear.path(), [outputs, inputs]);
-                return refuse(why);
-            }
-            linear.add_lora(config, pair, seed).map_err(|why| Error::Adapter { path: place.to_owned(), why: why.to_string() })?;
+            add_pair(linear, config, pair, seed, place)?;
             added += 1;
         }
         if added == 0 {
@@ -126,6 +113,38 @@ pub trait Model {
             saved: whole.map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect(),
         }
     }
+}
+
+/// Refuses pairs for layers that there are not.
+///
+/// # Errors
+/// [`Error::Adapter`], with `place` as its path.
+pub(crate) fn check_modules(known: &[&Linear], pairs: &[LoraWeights], place: &Path) -> Result<()> {
+    match pairs.iter().find(|pair| !known.iter().any(|linear| linear.path() == pair.module)) {
+        None => Ok(()),
+        Some(unknown) => {
+            let why = format!("it has weights for {}, and this model has no such layer", unknown.module);
+            Err(Error::Adapter { path: place.to_owned(), why })
+        }
+    }
+}
+
+/// Puts a pair beside a layer: the one given, if it fits, else a new one.
+///
+/// # Errors
+/// [`Error::Adapter`], with `place` as its path, if it does not fit.
+pub(crate) fn add_pair(linear: &mut Linear, config: &AdapterConfig, pair: Option<&LoraWeights>, seed: u64, place: &Path) -> Result<()> {
+    let refuse = |why: String| Err(Error::Adapter { path: place.to_owned(), why });
+    let (outputs, inputs) = linear.size();
+    if let Some(pair) = pair.filter(|pair| pair.a.size()[1] != inputs || pair.b.size()[0] != outputs) {
+        let (a, b, size) = (pair.a.size(), pair.b.size(), [outputs, inputs]);
+        return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
+    }
+    let rank = config.rank_of(linear.path());
+    if config.is_pissa() && rank > outputs.min(inputs) {
+        return refuse(format!("{}: PiSSA has no rank {rank} of a weight {:?}; lower it there", linear.path(), [outputs, inputs]));
+    }
+    linear.add_lora(config, pair, seed).map_err(|why| Error::Adapter { path: place.to_owned(), why: why.to_string() })
 }
 
 fn is_of_pair(parameter: &Parameter) -> bool {

@@ -1,8 +1,8 @@
 //! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
-//! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing; [`RunData`] is the tokenised data; [`train`] is the loop,
-//! one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`] and [`inspect`](fn@inspect) use a model without
-//! training it.
+//! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing;
+//! [`RunData`] is the tokenised data; [`train`] is the loop, one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`]
+//! and [`inspect`](fn@inspect) use a model without training it; [`merge`](fn@merge) writes it with its adapter inside.
 
 mod budget;
 mod check;
@@ -15,6 +15,7 @@ mod evaluate;
 mod fingerprint;
 mod generate;
 mod inspect;
+mod merge;
 mod metrics;
 mod optimizer;
 mod parameter_groups;
@@ -40,6 +41,7 @@ pub use generate::{Prompt, generate};
 pub use inspect::{
     Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,
 };
+pub use merge::{MergeRequest, merge};
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{Optimizer, OptimizerState, Part, Trained, clip_by_global_norm};
 pub use parameter_groups::parameter_groups;

@@ -5,6 +5,7 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod launch;
+pub mod merge;
 pub mod render;
 pub mod report;
 pub mod shard;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Verify(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Merge(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Render(command) => command.run(),

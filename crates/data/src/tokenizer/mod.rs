@@ -95,6 +95,19 @@ impl Tokenizer {
         parts.build()
     }
 
+    /// Writes it as a `tokenizer.json`, which does not name the bos, eos and pad tokens.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let refused = |error: tokenizers::Error| Error::Tokenizer {
+            name: self.name.clone(),
+            problem: format!("cannot be written to {} ({error})", path.display()),
+            remedy: "look whether there is room".into(),
+        };
+        self.inner.save(path, true).map(|_| ()).map_err(refused)
+    }
+
     fn new(inner: Inner, ids: SpecialIds, fingerprint: String, name: String) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();

@@ -145,6 +145,10 @@ impl Weights for Blocks {
         self.tensors.get(name).map(|block| block.shape.as_slice())
     }
 
+    fn kind(&self, name: &str) -> Option<Kind> {
+        plain(self.tensors.get(name)?.dtype)
+    }
+
     fn check_format(&self, name: &str) -> Result<()> {
         use GgmlDType as T;
         match self.block(name)?.dtype {
@@ -175,17 +179,21 @@ impl Weights for Blocks {
     }
 }
 
+/// The kind of plain numbers; none of blocks.
+fn plain(dtype: GgmlDType) -> Option<Kind> {
+    match dtype {
+        GgmlDType::F32 => Some(Kind::Float),
+        GgmlDType::F16 => Some(Kind::Half),
+        GgmlDType::BF16 => Some(Kind::BFloat16),
+        _ => None,
+    }
+}
+
 impl Blocks {
     /// Plain numbers are libtorch's own; blocks are candle's to expand.
     fn decode(&self, name: &str, dtype: GgmlDType, bytes: &[u8]) -> Result<Tensor> {
         let elements = bytes.len() / dtype.type_size() * dtype.block_size();
-        let plain = match dtype {
-            GgmlDType::F32 => Some(Kind::Float),
-            GgmlDType::F16 => Some(Kind::Half),
-            GgmlDType::BF16 => Some(Kind::BFloat16),
-            _ => None,
-        };
-        let tensor = match plain {
+        let tensor = match plain(dtype) {
             Some(kind) => Tensor::f_from_data_size(bytes, &[elements as i64], kind),
             None => {
                 let cpu = candle_core::Device::Cpu;

@@ -145,6 +145,11 @@ impl Weights for Shards {
         file.shape(stored)
     }
 
+    fn kind(&self, name: &str) -> Option<Kind> {
+        let (file, stored) = self.file(name)?;
+        file.kind(stored).ok()
+    }
+
     fn check_format(&self, name: &str) -> Result<()> {
         let (file, stored) = self.needed(name)?;
         match file.kind(stored)? {

@@ -26,6 +26,8 @@ pub struct Checkpoint {
 trait Weights: std::fmt::Debug + Send + Sync {
     fn names(&self) -> Vec<&str>;
     fn shape(&self, name: &str) -> Option<&[i64]>;
+    /// The kind of number that `name` is stored in; none where it is quantised.
+    fn kind(&self, name: &str) -> Option<Kind>;
     /// Fails unless `name` is stored in a format that holds real numbers.
     fn check_format(&self, name: &str) -> Result<()>;
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor>;
@@ -99,6 +101,11 @@ impl Checkpoint {
     /// The shape of `name`, if it is there.
     pub fn shape(&self, name: &str) -> Option<&[i64]> {
         self.weights.shape(name)
+    }
+
+    /// The kind of number that `name` is stored in; none where it is quantised, or not there.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        self.weights.kind(name)
     }
 
     /// Checks, without reading any weights, that every tensor of `expected` is there with its shape and in a usable

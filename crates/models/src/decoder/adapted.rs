@@ -9,8 +9,7 @@ use std::sync::Arc;
 impl Decoder {
     /// The paths of the linear layers of all blocks, as adapters name them.
     pub fn linear_paths(config: &ModelConfig) -> Vec<String> {
-        let listed = Self::new(&crate::tensors::Tensors::list(), config);
-        listed.iter().flat_map(Self::linears).map(|linear| linear.path().to_owned()).collect()
+        Self::listed(config).iter().flat_map(Self::linears).map(|linear| linear.path().to_owned()).collect()
     }
 
     /// The names of all parameters, a head that is the embedding having its own.
@@ -18,6 +17,17 @@ impl Decoder {
         let head = config.tie_embeddings.then(|| format!("{}.weight", config.names.head));
         Self::expected(config).into_iter().map(|(name, _)| name).chain(head).collect()
     }
+
+    /// The model with parameters that have names and no numbers.
+    pub(crate) fn listed(config: &ModelConfig) -> Result<Self> {
+        Self::new(&crate::tensors::Tensors::list(), config)
+    }
+}
+
+/// Whether an adapter trains a head or an embedding whole that is tied to the other in the model.
+pub(crate) fn unties(model: &ModelConfig, adapter: &AdapterConfig) -> bool {
+    let saves = |name: &str| adapter.saves(&format!("{name}.weight"));
+    model.tie_embeddings && (saves(model.names.head) || saves(model.names.embedding))
 }
 
 impl Model for Decoder {
@@ -37,7 +47,7 @@ impl Model for Decoder {
 
     fn untie(&mut self, config: &AdapterConfig, place: &Path) -> Result<()> {
         let head = format!("{}.weight", self.config.names.head);
-        if self.config.tie_embeddings && (config.saves(&head) || config.saves(self.embedding.name())) {
+        if unties(&self.config, config) {
             let in_use = || Error::Adapter { path: place.to_owned(), why: "the model is in use".into() };
             Arc::get_mut(&mut self.tail).ok_or_else(in_use)?.untie(head.clone()).map_err(Error::torch(&head, place))?;
         }

@@ -1,0 +1,92 @@
+//! What a merged model says about text: the files of the base, or those made from a GGUF file.
+
+use super::MergeRequest;
+use crate::{Error, Result, text};
+use models::{Checkpoint, ModelConfig, TokenizerSource};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+
+/// The files of a Hugging Face directory that belong to the text side, and how generation is begun.
+const FILES: [&str; 13] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+];
+
+/// Writes them into `folder`: the base's, with the run's own tokenizer and template in the place of those.
+pub(super) fn write(checkpoint: &Checkpoint, request: &MergeRequest, folder: &Path) -> Result<()> {
+    if checkpoint.path().is_dir() {
+        for file in FILES {
+            let from = checkpoint.path().join(file);
+            if from.is_file() {
+                copy(&from, &folder.join(file))?;
+            }
+        }
+    } else {
+        let model = checkpoint.config()?;
+        write_json(&folder.join("generation_config.json"), generation(model))?;
+        if let TokenizerSource::Gguf(_) = checkpoint.tokenizer() {
+            write_json(&folder.join("tokenizer_config.json"), tokenizer_config(checkpoint, model))?;
+            if request.tokenizer.is_none()
+                && let Some(tokenizer) = text::of(None, None, checkpoint)?.tokenizer
+            {
+                tokenizer.write(&folder.join("tokenizer.json"))?;
+            }
+        }
+    }
+    if let Some(own) = &request.tokenizer {
+        copy(own, &folder.join("tokenizer.json"))?;
+    }
+    if let Some(own) = &request.chat_template {
+        copy(own, &folder.join("chat_template.jinja"))?;
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(|_| ()).map_err(Error::io(from, "copy"))
+}
+
+/// `generation_config.json`: where texts begin and end.
+fn generation(model: &ModelConfig) -> Map<String, Value> {
+    let mut table = Map::new();
+    table.extend(model.bos_token_id.map(|id| ("bos_token_id".to_owned(), json!(id))));
+    if !model.eos_token_ids.is_empty() {
+        table.insert("eos_token_id".into(), json!(model.eos_token_ids));
+    }
+    table.extend(model.pad_token_id.map(|id| ("pad_token_id".to_owned(), json!(id))));
+    table
+}
+
+/// `tokenizer_config.json`: which tokens are special, and the chat template.
+fn tokenizer_config(checkpoint: &Checkpoint, model: &ModelConfig) -> Map<String, Value> {
+    let special = checkpoint.special_tokens();
+    let mut table = Map::new();
+    table.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    // Or transformers' `generate` would be handed the type of each token too, which a Llama has not.
+    table.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
+    table.insert("model_max_length".into(), model.max_positions.into());
+    table.insert("clean_up_tokenization_spaces".into(), false.into());
+    let tokens = [("bos_token", &special.bos), ("eos_token", &special.eos), ("unk_token", &special.unk), ("pad_token", &special.pad)];
+    for (key, token) in tokens {
+        table.extend(token.as_ref().map(|token| (key.to_owned(), json!(token))));
+    }
+    table.extend(checkpoint.chat_template().map(|template| ("chat_template".to_owned(), json!(template))));
+    table
+}
+
+fn write_json(path: &Path, table: Map<String, Value>) -> Result<()> {
+    let text = serde_json::to_vec_pretty(&Value::Object(table)).map_err(|cause| Error::io(path, "write")(cause.into()))?;
+    fs::write(path, text).map_err(Error::io(path, "write"))
+}
