@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
 };
 
 /// Hosts `node2`, `node3`, … with the addresses `10.77.N.2`, `10.77.N.3`, …; this machine is `10.77.N.1`. Dropped, they are gone.
@@ -109,8 +110,17 @@ impl Hosts {
         run("tc", &format!("-n {} qdisc del dev eth0 root", self.namespace(host))).unwrap();
     }
 
+    /// Waits until no process is left on any host; daemons take a moment longer than ranks.
+    pub fn wait_until_empty(&self) {
+        let start = Instant::now();
+        while !self.processes().is_empty() {
+            assert!(start.elapsed() < Duration::from_secs(5), "processes are left: {:?}", self.processes());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The processes on all hosts.
-    pub fn processes(&self) -> Vec<u32> {
+    fn processes(&self) -> Vec<u32> {
         let of = |host| ip(&format!("netns pids {}", self.namespace(host))).unwrap_or_default();
         self.numbers().flat_map(|host| of(host).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
     }
