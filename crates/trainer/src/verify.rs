@@ -55,7 +55,7 @@ pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compa
 /// A model and the inputs of a recorded computation.
 enum Subject {
     Language {
-        decoder: Decoder,
+        decoder: Box<Decoder>,
         ids: Tensor,
         targets: Targets,
         /// Rows of the flattened logits that mean something.
@@ -104,7 +104,7 @@ impl Subject {
         let tokens = labels.size()[1];
         targets.f_narrow(1, 0, tokens - 1)?.f_copy_(&labels.f_narrow(1, 1, tokens - 1)?)?;
         let compared = mask.f_flatten(0, -1)?.f_nonzero()?.f_flatten(0, -1)?;
-        let decoder = Decoder::load(checkpoint, Kind::Float, Device::Cpu)?;
+        let decoder = Box::new(Decoder::load(checkpoint, Kind::Float, Device::Cpu)?);
         Ok(Self::Language { decoder, ids, targets: Targets::new(&targets)?, compared })
     }
 

@@ -21,13 +21,16 @@ pub(super) fn name(state: &str, parameter: &str, elements: &Range<i64>, numel: u
 pub(super) struct Stored<'a> {
     folder: &'a Path,
     files: &'a [TensorFile],
-    /// By the name without elements: which elements, absent where all, in which file.
-    places: BTreeMap<String, Vec<(Option<Range<i64>>, usize)>>,
+    /// By the name without elements.
+    places: BTreeMap<String, Vec<Place>>,
 }
+
+/// Which elements, absent where all, in which file.
+type Place = (Option<Range<i64>>, usize);
 
 impl<'a> Stored<'a> {
     pub fn of(folder: &'a Path, files: &'a [TensorFile]) -> Self {
-        let mut places: BTreeMap<String, Vec<_>> = BTreeMap::new();
+        let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for (number, file) in files.iter().enumerate() {
             for name in file.names().iter().filter(|name| name.starts_with(OPTIMIZER)) {
                 let (whole, elements) = parse(name);
