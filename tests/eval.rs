@@ -1,5 +1,5 @@
-//! `loract eval` repeats what training wrote down: the held-out loss of the model alone, of each checkpoint, and of the adapter, to the last
-//! digit on one rank; and it refuses what it cannot evaluate.
+//! `loract eval` repeats what training wrote down: the held-out loss of the model alone, of each checkpoint, and of the adapter, to the
+//! last digit on one rank; and it refuses what it cannot evaluate.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;

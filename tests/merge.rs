@@ -1,5 +1,5 @@
-//! `loract merge`: a merged model computes without an adapter what its base computes with it, whatever the family, the option of LoRA, and the
-//! format of the base; and its files are those of Hugging Face.
+//! `loract merge`: a merged model computes without an adapter what its base computes with it, whatever the family, the option of LoRA, and
+//! the format of the base; and its files are those of Hugging Face.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, render::Render, report::Report,
-    shard::Shard, train::Train, verify::Verify,
+    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, plan::Plan,
+    render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -31,6 +31,7 @@ pub enum Command {
     Launch(Launch),
     Train(Train),
     Shard(Shard),
+    Plan(Plan),
     Eval(Eval),
     Merge(Merge),
     Verify(Verify),

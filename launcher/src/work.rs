@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use collective::ProcessGroup;
 use models::Merged;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Prompt, RunData, StopRequest, Weights, config::Run};
+use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, StopRequest, Weights, config::Run};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -34,6 +34,11 @@ pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn
 /// Writes a model with an adapter in its weights; `progress` is told how many bytes are written, of how many.
 pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged, Failure> {
     Ok(trainer::merge(request, progress)?)
+}
+
+/// What a run will hold, from its model's description alone.
+pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan, Failure> {
+    Ok(trainer::plan(run, threads, memory)?)
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.

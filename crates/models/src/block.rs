@@ -126,6 +126,21 @@ impl Block {
         linears
     }
 
+    /// The linear layers by what they read: those into attention and into the MLP (or one expert), and those out of them.
+    pub fn stages(&self) -> ([Vec<&Linear>; 2], [&Linear; 2]) {
+        let (into_attention, out_of_attention) = self.attention.stages();
+        let (into_mlp, out_of_mlp) = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.stages(),
+            FeedForward::Mixture(experts) => experts.stages(),
+        };
+        ([into_attention, into_mlp], [out_of_attention, out_of_mlp])
+    }
+
+    /// Whether there is a norm before attention, behind it, before the MLP, and behind that.
+    pub fn norms(&self) -> [bool; 4] {
+        [&self.before_attention, &self.after_attention, &self.before_mlp, &self.after_mlp].map(Option::is_some)
+    }
+
     /// All parameters, each once.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let own = self.before_mlp.iter().flat_map(Norm::parameters);

@@ -1,4 +1,7 @@
 pub(crate) mod adapted;
+mod outline;
+
+pub use outline::{BlockOutline, LinearOutline};
 
 use crate::block::{Block, Seen, Shared};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};

@@ -96,8 +96,8 @@ pub(crate) struct HeldOut {
     pub tokens: usize,
 }
 
-/// The mean loss over all targets of `dataset`, which the ranks share; `rows` samples at a time. `progress` is told how many of its own samples
-/// this rank has done, of how many.
+/// The mean loss over all targets of `dataset`, which the ranks share; `rows` samples at a time. `progress` is told how many of its own
+/// samples this rank has done, of how many.
 pub(crate) fn held_out_loss(
     decoder: &Decoder,
     dataset: &Dataset,

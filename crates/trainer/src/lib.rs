@@ -1,6 +1,6 @@
 //! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
-//! The way of a run: [`check`] opens everything and finds what is wrong, writing nothing;
+//! [`plan`](fn@plan) says beforehand what a run will hold. The way of a run: [`check`] opens everything and finds what is wrong, writing nothing;
 //! [`RunData`] is the tokenised data; [`train`] is the loop, one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`]
 //! and [`inspect`](fn@inspect) use a model without training it; [`merge`](fn@merge) writes it with its adapter inside.
 
@@ -19,6 +19,7 @@ mod merge;
 mod metrics;
 mod optimizer;
 mod parameter_groups;
+mod plan;
 mod policy;
 mod policy_lora;
 mod probe;
@@ -45,6 +46,7 @@ pub use merge::{MergeRequest, merge};
 pub use metrics::{StepMetrics, Summary};
 pub use optimizer::{Optimizer, OptimizerState, Part, Trained, clip_by_global_norm};
 pub use parameter_groups::parameter_groups;
+pub use plan::{ModePlan, Moment, Plan, SiteBytes, plan};
 pub use policy::activations;
 pub use run_data::RunData;
 pub use schedule::learning_rate;

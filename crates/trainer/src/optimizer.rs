@@ -1,6 +1,7 @@
 mod adamw;
 mod adamw8bit;
 mod blockwise;
+mod bytes;
 mod clip;
 mod lion;
 mod muon;
@@ -10,6 +11,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bytes::{TrainedShape, bytes_of};
 pub use clip::clip_by_global_norm;
 pub use split::Part;
 

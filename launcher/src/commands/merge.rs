@@ -10,7 +10,8 @@ use trainer::{MergeRequest, config::Run};
 
 /// Merge an adapter into its model's weights, and write them as Hugging Face has them
 ///
-/// The directory holds everything that transformers opens: weights, config.json, and the tokenizer's files. Of a GGUF model they are made from what is in the file.
+/// The directory holds everything that transformers opens: weights, config.json, and the tokenizer's files. Of a GGUF model they are made
+/// from what is in the file.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod inspect;
 pub mod launch;
 pub mod merge;
+pub mod plan;
 pub mod render;
 pub mod report;
 pub mod shard;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Generate(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Merge(command) => command.run(),
+        Command::Plan(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Render(command) => command.run(),

@@ -99,13 +99,19 @@ impl Attention {
         })
     }
 
-    pub fn linears(&self) -> Vec<&Linear> {
-        let mut linears: Vec<&Linear> = match &self.maps {
+    /// The maps into attention, and the one out of it.
+    pub fn stages(&self) -> (Vec<&Linear>, &Linear) {
+        let into = match &self.maps {
             Maps::Separate(maps) => maps.iter().collect(),
             Maps::Fused(map) => vec![map],
             Maps::Latent(latent) => latent.linears(),
         };
-        linears.push(&self.o);
+        (into, &self.o)
+    }
+
+    pub fn linears(&self) -> Vec<&Linear> {
+        let (mut linears, out) = self.stages();
+        linears.push(out);
         linears
     }
 

@@ -55,6 +55,12 @@ impl Experts {
         Ok(Self { config: experts, activation: config.activation, router, correction, experts: all, shared })
     }
 
+    /// The maps of one expert, which are like those of all, into its inner width and out of it.
+    pub fn stages(&self) -> (Vec<&Linear>, &Linear) {
+        let [gate, up, down] = &self.experts[0];
+        (vec![gate, up], down)
+    }
+
     /// The linear layers that adapters may be put beside.
     pub fn linears(&self) -> Vec<&Linear> {
         let router = self.config.router_is_linear.then_some(&self.router);

@@ -64,12 +64,18 @@ impl Mlp {
         Ok(Self { activation, inner, down: linear(down, hidden, width)?, sites })
     }
 
-    pub fn linears(&self) -> Vec<&Linear> {
-        let mut linears: Vec<&Linear> = match &self.inner {
+    /// The maps into the inner width, and the one out of it.
+    pub fn stages(&self) -> (Vec<&Linear>, &Linear) {
+        let into = match &self.inner {
             Inner::Gated(maps) => maps.iter().collect(),
             Inner::Fused(map) | Inner::Plain(map) => vec![map],
         };
-        linears.push(&self.down);
+        (into, &self.down)
+    }
+
+    pub fn linears(&self) -> Vec<&Linear> {
+        let (mut linears, out) = self.stages();
+        linears.push(out);
         linears
     }
 

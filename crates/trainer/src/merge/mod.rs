@@ -27,8 +27,8 @@ pub struct MergeRequest {
     pub shard_bytes: u64,
 }
 
-/// Merges. The directory appears whole or not at all: it is written aside, synced, and renamed. `progress` is told how many bytes of weights are
-/// written, of how many.
+/// Merges. The directory appears whole or not at all: it is written aside, synced, and renamed. `progress` is told how many bytes of weights
+/// are written, of how many.
 ///
 /// # Errors
 /// The directory is there already; model or adapter cannot be used, or do not fit; those of writing.

@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 /// Room for the tensors that a step computes on the way, allocated once.
 #[derive(Debug)]
 pub(super) struct Space {
-    room: Tensor,
+    pub(super) room: Tensor,
     used: usize,
 }
 

@@ -1,0 +1,87 @@
+//! What an optimiser holds, known from the shapes of its parameters.
+
+use super::blockwise::BLOCK;
+use super::space::Space;
+use crate::config::{Optimizer, OptimizerName};
+use tch::Kind;
+
+/// A parameter to be trained, without its numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TrainedShape {
+    /// Its dimensions.
+    pub shape: Vec<i64>,
+    /// Its dtype.
+    pub kind: Kind,
+    /// Whether it is a matrix between hidden layers.
+    pub is_hidden_matrix: bool,
+}
+
+impl TrainedShape {
+    /// Its elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product::<i64>() as u64
+    }
+}
+
+/// Elements of [`super::adamw8bit`] that are in f32 at a time.
+const PIECE: u64 = 1 << 18;
+
+/// What an [`super::Optimizer`] of these parameters remembers of them, and the room for a step, in bytes.
+pub(crate) fn bytes_of(parameters: &[TrainedShape], options: &Optimizer) -> (u64, u64) {
+    let (mut state, mut room) = (0, 0);
+    for parameter in parameters {
+        let elements = parameter.elements();
+        let f32s = Space::bytes(Kind::Float, elements as usize) as u64;
+        let (own_state, own_room) = match options.name {
+            // A byte for each element, and a scale for each block of them, twice.
+            OptimizerName::AdamW8bit => {
+                let buffer = elements.min(PIECE).next_multiple_of(BLOCK as u64);
+                (2 * (elements + 4 * elements.div_ceil(BLOCK as u64)), 4 * Space::bytes(Kind::Float, buffer as usize) as u64)
+            }
+            OptimizerName::Lion => (4 * elements, f32s),
+            OptimizerName::Sgd => (if options.momentum() > 0.0 { 4 * elements } else { 0 }, f32s),
+            OptimizerName::Muon if parameter.is_hidden_matrix && parameter.shape.len() == 2 => {
+                let (short, long) = (parameter.shape[0].min(parameter.shape[1]), parameter.shape[0].max(parameter.shape[1]));
+                let matrix = |elements: i64| 2 * Space::bytes(Kind::Float, elements as usize) as u64;
+                (4 * elements, matrix(short * long) + matrix(short * short))
+            }
+            _ => (8 * elements, 0),
+        };
+        // A gradient of another dtype has its f32 there too.
+        let wide = if parameter.kind == Kind::Float { 0 } else { f32s };
+        state += own_state;
+        room = room.max(wide + own_room);
+    }
+    (state, room)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::{Optimizer, Trained};
+    use super::*;
+    use crate::config::Run;
+    use tch::{Device, Tensor};
+
+    #[test]
+    fn the_bytes_are_those_of_every_optimizer() {
+        let shapes = [(vec![40, 70], Kind::Float, true), (vec![300, 1000], Kind::BFloat16, true), (vec![77], Kind::Float, false)];
+        let tensors: Vec<Tensor> = shapes.iter().map(|(shape, kind, _)| Tensor::zeros(shape, (*kind, Device::Cpu))).collect();
+        let parameters: Vec<Trained<'_>> =
+            tensors.iter().zip(&shapes).map(|(tensor, of)| Trained { tensor, rate: 1.0, is_hidden_matrix: of.2 }).collect();
+        let known: Vec<TrainedShape> = shapes
+            .iter()
+            .map(|(shape, kind, is_hidden_matrix)| TrainedShape { shape: shape.clone(), kind: *kind, is_hidden_matrix: *is_hidden_matrix })
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        for name in ["adamw", "adamw8bit", "lion", "muon", "sgd"] {
+            std::fs::write(&path, format!("[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n[optimizer]\nname='{name}'\n")).unwrap();
+            let options = Run::load(&path, &[]).unwrap().optimizer;
+            let optimizer = Optimizer::new(&parameters, &options).unwrap();
+            let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+            let state: u64 = optimizer.states().flatten().map(|(_, tensor)| bytes(tensor)).sum();
+            assert_eq!(bytes_of(&known, &options), (state, bytes(&optimizer.space.room)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Ways to keep activations, side by side.
+
+use super::sizes::Sizes;
+use super::step::{Course, Shape};
+use crate::config::{Activations, Bits, Keeping, Run, Site, Sites};
+use crate::policy;
+use models::ModelConfig;
+use serde::Serialize;
+
+/// A way to keep activations, and what it comes to.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModePlan {
+    /// As tables call it.
+    pub mode: String,
+    /// What is kept for backward at the end of forward.
+    pub kept_bytes: u64,
+    /// What sites remember from step to step.
+    pub basis_bytes: u64,
+    /// The most that is held.
+    pub peak_bytes: u64,
+    /// The most sequences at once that fit, of the configured length; 0: not even one.
+    pub largest_batch: Option<u64>,
+    /// The longest sequences that fit, as many at once as configured; 0: none.
+    pub longest_context: Option<u64>,
+}
+
+/// More sequences at once, nobody computes.
+const LARGEST_BATCH: u64 = 1 << 20;
+
+/// The configured way first, then every other; each with its course at `batch` sequences of `tokens` tokens.
+pub(super) fn plan(
+    run: &Run,
+    model: &ModelConfig,
+    sizes: &Sizes<'_>,
+    shape: &Shape,
+    (batch, tokens): (u64, u64),
+    memory: Option<u64>,
+) -> Vec<(ModePlan, Course)> {
+    let ways = std::iter::once(("as configured".to_owned(), run.activations.clone())).chain(others(&run.activations));
+    let of = |(mode, table): (String, Activations)| {
+        let activations = policy::activations(&table, model);
+        let basis_bytes = sizes.memories(&activations, table.basis_layers.unwrap_or(1));
+        let shape = Shape { held: shape.held + basis_bytes, ..shape.clone() };
+        let course = shape.step(batch, tokens, &activations);
+        let fits = |batch: u64, tokens: u64, memory: u64| shape.step(batch, tokens, &activations).peak <= memory;
+        let plan = ModePlan {
+            mode,
+            kept_bytes: course.sites.values().sum(),
+            basis_bytes,
+            peak_bytes: course.peak,
+            largest_batch: memory.map(|memory| largest(LARGEST_BATCH, |batch| fits(batch, tokens, memory))),
+            longest_context: memory.map(|memory| largest(model.max_positions as u64, |tokens| fits(batch, tokens, memory))),
+        };
+        (plan, course)
+    };
+    ways.map(of).collect()
+}
+
+/// The ways that differ in what they keep: methods of low rank take the same bytes at the same rank.
+fn others(configured: &Activations) -> Vec<(String, Activations)> {
+    let plain = |sites| Activations { sites, overrides: Vec::new(), budget: None, difference: false, ..configured.clone() };
+    let mut ways = vec![("none: plain training".to_owned(), plain(Sites::None)), ("checkpoint".to_owned(), plain(Sites::Checkpoint))];
+    for site in [Site::Layer, Site::Sublayer] {
+        let way = |words: String, method: Keeping, bits: Bits| {
+            let mut table = plain(Sites::Of(vec![site]));
+            (table.form.method, table.form.bits) = (method, bits);
+            (format!("{site}, {words}"), table)
+        };
+        let rank = match configured.form.rank {
+            crate::config::Rank::Fraction(fraction) => format!("rank {fraction}"),
+            crate::config::Rank::Columns(columns) => format!("rank {columns}"),
+            crate::config::Rank::Auto => "rank auto".into(),
+        };
+        ways.push(way(format!("qb, rowspace, rsvd, svd, nystrom ({rank})"), Keeping::Svd, configured.form.bits));
+        ways.push(way("quantized (8 bits)".into(), Keeping::Quantized, Bits::Number(8.0)));
+        ways.push(way("quantized (4 bits)".into(), Keeping::Quantized, Bits::Number(4.0)));
+        ways.push(way("coded (2 bits)".into(), Keeping::Coded, Bits::Number(2.0)));
+    }
+    ways
+}
+
+/// The largest number up to `most` that `fits`, where all below it do too; 0 if none does.
+fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
+    let (mut known, mut step) = (0, 1);
+    // Doubled as long as it fits, then halved.
+    while known + step <= most && fits(known + step) {
+        known += step;
+        step *= 2;
+    }
+    while step > 0 {
+        if known + step <= most && fits(known + step) {
+            known += step;
+        }
+        step /= 2;
+    }
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_that_fits_is_found() {
+        for (limit, most, found) in [(0, 100, 0), (1, 100, 1), (77, 100, 77), (500, 100, 100), (64, 100, 64), (63, 63, 63)] {
+            assert_eq!(largest(most, |number| number <= limit), found, "{limit} of {most}");
+        }
+    }
+}

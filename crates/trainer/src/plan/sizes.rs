@@ -1,0 +1,245 @@
+//! From a configuration and a model's description to sizes.
+
+use super::block::Block;
+use super::operations::{Heads, Map};
+use super::step::Shape;
+use crate::Result;
+use crate::config::{Dtype, GradientMethod, Run};
+use crate::optimizer::{TrainedShape, bytes_of};
+use crate::policy_lora::{self, Lora};
+use layers::Keep;
+use lowrank::Method;
+use models::{Activations, AdapterConfig, BlockActivations, Decoder, LinearOutline, ModelConfig, Recompute};
+use tch::Kind;
+
+/// What is held all the time, in bytes, and what it is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub parameters: u64,
+    pub trained_parameters: u64,
+    pub weights: u64,
+    pub gradients: u64,
+    pub optimizer: u64,
+    pub communication: u64,
+}
+
+impl Held {
+    pub fn bytes(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.communication
+    }
+}
+
+/// A run, in sizes.
+pub(super) struct Sizes<'a> {
+    run: &'a Run,
+    model: &'a ModelConfig,
+    /// What is put beside the model; none where all weights are trained.
+    lora: Option<AdapterConfig>,
+    element: u64,
+}
+
+impl<'a> Sizes<'a> {
+    pub fn of(run: &'a Run, model: &'a ModelConfig) -> Result<Self> {
+        let lora = match &run.lora {
+            None => None,
+            Some(_) => {
+                let lora = policy_lora::lora(run)?;
+                policy_lora::check(run, model, &lora)?;
+                Some(match lora {
+                    Lora::New(config) => *config,
+                    Lora::From(adapter) => adapter.config,
+                })
+            }
+        };
+        Ok(Self { run, model, lora, element: run.model.dtype.bytes() as u64 })
+    }
+
+    fn lora_of(&self, path: &str) -> Option<u64> {
+        let config = self.lora.as_ref()?;
+        config.targets(path).then(|| config.rank_of(path) as u64)
+    }
+
+    /// Whether a parameter of the model itself is trained.
+    fn trains(&self, name: &str) -> bool {
+        self.lora.as_ref().is_none_or(|config| config.saves(name))
+    }
+
+    /// Whether the head is the embedding no longer, as one of the two is trained whole.
+    fn unties(&self) -> bool {
+        let (head, embedding) = self.model.ends();
+        self.model.tie_embeddings && self.lora.is_some() && (self.trains(&head) || self.trains(&embedding))
+    }
+
+    /// The weights, what is trained, and what that takes, on one of `ranks` ranks.
+    pub fn held(&self, ranks: usize) -> Result<(Held, Vec<TrainedShape>)> {
+        let kind = if self.run.model.dtype == Dtype::F32 { Kind::Float } else { Kind::BFloat16 };
+        let (head, _) = self.model.ends();
+        let mut expected = Decoder::expected(self.model);
+        if self.unties() {
+            expected.push((head, vec![self.model.vocab_size, self.model.hidden_size]));
+        }
+        let elements = |shape: &[i64]| shape.iter().product::<i64>() as u64;
+        let mut held = Held { parameters: expected.iter().map(|(_, shape)| elements(shape)).sum(), ..Held::default() };
+        held.weights = held.parameters * self.element;
+        let mut trained: Vec<TrainedShape> = expected
+            .into_iter()
+            .filter(|(name, _)| self.trains(name))
+            .map(|(name, shape)| TrainedShape {
+                is_hidden_matrix: name.contains(self.model.layer_prefix()) && shape.len() == 2,
+                shape,
+                kind,
+            })
+            .collect();
+        for linear in self.linears()? {
+            let (Some(rank), Some(config)) = (self.lora_of(&linear.path), &self.lora) else { continue };
+            let mut pair = vec![vec![rank as i64, linear.inputs], vec![linear.outputs, rank as i64]];
+            let begun = if config.is_pissa() { pair.iter().map(|shape| elements(shape)).sum() } else { 0 };
+            if config.use_dora {
+                pair.push(vec![linear.outputs]);
+            }
+            let own: u64 = pair.iter().map(|shape| elements(shape)).sum();
+            held.parameters += own;
+            // Pairs are in f32, and so is what a PiSSA pair began as.
+            held.weights += 4 * (own + begun);
+            let is_frozen = |index: usize| index == 0 && self.run.lora.as_ref().is_some_and(|lora| lora.lora_fa);
+            let pair = pair.into_iter().enumerate().filter(|(index, _)| !is_frozen(*index));
+            trained.extend(pair.map(|(_, shape)| TrainedShape { is_hidden_matrix: shape.len() == 2, shape, kind: Kind::Float }));
+        }
+        held.trained_parameters = trained.iter().map(TrainedShape::elements).sum();
+        held.gradients = trained.iter().map(|of| of.elements() * of.kind.elt_size_in_bytes() as u64).sum();
+        let (state, room) = bytes_of(&trained, &self.run.optimizer);
+        held.optimizer = state + room;
+        held.communication = self.communication(&trained, ranks);
+        Ok((held, trained))
+    }
+
+    /// Every linear layer that an adapter may be put beside: those of all experts too.
+    fn linears(&self) -> Result<Vec<LinearOutline>> {
+        Ok(Decoder::linear_outlines(self.model)?)
+    }
+
+    /// Buffers of the reducer: gradients as they travel, and what PowerSGD remembers.
+    fn communication(&self, trained: &[TrainedShape], ranks: usize) -> u64 {
+        let table = &self.run.gradients;
+        let bytes_of = |of: &TrainedShape| match table.method {
+            _ if ranks == 1 => 4 * of.elements(),
+            GradientMethod::Exact => 4 * of.elements(),
+            GradientMethod::Bf16 => 2 * of.elements(),
+            GradientMethod::PowerSgd => {
+                let (rows, columns) = of.shape.split_first().map_or((0, 0), |(rows, rest)| (*rows, rest.iter().product::<i64>()));
+                let rank = (table.rank as i64).min(rows).min(columns);
+                let is_smaller = rank > 0 && (rows * columns) as f64 >= table.min_ratio * (rank * (rows + columns)) as f64;
+                if of.shape.len() < 2 || !is_smaller {
+                    return 4 * of.elements();
+                }
+                // The gradient and what was dropped of it; P, Q, and the Q to start from.
+                let memories = if table.error_feedback { 2 } else { 1 };
+                4 * (memories * of.elements() + (rank * (rows + 2 * columns)) as u64)
+            }
+        };
+        trained.iter().map(bytes_of).sum()
+    }
+
+    /// Bytes that sites remember from step to step: bases, each twice while it follows what it sees, and the last factors of a warm start.
+    pub fn memories(&self, activations: &Activations, basis_layers: usize) -> u64 {
+        let model = self.model;
+        let (hidden, inner) = (model.hidden_size, model.experts.map_or(model.intermediate_size, |experts| experts.width));
+        let out = model.num_heads * model.value_dim();
+        let of = |policy: &BlockActivations| {
+            let blocks = match policy.recompute {
+                Recompute::Nothing => vec![],
+                Recompute::Layer(keep) => vec![(keep, hidden)],
+                Recompute::Sublayer(keep) => vec![(keep, hidden); 2],
+            };
+            let sites = [(policy.norm, hidden), (policy.norm, hidden), (policy.attn_in, hidden), (policy.attn_out, out)];
+            let more = [(policy.mlp_in, hidden), (policy.mlp_out, inner), (policy.act, inner), (policy.act, inner)];
+            blocks.into_iter().chain(sites).chain(more).map(|(keep, width)| memory(&keep, width)).sum::<u64>()
+        };
+        (0..model.layers.len()).step_by(basis_layers.max(1)).map(|layer| of(activations.layer(layer))).sum()
+    }
+
+    /// What a step runs on.
+    pub fn shape(&self, held: &Held, trained: &[TrainedShape], threads: usize) -> Result<Shape> {
+        let (model, lora) = (self.model, self.run.lora.as_ref());
+        let (head, embedding) = model.ends();
+        let map = |linear: &LinearOutline| Map {
+            outputs: linear.outputs as u64,
+            inputs: linear.inputs as u64,
+            lora: self.lora_of(&linear.path),
+            dora: self.lora.as_ref().is_some_and(|config| config.use_dora),
+            dropout: self.lora.as_ref().is_some_and(|config| config.lora_dropout > 0.0),
+            frozen_a: lora.is_some_and(|lora| lora.lora_fa),
+            weight_trained: self.trains(&format!("{}.weight", linear.path)),
+        };
+        let latent = model.attention.latent;
+        let blocks = Decoder::outline(model)?.into_iter().zip(&model.layers).map(|(of, layer)| {
+            let into_mlp: Vec<Map> = of.into_mlp.iter().map(map).collect();
+            let experts = model.experts.filter(|_| layer.mixture);
+            let width = of.out_of_mlp.inputs as u64;
+            Block {
+                hidden: model.hidden_size as u64,
+                attention_is_cut: of.into_attention.len() == 1 || latent.is_some(),
+                into_attention: of.into_attention.iter().filter(|linear| linear.inputs == model.hidden_size).map(map).collect(),
+                out_of_attention: map(&of.out_of_attention),
+                mlp_is_cut: into_mlp.len() == 1 && into_mlp[0].outputs == 2 * width,
+                into_mlp,
+                out_of_mlp: map(&of.out_of_mlp),
+                inner: experts.map_or(width, |experts| experts.routing.per_token as u64 * width + experts.shared_width as u64),
+                copies: experts.map_or(0, |experts| experts.routing.per_token as u64),
+                norm: model.norm,
+                norms: of.norms,
+                norms_trained: self.lora.is_none(),
+                head_norms: model.attention.head_norm.is_some(),
+                is_turned: latent.is_none(),
+                is_parallel: model.residual.parallel,
+                latent: latent.map_or(0, |latent| (2 * latent.query_rank.unwrap_or(0) + 2 * latent.key_rank + latent.rotary_dim) as u64),
+            }
+        });
+        let chunk = if self.run.loss_chunk > 0 { self.run.loss_chunk as i64 } else { layers::chunk_tokens(model.vocab_size) };
+        Ok(Shape {
+            blocks: blocks.collect(),
+            hidden: model.hidden_size as u64,
+            vocabulary: model.vocab_size as u64,
+            element: self.element,
+            norm: model.norm,
+            heads: Heads {
+                batch: 0,
+                tokens: 0,
+                queries: model.num_heads as u64,
+                keys: if latent.is_some() { model.num_heads } else { model.num_kv_heads } as u64,
+                width: model.head_dim as u64,
+                value: model.value_dim() as u64,
+                by_scores: model.attention.soft_cap.is_some() || model.attention.dropout > 0.0,
+                threads: threads as u64,
+            },
+            rotary_width: model.attention.rotary_width as u64,
+            is_packed: self.run.data.packing,
+            windows: distinct(model.layers.iter().filter_map(|layer| layer.window)),
+            head_trained: self.trains(&head) || (self.lora.is_none() && model.tie_embeddings),
+            embedding_trained: self.trains(&embedding),
+            logit_copies: u64::from(model.head.multiplier != 1.0) + 3 * u64::from(model.head.soft_cap.is_some()),
+            loss_chunk: chunk as u64,
+            held: held.bytes(),
+            largest_trained: trained.iter().map(TrainedShape::elements).max().unwrap_or(0),
+        })
+    }
+}
+
+/// What a site of this width remembers.
+fn memory(keep: &Keep, width: i64) -> u64 {
+    let (Keep::Code(options) | Keep::Difference(options)) = keep else { return 0 };
+    let element = if options.factors == Kind::Float { 4 } else { 2 };
+    match options.method {
+        Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,
+        Method::Coded { .. } => 0,
+        method if method.is_warm() => options.rank.of(i64::MAX, width).map_or(0, |rank| (element * rank * width) as u64),
+        _ => 0,
+    }
+}
+
+fn distinct(windows: impl Iterator<Item = i64>) -> Vec<u64> {
+    let mut windows: Vec<u64> = windows.map(|window| window as u64).collect();
+    windows.sort_unstable();
+    windows.dedup();
+    windows
+}
