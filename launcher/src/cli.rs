@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, plan::Plan,
+    bench::Bench, doctor::Doctor, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, plan::Plan,
     render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
@@ -39,6 +39,7 @@ pub enum Command {
     Inspect(Inspect),
     Render(Render),
     Report(Report),
+    Doctor(Doctor),
     Bench(Bench),
 }
 

@@ -1,11 +1,12 @@
 //! `loract`: fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, follows them and reports ([`mpirun`], [`follow`], [`progress`],
-//! [`report`], [`fault`]); [`render`] makes job files for schedulers; what is for reading later becomes a [`page`]; everything else is the work of the crate `trainer`, which
-//! [`work`] calls.
+//! [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] looks at machines; what is for reading later becomes a [`page`];
+//! everything else is the work of the crate `trainer`, which [`work`] calls.
 
 mod cli;
 mod commands;
+mod doctor;
 mod env;
 mod failure;
 mod fault;

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Eval(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Plan(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Render(command) => command.run(),
