@@ -50,7 +50,7 @@ pub(super) struct KeptHalf {
 
 /// What a block has kept.
 pub(super) enum KeptBlock {
-    Whole(KeptHalf, KeptHalf),
+    Whole(Box<[KeptHalf; 2]>),
     Recomputed(Kept),
     Halves(Kept, Kept),
 }
@@ -90,7 +90,7 @@ impl Block {
         match &policy.recompute {
             Recompute::Nothing => {
                 let (out, first, second) = self.whole(at, x, policy, true);
-                (out, needs.then_some(KeptBlock::Whole(first, second)))
+                (out, needs.then_some(KeptBlock::Whole(Box::new([first, second]))))
             }
             Recompute::Layer(keep) => {
                 let kept = needs.then(|| KeptBlock::Recomputed(bench.keep(keep, &x.room, size, Site::Layer)));
@@ -115,7 +115,10 @@ impl Block {
     /// The gradient of the block's input from that of its output, if it is asked for.
     pub fn backward(&self, at: &At<'_>, kept: KeptBlock, dy: Room, policy: &BlockActivations, needs: bool) -> Option<Room> {
         match kept {
-            KeptBlock::Whole(first, second) => self.whole_backward(at, first, second, dy, false),
+            KeptBlock::Whole(halves) => {
+                let [first, second] = *halves;
+                self.whole_backward(at, first, second, dy, false)
+            }
             KeptBlock::Recomputed(kept) => {
                 let x = Hidden { room: at.bench.restore(&kept), needs };
                 let (_out, first, second) = self.whole(at, &x, policy, true);
