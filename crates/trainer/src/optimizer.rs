@@ -13,6 +13,7 @@ mod tests;
 
 pub(crate) use bytes::{TrainedShape, bytes_of};
 pub use clip::clip_by_global_norm;
+pub(crate) use split::EXCHANGE_BYTES;
 pub use split::Part;
 
 use crate::Result;

@@ -110,14 +110,14 @@ impl Subject {
 
     fn model(&self) -> &dyn Model {
         match self {
-            Self::Language { decoder, .. } => decoder,
+            Self::Language { decoder, .. } => &**decoder,
             Self::Classes { classifier, .. } => &**classifier,
         }
     }
 
     fn model_mut(&mut self) -> &mut dyn Model {
         match self {
-            Self::Language { decoder, .. } => decoder,
+            Self::Language { decoder, .. } => &mut **decoder,
             Self::Classes { classifier, .. } => &mut **classifier,
         }
     }

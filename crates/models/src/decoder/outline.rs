@@ -1,7 +1,7 @@
 //! What a decoder consists of, known from its configuration alone.
 
 use super::Decoder;
-use crate::{Linear, ModelConfig, Result};
+use crate::{Linear, Model, ModelConfig, Result};
 use std::collections::HashMap;
 
 /// A linear layer without its numbers.
@@ -49,7 +49,7 @@ impl Decoder {
     /// As [`Decoder::outline`].
     pub fn linear_outlines(config: &ModelConfig) -> Result<Vec<LinearOutline>> {
         let shapes = shapes(config);
-        Ok(Self::listed(config)?.linears().map(|linear| outline(linear, config, &shapes)).collect())
+        Ok(Self::listed(config)?.linears().into_iter().map(|linear| outline(linear, config, &shapes)).collect())
     }
 
     /// The blocks of a model of this configuration.

@@ -47,9 +47,10 @@ pub(crate) fn bytes_of(parameters: &[TrainedShape], options: &Optimizer) -> (u64
             }
             _ => (8 * elements, 0),
         };
-        // A gradient of another dtype has its f32 there too.
+        // A gradient of another dtype has its f32 there too, and the parameter itself one for good.
         let wide = if parameter.kind == Kind::Float { 0 } else { f32s };
-        state += own_state;
+        let master = if parameter.kind == Kind::BFloat16 && options.master_weights { 4 * elements } else { 0 };
+        state += own_state + master;
         room = room.max(wide + own_room);
     }
     (state, room)
@@ -58,7 +59,7 @@ pub(crate) fn bytes_of(parameters: &[TrainedShape], options: &Optimizer) -> (u64
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::{Optimizer, Trained};
+    use super::super::{Optimizer, Part, Trained};
     use super::*;
     use crate::config::Run;
     use tch::{Device, Tensor};
@@ -78,9 +79,9 @@ mod tests {
         for name in ["adamw", "adamw8bit", "lion", "muon", "sgd"] {
             std::fs::write(&path, format!("[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n[optimizer]\nname='{name}'\n")).unwrap();
             let options = Run::load(&path, &[]).unwrap().optimizer;
-            let optimizer = Optimizer::new(&parameters, &options).unwrap();
+            let optimizer = Optimizer::new(&parameters, &options, Part::WHOLE).unwrap();
             let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-            let state: u64 = optimizer.states().flatten().map(|(_, tensor)| bytes(tensor)).sum();
+            let state: u64 = optimizer.states().flat_map(|state| state.tensors).map(|(_, tensor)| bytes(tensor)).sum();
             assert_eq!(bytes_of(&known, &options), (state, bytes(&optimizer.space.room)), "{name}");
         }
     }

@@ -76,7 +76,8 @@ struct Parcel {
 pub(super) struct Exchange(Vec<Parcel>);
 
 /// Bytes of the buffer through which values travel: as much as a bucket of gradients.
-const BUFFER: usize = 25 << 20;
+
+pub(crate) const EXCHANGE_BYTES: u64 = 25 << 20;
 
 impl Exchange {
     /// For these pieces of all ranks.
@@ -88,7 +89,7 @@ impl Exchange {
             for piece in pieces.iter().filter(|piece| piece.owner == owner) {
                 let tensor = parameters[piece.parameter].tensor;
                 let kind = tensor.kind();
-                let room = (BUFFER / kind.elt_size_in_bytes()) as i64;
+                let room = EXCHANGE_BYTES as i64 / kind.elt_size_in_bytes() as i64;
                 for start in piece.elements.clone().step_by(room as usize) {
                     let length = room.min(piece.elements.end - start);
                     let value = flat(tensor, &(start..start + length))?;

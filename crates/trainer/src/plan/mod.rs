@@ -123,7 +123,7 @@ fn describe(run: &Run) -> Result<ModelConfig> {
     if path.is_dir() {
         return Ok(ModelConfig::read(&path.join("config.json"))?);
     }
-    Ok(Checkpoint::open(path)?.config().clone())
+    Ok(Checkpoint::open(path)?.config()?.clone())
 }
 
 fn words(moment: Moment) -> String {

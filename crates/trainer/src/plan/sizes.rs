@@ -5,7 +5,7 @@ use super::operations::{Heads, Map};
 use super::step::Shape;
 use crate::Result;
 use crate::config::{Dtype, GradientMethod, Run};
-use crate::optimizer::{TrainedShape, bytes_of};
+use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
 use layers::Keep;
 use lowrank::Method;
@@ -45,7 +45,7 @@ impl<'a> Sizes<'a> {
             Some(_) => {
                 let lora = policy_lora::lora(run)?;
                 policy_lora::check(run, model, &lora)?;
-                Some(match lora {
+                lora.map(|lora| match lora {
                     Lora::New(config) => *config,
                     Lora::From(adapter) => adapter.config,
                 })
@@ -108,7 +108,13 @@ impl<'a> Sizes<'a> {
         held.trained_parameters = trained.iter().map(TrainedShape::elements).sum();
         held.gradients = trained.iter().map(|of| of.elements() * of.kind.elt_size_in_bytes() as u64).sum();
         let (state, room) = bytes_of(&trained, &self.run.optimizer);
-        held.optimizer = state + room;
+        held.optimizer = match ranks as u64 {
+            // Each has its part of the states, and the buffer through which new values travel.
+            ranks if ranks > 1 && self.run.optimizer.split => {
+                state.div_ceil(ranks) + room + held.gradients.div_ceil(ranks).min(EXCHANGE_BYTES)
+            }
+            _ => state + room,
+        };
         held.communication = self.communication(&trained, ranks);
         Ok((held, trained))
     }
@@ -118,24 +124,24 @@ impl<'a> Sizes<'a> {
         Ok(Decoder::linear_outlines(self.model)?)
     }
 
-    /// Buffers of the reducer: gradients as they travel, and what PowerSGD remembers.
+    /// Buffers of the reducer beyond the gradients, which lie in them where they have their dtype; and what PowerSGD remembers.
     fn communication(&self, trained: &[TrainedShape], ranks: usize) -> u64 {
         let table = &self.run.gradients;
+        let buffer = |of: &TrainedShape, kind: Kind| if of.kind == kind { 0 } else { of.elements() * kind.elt_size_in_bytes() as u64 };
         let bytes_of = |of: &TrainedShape| match table.method {
-            _ if ranks == 1 => 4 * of.elements(),
-            GradientMethod::Exact => 4 * of.elements(),
-            GradientMethod::Bf16 => 2 * of.elements(),
-            GradientMethod::PowerSgd => {
+            GradientMethod::Bf16 if ranks > 1 => buffer(of, Kind::BFloat16),
+            GradientMethod::PowerSgd if ranks > 1 => {
                 let (rows, columns) = of.shape.split_first().map_or((0, 0), |(rows, rest)| (*rows, rest.iter().product::<i64>()));
                 let rank = (table.rank as i64).min(rows).min(columns);
                 let is_smaller = rank > 0 && (rows * columns) as f64 >= table.min_ratio * (rank * (rows + columns)) as f64;
                 if of.shape.len() < 2 || !is_smaller {
-                    return 4 * of.elements();
+                    return buffer(of, Kind::Float);
                 }
-                // The gradient and what was dropped of it; P, Q, and the Q to start from.
-                let memories = if table.error_feedback { 2 } else { 1 };
-                4 * (memories * of.elements() + (rank * (rows + 2 * columns)) as u64)
+                // What was dropped; P, Q, and the Q to start from.
+                let dropped = if table.error_feedback { of.elements() } else { 0 };
+                buffer(of, Kind::Float) + 4 * (dropped + (rank * (rows + 2 * columns)) as u64)
             }
+            _ => buffer(of, Kind::Float),
         };
         trained.iter().map(bytes_of).sum()
     }
