@@ -76,7 +76,6 @@ struct Parcel {
 pub(super) struct Exchange(Vec<Parcel>);
 
 /// Bytes of the buffer through which values travel: as much as a bucket of gradients.
-
 pub(crate) const EXCHANGE_BYTES: u64 = 25 << 20;
 
 impl Exchange {
