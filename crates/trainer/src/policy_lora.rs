@@ -192,8 +192,8 @@ mod tests {
              layers_to_transform = [0]\nrank_pattern = { v_proj = 6 }\nalpha_pattern = { v_proj = 2 }\nuse_rslora = true\nuse_dora = true\n\
              init = \"gaussian\"\nmodules_to_save = [\"lm_head\"]",
         );
-        let Lora::New(config) = lora(&run).unwrap() else { panic!("no adapter was given") };
-        check(&run, &model, &Lora::New(config.clone())).unwrap();
+        let Some(Lora::New(config)) = lora(&run).unwrap() else { panic!("no adapter was given") };
+        check(&run, &model, &Some(Lora::New(config.clone()))).unwrap();
         let targeted: Vec<String> = Decoder::linear_paths(&model).into_iter().filter(|path| config.targets(path)).collect();
         assert_eq!(targeted, ["model.layers.0.self_attn.v_proj"]);
         assert_eq!((config.rank_of(&targeted[0]), config.scale_of(&targeted[0])), (6, 2.0 / 6.0_f64.sqrt()));
