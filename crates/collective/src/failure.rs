@@ -85,6 +85,9 @@ pub(crate) fn say(rest: &str) {
 pub(crate) fn end_job(code: i32) -> ! {
     #[cfg(feature = "mpi")]
     {
+        if crate::mpi::is_up() {
+            crate::daemon::end_soon();
+        }
         std::thread::sleep(LAST_WORDS);
         // Where no thread can be made, there is no limit.
         let _ = std::thread::Builder::new().spawn(move || {

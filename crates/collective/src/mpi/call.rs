@@ -102,7 +102,7 @@ fn check(operation: &'static str, code: c_int) -> Result<()> {
 }
 
 /// Whether MPI's functions may be called: after its start and before its end.
-fn is_up() -> bool {
+pub(crate) fn is_up() -> bool {
     let (mut initialised, mut finalised) = (0, 0);
     // SAFETY: both may be called at any time, from any thread (MPI 3.1, section 8.7).
     let known = unsafe { (ffi::MPI_Initialized(&mut initialised), ffi::MPI_Finalized(&mut finalised)) };

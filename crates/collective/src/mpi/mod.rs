@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use tch::Tensor;
 
 use self::agreement::{Header, Operation};
-pub(crate) use self::call::abort_if_up;
 use self::call::{Communicator, Datatype};
+pub(crate) use self::call::{abort_if_up, is_up};
 use self::fold::Folds;
 use crate::payload::{self, Payload};
 use crate::{Error, ProcessGroup, Reduce, Result, activity, env, failure};

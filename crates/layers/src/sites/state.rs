@@ -71,7 +71,7 @@ mod tests {
             let place = Place { layer: Some(position), site: Some(site) };
             assert_eq!(parse(&format!("{}.basis", name(place))), Some((place, "basis")));
         }
-        assert_eq!(Site::ALL.last(), Some(&Site::SharedOut), "the last one declared");
+        assert_eq!(Site::ALL.last(), Some(&Site::HeadOut), "the last one declared");
         assert_eq!(parse(&format!("{}.basis", name(Place::default()))), Some((Place::default(), "basis")));
         assert_eq!((parse("3.nowhere.basis"), parse("x.layer.basis"), parse("3")), (None, None, None));
     }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
-use crate::ModelConfig;
 use crate::config::{EmbeddingScale, HeadNorm, LayerConfig, LayerRope, NormKind, RopeConfig, RopeScaling};
+use crate::{EncoderConfig, InputConfig, ModelConfig};
 use layers::{Activation, Groups, Pairs, RmsWeight, Scoring};
 use serde_json::json;
 
@@ -155,15 +155,55 @@ fn an_unknown_architecture_is_told_what_is_supported() {
 #[test]
 fn every_family_is_read_and_has_tensors() {
     for model_type in SUPPORTED_MODEL_TYPES {
-        let config = of(model_type, json!({})).unwrap_or_else(|why| panic!("{model_type}: {why}"));
-        assert_eq!((config.model_type.as_str(), config.layers.len()), (*model_type, config.num_layers as usize));
-        let expected = crate::Decoder::expected(&config);
-        assert!(expected.len() > 4 * config.layers.len(), "{model_type}");
+        let (expected, layers) = match encoder(model_type, json!({})) {
+            Ok(config) => (crate::Classifier::expected(&config), config.num_layers()),
+            Err(_) => {
+                let config = of(model_type, json!({})).unwrap_or_else(|why| panic!("{model_type}: {why}"));
+                assert_eq!((config.model_type.as_str(), config.layers.len()), (*model_type, config.num_layers as usize));
+                (crate::Decoder::expected(&config), config.layers.len())
+            }
+        };
+        assert!(expected.len() > 4 * layers, "{model_type}");
         let mut names: Vec<_> = expected.iter().map(|(name, _)| name).collect();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), expected.len(), "{model_type}: every tensor once");
     }
+}
+
+/// An encoder of a family with nothing said but `changes`.
+fn encoder(model_type: &str, changes: Value) -> Result<EncoderConfig> {
+    let mut table = changes.as_object().unwrap().clone();
+    table.insert("model_type".into(), model_type.into());
+    let file = Path::new("some/config.json");
+    read(file, &table)?.encoder(file).cloned()
+}
+
+#[test]
+fn defaults_of_encoders_are_those_of_transformers() {
+    let bert = encoder("bert", json!({})).unwrap();
+    let InputConfig::Text(text) = &bert.input else { panic!("text") };
+    assert_eq!((text.vocab_size, text.max_tokens(), text.token_types, text.padding), (30522, 512, 2, Some(0)));
+    assert_eq!((bert.width(), bert.num_layers(), bert.stages[0].heads, bert.stages[0].inner), (768, 12, 12, 3072));
+    assert_eq!((bert.norm_eps, bert.activation, bert.dropout.halves, bert.attention.dropout), (1e-12, Activation::Gelu, [0.1; 2], 0.1));
+    assert_eq!((bert.labels.names().to_vec(), bert.problem), (vec!["LABEL_0".to_owned(), "LABEL_1".into()], None));
+    let InputConfig::Text(text) = encoder("roberta", json!({})).unwrap().input else { panic!("text") };
+    assert_eq!((text.vocab_size, text.max_tokens(), text.padding), (50265, 510, Some(1)), "positions begin behind the padding's");
+
+    let swin = encoder("swin", json!({})).unwrap();
+    let sizes: Vec<_> = swin.stages.iter().map(|stage| (stage.width, stage.heads, stage.inner, stage.layers.len())).collect();
+    assert_eq!(sizes, [(96, 3, 384, 2), (192, 6, 768, 2), (384, 12, 1536, 6), (768, 24, 3072, 2)]);
+    let layers: Vec<_> = swin.stages.iter().flat_map(|stage| &stage.layers).collect();
+    assert_eq!((layers[0].drop_path, layers[11].drop_path, layers[0].shift, layers[1].shift), (0.0, 0.1, 0, 3));
+    assert_eq!(swin.stage_of(4).width, 384);
+
+    let siglip = encoder("siglip", json!({"vision_config": {"num_hidden_layers": 3}, "id2label": {"1": "b", "0": "a", "2": "c"}})).unwrap();
+    let InputConfig::Image(image) = &siglip.input else { panic!("images") };
+    assert_eq!((siglip.num_layers(), image.grid(), siglip.activation), (3, [14, 14], Activation::GeluTanh));
+    assert_eq!(siglip.labels.number("c"), Some(2));
+    let refused = encoder("vit", json!({"id2label": {"0": "a", "2": "b"}})).unwrap_err().to_string();
+    assert!(refused.contains("id2label") && refused.contains("is not one of the 2 classes"), "{refused}");
+    assert_eq!(encoder("vit", json!({"num_labels": 5})).unwrap().labels.len(), 5);
 }
 
 #[test]
