@@ -98,7 +98,7 @@ impl ModelConfig {
     /// Reads the `config.json` of a Hugging Face model that is a decoder.
     ///
     /// # Errors
-    /// Those of [`Architecture::read`]; [`Error::Task`] if it is none.
+    /// Those of [`Architecture::read`]; [`super::Error::Task`] if it is none.
     pub fn read(file: &Path) -> Result<Self> {
         Architecture::read(file)?.into_decoder(file)
     }
