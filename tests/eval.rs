@@ -77,7 +77,7 @@ fn every_loss_of_one_rank_is_repeated_to_the_last_digit() {
         }
         assert!((adapter["perplexity"].as_f64().unwrap() / loss.exp() - 1.0).abs() < 1e-12);
         // Each token of a sequence but the first is a target.
-        assert_eq!((adapter["samples"].as_u64(), adapter["tokens"].as_u64()), (Some(6), Some(6 * 15)));
+        assert_eq!((adapter["samples"].as_u64(), adapter["targets"].as_u64()), (Some(6), Some(6 * 15)));
     }
 }
 

@@ -2,7 +2,7 @@ use crate::generator::{Purpose, generator};
 
 /// Splits `items` into what is trained on and `count` drawn ones, both in their first order. The draw depends on the
 /// seed and the number of items only.
-pub(crate) fn hold_out<T>(items: Vec<T>, count: usize, seed: u64) -> (Vec<T>, Vec<T>) {
+pub fn hold_out<T>(items: Vec<T>, count: usize, seed: u64) -> (Vec<T>, Vec<T>) {
     let mut held = vec![false; items.len()];
     let count = count.min(items.len());
     for index in rand::seq::index::sample(&mut generator(seed, Purpose::HoldOut, 0), items.len(), count) {

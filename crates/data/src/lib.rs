@@ -1,4 +1,4 @@
-//! Training data for causal language models: read, tokenise, template, pack, order, split across ranks.
+//! Training data: read, tokenise, template, pack, order, split across ranks, for language models; and texts with their classes ([`read_labelled`]).
 //!
 //! The way of a sample:
 //!
@@ -43,6 +43,7 @@ mod error;
 mod fingerprint;
 mod generator;
 mod hold_out;
+mod labelled;
 mod load;
 mod options;
 mod order;
@@ -59,6 +60,8 @@ mod tokenizer;
 pub use batch::{Batch, IGNORED, Padding};
 pub use dataset::Dataset;
 pub use error::{Error, Place, Result};
+pub use hold_out::hold_out;
+pub use labelled::{LabelKeys, Labelled, LabelledTexts, read_labelled};
 pub use options::{BadLines, LossOn, Options};
 pub use order::{Order, OrderConfig};
 pub use packing::pack;

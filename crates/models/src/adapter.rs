@@ -10,13 +10,15 @@ mod target;
 pub use config::{AdapterConfig, LayerNumbers, TargetModules};
 pub use target::check_pattern;
 
-use crate::{Error, Result, TensorFile, durable, tensor_file};
+use crate::config::fields::Fields;
+use crate::{Error, Labels, Result, TensorFile, durable, tensor_file};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+const LABELS: &str = "labels.json";
 /// What PEFT's wrappers put before the path of a module in the base model.
 const PREFIX: &str = "base_model.model.";
 const A: &str = ".lora_A.weight";
@@ -96,6 +98,33 @@ pub fn write_adapter(folder: &Path, config: &AdapterConfig, weights: &AdapterWei
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     tensor_file::write(&folder.join(WEIGHTS), &tensors, &[("format", "pt")])?;
     durable::replace(&path, |aside| std::fs::write(aside, &text).map_err(Error::io(&path, "write")))
+}
+
+/// Writes the names of a classifier's classes beside its adapter, whole or not at all: `labels.json` with `id2label` and `label2id`, which PEFT's files
+/// have no place for.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_labels(folder: &Path, labels: &Labels) -> Result<()> {
+    let path = folder.join(LABELS);
+    let text = serde_json::to_string_pretty(&labels.to_json());
+    let text = text.map_err(|why| Error::Io { path: path.clone(), action: "write", source: why.into() })?;
+    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+    durable::replace(&path, |aside| std::fs::write(aside, &text).map_err(Error::io(&path, "write")))
+}
+
+/// Reads what [`write_labels`] wrote; absent where nothing was.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Corrupt`], [`Error::InvalidConfig`].
+pub fn read_labels(folder: &Path) -> Result<Option<Labels>> {
+    let path = folder.join(LABELS);
+    let text = match std::fs::read_to_string(&path) {
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(Error::io(&path, "read"))?,
+    };
+    let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(&path, format!("it is not a JSON table: {why}")))?;
+    Labels::read(&Fields::new(&path, &table)).map(Some)
 }
 
 /// Reads the adapter in the directory `folder`.

@@ -52,6 +52,12 @@ impl Classifier {
         Ok(Self { encoder: Encoder::new(tensors, config)?, head: Head::new(tensors, config)?, drawn: Vec::new() })
     }
 
+    /// Whether a checkpoint holds a head for the classes that its configuration names.
+    pub fn is_whole(checkpoint: &Checkpoint) -> bool {
+        let Ok(config) = checkpoint.encoder_config() else { return false };
+        Self::expected(config).iter().all(|(name, shape)| checkpoint.holds(name, shape))
+    }
+
     /// The paths of the linear layers, as adapters name them.
     pub fn linear_paths(config: &EncoderConfig) -> Vec<String> {
         let listed = Self::new(&Tensors::list(), config);

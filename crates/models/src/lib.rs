@@ -34,7 +34,8 @@ mod tensors;
 
 pub use activations::{Activations, BlockActivations, Recompute};
 pub use adapter::{
-    Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, write_adapter,
+    Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, read_labels,
+    write_adapter, write_labels,
 };
 pub use checkpoint::{Checkpoint, GgufTokenizer, SpecialTokens, TokenizerSource};
 pub use classifier::{Classifier, Losses};

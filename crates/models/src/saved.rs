@@ -1,15 +1,18 @@
 //! A model whose weights were trained, written as the one it came from.
 
+use crate::config::Labels;
 use crate::{Error, Model, Result, tensor_file};
+use serde_json::{Map, Value};
 use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 /// Writes the weights of `model` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
-/// tokenizer, chat template. It is written aside and renamed, so that it is whole or absent; what was there before is replaced.
+/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. It is written aside and renamed, so that it is whole or absent; what was there before is replaced.
 ///
 /// # Errors
 /// [`Error::Io`], or those of [`tensor_file::write`].
-pub fn write_model(folder: &Path, source: &Path, model: &dyn Model) -> Result<()> {
+pub fn write_model(folder: &Path, source: &Path, model: &dyn Model, labels: Option<&Labels>) -> Result<()> {
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let aside = folder.with_file_name(name);
@@ -22,11 +25,27 @@ pub fn write_model(folder: &Path, source: &Path, model: &dyn Model) -> Result<()
         std::fs::copy(&path, &copy).map_err(Error::io(&copy, "write"))?;
         File::open(&copy).and_then(|file| file.sync_all()).map_err(Error::io(&copy, "sync"))?;
     }
+    if let Some(labels) = labels {
+        write_labels(&aside.join("config.json"), labels)?;
+    }
     let tensors: Vec<_> =
         model.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     tensor_file::write(&aside.join("model.safetensors"), &tensors, &[("format", "pt")])?;
     remove(folder)?;
     std::fs::rename(&aside, folder).map_err(Error::io(folder, "create"))
+}
+
+/// Puts the names of the classes into a configuration.
+fn write_labels(path: &Path, labels: &Labels) -> Result<()> {
+    let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let mut config: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
+    config.remove("num_labels");
+    config.extend(labels.to_json());
+    let text = serde_json::to_vec_pretty(&config).map_err(|why| Error::io(path, "write")(why.into()))?;
+    File::create(path)
+        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
+        .map_err(Error::io(path, "write"))
 }
 
 /// Whether a file of this name holds weights, or says which file does.

@@ -1,7 +1,10 @@
 //! The loss of held-out data: in training, and of what a run has trained.
 
-use crate::checkpoint::{self, CheckpointChoice};
-use crate::config::Run;
+use crate::checkpoint::{self, CheckpointChoice, Manifest};
+use crate::classes::ClassReport;
+use crate::classify::{Classes, Rows};
+use crate::config::{Run, Task};
+use crate::learner::{Language, Learner};
 use crate::run_data::RunData;
 use crate::step::tensors;
 use crate::train::add_lora;
@@ -9,8 +12,8 @@ use crate::{Error, Result, device, text};
 use collective::{ProcessGroup, Reduce, Single};
 use data::{Batch, Dataset, Padding};
 use layers::{Scope, Targets};
-use models::{Activations, Checkpoint, Decoder, Model, read_adapter};
-use std::path::PathBuf;
+use models::{Activations, Checkpoint, Classifier, Decoder, Model, read_adapter};
+use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 /// Which weights of a run are evaluated.
@@ -20,6 +23,8 @@ pub enum Weights {
     Base,
     /// The model with a PEFT adapter.
     Adapter(PathBuf),
+    /// A model directory in the place of the model, such as a run without `[lora]` writes.
+    Model(PathBuf),
     /// The model with what a checkpoint of the run holds.
     Checkpoint(CheckpointChoice),
 }
@@ -33,10 +38,12 @@ pub struct Evaluation {
     pub step: Option<u64>,
     /// Held-out samples.
     pub samples: usize,
-    /// Targets in them: the tokens whose loss was taken.
-    pub tokens: usize,
+    /// Targets in them: the tokens whose loss was taken, or samples that have classes.
+    pub targets: usize,
     /// The mean loss over all targets.
     pub loss: f64,
+    /// How they were classified, where they have classes.
+    pub classes: Option<ClassReport>,
 }
 
 impl Evaluation {
@@ -52,48 +59,89 @@ impl Evaluation {
 /// # Errors
 /// What [`crate::check`] finds; no held-out data; an adapter or a checkpoint that is not there, is broken, or is of another run.
 pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
-    let Some(dataset) = &data.prepared().eval else {
-        let what =
-            "leaves nothing held out to evaluate; give [data] eval, a file of its own, or hold samples out: --set data.eval_samples=32";
-        return Err(run.refuse("data", "eval_samples", what).into());
-    };
-    let found = match weights {
-        Weights::Checkpoint(choice) => Some(checkpoint::find(run, choice)?),
-        Weights::Base | Weights::Adapter(_) => None,
-    };
-    let group = Single::new();
-    let device = device::choose(run, 1)?;
-    let checkpoint = Checkpoint::open(&run.model.path)?;
-    let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-    let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
-    let (path, step) = match (weights, found) {
-        (Weights::Adapter(folder), _) => {
-            let adapter = read_adapter(folder)?;
-            decoder.add_lora(&adapter.config, Some(&adapter.weights), run.seed, folder)?;
-            (Some(folder.clone()), None)
+    let trained = Trained::find(run, weights)?;
+    let (device, kind) = (device::choose(run, 1)?, run.model.dtype.kind());
+    let checkpoint = Checkpoint::open(trained.base())?;
+    match run.model.task {
+        Task::CausalLm => {
+            let data = data.prepared().ok_or_else(|| nothing_held_out(run))?;
+            let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
+            let mut decoder = Decoder::load(&checkpoint, kind, device)?;
+            trained.put_into(&mut decoder)?;
+            trained.judge(&Language { decoder: &decoder, data, pad, loss_chunk: run.loss_chunk as i64 }, progress)
         }
-        (_, Some((folder, manifest))) => {
-            add_lora(run, &mut decoder)?;
-            checkpoint::load_parameters(&decoder, &folder, &manifest)?;
-            (Some(folder), Some(manifest.step))
+        Task::SequenceClassification => {
+            let rows = Rows::read(run, 1, &|_, _| ())?;
+            let mut classifier = Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, kind, device)?;
+            trained.put_into(&mut classifier)?;
+            trained.judge(&Classes::new(run, &classifier, &rows)?, progress)
         }
-        (_, None) => (None, None),
-    };
-    let rows = run.rows_at_once(1)?;
-    let HeldOut { loss, tokens } = held_out_loss(&decoder, dataset, rows, pad, run.loss_chunk as i64, &group, progress)?;
-    if !loss.is_finite() {
-        return Err(Error::NoLoss { loss });
     }
-    Ok(Evaluation { path, step, samples: dataset.len(), tokens, loss })
 }
 
-/// The loss of held-out data.
-#[derive(Clone, Copy, Debug)]
+/// What a run has trained, found but not yet read.
+struct Trained<'a> {
+    run: &'a Run,
+    weights: &'a Weights,
+    checkpoint: Option<(PathBuf, Manifest)>,
+}
+
+impl<'a> Trained<'a> {
+    fn find(run: &'a Run, weights: &'a Weights) -> Result<Self> {
+        let checkpoint = match weights {
+            Weights::Checkpoint(choice) => Some(checkpoint::find(run, choice)?),
+            Weights::Base | Weights::Adapter(_) | Weights::Model(_) => None,
+        };
+        Ok(Self { run, weights, checkpoint })
+    }
+
+    /// The model to load.
+    fn base(&self) -> &Path {
+        if let Weights::Model(folder) = self.weights { folder } else { &self.run.model.path }
+    }
+
+    fn put_into(&self, model: &mut impl Model) -> Result<()> {
+        if let Weights::Adapter(folder) = self.weights {
+            let adapter = read_adapter(folder)?;
+            model.add_lora(&adapter.config, Some(&adapter.weights), self.run.seed, folder)?;
+        }
+        if let Some((folder, manifest)) = &self.checkpoint {
+            add_lora(self.run, model)?;
+            checkpoint::load_parameters(model, folder, manifest)?;
+        }
+        Ok(())
+    }
+
+    fn judge(self, learner: &dyn Learner, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
+        let held_out = learner.evaluate(self.run, &Single::new(), progress)?.ok_or_else(|| nothing_held_out(self.run))?;
+        let HeldOut { samples, targets, loss, classes } = held_out;
+        if !loss.is_finite() {
+            return Err(Error::NoLoss { loss });
+        }
+        let (path, step) = match (self.weights, self.checkpoint) {
+            (Weights::Adapter(folder) | Weights::Model(folder), _) => (Some(folder.clone()), None),
+            (_, Some((folder, manifest))) => (Some(folder), Some(manifest.step)),
+            (_, None) => (None, None),
+        };
+        Ok(Evaluation { path, step, samples, targets, loss, classes })
+    }
+}
+
+fn nothing_held_out(run: &Run) -> Error {
+    let what = "leaves nothing held out to evaluate; give [data] eval, a file of its own, or hold samples out: --set data.eval_samples=32";
+    run.refuse("data", "eval_samples", what).into()
+}
+
+/// How held-out data fare.
+#[derive(Clone, Debug)]
 pub(crate) struct HeldOut {
+    pub samples: usize,
+    /// Tokens that are predicted, or samples that have classes.
+    pub targets: usize,
     /// The mean over all targets.
     pub loss: f64,
-    /// The targets.
-    pub tokens: usize,
+    /// How samples were classified that have classes.
+    pub classes: Option<ClassReport>,
 }
 
 /// The mean loss over all targets of `dataset`, which the ranks share; `rows` samples at a time. `progress` is told how many of its own
@@ -123,5 +171,5 @@ pub(crate) fn held_out_loss(
     let mut totals = Tensor::f_from_slice(&[sum, count as f64])?;
     group.all_reduce(&mut totals, Reduce::Sum)?;
     let (sum, count) = (totals.f_double_value(&[0])?, totals.f_double_value(&[1])?);
-    Ok(HeldOut { loss: sum / count.max(1.0), tokens: count as usize })
+    Ok(HeldOut { samples: dataset.len(), targets: count as usize, loss: sum / count.max(1.0), classes: None })
 }

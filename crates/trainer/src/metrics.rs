@@ -1,4 +1,4 @@
-use crate::{Error, Result};
+use crate::{ClassReport, Error, Result};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -40,6 +40,9 @@ pub struct StepMetrics {
     /// Mean loss over the targets of the held-out data, after this step, where it was evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+    /// The share of the held-out rows whose class was found, where rows have classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_accuracy: Option<f64>,
 }
 
 /// What a run came to; `summary.json`.
@@ -49,6 +52,9 @@ pub struct Summary {
     pub eval_loss_before: Option<f64>,
     /// Held-out loss after the last step.
     pub eval_loss_after: Option<f64>,
+    /// How the held-out rows were classified after the last step, where rows have classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classes: Option<ClassReport>,
     /// Steps done.
     pub steps: u64,
     /// Time of the steps, evaluation not counted.

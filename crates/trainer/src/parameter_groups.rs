@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 /// The parameters that a model trains, as the optimiser takes them. With LoRA+ (arXiv 2402.12354) every B learns `lora_plus_ratio` times as
 /// fast, and so does, as in PEFT, every vector.
-pub fn parameter_groups(model: &impl Model, lora_plus_ratio: f64) -> Vec<Trained<'_>> {
+pub fn parameter_groups(model: &(impl Model + ?Sized), lora_plus_ratio: f64) -> Vec<Trained<'_>> {
     let weights: BTreeSet<&str> = model.linears().into_iter().map(|linear| linear.weight().name()).collect();
     let mut parameters = Vec::new();
     for parameter in model.trained() {

@@ -3,7 +3,7 @@ use crate::config::{self, Bits, Columns, Factors, Form, Keeping, Run, Site, Site
 use layers::Keep;
 use lowrank::coded::{Rate, Rounding};
 use lowrank::{Method, Options, Rank, TestMatrix};
-use models::{Activations, BlockActivations, ModelConfig, Recompute};
+use models::{Activations, BlockActivations, EncoderConfig, ModelConfig, Recompute};
 use tch::Kind;
 
 /// How a tensor of this width is compressed; `None`: not at all.
@@ -64,14 +64,43 @@ pub(crate) fn width(site: Site, model: &ModelConfig, layer: usize) -> i64 {
     }
 }
 
-/// The `[activations]` table as a model reads it.
-pub fn activations(table: &config::Activations, model: &ModelConfig) -> Activations {
-    Activations::of_layers((0..model.num_layers as usize).map(|layer| block_activations(table, model, layer)).collect())
+/// How many layers a model has, and how wide what they keep is.
+pub trait Widths {
+    /// Layers.
+    fn layers(&self) -> usize;
+    /// The width of a site's tensor in a layer.
+    fn width(&self, site: Site, layer: usize) -> i64;
 }
 
-fn block_activations(table: &config::Activations, model: &ModelConfig, layer: usize) -> BlockActivations {
+impl Widths for ModelConfig {
+    fn layers(&self) -> usize {
+        self.num_layers as usize
+    }
+
+    fn width(&self, site: Site, layer: usize) -> i64 {
+        width(site, self, layer)
+    }
+}
+
+impl Widths for EncoderConfig {
+    fn layers(&self) -> usize {
+        self.num_layers()
+    }
+
+    fn width(&self, site: Site, layer: usize) -> i64 {
+        let stage = self.stage_of(layer);
+        if matches!(site, Site::MlpOut | Site::Act) { stage.inner } else { stage.width }
+    }
+}
+
+/// The `[activations]` table as a model reads it.
+pub fn activations(table: &config::Activations, model: &impl Widths) -> Activations {
+    Activations::of_layers((0..model.layers()).map(|layer| block_activations(table, model, layer)).collect())
+}
+
+fn block_activations(table: &config::Activations, model: &impl Widths, layer: usize) -> BlockActivations {
     block_of(&table.sites, |site| {
-        let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, width(site, model, layer)));
+        let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, model.width(site, layer)));
         form.map_or(Keep::Exact, |options| if table.difference { chained(site, options) } else { Keep::Code(options) })
     })
 }
@@ -107,9 +136,9 @@ pub(crate) fn block_of(sites: &Sites, keep: impl Fn(Site) -> Keep) -> BlockActiv
 ///
 /// A site of `[tokens, width]` holds `tokens · width` numbers of the model's type; its factors hold `rank · (tokens + width)` numbers of the
 /// factors' type.
-pub(crate) fn check_activations(run: &Run, model: &ModelConfig, tokens: i64) -> Result<()> {
+pub(crate) fn check_activations(run: &Run, model: &impl Widths, tokens: i64) -> Result<()> {
     let table = &run.activations;
-    let layers = model.num_layers as usize;
+    let layers = model.layers();
     for (index, given) in table.overrides.iter().enumerate() {
         let Some(range) = given.layers.filter(|range| range.start >= layers || range.end.is_some_and(|end| end > layers)) else { continue };
         let what = format!("names layers up to {}, and the model has 0 to {}", range.end.map_or(range.start, |end| end - 1), layers - 1);
@@ -118,7 +147,7 @@ pub(crate) fn check_activations(run: &Run, model: &ModelConfig, tokens: i64) -> 
     let Sites::Of(sites) = &table.sites else { return Ok(()) };
     for (layer, &site) in (0..layers).flat_map(|layer| sites.iter().map(move |site| (layer, site))) {
         let Some((form, given)) = table.form_at(site, layer) else { continue };
-        check_form(run, &form, given, site, width(site, model, layer), tokens)?;
+        check_form(run, &form, given, site, model.width(site, layer), tokens)?;
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 use crate::Result;
-use crate::config::{self, Init, Run};
-use models::{Adapter, AdapterConfig, Decoder, LayerNumbers, ModelConfig, TargetModules, read_adapter};
+use crate::config::{self, Init, Run, Task};
+use models::{Adapter, AdapterConfig, Classifier, Decoder, EncoderConfig, LayerNumbers, ModelConfig, TargetModules, read_adapter};
 
 /// What targets every linear layer of the blocks.
 pub(crate) const ALL_LINEAR: &str = "all-linear";
+
+/// The heads of classifiers, which PEFT trains whole beside the pairs of any adapter for them.
+const HEADS: [&str; 2] = ["classifier", "score"];
 
 /// What is trained beside the model: a new adapter's configuration, or an old adapter to go on with.
 pub(crate) enum Lora {
@@ -17,8 +20,13 @@ pub(crate) fn lora(run: &Run) -> Result<Option<Lora>> {
     if let Some(path) = &table.adapter {
         return Ok(Some(Lora::From(Box::new(read_adapter(path)?))));
     }
+    let (task_type, heads): (_, &[&str]) = match run.model.task {
+        Task::CausalLm => ("CAUSAL_LM", &[]),
+        Task::SequenceClassification => ("SEQ_CLS", &HEADS),
+    };
+    let saved: Vec<String> = table.modules_to_save.iter().map(String::as_str).chain(heads.iter().copied()).map(str::to_owned).collect();
     Ok(Some(Lora::New(Box::new(AdapterConfig {
-        task_type: Some("CAUSAL_LM".into()),
+        task_type: Some(task_type.into()),
         base_model_name_or_path: Some(run.model.path.display().to_string()),
         inference_mode: true,
         r: table.rank as i64,
@@ -31,7 +39,7 @@ pub(crate) fn lora(run: &Run) -> Result<Option<Lora>> {
         alpha_pattern: table.alpha_pattern.clone(),
         use_rslora: table.use_rslora,
         use_dora: table.use_dora,
-        modules_to_save: (!table.modules_to_save.is_empty()).then(|| table.modules_to_save.clone()),
+        modules_to_save: (!saved.is_empty()).then_some(saved),
         init_lora_weights: match table.init {
             Init::Default => true.into(),
             Init::Gaussian | Init::Pissa => table.init.as_str().into(),
@@ -48,20 +56,42 @@ fn modules(table: &config::TargetModules) -> TargetModules {
     }
 }
 
+/// What adapters may name in a model.
+pub(crate) struct Modules {
+    /// The paths of linear layers.
+    paths: Vec<String>,
+    /// The names of parameters.
+    names: Vec<String>,
+    layers: i64,
+}
+
+impl From<&ModelConfig> for Modules {
+    fn from(model: &ModelConfig) -> Self {
+        Self { paths: Decoder::linear_paths(model), names: Decoder::parameter_names(model), layers: model.num_layers }
+    }
+}
+
+impl From<&EncoderConfig> for Modules {
+    fn from(model: &EncoderConfig) -> Self {
+        let names = Classifier::expected(model).into_iter().map(|(name, _)| name).collect();
+        Self { paths: Classifier::linear_paths(model), names, layers: model.num_layers() as i64 }
+    }
+}
+
 /// Refuses what this model has no place for: names and patterns that fit no layer, layers that there are not, and what leaves nothing to train.
-pub(crate) fn check(run: &Run, model: &ModelConfig, lora: &Option<Lora>) -> Result<()> {
+pub(crate) fn check(run: &Run, modules: impl Into<Modules>, lora: &Option<Lora>) -> Result<()> {
     let Some(Lora::New(config)) = lora else { return Ok(()) };
     let refuse = |key, what: String| Err(run.refuse("lora", key, &what).into());
-    let paths = Decoder::linear_paths(model);
+    let Modules { paths, names, layers } = modules.into();
     for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
         if let Some(unknown) = modules.and_then(|modules| unknown(modules, &paths)) {
             return refuse(key, format!("{unknown}; it has {}, and \"all-linear\" means all of them", last_parts(&paths)));
         }
     }
     if let Some(LayerNumbers::Several(numbers)) = &config.layers_to_transform
-        && let Some(number) = numbers.iter().find(|number| !(0..model.num_layers).contains(number))
+        && let Some(number) = numbers.iter().find(|number| !(0..layers).contains(number))
     {
-        return refuse("layers_to_transform", format!("names layer {number}, and the model has 0 to {}", model.num_layers - 1));
+        return refuse("layers_to_transform", format!("names layer {number}, and the model has 0 to {}", layers - 1));
     }
     let targeted: Vec<&String> = paths.iter().filter(|path| config.targets(path)).collect();
     if targeted.is_empty() {
@@ -82,8 +112,8 @@ pub(crate) fn check(run: &Run, model: &ModelConfig, lora: &Option<Lora>) -> Resu
             return refuse(key, format!("two patterns fit {path} and differ; keep one of them"));
         }
     }
-    let names = Decoder::parameter_names(model);
-    for module in config.modules_to_save.iter().flatten() {
+    // Not the heads that were added: PEFT names them all for any model, whichever of them it has.
+    for module in run.lora.iter().flat_map(|lora| &lora.modules_to_save) {
         let alone = AdapterConfig { modules_to_save: Some(vec![module.clone()]), ..AdapterConfig::default() };
         if !names.iter().any(|name| alone.saves(name)) {
             let what = format!(

@@ -1,13 +1,15 @@
-use crate::config::{self, DataFormat, Run};
+use crate::classify::Rows;
+use crate::config::{self, DataFormat, Run, Task};
 use crate::{Error, Result, text};
-use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources};
+use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources, Tokenizer};
 use models::Checkpoint;
 use std::path::PathBuf;
 
 /// The tokenised data of a run.
 #[derive(Debug)]
 pub struct RunData {
-    prepared: Prepared,
+    /// Absent where rows have classes: those every rank makes itself.
+    prepared: Option<Prepared>,
     on_disk: bool,
 }
 
@@ -23,6 +25,10 @@ impl RunData {
     /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
     pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<Self> {
         let checkpoint = Checkpoint::open(&run.model.path)?;
+        if run.model.task == Task::SequenceClassification {
+            Rows::read(run, ranks, progress)?;
+            return Ok(Self { prepared: None, on_disk: true });
+        }
         let text = text::open(run, &checkpoint)?;
         let (sources, options) = (sources(run), options(run));
         let fingerprint = Dataset::fingerprint_of(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options)?;
@@ -44,7 +50,7 @@ impl RunData {
             return Err(run.refuse("data", "train", &what).into());
         }
         order(run, &prepared.train, ranks)?;
-        Ok(Self { prepared, on_disk })
+        Ok(Self { prepared: Some(prepared), on_disk })
     }
 
     /// Writes it into the run's directory, where every rank opens it.
@@ -52,13 +58,11 @@ impl RunData {
     /// # Errors
     /// Those of writing.
     pub fn write(&self, run: &Run) -> Result<()> {
-        if self.on_disk {
-            return Ok(());
-        }
+        let Some(prepared) = self.prepared.as_ref().filter(|_| !self.on_disk) else { return Ok(()) };
         let path = path(run);
         let folder = run.dir.join("data");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the directory"))?;
-        Ok(self.prepared.write(&path)?)
+        Ok(prepared.write(&path)?)
     }
 
     /// Opens what [`RunData::write`] wrote.
@@ -69,17 +73,32 @@ impl RunData {
         Ok(Prepared::open(&path(run))?)
     }
 
-    /// The data: training samples, and held-out ones.
-    pub fn prepared(&self) -> &Prepared {
-        &self.prepared
+    /// The data: training samples, and held-out ones. None where rows have classes.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.as_ref()
     }
 }
 
 /// Which samples make up each step of a run.
 pub(crate) fn order(run: &Run, train: &Dataset, ranks: usize) -> Result<Order> {
     let shuffle = run.data.shuffle && !train.is_ordered();
-    let config = OrderConfig { samples: train.len(), seed: run.seed, batch_size: run.batch_size, shuffle };
+    ordered(run, train.len(), shuffle, ranks)
+}
+
+/// The same, of so many samples in no order of their own.
+pub(crate) fn order_of(run: &Run, samples: usize, ranks: usize) -> Result<Order> {
+    ordered(run, samples, run.data.shuffle, ranks)
+}
+
+fn ordered(run: &Run, samples: usize, shuffle: bool, ranks: usize) -> Result<Order> {
+    let config = OrderConfig { samples, seed: run.seed, batch_size: run.batch_size, shuffle };
     Order::new(config, ranks).map_err(|error| at_key(run, error))
+}
+
+/// A hash of what shapes the rows of a run that have classes.
+pub(crate) fn fingerprint(run: &Run, tokenizer: &Tokenizer, labels: &[String]) -> Result<String> {
+    let files = Dataset::fingerprint_of(&sources(run), tokenizer, None, &options(run))?;
+    Ok(format!("{files} {:?} {:?} {labels:?}", run.data.text_key, run.data.label_key))
 }
 
 /// The error at the key of the configuration that it is about, if it is about one.

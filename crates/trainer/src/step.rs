@@ -1,20 +1,20 @@
 use crate::Result;
+use crate::learner::{Learner, Share};
 use crate::optimizer::{Optimizer, clip_by_global_norm};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
-use layers::{Scope, Sites, Targets};
-use models::{Activations, Decoder, Inputs, Model};
+use layers::{Scope, Sites};
+use models::{Activations, Inputs};
 use reduce::{GradientReducer, Traffic};
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
 /// What a step needs, made once before the first.
 pub(crate) struct Stepper<'a> {
-    pub decoder: &'a Decoder,
+    pub learner: &'a dyn Learner,
     pub trained: Vec<&'a Tensor>,
     pub group: &'a dyn ProcessGroup,
-    pub dataset: &'a Dataset,
     pub order: &'a Order,
     pub activations: Activations,
     pub reducer: GradientReducer,
@@ -22,8 +22,6 @@ pub(crate) struct Stepper<'a> {
     pub sites: Arc<Sites>,
     pub seed: u64,
     pub micro_batch_size: usize,
-    pub pad: u32,
-    pub loss_chunk: i64,
     pub clip_grad_norm: f64,
 }
 
@@ -52,28 +50,25 @@ impl Stepper<'_> {
     /// Step `step` (from 0): this rank's share of the global batch forward and backward, micro-batch by micro-batch; gradients to their mean
     /// over the global number of targets; clipped; one step of the optimiser. `status` is what this rank tells at its end.
     pub fn run(&mut self, step: u64, learning_rate: f64, status: impl FnOnce() -> RankStatus) -> Result<Outcome> {
-        let device = self.decoder.device();
+        let device = self.learner.model().device();
         autograd::memory::reset_peak(device)?;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
         let share = self.order.rank_share(step, rank, world_size);
-        let (batches, tokens) = micro_batches(self.dataset, &share, self.micro_batch_size, self.pad)?;
+        let Share { batches, targets, tokens } = self.learner.share(&share, self.micro_batch_size)?;
 
-        let own_targets: usize = batches.iter().map(Batch::target_count).sum();
-        let mut totals = Tensor::f_from_slice(&[own_targets as f64, tokens as f64])?;
+        let mut totals = Tensor::f_from_slice(&[targets, tokens as f64])?;
         self.group.all_reduce(&mut totals, Reduce::Sum)?;
-        let global_targets = totals.f_double_value(&[0])?.max(1.0);
+        let global_targets = totals.f_double_value(&[0])?;
+        let global_targets = if global_targets > 0.0 { global_targets } else { 1.0 };
         // The reducer takes the mean over the ranks, so that their sum needs the factor `world_size`.
         let weight = world_size as f64 / global_targets;
 
         let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
         for (micro, batch) in batches.iter().enumerate() {
             let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
-            let (inputs, targets) = tensors(batch, device)?;
-            let targets = Targets::new(&targets)?;
             let micro_loss = {
                 let _span = tracing::trace_span!("forward", micro).entered();
-                let hidden = self.decoder.hidden(&inputs, &self.activations, &scope)?;
-                self.decoder.loss(&hidden, &targets, weight, self.loss_chunk, &scope)?
+                batch.loss(weight, &self.activations, &scope)?
             };
             let ledger = self.sites.ledger();
             let held = ledger.kept_bytes() + self.sites.memory_bytes();

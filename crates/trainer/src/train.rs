@@ -1,8 +1,10 @@
 use crate::budget::{self, Samples};
 use crate::checkpoint::{Moment, Saver, Start, resume};
-use crate::config::{GradientMethod, Length, Run, Stream};
+use crate::classify::{Classes, Rows};
+use crate::config::{GradientMethod, Length, Run, Stream, Task};
 use crate::drill::Drill;
 use crate::fingerprint::compare_parameters;
+use crate::learner::{Language, Learner};
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
 use crate::optimizer::{Optimizer, Part};
 use crate::parameter_groups::parameter_groups;
@@ -12,11 +14,12 @@ use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
-use crate::{Error, Result, device, evaluate, learning_rate, text, watch};
+use crate::{Error, Result, device, learning_rate, text, watch};
 use collective::ProcessGroup;
-use data::Prepared;
 use layers::Sites;
-use models::{AdapterConfig, Checkpoint, Decoder, Model, TargetModules, write_adapter, write_model};
+use models::{
+    AdapterConfig, Checkpoint, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model,
+};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -59,56 +62,94 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
     let drill = Drill::from_environment()?;
     let device = device::choose(run, group.world_size())?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
-    let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
     tracing::info!("loading {} onto {device:?}", run.model.path.display());
-    let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
-    drop(checkpoint);
-    let adapter = add_lora(run, &mut decoder)?;
-    let data = RunData::open(run)?;
-    let order = run_data::order(run, &data.train, group.world_size())?;
-    let steps = steps(run, data.train.len());
+    match run.model.task {
+        Task::CausalLm => {
+            let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
+            let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
+            drop(checkpoint);
+            let fan_in_fan_out = decoder.config().fan_in_fan_out();
+            let adapter = add_lora(run, &mut decoder)?.map(|adapter| AdapterConfig { fan_in_fan_out, ..adapter });
+            let data = RunData::open(run)?;
+            let order = run_data::order(run, &data.train, group.world_size())?;
+            let probe = Probe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
+            let share = order.rank_share(0, group.rank(), group.world_size());
+            let table = budget::divided(run, &probe, &Samples { dataset: &data.train, indices: &share, pad }, &*group)?;
+            let activations = policy::activations(&table, decoder.config());
+            let learner = Language { decoder: &decoder, data: &data, pad, loss_chunk: run.loss_chunk as i64 };
+            let way = Way { learner: &learner, adapter, activations, basis_layers: table.basis_layers, labels: None };
+            follow(run, &group, stop, drill, way)
+        }
+        Task::SequenceClassification => {
+            let rows = Rows::read(run, group.world_size(), &|_, _| ())?;
+            let mut classifier = Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, run.model.dtype.kind(), device)?;
+            drop(checkpoint);
+            if !classifier.drawn().is_empty() {
+                tracing::info!("drawn from the seed, as the model has none: {}", classifier.drawn().join(", "));
+            }
+            let adapter = add_lora(run, &mut classifier)?;
+            let learner = Classes::new(run, &classifier, &rows)?;
+            let activations = policy::activations(&run.activations, classifier.config());
+            let basis_layers = run.activations.basis_layers;
+            let way = Way { learner: &learner, adapter, activations, basis_layers, labels: Some(&rows.labels) };
+            follow(run, &group, stop, drill, way)
+        }
+    }
+}
 
-    let trained = decoder.trained();
+/// What a run is to do, step by step.
+struct Way<'a> {
+    learner: &'a dyn Learner,
+    /// As it will be written; none where all weights are trained.
+    adapter: Option<AdapterConfig>,
+    activations: models::Activations,
+    basis_layers: Option<usize>,
+    /// The classes, where rows have some.
+    labels: Option<&'a Labels>,
+}
+
+/// All steps, from the newest sound checkpoint or the beginning.
+fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: Option<Drill>, way: Way<'_>) -> Result<Ending> {
+    let Way { learner, adapter, activations, basis_layers, labels } = way;
+    let model = learner.model();
+    let order = learner.order(run, group.world_size())?;
+    let steps = steps(run, learner.samples());
+
+    let trained = model.trained();
     let named: Vec<(String, Tensor)> = trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
-    let (trained_parameters, parameters) = (count(&trained), count(&decoder.parameters()));
+    let (trained_parameters, parameters) = (count(&trained), count(&model.parameters()));
     let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();
     let sites = match run.activations.stream {
         Stream::Main => Sites::default(),
-        Stream::Side => Sites::beside(device)?,
+        Stream::Side => Sites::beside(model.device())?,
     };
-    let probe = Probe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
-    let share = order.rank_share(0, group.rank(), group.world_size());
-    let activations = budget::divided(run, &probe, &Samples { dataset: &data.train, indices: &share, pad }, &*group)?;
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
     let mut stepper = Stepper {
-        decoder: &decoder,
-        group: &*group,
-        dataset: &data.train,
+        learner,
+        group: &**group,
         order: &order,
-        activations: policy::activations(&activations, decoder.config()),
+        activations,
         reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
-        optimizer: Optimizer::new(&parameter_groups(&decoder, lora_plus_ratio), &run.optimizer, optimizer_part(run, &*group))?,
+        optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
-        sites: Arc::new(sites.sharing(activations.basis_layers.unwrap_or(1))),
+        sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
-        pad,
-        loss_chunk: run.loss_chunk as i64,
         clip_grad_norm: run.optimizer.clip_grad_norm,
     };
     drop(named);
     tracing::info!("{trained_parameters} of {parameters} parameters are trained, in {steps} steps");
-    let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, data.train.fingerprint(), &mut stepper)?;
+    let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, learner.fingerprint(), &mut stepper)?;
     let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first)?) } else { None };
-    let mut saver = Saver::new(run, &*group, data.train.fingerprint().to_owned(), best, drill.clone());
+    let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, drill.clone());
 
     // The frozen ones too, this once: a rank may have read another file.
-    compare_parameters(&*group, first, &decoder.parameters())?;
+    compare_parameters(&**group, first, &model.parameters())?;
     if first == 0 {
-        eval_loss_before = held_out_loss(run, &decoder, &data, pad, &*group)?;
+        eval_loss_before = learner.evaluate(run, &**group, &mut |_, _| ())?.map(|evaluation| evaluation.loss);
     }
-    let mut eval_loss_after = None;
+    let (mut eval_loss_after, mut classes) = (None, None);
     let on_the_wire = |bytes| if group.world_size() == 1 { 0 } else { bytes };
     for step in first..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
@@ -128,9 +169,12 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
         }
         let last = step + 1 == steps;
         let evaluated = last || (run.eval_every > 0 && (step + 1) % run.eval_every == 0);
-        let eval_loss = if evaluated { held_out_loss(run, &decoder, &data, pad, &*group)? } else { None };
+        let evaluation = if evaluated { learner.evaluate(run, &**group, &mut |_, _| ())? } else { None };
+        let eval_loss = evaluation.as_ref().map(|evaluation| evaluation.loss);
+        let report = evaluation.and_then(|evaluation| evaluation.classes);
+        let eval_accuracy = report.as_ref().map(|report| report.accuracy);
         if last {
-            eval_loss_after = eval_loss;
+            (eval_loss_after, classes) = (eval_loss, report);
         }
         let line = StepMetrics {
             step: step + 1,
@@ -149,6 +193,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             reduce_seconds: outcome.traffic.busy.as_secs_f64(),
             reduce_wait_seconds: outcome.traffic.waited.as_secs_f64(),
             eval_loss,
+            eval_accuracy,
         };
         if (step + 1) % run.log_every == 0 || last {
             tracing::info!("step {} of {steps}: loss {:.4}, {:.1} tokens/s", line.step, line.loss, line.tokens_per_second);
@@ -164,7 +209,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
         let stops = signal != 0 && !last;
         let saves = !last && (stops || saver.is_due(&moment));
         if saves || (run.check_every > 0 && line.step.is_multiple_of(run.check_every)) {
-            compare_parameters(&*group, line.step, &decoder.trained())?;
+            compare_parameters(&**group, line.step, &model.trained())?;
         }
         if saves {
             if let Some(metrics) = &metrics {
@@ -184,6 +229,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
     let summary = Summary {
         eval_loss_before,
         eval_loss_after,
+        classes,
         steps,
         seconds,
         trained_parameters,
@@ -194,10 +240,14 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
     };
     if group.rank() == 0 {
         if let (Some(folder), Some(config)) = (&summary.adapter, &adapter) {
-            write_adapter(folder, config, &decoder.lora_weights())?;
+            write_adapter(folder, config, &model.lora_weights())?;
+            labels.map(|labels| write_labels(folder, labels)).transpose()?;
         }
         if let Some(folder) = &summary.model {
-            write_model(folder, &run.model.path, &decoder)?;
+            write_model(folder, &run.model.path, model, labels)?;
+        }
+        if let Some(report) = &summary.classes {
+            report.to_string().lines().for_each(|line| tracing::info!("{line}"));
         }
         write_summary(&run.dir, &summary)?;
     }
@@ -217,31 +267,30 @@ fn steps(run: &Run, samples: usize) -> u64 {
 /// Puts the adapter in, and gives its configuration as it will be written: targets by name, as PEFT writes `all-linear` too.
 ///
 /// Without a `[lora]` table there is none, and all weights are trained.
-pub(crate) fn add_lora(run: &Run, decoder: &mut Decoder) -> Result<Option<AdapterConfig>> {
+pub(crate) fn add_lora(run: &Run, model: &mut impl Model) -> Result<Option<AdapterConfig>> {
     let (config, weights) = match policy_lora::lora(run)? {
         Some(Lora::New(config)) => (*config, None),
         Some(Lora::From(adapter)) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights)),
         None => {
-            decoder.train_weights(true);
+            model.train_weights(true);
             return Ok(None);
         }
     };
     let place = run.lora.as_ref().and_then(|lora| lora.adapter.as_ref()).unwrap_or(&run.dir);
-    decoder.add_lora(&config, weights.as_ref(), run.seed, place)?;
+    model.add_lora(&config, weights.as_ref(), run.seed, place)?;
     if run.lora.as_ref().is_some_and(|lora| lora.lora_fa) {
-        decoder.freeze_lora_a();
+        model.freeze_lora_a();
     }
-    let fan_in_fan_out = decoder.config().fan_in_fan_out();
     if config.target_modules != TargetModules::Pattern(policy_lora::ALL_LINEAR.into()) {
-        return Ok(Some(AdapterConfig { fan_in_fan_out, ..config }));
+        return Ok(Some(config));
     }
-    let names: BTreeSet<String> = decoder
+    let names: BTreeSet<String> = model
         .linears()
         .into_iter()
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
-    Ok(Some(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), fan_in_fan_out, ..config }))
+    Ok(Some(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), ..config }))
 }
 
 /// What of the optimiser's work this rank does.
@@ -265,14 +314,6 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
         }),
     };
     reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes, overlap: table.overlap }
-}
-
-fn held_out_loss(run: &Run, decoder: &Decoder, data: &Prepared, pad: u32, group: &dyn ProcessGroup) -> Result<Option<f64>> {
-    let Some(eval) = &data.eval else { return Ok(None) };
-    let rows = run.rows_at_once(group.world_size())?;
-    let loss = evaluate::held_out_loss(decoder, eval, rows, pad, run.loss_chunk as i64, group, &mut |_, _| ())?.loss;
-    tracing::info!("held-out loss {loss:.4}");
-    Ok(Some(loss))
 }
 
 impl crate::config::Dtype {

@@ -8,7 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use trainer::{CheckpointChoice, Evaluation, Weights, config::Run};
 
-/// Measure the held-out loss and perplexity of what a run has trained
+/// Measure how good on held-out data is what a run has trained
 ///
 /// On the data that training holds out, in the arithmetic of one rank, whose losses it repeats to the last digit. The run may still go on.
 #[derive(Debug, Args)]
@@ -18,10 +18,12 @@ Examples:
   loract eval configs/demo.toml --base                 the model without what was trained
   loract eval configs/demo.toml --checkpoint best
   loract eval configs/demo.toml --adapter runs/other/adapter --json
+  loract eval configs/demo.toml --model runs/other/model
   loract eval configs/demo.toml --set data.eval=other.jsonl
 
-  loss        the mean over all held-out tokens that the model is to learn to say
+  loss        the mean over all held-out tokens that the model is to learn to say, or over all samples that have classes
   perplexity  e to the power of the loss
+  accuracy, macro F1 and who was taken for what, where samples have classes
 
 Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
 pub struct Eval {
@@ -34,8 +36,11 @@ pub struct Eval {
     /// A PEFT adapter to put on the model
     #[arg(long, value_name = "DIR", conflicts_with = "checkpoint")]
     pub adapter: Option<PathBuf>,
+    /// A model directory in the place of the run's model
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["checkpoint", "adapter"])]
+    pub model: Option<PathBuf>,
     /// The model as it is, without what the run has trained
-    #[arg(long, conflicts_with_all = ["checkpoint", "adapter"])]
+    #[arg(long, conflicts_with_all = ["checkpoint", "adapter", "model"])]
     pub base: bool,
     /// Print the numbers as JSON
     #[arg(long)]
@@ -58,29 +63,34 @@ impl Eval {
                 "{}",
                 json!({
                     "model": run.model.path, "weights": kind, "path": found.path, "step": found.step, "samples": found.samples,
-                    "tokens": found.tokens, "loss": found.loss, "perplexity": found.perplexity(),
+                    "targets": found.targets, "loss": found.loss, "perplexity": found.perplexity(), "classes": found.classes,
                 })
             );
         } else {
             println!("{}", table(&run, kind, &found));
+            if let Some(classes) = &found.classes {
+                println!("{classes}");
+            }
         }
         Ok(())
     }
 
-    /// What is meant: what is named, else what the run has trained: its adapter once it has finished, its newest checkpoint before.
+    /// What is meant: what is named, else what the run has trained: its adapter or model once it has finished, its newest checkpoint before.
     fn weights(&self, run: &Run) -> Result<Weights, Failure> {
         let dir = RunDir::of(run);
-        Ok(match (&self.checkpoint, &self.adapter) {
+        Ok(match (&self.checkpoint, &self.adapter, &self.model) {
             _ if self.base => Weights::Base,
-            (_, Some(adapter)) => Weights::Adapter(adapter.clone()),
-            (Some(checkpoint), None) => Weights::Checkpoint(match checkpoint.as_str() {
+            (_, _, Some(model)) => Weights::Model(model.clone()),
+            (_, Some(adapter), _) => Weights::Adapter(adapter.clone()),
+            (Some(checkpoint), ..) => Weights::Checkpoint(match checkpoint.as_str() {
                 "latest" => CheckpointChoice::Latest,
                 "best" => CheckpointChoice::Best,
                 folder => CheckpointChoice::At(folder.into()),
             }),
-            (None, None) if dir.summary().exists() => Weights::Adapter(dir.adapter()),
-            (None, None) if trainer::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
-            (None, None) => {
+            _ if dir.summary().exists() && run.lora.is_none() => Weights::Model(dir.model()),
+            _ if dir.summary().exists() => Weights::Adapter(dir.adapter()),
+            _ if trainer::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
+            _ => {
                 let what =
                     format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());
                 return Err(run.refuse("run", "dir", &what).into());
@@ -93,6 +103,7 @@ fn kind(weights: &Weights) -> &'static str {
     match weights {
         Weights::Base => "base",
         Weights::Adapter(_) => "adapter",
+        Weights::Model(_) => "trained model",
         Weights::Checkpoint(_) => "checkpoint",
     }
 }
@@ -108,8 +119,12 @@ fn table(run: &Run, kind: &str, found: &Evaluation) -> Table {
         table.add_row(["steps done".to_owned(), step.to_string()]);
     }
     table.add_row(["held-out samples".to_owned(), found.samples.to_string()]);
-    table.add_row(["tokens counted".to_owned(), units::rate(found.tokens as f64)]);
+    if found.classes.is_none() {
+        table.add_row(["tokens counted".to_owned(), units::rate(found.targets as f64)]);
+    }
     table.add_row(["held-out loss".to_owned(), format!("{:.4}", found.loss)]);
-    table.add_row(["perplexity".to_owned(), format!("{:.2}", found.perplexity())]);
+    if found.classes.is_none() {
+        table.add_row(["perplexity".to_owned(), format!("{:.2}", found.perplexity())]);
+    }
     table
 }

@@ -16,6 +16,7 @@ mod states;
 pub use agreed::check_agreement;
 pub use choice::CheckpointChoice;
 pub(crate) use choice::find;
+pub(crate) use manifest::Manifest;
 pub use directory::{checkpoints, newest_checkpoint};
 pub(crate) use resume::{Start, resume};
 pub(crate) use saver::{Moment, Saver};

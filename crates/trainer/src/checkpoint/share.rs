@@ -8,7 +8,7 @@ use super::manifest::Manifest;
 use super::states::{self, Stored};
 use crate::step::Stepper;
 use crate::{Error, Result};
-use models::{Decoder, Model, TensorFile};
+use models::{Model, TensorFile};
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -32,7 +32,7 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
         Ok(copy)
     };
     let mut share = Vec::new();
-    let trained = stepper.decoder.trained();
+    let trained = stepper.learner.model().trained();
     for parameter in trained.iter().skip(rank).step_by(ranks) {
         share.push((format!("{PARAMETER}{}", parameter.name()), copy(parameter.tensor())?));
     }
@@ -56,8 +56,8 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
 pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
     let files = open(folder, manifest)?;
-    fill_parameters(stepper.decoder, &files)?;
-    let (trained, stored) = (stepper.decoder.trained(), Stored::of(folder, &files));
+    fill_parameters(stepper.learner.model(), &files)?;
+    let (trained, stored) = (stepper.learner.model().trained(), Stored::of(folder, &files));
     for state in stepper.optimizer.states() {
         let parameter = trained[state.parameter];
         stored.fill(&state, parameter.name(), parameter.numel())?;
@@ -66,7 +66,7 @@ pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest
     let (rank, ranks) = (stepper.group.rank(), stepper.group.world_size());
     if manifest.ranks == ranks {
         stepper.reducer.load_state(&named(&files[rank], POWERSGD)?)?;
-        stepper.sites.load_state(named(&files[rank], ACTIVATION)?, stepper.decoder.device())?;
+        stepper.sites.load_state(named(&files[rank], ACTIVATION)?, stepper.learner.model().device())?;
     } else {
         tracing::info!(
             "{} ranks wrote it, and {ranks} go on: the order of samples stays, each rank takes the mean of the ranks' gradient errors, and \
@@ -79,9 +79,9 @@ pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest
 }
 
 /// Takes up the trained parameters in `folder`, which `manifest` describes, and nothing else.
-pub(crate) fn load_parameters(decoder: &Decoder, folder: &Path, manifest: &Manifest) -> Result<()> {
+pub(crate) fn load_parameters(model: &dyn Model, folder: &Path, manifest: &Manifest) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
-    fill_parameters(decoder, &open(folder, manifest)?)
+    fill_parameters(model, &open(folder, manifest)?)
 }
 
 /// The files of all ranks that wrote a checkpoint.
@@ -89,8 +89,8 @@ fn open(folder: &Path, manifest: &Manifest) -> Result<Vec<TensorFile>> {
     Ok((0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<_>>()?)
 }
 
-fn fill_parameters(decoder: &Decoder, files: &[TensorFile]) -> Result<()> {
-    for (index, parameter) in decoder.trained().iter().enumerate() {
+fn fill_parameters(model: &dyn Model, files: &[TensorFile]) -> Result<()> {
+    for (index, parameter) in model.trained().iter().enumerate() {
         fill(parameter.tensor(), &files[index % files.len()], &format!("{PARAMETER}{}", parameter.name()))?;
     }
     Ok(())

@@ -71,6 +71,7 @@ pub(super) const TABLES: &[TableKeys] = &[
         "model",
         &[
             ("path", "a Hugging Face model directory, or a .gguf file"),
+            ("task", r#""causal_lm" | "sequence_classification""#),
             ("dtype", r#""f32" | "bf16""#),
             ("tokenizer", "the path of a tokenizer.json"),
             ("chat_template", "the path of a Jinja chat template"),
@@ -153,6 +154,10 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("shuffle", SWITCH),
             ("max_samples", POSITIVE),
             ("bad_lines", r#""fail" | "skip""#),
+            ("text_key", "the key of the text in a record, or its column"),
+            ("label_key", "the key of the class in a record, or its column"),
+            ("labels", r#"a list of the names of the classes, such as ["ham", "spam"]"#),
+            ("class_weights", r#""none" | "balanced""#),
         ],
     ),
     (

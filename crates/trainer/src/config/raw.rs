@@ -41,6 +41,7 @@ pub(super) struct Run {
 #[serde(deny_unknown_fields)]
 pub(super) struct Model {
     pub path: Option<PathBuf>,
+    pub task: Option<String>,
     pub dtype: Option<String>,
     pub tokenizer: Option<PathBuf>,
     pub chat_template: Option<PathBuf>,
@@ -159,6 +160,10 @@ pub(super) struct Data {
     pub shuffle: Option<bool>,
     pub max_samples: Option<usize>,
     pub bad_lines: Option<String>,
+    pub text_key: Option<String>,
+    pub label_key: Option<String>,
+    pub labels: Option<Vec<String>>,
+    pub class_weights: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -78,7 +78,8 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
     crate::train::add_lora(run, &mut decoder)?;
     fill_b(run, &decoder)?;
-    let dataset = &data.prepared().train;
+    let Some(prepared) = data.prepared() else { return Err(run.refuse("model", "task", "classifies, which is not inspected yet").into()) };
+    let dataset = &prepared.train;
     let order = run_data::order(run, dataset, 1)?;
     let rows = run.rows_at_once(1)?;
     // One micro-batch is one matrix of activations.

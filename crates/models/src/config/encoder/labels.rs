@@ -18,7 +18,7 @@ impl Labels {
     }
 
     /// `id2label`, or as many as `num_labels` says, or two.
-    pub(super) fn read(fields: &Fields<'_>) -> Result<Self> {
+    pub(crate) fn read(fields: &Fields<'_>) -> Result<Self> {
         let key = "id2label";
         let Some(table) = fields.object(key)? else {
             let count = fields.integer("num_labels")?.unwrap_or(2);

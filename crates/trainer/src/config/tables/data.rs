@@ -38,6 +38,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What the loss of a row of each class is multiplied with.
+    ClassWeights {
+        /// 1.
+        None = "none",
+        /// The rows of the training data over those of its class, and over the number of classes: each class weighs the same.
+        Balanced = "balanced",
+    }
+}
+
 /// `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Data {
@@ -63,6 +73,16 @@ pub struct Data {
     pub max_samples: Option<usize>,
     /// `bad_lines`: `"fail"` or `"skip"`. Default: `"fail"`.
     pub bad_lines: BadLines,
+    /// `text_key`: where a record, or a table, has the text that is classified. Default: `"text"`.
+    pub text_key: String,
+    /// `label_key`: where it has the class. Default: `"label"`.
+    pub label_key: String,
+    /// `labels`: the names of the classes, in the order of their numbers. Default: those of a model that has a classifier, else those in the
+    /// training data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// `class_weights`: `"none"` or `"balanced"`. Default: `"none"`.
+    pub class_weights: ClassWeights,
 }
 
 impl Data {
@@ -70,6 +90,10 @@ impl Data {
         let sequence_length = raw.sequence_length.unwrap_or(512);
         at.require("sequence_length", sequence_length >= 2, "must be >= 2")?;
         at.require("max_samples", raw.max_samples != Some(0), "must be > 0")?;
+        if let Some(labels) = &raw.labels {
+            let all: std::collections::BTreeSet<_> = labels.iter().collect();
+            at.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, no two alike")?;
+        }
         Ok(Self {
             train: at.given_path("train", raw.train)?,
             eval: at.path("eval", raw.eval)?,
@@ -81,6 +105,10 @@ impl Data {
             shuffle: raw.shuffle.unwrap_or(true),
             max_samples: raw.max_samples,
             bad_lines: at.choose("bad_lines", raw.bad_lines.as_deref(), BadLines::Fail)?,
+            text_key: raw.text_key.unwrap_or_else(|| "text".into()),
+            label_key: raw.label_key.unwrap_or_else(|| "label".into()),
+            labels: raw.labels,
+            class_weights: at.choose("class_weights", raw.class_weights.as_deref(), ClassWeights::None)?,
         })
     }
 }

@@ -24,11 +24,23 @@ impl Dtype {
     }
 }
 
+choice! {
+    /// What a model learns.
+    Task {
+        /// The next token of a text.
+        CausalLm = "causal_lm",
+        /// The class of a text.
+        SequenceClassification = "sequence_classification",
+    }
+}
+
 /// `[model]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Model {
     /// `path`: a Hugging Face model directory, or a `.gguf` file. Required.
     pub path: PathBuf,
+    /// `task`: `"causal_lm"` or `"sequence_classification"`. Default: `"causal_lm"`.
+    pub task: Task,
     /// `dtype`: `"f32"` or `"bf16"`. Default: `"f32"`.
     pub dtype: Dtype,
     /// `tokenizer`: a `tokenizer.json` to use instead of the model's own.
@@ -43,6 +55,7 @@ impl Model {
     pub(super) fn resolve(raw: raw::Model, at: Table<'_>) -> Result<Self, Error> {
         Ok(Self {
             path: at.given_path("path", raw.path)?,
+            task: at.choose("task", raw.task.as_deref(), Task::CausalLm)?,
             dtype: at.choose("dtype", raw.dtype.as_deref(), Dtype::F32)?,
             tokenizer: at.path("tokenizer", raw.tokenizer)?,
             chat_template: at.path("chat_template", raw.chat_template)?,

@@ -1,0 +1,231 @@
+//! Texts and the classes they belong to: JSON records and CSV.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Place, Result};
+use crate::read::{self, Slice};
+use crate::record::{Fault, fault};
+
+/// The keys of a record, or the columns of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelKeys {
+    /// That of the text.
+    pub text: String,
+    /// That of the class.
+    pub label: String,
+}
+
+impl Default for LabelKeys {
+    fn default() -> Self {
+        Self { text: "text".into(), label: "label".into() }
+    }
+}
+
+/// A text and the number of its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labelled {
+    /// The text.
+    pub text: String,
+    /// The number of its class, from 0.
+    pub label: u32,
+}
+
+/// The rows of a file and the names of the classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelledTexts {
+    /// The rows, in the order of the file.
+    pub rows: Vec<Labelled>,
+    /// The names of the classes, in the order of their numbers.
+    pub labels: Vec<String>,
+}
+
+/// A row before its class has a number.
+struct Named {
+    line: usize,
+    text: String,
+    label: Label,
+}
+
+/// A class as a file names it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Label {
+    Number(u64),
+    Name(String),
+}
+
+impl Label {
+    fn name(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Name(name) => name.clone(),
+        }
+    }
+
+    /// The class among `labels`: by its name, or, of a number that is no name, by that number.
+    fn find(&self, labels: &[String]) -> Option<u32> {
+        let by_name = labels.iter().position(|label| *label == self.name());
+        let by_number = || match self {
+            Self::Number(number) => usize::try_from(*number).ok().filter(|number| *number < labels.len()),
+            Self::Name(_) => None,
+        };
+        by_name.or_else(by_number).map(|number| number as u32)
+    }
+}
+
+/// Reads the rows of a `.csv` file (with a header, RFC 4180), or of a JSON file (one record a line, or an array of records). The classes are `labels`
+/// where they are given; else those that occur, numbers in their order before names in theirs.
+///
+/// # Errors
+/// If the file cannot be read, or at the first row that has no text or no class, or one that is not among `labels`, with its line.
+pub fn read_labelled(path: &Path, keys: &LabelKeys, labels: Option<&[String]>) -> Result<LabelledTexts> {
+    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
+    let is_table = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
+    let rows = if is_table { table(path, &bytes, keys)? } else { records(path, &bytes, keys)? };
+    let labels = match labels {
+        Some(labels) => labels.to_vec(),
+        None => rows.iter().map(|row| &row.label).collect::<BTreeSet<_>>().into_iter().map(Label::name).collect(),
+    };
+    let number = |row: Named| {
+        let label = row.label.find(&labels).ok_or_else(|| Error::Record {
+            place: Place { path: path.to_owned(), line: row.line },
+            problem: format!("the label {:?} is not one of {}", row.label.name(), listed(&labels)),
+            remedy: "correct the record, or add the class to the labels".into(),
+        })?;
+        Ok(Labelled { text: row.text, label })
+    };
+    let rows = rows.into_iter().map(number).collect::<Result<Vec<_>>>()?;
+    Ok(LabelledTexts { rows, labels })
+}
+
+/// The first names, and how many more.
+fn listed(labels: &[String]) -> String {
+    let shown: Vec<String> = labels.iter().take(8).map(|label| format!("{label:?}")).collect();
+    let more = labels.len().saturating_sub(8);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+fn records(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
+    let slices = read::json(bytes).map_err(|(line, problem)| Error::Record {
+        place: Place { path: path.to_owned(), line },
+        problem: format!("broken JSON ({problem})"),
+        remedy: "write one array of records, or one whole record on each line".into(),
+    })?;
+    let read = |slice: &Slice<'_>| {
+        record(slice, keys).map_err(|Fault { problem, remedy }| Error::Record { place: slice.place(path), problem, remedy })
+    };
+    slices.iter().map(read).collect()
+}
+
+fn record(slice: &Slice<'_>, keys: &LabelKeys) -> std::result::Result<Named, Fault> {
+    let remedy = || format!("a record is {{{:?}: \"...\", {:?}: ...}}; name other keys where it has others", keys.text, keys.label);
+    let fields: Map<String, Value> = match serde_json::from_slice(slice.bytes) {
+        Ok(fields) => fields,
+        Err(error) => return fault(format!("no JSON object ({error})"), remedy()),
+    };
+    let text = match fields.get(&keys.text) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => return fault(format!("`{}` is {other} and not a string", keys.text), remedy()),
+        None => return fault(format!("a record has no `{}`", keys.text), remedy()),
+    };
+    let label = match fields.get(&keys.label) {
+        Some(Value::String(name)) => Label::Name(name.clone()),
+        Some(Value::Bool(is)) => Label::Name(is.to_string()),
+        Some(Value::Number(number)) if number.as_u64().is_some() => Label::Number(number.as_u64().unwrap_or_default()),
+        Some(other) => return fault(format!("`{}` is {other} and no class", keys.label), "give a name, or a whole number from 0"),
+        None => return fault(format!("a record has no `{}`", keys.label), remedy()),
+    };
+    Ok(Named { line: slice.line, text, label })
+}
+
+fn table(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    let mut reader = csv::Reader::from_reader(bytes);
+    let broken = |error: csv::Error| Error::Record {
+        place: Place { path: path.to_owned(), line: error.position().map_or(1, |position| position.line() as usize) },
+        problem: format!("broken CSV ({})", error.to_string().replace('\n', " ")),
+        remedy: "save the table as UTF-8, with as many fields in each row as in the header".into(),
+    };
+    let header = reader.headers().map_err(broken)?.clone();
+    let column = |key: &str| {
+        header.iter().position(|name| name.trim() == key).ok_or_else(|| Error::Record {
+            place: Place { path: path.to_owned(), line: 1 },
+            problem: format!("the header has no column `{key}`, but {}", header.iter().collect::<Vec<_>>().join(", ")),
+            remedy: "name the columns of text and label in the first row, or give their names".into(),
+        })
+    };
+    let (text, label) = (column(&keys.text)?, column(&keys.label)?);
+    let mut rows = Vec::new();
+    for row in reader.into_records() {
+        let row = row.map_err(broken)?;
+        let name = row[label].trim();
+        rows.push(Named {
+            line: row.position().map_or(0, |position| position.line() as usize),
+            text: row[text].to_owned(),
+            label: name.parse().map_or_else(|_| Label::Name(name.to_owned()), Label::Number),
+        });
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str, labels: Option<&[&str]>) -> Result<LabelledTexts> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let labels = labels.map(|labels| labels.iter().map(|label| (*label).to_owned()).collect::<Vec<_>>());
+        read_labelled(&path, &LabelKeys::default(), labels.as_deref())
+    }
+
+    fn seen(texts: &LabelledTexts) -> Vec<(&str, u32)> {
+        texts.rows.iter().map(|row| (row.text.as_str(), row.label)).collect()
+    }
+
+    #[test]
+    fn records_and_tables_say_the_same() {
+        let lines = "{\"text\": \"a, b\", \"label\": \"spam\"}\n\n{\"text\": \"c\\nd\", \"label\": \"ham\"}\n";
+        let table = "label,text\nspam,\"a, b\"\nham,\"c\nd\"\n";
+        for (name, text) in [("x.jsonl", lines), ("x.csv", table), ("x.json", &format!("[{}]", lines.trim().replace("\n\n", ",")))] {
+            let texts = read(name, text, None).unwrap();
+            assert_eq!(texts.labels, ["ham", "spam"], "{name}");
+            assert_eq!(seen(&texts), [("a, b", 1), ("c\nd", 0)], "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_classes_in_their_order_and_may_stand_for_names() {
+        let lines = "{\"text\": \"a\", \"label\": 10}\n{\"text\": \"b\", \"label\": 9}\n";
+        assert_eq!(read("x.jsonl", lines, None).unwrap().labels, ["9", "10"]);
+        let table = "text,label\na,1\nb,0\n";
+        assert_eq!(seen(&read("x.csv", table, Some(&["ham", "spam"])).unwrap()), [("a", 1), ("b", 0)]);
+        assert_eq!(seen(&read("x.csv", table, Some(&["1", "0"])).unwrap()), [("a", 0), ("b", 1)], "a name goes before a number");
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_with_its_place() {
+        let known: Option<&[&str]> = Some(&["ham", "spam"]);
+        for (name, text, labels, expected, line) in [
+            (
+                "x.jsonl",
+                "{\"text\": \"a\", \"label\": \"ham\"}\n{\"text\": \"b\", \"label\": \"eggs\"}",
+                known,
+                "\"eggs\" is not one of \"ham\", \"spam\"",
+                2,
+            ),
+            ("x.csv", "text,label\na,ham\n\"b\nc\",2\n", known, "\"2\" is not one of", 3),
+            ("x.jsonl", "\n{\"text\": 3, \"label\": 1}", None, "`text` is 3 and not a string", 2),
+            ("x.jsonl", "{\"text\": \"a\", \"label\": 0.5}", None, "`label` is 0.5 and no class", 1),
+            ("x.jsonl", "{\"text\": \"a\"}", None, "no `label`", 1),
+            ("x.csv", "message,label\na,ham\n", None, "no column `text`, but message, label", 1),
+            ("x.csv", "text,label\na,ham\nb\n", None, "broken CSV", 3),
+        ] {
+            let error = read(name, text, labels).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains(&format!("{name}:{line};")) && !error.contains('\n'), "{error}");
+        }
+    }
+}
