@@ -81,6 +81,21 @@ impl Place {
 
     /// Runs `train` with `data` as the keys of `[data]`, and `more` behind.
     fn train(&self, data: &str, more: &str) -> Output {
+        self.configure(data, more);
+        self.loract(&["train", "--overwrite"], &[])
+    }
+
+    /// Runs a command on the configuration.
+    fn loract(&self, command: &[&str], set: &[&str]) -> Output {
+        let mut loract = Command::new(env!("CARGO_BIN_EXE_loract"));
+        loract.args(command).arg(self.at("run.toml"));
+        for set in set {
+            loract.args(["--set", set]);
+        }
+        loract.output().unwrap()
+    }
+
+    fn configure(&self, data: &str, more: &str) {
         let config = format!(
             "[run]\nsteps = 100\nbatch_size = 8\nthreads = 1\ndir = {:?}\n[model]\npath = {:?}\ntask = \"sequence_classification\"\n\
              [lora]\nrank = 4\n[optimizer]\nlearning_rate = 5e-3\n[gradients]\nmethod = \"exact\"\n[data]\nsequence_length = 8\n{data}\n{more}\n",
@@ -88,12 +103,25 @@ impl Place {
             self.at("bert"),
         );
         fs::write(self.at("run.toml"), config).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_loract")).arg("train").arg(self.at("run.toml")).arg("--overwrite").output().unwrap()
+    }
+
+    /// Lets nothing be dropped, which differs from rank to rank.
+    fn without_dropout(self) -> Self {
+        let mut config = self.json("bert/config.json");
+        for key in ["hidden_dropout_prob", "attention_probs_dropout_prob"] {
+            config[key] = json!(0.0);
+        }
+        fs::write(self.at("bert/config.json"), config.to_string()).unwrap();
+        self
     }
 
     fn json(&self, name: &str) -> Value {
         serde_json::from_str(&fs::read_to_string(self.at(name)).unwrap()).unwrap()
     }
+}
+
+fn done(output: &Output) {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn refused(output: &Output, parts: &[&str]) {
@@ -119,7 +147,7 @@ fn rows_are_learnt_with_compressed_activations_and_without() {
         (&of_table, "sites = [\"norm\", \"attn_in\", \"attn_out\", \"mlp_in\", \"mlp_out\", \"act\"]\nmethod = \"coded\"\nbits = 4"),
     ] {
         let output = place.train(data, &format!("[activations]\n{sites}"));
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        done(&output);
         let summary = place.json("run/summary.json");
         let classes = &summary["classes"];
         let number = |key: &str| classes[key].as_f64().unwrap();
@@ -141,6 +169,67 @@ fn rows_are_learnt_with_compressed_activations_and_without() {
         let (kept, exact) = (last["kept_bytes"].as_u64().unwrap(), last["exact_bytes"].as_u64().unwrap());
         assert!(if sites.contains("coded") { kept < exact } else { kept == exact }, "{kept} of {exact}");
     }
+}
+
+#[test]
+fn ranks_share_the_rows_and_an_interrupted_run_goes_on() {
+    let place = Place::new().without_dropout();
+    let data = format!("train = {:?}\nlabels = [\"ham\", \"spam\"]\nclass_weights = \"balanced\"\neval_samples = 15", place.write_lines());
+    place.configure(&data, "[checkpoint]\nevery = 6\n[activations]\nsites = \"layer\"\nmethod = \"coded\"\nbits = 4");
+    let keys = ["run.steps=20", "optimizer.name=sgd", "optimizer.learning_rate=0.05"];
+    let weights = || fs::read(place.at("run/adapter/adapter_model.safetensors")).unwrap();
+    done(&place.loract(&["train", "--overwrite"], &keys));
+    let undisturbed = weights();
+    // From the checkpoint of step 18.
+    fs::remove_file(place.at("run/summary.json")).unwrap();
+    fs::remove_file(place.at("run/adapter/adapter_model.safetensors")).unwrap();
+    done(&place.loract(&["train"], &keys));
+    assert!(weights() == undisturbed, "the same bits");
+
+    // With exact activations, which are compressed together on one rank and apart on several.
+    let exact: Vec<&str> = keys.into_iter().chain(["activations.sites=none"]).collect();
+    done(&place.loract(&["train", "--overwrite"], &exact));
+    let alone = place.json("run/summary.json");
+    for ranks in ["2", "3"] {
+        done(&place.loract(&["launch", "--overwrite", "-n", ranks], &exact));
+        let shared = place.json("run/summary.json");
+        assert_eq!(shared["classes"], alone["classes"], "{ranks} ranks");
+        let loss = |summary: &Value| summary["eval_loss_after"].as_f64().unwrap();
+        assert!((loss(&shared) / loss(&alone) - 1.0).abs() < 1e-5, "{ranks} ranks: {} and {}", loss(&shared), loss(&alone));
+    }
+}
+
+#[test]
+fn a_model_trained_whole_is_a_classifier_and_is_judged_as_in_training() {
+    let place = Place::new();
+    let data = format!("train = {:?}\nlabels = [\"ham\", \"spam\"]\neval_samples = 15", place.write_lines());
+    place.configure(&data, "");
+    let whole = fs::read_to_string(place.at("run.toml")).unwrap().replace("[lora]\nrank = 4\n", "");
+    let judged = |more: &[&str]| -> Value {
+        let output = place.loract(&[&["eval", "--json"], more].concat(), &[]);
+        done(&output);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for (kind, config) in [("adapter", fs::read_to_string(place.at("run.toml")).unwrap()), ("trained model", whole)] {
+        fs::write(place.at("run.toml"), config).unwrap();
+        done(&place.loract(&["train", "--overwrite"], &[]));
+        let summary = place.json("run/summary.json");
+        let found = judged(&[]);
+        assert_eq!(
+            (&found["weights"], &found["classes"], &found["loss"]),
+            (&json!(kind), &summary["classes"], &summary["eval_loss_after"])
+        );
+        assert_eq!(judged(&["--base"])["loss"], summary["eval_loss_before"]);
+    }
+    // What was written stands alone: its classes are its own, and its head is there to go on with.
+    assert_eq!(place.json("run/model/config.json")["id2label"], json!({"0": "ham", "1": "spam"}));
+    fs::rename(place.at("run/model"), place.at("model")).unwrap();
+    let data = format!("train = {:?}\neval_samples = 15", place.at("rows.jsonl"));
+    place.configure(&data, "");
+    let output = place.loract(&["eval", "--json", "--base"], &[&format!("model.path={}", place.at("model").display())]);
+    done(&output);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["classes"], place.json("run/summary.json")["classes"]);
 }
 
 #[test]

@@ -43,9 +43,7 @@ fn write_labels(path: &Path, labels: &Labels) -> Result<()> {
     config.remove("num_labels");
     config.extend(labels.to_json());
     let text = serde_json::to_vec_pretty(&config).map_err(|why| Error::io(path, "write")(why.into()))?;
-    File::create(path)
-        .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
-        .map_err(Error::io(path, "write"))
+    File::create(path).and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all())).map_err(Error::io(path, "write"))
 }
 
 /// Whether a file of this name holds weights, or says which file does.

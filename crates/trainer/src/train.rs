@@ -17,9 +17,7 @@ use crate::step::{RankStatus, Stepper};
 use crate::{Error, Result, device, learning_rate, text, watch};
 use collective::ProcessGroup;
 use layers::Sites;
-use models::{
-    AdapterConfig, Checkpoint, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model,
-};
+use models::{AdapterConfig, Checkpoint, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
