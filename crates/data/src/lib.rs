@@ -43,6 +43,7 @@ mod error;
 mod fingerprint;
 mod generator;
 mod hold_out;
+pub mod images;
 mod labelled;
 mod load;
 mod options;

@@ -30,14 +30,15 @@ impl Classifier {
     }
 
     /// Reads the weights as `kind` onto `device`, all of them frozen. With `labels`, for these classes instead of those that the configuration
-    /// names. Parts of the head that the checkpoint does not hold in the shape they need are drawn from `seed`, as [`Classifier::drawn`] tells.
+    /// names. Parts of the head that the checkpoint does not hold in the shape they need are drawn from `seed`, as [`Classifier::drawn`] tells; all is
+    /// where it [is untrained](Checkpoint::is_untrained).
     ///
     /// # Errors
     /// Those of [`Checkpoint::encoder_config`], [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, labels: Option<Labels>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
         let mut config = checkpoint.encoder_config()?.clone();
         config.labels = labels.unwrap_or(config.labels);
-        let body = Encoder::expected(&config).len();
+        let body = if checkpoint.is_untrained() { 0 } else { Encoder::expected(&config).len() };
         let mut expected = Self::expected(&config);
         let head = expected.split_off(body);
         let (held, drawn): (Vec<_>, Vec<_>) = head.into_iter().partition(|(name, shape)| checkpoint.holds(name, shape));

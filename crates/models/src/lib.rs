@@ -39,7 +39,9 @@ pub use adapter::{
 };
 pub use checkpoint::{Checkpoint, GgufTokenizer, SpecialTokens, TokenizerSource};
 pub use classifier::{Classifier, Losses};
-pub use config::{Architecture, EncoderConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
+pub use config::{
+    Architecture, EncoderConfig, ImageConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES,
+};
 pub use decoder::{BlockOutline, Cache, Decoder, Inputs, LinearOutline};
 pub use encoder::{Encoder, EncoderInputs};
 pub use error::{Error, Result};

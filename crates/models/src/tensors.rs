@@ -77,7 +77,8 @@ impl Tensors<'_> {
     }
 }
 
-/// How tensors begin that no checkpoint holds: normal with this deviation, and biases zero, as in `_init_weights` of transformers.
+/// How tensors begin that no checkpoint holds: normal with this deviation, the scales of norms one, and biases zero, as in `_init_weights` of
+/// transformers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawn {
     pub seed: u64,
@@ -88,6 +89,9 @@ impl Drawn {
     fn tensor(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> std::result::Result<Tensor, TchError> {
         if name.ends_with(".bias") {
             return Tensor::f_zeros(shape, (kind, device));
+        }
+        if name.ends_with(".weight") && shape.len() == 1 {
+            return Tensor::f_ones(shape, (kind, device));
         }
         let name = name.bytes().map(u64::from).collect::<Vec<_>>();
         // Drawn on the CPU, so that a seed means the same everywhere.

@@ -1,6 +1,6 @@
-use crate::config::{BadLines, DataFormat, Run, Task};
-use crate::{Result, device, policy, policy_lora, text};
-use models::{Checkpoint, Decoder, Encoder, InputConfig};
+use crate::config::{Run, StartingWeights, Task};
+use crate::{Result, base, classify, device, policy, policy_lora, text};
+use models::Decoder;
 
 /// Finds everything that is wrong with a run's input but its data (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
 ///
@@ -9,16 +9,16 @@ use models::{Checkpoint, Decoder, Encoder, InputConfig};
 pub fn check(run: &Run, ranks: usize) -> Result<()> {
     run.check_paths()?;
     device::choose(run, ranks)?;
-    let checkpoint = Checkpoint::open(&run.model.path)?;
-    if run.model.task == Task::SequenceClassification {
-        return check_classifier(run, &checkpoint, ranks);
+    let checkpoint = base::open(run)?;
+    check_whole(run)?;
+    if run.model.task != Task::CausalLm {
+        return classify::check(run, &checkpoint, ranks);
     }
     let model = checkpoint.config()?;
     checkpoint.check(&Decoder::expected(model))?;
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
     policy_lora::check(run, model, &policy_lora::lora(run)?)?;
-    check_whole(run)?;
     if run.data.sequence_length as i64 > model.max_positions {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
         return Err(run.refuse("data", "sequence_length", &what).into());
@@ -26,43 +26,20 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     text::open(run, &checkpoint).map(|_| ())
 }
 
-/// Whether a model that is trained whole can be written.
+/// Whether a model that is trained whole can be written, and one that begins from nothing is trained whole.
 fn check_whole(run: &Run) -> Result<()> {
     if run.lora.is_none() && run.model.path.is_file() {
         let what = "is one file, from which a trained model cannot be written; give a model directory, or add a [lora] table";
         return Err(run.refuse("model", "path", what).into());
     }
+    if run.model.weights == StartingWeights::Random {
+        if run.model.task == Task::CausalLm {
+            return Err(run.refuse("model", "weights", "is for classifiers: a language model is not begun from nothing here").into());
+        }
+        if run.lora.is_some() {
+            let what = "leaves all weights to be trained, and the [lora] table says that few are; remove one of them";
+            return Err(run.refuse("model", "weights", what).into());
+        }
+    }
     Ok(())
-}
-
-/// The same for a classifier, whose head the checkpoint need not hold.
-fn check_classifier(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<()> {
-    let model = checkpoint.encoder_config()?;
-    if !models::Classifier::is_whole(checkpoint) {
-        checkpoint.check(&Encoder::expected(model))?;
-    }
-    let longest = match &model.input {
-        InputConfig::Text(input) => input.max_tokens(),
-        InputConfig::Image(_) => {
-            let what = format!("classifies texts, and {} reads images", model.model_type);
-            return Err(run.refuse("model", "task", &what).into());
-        }
-    };
-    let skips = run.data.bad_lines != BadLines::Fail;
-    for (key, given) in [("packing", run.data.packing), ("format", run.data.format != DataFormat::Auto), ("bad_lines", skips)] {
-        if given {
-            return Err(run.refuse("data", key, "is for language models; leave it out where rows have classes").into());
-        }
-    }
-    if run.activations.budget.is_some() {
-        return Err(run.refuse("activations", "budget", "is divided for language models only; give bits or a rank").into());
-    }
-    let rows = run.rows_at_once(ranks)?;
-    policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
-    policy_lora::check(run, model, &policy_lora::lora(run)?)?;
-    if run.data.sequence_length as i64 > longest {
-        let what = format!("is {}, the model knows positions up to {longest}", run.data.sequence_length);
-        return Err(run.refuse("data", "sequence_length", &what).into());
-    }
-    text::open(run, checkpoint).map(|_| ())
 }

@@ -8,12 +8,12 @@ use crate::learner::{Language, Learner};
 use crate::run_data::RunData;
 use crate::step::tensors;
 use crate::train::add_lora;
-use crate::{Error, Result, device, text};
+use crate::{Error, Result, base, device, text};
 use collective::{ProcessGroup, Reduce, Single};
 use data::{Batch, Dataset, Padding};
 use layers::{Scope, Targets};
 use models::{Activations, Checkpoint, Classifier, Decoder, Model, read_adapter};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tch::Tensor;
 
 /// Which weights of a run are evaluated.
@@ -61,7 +61,7 @@ impl Evaluation {
 pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
     let trained = Trained::find(run, weights)?;
     let (device, kind) = (device::choose(run, 1)?, run.model.dtype.kind());
-    let checkpoint = Checkpoint::open(trained.base())?;
+    let checkpoint = trained.open_base()?;
     match run.model.task {
         Task::CausalLm => {
             let data = data.prepared().ok_or_else(|| nothing_held_out(run))?;
@@ -70,7 +70,7 @@ pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn
             trained.put_into(&mut decoder)?;
             trained.judge(&Language { decoder: &decoder, data, pad, loss_chunk: run.loss_chunk as i64 }, progress)
         }
-        Task::SequenceClassification => {
+        Task::SequenceClassification | Task::ImageClassification => {
             let rows = Rows::read(run, 1, &|_, _| ())?;
             let mut classifier = Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, kind, device)?;
             trained.put_into(&mut classifier)?;
@@ -96,8 +96,8 @@ impl<'a> Trained<'a> {
     }
 
     /// The model to load.
-    fn base(&self) -> &Path {
-        if let Weights::Model(folder) = self.weights { folder } else { &self.run.model.path }
+    fn open_base(&self) -> Result<Checkpoint> {
+        if let Weights::Model(folder) = self.weights { Ok(Checkpoint::open(folder)?) } else { base::open(self.run) }
     }
 
     fn put_into(&self, model: &mut impl Model) -> Result<()> {

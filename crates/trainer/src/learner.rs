@@ -24,8 +24,8 @@ pub(crate) trait Learner {
     /// Which samples make up each step.
     fn order(&self, run: &Run, ranks: usize) -> Result<Order>;
 
-    /// The samples `indices`, in micro-batches of `rows` each (0: one of all).
-    fn share(&self, indices: &[usize], rows: usize) -> Result<Share<'_>>;
+    /// The samples `indices` for step `step`, in micro-batches of `rows` each (0: one of all).
+    fn share(&self, step: u64, indices: &[usize], rows: usize) -> Result<Share<'_>>;
 
     /// How the held-out data fare, if there are any; all ranks must ask together.
     /// `progress` is told how many of its own samples this rank has done, of how many.
@@ -77,7 +77,7 @@ impl Learner for Language<'_> {
         run_data::order(run, &self.data.train, ranks)
     }
 
-    fn share(&self, indices: &[usize], rows: usize) -> Result<Share<'_>> {
+    fn share(&self, _step: u64, indices: &[usize], rows: usize) -> Result<Share<'_>> {
         let (batches, tokens) = micro_batches(&self.data.train, indices, rows, self.pad)?;
         let targets = batches.iter().map(Batch::target_count).sum::<usize>() as f64;
         let boxed = |batch| Box::new(TokenBatch { language: self, batch }) as Box<dyn MicroBatch + '_>;

@@ -4,6 +4,7 @@
 //! [`RunData`] is the tokenised data; [`train`] is the loop, one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`]
 //! and [`inspect`](fn@inspect) use a model without training it; [`merge`](fn@merge) writes it with its adapter inside.
 
+mod base;
 mod budget;
 mod check;
 mod checkpoint;

@@ -21,12 +21,14 @@ pub(crate) fn lora(run: &Run) -> Result<Option<Lora>> {
         return Ok(Some(Lora::From(Box::new(read_adapter(path)?))));
     }
     let (task_type, heads): (_, &[&str]) = match run.model.task {
-        Task::CausalLm => ("CAUSAL_LM", &[]),
-        Task::SequenceClassification => ("SEQ_CLS", &HEADS),
+        Task::CausalLm => (Some("CAUSAL_LM"), &[]),
+        Task::SequenceClassification => (Some("SEQ_CLS"), &HEADS),
+        // PEFT has no name for it.
+        Task::ImageClassification => (None, &HEADS[..1]),
     };
     let saved: Vec<String> = table.modules_to_save.iter().map(String::as_str).chain(heads.iter().copied()).map(str::to_owned).collect();
     Ok(Some(Lora::New(Box::new(AdapterConfig {
-        task_type: Some(task_type.into()),
+        task_type: task_type.map(str::to_owned),
         base_model_name_or_path: Some(run.model.path.display().to_string()),
         inference_mode: true,
         r: table.rank as i64,

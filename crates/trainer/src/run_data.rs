@@ -1,8 +1,7 @@
 use crate::classify::Rows;
 use crate::config::{self, DataFormat, Run, Task};
-use crate::{Error, Result, text};
+use crate::{Error, Result, base, text};
 use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources, Tokenizer};
-use models::Checkpoint;
 use std::path::PathBuf;
 
 /// The tokenised data of a run.
@@ -24,8 +23,8 @@ impl RunData {
     /// # Errors
     /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
     pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&run.model.path)?;
-        if run.model.task == Task::SequenceClassification {
+        let checkpoint = base::open(run)?;
+        if run.model.task != Task::CausalLm {
             Rows::read(run, ranks, progress)?;
             return Ok(Self { prepared: None, on_disk: true });
         }

@@ -54,7 +54,7 @@ impl Stepper<'_> {
         autograd::memory::reset_peak(device)?;
         let (rank, world_size) = (self.group.rank(), self.group.world_size());
         let share = self.order.rank_share(step, rank, world_size);
-        let Share { batches, targets, tokens } = self.learner.share(&share, self.micro_batch_size)?;
+        let Share { batches, targets, tokens } = self.learner.share(step, &share, self.micro_batch_size)?;
 
         let mut totals = Tensor::f_from_slice(&[targets, tokens as f64])?;
         self.group.all_reduce(&mut totals, Reduce::Sum)?;

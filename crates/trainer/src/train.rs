@@ -14,10 +14,10 @@ use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
-use crate::{Error, Result, device, learning_rate, text, watch};
+use crate::{Error, Result, base, device, learning_rate, text, watch};
 use collective::ProcessGroup;
 use layers::Sites;
-use models::{AdapterConfig, Checkpoint, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
+use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
 use reduce::GradientReducer;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
 fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
     let drill = Drill::from_environment()?;
     let device = device::choose(run, group.world_size())?;
-    let checkpoint = Checkpoint::open(&run.model.path)?;
+    let checkpoint = base::open(run)?;
     tracing::info!("loading {} onto {device:?}", run.model.path.display());
     match run.model.task {
         Task::CausalLm => {
@@ -78,13 +78,15 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             let way = Way { learner: &learner, adapter, activations, basis_layers: table.basis_layers, labels: None };
             follow(run, &group, stop, drill, way)
         }
-        Task::SequenceClassification => {
+        Task::SequenceClassification | Task::ImageClassification => {
             let rows = Rows::read(run, group.world_size(), &|_, _| ())?;
             let mut classifier = Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, run.model.dtype.kind(), device)?;
-            drop(checkpoint);
-            if !classifier.drawn().is_empty() {
+            if checkpoint.is_untrained() {
+                tracing::info!("the weights are drawn from the seed");
+            } else if !classifier.drawn().is_empty() {
                 tracing::info!("drawn from the seed, as the model has none: {}", classifier.drawn().join(", "));
             }
+            drop(checkpoint);
             let adapter = add_lora(run, &mut classifier)?;
             let learner = Classes::new(run, &classifier, &rows)?;
             let activations = policy::activations(&run.activations, classifier.config());

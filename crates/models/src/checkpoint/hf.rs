@@ -13,12 +13,22 @@ const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
-    let file = folder.join("config.json");
-    let table = read_table(&file)?.ok_or_else(|| not_a_model(folder))?;
-    let architecture = hugging_face::read(&file, &table)?;
+    let architecture = architecture(folder)?;
     let mut weights = Box::new(Shards::open(folder)?);
     weights.complete_names(&architecture);
     Ok(Checkpoint { path: folder.to_owned(), architecture, weights, text: text(folder)? })
+}
+
+/// The same without the weights.
+pub(super) fn open_untrained(folder: &Path) -> Result<Checkpoint> {
+    let weights = Box::new(Shards { files: Vec::new(), tensors: HashMap::new() });
+    Ok(Checkpoint { path: folder.to_owned(), architecture: architecture(folder)?, weights, text: text(folder)? })
+}
+
+fn architecture(folder: &Path) -> Result<Architecture> {
+    let file = folder.join("config.json");
+    let table = read_table(&file)?.ok_or_else(|| not_a_model(folder))?;
+    hugging_face::read(&file, &table)
 }
 
 /// Says what a directory without `config.json` holds instead, where that helps.

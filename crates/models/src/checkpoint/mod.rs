@@ -65,6 +65,22 @@ impl Checkpoint {
         }
     }
 
+    /// Opens the description of a model, `config.json` and what there is of its text side, and no weights: it holds none, and [`Classifier::load`]
+    /// draws them.
+    ///
+    /// [`Classifier::load`]: crate::Classifier::load
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`], or what is wrong with the configuration.
+    pub fn open_untrained(folder: &Path) -> Result<Self> {
+        hf::open_untrained(folder)
+    }
+
+    /// Whether it holds no weights at all.
+    pub fn is_untrained(&self) -> bool {
+        self.weights.names().is_empty()
+    }
+
     /// The directory or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path

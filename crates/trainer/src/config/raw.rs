@@ -42,6 +42,7 @@ pub(super) struct Run {
 pub(super) struct Model {
     pub path: Option<PathBuf>,
     pub task: Option<String>,
+    pub weights: Option<String>,
     pub dtype: Option<String>,
     pub tokenizer: Option<PathBuf>,
     pub chat_template: Option<PathBuf>,
@@ -162,6 +163,9 @@ pub(super) struct Data {
     pub bad_lines: Option<String>,
     pub text_key: Option<String>,
     pub label_key: Option<String>,
+    pub image_key: Option<String>,
+    pub flip: Option<bool>,
+    pub crop: Option<[f64; 2]>,
     pub labels: Option<Vec<String>>,
     pub class_weights: Option<String>,
 }

@@ -77,6 +77,13 @@ pub struct Data {
     pub text_key: String,
     /// `label_key`: where it has the class. Default: `"label"`.
     pub label_key: String,
+    /// `image_key`: the column of a table that has the image. Default: `"image"`.
+    pub image_key: String,
+    /// `flip`: show a training image to the model mirrored, half of the time. Default: `false`.
+    pub flip: bool,
+    /// `crop`: show a part of a training image, whose share of it is drawn between these two each time. Default: none is cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<[f64; 2]>,
     /// `labels`: the names of the classes, in the order of their numbers. Default: those of a model that has a classifier, else those in the
     /// training data.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +97,9 @@ impl Data {
         let sequence_length = raw.sequence_length.unwrap_or(512);
         at.require("sequence_length", sequence_length >= 2, "must be >= 2")?;
         at.require("max_samples", raw.max_samples != Some(0), "must be > 0")?;
+        if let Some([least, most]) = raw.crop {
+            at.require("crop", 0.0 < least && least <= most && most <= 1.0, "must be two parts, the lesser first, above 0 and at most 1")?;
+        }
         if let Some(labels) = &raw.labels {
             let all: std::collections::BTreeSet<_> = labels.iter().collect();
             at.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, no two alike")?;
@@ -107,6 +117,9 @@ impl Data {
             bad_lines: at.choose("bad_lines", raw.bad_lines.as_deref(), BadLines::Fail)?,
             text_key: raw.text_key.unwrap_or_else(|| "text".into()),
             label_key: raw.label_key.unwrap_or_else(|| "label".into()),
+            image_key: raw.image_key.unwrap_or_else(|| "image".into()),
+            flip: raw.flip.unwrap_or(false),
+            crop: raw.crop,
             labels: raw.labels,
             class_weights: at.choose("class_weights", raw.class_weights.as_deref(), ClassWeights::None)?,
         })

@@ -31,6 +31,18 @@ choice! {
         CausalLm = "causal_lm",
         /// The class of a text.
         SequenceClassification = "sequence_classification",
+        /// The class of an image.
+        ImageClassification = "image_classification",
+    }
+}
+
+choice! {
+    /// What weights a model begins with.
+    StartingWeights {
+        /// Those of its files.
+        Pretrained = "pretrained",
+        /// Drawn from the seed.
+        Random = "random",
     }
 }
 
@@ -39,8 +51,10 @@ choice! {
 pub struct Model {
     /// `path`: a Hugging Face model directory, or a `.gguf` file. Required.
     pub path: PathBuf,
-    /// `task`: `"causal_lm"` or `"sequence_classification"`. Default: `"causal_lm"`.
+    /// `task`: `"causal_lm"`, `"sequence_classification"` or `"image_classification"`. Default: `"causal_lm"`.
     pub task: Task,
+    /// `weights`: `"pretrained"`, or `"random"` for a classifier that is trained from nothing but its `config.json`. Default: `"pretrained"`.
+    pub weights: StartingWeights,
     /// `dtype`: `"f32"` or `"bf16"`. Default: `"f32"`.
     pub dtype: Dtype,
     /// `tokenizer`: a `tokenizer.json` to use instead of the model's own.
@@ -56,6 +70,7 @@ impl Model {
         Ok(Self {
             path: at.given_path("path", raw.path)?,
             task: at.choose("task", raw.task.as_deref(), Task::CausalLm)?,
+            weights: at.choose("weights", raw.weights.as_deref(), StartingWeights::Pretrained)?,
             dtype: at.choose("dtype", raw.dtype.as_deref(), Dtype::F32)?,
             tokenizer: at.path("tokenizer", raw.tokenizer)?,
             chat_template: at.path("chat_template", raw.chat_template)?,

@@ -1,0 +1,61 @@
+//! A folder with a folder of images for each class.
+
+use crate::error::{Error, Result};
+use image::DynamicImage;
+use std::path::{Path, PathBuf};
+
+const ENDINGS: [&str; 6] = ["bmp", "gif", "jpeg", "jpg", "png", "webp"];
+
+pub(super) struct Found {
+    pub files: Vec<PathBuf>,
+    /// The number of each file's class.
+    pub classes: Vec<u32>,
+    pub labels: Vec<String>,
+}
+
+/// The images in the folders of `path`, class after class, each in the order of their names.
+pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
+    let folders: Vec<PathBuf> = sorted(path)?.into_iter().filter(|entry| entry.is_dir()).collect();
+    let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let labels: Vec<String> = match labels {
+        Some(labels) => labels.to_vec(),
+        None => folders.iter().map(|folder| name(folder)).collect(),
+    };
+    let (mut files, mut classes) = (Vec::new(), Vec::new());
+    for folder in folders {
+        let class = labels.iter().position(|label| *label == name(&folder)).ok_or_else(|| {
+            let problem = format!("the folder is named after no class; there are {}", labels.join(", "));
+            Error::file(&folder, problem, "rename it, or add its name to the labels")
+        })?;
+        let images = sorted(&folder)?.into_iter().filter(|file| is_image(file));
+        let before = files.len();
+        files.extend(images);
+        classes.resize(classes.len() + files.len() - before, class as u32);
+    }
+    if files.is_empty() {
+        let problem = format!("it holds no images in folders that are named after classes (as {})", ENDINGS.join(", "));
+        return Err(Error::file(path, problem, "put the images of each class into a folder of its name, or give an IDX file"));
+    }
+    Ok(Found { files, classes, labels })
+}
+
+fn is_image(file: &Path) -> bool {
+    let ending = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ENDINGS.contains(&ending.as_str()) && !file.is_dir()
+}
+
+fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io("open", folder))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io("open", folder))?;
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// Reads an image file, by what is in it, whatever it is called.
+pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
+    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
+    image::load_from_memory(&bytes).map_err(|why| {
+        let problem = format!("it is no image that can be read ({})", why.to_string().replace('\n', " "));
+        Error::file(path, problem, "save it again as PNG or JPEG, or remove it")
+    })
+}

@@ -1,0 +1,61 @@
+//! What is wrong with the configuration of a classifier.
+
+use super::images;
+use crate::config::{BadLines, DataFormat, Run, Task};
+use crate::{Error, Result, policy, policy_lora, text};
+use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
+
+/// As [`crate::check`]: the head, which the checkpoint need not hold, and the keys that such data do not have.
+pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<()> {
+    let model = checkpoint.encoder_config()?;
+    if !checkpoint.is_untrained() && !Classifier::is_whole(checkpoint) {
+        checkpoint.check(&Encoder::expected(model))?;
+    }
+    let tokens = match (&model.input, run.model.task) {
+        (InputConfig::Text(input), Task::SequenceClassification) => {
+            if run.data.sequence_length as i64 > input.max_tokens() {
+                let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, input.max_tokens());
+                return Err(run.refuse("data", "sequence_length", &what).into());
+            }
+            text::open(run, checkpoint)?;
+            run.data.sequence_length as i64
+        }
+        (InputConfig::Image(input), Task::ImageClassification) => {
+            images::processor(run, input)?;
+            images::tokens(input)
+        }
+        _ => return Err(other_input(run, model)),
+    };
+    let skips = run.data.bad_lines != BadLines::Fail;
+    for (key, given) in [("packing", run.data.packing), ("format", run.data.format != DataFormat::Auto), ("bad_lines", skips)] {
+        if given {
+            return Err(run.refuse("data", key, "is for language models; leave it out where samples have classes").into());
+        }
+    }
+    if run.model.task != Task::ImageClassification {
+        for (key, given) in [("flip", run.data.flip), ("crop", run.data.crop.is_some())] {
+            if given {
+                return Err(run.refuse("data", key, "is for images; leave it out").into());
+            }
+        }
+    }
+    if run.activations.budget.is_some() {
+        return Err(run.refuse("activations", "budget", "is divided for language models only; give bits or a rank").into());
+    }
+    policy::check_activations(run, model, run.rows_at_once(ranks)? as i64 * tokens)?;
+    policy_lora::check(run, model, &policy_lora::lora(run)?)
+}
+
+/// The task is not for what the model reads.
+pub(super) fn other_input(run: &Run, model: &EncoderConfig) -> Error {
+    let (reads, task) = match model.input {
+        InputConfig::Text(_) => ("texts", Task::SequenceClassification),
+        InputConfig::Image(_) => ("images", Task::ImageClassification),
+    };
+    run.refuse(
+        "model",
+        "task",
+        &format!("is {:?}, and {} reads {reads}; give {task:?}", run.model.task.as_str(), model.model_type, task = task.as_str()),
+    )
+    .into()
+}
