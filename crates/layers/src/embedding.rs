@@ -1,4 +1,4 @@
-use crate::Error;
+use crate::{Error, Matrix};
 use tch::Tensor;
 
 /// Rows of `weight` `[vocabulary, width]` for `ids` `[..]` (integers): `[.., width]`. libtorch keeps the ids for the weight's gradient.
@@ -6,6 +6,9 @@ use tch::Tensor;
 ///
 /// # Errors
 /// Those of libtorch, as an id outside the vocabulary.
-pub fn embedding(weight: &Tensor, ids: &Tensor, padding: Option<i64>) -> Result<Tensor, Error> {
-    Ok(Tensor::f_embedding(weight, ids, padding.unwrap_or(-1), false, false)?)
+pub fn embedding<'a>(weight: impl Into<Matrix<'a>>, ids: &Tensor, padding: Option<i64>) -> Result<Tensor, Error> {
+    match weight.into() {
+        Matrix::Dense(weight) => Ok(Tensor::f_embedding(weight, ids, padding.unwrap_or(-1), false, false)?),
+        Matrix::Packed(weight) => Ok(weight.rows(ids)?),
+    }
 }

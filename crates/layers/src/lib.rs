@@ -5,6 +5,8 @@
 //! for what is not finite. Operations that need the same tensor share one `Kept`. Weight gradients are contracted through the factors of a compressed
 //! tensor; it is rebuilt only where the mathematics needs it (norms, activation functions, recomputed blocks).
 //!
+//! A weight that is frozen may be [`Packed`] in few bits: an operation expands it in forward, and again in backward, and holds it in between as it is.
+//!
 //! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's own differentiable operations, and is tested against it.
 
 mod activation;
@@ -22,6 +24,7 @@ mod ledger;
 mod linear;
 mod loss;
 mod mask;
+mod packed;
 mod recompute;
 pub mod reference;
 mod rms_norm;
@@ -47,6 +50,7 @@ pub use ledger::Ledger;
 pub use linear::{Lora, Projection, project};
 pub use loss::{Targets, chunk_tokens, loss_over_chunks, token_losses};
 pub use mask::{Mask, causal_mask, padding_mask, segment_mask, window_mask};
+pub use packed::{BlockFormat, BlockSize, Matrix, Nf4, Packed};
 pub use recompute::recompute;
 pub use rms_norm::{RmsWeight, rms_norm};
 pub use rotary::{Pairs, RotaryTable, rotary};

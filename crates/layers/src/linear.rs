@@ -3,7 +3,7 @@ mod part;
 
 pub(crate) use part::{Input, Part, Sum};
 
-use crate::{Error, Keep, Kept, Scope, Source};
+use crate::{Error, Keep, Kept, Matrix, Scope, Source};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
@@ -11,7 +11,7 @@ use tch::Tensor;
 #[derive(Clone, Copy, Debug)]
 pub struct Projection<'a> {
     /// `W` `[out, in]`.
-    pub weight: &'a Tensor,
+    pub weight: Matrix<'a>,
     /// Whether the weight is stored as `Wᵀ` `[in, out]` instead (`Conv1D` of transformers; PEFT's name for it).
     pub fan_in_fan_out: bool,
     /// `b` `[out]`.
@@ -22,8 +22,8 @@ pub struct Projection<'a> {
 
 impl<'a> Projection<'a> {
     /// `y = x Wᵀ`, with `weight` `[out, in]`.
-    pub fn new(weight: &'a Tensor) -> Self {
-        Self { weight, fan_in_fan_out: false, bias: None, lora: None }
+    pub fn new(weight: impl Into<Matrix<'a>>) -> Self {
+        Self { weight: weight.into(), fan_in_fan_out: false, bias: None, lora: None }
     }
 }
 

@@ -5,7 +5,8 @@ use tch::{Kind, Tensor};
 
 /// [`crate::project`] of one map, without dropout.
 pub fn linear(x: &Tensor, projection: &crate::Projection<'_>) -> Tensor {
-    let weight = if projection.fan_in_fan_out { projection.weight.tr() } else { projection.weight.shallow_clone() };
+    let weight = projection.weight.dense().expect("a weight that can be expanded");
+    let weight = if projection.fan_in_fan_out { weight.tr() } else { weight };
     let Some(lora) = projection.lora else { return x.linear(&weight, projection.bias) };
     let update = lora.b.matmul(lora.a) * lora.scale;
     let y = x.matmul(&weight.tr()) + x.matmul(&update.tr());

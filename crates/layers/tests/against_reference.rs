@@ -152,7 +152,7 @@ fn a_weight_may_be_stored_the_other_way_round() {
     let leaves: Vec<Tensor> = shapes.iter().enumerate().map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true)).collect();
     fn map(leaf: &[Tensor]) -> Projection<'_> {
         let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: 1.5, dropout: 0.0, magnitude: None });
-        Projection { weight: &leaf[1], fan_in_fan_out: true, bias: Some(&leaf[2]), lora }
+        Projection { fan_in_fan_out: true, bias: Some(&leaf[2]), lora, ..Projection::new(&leaf[1]) }
     }
     agree(
         &leaves,

@@ -6,7 +6,7 @@ pub use losses::Losses;
 use crate::config::{EncoderConfig, Labels, Problem};
 use crate::encoder::{Encoder, EncoderInputs};
 use crate::tensors::{Drawn, Tensors};
-use crate::{Activations, Checkpoint, Linear, Model, Result};
+use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
 use autograd::Parameter;
 use head::Head;
 use layers::{Error, Scope};
@@ -45,7 +45,8 @@ impl Classifier {
         expected.extend(held);
         checkpoint.check(&expected)?;
         let begin = Drawn { seed, deviation: config.initializer_range };
-        let model = Self::new(&Tensors::Read { drawn: Some(begin), checkpoint, kind, device }, &config)?;
+        let tensors = Tensors::Read { drawn: Some(begin), checkpoint, kind, device, quantization: Quantization::None };
+        let model = Self::new(&tensors, &config)?;
         Ok(Self { drawn: drawn.into_iter().map(|(name, _)| name).collect(), ..model })
     }
 

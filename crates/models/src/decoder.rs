@@ -5,9 +5,10 @@ pub use outline::{BlockOutline, LinearOutline};
 
 use crate::block::{Block, Seen, Shared};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
+use crate::quantization::Role;
 use crate::tail::Tail;
 use crate::tensors::Tensors;
-use crate::{Activations, Checkpoint, Model, ModelConfig, Result};
+use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
 use autograd::Parameter;
 use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
-    embedding: Parameter,
+    embedding: Weight,
     /// The embedding of positions, in models that learn one.
     positions: Option<Parameter>,
     blocks: Vec<Arc<Block>>,
@@ -57,19 +58,35 @@ impl Decoder {
         tensors.into_list()
     }
 
+    /// The same, with what each is for.
+    pub(crate) fn roles(config: &ModelConfig) -> Vec<(String, Vec<i64>, Role)> {
+        let tensors = Tensors::list();
+        let _ = Self::new(&tensors, config);
+        tensors.into_roles()
+    }
+
     /// Reads the weights as `kind` onto `device`, all of them frozen.
     ///
     /// # Errors
     /// Those of [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
+        Self::load_quantized(checkpoint, Quantization::None, kind, device)
+    }
+
+    /// The same, with the weights packed that `quantization` says. They expand to `kind`, and cannot be trained.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_quantized(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind, device: Device) -> Result<Self> {
         let config = checkpoint.config()?;
         checkpoint.check(&Self::expected(config))?;
-        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device }, config)
+        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization }, config)
     }
 
     fn new(tensors: &Tensors<'_>, config: &ModelConfig) -> Result<Self> {
         let names = config.names;
-        let embedding = tensors.parameter(format!("{}.weight", names.embedding), &[config.vocab_size, config.hidden_size])?;
+        let embedding =
+            tensors.weight(format!("{}.weight", names.embedding), &[config.vocab_size, config.hidden_size], Role::Vocabulary)?;
         let positions = match names.positions {
             Some(name) => Some(tensors.parameter(format!("{name}.weight"), &[config.max_positions, config.hidden_size])?),
             None => None,
@@ -131,9 +148,9 @@ impl Decoder {
     /// The hidden states that go into the first block.
     fn embed(&self, ids: &Tensor, positions: &Tensor, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
         let config = &self.config.embedding;
-        let mut x = embedding(&self.embedding, ids, config.padding)?;
+        let mut x = embedding(self.embedding.matrix(), ids, config.padding)?;
         if let Some(weight) = &self.positions {
-            x = x.f_add(&embedding(weight, positions, None)?)?;
+            x = x.f_add(&embedding(weight.tensor(), positions, None)?)?;
         }
         let x = match config.scale {
             EmbeddingScale::By(1.0) => x,

@@ -6,7 +6,7 @@ use crate::block::{Block, Shared};
 use crate::config::{EncoderConfig, InputConfig, LAYER_NORM, Pooling};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
-use crate::{Activations, Checkpoint, Linear, Model, Result};
+use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
 use autograd::Parameter;
 use image::ImageEmbedding;
 use layers::{Error, Mask, Scope, Site, padding_mask};
@@ -91,7 +91,7 @@ impl Encoder {
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
         let config = checkpoint.encoder_config()?;
         checkpoint.check(&Self::expected(config))?;
-        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device }, config)
+        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization: Quantization::None }, config)
     }
 
     pub(crate) fn new(tensors: &Tensors<'_>, config: &EncoderConfig) -> Result<Self> {

@@ -4,6 +4,7 @@
 //! - [`Encoder`] reads text or images as a whole: hidden states, and one vector for each; [`Classifier`] is one with a head on top;
 //! - [`Model`] is what training needs of either: parameters, linear layers, adapters;
 //! - [`Activations`] say in what form each of its sites keeps what backward needs;
+//! - [`Quantization`] says which frozen weights are held in few bits, and [`Weight`] is one of either kind;
 //! - [`Checkpoint`] opens a model directory or a GGUF file and reads its tensors one at a time;
 //! - [`Architecture`] is what the checkpoint describes: [`ModelConfig`] or [`EncoderConfig`];
 //! - [`adapter`] reads and writes LoRA adapters as PEFT does;
@@ -26,11 +27,13 @@ mod linear;
 mod merge;
 mod model;
 mod norm;
+mod quantization;
 mod saved;
 mod stretch;
 mod tail;
 pub mod tensor_file;
 mod tensors;
+mod weight;
 
 pub use activations::{Activations, BlockActivations, Recompute};
 pub use adapter::{
@@ -48,5 +51,7 @@ pub use error::{Error, Result};
 pub use linear::Linear;
 pub use merge::{MergeOptions, Merged, merge};
 pub use model::Model;
+pub use quantization::Quantization;
 pub use saved::write_model;
 pub use tensor_file::TensorFile;
+pub use weight::Weight;

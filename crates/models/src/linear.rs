@@ -1,7 +1,8 @@
-use crate::tensors::Tensors;
 mod init;
 
-use crate::{AdapterConfig, Checkpoint, LoraWeights, Result};
+use crate::quantization::Role;
+use crate::tensors::Tensors;
+use crate::{AdapterConfig, Checkpoint, LoraWeights, Result, Weight};
 use autograd::Parameter;
 use init::Factors;
 use layers::{Lora, Projection};
@@ -11,7 +12,7 @@ use tch::{Device, Kind, TchError, Tensor};
 #[derive(Debug)]
 pub struct Linear {
     path: String,
-    weight: Parameter,
+    weight: Weight,
     /// Whether the weight is stored `[in, out]`.
     fan_in_fan_out: bool,
     bias: Option<Parameter>,
@@ -42,9 +43,14 @@ pub(crate) struct Shape {
 impl Linear {
     /// The layer at `path` (`model.layers.0.self_attn.q_proj`).
     pub(crate) fn new(tensors: &Tensors<'_>, path: String, shape: Shape) -> Result<Self> {
+        Self::with_role(tensors, path, shape, Role::Linear)
+    }
+
+    /// The same, whose weight is packed only if those of its role are.
+    pub(crate) fn with_role(tensors: &Tensors<'_>, path: String, shape: Shape, role: Role) -> Result<Self> {
         let Shape { outputs, inputs, bias, fan_in_fan_out } = shape;
         let size = if fan_in_fan_out { [inputs, outputs] } else { [outputs, inputs] };
-        let weight = tensors.parameter(format!("{path}.weight"), &size)?;
+        let weight = tensors.weight(format!("{path}.weight"), &size, role)?;
         let bias = if bias { Some(tensors.parameter(format!("{path}.bias"), &[outputs])?) } else { None };
         Ok(Self { path, weight, fan_in_fan_out, bias, lora: None })
     }
@@ -60,8 +66,8 @@ impl Linear {
         &self.path
     }
 
-    /// `[out, in]`.
-    pub fn weight(&self) -> &Parameter {
+    /// `[out, in]`, or the other way round if that is how the model stores it.
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
@@ -92,13 +98,13 @@ impl Linear {
         let _mode = autograd::GradMode::disabled();
         let (device, kind) = (self.weight.device(), if self.weight.kind() == Kind::Double { Kind::Double } else { Kind::Float });
         let (rank, scale) = (config.rank_of(&self.path), config.scale_of(&self.path));
-        let oriented = |weight: &Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) };
+        let oriented = |weight: Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight) };
         let initial = match config.is_pissa() {
             true => {
-                let weight = oriented(&self.weight)?;
+                let mut weight = oriented(self.weight.dense()?)?;
                 let factors = Factors::principal(&weight.f_to_kind(kind)?, rank, scale)?;
                 let residual = weight.f_to_kind(kind)?.f_sub(&factors.update(scale)?)?;
-                oriented(&self.weight)?.f_copy_(&residual)?;
+                weight.f_copy_(&residual)?;
                 Some(factors)
             }
             false => None,
@@ -114,7 +120,11 @@ impl Linear {
             Some(magnitude) => Some(own(magnitude)?),
             None => {
                 let update = b.f_matmul(&a)?.f_mul_scalar(scale)?;
-                Some(oriented(&self.weight)?.f_to_kind(kind)?.f_add(&update)?.f_norm_scalaropt_dim(2.0, [1_i64].as_slice(), false)?)
+                Some(oriented(self.weight.dense()?)?.f_to_kind(kind)?.f_add(&update)?.f_norm_scalaropt_dim(
+                    2.0,
+                    [1_i64].as_slice(),
+                    false,
+                )?)
             }
         };
         let parameter = |which: &str, tensor: Tensor| Parameter::new(format!("{}.{which}", self.path), tensor.set_requires_grad(true));
@@ -133,18 +143,18 @@ impl Linear {
     pub(crate) fn read(&self, checkpoint: &Checkpoint) -> Result<Self> {
         let name = self.weight.name();
         let kind = if checkpoint.kind(name) == Some(Kind::Double) { Kind::Double } else { Kind::Float };
-        let weight = Parameter::new(name, checkpoint.tensor(name, kind, Device::Cpu)?);
+        let weight = Weight::Dense(Parameter::new(name, checkpoint.tensor(name, kind, Device::Cpu)?));
         Ok(Self { path: self.path.clone(), weight, fan_in_fan_out: self.fan_in_fan_out, bias: None, lora: None })
     }
 
     /// The weight, as it is stored, of the layer without a pair that computes what this one does: `W + s B A`, with DoRA its rows at their
     /// magnitudes.
     pub(crate) fn merged(&self) -> std::result::Result<Tensor, TchError> {
-        let Some(pair) = &self.lora else { return self.weight.f_detach() };
+        let Some(pair) = &self.lora else { return self.weight.dense()?.f_detach() };
         let _mode = autograd::GradMode::disabled();
-        let oriented = |weight: &Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) };
+        let oriented = |weight: Tensor| if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight) };
         let update = pair.b.f_matmul(&pair.a)?.f_mul_scalar(pair.scale)?;
-        let updated = oriented(&self.weight)?.f_to_kind(update.kind())?.f_add(&update)?;
+        let updated = oriented(self.weight.dense()?)?.f_to_kind(update.kind())?.f_add(&update)?;
         let merged = match &pair.magnitude {
             None => updated,
             Some(magnitude) => {
@@ -153,7 +163,7 @@ impl Linear {
                 updated.f_mul(&magnitude.f_div(&norms)?.f_unsqueeze(1)?)?
             }
         };
-        oriented(&merged)?.f_contiguous()
+        oriented(merged)?.f_contiguous()
     }
 
     /// The layer as the operation reads it.
@@ -166,16 +176,16 @@ impl Linear {
             magnitude: pair.magnitude.as_ref().map(Parameter::tensor),
         });
         Projection {
-            weight: self.weight.tensor(),
+            weight: self.weight.matrix(),
             fan_in_fan_out: self.fan_in_fan_out,
             bias: self.bias.as_ref().map(Parameter::tensor),
             lora,
         }
     }
 
-    /// All tensors: weight, bias, A, B, magnitude.
+    /// All parameters: weight (unless that is packed), bias, A, B, magnitude.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let lora = self.lora.iter().flat_map(|pair| [&pair.a, &pair.b].into_iter().chain(&pair.magnitude));
-        std::iter::once(&self.weight).chain(&self.bias).chain(lora)
+        self.weight.parameter().into_iter().chain(&self.bias).chain(lora)
     }
 }

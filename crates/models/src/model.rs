@@ -2,6 +2,7 @@
 
 use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
 use autograd::Parameter;
+use layers::Packed;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -9,6 +10,11 @@ use tch::{Device, Kind, Tensor};
 pub trait Model {
     /// Every parameter once, LoRA pairs included, in the order of the forward.
     fn parameters(&self) -> Vec<&Parameter>;
+
+    /// The weights that are held in few bits, which are no parameters, in the order of the forward.
+    fn packed(&self) -> Vec<&Packed> {
+        Vec::new()
+    }
 
     /// The linear layers that adapters may be put beside.
     fn linears(&self) -> Vec<&Linear>;
@@ -141,6 +147,9 @@ pub(crate) fn add_pair(linear: &mut Linear, config: &AdapterConfig, pair: Option
         return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
     }
     let rank = config.rank_of(linear.path());
+    if config.is_pissa() && linear.weight().packed().is_some() {
+        return refuse(format!("{}: PiSSA changes the weight, which is quantised; load the model without quantisation", linear.path()));
+    }
     if config.is_pissa() && rank > outputs.min(inputs) {
         return refuse(format!("{}: PiSSA has no rank {rank} of a weight {:?}; lower it there", linear.path(), [outputs, inputs]));
     }

@@ -8,7 +8,8 @@ use std::io::Write;
 use std::path::Path;
 
 /// Writes the weights of `model` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
-/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. It is written aside and renamed, so that it is whole or absent; what was there before is replaced.
+/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. Weights in few bits are expanded. It is written aside
+/// and renamed, so that it is whole or absent; what was there before is replaced.
 ///
 /// # Errors
 /// [`Error::Io`], or those of [`tensor_file::write`].
@@ -28,9 +29,13 @@ pub fn write_model(folder: &Path, source: &Path, model: &dyn Model, labels: Opti
     if let Some(labels) = labels {
         write_labels(&aside.join("config.json"), labels)?;
     }
-    let tensors: Vec<_> =
+    let mut tensors: Vec<_> =
         model.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
-    tensor_file::write(&aside.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+    let file = aside.join("model.safetensors");
+    for packed in model.packed() {
+        tensors.push((packed.name().to_owned(), packed.expand().map_err(Error::torch(packed.name(), &file))?));
+    }
+    tensor_file::write(&file, &tensors, &[("format", "pt")])?;
     remove(folder)?;
     std::fs::rename(&aside, folder).map_err(Error::io(folder, "create"))
 }

@@ -1,7 +1,8 @@
-use crate::Result;
 use crate::config::{HeadConfig, ModelConfig};
 use crate::norm::Norm;
+use crate::quantization::Role;
 use crate::tensors::Tensors;
+use crate::{Result, Weight};
 use autograd::Parameter;
 use layers::{Error, Keep, Projection, Scope, project};
 use tch::{Kind, Tensor};
@@ -11,18 +12,18 @@ use tch::{Kind, Tensor};
 pub(crate) struct Tail {
     config: HeadConfig,
     norm: Norm,
-    head: Parameter,
+    head: Weight,
     bias: Option<Parameter>,
     tied: bool,
 }
 
 impl Tail {
-    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, embedding: &Parameter) -> Result<Self> {
+    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, embedding: &Weight) -> Result<Self> {
         let names = config.names;
         let norm = Norm::new(tensors, config.norms(), names.final_norm, &[config.hidden_size])?;
         let head = match config.tie_embeddings {
-            true => Parameter::new(embedding.name(), embedding.shallow_clone()),
-            false => tensors.parameter(format!("{}.weight", names.head), &[config.vocab_size, config.hidden_size])?,
+            true => embedding.shallow_clone(),
+            false => tensors.weight(format!("{}.weight", names.head), &[config.vocab_size, config.hidden_size], Role::Vocabulary)?,
         };
         Ok(Self {
             config: config.head,
@@ -38,22 +39,28 @@ impl Tail {
 
     /// Gives the head a weight of its own, called `name`, that begins as the embedding is.
     pub fn untie(&mut self, name: String) -> std::result::Result<(), tch::TchError> {
-        let weight = self.head.f_detach()?.f_empty_like()?;
         let _mode = autograd::GradMode::disabled();
-        weight.shallow_clone().f_copy_(&self.head)?;
-        self.head = Parameter::new(name, weight);
+        let weight = self.head.dense()?.f_detach()?;
+        let mut own = weight.f_empty_like()?;
+        own.f_copy_(&weight)?;
+        self.head = Weight::Dense(Parameter::new(name, own));
         self.tied = false;
         Ok(())
     }
 
     /// Those of its own: not an embedding that serves as the head.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.norm.parameters().chain((!self.tied).then_some(&self.head)).chain(&self.bias)
+        self.norm.parameters().chain(self.head().and_then(Weight::parameter)).chain(&self.bias)
     }
 
-    /// All tensors that logits depend on.
+    /// The head, if it is not the embedding.
+    pub fn head(&self) -> Option<&Weight> {
+        (!self.tied).then_some(&self.head)
+    }
+
+    /// All parameters that logits depend on.
     pub fn tensors(&self) -> Vec<&Tensor> {
-        self.norm.parameters().chain([&self.head]).chain(&self.bias).map(Parameter::tensor).collect()
+        self.norm.parameters().chain(self.head.parameter()).chain(&self.bias).map(Parameter::tensor).collect()
     }
 
     /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
@@ -62,7 +69,7 @@ impl Tail {
         let scope = Scope::evaluation();
         let normed = self.norm.forward(hidden, &Keep::Exact, &scope)?;
         let bias = self.bias.as_ref().map(Parameter::tensor);
-        let head = Projection { bias, ..Projection::new(self.head.tensor()) };
+        let head = Projection { bias, ..Projection::new(self.head.matrix()) };
         let logits = project(&normed, &[head], Keep::Exact, &scope)?.remove(0);
         let logits = if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? };
         let HeadConfig { multiplier, soft_cap, .. } = self.config;

@@ -1,7 +1,10 @@
-use crate::{Checkpoint, Error, Result};
+use crate::quantization::{Packing, Role};
+use crate::{Checkpoint, Error, Quantization, Result, Weight};
 use autograd::Parameter;
 use autograd::random::{Law, derive_seed, draw};
+use layers::{Nf4, Packed};
 use std::cell::RefCell;
+use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Where the parts of a model get their tensors from when they are built: read from a checkpoint, or written down by name and shape only. A
@@ -18,9 +21,11 @@ pub(crate) enum Tensors<'a> {
         kind: Kind,
         /// Onto this device.
         device: Device,
+        /// Which weights are packed.
+        quantization: Quantization,
     },
     /// Writes down what is asked for.
-    List(RefCell<Vec<(String, Vec<i64>)>>),
+    List(RefCell<Vec<(String, Vec<i64>, Role)>>),
 }
 
 impl Tensors<'_> {
@@ -31,10 +36,39 @@ impl Tensors<'_> {
 
     /// What was asked for, in that order.
     pub fn into_list(self) -> Vec<(String, Vec<i64>)> {
+        self.into_roles().into_iter().map(|(name, shape, _)| (name, shape)).collect()
+    }
+
+    /// The same, with what each is for.
+    pub fn into_roles(self) -> Vec<(String, Vec<i64>, Role)> {
         match self {
             Self::Read { .. } => Vec::new(),
             Self::List(list) => list.into_inner(),
         }
+    }
+
+    /// The weight `name` of this shape, packed if that is wanted of what has this role.
+    pub fn weight(&self, name: String, shape: &[i64], role: Role) -> Result<Weight> {
+        let (checkpoint, kind, device, quantization) = match self {
+            Self::Read { checkpoint, kind, device, quantization, .. } => (*checkpoint, *kind, *device, *quantization),
+            Self::List(list) => {
+                list.borrow_mut().push((name.clone(), shape.to_vec(), role));
+                return Ok(Weight::Dense(Parameter::new(name, Tensor::new())));
+            }
+        };
+        let torch = || Error::torch(&name, checkpoint.path());
+        let packed = match quantization.packing(role, Some(checkpoint), &name, shape) {
+            None => return self.parameter(name, shape).map(Weight::Dense),
+            Some(Packing::Blocks(format)) => Packed::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
+                .ok_or_else(|| Error::corrupt(checkpoint.path(), format!("{name} is not rows of whole blocks")))?,
+            Some(Packing::Nf4) => {
+                // From what is stored, not from its rounding to the model's dtype, and on the CPU: the same codes on every device.
+                let whole = checkpoint.tensor(&name, Kind::Float, Device::Cpu)?;
+                let codes = Nf4::quantize(&name, &whole, true).and_then(|codes| codes.to_device(device)).map_err(torch())?;
+                Packed::nf4(codes, kind)
+            }
+        };
+        Ok(Weight::Packed(Arc::new(packed)))
     }
 
     /// The weight `name` of this shape; a list gives an undefined one.
@@ -70,7 +104,7 @@ impl Tensors<'_> {
             }
             Self::Read { checkpoint, device, .. } => checkpoint.tensor(name, kind, *device),
             Self::List(list) => {
-                list.borrow_mut().push((name.to_owned(), shape.to_vec()));
+                list.borrow_mut().push((name.to_owned(), shape.to_vec(), Role::Other));
                 Ok(Tensor::new())
             }
         }

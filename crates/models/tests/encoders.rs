@@ -244,7 +244,7 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
             .map(|linear| linear.path().to_owned())
             .find(|path| path.ends_with("output.dense") && !path.contains("attention") || path.ends_with("mlp.fc2"));
         let path = prefix.unwrap();
-        let down = model.linears().into_iter().find(|linear| linear.path() == path).unwrap().weight();
+        let down = model.linears().into_iter().find(|linear| linear.path() == path).unwrap().weight().parameter().unwrap();
         let _ = down.set_requires_grad(true);
         let options = svd(2);
         let activations = BlockActivations { mlp_out: Keep::Code(options), ..BlockActivations::default() };

@@ -1,14 +1,33 @@
 use super::{Projection, dora};
-use crate::{Error, Keep, Kept, Scope, dropout};
+use crate::{Error, Keep, Kept, Matrix, Packed, Scope, dropout};
 use autograd::{Backward, BoxError, Forward};
+use std::cell::OnceCell;
+use std::sync::Arc;
 use tch::{TchError, Tensor};
 
 /// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
 pub(crate) struct Part {
-    weight: usize,
+    weight: Weight,
     fan_in_fan_out: bool,
     bias: Option<usize>,
     lora: Option<Pair>,
+}
+
+/// Where the weight is.
+enum Weight {
+    /// Among the inputs.
+    Slot(usize),
+    /// Here, in few bits: it is frozen.
+    Packed(Arc<Packed>),
+}
+
+impl Weight {
+    fn slot(&self) -> Option<usize> {
+        match self {
+            Self::Slot(slot) => Some(*slot),
+            Self::Packed(_) => None,
+        }
+    }
 }
 
 struct Pair {
@@ -34,11 +53,11 @@ impl Pair {
     }
 
     /// What `dy` is behind the magnitude, beside a weight `[out, in]`.
-    fn pull(&self, dy: &Tensor, weight: &Tensor, parameters: &[Tensor], context: &Backward<'_>) -> Result<Pulled, BoxError> {
+    fn pull(&self, dy: &Tensor, weight: &Expanded<'_>, parameters: &[Tensor], context: &Backward<'_>) -> Result<Pulled, BoxError> {
         let Some(magnitude) = self.magnitude else {
             return Ok(Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None });
         };
-        let norms = dora::norms(weight, &parameters[self.a - 1], &parameters[self.b - 1], self.scale)?;
+        let norms = dora::norms(weight.get()?, &parameters[self.a - 1], &parameters[self.b - 1], self.scale)?;
         let gain = dora::gain(&parameters[magnitude - 1], &norms)?;
         let pair = dora::scaled(dy, &gain)?;
         let norms = context.needs_grad(magnitude).then_some(norms);
@@ -99,7 +118,10 @@ impl Part {
             inputs.len() - 1
         };
         Ok(Self {
-            weight: slot(projection.weight),
+            weight: match projection.weight {
+                Matrix::Dense(weight) => Weight::Slot(slot(weight)),
+                Matrix::Packed(weight) => Weight::Packed(weight.clone()),
+            },
             fan_in_fan_out: projection.fan_in_fan_out,
             bias: projection.bias.map(&mut slot),
             lora: projection.lora.map(|lora| Pair {
@@ -118,18 +140,18 @@ impl Part {
     pub fn reads_input(&self, context: &Forward<'_>) -> bool {
         let pair = self.lora.as_ref().filter(|pair| pair.projected.is_none());
         let lora = pair.is_some_and(|pair| pair.slots().any(|slot| context.needs_grad(slot)));
-        lora || context.needs_grad(self.weight)
+        lora || self.weight.slot().is_some_and(|slot| context.needs_grad(slot))
     }
 
     /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is kept at the scope given.
     pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], keeping: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
-        let weight = self.oriented(inputs[self.weight])?;
+        let weight = self.weight(|slot| inputs[slot])?;
         let transposed = weight.f_tr()?;
         let affine = |bias: Option<usize>| match bias {
             Some(bias) => Tensor::f_addmm(inputs[bias], rows, &transposed),
             None => rows.f_matmul(&transposed),
         };
-        let (own_weight, bias) = (self.weight, self.bias);
+        let (own_weight, bias) = (self.weight.slot(), self.bias);
         let Some(pair) = &mut self.lora else { return Ok(affine(bias)?) };
         let (a, b) = (inputs[pair.a].f_to_kind(rows.kind())?, inputs[pair.b].f_to_kind(rows.kind())?);
         let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
@@ -137,7 +159,7 @@ impl Part {
         let Some(magnitude) = pair.magnitude else {
             if let Some((context, scope)) = keeping
                 && !context.needs_grad(pair.a)
-                && !context.needs_grad(own_weight)
+                && !own_weight.is_some_and(|slot| context.needs_grad(slot))
                 && context.needs_grad(pair.b)
                 && a.size()[0] < a.size()[1]
             {
@@ -158,9 +180,13 @@ impl Part {
         }
     }
 
-    /// The weight `[out, in]`.
-    fn oriented(&self, weight: &Tensor) -> Result<Tensor, TchError> {
-        if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight.shallow_clone()) }
+    /// The weight `[out, in]`: `at` its slot, or expanded.
+    fn weight<'a>(&self, at: impl FnOnce(usize) -> &'a Tensor) -> Result<Tensor, TchError> {
+        let weight = match &self.weight {
+            Weight::Slot(slot) => at(*slot).shallow_clone(),
+            Weight::Packed(weight) => weight.expand()?,
+        };
+        if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight) }
     }
 
     /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their `answers`, the input's added to `d_input` if that
@@ -175,31 +201,31 @@ impl Part {
         mut d_input: Option<&mut Sum>,
     ) -> Result<(), BoxError> {
         let parameter = |slot: usize| &parameters[slot - 1];
-        let weight = self.oriented(parameter(self.weight))?;
         if let Some(bias) = self.bias.filter(|bias| context.needs_grad(*bias)) {
             answers[bias] = Some(dy.f_sum_dim_intlist(0, false, dy.kind())?);
         }
+        let weight = Expanded { part: self, parameters, found: OnceCell::new() };
         let pulled = match &self.lora {
             Some(pair) => pair.pull(dy, &weight, parameters, context)?,
             None => Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None },
         };
         if let Some(sum) = &mut d_input {
-            sum.add_product(&pulled.weight, &weight)?;
+            sum.add_product(&pulled.weight, weight.get()?)?;
         }
-        let needs_weight = context.needs_grad(self.weight);
+        let trained = self.weight.slot().filter(|slot| context.needs_grad(*slot));
         let dropped = match &self.lora {
             Some(pair) if pair.dropout > 0.0 && pair.projected.is_none() => {
-                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (needs_weight && pulled.dropped.is_some());
-                if is_read { Some(pair.drop_elements(&input.rows(weight.size()[1])?)?) } else { None }
+                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (trained.is_some() && pulled.dropped.is_some());
+                if is_read { Some(pair.drop_elements(&input.rows(parameter(pair.a).size()[1])?)?) } else { None }
             }
             _ => None,
         };
-        if needs_weight {
+        if let Some(slot) = trained {
             let mut gradient = input.contract(&pulled.weight)?;
             if let (Some(more), Some(dropped)) = (&pulled.dropped, &dropped) {
                 gradient = gradient.f_add(&more.f_tr()?.f_matmul(dropped)?)?;
             }
-            answers[self.weight] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
+            answers[slot] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
         }
         let Some(pair) = &self.lora else { return Ok(()) };
         let (a, b) = (parameter(pair.a).f_to_kind(dy.kind())?, parameter(pair.b).f_to_kind(dy.kind())?);
@@ -224,7 +250,7 @@ impl Part {
                 answers[pair.b] = Some(pulled.pair.f_tr()?.f_matmul(&projected)?);
             }
             if let (Some(slot), Some(norms)) = (magnitude, &pulled.norms) {
-                let unscaled = project(&weight)?.f_addmm_(&projected, &b.f_tr()?)?;
+                let unscaled = project(weight.get()?)?.f_addmm_(&projected, &b.f_tr()?)?;
                 answers[slot] = Some(
                     dy.f_mul(&unscaled)?
                         .f_sum_dim_intlist(0, false, norms.kind())?
@@ -236,7 +262,7 @@ impl Part {
             if pair.dropout > 0.0 {
                 let mut through = small.f_matmul(&a)?;
                 if let Some(more) = &pulled.dropped {
-                    through = through.f_addmm_(more, &weight)?;
+                    through = through.f_addmm_(more, weight.get()?)?;
                 }
                 sum.add(pair.drop_elements(&through)?)?;
             } else {
@@ -244,6 +270,25 @@ impl Part {
             }
         }
         Ok(())
+    }
+}
+
+/// The weight `[out, in]` in backward, expanded where it is first needed.
+struct Expanded<'a> {
+    part: &'a Part,
+    parameters: &'a [Tensor],
+    found: OnceCell<Tensor>,
+}
+
+impl Expanded<'_> {
+    fn get(&self) -> Result<&Tensor, TchError> {
+        match self.found.get() {
+            Some(weight) => Ok(weight),
+            None => {
+                let weight = self.part.weight(|slot| &self.parameters[slot - 1])?;
+                Ok(self.found.get_or_init(|| weight))
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@ use crate::activations::BlockActivations;
 use crate::config::names::{ExpertNames, MlpNames};
 use crate::config::{ExpertsConfig, ModelConfig};
 use crate::linear::Shape;
+use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use layers::{Activation, Dispatch, Error, Scope, SharedKeep, Site, expert_inputs, expert_outputs, gated, project, route};
@@ -38,7 +39,8 @@ impl Experts {
             let path = |name: &str| format!("{prefix}{}{index}.{name}", names.experts);
             Ok([linear(path(gate), width, hidden)?, linear(path(up), width, hidden)?, linear(path(down), hidden, width)?])
         };
-        let router = linear(format!("{prefix}{}", names.router), experts.count, hidden)?;
+        let router = Shape { outputs: experts.count, inputs: hidden, bias: false, fan_in_fan_out: false };
+        let router = Linear::with_role(tensors, format!("{prefix}{}", names.router), router, Role::Other)?;
         let correction = match names.correction {
             Some(name) => {
                 let name = format!("{prefix}{name}");

@@ -10,6 +10,7 @@ use crate::stretch::{self, Stretch};
 use crate::{Architecture, Error, Result};
 use candle_core::quantized::gguf_file::{Content, TensorInfo};
 use candle_core::quantized::{GgmlDType, ggml_file};
+use layers::BlockFormat;
 use names::Rotary;
 use std::collections::HashMap;
 use std::fs::File;
@@ -168,10 +169,21 @@ impl Weights for Blocks {
         let stretch = Stretch { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
         let decode = |bytes: &[u8]| self.decode(name, block.dtype, bytes);
         let stored = stretch::read(&self.file, &self.path, name, stretch, &block.shape, kind, device, decode)?;
-        match self.heads.of(name) {
-            None => Ok(stored),
-            Some(heads) => names::half_split(&stored, heads).map_err(Error::torch(name, &self.path)),
-        }
+        self.in_order(name, stored)
+    }
+
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        format(self.tensors.get(name)?.dtype)
+    }
+
+    fn blocks(&self, name: &str, device: Device) -> Result<Option<Tensor>> {
+        let block = self.block(name)?;
+        let (Some(format), [rows, width]) = (format(block.dtype), block.shape.as_slice()) else { return Ok(None) };
+        let shape = [*rows, width / format.size().elements * format.size().bytes];
+        let stretch = Stretch { offset: block.offset, block_bytes: 1, block_elements: 1 };
+        let decode = |bytes: &[u8]| Tensor::f_from_slice(bytes).map_err(Error::torch(name, &self.path));
+        let stored = stretch::read(&self.file, &self.path, name, stretch, &shape, Kind::Uint8, device, decode)?;
+        self.in_order(name, stored).map(Some)
     }
 
     fn bytes_on_disk(&self) -> u64 {
@@ -189,7 +201,32 @@ fn plain(dtype: GgmlDType) -> Option<Kind> {
     }
 }
 
+/// The blocks that a weight may stay in.
+fn format(dtype: GgmlDType) -> Option<BlockFormat> {
+    match dtype {
+        GgmlDType::Q4_0 => Some(BlockFormat::Q4_0),
+        GgmlDType::Q4_1 => Some(BlockFormat::Q4_1),
+        GgmlDType::Q5_0 => Some(BlockFormat::Q5_0),
+        GgmlDType::Q5_1 => Some(BlockFormat::Q5_1),
+        GgmlDType::Q8_0 => Some(BlockFormat::Q8_0),
+        GgmlDType::Q2K => Some(BlockFormat::Q2K),
+        GgmlDType::Q3K => Some(BlockFormat::Q3K),
+        GgmlDType::Q4K => Some(BlockFormat::Q4K),
+        GgmlDType::Q5K => Some(BlockFormat::Q5K),
+        GgmlDType::Q6K => Some(BlockFormat::Q6K),
+        _ => None,
+    }
+}
+
 impl Blocks {
+    /// The rows of `stored`, numbers or the bytes of their blocks, in the order of Hugging Face.
+    fn in_order(&self, name: &str, stored: Tensor) -> Result<Tensor> {
+        match self.heads.of(name) {
+            None => Ok(stored),
+            Some(heads) => names::half_split(&stored, heads).map_err(Error::torch(name, &self.path)),
+        }
+    }
+
     /// Plain numbers are libtorch's own; blocks are candle's to expand.
     fn decode(&self, name: &str, dtype: GgmlDType, bytes: &[u8]) -> Result<Tensor> {
         let elements = bytes.len() / dtype.type_size() * dtype.block_size();

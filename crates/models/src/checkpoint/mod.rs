@@ -8,6 +8,7 @@ mod tokenizer;
 pub use tokenizer::{GgufTokenizer, SpecialTokens, TokenizerSource};
 
 use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
+use layers::BlockFormat;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -31,6 +32,14 @@ trait Weights: std::fmt::Debug + Send + Sync {
     /// Fails unless `name` is stored in a format that holds real numbers.
     fn check_format(&self, name: &str) -> Result<()>;
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor>;
+    /// The blocks that `name` is stored in; none where these are plain numbers.
+    fn block_format(&self, _name: &str) -> Option<BlockFormat> {
+        None
+    }
+    /// The blocks of `name` as they are stored, `[rows, bytes of a row]`, if it is stored in blocks.
+    fn blocks(&self, _name: &str, _device: Device) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
     fn bytes_on_disk(&self) -> u64;
 }
 
@@ -156,6 +165,25 @@ impl Checkpoint {
         }
         self.weights.check_format(name)?;
         self.weights.tensor(name, kind, device)
+    }
+
+    /// The blocks that `name` is stored in; none where it is stored in plain numbers, or not there.
+    pub fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        self.weights.block_format(name)
+    }
+
+    /// Reads the blocks of `name`, a matrix, as they are stored: `[rows, bytes of a row]`, the rows in the order of [`Checkpoint::tensor`].
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] where it is not stored in blocks; those of [`Checkpoint::tensor`].
+    pub fn blocks(&self, name: &str, device: Device) -> Result<Tensor> {
+        let plain = || Error::Dtype {
+            tensor: name.to_owned(),
+            file: self.path.clone(),
+            expected: "rows of the blocks of GGUF",
+            got: self.kind(name).map_or_else(|| "something else".into(), |kind| format!("{kind:?}")),
+        };
+        self.weights.blocks(name, device)?.ok_or_else(plain)
     }
 
     /// The size of the weight files.

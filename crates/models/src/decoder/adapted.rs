@@ -1,10 +1,12 @@
 //! A decoder as training sees it.
 
 use super::Decoder;
-use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result};
+use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 use autograd::Parameter;
+use layers::Packed;
 use std::path::Path;
 use std::sync::Arc;
+use tch::{Device, Kind};
 
 impl Decoder {
     /// The paths of the linear layers of all blocks, as adapters name them.
@@ -33,7 +35,21 @@ pub(crate) fn unties(model: &ModelConfig, adapter: &AdapterConfig) -> bool {
 impl Model for Decoder {
     fn parameters(&self) -> Vec<&Parameter> {
         let blocks = self.blocks.iter().flat_map(|block| block.parameters());
-        std::iter::once(&self.embedding).chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
+        self.embedding.parameter().into_iter().chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
+    }
+
+    fn packed(&self) -> Vec<&Packed> {
+        // In a mixture of experts the router is a linear layer, and is not packed.
+        let linears = self.linears().into_iter().filter_map(|linear| linear.weight().packed());
+        self.embedding.packed().into_iter().chain(linears).chain(self.tail.head().and_then(Weight::packed)).collect()
+    }
+
+    fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    fn kind(&self) -> Kind {
+        self.embedding.kind()
     }
 
     fn linears(&self) -> Vec<&Linear> {

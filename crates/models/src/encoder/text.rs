@@ -48,9 +48,9 @@ impl TextEmbedding {
             Some(types) => types.shallow_clone(),
             None => ids.f_zeros_like()?,
         };
-        let mut x = embedding(&self.tokens, ids, self.config.padding)?.f_add(&embedding(&self.types, &types, None)?)?;
+        let mut x = embedding(self.tokens.tensor(), ids, self.config.padding)?.f_add(&embedding(self.types.tensor(), &types, None)?)?;
         if let Some((positions, padding)) = self.positions(ids)? {
-            x = x.f_add(&embedding(&self.positions, &positions, padding)?)?;
+            x = x.f_add(&embedding(self.positions.tensor(), &positions, padding)?)?;
         }
         let scope = scope.site(Site::EmbeddingNorm);
         if let Some(norm) = &self.norm {
