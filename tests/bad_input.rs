@@ -97,6 +97,16 @@ fn a_value_of_the_wrong_type() {
 }
 
 #[test]
+fn weights_in_few_bits_that_there_are_not() {
+    let place = Place::new();
+    let says = ["--set model.quantization=gguf: [model] quantization: keeps the blocks of a .gguf file", "give \"nf4\", or a .gguf file"];
+    launch_refuses(&place, &["model.quantization=gguf"], &says);
+    let both = ["model.quantization=nf4", "lora.init=pissa"];
+    launch_refuses(&place, &both, &["--set lora.init=pissa: [lora] init: is PiSSA", "leave one out"]);
+    launch_refuses(&place, &["model.quantization=int3"], &["[model] quantization", "valid: \"none\" | \"nf4\" | \"gguf\""]);
+}
+
+#[test]
 fn broken_toml() {
     let place = Place::new();
     place.edit("[model]", "[model");

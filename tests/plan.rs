@@ -8,6 +8,7 @@ use models::{Decoder, ModelConfig, tensor_file};
 use program::{Place, fixture};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -90,6 +91,9 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
     let agree = |set: &[&str]| agree(&place, &[&[size.as_str(), data.as_str()], set].concat());
     for sites in ["activations.sites=none", "activations.sites=checkpoint"] {
         agree(&[sites, "model.dtype=bf16"]);
+        agree(&[sites, "model.quantization=nf4"]);
+        agree(&[sites, "model.quantization=nf4", "model.dtype=bf16"]);
+        agree(&[sites, "model.quantization=nf4", "lora.use_dora=true"]);
         agree(&[sites, "lora.use_dora=true", "lora.rank=16"]);
         agree(&[sites, "lora.dropout=0.1", "optimizer.name=lion"]);
     }
@@ -124,6 +128,30 @@ fn what_fits_is_what_a_plan_of_it_says() {
     };
     assert!(peak_of("none") > peak_of("checkpoint") && peak_of("checkpoint") > peak_of("layer, quantized (8 bits)"));
     assert!(peak_of("layer, quantized (8") > peak_of("layer, quantized (4") && peak_of("layer, quantized (4") > peak_of("layer, coded (2"));
+}
+
+#[test]
+fn the_blocks_of_a_file_are_planned_from_its_header() {
+    let place = Place::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(model.exists(), "missing {}; run ci/setup", model.display());
+    place.edit(fixture("hf/llama").to_str().unwrap(), model.to_str().unwrap());
+    let weights = |quantization: &str| {
+        let plan = planned(&place, &[format!("model.quantization={quantization}")], &[]);
+        (plan["weight_bytes"].as_u64().unwrap(), plan["parameters"].as_u64().unwrap() - plan["trained_parameters"].as_u64().unwrap(), plan)
+    };
+    let (dense, parameters, plan) = weights("none");
+    let pairs = 4 * plan["trained_parameters"].as_u64().unwrap();
+    assert_eq!(dense - pairs, 4 * parameters);
+    // Linear layers in Q4_1, the embedding, which is the head, in Q8_0; norms in f32.
+    let layer: [u64; 7] = [576 * 576, 192 * 576, 192 * 576, 576 * 576, 1536 * 576, 1536 * 576, 576 * 1536];
+    let (linear, embedding) = (30 * layer.iter().sum::<u64>(), 49152 * 576);
+    let norms = 4 * (parameters - linear - embedding);
+    let (packed, ..) = weights("gguf");
+    assert_eq!(packed - pairs, linear * 20 / 32 + embedding * 34 / 32 + norms);
+    // Codes, largest magnitudes, those of groups of them, and the mean.
+    let nf4: u64 = layer.iter().map(|numbers| numbers / 2 + numbers / 64 + 4 * (numbers / 64).div_ceil(256) + 4).sum();
+    assert_eq!(weights("nf4").0 - pairs, 30 * nf4 + 4 * embedding + norms);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 use crate::config::{Run, StartingWeights, Task};
-use crate::{Result, base, classify, device, policy, policy_lora, text};
+use crate::{Result, base, classify, device, policy, policy_lora, policy_quantization, text};
 use models::Decoder;
 
 /// Finds everything that is wrong with a run's input but its data (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
@@ -18,7 +18,9 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
     checkpoint.check(&Decoder::expected(model))?;
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
-    policy_lora::check(run, model, &policy_lora::lora(run)?)?;
+    let lora = policy_lora::lora(run)?;
+    policy_lora::check(run, model, &lora)?;
+    policy_quantization::check(run, model, Some(&checkpoint), &lora)?;
     if run.data.sequence_length as i64 > model.max_positions {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
         return Err(run.refuse("data", "sequence_length", &what).into());

@@ -66,7 +66,7 @@ pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn
         Task::CausalLm => {
             let data = data.prepared().ok_or_else(|| nothing_held_out(run))?;
             let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-            let mut decoder = Decoder::load(&checkpoint, kind, device)?;
+            let mut decoder = Decoder::load_quantized(&checkpoint, trained.quantization(), kind, device)?;
             trained.put_into(&mut decoder)?;
             trained.judge(&Language { decoder: &decoder, data, pad, loss_chunk: run.loss_chunk as i64 }, progress)
         }
@@ -98,6 +98,11 @@ impl<'a> Trained<'a> {
     /// The model to load.
     fn open_base(&self) -> Result<Checkpoint> {
         if let Weights::Model(folder) = self.weights { Ok(Checkpoint::open(folder)?) } else { base::open(self.run) }
+    }
+
+    /// How its weights are held: those of another model as they are.
+    fn quantization(&self) -> models::Quantization {
+        if let Weights::Model(_) = self.weights { models::Quantization::default() } else { self.run.model.quantization.of_model() }
     }
 
     fn put_into(&self, model: &mut impl Model) -> Result<()> {

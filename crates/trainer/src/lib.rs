@@ -26,6 +26,7 @@ mod parameter_groups;
 mod plan;
 mod policy;
 mod policy_lora;
+mod policy_quantization;
 mod probe;
 mod run_data;
 mod schedule;

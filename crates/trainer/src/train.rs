@@ -64,7 +64,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
     match run.model.task {
         Task::CausalLm => {
             let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-            let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
+            let mut decoder = Decoder::load_quantized(&checkpoint, run.model.quantization.of_model(), run.model.dtype.kind(), device)?;
             drop(checkpoint);
             let fan_in_fan_out = decoder.config().fan_in_fan_out();
             let adapter = add_lora(run, &mut decoder)?.map(|adapter| AdapterConfig { fan_in_fan_out, ..adapter });
@@ -118,7 +118,8 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     let trained = model.trained();
     let named: Vec<(String, Tensor)> = trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
-    let (trained_parameters, parameters) = (count(&trained), count(&model.parameters()));
+    let packed: u64 = model.packed().iter().map(|weight| weight.size().iter().product::<i64>() as u64).sum();
+    let (trained_parameters, parameters) = (count(&trained), count(&model.parameters()) + packed);
     let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();
     let sites = match run.activations.stream {
         Stream::Main => Sites::default(),
@@ -145,7 +146,8 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, drill.clone());
 
     // The frozen ones too, this once: a rank may have read another file.
-    compare_parameters(&**group, first, &model.parameters())?;
+    let packed = model.packed().into_iter().flat_map(|weight| weight.tensors());
+    compare_parameters(&**group, first, &model.parameters().into_iter().chain(packed).collect::<Vec<_>>())?;
     if first == 0 {
         eval_loss_before = learner.evaluate(run, &**group, &mut |_, _| ())?.map(|evaluation| evaluation.loss);
     }

@@ -1,7 +1,7 @@
 //! What is wrong with the configuration of a classifier.
 
 use super::images;
-use crate::config::{BadLines, DataFormat, Run, Task};
+use crate::config::{BadLines, DataFormat, Quantization, Run, Task};
 use crate::{Error, Result, policy, policy_lora, text};
 use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
 
@@ -38,6 +38,9 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<
                 return Err(run.refuse("data", key, "is for images; leave it out").into());
             }
         }
+    }
+    if run.model.quantization != Quantization::None {
+        return Err(run.refuse("model", "quantization", "is for language models; leave it out where samples have classes").into());
     }
     if run.activations.budget.is_some() {
         return Err(run.refuse("activations", "budget", "is divided for language models only; give bits or a rank").into());

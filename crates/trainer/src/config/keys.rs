@@ -74,6 +74,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("task", r#""causal_lm" | "sequence_classification" | "image_classification""#),
             ("weights", r#""pretrained" | "random""#),
             ("dtype", r#""f32" | "bf16""#),
+            ("quantization", r#""none" | "nf4" | "gguf""#),
             ("tokenizer", "the path of a tokenizer.json"),
             ("chat_template", "the path of a Jinja chat template"),
         ],

@@ -44,6 +44,7 @@ pub(super) struct Model {
     pub task: Option<String>,
     pub weights: Option<String>,
     pub dtype: Option<String>,
+    pub quantization: Option<String>,
     pub tokenizer: Option<PathBuf>,
     pub chat_template: Option<PathBuf>,
 }

@@ -75,7 +75,7 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let device = device::choose(run, 1)?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-    let mut decoder = Decoder::load(&checkpoint, run.model.dtype.kind(), device)?;
+    let mut decoder = Decoder::load_quantized(&checkpoint, run.model.quantization.of_model(), run.model.dtype.kind(), device)?;
     crate::train::add_lora(run, &mut decoder)?;
     fill_b(run, &decoder)?;
     let Some(prepared) = data.prepared() else { return Err(run.refuse("model", "task", "classifies, which is not inspected yet").into()) };

@@ -79,11 +79,11 @@ pub struct SiteBytes {
 /// # Errors
 /// What is wrong with the configuration, in itself or for this model.
 pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
-    let model = describe(run)?;
+    let (model, checkpoint) = describe(run)?;
     let ranks = run.cluster.ranks;
     let (rows, tokens) = (run.rows_at_once(ranks)?, run.data.sequence_length);
     policy::check_activations(run, &model, (rows * tokens) as i64)?;
-    let sizes = Sizes::of(run, &model)?;
+    let sizes = Sizes::of(run, &model, checkpoint.as_ref())?;
     let (held, trained) = sizes.held(ranks)?;
     let shape = sizes.shape(&held, &trained, threads)?;
 
@@ -113,17 +113,18 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
     })
 }
 
-/// The description of a run's model: of a directory its `config.json`, the weights need not be there.
-fn describe(run: &Run) -> Result<ModelConfig> {
+/// The description of a run's model: of a directory its `config.json`, the weights need not be there; of a file also its header.
+fn describe(run: &Run) -> Result<(ModelConfig, Option<Checkpoint>)> {
     let path = &run.model.path;
     if !path.exists() {
         let what = format!("there is no {}; give a directory with a config.json, or a .gguf file", path.display());
         return Err(run.refuse("model", "path", &what).into());
     }
     if path.is_dir() {
-        return Ok(ModelConfig::read(&path.join("config.json"))?);
+        return Ok((ModelConfig::read(&path.join("config.json"))?, None));
     }
-    Ok(Checkpoint::open(path)?.config()?.clone())
+    let checkpoint = Checkpoint::open(path)?;
+    Ok((checkpoint.config()?.clone(), Some(checkpoint)))
 }
 
 fn words(moment: Moment) -> String {

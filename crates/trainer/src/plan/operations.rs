@@ -23,6 +23,8 @@ pub(super) struct Map {
     pub frozen_a: bool,
     /// Whether its own weight is trained.
     pub weight_trained: bool,
+    /// Whether its own weight is held in few bits.
+    pub packed: bool,
 }
 
 impl Map {
@@ -76,6 +78,8 @@ pub(super) struct Bench {
 
 /// f32, in which norms and scores are computed.
 const WIDE: u64 = 4;
+/// Numbers of a weight that are expanded at a time.
+const PIECE: u64 = 1 << 18;
 
 impl Bench {
     /// A tensor of the model's dtype.
@@ -167,7 +171,17 @@ impl Bench {
         maps.iter().map(|map| self.map(rows, map)).collect()
     }
 
+    /// A weight that is expanded if it is held in few bits; pieces of it pass through f32.
+    pub fn expanded(&self, packed: bool, elements: u64) -> Option<Room> {
+        packed.then(|| {
+            let whole = self.tensor(elements);
+            drop(self.wide(2 * elements.min(PIECE)));
+            whole
+        })
+    }
+
     fn map(&self, rows: u64, map: &Map) -> Room {
+        let _weight = self.expanded(map.packed, map.outputs * map.inputs);
         let Some(rank) = map.lora else { return self.tensor(rows * map.outputs) };
         // A and B in the dtype of the rows.
         let _pair = (self.element != WIDE).then(|| self.tensor((map.inputs + map.outputs) * rank));
@@ -201,6 +215,7 @@ impl Bench {
     pub fn project_backward(&self, rows: u64, maps: &[Map], kept: Option<&Kept>, dys: &[Room], wants_input: bool) -> Option<Room> {
         let (mut sum, mut answers) = (None, Vec::new());
         for (map, _dy) in maps.iter().zip(dys) {
+            let _weight = self.expanded(map.packed && (wants_input || map.dora), map.outputs * map.inputs);
             let pulled = map.dora.then(|| {
                 let scaled = self.wide(rows * map.outputs);
                 self.narrowed(scaled, rows * map.outputs)

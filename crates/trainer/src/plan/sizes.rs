@@ -7,9 +7,11 @@ use crate::Result;
 use crate::config::{Dtype, GradientMethod, Run};
 use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
+use crate::policy_quantization;
 use layers::Keep;
 use lowrank::Method;
-use models::{Activations, AdapterConfig, BlockActivations, Decoder, LinearOutline, ModelConfig, Recompute};
+use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
+use std::collections::HashMap;
 use tch::Kind;
 
 /// What is held all the time, in bytes, and what it is of.
@@ -35,23 +37,22 @@ pub(super) struct Sizes<'a> {
     model: &'a ModelConfig,
     /// What is put beside the model; none where all weights are trained.
     lora: Option<AdapterConfig>,
+    /// The bytes of the weights that are held in few bits.
+    packed: HashMap<String, u64>,
     element: u64,
 }
 
 impl<'a> Sizes<'a> {
-    pub fn of(run: &'a Run, model: &'a ModelConfig) -> Result<Self> {
-        let lora = match &run.lora {
-            None => None,
-            Some(_) => {
-                let lora = policy_lora::lora(run)?;
-                policy_lora::check(run, model, &lora)?;
-                lora.map(|lora| match lora {
-                    Lora::New(config) => *config,
-                    Lora::From(adapter) => adapter.config,
-                })
-            }
-        };
-        Ok(Self { run, model, lora, element: run.model.dtype.bytes() as u64 })
+    pub fn of(run: &'a Run, model: &'a ModelConfig, checkpoint: Option<&Checkpoint>) -> Result<Self> {
+        let lora = policy_lora::lora(run)?;
+        policy_lora::check(run, model, &lora)?;
+        policy_quantization::check(run, model, checkpoint, &lora)?;
+        let lora = lora.map(|lora| match lora {
+            Lora::New(config) => *config,
+            Lora::From(adapter) => adapter.config,
+        });
+        let packed = run.model.quantization.of_model().packed_bytes(model, checkpoint).into_iter().collect();
+        Ok(Self { run, model, lora, packed, element: run.model.dtype.bytes() as u64 })
     }
 
     fn lora_of(&self, path: &str) -> Option<u64> {
@@ -80,7 +81,8 @@ impl<'a> Sizes<'a> {
         }
         let elements = |shape: &[i64]| shape.iter().product::<i64>() as u64;
         let mut held = Held { parameters: expected.iter().map(|(_, shape)| elements(shape)).sum(), ..Held::default() };
-        held.weights = held.parameters * self.element;
+        let bytes = |name: &str, shape: &[i64]| self.packed.get(name).copied().unwrap_or_else(|| elements(shape) * self.element);
+        held.weights = expected.iter().map(|(name, shape)| bytes(name, shape)).sum();
         let mut trained: Vec<TrainedShape> = expected
             .into_iter()
             .filter(|(name, _)| self.trains(name))
@@ -176,6 +178,7 @@ impl<'a> Sizes<'a> {
             dropout: self.lora.as_ref().is_some_and(|config| config.lora_dropout > 0.0),
             frozen_a: lora.is_some_and(|lora| lora.lora_fa),
             weight_trained: self.trains(&format!("{}.weight", linear.path)),
+            packed: self.packed.contains_key(&format!("{}.weight", linear.path)),
         };
         let latent = model.attention.latent;
         let blocks = Decoder::outline(model)?.into_iter().zip(&model.layers).map(|(of, layer)| {
@@ -222,6 +225,7 @@ impl<'a> Sizes<'a> {
             is_packed: self.run.data.packing,
             windows: distinct(model.layers.iter().filter_map(|layer| layer.window)),
             head_trained: self.trains(&head) || (self.lora.is_none() && model.tie_embeddings),
+            head_packed: self.packed.contains_key(if model.tie_embeddings && !self.unties() { &embedding } else { &head }),
             embedding_trained: self.trains(&embedding),
             logit_copies: u64::from(model.head.multiplier != 1.0) + 3 * u64::from(model.head.soft_cap.is_some()),
             loss_chunk: chunk as u64,

@@ -27,6 +27,8 @@ pub(super) struct Shape {
     /// Windows that layers have, beside the whole.
     pub windows: Vec<u64>,
     pub head_trained: bool,
+    /// Whether the head is held in few bits.
+    pub head_packed: bool,
     pub embedding_trained: bool,
     /// Copies of the logits that a multiplier or a cap takes.
     pub logit_copies: u64,
@@ -109,7 +111,9 @@ impl Shape {
             let part = bench.tensor(chunk * hidden);
             let normed = bench.norm(&part, chunk * hidden, self.norm);
             let norm = bench.keep(&Keep::Exact, &part, (chunk, hidden), Site::Loss);
+            let expanded = || bench.expanded(self.head_packed, self.vocabulary * hidden);
             let logits = {
+                let _head = expanded();
                 let narrow = bench.tensor(chunk * self.vocabulary);
                 let _copies = bench.meter.take(4 * self.logit_copies * chunk * self.vocabulary);
                 if bench.element == 4 { narrow } else { bench.meter.take(4 * chunk * self.vocabulary) }
@@ -117,6 +121,7 @@ impl Shape {
             let normed = self.head_trained.then_some(normed);
             // Their gradient, written over them; in the model's dtype a copy.
             let d_normed = {
+                let _head = expanded();
                 let _d_logits = (bench.element != 4).then(|| bench.tensor(chunk * self.vocabulary));
                 bench.tensor(chunk * hidden)
             };

@@ -20,7 +20,7 @@ pub use data::{BadLines, ClassWeights, Data, DataFormat, LossOn};
 pub use form::{BasisKind, Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Init, Lora, LoraBias, TargetModules};
-pub use model::{Dtype, Model, StartingWeights, Task};
+pub use model::{Dtype, Model, Quantization, StartingWeights, Task};
 pub use optimizer::{MuonScale, Optimizer, OptimizerName};
 pub use overrides::{Layers, Override};
 pub(crate) use run::keys;

@@ -14,6 +14,18 @@ choice! {
     }
 }
 
+choice! {
+    /// How the frozen weights are held.
+    Quantization {
+        /// In the model's dtype.
+        None = "none",
+        /// Four bits for each number of the linear layers (arXiv 2305.14314).
+        Nf4 = "nf4",
+        /// In the blocks of the GGUF file.
+        Gguf = "gguf",
+    }
+}
+
 impl Dtype {
     /// Bytes of one number.
     pub fn bytes(self) -> i64 {
@@ -57,6 +69,9 @@ pub struct Model {
     pub weights: StartingWeights,
     /// `dtype`: `"f32"` or `"bf16"`. Default: `"f32"`.
     pub dtype: Dtype,
+    /// `quantization`: `"none"`; `"nf4"`, four bits for each number of the linear layers; or `"gguf"`, the blocks that a `.gguf` file has. Default:
+    /// `"none"`.
+    pub quantization: Quantization,
     /// `tokenizer`: a `tokenizer.json` to use instead of the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -72,6 +87,7 @@ impl Model {
             task: at.choose("task", raw.task.as_deref(), Task::CausalLm)?,
             weights: at.choose("weights", raw.weights.as_deref(), StartingWeights::Pretrained)?,
             dtype: at.choose("dtype", raw.dtype.as_deref(), Dtype::F32)?,
+            quantization: at.choose("quantization", raw.quantization.as_deref(), Quantization::None)?,
             tokenizer: at.path("tokenizer", raw.tokenizer)?,
             chat_template: at.path("chat_template", raw.chat_template)?,
         })
