@@ -26,8 +26,10 @@ enum Form {
     Nf4(Nf4),
 }
 
-/// Numbers expanded at a time: what is computed on the way to a MiB of f32 stays in a processor's cache. A multiple of what any format groups.
+/// Numbers expanded at a time: on the way to a MiB of f32 all stays in a processor's cache. A GPU is given more, as each piece is a few kernels.
+/// Multiples of what any format groups.
 const PIECE: i64 = 1 << 18;
+const GPU_PIECE: i64 = 1 << 22;
 
 impl Packed {
     /// Blocks as a GGUF file holds them: `bytes` `[out, bytes of a row]`, which expand to `kind`. None if they are not rows of whole blocks.
@@ -83,7 +85,7 @@ impl Packed {
     pub fn expand(&self) -> Result<Tensor, TchError> {
         match &self.form {
             Form::Blocks(format, bytes) => self.expanded(*format, bytes),
-            Form::Nf4(weight) => self.filled(self.shape[0], PIECE, |start, length| weight.piece(start, length)),
+            Form::Nf4(weight) => self.filled(self.shape[0], 1, weight.pieces()?),
         }
     }
 
@@ -105,13 +107,12 @@ impl Packed {
     fn expanded(&self, format: BlockFormat, bytes: &Tensor) -> Result<Tensor, TchError> {
         let BlockSize { bytes: block, elements } = format.size();
         let blocks = bytes.f_view([-1, block])?;
-        self.filled(bytes.size()[0], PIECE / elements * elements, |start, length| {
-            format.expand(&blocks.f_narrow(0, start / elements, length / elements)?)
-        })
+        self.filled(bytes.size()[0], elements, |start, length| format.expand(&blocks.f_narrow(0, start / elements, length / elements)?))
     }
 
-    /// `[rows, in]`, filled piece by piece: `piece` gives as many numbers as it is told from the one it is told.
-    fn filled(&self, rows: i64, most: i64, piece: impl Fn(i64, i64) -> Result<Tensor, TchError>) -> Result<Tensor, TchError> {
+    /// `[rows, in]`, filled piece by piece, each whole blocks: `piece` gives as many numbers as it is told from the one it is told.
+    fn filled(&self, rows: i64, block: i64, piece: impl Fn(i64, i64) -> Result<Tensor, TchError>) -> Result<Tensor, TchError> {
+        let most = if self.device() == Device::Cpu { PIECE } else { GPU_PIECE } / block * block;
         let whole = Tensor::f_empty([rows, self.shape[1]], (self.kind, self.device()))?;
         let (flat, elements) = (whole.f_view([-1])?, rows * self.shape[1]);
         for start in (0..elements).step_by(most as usize) {

@@ -94,24 +94,27 @@ impl Nf4 {
         }
     }
 
-    /// `length` numbers from `start` on, both whole groups but at the end: `[blocks, 64]` in f32.
-    pub(super) fn piece(&self, start: i64, length: i64) -> Result<Tensor, TchError> {
-        let blocks = length / BLOCK;
-        let largest = match &self.scales {
-            Scales::Whole(largest) => largest.f_narrow(0, start / BLOCK, blocks)?,
-            Scales::Coded { codes, largest, mean } => {
-                let levels = Tensor::f_from_slice(&dynamic_map())?.f_to_device(codes.device())?;
-                let differences = looked_up(&levels, &codes.f_narrow(0, start / BLOCK, blocks)?)?;
-                let groups = largest.f_narrow(0, start / BLOCK / GROUP, groups_of(blocks))?;
-                let each = groups.f_unsqueeze(1)?.f_expand([-1, GROUP], false)?.f_reshape([-1])?.f_narrow(0, 0, blocks)?;
-                differences.f_mul(&each)?.f_add_(mean)?
-            }
-        };
+    /// What gives `length` numbers from `start` on, both whole groups but at the end: `[blocks, 64]` in f32.
+    pub(super) fn pieces(&self) -> Result<impl Fn(i64, i64) -> Result<Tensor, TchError>, TchError> {
+        let device = self.codes.device();
         // Both numbers of a byte at once.
         let pairs: Vec<f32> = (0..256).flat_map(|byte| [LEVELS[byte >> 4], LEVELS[byte & 15]]).collect();
-        let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(self.codes.device())?;
-        let numbers = looked_up(&pairs, &self.codes.f_narrow(0, start / 2, length / 2)?)?;
-        numbers.f_view([blocks, BLOCK])?.f_mul(&largest.f_unsqueeze(1)?)
+        let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(device)?;
+        let levels = Tensor::f_from_slice(&dynamic_map())?.f_to_device(device)?;
+        Ok(move |start, length| {
+            let (first, blocks) = (start / BLOCK, length / BLOCK);
+            let largest = match &self.scales {
+                Scales::Whole(largest) => largest.f_narrow(0, first, blocks)?,
+                Scales::Coded { codes, largest, mean } => {
+                    let differences = looked_up(&levels, &codes.f_narrow(0, first, blocks)?)?;
+                    let groups = largest.f_narrow(0, first / GROUP, groups_of(blocks))?;
+                    let each = groups.f_unsqueeze(1)?.f_expand([-1, GROUP], false)?.f_reshape([-1])?.f_narrow(0, 0, blocks)?;
+                    differences.f_mul(&each)?.f_add_(mean)?
+                }
+            };
+            let numbers = looked_up(&pairs, &self.codes.f_narrow(0, start / 2, length / 2)?)?;
+            numbers.f_view([blocks, BLOCK])?.f_mul(&largest.f_unsqueeze(1)?)
+        })
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) struct Bench {
 
 /// f32, in which norms and scores are computed.
 const WIDE: u64 = 4;
-/// Numbers of a weight that are expanded at a time.
+/// Numbers of a weight that are expanded at a time on the CPU.
 const PIECE: u64 = 1 << 18;
 
 impl Bench {
