@@ -1,11 +1,13 @@
-//! Texts and the classes they belong to: JSON records and CSV.
+//! Texts and the classes they belong to: JSON records, CSV and Parquet.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
+use parquet::record::Field;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Place, Result};
+use crate::label::{self, Label};
+use crate::parquet_rows;
 use crate::read::{self, Slice};
 use crate::record::{Fault, fault};
 
@@ -49,62 +51,44 @@ struct Named {
     label: Label,
 }
 
-/// A class as a file names it.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Label {
-    Number(u64),
-    Name(String),
-}
-
-impl Label {
-    fn name(&self) -> String {
-        match self {
-            Self::Number(number) => number.to_string(),
-            Self::Name(name) => name.clone(),
-        }
-    }
-
-    /// The class among `labels`: by its name, or, of a number that is no name, by that number.
-    fn find(&self, labels: &[String]) -> Option<u32> {
-        let by_name = labels.iter().position(|label| *label == self.name());
-        let by_number = || match self {
-            Self::Number(number) => usize::try_from(*number).ok().filter(|number| *number < labels.len()),
-            Self::Name(_) => None,
-        };
-        by_name.or_else(by_number).map(|number| number as u32)
-    }
-}
-
-/// Reads the rows of a `.csv` file (with a header, RFC 4180), or of a JSON file (one record a line, or an array of records). The classes are `labels`
-/// where they are given; else those that occur, numbers in their order before names in theirs.
+/// Reads the rows of a `.csv` file (with a header, RFC 4180), of a `.parquet` file, or of a JSON file (one record a line, or an array of records). The
+/// classes are `labels` where they are given; else those that a Parquet file names (as Hugging Face's datasets do); else those that occur, numbers in
+/// their order before names in theirs.
 ///
 /// # Errors
 /// If the file cannot be read, or at the first row that has no text or no class, or one that is not among `labels`, with its line.
 pub fn read_labelled(path: &Path, keys: &LabelKeys, labels: Option<&[String]>) -> Result<LabelledTexts> {
-    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
-    let is_table = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
-    let rows = if is_table { table(path, &bytes, keys)? } else { records(path, &bytes, keys)? };
-    let labels = match labels {
-        Some(labels) => labels.to_vec(),
-        None => rows.iter().map(|row| &row.label).collect::<BTreeSet<_>>().into_iter().map(Label::name).collect(),
+    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let bytes = || std::fs::read(path).map_err(Error::io("open", path));
+    let (rows, named) = match ending.to_str() {
+        Some("parquet") => parquet_table(path, keys)?,
+        Some("csv") => (table(path, &bytes()?, keys)?, None),
+        _ => (records(path, &bytes()?, keys)?, None),
+    };
+    let labels = match labels.map(<[String]>::to_vec).or(named) {
+        Some(labels) => labels,
+        None => label::occurring(rows.iter().map(|row| &row.label)),
     };
     let number = |row: Named| {
-        let label = row.label.find(&labels).ok_or_else(|| Error::Record {
-            place: Place { path: path.to_owned(), line: row.line },
-            problem: format!("the label {:?} is not one of {}", row.label.name(), listed(&labels)),
-            remedy: "correct the record, or add the class to the labels".into(),
-        })?;
-        Ok(Labelled { text: row.text, label })
+        let place = || Place { path: path.to_owned(), line: row.line };
+        Ok(Labelled { label: row.label.number(&labels, place)?, text: row.text })
     };
     let rows = rows.into_iter().map(number).collect::<Result<Vec<_>>>()?;
     Ok(LabelledTexts { rows, labels })
 }
 
-/// The first names, and how many more.
-fn listed(labels: &[String]) -> String {
-    let shown: Vec<String> = labels.iter().take(8).map(|label| format!("{label:?}")).collect();
-    let more = labels.len().saturating_sub(8);
-    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+/// Rows, and the names of the classes if the file has them.
+fn parquet_table(path: &Path, keys: &LabelKeys) -> Result<(Vec<Named>, Option<Vec<String>>)> {
+    let mut rows = Vec::new();
+    let names = parquet_rows::read(path, [&keys.text, &keys.label], |number, [text, label]| {
+        let text = match text {
+            Field::Str(text) => text,
+            other => return fault(format!("`{}` is {other} and not a string", keys.text), "name a column of strings"),
+        };
+        rows.push(Named { line: number, text, label: Label::of_field(&label, &keys.label)? });
+        Ok(())
+    })?;
+    Ok((rows, names))
 }
 
 fn records(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
@@ -130,13 +114,8 @@ fn record(slice: &Slice<'_>, keys: &LabelKeys) -> std::result::Result<Named, Fau
         Some(other) => return fault(format!("`{}` is {other} and not a string", keys.text), remedy()),
         None => return fault(format!("a record has no `{}`", keys.text), remedy()),
     };
-    let label = match fields.get(&keys.label) {
-        Some(Value::String(name)) => Label::Name(name.clone()),
-        Some(Value::Bool(is)) => Label::Name(is.to_string()),
-        Some(Value::Number(number)) if number.as_u64().is_some() => Label::Number(number.as_u64().unwrap_or_default()),
-        Some(other) => return fault(format!("`{}` is {other} and no class", keys.label), "give a name, or a whole number from 0"),
-        None => return fault(format!("a record has no `{}`", keys.label), remedy()),
-    };
+    let Some(label) = fields.get(&keys.label) else { return fault(format!("a record has no `{}`", keys.label), remedy()) };
+    let label = Label::of_json(label, &keys.label)?;
     Ok(Named { line: slice.line, text, label })
 }
 
@@ -164,7 +143,7 @@ fn table(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
         rows.push(Named {
             line: row.position().map_or(0, |position| position.line() as usize),
             text: row[text].to_owned(),
-            label: name.parse().map_or_else(|_| Label::Name(name.to_owned()), Label::Number),
+            label: Label::of_text(name),
         });
     }
     Ok(rows)
@@ -195,6 +174,31 @@ mod tests {
             assert_eq!(texts.labels, ["ham", "spam"], "{name}");
             assert_eq!(seen(&texts), [("a, b", 1), ("c\nd", 0)], "{name}");
         }
+    }
+
+    #[test]
+    fn parquet_files_name_classes() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/parquet/texts.parquet");
+        let texts = read_labelled(&file, &LabelKeys::default(), None).unwrap();
+        assert_eq!(texts.labels, ["ham", "spam"]);
+        assert_eq!(seen(&texts), [("a, b", 1), ("c\nd \"e\"", 0), ("ü", 1)]);
+        // Numbers of classes that are called otherwise.
+        let other = read_labelled(&file, &LabelKeys::default(), Some(&["no".into(), "yes".into()])).unwrap();
+        assert_eq!(seen(&other), seen(&texts));
+        let refused = |text: &str, labels: &[&str]| {
+            let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+            let keys = LabelKeys { text: text.into(), label: "label".into() };
+            read_labelled(&file, &keys, Some(&labels)).unwrap_err().to_string()
+        };
+        assert!(refused("text", &["one"]).contains("texts.parquet:1; "), "{}", refused("text", &["one"]));
+        assert!(refused("id", &["a", "b"]).contains("`id` is 7 and not a string, at"), "{}", refused("id", &["a", "b"]));
+        assert!(
+            refused("message", &["a", "b"]).contains("no column `message`, but id, text, label"),
+            "{}",
+            refused("message", &["a", "b"])
+        );
+        let error = read("x.parquet", "PAR1 and no more", None).unwrap_err().to_string();
+        assert!(error.contains("no whole Parquet file") && error.contains("x.parquet") && !error.contains('\n'), "{error}");
     }
 
     #[test]

@@ -51,11 +51,16 @@ fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// What to do about an image that cannot be read.
+pub(super) const REMEDY: &str = "save it again as PNG or JPEG, or remove it";
+
 /// Reads an image file, by what is in it, whatever it is called.
 pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
-    image::load_from_memory(&bytes).map_err(|why| {
-        let problem = format!("it is no image that can be read ({})", why.to_string().replace('\n', " "));
-        Error::file(path, problem, "save it again as PNG or JPEG, or remove it")
-    })
+    decoded(&bytes).map_err(|problem| Error::file(path, problem, REMEDY))
+}
+
+/// The image in the bytes of a file, or what is wrong with them.
+pub(super) fn decoded(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
+    image::load_from_memory(bytes).map_err(|why| format!("it is no image that can be read ({})", why.to_string().replace('\n', " ")))
 }

@@ -1,5 +1,5 @@
-use super::{folder, idx};
-use crate::error::{Error, Result};
+use super::{folder, idx, table};
+use crate::error::{Error, Place, Result};
 use crate::fingerprint::Fingerprint;
 use image::{DynamicImage, GrayImage};
 use std::path::{Path, PathBuf};
@@ -23,22 +23,48 @@ enum Content {
         size: [u32; 2],
         pixels: Vec<u8>,
     },
+    /// As a table holds them: image files.
+    Table {
+        path: PathBuf,
+        files: Vec<Vec<u8>>,
+    },
+}
+
+/// The columns of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageKeys {
+    /// That of the image: its file's bytes, alone or with its path beside them.
+    pub image: String,
+    /// That of the class.
+    pub label: String,
+}
+
+impl Default for ImageKeys {
+    fn default() -> Self {
+        Self { image: "image".into(), label: "label".into() }
+    }
 }
 
 impl LabelledImages {
     /// Opens a folder with a folder of images for each class, which is called like it; or the images file of a pair of IDX files
-    /// (`train-images-idx3-ubyte`, with `train-labels-idx1-ubyte` beside it), either of which may end in `.gz`. The classes are `labels` where they are
-    /// given, else the folders' names in their order, or the numbers that occur.
+    /// (`train-images-idx3-ubyte`, with `train-labels-idx1-ubyte` beside it), either of which may end in `.gz`; or a `.parquet` file with columns of
+    /// the names `keys`. The classes are `labels` where they are given, else the folders' names in their order, those that a Parquet file names, or
+    /// those that occur.
     ///
     /// # Errors
     /// If a file cannot be read or is cut off, or a class is not among `labels`, with its place.
-    pub fn open(path: &Path, labels: Option<&[String]>) -> Result<Self> {
+    pub fn open(path: &Path, keys: &ImageKeys, labels: Option<&[String]>) -> Result<Self> {
         let facts = std::fs::metadata(path).map_err(Error::io("open", path))?;
         let mut fingerprint = Fingerprint::new("images");
         let (content, classes, labels) = if facts.is_dir() {
             let found = folder::read(path, labels)?;
             fingerprint.add_all(found.files.iter().map(|file| file.strip_prefix(path).unwrap_or(file).to_string_lossy().into_owned()));
             (Content::Files(found.files), found.classes, found.labels)
+        } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
+            let table::Found { files, classes, labels } = table::read(path, keys, labels)?;
+            fingerprint.add_all(files.iter());
+            fingerprint.add_all(classes.iter().map(|class| class.to_le_bytes()));
+            (Content::Table { path: path.to_owned(), files }, classes, labels)
         } else {
             let idx::Pair { size, pixels, classes, largest } = idx::read(path)?;
             fingerprint.add(&pixels);
@@ -90,6 +116,11 @@ impl LabelledImages {
     pub fn image(&self, index: usize) -> Result<DynamicImage> {
         match &self.content {
             Content::Files(files) => folder::decode(&files[index]),
+            Content::Table { path, files } => folder::decoded(&files[index]).map_err(|problem| Error::Record {
+                place: Place { path: path.clone(), line: index + 1 },
+                problem,
+                remedy: folder::REMEDY.into(),
+            }),
             Content::Idx { path, size: [height, width], pixels } => {
                 let bytes = *height as usize * *width as usize;
                 let image = GrayImage::from_raw(*width, *height, pixels[index * bytes..][..bytes].to_vec());
@@ -103,6 +134,9 @@ impl LabelledImages {
         let remedy = "remove it, or let the processor resize";
         match &self.content {
             Content::Files(files) => Error::file(&files[index], problem, remedy),
+            Content::Table { path, .. } => {
+                Error::Record { place: Place { path: path.clone(), line: index + 1 }, problem, remedy: remedy.into() }
+            }
             Content::Idx { path, .. } => Error::file(path, format!("image {index}: {problem}"), remedy),
         }
     }

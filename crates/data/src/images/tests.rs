@@ -34,7 +34,7 @@ fn idx() -> tempfile::TempDir {
 #[test]
 fn images_come_out_as_from_transformers() {
     let place = folders(&["a"]);
-    let images = LabelledImages::open(place.path(), None).unwrap();
+    let images = LabelledImages::open(place.path(), &ImageKeys::default(), None).unwrap();
     let cases: Vec<Value> = serde_json::from_slice(&fs::read(fixtures().join("cases.json")).unwrap()).unwrap();
     let bytes = fs::read(fixtures().join("cases.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
@@ -62,11 +62,11 @@ fn images_come_out_as_from_transformers() {
 #[test]
 fn folders_are_classes() {
     let place = folders(&["dogs", "cats"]);
-    let images = LabelledImages::open(place.path(), None).unwrap();
+    let images = LabelledImages::open(place.path(), &ImageKeys::default(), None).unwrap();
     assert_eq!((images.labels(), images.len()), (&["cats".to_owned(), "dogs".into()][..], 3));
     assert_eq!((0..3).map(|index| images.class(index)).collect::<Vec<_>>(), [0, 0, 1]);
     let known = ["dogs", "cats", "birds"].map(str::to_owned);
-    let named = LabelledImages::open(place.path(), Some(&known)).unwrap();
+    let named = LabelledImages::open(place.path(), &ImageKeys::default(), Some(&known)).unwrap();
     assert_eq!((0..3).map(|index| named.class(index)).collect::<Vec<_>>(), [1, 1, 0]);
     assert_ne!(named.fingerprint(), images.fingerprint());
 }
@@ -74,7 +74,7 @@ fn folders_are_classes() {
 #[test]
 fn idx_files_are_grey_images() {
     let place = idx();
-    let images = LabelledImages::open(&place.path().join("t-images-idx3-ubyte"), None).unwrap();
+    let images = LabelledImages::open(&place.path().join("t-images-idx3-ubyte"), &ImageKeys::default(), None).unwrap();
     assert_eq!((images.labels().join(" "), images.len(), images.class(2)), ("0 1 2".into(), 3, 2));
     let grey = ImageProcessor::new(None, 1, [2, 3]).unwrap().batch(&images, &[1, 0], None).unwrap();
     let expected: Vec<f32> = [6, 7, 8, 9, 10, 11, 0, 1, 2, 3, 4, 5].map(|tens| tens as f32 * 10.0 / 127.5 - 1.0).to_vec();
@@ -84,9 +84,27 @@ fn idx_files_are_grey_images() {
 }
 
 #[test]
+fn parquet_files_hold_image_files_and_name_classes() {
+    let file = fixtures().join("../parquet/images.parquet");
+    let images = LabelledImages::open(&file, &ImageKeys::default(), None).unwrap();
+    assert_eq!(images.labels(), ["cat", "dog"]);
+    assert_eq!((0..images.len()).map(|index| images.class(index)).collect::<Vec<_>>(), [1, 0, 0]);
+    let made = ImageProcessor::new(None, 3, [2, 3]).unwrap().batch(&images, &[2, 0], None).unwrap();
+    let expected: Vec<f32> = [80, 90, 100, 0, 10, 20].iter().flat_map(|byte| [*byte as f32 / 127.5 - 1.0; 6]).collect();
+    assert!(made.len() == 36 && made.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{made:?}");
+    let open = |image: &str, label: &str| {
+        let keys = ImageKeys { image: image.into(), label: label.into() };
+        LabelledImages::open(&file, &keys, Some(&["dog".into()])).unwrap_err().to_string()
+    };
+    assert!(open("photo", "label").contains("no column `photo`, but label, image"), "{}", open("photo", "label"));
+    assert!(open("label", "label").contains("`label` has no bytes of an image, at"), "{}", open("label", "label"));
+    assert!(open("image", "label").contains("images.parquet:1"), "{}", open("image", "label"));
+}
+
+#[test]
 fn chance_is_the_seed_and_the_number_of_the_image() {
     let place = idx();
-    let images = LabelledImages::open(&place.path().join("t-images-idx3-ubyte"), None).unwrap();
+    let images = LabelledImages::open(&place.path().join("t-images-idx3-ubyte"), &ImageKeys::default(), None).unwrap();
     let processor = ImageProcessor::new(None, 1, [2, 3]).unwrap();
     let batch = |augmentation, seed| processor.batch(&images, &[0, 1, 2], Some((augmentation, seed))).unwrap();
     let plain = batch(Augmentation::default(), 1);
@@ -120,14 +138,14 @@ fn chance_is_the_seed_and_the_number_of_the_image() {
 #[test]
 fn what_is_wrong_is_one_line_with_its_place() {
     let refused = |path: &Path, labels: Option<&[String]>, parts: &[&str]| {
-        let error = LabelledImages::open(path, labels).unwrap_err().to_string();
+        let error = LabelledImages::open(path, &ImageKeys::default(), labels).unwrap_err().to_string();
         assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{error}");
     };
     let place = folders(&["dogs", "cats"]);
     refused(place.path(), Some(&["dogs".into(), "birds".into()]), &["named after no class", "dogs, birds", "cats"]);
     refused(&place.path().join("dogs"), None, &["holds no images in folders", "dogs"]);
     fs::write(place.path().join("cats/1.PNG"), "no image").unwrap();
-    let images = LabelledImages::open(place.path(), None).unwrap();
+    let images = LabelledImages::open(place.path(), &ImageKeys::default(), None).unwrap();
     let error = ImageProcessor::new(None, 3, [4, 4]).unwrap().batch(&images, &[0, 1], None).unwrap_err().to_string();
     assert!(error.contains("no image that can be read") && error.contains("cats/1.PNG") && !error.contains('\n'), "{error}");
 

@@ -4,7 +4,7 @@ use super::check::other_input;
 use super::rows::{Read, Samples};
 use crate::Result;
 use crate::config::Run;
-use data::images::{Augmentation, ImageProcessor, LabelledImages};
+use data::images::{Augmentation, ImageKeys, ImageProcessor, LabelledImages};
 use models::{Checkpoint, EncoderInputs, ImageConfig, InputConfig};
 use std::sync::Arc;
 use tch::{Device, Tensor};
@@ -24,8 +24,9 @@ impl Images {
     pub fn read(run: &Run, checkpoint: &Checkpoint, labels: Option<&[String]>) -> Result<Read> {
         let config = checkpoint.encoder_config()?;
         let InputConfig::Image(input) = &config.input else { return Err(other_input(run, config)) };
-        let train = LabelledImages::open(&run.data.train, labels)?;
-        let eval = run.data.eval.as_ref().map(|path| LabelledImages::open(path, Some(train.labels()))).transpose()?;
+        let keys = ImageKeys { image: run.data.image_key.clone(), label: run.data.label_key.clone() };
+        let train = LabelledImages::open(&run.data.train, &keys, labels)?;
+        let eval = run.data.eval.as_ref().map(|path| LabelledImages::open(path, &keys, Some(train.labels()))).transpose()?;
         let labels = train.labels().to_vec();
         let fingerprint = format!("{} {:?}", train.fingerprint(), eval.as_ref().map(LabelledImages::fingerprint));
         let processor = Arc::new(processor(run, input)?);
