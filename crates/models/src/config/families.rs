@@ -13,6 +13,7 @@ mod llama;
 mod olmo;
 mod phi;
 mod qwen;
+mod smollm;
 
 pub(super) use common::{Family, HeadDim, activation, multiplier, positive, switch};
 
@@ -40,6 +41,7 @@ pub(super) const FAMILIES: &[&Family] = &[
     &gpt::STARCODER2,
     &gpt::GPT2,
     &deepseek::DEEPSEEK_V3,
+    &smollm::SMOLLM3,
 ];
 
 /// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama` only): decoders, then encoders.
