@@ -107,23 +107,14 @@ fn agree(weights: &[Arc<Packed>], leaves: &[Tensor], run: impl Fn(&[Matrix<'_>],
     let packed: Vec<Matrix<'_>> = weights.iter().map(Matrix::from).collect();
     let both = [&packed, &dense].map(|weights| {
         let outputs = run(weights, leaves);
-        let kept: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
-        [kept, gradients(leaves, outputs)].concat_tensors()
+        let mut found: Vec<Tensor> = outputs.iter().map(Tensor::detach).collect();
+        found.extend(gradients(leaves, outputs));
+        found
     });
     assert_eq!(both[0].len(), both[1].len());
     for (index, (packed, dense)) in both[0].iter().zip(&both[1]).enumerate() {
         same(packed, dense, &format!("{what}: {index}"));
         assert!(dense.abs().max().double_value(&[]) > 0.0, "{what}: {index} is zero");
-    }
-}
-
-trait ConcatTensors {
-    fn concat_tensors(self) -> Vec<Tensor>;
-}
-
-impl ConcatTensors for [Vec<Tensor>; 2] {
-    fn concat_tensors(self) -> Vec<Tensor> {
-        self.into_iter().flatten().collect()
     }
 }
 
