@@ -131,7 +131,7 @@ impl Fields<'_> {
             one => one.as_f64().map(|one| vec![one]),
         };
         let is_divisor = key == "image_std";
-        let numbers = numbers.filter(|numbers: &Vec<f64>| !numbers.is_empty() && !(is_divisor && numbers.contains(&0.0)));
+        let numbers = numbers.filter(|numbers: &Vec<f64>| !(numbers.is_empty() || is_divisor && numbers.contains(&0.0)));
         numbers
             .ok_or_else(|| self.refuse(key, &format!("is {value} and no list of numbers{}", if is_divisor { " other than 0" } else { "" })))
     }
