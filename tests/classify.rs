@@ -2,10 +2,13 @@
 //! head and the names, and a summary of how held-out rows were classified. What is wrong with a row is one line with its place.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod classifier;
+
+use classifier::{done, json, loract, refused};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use tempfile::TempDir;
 
 const WORDS: [&str; 12] = ["free", "money", "win", "prize", "now", "see", "you", "at", "lunch", "the", "report", "meeting"];
@@ -85,14 +88,8 @@ impl Place {
         self.loract(&["train", "--overwrite"], &[])
     }
 
-    /// Runs a command on the configuration.
     fn loract(&self, command: &[&str], set: &[&str]) -> Output {
-        let mut loract = Command::new(env!("CARGO_BIN_EXE_loract"));
-        loract.args(command).arg(self.at("run.toml"));
-        for set in set {
-            loract.args(["--set", set]);
-        }
-        loract.output().unwrap()
+        loract(&self.at("run.toml"), command, set)
     }
 
     fn configure(&self, data: &str, more: &str) {
@@ -116,18 +113,8 @@ impl Place {
     }
 
     fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&fs::read_to_string(self.at(name)).unwrap()).unwrap()
+        json(&self.at(name))
     }
-}
-
-fn done(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn refused(output: &Output, parts: &[&str]) {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
-    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }
 
 #[test]
@@ -197,6 +184,8 @@ fn ranks_share_the_rows_and_an_interrupted_run_goes_on() {
         let loss = |summary: &Value| summary["eval_loss_after"].as_f64().unwrap();
         assert!((loss(&shared) / loss(&alone) - 1.0).abs() < 1e-5, "{ranks} ranks: {} and {}", loss(&shared), loss(&alone));
     }
+    let page = fs::read_to_string(place.at("run/report.html")).unwrap();
+    assert!(["held-out accuracy, macro F1", ">Accuracy<", "tells the classes"].iter().all(|part| page.contains(part)));
 }
 
 #[test]
@@ -248,7 +237,7 @@ fn what_is_wrong_is_one_line_and_exit_code_2() {
     let edit = |old: &str, new: &str| {
         let config = fs::read_to_string(place.at("run.toml")).unwrap().replace(old, new);
         fs::write(place.at("run.toml"), config).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_loract")).arg("train").arg(place.at("run.toml")).output().unwrap()
+        place.loract(&["train"], &[])
     };
     refused(&edit("sequence_classification", "causal_lm"), &["model_type \"bert\"", "cannot predict the next token"]);
     refused(&edit("task = \"causal_lm\"", "task = \"classify\""), &["[model] task", "\"causal_lm\" | \"sequence_classification\""]);

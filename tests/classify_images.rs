@@ -2,10 +2,13 @@
 //! from IDX files and from folders. What is wrong is one line with its place.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod classifier;
+
+use classifier::{done, json, loract, refused};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use tempfile::TempDir;
 
 const SIDE: usize = 8;
@@ -68,27 +71,12 @@ impl Place {
     }
 
     fn loract(&self, command: &[&str], set: &[&str]) -> Output {
-        let mut loract = Command::new(env!("CARGO_BIN_EXE_loract"));
-        loract.args(command).arg(self.at("run.toml"));
-        for set in set {
-            loract.args(["--set", set]);
-        }
-        loract.output().unwrap()
+        loract(&self.at("run.toml"), command, set)
     }
 
     fn json(&self, name: &str) -> Value {
-        serde_json::from_str(&fs::read_to_string(self.at(name)).unwrap()).unwrap()
+        json(&self.at(name))
     }
-}
-
-fn done(output: &Output) {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn refused(output: &Output, parts: &[&str]) {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
-    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Step {
     pub exact_reduced_bytes: Option<f64>,
     /// The held-out loss after this step, where it was taken.
     pub eval_loss: Option<f64>,
+    /// The share of the held-out samples whose class was found, where samples have classes and it was looked at.
+    pub eval_accuracy: Option<f64>,
 }
 
 /// Reads the lines that have been written since the last look.

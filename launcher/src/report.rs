@@ -75,6 +75,12 @@ impl Report {
         self.summary.get("model").and_then(Value::as_str).map(str::to_owned)
     }
 
+    /// Accuracy and macro F1 of held-out samples after the last step, where samples have classes.
+    pub fn classes(&self) -> Option<[f64; 2]> {
+        let classes = self.summary.get("classes")?;
+        Some([classes["accuracy"].as_f64()?, classes["macro_f1"].as_f64()?])
+    }
+
     fn losses(&self) -> (Option<f64>, Option<f64>) {
         let loss = |step: &Option<Step>| step.as_ref()?.loss;
         (loss(&self.course.first), loss(&self.course.last))
@@ -87,6 +93,7 @@ impl Report {
         let course = &self.course;
 
         row("held-out loss, before → after", change(self.number("eval_loss_before"), self.number("eval_loss_after")));
+        row("held-out accuracy, macro F1", self.classes().map(|[accuracy, f1]| format!("{:.2} %, {:.2} %", 100.0 * accuracy, 100.0 * f1)));
         let (first, last) = self.losses();
         row("training loss, first → last step", change(first, last));
         let steps = course.steps();

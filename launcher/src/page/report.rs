@@ -74,6 +74,8 @@ fn plots(report: &Report, clip: Option<f64>) -> (Vec<Drawing>, Vec<String>) {
             None => notes.push(left_out(&plot.title, &format!("metrics.jsonl has {note}"))),
         }
     }
+    let after_loss = drawings.len().min(1);
+    drawings.splice(after_loss..after_loss, accuracies(report).and_then(|plot| plot.draw()));
     let sent = sent(steps);
     let anything = sent.series.iter().flat_map(|series| &series.points).any(|(_, bytes)| *bytes > 0.0);
     match sent.draw() {
@@ -116,16 +118,36 @@ fn loss(report: &Report) -> Plot {
     if !held_out.is_empty() {
         series.push(Series::new("held-out loss", held_out, Look::hue(1).dashed().marked()));
     }
+    let (does, unit) = match accuracy(report).is_empty() {
+        true => ("predicts the next token", "nats per token"),
+        false => ("tells the classes", "nats per sample"),
+    };
     Plot {
         title: "Loss".into(),
-        explains:
-            "How badly the model predicts the next token: on the samples it learns from, and on held-out ones that it never learns from. \
-                   Both should fall; where held-out loss rises again, the model has begun to learn by heart."
-                .into(),
+        explains: format!(
+            "How badly the model {does}: on the samples it learns from, and on held-out ones that it never learns from. Both should fall; where \
+             held-out loss rises again, the model has begun to learn by heart."
+        ),
         x: step_axis(),
-        y: Axis::new(Spread::Even, "loss, nats per token"),
+        y: Axis::new(Spread::Even, format!("loss, {unit}")),
         series,
     }
+}
+
+/// The share of held-out samples whose class was found, after the steps at which it was looked at.
+fn accuracy(report: &Report) -> Vec<(f64, f64)> {
+    report.steps().iter().filter_map(|step| Some((step.step as f64, 100.0 * step.eval_accuracy?))).collect()
+}
+
+fn accuracies(report: &Report) -> Option<Plot> {
+    let found = accuracy(report);
+    (!found.is_empty()).then(|| Plot {
+        title: "Accuracy".into(),
+        explains: "Of the held-out samples, the share whose class the model found.".into(),
+        x: step_axis(),
+        y: Axis::new(Spread::Even, "accuracy, %"),
+        series: vec![Series::new("held-out accuracy", found, Look::hue(1).dashed().marked())],
+    })
 }
 
 /// The held-out losses: before the first step, after those at which it was taken, and after the last.

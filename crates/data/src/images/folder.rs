@@ -1,7 +1,10 @@
 //! A folder with a folder of images for each class.
 
 use crate::error::{Error, Result};
-use image::DynamicImage;
+use image::{DynamicImage, ImageError};
+use rayon::prelude::*;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const ENDINGS: [&str; 6] = ["bmp", "gif", "jpeg", "jpg", "png", "webp"];
@@ -36,7 +39,24 @@ pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
         let problem = format!("it holds no images in folders that are named after classes (as {})", ENDINGS.join(", "));
         return Err(Error::file(path, problem, "put the images of each class into a folder of its name, or give an IDX file"));
     }
+    files.par_iter().try_for_each(|file| check(file))?;
     Ok(Found { files, classes, labels })
+}
+
+/// Whether a file begins as an image does, so that one that is none is found before anything is trained.
+fn check(path: &Path) -> Result<()> {
+    let mut beginning = Vec::new();
+    File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning)).map_err(Error::io("open", path))?;
+    begins_as_image(&beginning).map_err(|problem| Error::file(path, problem, REMEDY))
+}
+
+/// What is wrong with the first bytes of a file, if it is no image.
+pub(super) fn begins_as_image(bytes: &[u8]) -> std::result::Result<(), String> {
+    image::guess_format(bytes).map(|_| ()).map_err(unreadable)
+}
+
+fn unreadable(why: ImageError) -> String {
+    format!("it is no image that can be read ({})", why.to_string().replace('\n', " "))
 }
 
 fn is_image(file: &Path) -> bool {
@@ -62,5 +82,5 @@ pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
 
 /// The image in the bytes of a file, or what is wrong with them.
 pub(super) fn decoded(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
-    image::load_from_memory(bytes).map_err(|why| format!("it is no image that can be read ({})", why.to_string().replace('\n', " ")))
+    image::load_from_memory(bytes).map_err(unreadable)
 }

@@ -1,5 +1,6 @@
 //! A Parquet file with the bytes of image files, as Hugging Face's datasets write them.
 
+use super::folder;
 use super::labelled::ImageKeys;
 use crate::error::{Place, Result};
 use crate::label::{self, Label};
@@ -24,6 +25,9 @@ pub(super) fn read(path: &Path, keys: &ImageKeys, labels: Option<&[String]>) -> 
                 "name a column with the bytes of image files, with or without paths",
             );
         };
+        if let Err(problem) = folder::begins_as_image(&bytes) {
+            return fault(problem, folder::REMEDY);
+        }
         files.push(bytes);
         found.push(Label::of_field(&label, &keys.label)?);
         Ok(())

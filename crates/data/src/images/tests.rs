@@ -144,7 +144,11 @@ fn what_is_wrong_is_one_line_with_its_place() {
     let place = folders(&["dogs", "cats"]);
     refused(place.path(), Some(&["dogs".into(), "birds".into()]), &["named after no class", "dogs, birds", "cats"]);
     refused(&place.path().join("dogs"), None, &["holds no images in folders", "dogs"]);
+    let whole = fs::read(place.path().join("cats/1.PNG")).unwrap();
     fs::write(place.path().join("cats/1.PNG"), "no image").unwrap();
+    refused(place.path(), None, &["no image that can be read", "cats/1.PNG"]);
+    // One that only begins as an image is found when it is read.
+    fs::write(place.path().join("cats/1.PNG"), &whole[..whole.len() / 2]).unwrap();
     let images = LabelledImages::open(place.path(), &ImageKeys::default(), None).unwrap();
     let error = ImageProcessor::new(None, 3, [4, 4]).unwrap().batch(&images, &[0, 1], None).unwrap_err().to_string();
     assert!(error.contains("no image that can be read") && error.contains("cats/1.PNG") && !error.contains('\n'), "{error}");
