@@ -49,13 +49,14 @@ fn images_come_out_as_from_transformers() {
         assert_eq!(made.len(), expected.len(), "{name}");
         // In steps of the 256 that a pixel can have.
         let normalised = case["processor"]["do_normalize"].as_bool().unwrap();
-        let deviation = if normalised { case["processor"]["image_std"][0].as_f64().unwrap() } else { 1.0 };
+        let deviations = case["processor"]["image_std"].as_array().unwrap().iter().map(|deviation| deviation.as_f64().unwrap());
+        let deviation = if normalised { deviations.fold(f64::MAX, f64::min) } else { 1.0 };
         let step = if case["processor"]["do_rescale"].as_bool().unwrap() { 1.0 / 255.0 } else { 1.0 } / deviation;
         let apart = made.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs()) / step).fold(0.0, f64::max);
         assert!(apart < 1.01, "{name}: {apart} of 256 steps");
         let differ = made.iter().zip(&expected).filter(|(a, b)| f64::from((*a - *b).abs()) > step / 100.0).count();
         // Coefficients are rounded to fewer bits than in Python's library.
-        assert!(differ * 4 <= made.len(), "{name}: {differ} of {} pixels are a step off", made.len());
+        assert!(differ * 2 <= made.len(), "{name}: {differ} of {} pixels are a step off", made.len());
     }
 }
 
