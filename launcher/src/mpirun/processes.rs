@@ -60,6 +60,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::process::Command;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_name_with_parentheses_does_not_hide_the_parent() {
@@ -67,23 +68,26 @@ mod tests {
         assert_eq!(parent_in("nonsense"), None);
     }
 
+    /// The outer shell waits for the inner one and that one for `sleep`, so all three end when `sleep` does.
     #[test]
     fn grandchildren_are_descendants() {
-        let mut child = Command::new("sh").args(["-c", "sh -c 'sleep 30 & wait' & wait"]).spawn().unwrap();
-        let mut found = BTreeSet::new();
-        for _ in 0..100 {
-            found = descendants(child.id());
-            if found.len() == 2 {
-                break;
+        let shell = fs::canonicalize("/bin/sh").unwrap();
+        let started = Instant::now();
+        let mut child = Command::new("sh").args(["-c", "sh -c 'sleep 60 & wait' & wait"]).spawn().unwrap();
+        let (found, sleep) = loop {
+            let found = descendants(child.id());
+            let programs = found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+            let sleep = programs.filter(|program| *program != shell).last();
+            match sleep {
+                Some(sleep) if found.len() == 2 => break (found, sleep),
+                _ => assert!(started.elapsed() < Duration::from_secs(30), "{found:?}"),
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        let sleep = fs::read_link(format!("/proc/{}/exe", found.last().unwrap())).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        };
         kill_if_running(&found, Path::new("/no/such/program"));
-        assert_eq!(descendants(child.id()).len(), found.len(), "another program's process is left alone");
+        assert_eq!(descendants(child.id()), found, "another program's process is left alone");
         kill_if_running(&found, &sleep);
-        let _ = child.kill();
-        assert!(!child.wait().unwrap().success());
-        assert_eq!(found.len(), 2);
+        child.wait().unwrap();
+        assert!(started.elapsed() < Duration::from_secs(55), "the processes ended by themselves");
     }
 }
