@@ -77,7 +77,7 @@ mod tests {
         let (found, sleep) = loop {
             let found = descendants(child.id());
             let programs = found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-            let sleep = programs.filter(|program| *program != shell).last();
+            let sleep = programs.filter(|program| *program != shell).next_back();
             match sleep {
                 Some(sleep) if found.len() == 2 => break (found, sleep),
                 _ => assert!(started.elapsed() < Duration::from_secs(30), "{found:?}"),
