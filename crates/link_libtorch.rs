@@ -7,10 +7,12 @@ pub fn main() {
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     if let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
-        // Where pip puts NVIDIA's own libraries beside torch: NVRTC is looked for when a kernel is first needed.
-        let nvidia = Path::new(&lib).join("../../nvidia/cu13/lib");
-        if nvidia.exists() {
-            println!("cargo:rustc-link-arg=-Wl,-rpath,{}", nvidia.display());
+        // Where pip puts NVIDIA's own libraries beside torch: NVRTC and NCCL are looked for when they are first needed.
+        for folder in ["cu13", "nccl"] {
+            let nvidia = Path::new(&lib).join("../../nvidia").join(folder).join("lib");
+            if nvidia.exists() {
+                println!("cargo:rustc-link-arg=-Wl,-rpath,{}", nvidia.display());
+            }
         }
         if Path::new(&lib).join("libtorch_cuda.so").exists() {
             println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");

@@ -19,6 +19,7 @@ macro_rules! registry {
 
 registry! {
     LORACT_CHECK_COLLECTIVES: "0 turns off the comparison of all ranks' calls before each collective (on by default; off if any rank says so)",
+    LORACT_NCCL_DEADLINE: "in so many seconds the ranks must have met over NCCL (180)",
     OMPI_COMM_WORLD_SIZE: "set by Open MPI's mpirun: the number of ranks",
     OMPI_COMM_WORLD_RANK: "set by Open MPI's mpirun: this rank",
     OMPI_COMM_WORLD_LOCAL_RANK: "set by Open MPI's mpirun: this rank among those of its host",
@@ -143,6 +144,13 @@ pub fn local_size_hint() -> Option<usize> {
 #[cfg(feature = "mpi")]
 pub(crate) fn check_collectives() -> bool {
     !std::env::var(LORACT_CHECK_COLLECTIVES.name).is_ok_and(|value| says_no(&value))
+}
+
+/// How long ranks wait for each other when they meet over NCCL ([`LORACT_NCCL_DEADLINE`]).
+#[cfg(feature = "mpi")]
+pub(crate) fn nccl_deadline() -> std::time::Duration {
+    let said = std::env::var(LORACT_NCCL_DEADLINE.name).ok().and_then(|value| value.trim().parse().ok());
+    std::time::Duration::from_secs(said.unwrap_or(180))
 }
 
 #[cfg(feature = "mpi")]

@@ -5,7 +5,7 @@ pub enum Error {
     /// A tensor that no group carries: this rank's own mistake.
     #[error(
         "rank {rank}: {operation} cannot carry a tensor of shape {shape:?} and dtype {dtype}: {reason}; \
-         pass a defined, contiguous CPU tensor of f32, f64, f16, bf16 or i64"
+         pass a defined, contiguous tensor of f32, f64, f16, bf16 or i64 on the CPU, or on the GPU that the group was made for"
     )]
     Unsupported {
         /// The collective that was called.
@@ -67,6 +67,24 @@ pub enum Error {
         message: String,
         /// The rank that called.
         rank: usize,
+    },
+
+    /// NCCL, or the GPU under it, failed.
+    #[error("rank {rank}: NCCL failed in {operation}: {message}; NCCL_DEBUG=INFO makes it say more")]
+    Nccl {
+        /// The collective that was called.
+        operation: &'static str,
+        /// NCCL's words.
+        message: String,
+        /// The rank that called.
+        rank: usize,
+    },
+
+    /// The ranks cannot use their GPUs together.
+    #[error("the ranks cannot join over NCCL: {ranks}")]
+    Gpus {
+        /// Which rank cannot, and why.
+        ranks: String,
     },
 
     /// MPI is up already, or has been: it starts once in a process.

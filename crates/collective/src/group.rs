@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::{Result, Single, launched_by_mpi};
 
 /// How [`ProcessGroup::all_reduce`] combines the ranks' values, element by element.
 ///
-/// f16 and bf16 are added in f32 and rounded after each addition. The maximum and the minimum of anything with NaN are NaN.
+/// f16 and bf16 are added in f32 and rounded after each addition. The maximum and the minimum of anything with NaN are NaN. On a GPU both are
+/// as NCCL has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduce {
     /// The sum.
@@ -19,8 +20,12 @@ pub enum Reduce {
 
 /// The ranks of a job, and this process as one of them.
 ///
-/// Every rank makes the same calls in the same order. Tensors are dense, contiguous CPU tensors of f32, f64, f16, bf16 or i64 and are
-/// written in place, without autograd's knowledge: pass no tensor that autograd has saved. A wrong use is an `Err`, never a panic.
+/// Every rank makes the same calls in the same order. Tensors are dense and contiguous, of f32, f64, f16, bf16 or i64, on the CPU or on the GPU
+/// of [`ProcessGroup::with_device`], and are written in place, without autograd's knowledge: pass no tensor that autograd has saved. A wrong use
+/// is an `Err`, never a panic.
+///
+/// A call on the CPU returns when it is done. On a GPU it is queued on libtorch's current stream: what is queued later sees its result, and the
+/// host does not wait. An error that shows later ends the job.
 ///
 /// A group may be shared between threads, but only one at a time may call it ([`Error::Busy`](crate::Error::Busy) otherwise);
 /// [`ProcessGroup::duplicate`] makes one for another thread.
@@ -30,6 +35,9 @@ pub trait ProcessGroup: Send + Sync {
 
     /// The number of ranks.
     fn world_size(&self) -> usize;
+
+    /// This process's number among those that share its host's memory, from 0: which of the host's GPUs is its own.
+    fn local_rank(&self) -> usize;
 
     /// The host on which `rank` runs; `unknown` for a number that is no rank.
     fn host(&self, rank: usize) -> &str;
@@ -58,6 +66,15 @@ pub trait ProcessGroup: Send + Sync {
     /// # Errors
     /// Where the network library does not allow two threads in it at once.
     fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>>;
+
+    /// A group of the same ranks that also carries tensors on `device`, one GPU for each rank, by NCCL; on the CPU, another group. All ranks call
+    /// it. Its calls know nothing of this group's; what it sends counts here too. Unlike with
+    /// [`ProcessGroup::duplicate`], one thread at a time may use the two.
+    ///
+    /// # Errors
+    /// On every rank, if on any NCCL, the driver or the GPU is missing, if two ranks would share a GPU, or if some ranks compute on a GPU and
+    /// others do not.
+    fn with_device(&self, device: Device) -> Result<Arc<dyn ProcessGroup>>;
 
     /// The payload in bytes that this rank has handed to the network so far: tensors it reduced, gathered, or broadcast as the root.
     fn sent_bytes(&self) -> u64;

@@ -1,7 +1,7 @@
 //! Process groups: the ranks of a job and what they do together.
 //!
-//! A [`ProcessGroup`] sums, broadcasts and gathers dense CPU tensors and bytes. [`Single`] is a job of one process; [`Mpi`] (cargo
-//! feature `mpi`, on by default) is every rank that `mpirun` or `srun` started. [`run`] picks the right one:
+//! A [`ProcessGroup`] sums, broadcasts and gathers dense tensors and bytes. [`Single`] is a job of one process; [`Mpi`] (cargo feature `mpi`,
+//! on by default) is every rank that `mpirun` or `srun` started, and hands tensors on a GPU to NCCL. [`run`] picks the right one:
 //!
 //! ```no_run
 //! let mean = collective::run(|group| -> Result<f64, collective::Error> {
@@ -32,6 +32,8 @@ mod group;
 mod heartbeat;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "mpi")]
+mod nccl;
 mod payload;
 mod single;
 

@@ -56,7 +56,7 @@ impl Element {
 #[repr(u8)]
 pub(crate) enum Refusal {
     Undefined = 1,
-    NotOnCpu,
+    Elsewhere,
     NotDense,
     NotContiguous,
     Dtype,
@@ -65,12 +65,12 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     const ALL: [Refusal; 6] =
-        [Refusal::Undefined, Refusal::NotOnCpu, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root];
+        [Refusal::Undefined, Refusal::Elsewhere, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root];
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Refusal::Undefined => "it is undefined",
-            Refusal::NotOnCpu => "it is not on the CPU",
+            Refusal::Elsewhere => "it is neither on the CPU nor on the group's GPU",
             Refusal::NotDense => "it is sparse, quantized or a lazy negative",
             Refusal::NotContiguous => "it is not contiguous",
             Refusal::Dtype => "its dtype is not carried",
@@ -89,18 +89,20 @@ impl Refusal {
 pub(crate) struct Payload {
     pub(crate) element: Element,
     pub(crate) numel: usize,
+    /// Whether it is on the group's GPU.
+    pub(crate) on_gpu: bool,
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.numel, self.element.name())
+        write!(formatter, "{} {}{}", self.numel, self.element.name(), if self.on_gpu { " on the GPU" } else { "" })
     }
 }
 
 impl Payload {
-    /// Looks at `tensor` without touching its memory. Each question is asked only of tensors that can answer it: libtorch throws when
+    /// Looks at `tensor` without touching its memory; it may be on the CPU, or on `gpu`. Each question is asked only of tensors that can answer it: libtorch throws when
     /// an undefined tensor is asked for its dtype, or a sparse one for its strides.
-    pub(crate) fn of(tensor: &Tensor) -> Result<Payload, Refusal> {
+    pub(crate) fn of(tensor: &Tensor, gpu: Option<Device>) -> Result<Payload, Refusal> {
         if !tensor.defined() {
             return Err(Refusal::Undefined);
         }
@@ -108,21 +110,28 @@ impl Payload {
             return Err(Refusal::NotDense);
         }
         let element = tensor.f_kind().ok().and_then(Element::of).ok_or(Refusal::Dtype)?;
-        if tensor.device() != Device::Cpu {
-            return Err(Refusal::NotOnCpu);
+        let on_gpu = gpu == Some(tensor.device());
+        if !on_gpu && tensor.device() != Device::Cpu {
+            return Err(Refusal::Elsewhere);
         }
         // Compressed sparse layouts answer `is_sparse` with no and throw at `is_contiguous`; to be viewed flat they fail in an orderly way.
         if tensor.f_view([-1]).is_err() || !tensor.is_contiguous() {
             return Err(Refusal::NotContiguous);
         }
-        Ok(Payload { element, numel: tensor.numel() })
+        Ok(Payload { element, numel: tensor.numel(), on_gpu })
+    }
+
+    /// Its length in bytes.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn bytes(&self) -> usize {
+        self.numel * self.element.kind().elt_size_in_bytes()
     }
 }
 
 /// An empty `[world_size, ...]` for what `world_size` ranks gather.
 pub(crate) fn gathered_like(tensor: &Tensor, payload: &Payload, world_size: usize) -> Result<Tensor, TchError> {
     let shape: Vec<i64> = std::iter::once(world_size as i64).chain(tensor.size()).collect();
-    Tensor::f_empty(shape, (payload.element.kind(), Device::Cpu))
+    Tensor::f_empty(shape, (payload.element.kind(), tensor.device()))
 }
 
 /// Shape and dtype of a tensor that may be anything, for an error message.
@@ -133,10 +142,10 @@ pub(crate) fn describe(tensor: &Tensor) -> (Vec<i64>, String) {
     (tensor.size(), tensor.f_kind().map_or("unknown".into(), |kind| format!("{kind:?}")))
 }
 
-/// The memory of a tensor that [`Payload::of`] has accepted.
+/// The memory of a tensor on the CPU that [`Payload::of`] has accepted.
 #[cfg(feature = "mpi")]
 pub(crate) fn bytes_mut<'a>(tensor: &'a mut Tensor, payload: &Payload) -> &'a mut [u8] {
-    let length = payload.numel * payload.element.kind().elt_size_in_bytes();
+    let length = payload.bytes();
     if length == 0 {
         return &mut [];
     }
@@ -149,7 +158,7 @@ pub(crate) fn bytes_mut<'a>(tensor: &'a mut Tensor, payload: &Payload) -> &'a mu
 /// The same, to read.
 #[cfg(feature = "mpi")]
 pub(crate) fn bytes<'a>(tensor: &'a Tensor, payload: &Payload) -> &'a [u8] {
-    let length = payload.numel * payload.element.kind().elt_size_in_bytes();
+    let length = payload.bytes();
     if length == 0 {
         return &[];
     }
@@ -166,7 +175,10 @@ mod tests {
         for element in Element::ALL {
             for shape in [&[0][..], &[], &[3, 5], &[1, 0, 2]] {
                 let tensor = Tensor::zeros(shape, (element.kind(), Device::Cpu));
-                assert_eq!(Payload::of(&tensor), Ok(Payload { element, numel: shape.iter().product::<i64>() as usize }));
+                let numel = shape.iter().product::<i64>() as usize;
+                assert_eq!(Payload::of(&tensor, None), Ok(Payload { element, numel, on_gpu: false }));
+                assert_eq!(Payload::of(&tensor, Some(Device::Cuda(0))), Ok(Payload { element, numel, on_gpu: false }));
+                assert_eq!(Payload::of(&tensor, Some(Device::Cpu)), Ok(Payload { element, numel, on_gpu: true }), "of tests");
             }
         }
     }
@@ -174,13 +186,13 @@ mod tests {
     #[test]
     fn anything_else_is_refused_for_its_reason() {
         let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
-        assert_eq!(Payload::of(&Tensor::new()), Err(Refusal::Undefined));
-        assert_eq!(Payload::of(&matrix.tr()), Err(Refusal::NotContiguous));
-        assert_eq!(Payload::of(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false)), Err(Refusal::NotContiguous));
-        assert_eq!(Payload::of(&matrix.to_sparse_sparse_dim(2)), Err(Refusal::NotDense));
-        assert!(Payload::of(&matrix.to_sparse_csr(None)).is_err());
+        assert_eq!(Payload::of(&Tensor::new(), None), Err(Refusal::Undefined));
+        assert_eq!(Payload::of(&matrix.tr(), None), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::of(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false), None), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::of(&matrix.to_sparse_sparse_dim(2), None), Err(Refusal::NotDense));
+        assert!(Payload::of(&matrix.to_sparse_csr(None), None).is_err());
         for kind in [Kind::Uint8, Kind::Int, Kind::Bool, Kind::ComplexFloat] {
-            assert_eq!(Payload::of(&Tensor::zeros([2], (kind, Device::Cpu))), Err(Refusal::Dtype), "{kind:?}");
+            assert_eq!(Payload::of(&Tensor::zeros([2], (kind, Device::Cpu)), None), Err(Refusal::Dtype), "{kind:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::payload::{Payload, describe, gathered_like};
 use crate::{Error, ProcessGroup, Reduce, Result, failure};
@@ -25,7 +25,9 @@ impl Default for Single {
 }
 
 fn check_tensor(tensor: &Tensor, operation: &'static str) -> Result<Payload> {
-    Payload::of(tensor).map_err(|refusal| {
+    // Nothing moves: one device is as good as another.
+    let anywhere = tensor.defined().then(|| tensor.device());
+    Payload::of(tensor, anywhere).map_err(|refusal| {
         let (shape, dtype) = describe(tensor);
         Error::Unsupported { operation, reason: refusal.reason(), shape, dtype, rank: 0 }
     })
@@ -42,6 +44,10 @@ impl ProcessGroup for Single {
 
     fn world_size(&self) -> usize {
         1
+    }
+
+    fn local_rank(&self) -> usize {
+        0
     }
 
     fn host(&self, rank: usize) -> &str {
@@ -81,6 +87,10 @@ impl ProcessGroup for Single {
         Ok(Arc::new(Single { host: self.host.clone() }))
     }
 
+    fn with_device(&self, _device: Device) -> Result<Arc<dyn ProcessGroup>> {
+        self.duplicate()
+    }
+
     fn sent_bytes(&self) -> u64 {
         0
     }
@@ -90,7 +100,7 @@ impl ProcessGroup for Single {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     #[test]
     fn every_collective_is_the_identity() {

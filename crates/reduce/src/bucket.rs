@@ -1,6 +1,6 @@
 //! Gradients that travel together: one flat buffer, which where possible *is* the gradients, so that nothing is copied or held twice.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::Result;
 use crate::parameter::Parameter;
@@ -24,7 +24,7 @@ impl Bucket {
     /// so far is taken over.
     pub(crate) fn new(parameters: &[Parameter], members: Vec<usize>, kind: Kind) -> Result<Bucket> {
         let elements: usize = members.iter().map(|&member| parameters[member].numel()).sum();
-        let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.device);
+        let device = crate::device_of(parameters);
         let flat = Tensor::f_zeros([elements as i64], (kind, device))?;
         let mut start = 0;
         let mut slots = Vec::with_capacity(members.len());

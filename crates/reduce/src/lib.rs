@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use collective::ProcessGroup;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 pub use config::{Config, Method, PowerSgdConfig};
 pub use error::{Error, Result};
@@ -62,7 +62,7 @@ pub struct Traffic {
     pub bytes: u64,
     /// What [`Method::Exact`] hands over: four bytes per element.
     pub exact_bytes: u64,
-    /// Time in which gradients were compressed and summed.
+    /// Time in which gradients were compressed and summed; on a GPU, in which that was queued.
     pub busy: Duration,
     /// The part of it that backward did not hide: time spent in [`GradientReducer::reduce`].
     pub waited: Duration,
@@ -84,7 +84,7 @@ pub struct GradientReducer {
 }
 
 impl GradientReducer {
-    /// Prepares for `parameters` (name and leaf tensor of f32 or bf16, all on one device). All ranks call it, with the same list and
+    /// Prepares for `parameters` (name and leaf tensor of f32 or bf16, all on one device, whose tensors `group` carries). All ranks call it, with the same list and
     /// configuration.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl GradientReducer {
         let _no_grad = tch::no_grad_guard();
         let units = Unit::all(&parameters, &config)?;
         let (orders, carrier) = match group.world_size() > 1 && config.overlap {
-            true => Carrier::start(group.duplicate()?).map(|(orders, carrier)| (Some(orders), Some(carrier)))?,
+            true => Carrier::start(group.duplicate()?, device_of(&parameters)).map(|(orders, carrier)| (Some(orders), Some(carrier)))?,
             false => (None, None),
         };
         let queue = Arc::new(Mutex::new(Queue::new(parameters.clone(), units, orders)));
@@ -145,10 +145,11 @@ impl GradientReducer {
             units.push(unit);
         }
         for carrier in std::iter::repeat_n(&self.carrier, sent).flatten() {
-            let (unit, sent_bytes, time) = carrier.next()?;
-            bytes += sent_bytes?;
-            busy += time;
-            units.push(unit);
+            let answer = carrier.next()?;
+            answer.wait()?;
+            bytes += answer.bytes?;
+            busy += answer.time;
+            units.push(answer.unit);
         }
         lock(&self.queue).take_back(units)?;
         for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used) {
@@ -206,6 +207,11 @@ impl GradientReducer {
         let Ok(units) = queue.units() else { return Vec::new() };
         units.iter().filter_map(|unit| unit.powersgd.as_ref()).flat_map(|powersgd| powersgd.state(&self.parameters)).collect()
     }
+}
+
+/// Where all parameters are.
+fn device_of(parameters: &[Parameter]) -> Device {
+    parameters.first().map_or(Device::Cpu, |parameter| parameter.device)
 }
 
 impl Drop for GradientReducer {

@@ -8,7 +8,7 @@ use models::Decoder;
 /// The first fault, an [`crate::Error::is_input`].
 pub fn check(run: &Run, ranks: usize) -> Result<()> {
     run.check_paths()?;
-    device::choose(run, ranks)?;
+    device::choose(run, collective::local_rank_hint().unwrap_or(0))?;
     let checkpoint = base::open(run)?;
     check_whole(run)?;
     if run.model.task != Task::CausalLm {

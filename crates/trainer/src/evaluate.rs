@@ -60,7 +60,7 @@ impl Evaluation {
 /// What [`crate::check`] finds; no held-out data; an adapter or a checkpoint that is not there, is broken, or is of another run.
 pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
     let trained = Trained::find(run, weights)?;
-    let (device, kind) = (device::choose(run, 1)?, run.model.dtype.kind());
+    let (device, kind) = (device::choose(run, 0)?, run.model.dtype.kind());
     let checkpoint = trained.open_base()?;
     match run.model.task {
         Task::CausalLm => {

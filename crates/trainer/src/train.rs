@@ -58,7 +58,8 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
 
 fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
     let drill = Drill::from_environment()?;
-    let device = device::choose(run, group.world_size())?;
+    let device = device::choose(run, group.local_rank())?;
+    let group = group.with_device(device)?;
     let checkpoint = base::open(run)?;
     tracing::info!("loading {} onto {device:?}", run.model.path.display());
     match run.model.task {

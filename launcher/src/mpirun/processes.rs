@@ -76,8 +76,8 @@ mod tests {
         let mut child = Command::new("sh").args(["-c", "sh -c 'sleep 60 & wait' & wait"]).spawn().unwrap();
         let (found, sleep) = loop {
             let found = descendants(child.id());
-            let programs = found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
-            let sleep = programs.filter(|program| *program != shell).next_back();
+            let mut programs = found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+            let sleep = programs.rfind(|program| *program != shell);
             match sleep {
                 Some(sleep) if found.len() == 2 => break (found, sleep),
                 _ => assert!(started.elapsed() < Duration::from_secs(30), "{found:?}"),

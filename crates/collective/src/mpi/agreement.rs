@@ -14,11 +14,12 @@ pub(super) enum Operation {
     BroadcastBytes,
     AllGatherBytes,
     Duplicate,
+    WithDevice,
     Leave,
 }
 
 impl Operation {
-    const ALL: [Operation; 8] = [
+    const ALL: [Operation; 9] = [
         Operation::AllReduce,
         Operation::Broadcast,
         Operation::AllGather,
@@ -26,6 +27,7 @@ impl Operation {
         Operation::BroadcastBytes,
         Operation::AllGatherBytes,
         Operation::Duplicate,
+        Operation::WithDevice,
         Operation::Leave,
     ];
 
@@ -38,14 +40,18 @@ impl Operation {
             Operation::BroadcastBytes => "broadcast_bytes",
             Operation::AllGatherBytes => "all_gather_bytes",
             Operation::Duplicate => "duplicate",
+            Operation::WithDevice => "with_device",
             Operation::Leave => "leave",
         }
     }
 }
 
-/// A call as numbers: operation; reduction or root; dtype + 1 and number of elements, or 0; why this rank refuses it, or 0.
+/// A call as numbers: operation; reduction or root; dtype + 1 (and [`ON_GPU`]) and number of elements, or 0; why this rank refuses it, or 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header([u64; 5]);
+
+/// Added to the dtype of a tensor on a GPU.
+const ON_GPU: u64 = 1 << 8;
 
 impl Header {
     pub(super) fn new(operation: Operation, detail: u64) -> Header {
@@ -53,7 +59,8 @@ impl Header {
     }
 
     pub(super) fn with_payload(operation: Operation, detail: u64, payload: Payload) -> Header {
-        Header([operation as u64, detail, payload.element as u64 + 1, payload.numel as u64, 0])
+        let place = if payload.on_gpu { ON_GPU } else { 0 };
+        Header([operation as u64, detail, place + payload.element as u64 + 1, payload.numel as u64, 0])
     }
 
     pub(super) fn refused(operation: Operation, refusal: Refusal) -> Header {
@@ -95,8 +102,9 @@ impl Header {
         } else {
             String::new()
         };
-        let payload = Element::ALL.into_iter().find(|&known| known as u64 + 1 == element);
-        let payload = payload.map_or_else(String::new, |element| format!(" of {}", Payload { element, numel: numel as usize }));
+        let payload = Element::ALL.into_iter().find(|&known| known as u64 + 1 == element % ON_GPU);
+        let on_gpu = element >= ON_GPU;
+        let payload = payload.map_or_else(String::new, |element| format!(" of {}", Payload { element, numel: numel as usize, on_gpu }));
         format!("{}{detail}{payload}", self.operation())
     }
 }
@@ -148,15 +156,16 @@ mod tests {
 
     #[test]
     fn every_number_of_a_call_changes_its_fingerprint() {
-        let payload = |element, numel| Payload { element, numel };
+        let payload = |element, numel| Payload { element, numel, on_gpu: false };
         let headers = [
             Header::with_payload(Operation::AllReduce, 0, payload(Element::F32, 4)),
             Header::with_payload(Operation::AllReduce, 1, payload(Element::F32, 4)),
             Header::with_payload(Operation::AllReduce, 0, payload(Element::F32, 5)),
             Header::with_payload(Operation::AllReduce, 0, payload(Element::I64, 4)),
+            Header::with_payload(Operation::AllReduce, 0, Payload { on_gpu: true, ..payload(Element::F32, 4) }),
             Header::with_payload(Operation::AllGather, 0, payload(Element::F32, 4)),
             Header::refused(Operation::AllReduce, Refusal::Dtype),
-            Header::refused(Operation::AllReduce, Refusal::NotOnCpu),
+            Header::refused(Operation::AllReduce, Refusal::Elsewhere),
             Header::new(Operation::Barrier, 0),
             Header::new(Operation::Leave, 0),
         ];
@@ -167,11 +176,11 @@ mod tests {
 
     #[test]
     fn two_ranks_that_differ_are_both_named() {
-        let payload = Payload { element: Element::F32, numel: 4 };
+        let payload = Payload { element: Element::F32, numel: 4, on_gpu: true };
         let headers = [Header::with_payload(Operation::AllReduce, Reduce::Max as u64, payload), Header::new(Operation::BroadcastBytes, 1)];
         assert_eq!(
             explain(&headers, &hosts(2)),
-            "rank 0 (host node0): all_reduce (max) of 4 f32; rank 1 (host node1): broadcast_bytes (root 1)"
+            "rank 0 (host node0): all_reduce (max) of 4 f32 on the GPU; rank 1 (host node1): broadcast_bytes (root 1)"
         );
     }
 

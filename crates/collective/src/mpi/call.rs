@@ -134,6 +134,18 @@ pub(super) fn initialize() -> Result<()> {
     Ok(())
 }
 
+/// Fails unless several threads may be in MPI at once.
+pub(super) fn check_multiple() -> Result<()> {
+    let mut provided = 0;
+    // SAFETY: MPI is up.
+    check("duplicate", unsafe { ffi::MPI_Query_thread(&mut provided) })?;
+    // SAFETY: a constant of the MPI library.
+    if provided < unsafe { ffi::RSMPI_THREAD_MULTIPLE } {
+        return Err(Error::ThreadLevel { provided, needed: "multiple (3)" });
+    }
+    Ok(())
+}
+
 /// Ends MPI; waits for the other ranks.
 pub(super) fn finalize() -> Result<()> {
     // SAFETY: MPI is up: a group calls this once, at its end.
@@ -190,18 +202,23 @@ impl Communicator {
 
     /// Another communicator of the same ranks, for the life of the process: calls on the two know nothing of each other. All ranks call it.
     pub(super) fn duplicate(self) -> Result<Communicator> {
-        let mut provided = 0;
-        // SAFETY: MPI is up.
-        check("duplicate", unsafe { ffi::MPI_Query_thread(&mut provided) })?;
-        // SAFETY: a constant of the MPI library.
-        if provided < unsafe { ffi::RSMPI_THREAD_MULTIPLE } {
-            return Err(Error::ThreadLevel { provided, needed: "multiple (3)" });
-        }
         // The handle is only overwritten.
         let mut duplicate = self.0;
         // SAFETY: MPI is up, and all ranks of this communicator come here. Its error handler is handed on.
         check("duplicate", unsafe { ffi::MPI_Comm_dup(self.0, &mut duplicate) })?;
         Ok(Communicator(duplicate))
+    }
+
+    /// This rank's number among those that share memory with it. All ranks call it.
+    pub(super) fn local_rank(self) -> Result<usize> {
+        let (mut shared, mut rank) = (self.0, 0);
+        // SAFETY: MPI is up, all ranks of this communicator come here, and the handle is only overwritten.
+        let code = unsafe { ffi::MPI_Comm_split_type(self.0, ffi::RSMPI_COMM_TYPE_SHARED, 0, ffi::RSMPI_INFO_NULL, &mut shared) };
+        check("initialize", code)?;
+        // SAFETY: MPI has just made the communicator, which is freed after its only use.
+        let codes = unsafe { [ffi::MPI_Comm_rank(shared, &mut rank), ffi::MPI_Comm_free(&mut shared)] };
+        codes.into_iter().try_for_each(|code| check("initialize", code))?;
+        Ok(usize::try_from(rank).unwrap_or(0))
     }
 
     /// Combines `send` of all ranks into `receive`. Both are aligned for the datatype.

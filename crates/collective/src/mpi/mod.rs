@@ -1,19 +1,21 @@
 //! The process group over MPI. This module says what a collective does; [`call`] makes the calls, [`agreement`] compares the ranks' calls
-//! beforehand, [`fold`] adds the numbers that MPI cannot.
+//! beforehand, [`fold`] adds the numbers that MPI cannot, [`gpus`] hands what is on a GPU to NCCL.
 
 mod agreement;
 mod call;
 mod fold;
+mod gpus;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use self::agreement::{Header, Operation};
 use self::call::{Communicator, Datatype};
 pub(crate) use self::call::{abort_if_up, is_up};
 use self::fold::Folds;
+use crate::nccl::Nccl;
 use crate::payload::{self, Payload};
 use crate::{Error, ProcessGroup, Reduce, Result, activity, env, failure};
 
@@ -48,7 +50,8 @@ impl MpiOptions {
     }
 }
 
-/// All ranks of an MPI job (`MPI_COMM_WORLD`, or a duplicate of it), tensors on the CPU.
+/// All ranks of an MPI job (`MPI_COMM_WORLD`, or a duplicate of it), tensors on the CPU, and on one GPU of each rank after
+/// [`ProcessGroup::with_device`].
 ///
 /// A duplicate ends with its last use, quietly. The group itself, dropped at the end of a run, it waits for the other ranks and calls `MPI_Finalize`. Dropped during a panic, after an error of MPI, or
 /// while other ranks still make collective calls, it ends the job ([`crate::abort`]) instead.
@@ -57,7 +60,10 @@ pub struct Mpi {
     communicator: Communicator,
     is_duplicate: bool,
     rank: usize,
+    local_rank: usize,
     hosts: Vec<String>,
+    /// The way of tensors on a GPU.
+    nccl: Option<Nccl>,
     options: MpiOptions,
     folds: Folds,
     /// The buffer of all-reduces. Who holds it has the turn to call MPI; others get an error and do not wait, for two threads that
@@ -98,7 +104,9 @@ impl Mpi {
             communicator,
             is_duplicate: false,
             rank,
+            local_rank: communicator.local_rank()?,
             hosts: vec![host; world_size],
+            nccl: None,
             options,
             folds: Folds::create()?,
             turn: Mutex::default(),
@@ -141,16 +149,16 @@ impl Mpi {
         local
     }
 
-    /// After an error of MPI itself, the ranks may be anywhere.
+    /// After an error of MPI or NCCL itself, the ranks may be anywhere.
     fn note_failure<T>(&self, result: &Result<T>) {
-        if matches!(result, Err(Error::Mpi { .. })) {
+        if matches!(result, Err(Error::Mpi { .. } | Error::Nccl { .. })) {
             self.broken.store(true, Ordering::Relaxed);
         }
     }
 
     /// Agrees on a call that carries a tensor.
     fn agree_on_tensor(&self, operation: Operation, tensor: &Tensor, detail: u64) -> Result<Payload> {
-        match Payload::of(tensor) {
+        match Payload::of(tensor, self.nccl.as_ref().map(Nccl::device)) {
             Ok(payload) => {
                 let root = if operation == Operation::Broadcast { self.valid_root(operation, detail as usize) } else { Ok(()) };
                 let header = match root {
@@ -197,6 +205,25 @@ impl Mpi {
         Ok(())
     }
 
+    /// Another group of the same ranks, which all make it now.
+    fn another(&self, nccl: Option<Nccl>) -> Result<Mpi> {
+        let communicator = self.communicator.duplicate();
+        self.note_failure(&communicator);
+        Ok(Mpi {
+            communicator: communicator?,
+            is_duplicate: true,
+            rank: self.rank,
+            local_rank: self.local_rank,
+            hosts: self.hosts.clone(),
+            nccl,
+            options: self.options,
+            folds: self.folds,
+            turn: Mutex::default(),
+            sent: self.sent.clone(),
+            broken: self.broken.clone(),
+        })
+    }
+
     fn count_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -226,6 +253,10 @@ impl ProcessGroup for Mpi {
         self.hosts.len()
     }
 
+    fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
     fn host(&self, rank: usize) -> &str {
         self.hosts.get(rank).map_or("unknown", String::as_str)
     }
@@ -233,8 +264,11 @@ impl ProcessGroup for Mpi {
     fn all_reduce(&self, tensor: &mut Tensor, operation: Reduce) -> Result<()> {
         let mut turn = self.take_turn(Operation::AllReduce)?;
         let payload = self.agree_on_tensor(Operation::AllReduce, tensor, operation as u64)?;
+        self.count_sent(payload.bytes());
+        if payload.on_gpu {
+            return self.by_nccl(Operation::AllReduce, &payload, |nccl| nccl.all_reduce(tensor, &payload, operation));
+        }
         let bytes = payload::bytes_mut(tensor, &payload);
-        self.count_sent(bytes.len());
         let datatype = Datatype::of(payload.element);
         let fold = self.folds.get(payload.element, operation);
         let result = bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| {
@@ -250,10 +284,13 @@ impl ProcessGroup for Mpi {
     fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {
         let _turn = self.take_turn(Operation::Broadcast)?;
         let payload = self.agree_on_tensor(Operation::Broadcast, tensor, root as u64)?;
-        let bytes = payload::bytes_mut(tensor, &payload);
         if root == self.rank {
-            self.count_sent(bytes.len());
+            self.count_sent(payload.bytes());
         }
+        if payload.on_gpu {
+            return self.by_nccl(Operation::Broadcast, &payload, |nccl| nccl.broadcast(tensor, &payload, root));
+        }
+        let bytes = payload::bytes_mut(tensor, &payload);
         let result = self.broadcast_memory("broadcast", bytes, root);
         self.note_failure(&result);
         result
@@ -262,9 +299,13 @@ impl ProcessGroup for Mpi {
     fn all_gather(&self, tensor: &Tensor) -> Result<Tensor> {
         let _turn = self.take_turn(Operation::AllGather)?;
         let payload = self.agree_on_tensor(Operation::AllGather, tensor, 0)?;
-        let own = payload::bytes(tensor, &payload);
-        self.count_sent(own.len());
+        self.count_sent(payload.bytes());
         let mut gathered = payload::gathered_like(tensor, &payload, self.world_size())?;
+        if payload.on_gpu {
+            self.by_nccl(Operation::AllGather, &payload, |nccl| nccl.all_gather(tensor, &payload, &mut gathered))?;
+            return Ok(gathered);
+        }
+        let own = payload::bytes(tensor, &payload);
         let everything = Payload { numel: payload.numel * self.world_size(), ..payload };
         let lengths = vec![own.len(); self.world_size()];
         let result = self.gather_memory("all_gather", own, &lengths, payload::bytes_mut(&mut gathered, &everything));
@@ -329,19 +370,13 @@ impl ProcessGroup for Mpi {
     fn duplicate(&self) -> Result<Arc<dyn ProcessGroup>> {
         let _turn = self.take_turn(Operation::Duplicate)?;
         self.agree(Header::new(Operation::Duplicate, 0), Ok(()))?;
-        let communicator = self.communicator.duplicate();
-        self.note_failure(&communicator);
-        Ok(Arc::new(Mpi {
-            communicator: communicator?,
-            is_duplicate: true,
-            rank: self.rank,
-            hosts: self.hosts.clone(),
-            options: self.options,
-            folds: self.folds,
-            turn: Mutex::default(),
-            sent: self.sent.clone(),
-            broken: self.broken.clone(),
-        }))
+        call::check_multiple()?;
+        Ok(Arc::new(self.another(self.nccl.as_ref().map(Nccl::duplicate))?))
+    }
+
+    fn with_device(&self, device: Device) -> Result<Arc<dyn ProcessGroup>> {
+        if device == Device::Cpu { self.join_gpus(None) } else { self.join_gpus(Some(device)) }
+            .map(|group| Arc::new(group) as Arc<dyn ProcessGroup>)
     }
 
     fn sent_bytes(&self) -> u64 {

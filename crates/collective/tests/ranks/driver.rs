@@ -25,6 +25,11 @@ impl Outcome {
 
 /// Runs this program on `ranks` ranks. A job that hangs is ended after a minute.
 pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
+    mpirun_with(ranks, arguments, &[])
+}
+
+/// The same with these variables.
+pub fn mpirun_with(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = Command::new("timeout")
         .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
         // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
@@ -34,6 +39,7 @@ pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
         .args(arguments)
         .env("OMP_NUM_THREADS", "1")
         .env_remove("RUST_BACKTRACE")
+        .envs(variables.iter().copied())
         .output()
         .expect("mpirun and timeout are on the PATH");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

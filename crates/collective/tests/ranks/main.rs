@@ -5,6 +5,7 @@
 mod driver;
 mod faults;
 mod misuse;
+mod nccl;
 mod operations;
 
 use collective::{Mpi, MpiOptions, ProcessGroup as _, launched_by_mpi};
@@ -19,6 +20,11 @@ const TESTS: &[Test] = &[
     ("misuse_is_an_error_on_the_only_rank", || misuse::start(1)),
     ("misuse_is_an_error_on_both_ranks", || misuse::start(2)),
     ("misuse_is_an_error_on_all_three_ranks", || misuse::start(3)),
+    ("one_rank_computes_over_nccl", || nccl::start(1)),
+    ("three_ranks_compute_over_nccl", || nccl::start(3)),
+    ("without_nccl_no_rank_joins", nccl::without_the_library),
+    ("a_rank_that_does_not_meet_the_others_ends_the_job", nccl::absent),
+    ("an_error_after_a_call_of_nccl_ends_the_job", nccl::late_error),
     ("a_panic_ends_the_job_and_names_the_rank", || faults::start("panic")),
     ("a_panic_on_another_thread_ends_the_job_and_names_the_rank", || faults::start("thread-panic")),
     ("an_early_error_ends_the_job_and_names_the_rank", || faults::start("error")),
@@ -44,6 +50,9 @@ fn main() {
             operations::check(&group).unwrap();
             group.barrier().unwrap();
         }
+        ["nccl", "operations"] => nccl::join(|group| operations::check(group)),
+        ["nccl", "misuse", directory] => nccl::join(|group| misuse::check(group, directory.as_ref())),
+        ["nccl", "error"] => nccl::join(nccl::wait_for_an_error),
         ["misuse", directory] => collective::run(|group| misuse::check(&*group, directory.as_ref())).unwrap(),
         ["fault", fault, directory] => faults::fail(fault, directory.as_ref()),
         _ => panic!("a rank does not know what {arguments:?} means"),

@@ -54,6 +54,10 @@ impl ProcessGroup for Thread {
         self.world_size
     }
 
+    fn local_rank(&self) -> usize {
+        self.rank
+    }
+
     fn host(&self, rank: usize) -> &str {
         ["node0", "node1", "node2"].get(rank).unwrap_or(&"unknown")
     }
@@ -104,6 +108,10 @@ impl ProcessGroup for Thread {
         self.shared.barrier.wait();
         let shared = self.shared.duplicate.lock().unwrap().clone().unwrap();
         Ok(Arc::new(Thread { rank: self.rank, world_size: self.world_size, shared }))
+    }
+
+    fn with_device(&self, _device: Device) -> Result<Arc<dyn ProcessGroup>> {
+        self.duplicate()
     }
 
     fn sent_bytes(&self) -> u64 {

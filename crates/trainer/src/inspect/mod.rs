@@ -72,7 +72,7 @@ pub struct Inspection {
 /// # Errors
 /// As [`crate::check`] and [`crate::train`].
 pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(u64, u64, &str)) -> Result<Inspection> {
-    let device = device::choose(run, 1)?;
+    let device = device::choose(run, 0)?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
     let mut decoder = Decoder::load_quantized(&checkpoint, run.model.quantization.of_model(), run.model.dtype.kind(), device)?;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::Kernel;
+use cuda::Gpu;
 use cudarc::driver::{result as driver, sys};
 use cudarc::nvrtc::{result as nvrtc, sys as nvrtc_sys};
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -16,16 +17,10 @@ const SOURCE: &str = include_str!("coded.cu");
 /// Sums and products are rounded one by one, as everywhere else.
 const OPTIONS: [&str; 2] = ["--fmad=false", "--std=c++17"];
 
-unsafe extern "C" {
-    /// Of `stream.cpp`.
-    fn loract_current_stream(device: i64, stream: *mut *mut c_void) -> bool;
-}
-
 /// The kernels, loaded into the context of libtorch on one GPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Card {
-    index: usize,
-    context: sys::CUcontext,
+    gpu: Gpu,
     functions: [sys::CUfunction; Kernel::ALL.len()],
 }
 
@@ -35,35 +30,18 @@ unsafe impl Send for Card {}
 impl Card {
     /// Compiles the kernels for the GPU that libtorch calls `index`. Otherwise, what is missing.
     pub(super) fn load(index: usize) -> Result<Self, String> {
-        // SAFETY: looks for a library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err("there is no CUDA driver (libcuda.so.1)".to_owned());
-        }
-        let refused = |call: &str| {
-            let call = call.to_owned();
-            move |error: driver::DriverError| format!("{call}: {error}")
-        };
-        driver::init().map_err(refused("cuInit"))?;
-        let device = driver::device::get(index as i32).map_err(refused("cuDeviceGet"))?;
-        let attribute = |which| {
-            // SAFETY: the device is one of the driver's.
-            unsafe { driver::device::get_attribute(device, which) }.map_err(refused("cuDeviceGetAttribute"))
-        };
-        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let code = compile(&format!("sm_{major}{minor}"))?;
-        // SAFETY: as above. The primary context is libtorch's; it is held from here on.
-        let context = unsafe { driver::primary_ctx::retain(device) }.map_err(refused("cuDevicePrimaryCtxRetain"))?;
-        let _current = Current::of(context).map_err(refused("cuCtxPushCurrent"))?;
+        let gpu = Gpu::open(index)?;
+        let code = compile(&gpu.architecture()?)?;
+        let _entered = gpu.enter()?;
         // SAFETY: the image is what NVRTC made, whole.
-        let module = unsafe { driver::module::load_data(code.as_ptr().cast()) }.map_err(refused("cuModuleLoadData"))?;
+        let module = unsafe { driver::module::load_data(code.as_ptr().cast()) }.map_err(|error| format!("cuModuleLoadData: {error}"))?;
         let mut functions = [std::ptr::null_mut(); Kernel::ALL.len()];
         for (function, kernel) in functions.iter_mut().zip(Kernel::ALL) {
             // SAFETY: the module has just been loaded, and stays.
-            *function =
-                unsafe { driver::module::get_function(module, kernel.name().to_owned()) }.map_err(refused("cuModuleGetFunction"))?;
+            *function = unsafe { driver::module::get_function(module, kernel.name().to_owned()) }
+                .map_err(|error| format!("cuModuleGetFunction: {error}"))?;
         }
-        Ok(Self { index, context, functions })
+        Ok(Self { gpu, functions })
     }
 
     /// Queues a kernel behind all that libtorch has queued on its current stream: the side stream, while that is the current one.
@@ -71,36 +49,14 @@ impl Card {
     /// # Safety
     /// `arguments` point to what the kernel takes: 8 bytes each, pointers among them to device memory of the shapes that it states.
     pub(super) unsafe fn launch(&self, kernel: Kernel, grid: [u32; 2], block: u32, arguments: &mut [*mut c_void]) -> Result<(), String> {
-        let mut stream = std::ptr::null_mut();
-        // SAFETY: writes a pointer.
-        if !unsafe { loract_current_stream(self.index as i64, &mut stream) } {
-            return Err(format!("libtorch has no current stream on GPU {}", self.index));
-        }
-        let _current = Current::of(self.context).map_err(|error| error.to_string())?;
+        let stream = self.gpu.stream()?;
+        let _entered = self.gpu.enter()?;
         let function = self.functions[kernel as usize];
         // SAFETY: function, context and stream are of the same device; the rest is the caller's promise.
         let status = unsafe {
             sys::cuLaunchKernel(function, grid[0], grid[1], 1, block, 1, 1, 0, stream.cast(), arguments.as_mut_ptr(), std::ptr::null_mut())
         };
         status.result().map_err(|error| error.to_string())
-    }
-}
-
-/// A context that is this thread's current one for a while; the one before, which libtorch relies on, comes back.
-struct Current;
-
-impl Current {
-    fn of(context: sys::CUcontext) -> Result<Self, driver::DriverError> {
-        // SAFETY: the context is held by its card.
-        unsafe { sys::cuCtxPushCurrent_v2(context) }.result().map(|()| Self)
-    }
-}
-
-impl Drop for Current {
-    fn drop(&mut self) {
-        let mut popped = std::ptr::null_mut();
-        // SAFETY: undoes the push of `Current::of`, in the function that made it; writes a handle.
-        let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };
     }
 }
 

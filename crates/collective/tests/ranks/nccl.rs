@@ -1,0 +1,84 @@
+//! The same as over MPI, by a NCCL that takes memory of the host (`nccl.cpp`): how ranks meet, what is handed over, and what happens when it fails.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use collective::{Error, Mpi, ProcessGroup, Reduce};
+use tch::{Device, Tensor};
+
+use crate::driver::{self, Outcome};
+
+/// The folder of `libnccl.so.2`.
+fn library() -> &'static str {
+    static FOLDER: OnceLock<String> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = driver::empty_directory("nccl");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ranks/nccl.cpp");
+        let mut compiler = Command::new("c++");
+        compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]).arg(folder.join("libnccl.so.2")).arg(source).arg("-lrt");
+        assert!(compiler.status().expect("a C++ compiler is on the PATH").success());
+        folder.to_str().unwrap().to_owned()
+    })
+}
+
+fn mpirun(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+    let path = match std::env::var("LD_LIBRARY_PATH") {
+        Ok(others) => format!("{}:{others}", library()),
+        Err(_) => library().to_owned(),
+    };
+    driver::mpirun_with(ranks, &[&["nccl"], arguments].concat(), &[variables, &[("LD_LIBRARY_PATH", &path)]].concat())
+}
+
+pub fn start(ranks: usize) {
+    mpirun(ranks, &["operations"], &[]).expect_success();
+    let directory = driver::empty_directory(&format!("nccl-misuse-{ranks}"));
+    mpirun(ranks, &["misuse", directory.to_str().unwrap()], &[]).expect_success();
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+/// The program of one rank: every tensor goes by NCCL.
+pub fn join(body: impl FnOnce(&dyn ProcessGroup) -> Result<(), Error>) {
+    collective::install_panic_hook();
+    let group = Mpi::initialize().unwrap();
+    let joined = match group.join_gpus(Some(Device::Cpu)) {
+        Ok(joined) => joined,
+        Err(error) => group.abort(&error.to_string()),
+    };
+    if let Err(error) = body(&joined) {
+        group.abort(&error.to_string());
+    }
+}
+
+pub fn without_the_library() {
+    let outcome = driver::mpirun_with(2, &["nccl", "operations"], &[]);
+    // Where a machine has a NCCL of its own, it is found, and takes no memory of the host.
+    let missing = outcome.text.contains("the ranks cannot join over NCCL: rank 0 (host ") && outcome.text.contains("NCCL is not found");
+    outcome.expect(missing || outcome.text.contains("NCCL failed"), "what is missing");
+    outcome.expect(!outcome.status.success(), "a failure");
+}
+
+pub fn absent() {
+    let outcome = mpirun(3, &["operations"], &[("NCCL_FAKE", "absent"), ("LORACT_NCCL_DEADLINE", "2")]);
+    let said = "NCCL failed in all_reduce: this rank could not meet the others: it is not done after 2 s";
+    outcome.expect(outcome.text.contains(said), said);
+    outcome.expect(!outcome.status.success(), "a failure");
+}
+
+pub fn late_error() {
+    let outcome = mpirun(2, &["error"], &[("NCCL_FAKE", "late error")]);
+    outcome.expect(outcome.text.contains("): NCCL failed: unhandled system error"), "NCCL's words, and the rank");
+    outcome.expect(!outcome.status.success(), "a failure");
+}
+
+/// Makes calls until one has failed, which only a look at NCCL's state tells.
+pub fn wait_for_an_error(group: &dyn ProcessGroup) -> Result<(), Error> {
+    for _ in 0..3 {
+        group.all_reduce(&mut Tensor::from_slice(&[1.0_f32]), Reduce::Sum)?;
+    }
+    // Begun, and fails when nobody waits for it any more.
+    group.all_reduce(&mut Tensor::from_slice(&[1.0_f32]), Reduce::Sum)?;
+    std::thread::sleep(Duration::from_secs(30));
+    Ok(())
+}
