@@ -458,3 +458,16 @@ fn damaged_batches() {
     change_bytes(&place.at("batches.safetensors"), |bytes| bytes.truncate(bytes.len() - 8));
     launch_refuses(&place, &[], &["batches.safetensors; ", "whole safetensors file"]);
 }
+
+/// `loract plan CONFIG | true`: who reads no more hears no complaint.
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let config = place.config();
+    let mut plan = place.loract(&["plan", config.to_str().unwrap()]);
+    let output = plan.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(141));
+}

@@ -112,6 +112,17 @@ fn under_mpirun_an_exit_without_a_word_ends_the_job() {
 }
 
 #[test]
+fn a_rank_without_memory_says_what_it_held_and_what_would_have_fitted() {
+    let place = Place::new();
+    let ended = place.run(place.launch().env("LORACT_DRILL", "memory:1:4"));
+    assert!(!ended.status.success());
+    for text in ["error: rank 1 on host ", "out of memory: tensors held up to ", " weights, ", " optimiser, ", "set [run] micro_batch_size"]
+    {
+        assert!(ended.stderr.contains(text), "no {text:?} in {}", ended.stderr);
+    }
+}
+
+#[test]
 fn a_fault_in_one_rank_before_the_first_step_ends_the_job() {
     for drill in [KILL, PANIC, ERROR, EXIT] {
         launched(drill, 1, 1);

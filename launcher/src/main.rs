@@ -28,12 +28,17 @@ mod work;
 use clap::{Parser, error::ErrorKind};
 use failure::Failure;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 fn main() -> ExitCode {
     // Before the first tensor, so that every byte is counted.
     autograd::memory::count_cpu();
     let outcome = match cli::Cli::try_parse() {
-        Ok(cli) => commands::run(cli),
+        Ok(cli) => {
+            end_with_the_reader(&cli.command);
+            commands::run(cli)
+        }
         // Of no command at all, clap makes a page on stderr, with code 2.
         Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !help.use_stderr() => help.exit(),
         Err(wrong_use) => Err(Failure::from(wrong_use)),
@@ -41,5 +46,16 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Ends quietly when nobody reads on (`loract plan … | head`), as other programs do; Rust's own way is a panic. Ranks and who starts them have
+/// other pipes, whose end means something else.
+fn end_with_the_reader(command: &cli::Command) {
+    /// What shells make of the signal.
+    const CODE: i32 = 128 + signal_hook::consts::SIGPIPE;
+    if !matches!(command, cli::Command::Train(_) | cli::Command::Launch(_) | cli::Command::Doctor(_)) {
+        // Where it cannot be had, the panic is.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, CODE, Arc::new(AtomicBool::new(true)));
     }
 }

@@ -3,7 +3,7 @@ use tch::Tensor;
 
 /// A fault on purpose, to see that the job ends as it should: `LORACT_DRILL=panic:1:3` makes rank 1 panic in step 3 (from 1). The kinds are
 /// `panic`, `error`, `exit` (without a word, code 3), `kill` (SIGKILL), `freeze` (SIGSTOP), `hang` (it lives and does nothing), `corrupt` (one number
-/// of a parameter changes a little), and `stop` (SIGUSR1, on which the run saves); and while the checkpoint of that step is written, `kill-in-save`
+/// of a parameter changes a little), `memory` (it asks for more than there is), and `stop` (SIGUSR1, on which the run saves); and while the checkpoint of that step is written, `kill-in-save`
 /// (when the rank's file is there), `full-disk` (instead of it), and on rank 0 `kill-in-commit` (when all is there but its name).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Drill {
@@ -21,6 +21,7 @@ enum Kind {
     Freeze,
     Hang,
     Corrupt,
+    Memory,
     Stop,
     KillInSave,
     FullDisk,
@@ -42,7 +43,7 @@ impl Drill {
     fn parse(text: &str) -> Result<Self> {
         let refuse = || {
             Error::Input(format!(
-                "{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit, kill, freeze, hang, corrupt, stop, kill-in-save, full-disk or kill-in-commit as the kind"
+                "{VARIABLE} is {text:?}; write KIND:RANK:STEP with panic, error, exit, kill, freeze, hang, corrupt, memory, stop, kill-in-save, full-disk or kill-in-commit as the kind"
             ))
         };
         let mut parts = text.split(':');
@@ -54,6 +55,7 @@ impl Drill {
             Some("freeze") => Kind::Freeze,
             Some("hang") => Kind::Hang,
             Some("corrupt") => Kind::Corrupt,
+            Some("memory") => Kind::Memory,
             Some("stop") => Kind::Stop,
             Some("kill-in-save") => Kind::KillInSave,
             Some("full-disk") => Kind::FullDisk,
@@ -86,6 +88,10 @@ impl Drill {
             Kind::Hang => loop {
                 std::thread::park();
             },
+            Kind::Memory => {
+                Tensor::f_empty([1 << 50], (tch::Kind::Uint8, tch::Device::Cpu))?;
+                Ok(())
+            }
             Kind::Stop => {
                 signal_hook::low_level::raise(signal_hook::consts::SIGUSR1)
                     .map_err(|cause| Error::Input(format!("{VARIABLE}: {cause}")))?;

@@ -42,13 +42,23 @@ pub enum Error {
         /// The loss.
         loss: f64,
     },
+    /// There is not enough memory.
+    #[error("out of memory: tensors held up to {held} when more was asked for{advice} ({cause})")]
+    OutOfMemory {
+        /// The most that tensors held.
+        held: String,
+        /// Of what, and what would have fitted.
+        advice: String,
+        /// libtorch's own words. Not a source: the message has it.
+        cause: Box<Error>,
+    },
     /// A step failed.
-    #[error("step {step}: {source}")]
+    #[error("step {step}: {cause}")]
     Step {
         /// The step, from 1.
         step: u64,
-        /// Why.
-        source: Box<Error>,
+        /// Why. Not a source: the message has it.
+        cause: Box<Error>,
     },
     /// A checkpoint cannot be taken up.
     #[error("{} {problem}", path.display())]
@@ -103,13 +113,13 @@ impl Error {
         match self {
             Self::Config(_) | Self::Data(_) | Self::Input(_) => true,
             Self::Model(error) => !matches!(error, models::Error::Torch { .. }),
-            Self::Step { source, .. } => source.is_input(),
+            Self::Step { cause, .. } => cause.is_input(),
             _ => false,
         }
     }
 
     pub(crate) fn in_step(self, step: u64) -> Self {
-        Self::Step { step, source: Box::new(self) }
+        Self::Step { step, cause: Box::new(self) }
     }
 
     pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {

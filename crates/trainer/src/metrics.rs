@@ -1,3 +1,4 @@
+use crate::tensorboard::EventFile;
 use crate::{ClassReport, Error, Result};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -5,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StepMetrics {
     /// From 1.
     pub step: u64,
@@ -73,16 +74,17 @@ pub struct Summary {
     pub metrics: PathBuf,
 }
 
-/// Writes `metrics.jsonl`, a whole line at a time.
+/// Writes `metrics.jsonl`, a whole line at a time, and what TensorBoard reads, where that is wanted.
 pub(crate) struct MetricsFile {
     path: PathBuf,
     file: File,
+    events: Option<EventFile>,
 }
 
 impl MetricsFile {
     /// Goes on after step `step`: the lines up to it stay, those of later steps are cut away, and with 0 all are. The file is replaced rather
     /// than cut, so that a reader notices.
-    pub fn after(dir: &Path, step: u64) -> Result<Self> {
+    pub fn after(dir: &Path, step: u64, tensorboard: bool) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         let aside = dir.join("metrics.jsonl.part");
         let before = match std::fs::read_to_string(&path) {
@@ -99,7 +101,8 @@ impl MetricsFile {
             OpenOptions::new().append(true).open(&path)
         };
         let file = replace().map_err(Error::io(&path, "replace"))?;
-        Ok(Self { path, file })
+        let events = tensorboard.then(|| EventFile::after(dir, step)).transpose()?;
+        Ok(Self { path, file, events })
     }
 
     /// Makes what was written so far survive the machine.
@@ -114,7 +117,8 @@ impl MetricsFile {
     pub fn write(&mut self, line: &StepMetrics) -> Result<()> {
         let mut text = serde_json::to_vec(line).map_err(|error| Error::io(&self.path, "write")(error.into()))?;
         text.push(b'\n');
-        self.file.write_all(&text).map_err(Error::io(&self.path, "write"))
+        self.file.write_all(&text).map_err(Error::io(&self.path, "write"))?;
+        self.events.as_mut().map_or(Ok(()), |events| events.write(line))
     }
 }
 
@@ -140,14 +144,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let text = || std::fs::read_to_string(&path).unwrap();
-        MetricsFile::after(dir.path(), 3).unwrap();
+        MetricsFile::after(dir.path(), 3, false).unwrap();
         assert_eq!(text(), "", "there was none");
         std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"st").unwrap();
-        let mut metrics = MetricsFile::after(dir.path(), 2).unwrap();
+        let mut metrics = MetricsFile::after(dir.path(), 2, false).unwrap();
         metrics.file.write_all(b"{\"step\":3}\n").unwrap();
         metrics.sync().unwrap();
         assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
-        MetricsFile::after(dir.path(), 0).unwrap();
+        MetricsFile::after(dir.path(), 0, false).unwrap();
         assert_eq!(text(), "");
     }
 }

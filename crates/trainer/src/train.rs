@@ -14,7 +14,7 @@ use crate::probe::Probe;
 use crate::run_data::{self, RunData};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
-use crate::{Error, Result, base, device, learning_rate, text, watch};
+use crate::{Error, Result, base, device, learning_rate, out_of_memory, text, watch};
 use collective::ProcessGroup;
 use layers::Sites;
 use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
@@ -143,7 +143,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     drop(named);
     tracing::info!("{trained_parameters} of {parameters} parameters are trained, in {steps} steps");
     let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, learner.fingerprint(), &mut stepper)?;
-    let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first)?) } else { None };
+    let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first, run.tensorboard)?) } else { None };
     let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, drill.clone());
 
     // The frozen ones too, this once: a rank may have read another file.
@@ -158,13 +158,13 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
         collective::note_step(step + 1);
         if let Some(drill) = &drill {
-            drill.at(group.rank(), step + 1)?;
+            drill.at(group.rank(), step + 1).map_err(|error| out_of_memory::explain(error, run, model.device()))?;
             drill.corrupt(group.rank(), step + 1, stepper.trained[0])?;
         }
         let started = Instant::now();
         let outcome = stepper
             .run(step, rate, || RankStatus { signal: stop.signal(), is_written: saver.is_written() })
-            .map_err(|error| error.in_step(step + 1))?;
+            .map_err(|error| out_of_memory::explain(error, run, model.device()).in_step(step + 1))?;
         let step_seconds = started.elapsed().as_secs_f64();
         seconds += step_seconds;
         if !outcome.loss.is_finite() || !outcome.grad_norm.is_finite() {

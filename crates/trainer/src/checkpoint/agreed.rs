@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Keys that may change while a run is stopped: they say where, how fast and how often, not what is learnt.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
     "run.dir",
     "run.device",
     "run.threads",
@@ -13,6 +13,7 @@ const FREE: [&str; 8] = [
     "run.eval_every",
     "run.log_every",
     "run.check_every",
+    "run.tensorboard",
     "run.loss_chunk",
 ];
 /// Tables of which every key may change.
@@ -86,7 +87,7 @@ impl Agreed {
 
 /// Refuses to go on with a run that was begun with `config`, its resolved configuration, as `run` where the two differ in a key that
 /// changes what is learnt: all but those of `[cluster]` and `[checkpoint]`, and `dir`, `device`, `threads`, `micro_batch_size`,
-/// `eval_every`, `log_every`, `check_every` and `loss_chunk` of `[run]`. A text that is no configuration agrees with none.
+/// `eval_every`, `log_every`, `check_every`, `tensorboard` and `loss_chunk` of `[run]`. A text that is no configuration agrees with none.
 ///
 /// # Errors
 /// At the first key that differs.

@@ -64,6 +64,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("eval_every", "a whole number >= 0, 0 = before and after only"),
             ("log_every", POSITIVE),
             ("check_every", "a whole number >= 0, 0 = at the start only"),
+            ("tensorboard", SWITCH),
             ("loss_chunk", "a whole number >= 0 of tokens, 0 = automatic"),
         ],
     ),

@@ -34,6 +34,7 @@ pub(super) struct Run {
     pub eval_every: Option<u64>,
     pub log_every: Option<u64>,
     pub check_every: Option<u64>,
+    pub tensorboard: Option<bool>,
     pub loss_chunk: Option<usize>,
 }
 

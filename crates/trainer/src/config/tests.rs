@@ -48,7 +48,7 @@ fn defaults_are_the_documented_ones() {
 #[test]
 fn the_resolved_form_is_the_same_run() {
     let full = "[run]\ndir = \"a b\"\nseed = 7\nsteps = 12\nbatch_size = 6\nmicro_batch_size = 2\ndevice = \"cpu\"\nthreads = 3\n\
-        eval_every = 4\nlog_every = 2\ncheck_every = 5\nloss_chunk = 64\n\
+        eval_every = 4\nlog_every = 2\ncheck_every = 5\ntensorboard = true\nloss_chunk = 64\n\
         [model]\npath = \"m.gguf\"\ntask = \"image_classification\"\nweights = \"random\"\ndtype = \"bf16\"\nquantization = \"gguf\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*\"\n\
         layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\

@@ -51,6 +51,8 @@ pub struct Run {
     /// `check_every`: steps between comparisons of all ranks' parameters, bit by bit; 0 = only at the start. They are compared before each
     /// checkpoint, too. Default: 100.
     pub check_every: u64,
+    /// `tensorboard`: whether the metrics are written for TensorBoard too, into `tensorboard/`. Default: false.
+    pub tensorboard: bool,
     /// `loss_chunk`: tokens whose logits exist at a time; 0 = automatic. Default: 0.
     pub loss_chunk: usize,
     /// `[model]`.
@@ -125,6 +127,7 @@ impl Run {
             eval_every: keys.eval_every.unwrap_or(0),
             log_every,
             check_every: keys.check_every.unwrap_or(100),
+            tensorboard: keys.tensorboard.unwrap_or(false),
             loss_chunk: keys.loss_chunk.unwrap_or(0),
             model: Model::resolve(raw.model, places.table("model"))?,
             lora: raw.lora.map(|lora| Lora::resolve(lora, places.table("lora"))).transpose()?,
@@ -158,6 +161,7 @@ impl Run {
                 eval_every: self.eval_every,
                 log_every: self.log_every,
                 check_every: self.check_every,
+                tensorboard: self.tensorboard,
                 loss_chunk: self.loss_chunk,
             },
             model: &self.model,
@@ -282,5 +286,6 @@ struct RunKeys<'a> {
     eval_every: u64,
     log_every: u64,
     check_every: u64,
+    tensorboard: bool,
     loss_chunk: usize,
 }
