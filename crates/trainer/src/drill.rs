@@ -89,7 +89,7 @@ impl Drill {
                 std::thread::park();
             },
             Kind::Memory => {
-                Tensor::f_empty([1 << 50], (tch::Kind::Uint8, tch::Device::Cpu))?;
+                let _ = Tensor::f_empty([1 << 50], (tch::Kind::Uint8, tch::Device::Cpu))?;
                 Ok(())
             }
             Kind::Stop => {
