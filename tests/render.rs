@@ -2,11 +2,12 @@
 //! stand-ins that run the ranks here.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod mpijob;
 mod program;
 
+use mpijob::{CleanPods, LauncherCreation, MpiImplementation, MpiJob, Replicas, Restart};
 use program::{Ended, Place};
 use rustix::process::Signal;
-use serde::Deserialize;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
@@ -62,7 +63,7 @@ fn they_ask_for_what_the_configuration_says() {
                  #SBATCH --gpus-per-node=4\n#SBATCH --mem=64G\n#SBATCH --time=01:30:00\n#SBATCH --partition=long\n#SBATCH --account=physics\n",
                 "#SBATCH --signal=B:USR1@120\n",
                 "\nmodule load openmpi\n",
-                "srun --mpi=pmix --kill-on-bad-exit=1 loract train ",
+                "srun --mpi=pmix --kill-on-bad-exit=0 --wait=120 loract train ",
             ][..],
         ),
         (
@@ -100,7 +101,7 @@ fn scripts_are_sound() {
     for scheduler in SCHEDULERS {
         let job = rendered(&place, scheduler, &["cluster.time=\"01:00:00\""]);
         let script = match scheduler {
-            "mpijob" => mpi_job(&job).script(),
+            "mpijob" => MpiJob::read(&job).script().to_owned(),
             _ => job,
         };
         fs::write(place.at("job.sh"), script).unwrap();
@@ -122,128 +123,139 @@ fn what_cannot_be_is_refused_at_its_key() {
     }
 }
 
-/// USR1 to the script, as the scheduler sends it, leads to a checkpoint, code 75 and the queue; submitted again, the run ends.
-#[test]
-fn a_warning_saves_and_requeues_and_the_next_start_goes_on() {
-    for (scheduler, requeued) in [("slurm", Some("requeue 7")), ("pbs", Some("7")), ("lsf", None)] {
-        let place = place();
+/// A job script with stand-ins for the schedulers' programs beside it: the ranks' starter becomes the rank, and the queue notes what it is told.
+struct Job<'a> {
+    place: &'a Place,
+}
+
+impl<'a> Job<'a> {
+    /// `state` is what Slurm's queue says of the job.
+    fn new(place: &'a Place, scheduler: &str, state: &str) -> Self {
         let bin = place.at("bin");
         fs::create_dir(&bin).unwrap();
         symlink(env!("CARGO_BIN_EXE_loract"), bin.join("loract")).unwrap();
         let folder = place.at("").display().to_string();
-        // The starter of ranks: its own options left out, it becomes the rank.
         let start = format!("echo $$ >{folder}/rank.pid\nwhile [ \"$1\" != loract ]; do shift; done\nexec \"$@\"\n");
         let queue = format!("echo \"$@\" >{folder}/requeued\n");
         for (name, text) in [
             ("srun", start.clone()),
             ("mpirun", start),
             ("scancel", format!("kill -USR1 \"$(cat {folder}/rank.pid)\"\n")),
+            ("squeue", format!("echo {state}\n")),
             ("scontrol", queue.clone()),
             ("qrerun", queue),
         ] {
             fs::write(bin.join(name), format!("#!/bin/bash\n{text}")).unwrap();
             fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
-        fs::write(place.at("job.sh"), rendered(&place, scheduler, &[])).unwrap();
-        let submit = || {
-            let mut command = Command::new("bash");
-            command.arg(place.at("job.sh")).env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
-            command.env("SLURM_JOB_ID", "7").env("PBS_JOBID", "7");
-            command
-        };
-        let mut job = place.start(&mut submit());
-        job.until("a step", || fs::read_to_string(place.metrics()).is_ok_and(|text| text.lines().count() >= 2));
-        job.process().signal(Signal::USR1);
+        fs::write(place.at("job.sh"), rendered(place, scheduler, &[])).unwrap();
+        Self { place }
+    }
+
+    fn submit(&self) -> Command {
+        let mut command = Command::new("bash");
+        let path = format!("{}:{}", self.place.at("bin").display(), std::env::var("PATH").unwrap());
+        command.arg(self.place.at("job.sh")).env("PATH", path).env("SLURM_JOB_ID", "7").env("PBS_JOBID", "7");
+        command
+    }
+
+    /// Starts the script, sends it `signal` as the scheduler does, and sees it end with 75 after a checkpoint.
+    fn stop(&self, signal: Signal) {
+        let mut job = self.place.start(&mut self.submit());
+        job.until("a step", || fs::read_to_string(self.place.metrics()).is_ok_and(|text| text.lines().count() >= 2));
+        job.process().signal(signal);
         let ended = job.wait();
-        assert_eq!(ended.status.code(), Some(75), "{scheduler}: {}", ended.stderr);
-        assert!(fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count() > 0);
-        assert_eq!(fs::read_to_string(place.at("requeued")).ok().as_deref().map(str::trim), requeued, "{scheduler}");
-        let ended = place.run(&mut submit());
+        assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
+        assert!(fs::read_dir(self.place.run_dir().join("checkpoints")).unwrap().count() > 0);
+    }
+
+    /// What the queue was told.
+    fn requeued(&self) -> Option<String> {
+        fs::read_to_string(self.place.at("requeued")).ok().map(|text| text.trim().to_owned())
+    }
+}
+
+#[test]
+fn a_warning_saves_and_requeues_and_the_next_start_goes_on() {
+    for (scheduler, requeued) in [("slurm", Some("requeue 7")), ("pbs", Some("7")), ("lsf", None)] {
+        let place = place();
+        let job = Job::new(&place, scheduler, "RUNNING None");
+        job.stop(Signal::USR1);
+        assert_eq!(job.requeued().as_deref(), requeued, "{scheduler}");
+        let ended = place.run(&mut job.submit());
         assert!(ended.status.success(), "{scheduler}: {}", ended.stderr);
         assert_eq!(fs::read_to_string(place.metrics()).unwrap().lines().count(), 60, "each step once");
     }
 }
 
-/// The fields of kubeflow/mpi-operator's v2beta1, those of Kubernetes' own pods left open.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct MpiJob {
-    api_version: String,
-    kind: String,
-    metadata: Metadata,
-    spec: Spec,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Metadata {
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Spec {
-    slots_per_worker: u32,
-    mpi_implementation: String,
-    launcher_creation_policy: String,
-    run_policy: RunPolicy,
-    mpi_replica_specs: Replicas,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RunPolicy {
-    clean_pod_policy: String,
-    backoff_limit: u32,
-    active_deadline_seconds: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "PascalCase")]
-struct Replicas {
-    launcher: Replica,
-    worker: Replica,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Replica {
-    replicas: u32,
-    restart_policy: Option<String>,
-    template: serde_json::Value,
-}
-
-impl MpiJob {
-    /// What the launcher's shell is given.
-    fn script(&self) -> String {
-        self.spec.mpi_replica_specs.launcher.template["spec"]["containers"][0]["args"][0].as_str().unwrap().to_owned()
+/// Slurm ends a job for `scancel JOB`, `scontrol requeue JOB` and the time limit, and only in the last the queue has to be told; PBS's TERM is qdel's.
+#[test]
+fn what_the_scheduler_ends_stays_out_of_the_queue() {
+    for (scheduler, state, signal, requeued) in [
+        ("slurm", "COMPLETING None", Signal::USR1, None),
+        ("slurm", "COMPLETING TimeLimit", Signal::USR1, Some("requeue 7")),
+        ("pbs", "", Signal::TERM, None),
+    ] {
+        let place = place();
+        let job = Job::new(&place, scheduler, state);
+        job.stop(signal);
+        assert_eq!(job.requeued().as_deref(), requeued, "{scheduler} {state}");
     }
-}
-
-fn mpi_job(text: &str) -> MpiJob {
-    serde_yaml_ng::from_str(text).unwrap_or_else(|fault| panic!("{fault}: {text}"))
 }
 
 #[test]
 fn an_mpi_job_has_the_fields_of_the_operator() {
     let place = place();
-    let job =
-        mpi_job(&rendered(&place, "mpijob", &["cluster.ranks=6", "cluster.nodes=3", "cluster.time=\"02:00:00\"", "cluster.volume=data"]));
+    let set = [
+        "cluster.ranks=6",
+        "cluster.nodes=3",
+        "cluster.time=\"02:00:00\"",
+        "cluster.volume=data",
+        "cluster.memory=8G",
+        "cluster.image=here:1",
+    ];
+    let job = MpiJob::read(&rendered(&place, "mpijob", &set));
     assert_eq!((job.api_version.as_str(), job.kind.as_str(), job.metadata.name.as_str()), ("kubeflow.org/v2beta1", "MPIJob", "run"));
     let MpiJob { spec, .. } = &job;
-    assert_eq!((spec.slots_per_worker, spec.mpi_implementation.as_str()), (2, "OpenMPI"));
-    assert_eq!(spec.launcher_creation_policy, "WaitForWorkersReady");
-    assert_eq!((spec.run_policy.clean_pod_policy.as_str(), spec.run_policy.active_deadline_seconds), ("Running", Some(7200)));
-    assert!(spec.run_policy.backoff_limit > 0, "a launcher that saved and stopped is started again");
+    assert_eq!((spec.slots_per_worker, spec.mpi_implementation.as_ref()), (Some(2), Some(&MpiImplementation::OpenMpi)));
+    assert_eq!(spec.launcher_creation_policy, Some(LauncherCreation::WaitForWorkersReady));
+    assert_eq!(
+        (spec.run_policy.clean_pod_policy.as_ref(), spec.run_policy.active_deadline_seconds),
+        (Some(&CleanPods::Running), Some(7200))
+    );
+    assert!(spec.run_policy.backoff_limit > Some(0), "a launcher that saved and stopped is started again");
     let Replicas { launcher, worker } = &spec.mpi_replica_specs;
-    assert_eq!((launcher.replicas, launcher.restart_policy.as_deref(), worker.replicas), (1, Some("OnFailure"), 3));
+    assert_eq!((launcher.replicas, launcher.restart_policy.as_ref(), worker.replicas), (Some(1), Some(&Restart::OnFailure), Some(3)));
     assert!(worker.restart_policy.is_none());
-    for replica in [launcher, worker] {
-        let pod = &replica.template["spec"];
-        assert_eq!(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], "data");
-        assert_eq!(pod["containers"][0]["volumeMounts"][0]["name"], pod["volumes"][0]["name"]);
-        assert!(pod["containers"][0]["resources"]["limits"]["cpu"].is_number());
+    let (launcher, worker) = (&launcher.template.spec, &worker.template.spec);
+    for pod in [launcher, worker] {
+        let [container] = &pod.containers;
+        assert_eq!((container.image.as_str(), container.working_dir.as_str()), ("here:1", "/work"));
+        assert_eq!(
+            (pod.volumes[0].persistent_volume_claim.claim_name.as_str(), &container.volume_mounts[0].name),
+            ("data", &pod.volumes[0].name)
+        );
+        assert!(container.resources.limits["cpu"].is_number());
     }
-    assert_eq!(worker.template["spec"]["containers"][0]["readinessProbe"]["tcpSocket"]["port"], 22);
-    assert!(job.script().contains("mpirun --allow-run-as-root -n 6 "), "{}", job.script());
+    assert_eq!(worker.containers[0].resources.limits["memory"], "8Gi");
+    assert!(launcher.termination_grace_period_seconds > Some(0), "there is time to save");
+    assert!(job.script().contains("\nmpirun -n 6 "), "{}", job.script());
+}
+
+/// The user, the port and the files of `ci/Dockerfile` are those that the job speaks of.
+#[test]
+fn an_mpi_job_fits_the_image() {
+    let image = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/Dockerfile")).unwrap();
+    let place = place();
+    let job = MpiJob::read(&rendered(&place, "mpijob", &["cluster.ranks=2", "cluster.nodes=2"]));
+    let Replicas { launcher, worker } = &job.spec.mpi_replica_specs;
+    let (launcher, worker) = (&launcher.template.spec, &worker.template.spec);
+    assert_eq!(launcher.security_context, worker.security_context);
+    assert!(image.contains(&format!("useradd --create-home --uid {} mpiuser", worker.security_context.run_as_user)));
+    let keys = job.spec.ssh_auth_mount_path.as_deref().unwrap();
+    assert!(image.contains(&format!("HostKey {keys}/id_rsa")), "{keys}");
+    let probe = worker.containers[0].readiness_probe.as_ref().unwrap();
+    assert_eq!(image.matches(&format!("Port {}'", probe["tcpSocket"]["port"])).count(), 2, "the server's and the clients': {probe}");
+    let command = serde_json::to_string(&worker.containers[0].command).unwrap().replace(',', ", ");
+    assert!(image.contains(&format!("CMD {command}")), "{command}");
 }
