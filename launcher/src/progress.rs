@@ -20,6 +20,8 @@ pub struct Progress {
     /// `None` where stderr is no terminal.
     bar: Option<ProgressBar>,
     what: String,
+    /// Whether its parts are bytes.
+    bytes: bool,
     /// When the next line may follow.
     next_line: Instant,
     unsaid: Option<String>,
@@ -31,15 +33,24 @@ pub struct Progress {
 impl Progress {
     /// Begins to show something of `total` parts, if that is known.
     pub fn start(what: &str, total: Option<u64>) -> Self {
+        Self::new(what, total, false)
+    }
+
+    /// Begins to show something that is counted in bytes.
+    pub fn of_bytes(what: &str, total: Option<u64>) -> Self {
+        Self::new(what, total, true)
+    }
+
+    fn new(what: &str, total: Option<u64>, bytes: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bar = terminal.then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(5));
-            bar.set_style(style(total.is_some()));
+            bar.set_style(style(total.is_some(), bytes));
             bar.set_message(what.to_owned());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, what: what.to_owned(), next_line: Instant::now() + QUIET, unsaid: None, announced: false, untold: true }
+        Self { bar, what: what.to_owned(), bytes, next_line: Instant::now() + QUIET, unsaid: None, announced: false, untold: true }
     }
 
     /// Says what begins, where there is no terminal that shows it.
@@ -58,7 +69,7 @@ impl Progress {
                 if let Some(total) = total
                     && bar.length() != Some(total)
                 {
-                    bar.set_style(style(true));
+                    bar.set_style(style(true, self.bytes));
                     bar.set_length(total);
                 }
                 bar.set_position(done);
@@ -67,7 +78,8 @@ impl Progress {
             None => {
                 // The first news is told at once; that a known activity goes on can wait.
                 let first = std::mem::take(&mut self.untold) && message != self.what;
-                let part = total.map_or_else(|| done.to_string(), |total| format!("{done}/{total}"));
+                let count = |count: u64| if self.bytes { units::bytes(count as f64) } else { count.to_string() };
+                let part = total.map_or_else(|| count(done), |total| format!("{}/{}", count(done), count(total)));
                 self.unsaid = Some(format!("{part}  {message}"));
                 if first || Instant::now() >= self.next_line {
                     self.say();
@@ -94,8 +106,13 @@ impl Progress {
     }
 }
 
-fn style(known_total: bool) -> ProgressStyle {
-    let template = if known_total { "{bar:14} {pos}/{len}  {wide_msg}" } else { "{spinner} {pos}  {wide_msg}" };
+fn style(known_total: bool, bytes: bool) -> ProgressStyle {
+    let template = match (known_total, bytes) {
+        (true, true) => "{bar:14} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {wide_msg}",
+        (false, true) => "{spinner} {decimal_bytes}  {wide_msg}",
+        (true, false) => "{bar:14} {pos}/{len}  {wide_msg}",
+        (false, false) => "{spinner} {pos}  {wide_msg}",
+    };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
 }
 

@@ -11,7 +11,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
     Ok(trainer::check(run, ranks)?)
 }
 
-/// Reads, tokenises and splits a run's data, writing nothing; `progress` is told how much is done, of how much.
+/// Reads, tokenises and splits a run's data, writing none of it yet but parts of very much; `progress` is told how much is done, of how much.
 pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<RunData, Failure> {
     Ok(RunData::prepare(run, ranks, progress)?)
 }
@@ -19,6 +19,11 @@ pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<R
 /// Writes it into the run's directory.
 pub fn write(run: &Run, data: &RunData) -> Result<(), Failure> {
     Ok(data.write(run)?)
+}
+
+/// Compares what an earlier run has written with its checksums.
+pub fn verify_data(run: &Run, data: &RunData) -> Result<(), Failure> {
+    Ok(data.verify(run)?)
 }
 
 /// Trains as one rank of `group`, until `stop` asks to save and stop.

@@ -1,29 +1,28 @@
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset_file::TokenFile;
+use crate::columns::ColumnFile;
 use crate::error::{Error, Result};
-use crate::prepare::Report;
+use crate::report::Report;
 use crate::sample::Sample;
+use crate::store::Store;
 
-/// Prepared samples, in memory or in a file.
+/// Prepared samples: in a file, or not written yet.
 ///
-/// A file holds the tensors `tokens` U32 `[N]`, `trained` U8 `[N]`, `sample_starts` U64 `[S + 1]`,
-/// `segment_lengths` U32 and `segment_starts` U64 `[S + 1]`, and the facts about them as JSON in its metadata. Opening
+/// A file holds the tensors `sample_starts` U64 `[S + 1]`, `segment_starts` U64 `[S + 1]`, `segment_lengths` U32, `tokens` U32
+/// `[N]`, `trained` U8 `[N]` and `sha256` U8 `[32]`, a checksum of all before it, and the facts about them as JSON in its metadata. Opening
 /// reads and checks everything but tokens; those are read as samples are asked for, so that a data set may be larger
 /// than memory. They are read and not mapped: a file that is cut off under a run is an error, not a signal.
 #[derive(Debug)]
 pub struct Dataset {
-    pub(crate) rows: Rows,
+    pub(crate) store: Arc<Store>,
+    /// Where in the store each segment begins; none where they stand there in order.
+    pub(crate) documents: Option<Vec<u64>>,
     pub(crate) index: Index,
     pub(crate) facts: Facts,
-}
-
-#[derive(Debug)]
-pub(crate) enum Rows {
-    Memory { tokens: Vec<u32>, trained: Vec<bool> },
-    File(TokenFile),
 }
 
 /// Where each sample's tokens and segments begin.
@@ -53,33 +52,20 @@ pub(crate) struct Facts {
 }
 
 impl Dataset {
-    /// A data set of these samples, which must not be empty.
-    pub(crate) fn from_samples(samples: Vec<Sample>, mut facts: Facts) -> Self {
-        let mut index = Index { sample_starts: vec![0], segment_lengths: Vec::new(), segment_starts: vec![0] };
-        let size = samples.iter().map(Sample::len).sum();
-        let (mut tokens, mut trained) = (Vec::with_capacity(size), Vec::with_capacity(size));
-        facts.samples = samples.len();
-        for sample in samples {
-            facts.targets += sample.target_count() as u64;
-            facts.longest = facts.longest.max(sample.len());
-            tokens.extend_from_slice(&sample.tokens);
-            trained.extend_from_slice(&sample.trained);
-            index.segment_lengths.extend_from_slice(&sample.segments);
-            index.sample_starts.push(tokens.len() as u64);
-            index.segment_starts.push(index.segment_lengths.len() as u64);
-        }
-        facts.documents = index.segment_lengths.len();
-        facts.tokens = tokens.len() as u64;
-        facts.largest_token = tokens.iter().copied().max().unwrap_or(0);
-        Self { rows: Rows::Memory { tokens, trained }, index, facts }
-    }
-
     /// Opens a prepared file and checks its structure.
     ///
     /// # Errors
     /// If it cannot be read, was cut off, or contradicts itself.
     pub fn open(path: &Path) -> Result<Self> {
         crate::dataset_file::open(path)
+    }
+
+    /// Reads a prepared file as a whole, and compares it with its checksum.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a byte of it has changed.
+    pub fn verify(path: &Path) -> Result<()> {
+        ColumnFile::open(path)?.verify()
     }
 
     /// Writes it: aside as `.part`, synced, then renamed, so that a file of that name is always whole.
@@ -111,16 +97,43 @@ impl Dataset {
                 remedy: "make the order for this data set".into(),
             });
         }
-        let (start, end) = (self.index.sample_starts[index], self.index.sample_starts[index + 1]);
-        let (tokens, trained) = match &self.rows {
-            Rows::Memory { tokens, trained } => {
-                let range = start as usize..end as usize;
-                (tokens[range.clone()].to_vec(), trained[range].to_vec())
-            }
-            Rows::File(file) => file.read(start, end)?,
-        };
         let segments = self.index.segment_starts[index] as usize..self.index.segment_starts[index + 1] as usize;
-        Ok(Sample { tokens, trained, segments: self.index.segment_lengths[segments].to_vec() })
+        let mut sample = Sample { segments: self.index.segment_lengths[segments.clone()].to_vec(), ..Sample::default() };
+        for (start, count) in self.runs(segments) {
+            sample.tokens.extend(self.store.tokens(start, count)?);
+            sample.trained.extend(self.store.trained(start, count)?);
+        }
+        Ok(sample)
+    }
+
+    /// Where the tokens of `segments` stand in the store, and how many: runs that can be read at once, of at most a million tokens unless a
+    /// segment has more.
+    pub(crate) fn runs(&self, segments: Range<usize>) -> impl Iterator<Item = (u64, usize)> + '_ {
+        const LONGEST: usize = 1 << 20;
+        let (mut next, end) = (segments.start, segments.end);
+        let mut in_order = self.documents.is_none().then(|| {
+            let sample = self.index.segment_starts.partition_point(|&first| first <= segments.start as u64) - 1;
+            let before = self.index.segment_starts[sample] as usize..segments.start;
+            self.index.sample_starts[sample] + self.index.segment_lengths[before].iter().map(|&length| u64::from(length)).sum::<u64>()
+        });
+        std::iter::from_fn(move || {
+            if next == end {
+                return None;
+            }
+            let length = |segment: usize| self.index.segment_lengths[segment] as usize;
+            let Some(start) = &mut in_order else {
+                next += 1;
+                return self.documents.as_ref().map(|documents| (documents[next - 1], length(next - 1)));
+            };
+            let (first, mut count) = (*start, length(next));
+            next += 1;
+            while next < end && count + length(next) <= LONGEST {
+                count += length(next);
+                next += 1;
+            }
+            *start += count as u64;
+            Some((first, count))
+        })
     }
 
     /// A hash of everything that shaped it; compare with [`Dataset::fingerprint_of`] to see whether it is still valid.

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::options::LossOn;
 use crate::record::{Fault, Record};
 use crate::sample::Sample;
-use crate::template::{ChatTemplate, Message};
+use crate::template::{ChatTemplate, Message, Turns};
 use crate::tokenizer::{Encoded, Tokenizer};
 
 /// Turns records into samples, not yet truncated.
@@ -43,9 +43,14 @@ impl Encoder<'_> {
         }
     }
 
+    /// Tokens of a text that matter: those that will be kept, and one that tells whether there are more.
+    fn wanted(&self) -> usize {
+        self.sequence_length.saturating_add(1)
+    }
+
     /// A text is trained as a whole, and ends with the eos token.
     fn text(&self, text: &str) -> Result<Sample, Error> {
-        let mut tokens = self.tokenizer.encode(text, true)?;
+        let mut tokens = self.tokenizer.encode_up_to(text, true, self.wanted())?.ids;
         self.close(&mut tokens);
         let trained = vec![true; tokens.len()];
         Ok(Sample::single(tokens, trained))
@@ -54,12 +59,12 @@ impl Encoder<'_> {
     /// Prompt and completion are tokenised apart, as they are when the model is asked, so that no token belongs to
     /// both; the completion and the eos token behind it are trained.
     fn completion(&self, prompt: &str, completion: &str) -> Result<Sample, Error> {
-        let mut tokens = self.tokenizer.encode(prompt, true)?;
+        let mut tokens = self.tokenizer.encode_up_to(prompt, true, self.wanted())?.ids;
         if self.tokenizer.eos_token_id().is_some() && tokens.last().copied() == self.tokenizer.eos_token_id() {
             tokens.pop();
         }
         let prompt_tokens = tokens.len();
-        tokens.extend(self.tokenizer.encode(completion, false)?);
+        tokens.extend(self.tokenizer.encode_up_to(completion, false, self.wanted())?.ids);
         self.close(&mut tokens);
         let trained = (0..tokens.len()).map(|i| self.loss_on == LossOn::All || i >= prompt_tokens).collect();
         Ok(Sample::single(tokens, trained))
@@ -78,15 +83,16 @@ impl Encoder<'_> {
             problem: "the data hold conversations, but the model has none".into(),
             remedy: "name a chat template, or use texts or prompts with completions".into(),
         })?;
-        let whole = render(template, messages, false)?;
-        let encoded = self.tokenizer.encode_with_offsets(&whole, false)?;
+        let turns = template.turns(messages);
+        let whole = render(&turns, messages.len(), false)?;
+        let encoded = self.tokenizer.encode_up_to(&whole, false, self.wanted())?;
         let mut trained = vec![self.loss_on == LossOn::All; encoded.ids.len()];
         if self.loss_on == LossOn::Assistant {
             // Each turn renders the conversation up to it: a long one that is cut off early would cost its square.
             let kept = encoded.offsets.get(self.sequence_length).map_or(whole.len(), |&(start, _)| start);
             for (index, message) in messages.iter().enumerate() {
                 if message.role == "assistant" {
-                    let span = assistant_span(template, messages, index, &whole)?;
+                    let span = assistant_span(&turns, index, &whole)?;
                     self.train(&mut trained, &encoded, &span);
                     if span.end >= kept {
                         break;
@@ -126,15 +132,15 @@ struct Span<'a> {
 
 /// What the assistant writes in message `index`: from the end of the prompt that would be put to it, to the end of the
 /// conversation so far.
-fn assistant_span<'a>(template: &ChatTemplate, messages: &[Message], index: usize, whole: &'a str) -> Result<Span<'a>, Failure> {
+fn assistant_span<'a>(turns: &Turns<'_>, index: usize, whole: &'a str) -> Result<Span<'a>, Failure> {
     if index == 0 {
         return Err(Failure::Record(Fault {
             problem: "the conversation begins with the assistant, which no prompt precedes".into(),
             remedy: "begin it with a user or system turn, or put the loss on all tokens".into(),
         }));
     }
-    let prompt = render(template, &messages[..index], true)?;
-    let answered = render(template, &messages[..=index], false)?;
+    let prompt = render(turns, index, true)?;
+    let answered = render(turns, index + 1, false)?;
     if !(answered.starts_with(&prompt) && whole.starts_with(&answered)) {
         return Err(Failure::SetUp(Error::Template {
             problem: format!("it writes turn {} differently when more turns follow, so the assistant's tokens cannot be told", index + 1),
@@ -147,8 +153,8 @@ fn assistant_span<'a>(template: &ChatTemplate, messages: &[Message], index: usiz
 }
 
 /// A conversation that the template refuses is that record's fault.
-fn render(template: &ChatTemplate, messages: &[Message], open: bool) -> Result<String, Failure> {
-    template.render(messages, open).map_err(|error| match error {
+fn render(turns: &Turns<'_>, count: usize, open: bool) -> Result<String, Failure> {
+    turns.render(count, open).map_err(|error| match error {
         Error::Template { problem, remedy } => Failure::Record(Fault { problem, remedy }),
         other => Failure::SetUp(other),
     })

@@ -8,6 +8,7 @@ pub(crate) enum Purpose {
     Epoch,
     HoldOut,
     Image,
+    Weight,
 }
 
 /// The generator for one draw: the key is (seed, index, purpose) as it stands, nothing is mixed or shared.
@@ -16,6 +17,7 @@ pub(crate) fn generator(seed: u64, purpose: Purpose, index: u64) -> ChaCha12Rng 
         Purpose::Epoch => b"loract.epoch\0\0\0\0",
         Purpose::HoldOut => b"loract.hold_out\0",
         Purpose::Image => b"loract.image\0\0\0\0",
+        Purpose::Weight => b"loract.weight\0\0\0",
     };
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());

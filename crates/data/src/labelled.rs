@@ -5,6 +5,7 @@ use std::path::Path;
 use parquet::record::Field;
 use serde_json::{Map, Value};
 
+use crate::csv_rows::CsvRows;
 use crate::error::{Error, Place, Result};
 use crate::label::{self, Label};
 use crate::parquet_rows;
@@ -62,7 +63,7 @@ pub fn read_labelled(path: &Path, keys: &LabelKeys, labels: Option<&[String]>) -
     let bytes = || std::fs::read(path).map_err(Error::io("open", path));
     let (rows, named) = match ending.to_str() {
         Some("parquet") => parquet_table(path, keys)?,
-        Some("csv") => (table(path, &bytes()?, keys)?, None),
+        Some("csv") => (table(path, keys)?, None),
         _ => (records(path, &bytes()?, keys)?, None),
     };
     let labels = match labels.map(<[String]>::to_vec).or(named) {
@@ -92,11 +93,7 @@ fn parquet_table(path: &Path, keys: &LabelKeys) -> Result<(Vec<Named>, Option<Ve
 }
 
 fn records(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
-    let slices = read::json(bytes).map_err(|(line, problem)| Error::Record {
-        place: Place { path: path.to_owned(), line },
-        problem: format!("broken JSON ({problem})"),
-        remedy: "write one array of records, or one whole record on each line".into(),
-    })?;
+    let slices = read::json(bytes).map_err(|broken| read::error(path, broken))?;
     let read = |slice: &Slice<'_>| {
         record(slice, keys).map_err(|Fault { problem, remedy }| Error::Record { place: slice.place(path), problem, remedy })
     };
@@ -119,32 +116,21 @@ fn record(slice: &Slice<'_>, keys: &LabelKeys) -> std::result::Result<Named, Fau
     Ok(Named { line: slice.line, text, label })
 }
 
-fn table(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let mut reader = csv::Reader::from_reader(bytes);
-    let broken = |error: csv::Error| Error::Record {
-        place: Place { path: path.to_owned(), line: error.position().map_or(1, |position| position.line() as usize) },
-        problem: format!("broken CSV ({})", error.to_string().replace('\n', " ")),
-        remedy: "save the table as UTF-8, with as many fields in each row as in the header".into(),
-    };
-    let header = reader.headers().map_err(broken)?.clone();
+fn table(path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
+    let mut table = CsvRows::open(path)?;
     let column = |key: &str| {
-        header.iter().position(|name| name.trim() == key).ok_or_else(|| Error::Record {
+        table.column(key).ok_or_else(|| Error::Record {
             place: Place { path: path.to_owned(), line: 1 },
-            problem: format!("the header has no column `{key}`, but {}", header.iter().collect::<Vec<_>>().join(", ")),
+            problem: format!("the header has no column `{key}`, but {}", table.header().iter().collect::<Vec<_>>().join(", ")),
             remedy: "name the columns of text and label in the first row, or give their names".into(),
         })
     };
     let (text, label) = (column(&keys.text)?, column(&keys.label)?);
     let mut rows = Vec::new();
-    for row in reader.into_records() {
-        let row = row.map_err(broken)?;
-        let name = row[label].trim();
-        rows.push(Named {
-            line: row.position().map_or(0, |position| position.line() as usize),
-            text: row[text].to_owned(),
-            label: Label::of_text(name),
-        });
+    while let Some((line, row)) = table.next()? {
+        let row =
+            row.map_err(|Fault { problem, remedy }| Error::Record { place: Place { path: path.to_owned(), line }, problem, remedy })?;
+        rows.push(Named { line, text: row[text].to_owned(), label: Label::of_text(row[label].trim()) });
     }
     Ok(rows)
 }

@@ -2,10 +2,12 @@
 //!
 //! The way of a sample:
 //!
-//! 1. [`Sources`] name files: conversations, completions or texts (JSON, JSONL, plain text), or ready batches.
+//! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL, JSON, CSV, Parquet, plain text), or ready
+//!    batches.
 //! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
 //!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates, holds samples out for evaluation and packs.
-//!    Nothing is written while it does so; a bad line is an [`Error`] that names file and line.
+//!    A bad line is an [`Error`] that names file and line, or is counted. Nothing is written while it does so, or
+//!    ([`Dataset::prepare_for`]) parts from which it goes on after an interruption, in bounded memory.
 //! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and [`Dataset::open`] reads samples
 //!    from it as they are asked for.
 //! 4. [`Order`] says which samples make up a step, the same for any number of ranks, and which of them are a rank's.
@@ -31,11 +33,13 @@
 //! ```
 //!
 //! The crate holds no tensors: a [`Batch`] is plain vectors, for any framework.
-//! It does not stream from the network, read Parquet, or tokenise images.
+//! It does not stream from the network, or tokenise images.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+mod columns;
+mod csv_rows;
 mod dataset;
 mod dataset_file;
 mod encode;
@@ -46,19 +50,23 @@ mod hold_out;
 pub mod images;
 mod label;
 mod labelled;
-mod load;
 mod options;
 mod order;
 mod packing;
 mod parquet_rows;
+mod parts;
 mod prepare;
 mod read;
 mod ready;
 mod record;
+mod records;
+mod report;
 mod sample;
 mod source;
+mod store;
 mod template;
 mod tokenizer;
+mod weight;
 
 pub use batch::{Batch, IGNORED, Padding};
 pub use dataset::Dataset;
@@ -68,7 +76,8 @@ pub use labelled::{LabelKeys, Labelled, LabelledTexts, read_labelled};
 pub use options::{BadLines, LossOn, Options};
 pub use order::{Order, OrderConfig};
 pub use packing::pack;
-pub use prepare::{Prepared, Report};
+pub use prepare::Prepared;
+pub use report::{BadFile, BadLine, Report};
 pub use sample::Sample;
 pub use source::{Format, Source, Sources};
 pub use template::{ChatTemplate, Message};

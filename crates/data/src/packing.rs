@@ -1,30 +1,16 @@
-use crate::sample::Sample;
-
-/// Packs samples into rows of at most `sequence_length` tokens: first-fit decreasing, which needs at most 11/9 of the
-/// fewest rows possible. Each row keeps the lengths of its documents.
+/// Packs samples, told by their lengths, into rows of at most `sequence_length` tokens: first-fit decreasing, which needs at most 11/9 of the
+/// fewest rows possible. A row is a list of samples.
 ///
-/// The result depends on the samples and their order only: of equally long samples the earlier is placed first, within
+/// The result depends on the lengths and their order only: of equally long samples the earlier is placed first, within
 /// a row samples stand in their first order, and rows in the order of their first samples. No sample may be longer than
 /// `sequence_length`; one that is gets a row of its own.
-pub fn pack(samples: Vec<Sample>, sequence_length: usize) -> Vec<Sample> {
-    let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-    let mut rows = first_fit_decreasing(&lengths, sequence_length);
+pub fn pack(lengths: &[usize], sequence_length: usize) -> Vec<Vec<usize>> {
+    let mut rows = first_fit_decreasing(lengths, sequence_length);
     for row in &mut rows {
         row.sort_unstable();
     }
     rows.sort_unstable();
-
-    let mut samples: Vec<Option<Sample>> = samples.into_iter().map(Some).collect();
-    let join = |row: Vec<usize>| {
-        let mut joined = Sample::default();
-        for sample in row.into_iter().filter_map(|index| samples[index].take()) {
-            joined.tokens.extend(sample.tokens);
-            joined.trained.extend(sample.trained);
-            joined.segments.extend(sample.segments);
-        }
-        joined
-    };
-    rows.into_iter().map(join).collect()
+    rows
 }
 
 /// Rows of indices.
@@ -77,12 +63,6 @@ mod tests {
 
     use super::*;
 
-    /// Sample `i` is `length` tokens of id `i`, so that every token tells where it came from.
-    fn samples(lengths: &[usize]) -> Vec<Sample> {
-        let one = |(id, &length): (u32, &usize)| Sample::single(vec![id; length], vec![id % 2 == 0; length]);
-        (0..).zip(lengths).map(one).collect()
-    }
-
     fn plain_first_fit_decreasing(lengths: &[usize], limit: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..lengths.len()).collect();
         order.sort_by_key(|&index| (std::cmp::Reverse(lengths[index]), index));
@@ -101,36 +81,25 @@ mod tests {
 
     #[test]
     fn fills_rows_and_keeps_the_order_of_the_samples() {
-        let rows = pack(samples(&[3, 6, 4, 2, 5]), 10);
-        let segments: Vec<_> = rows.iter().map(|row| row.segments.clone()).collect();
-        assert_eq!(segments, [vec![3, 2, 5], vec![6, 4]]);
-        assert_eq!(rows[0].tokens, [0, 0, 0, 3, 3, 4, 4, 4, 4, 4]);
+        assert_eq!(pack(&[3, 6, 4, 2, 5], 10), [vec![0, 3, 4], vec![1, 2]]);
     }
 
     #[test]
     fn nothing_packs_to_nothing() {
-        assert!(pack(Vec::new(), 8).is_empty());
+        assert!(pack(&[], 8).is_empty());
     }
 
     proptest! {
         #[test]
-        fn loses_no_token_and_fits(lengths in prop::collection::vec(1_usize..=16, 0..60), limit in 16_usize..40) {
-            let rows = pack(samples(&lengths), limit);
-            let mut seen = vec![0; lengths.len()];
+        fn loses_no_sample_and_fits(lengths in prop::collection::vec(1_usize..=16, 0..60), limit in 16_usize..40) {
+            let rows = pack(&lengths, limit);
             for row in &rows {
-                prop_assert!(!row.is_empty() && row.len() <= limit);
-                prop_assert_eq!(row.segments.iter().sum::<u32>() as usize, row.len());
-                prop_assert_eq!(row.trained.len(), row.len());
-                let mut start = 0;
-                for &length in &row.segments {
-                    let segment = &row.tokens[start..start + length as usize];
-                    prop_assert!(segment.iter().all(|&token| token == segment[0]));
-                    prop_assert!(row.trained[start..start + length as usize].iter().all(|&t| t == (segment[0] % 2 == 0)));
-                    seen[segment[0] as usize] += length as usize;
-                    start += length as usize;
-                }
+                prop_assert!(!row.is_empty() && row.is_sorted());
+                prop_assert!(row.iter().map(|&sample| lengths[sample]).sum::<usize>() <= limit);
             }
-            prop_assert_eq!(seen, lengths);
+            let mut seen = rows.concat();
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..lengths.len()).collect::<Vec<_>>());
         }
 
         #[test]

@@ -1,16 +1,62 @@
-//! Two columns of a Parquet file, as Hugging Face's datasets write them.
+//! Columns of a Parquet file, as Hugging Face's datasets write them.
 
 use crate::error::{Error, Place, Result};
 use crate::record::Fault;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::FileMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::Field;
 use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Value;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// An open table, of some of its columns.
+pub(crate) struct ParquetRows {
+    path: PathBuf,
+    rows: RowIter<'static>,
+    facts: FileMetaData,
+}
+
+impl ParquetRows {
+    /// Opens those of `columns` that a file has.
+    ///
+    /// # Errors
+    /// If the file is broken.
+    pub(crate) fn open(path: &Path, columns: &[&str]) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let reader = SerializedFileReader::new(file).map_err(|why| broken(path, &why))?;
+        let facts = reader.metadata().file_metadata().clone();
+        let schema = facts.schema();
+        let chosen = schema.get_fields().iter().filter(|field| columns.contains(&field.name())).cloned().collect();
+        let projection = Type::group_type_builder(schema.name()).with_fields(chosen).build().map_err(|why| broken(path, &why))?;
+        let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(|why| broken(path, &why))?;
+        Ok(Self { path: path.to_owned(), rows, facts })
+    }
+
+    /// The names of all columns.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.facts.schema().get_fields().iter().map(|field| field.name()).collect()
+    }
+
+    /// The number of rows.
+    pub(crate) fn count(&self) -> u64 {
+        self.facts.num_rows().try_into().unwrap_or(0)
+    }
+
+    /// The next row, unless there is none.
+    ///
+    /// # Errors
+    /// If the file is broken there.
+    pub(crate) fn next(&mut self) -> Result<Option<Row>> {
+        self.rows.next().transpose().map_err(|why| broken(&self.path, &why))
+    }
+}
+
+fn broken(path: &Path, why: &ParquetError) -> Error {
+    Error::file(path, format!("it is no whole Parquet file ({})", why.to_string().replace('\n', " ")), "write or fetch it again")
+}
 
 /// Gives `row` each row: its number, from 1, and what it has in the two `columns`. The result is the names of the classes of the second, if the file has
 /// them.
@@ -22,34 +68,26 @@ pub(crate) fn read(
     columns: [&str; 2],
     mut row: impl FnMut(usize, [Field; 2]) -> std::result::Result<(), Fault>,
 ) -> Result<Option<Vec<String>>> {
-    let broken = |why: ParquetError| {
-        Error::file(path, format!("it is no whole Parquet file ({})", why.to_string().replace('\n', " ")), "write or fetch it again")
-    };
-    let reader = SerializedFileReader::new(File::open(path).map_err(Error::io("open", path))?).map_err(broken)?;
-    let facts = reader.metadata().file_metadata().clone();
-    let schema = facts.schema();
-    for column in columns {
-        if !schema.get_fields().iter().any(|field| field.name() == column) {
-            let names = schema.get_fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(", ");
-            return Err(Error::file(path, format!("it has no column `{column}`, but {names}"), "give the names of its columns"));
-        }
+    let mut rows = ParquetRows::open(path, &columns)?;
+    let names = rows.names();
+    if let Some(column) = columns.iter().find(|column| !names.contains(column)) {
+        return Err(Error::file(path, format!("it has no column `{column}`, but {}", names.join(", ")), "give the names of its columns"));
     }
-    let chosen = schema.get_fields().iter().filter(|field| columns.contains(&field.name())).cloned().collect();
-    let projection = Type::group_type_builder(schema.name()).with_fields(chosen).build().map_err(broken)?;
-    let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(broken)?;
-    for (index, found) in rows.enumerate() {
-        let mut found = found.map_err(broken)?.into_columns();
+    let mut number = 0;
+    while let Some(found) = rows.next()? {
+        number += 1;
+        let mut found = found.into_columns();
         let taken = columns.map(|column| {
             let place = found.iter().position(|(name, _)| name == column);
             place.map_or(Field::Null, |place| found.swap_remove(place).1)
         });
-        row(index + 1, taken).map_err(|Fault { problem, remedy }| Error::Record {
-            place: Place { path: path.to_owned(), line: index + 1 },
+        row(number, taken).map_err(|Fault { problem, remedy }| Error::Record {
+            place: Place { path: path.to_owned(), line: number },
             problem,
             remedy,
         })?;
     }
-    Ok(class_names(&facts, columns[1]))
+    Ok(class_names(&rows.facts, columns[1]))
 }
 
 /// `ClassLabel` of Hugging Face's datasets.

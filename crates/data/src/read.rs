@@ -1,8 +1,10 @@
 //! A file's bytes, cut into records that know their line.
 
+use std::path::Path;
+
 use serde::de::IgnoredAny;
 
-use crate::error::Place;
+use crate::error::{Error, Place};
 
 /// The bytes of one record and the line on which they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,13 +14,22 @@ pub(crate) struct Slice<'a> {
 }
 
 impl Slice<'_> {
-    pub(crate) fn place(&self, path: &std::path::Path) -> Place {
+    pub(crate) fn place(&self, path: &Path) -> Place {
         Place { path: path.to_owned(), line: self.line }
     }
 }
 
 /// What is wrong with a file's frame: the line, and why.
 pub(crate) type Broken = (usize, String);
+
+/// The same as an error.
+pub(crate) fn error(path: &Path, (line, problem): Broken) -> Error {
+    Error::Record {
+        place: Place { path: path.to_owned(), line },
+        problem: format!("broken JSON ({problem})"),
+        remedy: "write one array of records, or one whole record on each line".into(),
+    }
+}
 
 /// The records of a JSON file: the elements of an array, or one record a line.
 pub(crate) fn json(bytes: &[u8]) -> Result<Vec<Slice<'_>>, Broken> {
@@ -27,29 +38,6 @@ pub(crate) fn json(bytes: &[u8]) -> Result<Vec<Slice<'_>>, Broken> {
         Some(b'[') => elements(bytes),
         _ => Ok(lines(bytes).filter(|slice| !slice.bytes.trim_ascii().is_empty()).collect()),
     }
-}
-
-/// The paragraphs of a text: runs of lines that are not blank.
-pub(crate) fn paragraphs(bytes: &[u8]) -> Vec<Slice<'_>> {
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
-    let mut found = Vec::new();
-    // First line and first byte of the paragraph that is being read.
-    let mut open: Option<(usize, usize)> = None;
-    let mut position = 0;
-    for slice in lines(bytes) {
-        if slice.bytes.trim_ascii().is_empty() {
-            if let Some((line, start)) = open.take() {
-                found.push(Slice { line, bytes: bytes[start..position].trim_ascii_end() });
-            }
-        } else if open.is_none() {
-            open = Some((slice.line, position));
-        }
-        position += slice.bytes.len() + 1;
-    }
-    if let Some((line, start)) = open {
-        found.push(Slice { line, bytes: bytes[start..].trim_ascii_end() });
-    }
-    found
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = Slice<'_>> {
@@ -147,11 +135,5 @@ mod tests {
         for (text, line) in [("[\n1,\n{\"a\":}\n]", 3), ("[1\n", 2), ("[1 2]", 1), ("[1]\nx", 2), ("[1,\n", 2)] {
             assert_eq!(json(text.as_bytes()).unwrap_err().0, line, "{text}");
         }
-    }
-
-    #[test]
-    fn paragraphs_split_at_blank_lines_only() {
-        let slices = paragraphs(b"\n\none\ntwo\n \t\nthree\r\n\r\n\n  four\n");
-        assert_eq!(seen(&slices), [(3, "one\ntwo"), (6, "three"), (9, "  four")]);
     }
 }

@@ -25,7 +25,10 @@ pub(crate) fn fault<T>(problem: impl Into<String>, remedy: impl Into<String>) ->
     Err(Fault { problem: problem.into(), remedy: remedy.into() })
 }
 
-const SHAPES: &str = "a record has `messages`, `conversations`, `prompt` and `completion`, or `text`";
+/// The columns of tables that are read.
+pub(crate) const COLUMNS: [&str; 5] = ["messages", "conversations", "prompt", "completion", "text"];
+
+pub(crate) const SHAPES: &str = "a record has `messages`, `conversations`, `prompt` and `completion`, or `text`";
 
 impl Record {
     /// Reads one JSON record; `format` narrows the shapes, `loss_on` decides whether an assistant must speak.
@@ -36,9 +39,26 @@ impl Record {
                 return fault(format!("broken JSON ({error})"), "write one whole record on each line, or one array of records");
             }
         };
-        let Value::Object(mut fields) = value else {
+        let Value::Object(fields) = value else {
             return fault(format!("a record is {} and not an object", kind(&value)), SHAPES);
         };
+        Self::from_fields(fields, format, loss_on)
+    }
+
+    /// Reads a row of a table, whose columns are called as the keys of a JSON record. Turns are a list there too, or JSON in a text.
+    pub(crate) fn from_row(mut fields: Map<String, Value>, format: Format, loss_on: LossOn) -> Result<Self, Fault> {
+        for key in ["messages", "conversations"] {
+            if let Some(Value::String(text)) = fields.get(key) {
+                match serde_json::from_str(text) {
+                    Ok(turns) => fields.insert(key.into(), turns),
+                    Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "write the turns as a JSON list"),
+                };
+            }
+        }
+        Self::from_fields(fields, format, loss_on)
+    }
+
+    fn from_fields(mut fields: Map<String, Value>, format: Format, loss_on: LossOn) -> Result<Self, Fault> {
         let record = if let Some(messages) = fields.remove("messages") {
             Self::Conversation(turns(messages, "messages", "role", "content")?)
         } else if let Some(turns_given) = fields.remove("conversations") {

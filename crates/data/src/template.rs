@@ -77,23 +77,45 @@ impl ChatTemplate {
     /// # Errors
     /// If the template fails or refuses these messages (`raise_exception`).
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let variables = context! {
-            messages,
-            add_generation_prompt,
-            bos_token => self.bos_token,
-            eos_token => self.eos_token,
-            tools => (),
-            documents => (),
-        };
-        self.environment.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| Error::Template {
-            problem: format!("a conversation does not render ({})", describe(&error)),
-            remedy: "check the roles and their order, or the template".into(),
-        })
+        self.turns(messages).render(messages.len(), add_generation_prompt)
+    }
+
+    /// The conversation, to render the first turns of it, too.
+    pub(crate) fn turns(&self, messages: &[Message]) -> Turns<'_> {
+        Turns { template: self, messages: messages.iter().map(Value::from_serialize).collect() }
     }
 
     /// A hash of the template and its special tokens.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
+    }
+}
+
+/// A conversation as its template sees it, made once for all its renderings: those of its first turns would otherwise cost more than the tokens.
+pub(crate) struct Turns<'a> {
+    template: &'a ChatTemplate,
+    messages: Vec<Value>,
+}
+
+impl Turns<'_> {
+    /// The first `count` turns as text.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub(crate) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
+        let ChatTemplate { environment, bos_token, eos_token, .. } = self.template;
+        let variables = context! {
+            messages => self.messages[..count].to_vec(),
+            add_generation_prompt,
+            bos_token,
+            eos_token,
+            tools => (),
+            documents => (),
+        };
+        environment.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| Error::Template {
+            problem: format!("a conversation does not render ({})", describe(&error)),
+            remedy: "check the roles and their order, or the template".into(),
+        })
     }
 }
 

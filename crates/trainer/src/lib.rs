@@ -43,6 +43,7 @@ pub use budget::{Division, Share};
 pub use check::check;
 pub use checkpoint::{CheckpointChoice, check_agreement, checkpoints, newest_checkpoint};
 pub use classes::{ClassReport, Confusion};
+pub use data::Dataset;
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, Weights, evaluate};

@@ -1,5 +1,5 @@
 use crate::classify::Rows;
-use crate::config::{self, DataFormat, Run, Task};
+use crate::config::{self, DataFormat, DataSource, Run, Task};
 use crate::{Error, Result, base, text};
 use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources, Tokenizer};
 use std::path::PathBuf;
@@ -17,8 +17,9 @@ fn path(run: &Run) -> PathBuf {
 }
 
 impl RunData {
-    /// Reads and tokenises in memory, or takes what an earlier run in this directory made of the same data. Writes nothing. `progress` is told
-    /// (done, total) in records.
+    /// Reads and tokenises, or takes what an earlier run in this directory made of the same data. Writes nothing, unless there are so many tokens that
+    /// they go to parts in the run's directory ([`Dataset::prepare_for`]), from which an interrupted preparation goes on. `progress` is told (done, total)
+    /// in bytes of the sources; in rows where those have classes.
     ///
     /// # Errors
     /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
@@ -36,9 +37,8 @@ impl RunData {
         let prepared = match earlier {
             Some(earlier) => earlier,
             None => {
-                let progress = |done: usize, total: usize| progress(done as u64, total as u64);
-                Dataset::prepare(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options, &progress)
-                    .map_err(|error| at_key(run, error))?
+                let (tokenizer, template) = (text.tokenizer.as_ref(), text.template.as_ref());
+                Dataset::prepare_for(&path(run), &sources, tokenizer, template, &options, progress).map_err(|error| at_key(run, error))?
             }
         };
         let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
@@ -70,6 +70,22 @@ impl RunData {
     /// If it is not there, or broken.
     pub(crate) fn open(run: &Run) -> Result<Prepared> {
         Ok(Prepared::open(&path(run))?)
+    }
+
+    /// Whether an earlier run in this directory made it.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk
+    }
+
+    /// Reads what an earlier run made as a whole, and compares it with its checksums.
+    ///
+    /// # Errors
+    /// If a byte of it has changed.
+    pub fn verify(&self, run: &Run) -> Result<()> {
+        match &self.prepared {
+            Some(prepared) if self.on_disk => Ok(prepared.verify(&path(run))?),
+            _ => Ok(()),
+        }
     }
 
     /// The data: training samples, and held-out ones. None where rows have classes.
@@ -125,12 +141,16 @@ fn sources(run: &Run) -> Sources {
         DataFormat::Text => Format::Text,
         DataFormat::Batches => Format::Batches,
     };
-    let source = |path: &PathBuf| Source { path: path.clone(), format };
-    Sources { train: vec![source(&run.data.train)], eval: run.data.eval.iter().map(source).collect() }
+    let source = |source: &DataSource| Source { path: source.path.clone(), format, weight: source.weight };
+    Sources {
+        train: run.data.train.iter().map(source).collect(),
+        eval: run.data.eval.iter().flat_map(|eval| eval.iter()).map(source).collect(),
+    }
 }
 
 fn options(run: &Run) -> Options {
-    let ready = run.data.format == DataFormat::Batches || run.data.train.extension().is_some_and(|extension| extension == "safetensors");
+    let ready = run.data.format == DataFormat::Batches
+        || run.data.train.paths().all(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     Options {
         sequence_length: run.data.sequence_length,
         loss_on: match run.data.loss_on {

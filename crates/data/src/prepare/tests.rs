@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 
+use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 use tempfile::TempDir;
@@ -135,7 +136,7 @@ fn missing_and_unknown_files_are_named() {
     let desk = Desk::new();
     let message = |path: PathBuf| desk.prepare(&Sources::train([path]), &Options::default()).unwrap_err().to_string();
     assert!(message(desk.path("absent.jsonl")).contains("cannot open"));
-    assert!(message(desk.file("table.csv", "a,b")).contains("\"csv\""));
+    assert!(message(desk.file("table.xls", "a,b")).contains("\"xls\""));
     assert!(desk.prepare(&Sources::default(), &Options::default()).unwrap_err().to_string().contains("no training source"));
 }
 
@@ -190,7 +191,10 @@ fn progress_reaches_the_total() {
     let seen = RefCell::new(Vec::new());
     let progress = |done, total| seen.borrow_mut().push((done, total));
     Dataset::prepare(&sources, &desk.tokenizer, None, &Options::default(), &progress).unwrap();
-    assert_eq!(seen.into_inner(), [(512, 1303), (1024, 1303), (1300, 1303), (1303, 1303)]);
+    let seen = seen.into_inner();
+    let total = (story(1300).len() + story(3).len()) as u64;
+    assert!(seen.is_sorted() && seen.iter().all(|&(_, of)| of == total), "{seen:?}");
+    assert_eq!(seen.last(), Some(&(total, total)));
 }
 
 #[test]
@@ -318,4 +322,212 @@ fn a_file_that_is_cut_under_an_open_set_is_an_error() {
     let train = Dataset::open(&path).unwrap();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
     assert!(train.sample(3).unwrap_err().to_string().contains("cannot read"));
+}
+
+#[test]
+fn tables_say_what_records_say() {
+    let desk = Desk::new();
+    let turns = r#"[{"role":"user","content":"Hi"},{"role":"assistant","content":"Hello, \"you\"\n"}]"#;
+    let lines = format!("{{\"messages\":{turns}}}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n{{\"text\":\"c\\nü\"}}\n");
+    let table = format!("id,completion,prompt,messages,text\n1,,,\"{}\",\n2,b,a,,\n3,,,,\"c\nü\"\n", turns.replace('"', "\"\""));
+    let parquet = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/parquet/dialogues.parquet");
+    let made = |path: PathBuf| samples(&desk.prepare(&Sources::train([path]), &Options::default()).unwrap().train);
+    let expected = made(desk.file("a.jsonl", lines));
+    assert_eq!(expected.len(), 3);
+    assert_eq!(made(desk.file("a.csv", table)), expected);
+    assert_eq!(made(parquet.clone()), expected);
+    // The same record again behind the first two of a table.
+    let limited = Options { max_samples: Some(2), ..Options::default() };
+    assert_eq!(samples(&desk.prepare(&Sources::train([parquet.clone()]), &limited).unwrap().train), expected[..2]);
+    let wrong = Sources { train: vec![Source { format: crate::Format::Text, ..parquet.into() }], ..Sources::default() };
+    let message = desk.prepare(&wrong, &Options::default()).unwrap_err().to_string();
+    assert!(message.contains("dialogues.parquet:1;") && message.contains("source of texts"), "{message}");
+    let message = desk.message("b.csv", "messages\n[1\n");
+    assert!(message.contains("`messages` is no JSON") && message.contains("b.csv:2;"), "{message}");
+}
+
+#[test]
+fn folders_and_lists_are_one_source_behind_the_other() {
+    let desk = Desk::new();
+    std::fs::create_dir(desk.path("folder")).unwrap();
+    desk.file("folder/b.txt", "two");
+    desk.file("folder/a.jsonl", "{\"text\":\"one\"}");
+    let sources = Sources::train([desk.path("folder"), desk.file("c.txt", "three")]);
+    let options = Options::default();
+    assert_eq!(desk.text(&desk.prepare(&sources, &options).unwrap().train), ["one", "two", "three"]);
+    let before = Dataset::fingerprint_of(&sources, &desk.tokenizer, None, &options).unwrap();
+    desk.file("folder/d.txt", "four");
+    assert_ne!(Dataset::fingerprint_of(&sources, &desk.tokenizer, None, &options).unwrap(), before);
+}
+
+#[test]
+fn weights_repeat_training_samples_only() {
+    let desk = Desk::new();
+    let (a, b) = (desk.file("a.txt", "a\n\nb\n\nc\n\nd"), desk.file("b.txt", story(20)));
+    let weighted = |weight, other| {
+        let sources = [Source { weight, ..a.clone().into() }, Source { weight: other, ..b.clone().into() }];
+        Sources { train: sources.into(), eval: Vec::new() }
+    };
+    let train = desk.prepare(&weighted(2.5, 0.5), &Options::default()).unwrap().train;
+    let text = desk.text(&train);
+    assert_eq!(text[..8], ["a", "b", "c", "d", "a", "b", "c", "d"]);
+    assert_eq!((text.len(), train.report().records), (10 + 10, 24));
+    assert_eq!(train.tokens(), text.iter().map(|text| text.len() as u64 + 1).sum::<u64>());
+    // What is held out is drawn before, as without weights.
+    let options = Options { eval_samples: 6, seed: 3, ..Options::default() };
+    let held = |sources: &Sources| desk.prepare(sources, &options).unwrap();
+    let (plain, more) = (held(&weighted(1.0, 1.0)), held(&weighted(3.0, 1.0)));
+    assert_eq!(samples(more.eval.as_ref().unwrap()), samples(plain.eval.as_ref().unwrap()));
+    let held_out = desk.text(plain.eval.as_ref().unwrap());
+    assert!(desk.text(&more.train).iter().all(|text| !held_out.contains(text)));
+    for (weight, says) in [(0.0, "the weight of"), (f64::NAN, "the weight of"), (1e9, "at most 1000")] {
+        let message = desk.prepare(&weighted(weight, 1.0), &options).unwrap_err().to_string();
+        assert!(message.contains(says), "{message}");
+    }
+    let fingerprint = |sources| Dataset::fingerprint_of(&sources, &desk.tokenizer, None, &options).unwrap();
+    assert_ne!(fingerprint(weighted(2.0, 1.0)), fingerprint(weighted(1.0, 2.0)));
+    assert_eq!(fingerprint(weighted(1.0, 1.0)), fingerprint(Sources::train([&a, &b])));
+}
+
+#[test]
+fn bad_records_are_counted_and_named_by_file() {
+    let desk = Desk::new();
+    let sources = Sources::train([
+        desk.file("a.jsonl", format!("{GOOD}\nx\n{{}}\n")),
+        desk.file("b.jsonl", format!("{GOOD}\n{}", "x\n".repeat(7))),
+        desk.file("c.csv", "text\na,b\nc\n"),
+    ]);
+    let options = Options { bad_lines: BadLines::Skip, ..Options::default() };
+    let train = desk.prepare(&sources, &options).unwrap().train;
+    let seen = |file: &crate::BadFile| {
+        let name = file.path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, file.count, file.first.iter().map(|line| line.line).collect::<Vec<_>>())
+    };
+    let expected = [("a.jsonl", 2, vec![2, 3]), ("b.jsonl", 7, vec![2, 3, 4, 5, 6]), ("c.csv", 1, vec![2])];
+    assert_eq!(
+        train.report().bad.iter().map(seen).collect::<Vec<_>>(),
+        expected.map(|(name, count, lines)| (name.to_owned(), count, lines))
+    );
+    assert!(train.report().bad[0].first[0].problem.contains("broken JSON"));
+    assert_eq!((train.len(), train.report().skipped), (3, 10));
+}
+
+/// Enough paragraphs for several blocks, and so for several parts.
+fn many() -> String {
+    (0..20_000).map(|i| format!("{}\n\n", i * 7919)).collect()
+}
+
+#[test]
+fn an_interrupted_preparation_goes_on_to_the_same_bytes() {
+    let desk = Desk::new();
+    let mut sources = Sources::train([desk.file("a.txt", many()), desk.file("b.csv", format!("text\n{}", many().replace("\n\n", "\n")))]);
+    sources.train[1].weight = 0.5;
+    let options = Options { packing: true, sequence_length: 64, eval_samples: 50, ..Options::default() };
+    let folder = desk.path("data/train.parts");
+    let aside = Aside { folder: &folder, tokens: 1000 };
+    let prepare = |aside, progress: &dyn Fn(u64, u64)| {
+        super::prepare(aside, &sources, Some(&desk.tokenizer), Some(&desk.template), &options, progress)
+    };
+    let bytes = |prepared: Prepared, name: &str| {
+        let path = desk.path(name);
+        prepared.write(&path).unwrap();
+        assert!(Prepared::open(&path).unwrap().verify(&path).is_ok());
+        (std::fs::read(eval_path(&path)).unwrap(), std::fs::read(path).unwrap())
+    };
+    let expected = bytes(prepare(None, &|_, _| ()).unwrap(), "plain.safetensors");
+
+    // Interrupted behind each of its parts in turn; each time it goes on where it was.
+    let mut done_before = 0;
+    for interruption in 1.. {
+        let (first, calls) = (RefCell::new(None), RefCell::new(0));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            prepare(Some(aside), &|done, total| {
+                first.borrow_mut().get_or_insert(done);
+                *calls.borrow_mut() += 1;
+                assert!(*calls.borrow() < 2 || done == total, "interrupted");
+            })
+        }));
+        assert!(first.into_inner() > Some(done_before));
+        done_before += 1;
+        if let Ok(prepared) = outcome {
+            assert!(interruption > 3, "{interruption}");
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 10);
+            assert_eq!(bytes(prepared.unwrap(), "data/train.safetensors"), expected);
+            break;
+        }
+    }
+    assert!(!folder.exists());
+
+    // A part that is damaged is made again, and so are those behind it; what was left half written does not matter.
+    prepare(Some(aside), &|_, _| ()).unwrap();
+    let damaged = folder.join("train-00004.safetensors");
+    let mut part = std::fs::read(&damaged).unwrap();
+    let middle = part.len() / 2;
+    part[middle] ^= 1;
+    std::fs::write(&damaged, part).unwrap();
+    std::fs::write(folder.join("train-00005.safetensors.part"), "half").unwrap();
+    let first = RefCell::new(None);
+    let resumed = prepare(Some(aside), &|done, total| {
+        first.borrow_mut().get_or_insert(done as f64 / total as f64);
+    });
+    let first = first.into_inner().unwrap();
+    assert!((0.3..0.6).contains(&first), "{first}");
+    assert_eq!(bytes(resumed.unwrap(), "data/train.safetensors"), expected);
+
+    // Parts of other data are of no use.
+    prepare(Some(aside), &|_, _| ()).unwrap();
+    let other = Options { sequence_length: 128, ..options.clone() };
+    super::prepare(Some(aside), &sources, Some(&desk.tokenizer), None, &other, &|_, _| ()).unwrap();
+    let fewer = Options { max_samples: Some(100), ..options.clone() };
+    super::prepare(Some(aside), &sources, Some(&desk.tokenizer), None, &fewer, &|_, _| ()).unwrap();
+    assert!(!folder.exists());
+}
+
+#[test]
+fn data_that_are_refused_leave_no_parts() {
+    let desk = Desk::new();
+    let lines: String = (0..9000).map(|i| if i == 8999 { "x".into() } else { format!("{{\"text\":\"{i}\"}}\n") }).collect();
+    let sources = Sources::train([desk.file("a.jsonl", lines)]);
+    let path = desk.path("data/train.safetensors");
+    let message = Dataset::prepare_for(&path, &sources, &desk.tokenizer, None, &Options::default(), &|_, _| ()).unwrap_err().to_string();
+    assert!(message.contains("a.jsonl:9000;"), "{message}");
+    assert!(!desk.path("data/train.parts").exists());
+}
+
+proptest! {
+    #[test]
+    fn a_data_set_with_any_bytes_changed_is_opened_or_refused_without_a_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        header in any::<bool>()
+    ) {
+        static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+        let whole = WHOLE.get_or_init(|| {
+            let desk = Desk::new();
+            let path = desk.path("train.safetensors");
+            let options = Options { packing: true, sequence_length: 24, ..Options::default() };
+            desk.prepare(&Sources::train([desk.file("a.txt", story(20))]), &options).unwrap().write(&path).unwrap();
+            std::fs::read(path).unwrap()
+        });
+        let mut bytes = whole.clone();
+        let header_length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize + 8;
+        for (index, byte) in &changes {
+            // Half of the time in the header, where most of what can go wrong is.
+            let place = index.index(if header { header_length } else { bytes.len() });
+            bytes[place] = *byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("changed.safetensors");
+        std::fs::write(&path, &bytes).unwrap();
+        prop_assert_eq!(Dataset::verify(&path).is_ok(), bytes == *whole);
+        if let Ok(opened) = Dataset::open(&path) {
+            for index in 0..opened.len() {
+                let sample = opened.sample(index).unwrap();
+                prop_assert_eq!(sample.segments.iter().sum::<u32>() as usize, sample.len());
+            }
+        }
+    }
 }

@@ -3,15 +3,18 @@
 mod bpe;
 mod pre;
 mod stream;
+mod words;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
 pub use bpe::BpeParts;
 pub use stream::StreamDecoder;
+use words::Words;
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -41,6 +44,8 @@ const STOP_TOKENS: [&str; 8] =
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: Inner,
+    /// The fast way, for a tokenizer that allows it.
+    words: Option<Arc<Words>>,
     ids: SpecialIds,
     special: BTreeSet<u32>,
     fingerprint: String,
@@ -111,7 +116,8 @@ impl Tokenizer {
     fn new(inner: Inner, ids: SpecialIds, fingerprint: String, name: String) -> Self {
         let added = inner.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        Self { inner, ids, special, fingerprint, name }
+        let words = Words::of(&inner).map(Arc::new);
+        Self { inner, words, ids, special, fingerprint, name }
     }
 
     /// Token ids of `text`. `add_special` adds what the tokenizer puts around a text (bos); leave it out for text that
@@ -120,8 +126,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special).map_err(|error| self.cannot_encode(error))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encode_up_to(text, add_special, usize::MAX)?.ids)
     }
 
     /// Token ids of `text`, each with its place in it.
@@ -129,7 +134,20 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer has no token for a part of the text.
     pub fn encode_with_offsets(&self, text: &str, add_special: bool) -> Result<Encoded> {
-        let encoding = self.inner.encode(text, add_special).map_err(|error| self.cannot_encode(error))?;
+        self.encode_up_to(text, add_special, usize::MAX)
+    }
+
+    /// The same, of which only the first `limit` tokens are wanted: a long text need not be tokenised to its end. There may be more.
+    pub(crate) fn encode_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Encoded> {
+        let encoded = match &self.words {
+            Some(words) => words.encode(&self.inner, text, add_special, limit),
+            None => self.encode_whole(text, add_special),
+        };
+        encoded.map_err(|error| self.cannot_encode(error))
+    }
+
+    fn encode_whole(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoded> {
+        let encoding = self.inner.encode(text, add_special)?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 

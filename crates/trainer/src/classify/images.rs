@@ -25,8 +25,8 @@ impl Images {
         let config = checkpoint.encoder_config()?;
         let InputConfig::Image(input) = &config.input else { return Err(other_input(run, config)) };
         let keys = ImageKeys { image: run.data.image_key.clone(), label: run.data.label_key.clone() };
-        let train = LabelledImages::open(&run.data.train, &keys, labels)?;
-        let eval = run.data.eval.as_ref().map(|path| LabelledImages::open(path, &keys, Some(train.labels()))).transpose()?;
+        let train = LabelledImages::open(run.data.train.first(), &keys, labels)?;
+        let eval = run.data.eval.as_ref().map(|eval| LabelledImages::open(eval.first(), &keys, Some(train.labels()))).transpose()?;
         let labels = train.labels().to_vec();
         let fingerprint = format!("{} {:?}", train.fingerprint(), eval.as_ref().map(LabelledImages::fingerprint));
         let processor = Arc::new(processor(run, input)?);

@@ -98,9 +98,9 @@ impl Rows {
             let what = format!("holds {} classes; give samples of two or more, or name them as labels", labels.len());
             return Err(run.refuse("data", "train", &what).into());
         }
-        let mut train = Part::of(train, &run.data.train, run.data.max_samples)?;
+        let mut train = Part::of(train, run.data.train.first(), run.data.max_samples)?;
         let mut eval = match (eval, &run.data.eval) {
-            (Some(eval), Some(path)) => Some(Part::of(eval, path, None)?),
+            (Some(eval), Some(sources)) => Some(Part::of(eval, sources.first(), None)?),
             _ => None,
         };
         if eval.is_none() && run.data.eval_samples > 0 {

@@ -24,9 +24,9 @@ impl Texts {
             return Err(run.refuse("model", "tokenizer", "is absent, and the model has none; give its tokenizer.json").into());
         };
         let keys = LabelKeys { text: run.data.text_key.clone(), label: run.data.label_key.clone() };
-        let LabelledTexts { mut rows, labels } = read_labelled(&run.data.train, &keys, labels)?;
+        let LabelledTexts { mut rows, labels } = read_labelled(run.data.train.first(), &keys, labels)?;
         rows.truncate(run.data.max_samples.unwrap_or(usize::MAX));
-        let eval = run.data.eval.as_ref().map(|path| read_labelled(path, &keys, Some(&labels))).transpose()?;
+        let eval = run.data.eval.as_ref().map(|eval| read_labelled(eval.first(), &keys, Some(&labels))).transpose()?;
         let total = (rows.len() + eval.as_ref().map_or(0, |eval| eval.rows.len())) as u64;
         let mut done = 0;
         let mut tokenised = |rows: Vec<Labelled>| {

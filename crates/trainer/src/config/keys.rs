@@ -4,6 +4,7 @@
 pub(super) type TableKeys = (&'static str, &'static [(&'static str, &'static str)]);
 
 const PATH: &str = "a path, relative to the current directory";
+const SOURCES: &str = r#"a path, of a file or a folder | a list of paths and of tables such as { path = "a.jsonl", weight = 2.0 }"#;
 const SWITCH: &str = "true | false";
 const WHOLE: &str = "a whole number >= 0";
 const POSITIVE: &str = "a whole number >= 1";
@@ -24,29 +25,33 @@ const DRIFT: (&str, &str) = ("drift", "a number >= 0");
 const BASIS: (&str, &str) = ("basis", r#""principal" | "none""#);
 
 /// The tables in a list that is a key's value.
-pub(super) const LISTS: &[TableKeys] = &[(
-    "activations.overrides",
-    &[
-        (
-            "sites",
-            r#"names or patterns of "layer", "sublayer", "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act", such as "mlp_*""#,
-        ),
-        ("layers", r#"a range of layers from 0, its end not included: "0..8", "24..", "..4", "3""#),
-        METHOD,
-        RANK,
-        ERROR,
-        MAX_RANK,
-        COLUMNS,
-        KEEP_NORMS,
-        FACTORS,
-        POWER_ITERATIONS,
-        BITS,
-        GROUP,
-        ROUNDING,
-        DRIFT,
-        BASIS,
-    ],
-)];
+pub(super) const LISTS: &[TableKeys] = &[
+    (
+        "activations.overrides",
+        &[
+            (
+                "sites",
+                r#"names or patterns of "layer", "sublayer", "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act", such as "mlp_*""#,
+            ),
+            ("layers", r#"a range of layers from 0, its end not included: "0..8", "24..", "..4", "3""#),
+            METHOD,
+            RANK,
+            ERROR,
+            MAX_RANK,
+            COLUMNS,
+            KEEP_NORMS,
+            FACTORS,
+            POWER_ITERATIONS,
+            BITS,
+            GROUP,
+            ROUNDING,
+            DRIFT,
+            BASIS,
+        ],
+    ),
+    ("data.train", &[("path", PATH), ("weight", "a number above 0, at most 1000")]),
+    ("data.eval", &[("path", PATH), ("weight", "1")]),
+];
 
 /// All tables.
 pub(super) const TABLES: &[TableKeys] = &[
@@ -147,8 +152,8 @@ pub(super) const TABLES: &[TableKeys] = &[
     (
         "data",
         &[
-            ("train", PATH),
-            ("eval", PATH),
+            ("train", SOURCES),
+            ("eval", "the same as train, without weights"),
             ("eval_samples", "a whole number >= 0, 0 = no held-out samples"),
             ("format", r#""auto" | "conversations" | "text" | "batches""#),
             ("sequence_length", "a whole number >= 2"),

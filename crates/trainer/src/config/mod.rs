@@ -21,10 +21,10 @@ mod tables;
 pub use error::Error;
 pub(crate) use tables::keys as keys_of;
 pub use tables::{
-    Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, ClassWeights, Cluster, Columns, Data, DataFormat, Decay, Device, Dtype,
-    Factors, Form, GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model, MuonScale, Optimizer,
-    OptimizerName, Override, PartialForm, Quantization, Rank, Rounding, Run, Schedule, ScheduleKind, Site, Sites, StartingWeights,
-    StopSignal, Stream, TargetModules, Task,
+    Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, ClassWeights, Cluster, Columns, Data, DataFormat, DataSource, DataSources,
+    Decay, Device, Dtype, Factors, Form, GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model,
+    MuonScale, Optimizer, OptimizerName, Override, PartialForm, Quantization, Rank, Rounding, Run, Schedule, ScheduleKind, Site, Sites,
+    StartingWeights, StopSignal, Stream, TargetModules, Task,
 };
 
 #[cfg(test)]

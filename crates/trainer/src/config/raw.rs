@@ -1,5 +1,6 @@
 //! A configuration as it is written: every key optional, no value checked beyond its type.
 
+use super::tables::DataSources;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -153,8 +154,8 @@ pub(super) struct Gradients {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Data {
-    pub train: Option<PathBuf>,
-    pub eval: Option<PathBuf>,
+    pub train: Option<DataSources>,
+    pub eval: Option<DataSources>,
     pub eval_samples: Option<usize>,
     pub format: Option<String>,
     pub sequence_length: Option<usize>,

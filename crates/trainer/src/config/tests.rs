@@ -304,7 +304,7 @@ fn overrides_win_and_are_toml_or_strings() {
     assert_eq!(run.activations.sites, Sites::Of(vec![Site::Act]));
     assert_eq!(run.lora.unwrap().alpha, 4.0);
     let run = load(&text, &["cluster.mpirun=/opt/a=b", "data.train='quoted'"]).unwrap();
-    assert_eq!((run.cluster.mpirun.as_str(), run.data.train.as_path()), ("/opt/a=b", Path::new("quoted")));
+    assert_eq!((run.cluster.mpirun.as_str(), run.data.train.first()), ("/opt/a=b", Path::new("quoted")));
     assert!(load("[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n", &["lora.rank=4"]).is_ok(), "an override may add a table");
 }
 
@@ -437,4 +437,31 @@ fn the_ready_configurations_load() {
         seen += 1;
     }
     assert!(seen > 0);
+}
+
+#[test]
+fn training_data_are_a_path_or_a_list_with_weights() {
+    let with = |train: &str| LEAST.replace("\"t.jsonl\"", train);
+    for (train, expected) in [
+        ("\"a\"", vec![("a", 1.0)]),
+        ("[\"a\", \"b\"]", vec![("a", 1.0), ("b", 1.0)]),
+        ("[\"a\", { path = \"b\", weight = 0.5 }]", vec![("a", 1.0), ("b", 0.5)]),
+        ("[{ path = \"a\", weight = 2 }]", vec![("a", 2.0)]),
+    ] {
+        let run = load(&with(train), &[]).unwrap();
+        let found: Vec<_> = run.data.train.iter().map(|source| (source.path.to_str().unwrap(), source.weight)).collect();
+        assert_eq!(found, expected);
+        assert_eq!(load(&run.to_toml(), &[]).unwrap(), run, "{}", run.to_toml());
+    }
+    let says = |text: &str, what: &str| {
+        let message = load(text, &[]).unwrap_err().to_string();
+        assert!(message.starts_with("c.toml:") && message.contains(what), "{message}");
+    };
+    says(&with("[]"), "5: [data] train: must not be empty (valid: a path, of a file or a folder | a list");
+    says(&with("[{ path = \"a\", weight = 0 }]"), "5: [data] train: has the weight 0, and a weight is above 0");
+    says(&with("[{ path = \"a\", wait = 1 }]"), "5: [[data.train]] wait: unknown key");
+    says(&with("3"), "5: [data] train: cannot be 3");
+    says(&with("\"a\"\neval = [{ path = \"b\", weight = 2.0 }]"), "6: [data] eval: has a weight, which only training data may have");
+    let classifier = with("[\"a\", \"b\"]").replace("path = \"m\"", "path = \"m\"\ntask = \"sequence_classification\"");
+    says(&classifier, "6: [data] train: is a list, and a classifier reads one file or folder");
 }

@@ -1,17 +1,17 @@
 //! `[data]`: what is learnt, and what is held out.
 
+use super::DataSources;
 use crate::config::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
-use std::path::PathBuf;
 
 choice! {
     /// What a data file holds.
     DataFormat {
-        /// Told from the file's name and first line.
+        /// Told from the file's name.
         Auto = "auto",
-        /// JSON lines of conversations: `{"messages": [{"role": …, "content": …}, …]}`.
+        /// Conversations, `{"messages": [{"role": …, "content": …}, …]}`, or prompts and completions: JSON lines, CSV or Parquet.
         Conversations = "conversations",
-        /// Plain text, or JSON lines of `{"text": …}`.
+        /// Plain text; or JSON lines of `{"text": …}`, or a column `text` in CSV or Parquet.
         Text = "text",
         /// Batches of token ids prepared elsewhere, in safetensors.
         Batches = "batches",
@@ -51,11 +51,11 @@ choice! {
 /// `[data]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Data {
-    /// `train`: the training data. Required.
-    pub train: PathBuf,
+    /// `train`: the training data: a file, a folder, or a list of them, with weights. Required.
+    pub train: DataSources,
     /// `eval`: the held-out data. Without it, `eval_samples` samples of the training data are held out.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<PathBuf>,
+    pub eval: Option<DataSources>,
     /// `eval_samples`: samples held out of the training data when there is no `eval`; 0 = none. Default: 32.
     pub eval_samples: usize,
     /// `format`: `"auto"`, `"conversations"`, `"text"` or `"batches"`. Default: `"auto"`.
@@ -105,8 +105,8 @@ impl Data {
             at.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, no two alike")?;
         }
         Ok(Self {
-            train: at.given_path("train", raw.train)?,
-            eval: at.path("eval", raw.eval)?,
+            train: at.given("train", raw.train)?.check("train", at)?,
+            eval: raw.eval.map(|eval| eval.check("eval", at)).transpose()?,
             eval_samples: raw.eval_samples.unwrap_or(32),
             format: at.choose("format", raw.format.as_deref(), DataFormat::Auto)?,
             sequence_length,

@@ -12,6 +12,7 @@ mod optimizer;
 mod overrides;
 mod run;
 mod schedule;
+mod sources;
 
 pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use checkpoint::{Checkpoint, StopSignal};
@@ -26,3 +27,4 @@ pub use overrides::{Layers, Override};
 pub(crate) use run::keys;
 pub use run::{Device, Length, Run};
 pub use schedule::{Decay, Schedule, ScheduleKind};
+pub use sources::{DataSource, DataSources};

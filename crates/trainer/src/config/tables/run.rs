@@ -1,6 +1,6 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Checkpoint, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule};
+use super::{Activations, Checkpoint, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule, Task};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -116,7 +116,7 @@ impl Run {
         let log_every = keys.log_every.unwrap_or(1);
         at.require("log_every", log_every > 0, "must be > 0")?;
 
-        Ok(Self {
+        let run = Self {
             dir,
             seed: keys.seed.unwrap_or(0),
             length,
@@ -139,7 +139,13 @@ impl Run {
             checkpoint: Checkpoint::resolve(raw.checkpoint, places.table("checkpoint"))?,
             cluster: Cluster::resolve(raw.cluster, places.table("cluster"))?,
             places,
-        })
+        };
+        for (key, sources) in [("train", Some(&run.data.train)), ("eval", run.data.eval.as_ref())] {
+            if run.model.task != Task::CausalLm && sources.is_some_and(|sources| sources.only().is_none()) {
+                return Err(run.refuse("data", key, "is a list, and a classifier reads one file or folder; put all rows into one"));
+            }
+        }
+        Ok(run)
     }
 
     /// The configuration in full, every key with its value. Loading it again gives the same run.
@@ -229,13 +235,12 @@ impl Run {
             ("model", "tokenizer", self.model.tokenizer.as_ref()),
             ("model", "chat_template", self.model.chat_template.as_ref()),
             ("lora", "adapter", self.lora.as_ref().and_then(|lora| lora.adapter.as_ref())),
-            ("data", "train", Some(&self.data.train)),
-            ("data", "eval", self.data.eval.as_ref()),
         ];
-        for (table, key, path) in paths {
-            if let Some(path) = path
-                && !path.exists()
-            {
+        let paths = paths.into_iter().filter_map(|(table, key, path)| Some((table, key, path?.as_path())));
+        let train = self.data.train.paths().map(|path| ("data", "train", path));
+        let eval = self.data.eval.iter().flat_map(|eval| eval.paths()).map(|path| ("data", "eval", path));
+        for (table, key, path) in paths.chain(train).chain(eval) {
+            if !path.exists() {
                 let what = format!("there is no {}; give another path, relative to the current directory", path.display());
                 return Err(self.refuse(table, key, &what));
             }

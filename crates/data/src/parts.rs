@@ -1,0 +1,178 @@
+//! Documents on their way to a data set: in memory, or in part files from which an interrupted preparation goes on.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::columns::{self, Column, ColumnFile};
+use crate::error::{Error, Result};
+use crate::records::Cursor;
+use crate::report::Report;
+use crate::sample::Sample;
+use crate::store::{Store, TokenFile};
+
+/// Tokens of a part: 40 MB with their marks. What is not in a part yet is lost with the process.
+const PART_TOKENS: usize = 8 << 20;
+
+/// All documents of a role, in the order of the sources.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    pub(crate) store: Store,
+    /// Of each: where it begins in the store, its tokens, how many of them are targets, and the largest id.
+    pub(crate) starts: Vec<u64>,
+    pub(crate) lengths: Vec<u32>,
+    pub(crate) targets: Vec<u32>,
+    pub(crate) largest: Vec<u32>,
+    /// How many there are of each source and those before it.
+    pub(crate) source_ends: Vec<usize>,
+    pub(crate) report: Report,
+}
+
+impl Documents {
+    pub(crate) fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// Adds a document of `source`, in memory.
+    pub(crate) fn push(&mut self, sample: &Sample, source: usize) {
+        self.starts.push(self.store.count());
+        self.lengths.push(sample.len() as u32);
+        self.targets.push(sample.target_count() as u32);
+        self.largest.push(sample.tokens.iter().copied().max().unwrap_or(0));
+        self.store.push(sample);
+        self.end_of(source);
+    }
+
+    /// The last document is one of `source`.
+    fn end_of(&mut self, source: usize) {
+        let before = self.source_ends.last().copied().unwrap_or(0);
+        self.source_ends.resize(self.source_ends.len().max(source + 1), before);
+        self.source_ends[source] = self.len();
+    }
+}
+
+/// What a part says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    /// Of the data set it belongs to.
+    fingerprint: String,
+    /// Its number, from 0.
+    part: usize,
+    /// The record behind its last.
+    next: Cursor,
+    /// What happened up to there, the parts before included, and how many documents of each source there are.
+    report: Report,
+    source_ends: Vec<usize>,
+}
+
+/// The parts of a role. They are written one after the other; the first that is not whole ends them.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    aside: Option<Aside<'a>>,
+    role: &'static str,
+    fingerprint: &'a str,
+}
+
+/// Where parts are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aside<'a> {
+    pub(crate) folder: &'a Path,
+    /// Tokens that are enough for one.
+    pub(crate) tokens: usize,
+}
+
+impl<'a> Aside<'a> {
+    pub(crate) fn new(folder: &'a Path) -> Self {
+        Self { folder, tokens: PART_TOKENS }
+    }
+}
+
+impl<'a> Parts<'a> {
+    /// Parts `aside`; without that, everything stays in memory.
+    pub(crate) fn new(aside: Option<Aside<'a>>, role: &'static str, fingerprint: &'a str) -> Self {
+        Self { aside, role, fingerprint }
+    }
+
+    fn path(&self, folder: &Path, part: usize) -> PathBuf {
+        folder.join(format!("{}-{part:05}.safetensors", self.role))
+    }
+
+    /// What an earlier preparation of the same data has left, and where it goes on.
+    pub(crate) fn resume(&self) -> (Documents, Cursor) {
+        let (mut documents, mut next) = (Documents::default(), Cursor::default());
+        let Some(Aside { folder, .. }) = self.aside else { return (documents, next) };
+        for part in 0.. {
+            // Whatever is wrong with it: it is made again.
+            let Ok(facts) = self.take(&self.path(folder, part), part, &mut documents) else { break };
+            next = facts.next;
+            documents.report = facts.report;
+            documents.source_ends = facts.source_ends;
+        }
+        if documents.len() > 0 {
+            tracing::info!("going on with the {} data behind {} records", self.role, documents.report.records);
+        }
+        (documents, next)
+    }
+
+    fn take(&self, path: &Path, part: usize, documents: &mut Documents) -> Result<Facts> {
+        let file = ColumnFile::open(path)?;
+        let facts: Facts = file.facts()?;
+        if facts.fingerprint != self.fingerprint || facts.part != part {
+            return Err(file.broken("it is a part of other data"));
+        }
+        file.verify()?;
+        let (lengths, targets, largest) = (file.u32s("lengths")?, file.u32s("targets")?, file.u32s("largest")?);
+        let mut start = documents.store.in_files();
+        for &length in &lengths {
+            documents.starts.push(start);
+            start += u64::from(length);
+        }
+        documents.lengths.extend(lengths);
+        documents.targets.extend(targets);
+        documents.largest.extend(largest);
+        documents.store.add(TokenFile::new(file)?);
+        Ok(facts)
+    }
+
+    /// Moves what is in memory into a part, if it is enough for one. `next` is the record behind it.
+    pub(crate) fn flush(&self, documents: &mut Documents, next: Cursor) -> Result<()> {
+        let Some(Aside { folder, .. }) = self.aside.filter(|aside| documents.store.tokens.len() >= aside.tokens) else { return Ok(()) };
+        let part = documents.store.files().len();
+        let path = self.path(folder, part);
+        let first = documents.starts.partition_point(|&start| start < documents.store.in_files());
+        let facts = Facts {
+            fingerprint: self.fingerprint.to_owned(),
+            part,
+            next,
+            report: documents.report.clone(),
+            source_ends: documents.source_ends.clone(),
+        };
+        let columns = vec![
+            Column::u32s("lengths", &documents.lengths[first..]),
+            Column::u32s("targets", &documents.targets[first..]),
+            Column::u32s("largest", &documents.largest[first..]),
+            Column::u32s("tokens", &documents.store.tokens),
+            Column::bools("trained", &documents.store.trained),
+        ];
+        columns::write(&path, &facts, columns)?;
+        documents.store.tokens.clear();
+        documents.store.trained.clear();
+        documents.store.add(TokenFile::new(ColumnFile::open(&path)?)?);
+        Ok(())
+    }
+}
+
+/// Removes a folder of parts, if there is one.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file in `folder` belongs to the data with this fingerprint: else nothing there is of use.
+pub(crate) fn belong(folder: &Path, fingerprint: &str) -> bool {
+    let of = |path: &Path| Some(ColumnFile::open(path).ok()?.facts::<Facts>().ok()?.fingerprint == fingerprint);
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.into_iter().any(|entry| of(&entry.path()) == Some(true))
+}

@@ -1,0 +1,63 @@
+//! What happened to the records of a data set.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// What happened to the records of a data set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Records read.
+    pub records: usize,
+    /// Records left out because they could not be used ([`crate::BadLines::Skip`]).
+    pub skipped: usize,
+    /// Samples that lost their end to the sequence length.
+    pub truncated: usize,
+    /// Samples left out because no trained token was left in them.
+    pub dropped: usize,
+    /// Samples held out for evaluation.
+    pub held_out: usize,
+    /// The records that were left out, by file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<BadFile>,
+}
+
+/// The records of a file that were left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadFile {
+    /// The file.
+    pub path: PathBuf,
+    /// How many.
+    pub count: usize,
+    /// The first five.
+    pub first: Vec<BadLine>,
+}
+
+/// One record that was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadLine {
+    /// Its line, counted from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Bad records of a file that are named before they are only counted.
+const NAMED: usize = 5;
+
+impl Report {
+    /// Counts a record that is left out.
+    pub(crate) fn skip(&mut self, path: &Path, line: usize, problem: String) {
+        self.skipped += 1;
+        // Files come one behind the other.
+        if self.bad.last().is_none_or(|file| file.path != path) {
+            self.bad.push(BadFile { path: path.to_owned(), count: 0, first: Vec::new() });
+        }
+        if let Some(file) = self.bad.last_mut() {
+            file.count += 1;
+            if file.first.len() < NAMED {
+                file.first.push(BadLine { line, problem });
+            }
+        }
+    }
+}

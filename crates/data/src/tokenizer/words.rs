@@ -1,0 +1,273 @@
+//! A byte-level BPE word by word, with a memory of words.
+//!
+//! `tokenizers` carries with each piece of a text where each of its bytes came from, in several vectors, and looks its words up only after that: on
+//! one core it does less than a megabyte of dialogue a second. Here a text is cut by the same expressions, but into plain slices of it, and a word that
+//! was seen before is copied from the memory; one that was not is asked of `tokenizers`. A tokenizer with any step that is not known here is left
+//! to that crate altogether. Tests hold the two against each other.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::utils::SysRegex;
+use tokenizers::{
+    Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
+};
+
+use super::Encoded;
+
+/// GPT-2's expression, which `tokenizers`' `ByteLevel` applies.
+const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Words that are remembered: for a language that is most of what it uses, in some 30 MB.
+const REMEMBERED: usize = 1 << 18;
+/// Bytes of the longest of them.
+const LONGEST: usize = 64;
+
+/// What cuts a text into words, and the words that were seen.
+#[derive(Debug)]
+pub(super) struct Words {
+    steps: Vec<Step>,
+    /// What stands around a text.
+    before: Vec<u32>,
+    after: Vec<u32>,
+    known: RwLock<HashMap<Box<str>, Word>>,
+}
+
+/// The ids of a word's tokens, each with the byte of the word at which it ends.
+type Word = Box<[(u32, u32)]>;
+
+/// One way to cut, applied to each piece that the one before has left.
+#[derive(Debug)]
+enum Step {
+    /// What an expression matches, and what lies between.
+    Expression(SysRegex),
+    /// Each numeric character.
+    Digits,
+    /// Runs of them.
+    Numbers,
+}
+
+impl Words {
+    /// The words of a tokenizer, if it is of this kind: a BPE on bytes, without normaliser and dropout.
+    pub(super) fn of(inner: &Inner) -> Option<Self> {
+        let ModelWrapper::BPE(model) = inner.get_model() else { return None };
+        let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
+            && inner.get_normalizer().is_none()
+            && inner.get_truncation().is_none()
+            && inner.get_padding().is_none()
+            && inner.get_post_processor().is_none_or(keeps_offsets);
+        let steps = steps(inner.get_pre_tokenizer().filter(|_| plain)?)?;
+        let ids = |special| Some(inner.encode_fast("a", special).ok()?.get_ids().to_vec());
+        let (bare, whole) = (ids(false)?, ids(true)?);
+        let start = whole.windows(bare.len().max(1)).position(|window| window == bare)?;
+        let (before, after) = (whole[..start].to_vec(), whole[start + bare.len()..].to_vec());
+        Some(Self { steps, before, after, known: RwLock::default() })
+    }
+
+    /// Tokens of `text`: all, or the first ones, at least `limit`.
+    pub(super) fn encode(&self, inner: &Inner, text: &str, add_special: bool, limit: usize) -> tokenizers::Result<Encoded> {
+        let mut encoded = Encoded::default();
+        if add_special {
+            encoded.add(&self.before);
+        }
+        let split = inner.get_added_vocabulary().extract_and_normalize(None::<&NormalizerWrapper>, text);
+        for (piece, (start, end), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            if encoded.ids.len() >= limit {
+                return Ok(encoded);
+            }
+            match tokens {
+                Some(tokens) => {
+                    encoded.ids.extend(tokens.iter().map(|token| token.id));
+                    encoded.offsets.extend(tokens.iter().map(|_| (start, end)));
+                }
+                None => self.cut(&self.steps, piece, start, &mut |word, start| {
+                    if encoded.ids.len() < limit { self.word(inner, word, start, &mut encoded) } else { Ok(()) }
+                })?,
+            }
+        }
+        if add_special {
+            encoded.add(&self.after);
+        }
+        Ok(encoded)
+    }
+
+    /// Gives `each` the words of a piece that begins at byte `start` of the text.
+    fn cut<'t>(
+        &self,
+        steps: &[Step],
+        piece: &'t str,
+        start: usize,
+        each: &mut dyn FnMut(&'t str, usize) -> tokenizers::Result<()>,
+    ) -> tokenizers::Result<()> {
+        let Some((step, rest)) = steps.split_first() else {
+            return if piece.is_empty() { Ok(()) } else { each(piece, start) };
+        };
+        let mut done = 0;
+        let mut next = |from: usize, to: usize| {
+            for (from, to) in [(done, from), (from, to)] {
+                if from < to {
+                    self.cut(rest, &piece[from..to], start + from, each)?;
+                }
+            }
+            done = to;
+            Ok(())
+        };
+        match step {
+            Step::Expression(expression) => expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?,
+            Step::Digits => piece
+                .char_indices()
+                .filter(|(_, character)| character.is_numeric())
+                .try_for_each(|(from, character)| next(from, from + character.len_utf8()))?,
+            Step::Numbers => {
+                let mut from = 0;
+                while let Some(first) = piece[from..].find(char::is_numeric) {
+                    let first = from + first;
+                    let count = piece[first..].find(|character: char| !character.is_numeric()).unwrap_or(piece.len() - first);
+                    next(first, first + count)?;
+                    from = first + count;
+                }
+            }
+        }
+        next(piece.len(), piece.len())
+    }
+
+    fn word(&self, inner: &Inner, word: &str, start: usize, encoded: &mut Encoded) -> tokenizers::Result<()> {
+        // A panic elsewhere cannot leave half a word behind.
+        if let Some(tokens) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(word) {
+            encoded.add_word(word, start, tokens);
+            return Ok(());
+        }
+        let tokens = ask(inner, word)?;
+        encoded.add_word(word, start, &tokens);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if word.len() <= LONGEST && known.len() < REMEMBERED {
+            known.insert(word.into(), tokens);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a post-processor adds tokens around a text at most, and lets offsets be.
+fn keeps_offsets(processor: &PostProcessorWrapper) -> bool {
+    match processor {
+        PostProcessorWrapper::Template(_) => true,
+        PostProcessorWrapper::ByteLevel(bytes) => !bytes.trim_offsets,
+        PostProcessorWrapper::Sequence(sequence) => sequence.as_ref().iter().all(keeps_offsets),
+        _ => false,
+    }
+}
+
+fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {
+    let all = match pre_tokenizer {
+        PreTokenizerWrapper::Sequence(sequence) => sequence.as_ref(),
+        one => std::slice::from_ref(one),
+    };
+    // The last one maps bytes to characters, which is what a word is asked in; before it, words are cut out of the text itself.
+    let (PreTokenizerWrapper::ByteLevel(last), cuts) = all.split_last()? else { return None };
+    let mut steps = cuts.iter().map(step).collect::<Option<Vec<_>>>()?;
+    if last.use_regex {
+        steps.push(Step::Expression(SysRegex::new(GPT_2).ok()?));
+    }
+    (!last.add_prefix_space).then_some(steps)
+}
+
+fn step(pre_tokenizer: &PreTokenizerWrapper) -> Option<Step> {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Digits(digits) => Some(if digits.individual_digits { Step::Digits } else { Step::Numbers }),
+        PreTokenizerWrapper::Split(Split {
+            pattern: SplitPattern::Regex(expression),
+            behavior: SplitDelimiterBehavior::Isolated,
+            invert: false,
+            ..
+        }) => SysRegex::new(expression).ok().map(Step::Expression),
+        _ => None,
+    }
+}
+
+/// What the model makes of one word.
+fn ask(inner: &Inner, word: &str) -> tokenizers::Result<Word> {
+    let mut mapped = PreTokenizedString::from(word);
+    ByteLevel::new(false, false, false).pre_tokenize(&mut mapped)?;
+    let mut tokens = Vec::new();
+    let mut byte = 0;
+    for (characters, _, _) in mapped.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+        // One character is one byte of the word.
+        let mut at = 0;
+        for token in inner.get_model().tokenize(characters)? {
+            byte += characters[at..token.offsets.1].chars().count() as u32;
+            at = token.offsets.1;
+            tokens.push((token.id, byte));
+        }
+    }
+    Ok(tokens.into())
+}
+
+impl Encoded {
+    /// Adds tokens that stand for no part of the text.
+    fn add(&mut self, ids: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.offsets.extend(ids.iter().map(|_| (0, 0)));
+    }
+
+    fn add_word(&mut self, word: &str, start: usize, tokens: &[(u32, u32)]) {
+        let mut from = 0;
+        for &(id, to) in tokens {
+            let to = to as usize;
+            self.ids.push(id);
+            self.offsets.push((start + word.floor_char_boundary(from), start + word.ceil_char_boundary(to)));
+            from = to;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::tests::parts;
+    use super::super::{BpeParts, Tokenizer, pre};
+
+    /// Merges that join whatever the expressions leave together among the characters in use, and parts of characters.
+    const MERGES: [&str; 14] = ["Ġ a", "Ġ !", "a b", "ab c", "1 2", "12 3", "Ċ Ċ", "Ġ Ġ", "3 1", "! !", "Ã ©", "Ġ Ã", "ð Ł", "ĺ Ģ"];
+
+    fn tokenizer(pre: &str, add_bos: bool) -> Tokenizer {
+        let tokenizer = Tokenizer::from_bpe(BpeParts { add_bos, ..parts(pre, &MERGES) }).unwrap();
+        assert!(tokenizer.words.is_some(), "{pre}");
+        tokenizer
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-c1-3 '!é😀²\u{a0}\n\r\t]{0,40}", "(<\\|im_start\\|>|<\\|im_end\\|>|[a-c' \n]{1,6}|ll|\\PC){0,12}", any::<String>()]
+    }
+
+    proptest! {
+        #[test]
+        fn says_what_tokenizers_says(
+            texts in prop::collection::vec(text(), 1..4), pre in prop::sample::select(pre::SUPPORTED.to_vec()), special in any::<bool>()
+        ) {
+            let tokenizer = tokenizer(pre, true);
+            // The second time from memory.
+            for text in texts.iter().chain(&texts) {
+                prop_assert_eq!(tokenizer.encode_with_offsets(text, special).unwrap(), tokenizer.encode_whole(text, special).unwrap());
+            }
+        }
+
+        #[test]
+        fn a_limit_leaves_the_beginning(text in text(), limit in 0_usize..30) {
+            let tokenizer = tokenizer("smollm", false);
+            let (whole, part) = (tokenizer.encode(&text, true).unwrap(), tokenizer.encode_up_to(&text, true, limit).unwrap().ids);
+            prop_assert!(part.len() >= limit.min(whole.len()));
+            prop_assert_eq!(&part[..], &whole[..part.len()]);
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_left_to_tokenizers() {
+        let mut inner = tokenizer("smollm", false).inner;
+        inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFC));
+        assert!(super::Words::of(&inner).is_none());
+    }
+}

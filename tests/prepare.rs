@@ -1,0 +1,185 @@
+//! `loract shard`: files, folders, tables and weighted lists become the same data, in bounded memory, and an interrupted preparation loses nothing.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod program;
+
+use program::{Ended, Place};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A place whose model comes with a byte-level tokenizer of the characters that are used here.
+fn place() -> Place {
+    let place = Place::new();
+    let characters = "Ġ".chars().chain('a'..='z').chain('0'..='9').map(String::from);
+    let vocabulary: serde_json::Map<String, Value> =
+        ["<|end|>".to_owned()].into_iter().chain(characters).enumerate().map(|(id, token)| (token, id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [{ "id": 0, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true }],
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                   "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": [] },
+    });
+    fs::write(place.at("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(place.at("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
+    place.edit("[lora]", &format!("tokenizer = {:?}\n[lora]", place.at("tokenizer.json")));
+    place.edit("format = \"batches\"\n", "");
+    place.edit("sequence_length = 16", "sequence_length = 8192");
+    place
+}
+
+fn shard(place: &Place, dir: &Path, train: &str) -> Ended {
+    place.run(place.loract(&["shard", "--json"]).arg(place.config()).args(set(dir, train)))
+}
+
+fn set(dir: &Path, train: &str) -> [String; 4] {
+    ["--set".into(), format!("run.dir={}", dir.display()), "--set".into(), format!("data.train={train}")]
+}
+
+/// What was made, and its file.
+fn made(place: &Place, name: &str, train: &str) -> (Value, PathBuf) {
+    let dir = place.at(name);
+    let ended = shard(place, &dir, train);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    (serde_json::from_str(&ended.stdout).unwrap(), dir.join("data/train.safetensors"))
+}
+
+/// Everything behind the header, without the checksum of header and all.
+fn content(file: &Path) -> Vec<u8> {
+    let bytes = fs::read(file).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+    bytes[header..bytes.len() - 32].to_vec()
+}
+
+#[test]
+fn every_kind_of_source_gives_the_same_data() {
+    let place = place();
+    let texts = ["one", "two words", "three"];
+    let lines: Vec<String> = texts.iter().map(|text| json!({ "text": text }).to_string() + "\n").collect();
+    fs::create_dir_all(place.at("folder/inner")).unwrap();
+    for (name, text) in [
+        ("a.jsonl", lines.concat()),
+        ("a.json", format!("[{}]", lines.join(","))),
+        ("a.csv", format!("text\n{}\n", texts.join("\n"))),
+        ("a.txt", texts.join("\n\n")),
+        ("folder/b.csv", "id,text\n1,two words\n".into()),
+        ("folder/a.jsonl", lines[0].clone()),
+        ("folder/inner/c.txt", texts[2].into()),
+        ("folder/README.md", "what this is".into()),
+    ] {
+        fs::write(place.at(name), text).unwrap();
+    }
+    let path = |name: &str| place.at(name).display().to_string();
+    let (told, file) = made(&place, "lines", &path("a.jsonl"));
+    assert_eq!((&told["train"]["samples"], &told["train"]["tokens"], &told["was_there"]), (&json!(3), &json!(20), &json!(false)));
+    let expected = content(&file);
+    for name in ["a.json", "a.csv", "a.txt", "folder"] {
+        assert!(content(&made(&place, "other", &path(name)).1) == expected, "{name}");
+    }
+    let list = format!("[{:?}, {:?}]", path("folder/a.jsonl"), path("a.csv"));
+    assert_eq!(made(&place, "list", &list).0["train"]["samples"], 4);
+    let weighted = format!("[{{ path = {:?}, weight = 2.0 }}, {:?}]", path("folder/a.jsonl"), path("a.csv"));
+    assert_eq!(made(&place, "weighted", &weighted).0["train"]["samples"], 5);
+
+    for (train, says) in [
+        (format!("[{{ path = {:?}, weight = 0.0 }}]", path("a.csv")), "[data] train: has the weight 0"),
+        (format!("[{{ path = {:?}, wieght = 2.0 }}]", path("a.csv")), "did you mean `weight`?"),
+        (format!("[{:?}, {:?}]", path("a.csv"), path("b.csv")), "[data] train: there is no "),
+        ("[]".into(), "[data] train: must not be empty"),
+    ] {
+        let ended = shard(&place, &place.at("refused"), &train);
+        assert!(ended.status.code() == Some(2) && ended.stderr.contains(says), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn bad_lines_are_refused_with_their_place_or_counted() {
+    let place = place();
+    let text = |index: usize| if index % 3 == 1 { "{\"text\": 1}\n".into() } else { format!("{{\"text\": \"{index}\"}}\n") };
+    fs::write(place.at("a.jsonl"), (0..30).map(text).collect::<String>()).unwrap();
+    let train = place.at("a.jsonl").display().to_string();
+    let refused = shard(&place, &place.at("refused"), &train);
+    assert!(refused.status.code() == Some(2) && refused.stderr.contains("a.jsonl:2; "), "{}", refused.stderr);
+    assert!(!place.at("refused").exists());
+
+    place.edit("eval_samples = 0", "eval_samples = 0\nbad_lines = \"skip\"");
+    let ended = shard(&place, &place.at("skipped"), &train);
+    assert!(ended.status.success() && ended.stderr.contains(&format!("skipped 10 bad lines of {train}\n  {train}:2: `text` is a number")));
+    assert!(ended.stderr.contains("and 5 more"), "{}", ended.stderr);
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&told["train"]["samples"], &told["report"]["bad"][0]["count"]), (&json!(20), &json!(10)));
+    assert_eq!(told["report"]["bad"][0]["first"][1]["line"], 5);
+}
+
+/// 48 MB of long words, of which each letter is a token: with their marks, 240 MB of tokens.
+fn large(place: &Place) -> String {
+    let words: Vec<String> = ('a'..='z').map(|letter| letter.to_string().repeat(39)).collect();
+    let line = |index: usize| {
+        let text: Vec<&str> = (0..100).map(|word| words[(index * 7 + word * word) % words.len()].as_str()).collect();
+        format!("{{\"text\": \"{} {index}\"}}\n", text.join(" "))
+    };
+    let path = place.at("large.jsonl");
+    fs::write(&path, (0..12_000).map(line).collect::<String>()).unwrap();
+    path.display().to_string()
+}
+
+/// The most memory that a preparation has taken, in MB.
+fn peak(place: &Place, dir: &Path, train: &str) -> u64 {
+    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(dir, train)));
+    let status = format!("/proc/{}/status", running.process().pid);
+    let mut peak = 0;
+    running.until("its data", || {
+        let told = fs::read_to_string(&status).unwrap_or_default();
+        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(peak);
+        dir.join("data/train.safetensors").exists()
+    });
+    assert!(running.wait().status.success());
+    peak / 1024
+}
+
+#[test]
+fn much_data_takes_little_memory_and_an_interruption_loses_nothing() {
+    let place = place();
+    let train = large(&place);
+    fs::write(place.at("small.jsonl"), "{\"text\": \"a\"}\n{\"text\": \"b\"}\n").unwrap();
+    let small = peak(&place, &place.at("small"), &place.at("small.jsonl").display().to_string());
+    let undisturbed = place.at("undisturbed");
+    let large = peak(&place, &undisturbed, &train);
+    assert!(large < small + 160, "{large} MB, and {small} MB for next to nothing");
+
+    let dir = place.at("interrupted");
+    let parts = dir.join("data/train.parts");
+    let whole = |name: &str| parts.join(name).exists();
+    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(&dir, &train)));
+    running.until("two parts", || whole("train-00001.safetensors"));
+    running.process().signal(Signal::KILL);
+    assert!(!running.wait().status.success() && !dir.join("data/train.safetensors").exists());
+    // Interrupted again while it goes on, which it does behind those two.
+    let first = fs::metadata(parts.join("train-00000.safetensors")).unwrap().modified().unwrap();
+    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(&dir, &train)));
+    running.until("another part", || whole("train-00002.safetensors"));
+    assert_eq!(fs::metadata(parts.join("train-00000.safetensors")).unwrap().modified().unwrap(), first);
+    running.process().signal(Signal::INT);
+    assert!(!running.wait().status.success());
+
+    let ended = shard(&place, &dir, &train);
+    assert!(ended.status.success() && !parts.exists(), "{}", ended.stderr);
+    let file = |dir: &Path| fs::read(dir.join("data/train.safetensors")).unwrap();
+    assert!(file(&dir) == file(&undisturbed), "the data differ");
+
+    // What is there is compared with its checksum, which knows one changed bit.
+    let told: Value = serde_json::from_str(&shard(&place, &dir, &train).stdout).unwrap();
+    assert_eq!((&told["was_there"], &told["train"]["samples"]), (&json!(true), &json!(12_000)));
+    let mut damaged = file(&dir);
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 4;
+    fs::write(dir.join("data/train.safetensors"), damaged).unwrap();
+    let ended = shard(&place, &dir, &train);
+    assert!(ended.status.code() == Some(2) && ended.stderr.contains("checksum"), "{}", ended.stderr);
+}
