@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A place whose model comes with a byte-level tokenizer of the characters that are used here.
+/// A place whose model sees 8,192 tokens, and comes with a byte-level tokenizer of the characters that are used here.
 fn place() -> Place {
     let place = Place::new();
     let characters = "Ġ".chars().chain('a'..='z').chain('0'..='9').map(String::from);
@@ -25,9 +25,15 @@ fn place() -> Place {
         "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
                    "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocabulary, "merges": [] },
     });
-    fs::write(place.at("tokenizer.json"), tokenizer.to_string()).unwrap();
-    fs::write(place.at("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
-    place.edit("[lora]", &format!("tokenizer = {:?}\n[lora]", place.at("tokenizer.json")));
+    let (model, fixture) = (place.at("model"), program::fixture("hf/llama"));
+    fs::create_dir(&model).unwrap();
+    fs::copy(fixture.join("model.safetensors"), model.join("model.safetensors")).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(fixture.join("config.json")).unwrap()).unwrap();
+    config["max_position_embeddings"] = 8192.into();
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(model.join("tokenizer_config.json"), r#"{"eos_token": "<|end|>"}"#).unwrap();
+    place.edit(fixture.to_str().unwrap(), model.to_str().unwrap());
     place.edit("format = \"batches\"\n", "");
     place.edit("sequence_length = 16", "sequence_length = 8192");
     place
