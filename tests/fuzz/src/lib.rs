@@ -29,7 +29,8 @@ pub static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
     let mut tokens: Vec<String> = (0..256).map(letter).filter_map(char::from_u32).map(String::from).collect();
     tokens.push("<end>".into());
     let special = (0..257).map(|id| id == 256).collect();
-    let parts = BpeParts { tokens, special, eos: Some(256), pre: "gpt-2".into(), merges: vec![], bos: None, unk: None, pad: None, add_bos: false };
+    let parts =
+        BpeParts { tokens, special, eos: Some(256), pre: "gpt-2".into(), merges: vec![], bos: None, unk: None, pad: None, add_bos: false };
     Tokenizer::from_bpe(parts).expect("a byte-level tokenizer")
 });
 
