@@ -1,12 +1,15 @@
 mod bias;
 mod by_scores;
+mod fused;
+mod kernel;
 
 pub use bias::Bias;
 
+use self::{fused::Fused, kernel::Kernel};
 use crate::{Error, Keep, Kept, Mask, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, apply};
+use autograd::{BoxError, apply};
 use std::sync::{Arc, Mutex};
-use tch::{Device, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 /// How attention weighs keys: `softmax(cap · tanh(scale · q kᵀ / cap))`, the cap and the dropout of weights being absent in most models.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,31 +92,19 @@ pub fn biased_attention(
         None => (bias, mask),
     };
     let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0 && bias.is_none();
-    if plain && q.device() != Device::Cpu {
-        return Ok((on_device(q, k, v, mask, scores.scale)?, None));
-    }
+    let kernel = if plain { Kernel::of(q, k, v, mask) } else { None };
     let handover = Handover::default();
     let saving = Saving { keep: *keep, scope: scope.clone(), handover: handover.clone(), saved: None };
     let mask = mask.shallow_clone();
-    let mut out = match plain {
-        true => apply(Fused { mask, scale: scores.scale, saving }, &[q, k, v])?,
-        false => {
+    let mut out = match kernel {
+        Some(kernel) => apply(Fused { kernel, mask, scale: scores.scale, saving }, &[q, k, v])?,
+        None => {
             let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(bias.map(Bias::weight)).collect();
             apply(by_scores::ByScores { mask, scores, bias: bias.map(Bias::rule), saving }, &inputs)?
         }
     };
     let kept = handover.lock().map_or(None, |mut kept| kept.take());
     Ok((out.remove(0), kept))
-}
-
-/// Elsewhere than on the CPU libtorch picks the kernel and keeps what that kernel needs.
-fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scale: f64) -> Result<Tensor, Error> {
-    let (size, grouped) = (q.size(), q.size()[2] != k.size()[2]);
-    let causal = matches!(mask, Mask::Causal);
-    let heads_first = |x: &Tensor| x.f_transpose(1, 2);
-    let (q, k, v) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
-    let out = Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask.additive(), 0.0, causal, scale, grouped)?;
-    Ok(out.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * size[3]])?)
 }
 
 /// Takes the output's `Kept` out to the caller.
@@ -162,67 +153,4 @@ fn gather(gradient: &Tensor, groups: i64) -> Result<Tensor, TchError> {
         _ => gradient.f_reshape([size[0], size[1] / groups, groups, size[2], size[3]])?.f_sum_dim_intlist(2, false, gradient.kind())?,
     };
     summed.f_transpose(1, 2)
-}
-
-/// `x` with zeros behind its last dimension up to `width`: the kernels want queries, keys and values of one width, and zeros change nothing.
-fn widened(x: &Tensor, width: i64) -> Result<Tensor, TchError> {
-    match width - x.size().last().copied().unwrap_or(width) {
-        0 => Ok(x.shallow_clone()),
-        missing => x.f_constant_pad_nd([0, missing]),
-    }
-}
-
-/// Attention by libtorch's kernel for the CPU.
-struct Fused {
-    mask: Mask,
-    scale: f64,
-    saving: Saving,
-}
-
-impl Function for Fused {
-    fn name(&self) -> String {
-        "attention".into()
-    }
-
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
-        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
-        let (size, groups, e) = (q.size(), q.size()[2] / k.size()[2], v.size()[3]);
-        let width = size[3].max(e);
-        let (out, log_sums) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(
-            &widened(q, width)?.f_transpose(1, 2)?,
-            &spread(&widened(k, width)?, groups)?,
-            &spread(&widened(v, width)?, groups)?,
-            0.0,
-            matches!(self.mask, Mask::Causal),
-            self.mask.additive(),
-            self.scale,
-        )?;
-        let out = out.f_narrow(3, 0, e)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], size[2] * e])?;
-        if context.any_needs_grad() {
-            self.saving.save(inputs, &out, &log_sums)?;
-        }
-        Ok(vec![out])
-    }
-
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(vec![None, None, None]) };
-        let (q, k, v) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?);
-        let (size, groups, e) = (q.size(), q.size()[2] / k.size()[2], v.size()[3]);
-        let width = size[3].max(e);
-        let heads = |x: &Tensor| widened(&x.f_reshape([size[0], size[1], size[2], e])?, width)?.f_transpose(1, 2);
-        let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
-            &heads(dy)?,
-            &widened(&q, width)?.f_transpose(1, 2)?,
-            &spread(&widened(&k, width)?, groups)?,
-            &spread(&widened(&v, width)?, groups)?,
-            &heads(&saved.out.restore()?)?,
-            &saved.log_sums.restore()?,
-            0.0,
-            matches!(self.mask, Mask::Causal),
-            self.mask.additive(),
-            self.scale,
-        )?;
-        let (dq, dk, dv) = (dq.f_narrow(3, 0, size[3])?, dk.f_narrow(3, 0, size[3])?, dv.f_narrow(3, 0, e)?);
-        Ok(vec![Some(dq.f_transpose(1, 2)?), Some(gather(&dk, groups)?), Some(gather(&dv, groups)?)])
-    }
 }

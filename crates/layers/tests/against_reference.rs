@@ -3,7 +3,7 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, gradients, normal};
+use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{Activation, Keep, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, Scope, Targets, reference};
 use loract_layers as layers;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
         layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], Keep::Exact, &scope).unwrap().remove(0)
     };
     // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
-    let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, tch::Device::Cpu, scope.at(0).seed())
+    let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, device(), scope.at(0).seed())
         .unwrap()
         / 0.75;
     agree(
@@ -163,8 +163,8 @@ fn a_weight_may_be_stored_the_other_way_round() {
 
 #[test]
 fn rotary_on_all_columns_or_some_in_either_pairing() {
-    let frequencies = Tensor::from_slice(&[1.0f64, 0.3, 0.05, 0.01]);
-    let positions = Tensor::arange(5, (Kind::Int64, tch::Device::Cpu)).view([1, 5]);
+    let frequencies = values(&[1.0f64, 0.3, 0.05, 0.01]);
+    let positions = Tensor::arange(5, (Kind::Int64, device())).view([1, 5]);
     let table = RotaryTable::new(&positions, &frequencies, 1.0, Kind::Double).unwrap();
     assert_eq!(table.bytes(), 2 * 5 * 4 * 8);
     for pairs in [Pairs::Halves, Pairs::Neighbours] {
@@ -209,7 +209,7 @@ fn dropout_is_the_same_mask_forward_and_backward_and_off_in_evaluation() {
 fn loss_over_chunks_of_any_size_with_and_without_targets() {
     let ids = [[3i64, -100, 0, 10, -100, 7, 7], [-100; 7]];
     for ids in ids {
-        let targets = Tensor::from_slice(&ids);
+        let targets = values(&ids);
         for chunk in [1, 2, 3, 100] {
             for trained in [0b111u32, 0b001, 0b110] {
                 let leaves: Vec<Tensor> = [&[7i64, 5][..], &[5], &[11, 5]]
@@ -259,6 +259,6 @@ fn tensors_that_do_not_fit_are_refused_with_their_shapes() {
     );
     let (q, k) = (normal(&[1, 2, 4, 8], 1), normal(&[1, 2, 3, 8], 1));
     assert!(layers::attention(&q, &k, &k, &Mask::Full, 1.0, &Keep::Exact, &scope()).is_err());
-    let targets = Targets::new(&Tensor::from_slice(&[1i64, 2])).unwrap();
+    let targets = Targets::new(&values(&[1i64, 2])).unwrap();
     assert!(layers::loss_over_chunks(|x| Ok(x.shallow_clone()), &x, &[], &targets, 1.0, 8, &scope()).is_err());
 }

@@ -3,7 +3,7 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, normal};
+use drawing::{agree, assert_close, device, normal, values};
 use layers::{
     Bias, Keep, Mask, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
 };
@@ -22,11 +22,11 @@ fn leaves(heads: i64, kv_heads: i64, value_width: i64) -> [Tensor; 3] {
 }
 
 fn masks() -> Vec<Mask> {
-    let segments = Tensor::from_slice(&[0i64, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 2, 2, 2]).view([2, 7]);
+    let segments = values(&[0i64, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 2, 2, 2]).view([2, 7]);
     vec![
         Mask::Full,
         Mask::Causal,
-        causal_mask(7, 0, Some(3), Kind::Double, Device::Cpu).unwrap(),
+        causal_mask(7, 0, Some(3), Kind::Double, device()).unwrap(),
         segment_mask(&segments, None, Kind::Double).unwrap(),
         segment_mask(&segments, Some(2), Kind::Double).unwrap(),
     ]
@@ -54,13 +54,13 @@ fn a_window_lets_a_token_see_itself_and_those_just_before_it() {
         Mask::Additive(mask) => mask.eq(0.0).to_kind(Kind::Int64).view([-1, mask.size()[3]]),
         other => panic!("{other:?}"),
     };
-    let seen = rows(causal_mask(2, 3, Some(3), Kind::Float, Device::Cpu).unwrap());
-    assert_eq!(seen, Tensor::from_slice(&[0i64, 1, 1, 1, 0, 0, 0, 1, 1, 1]).view([2, 5]));
-    let one = rows(causal_mask(1, 3, Some(2), Kind::Float, Device::Cpu).unwrap());
-    assert_eq!(one, Tensor::from_slice(&[0i64, 0, 1, 1]).view([1, 4]));
+    let seen = rows(causal_mask(2, 3, Some(3), Kind::Float, device()).unwrap());
+    assert_eq!(seen, values(&[0i64, 1, 1, 1, 0, 0, 0, 1, 1, 1]).view([2, 5]));
+    let one = rows(causal_mask(1, 3, Some(2), Kind::Float, device()).unwrap());
+    assert_eq!(one, values(&[0i64, 0, 1, 1]).view([1, 4]));
     // A tensor is made only where it is needed.
-    assert!(matches!(causal_mask(4, 0, Some(4), Kind::Float, Device::Cpu), Ok(Mask::Causal)));
-    assert!(matches!(causal_mask(1, 3, Some(4), Kind::Float, Device::Cpu), Ok(Mask::Full)));
+    assert!(matches!(causal_mask(4, 0, Some(4), Kind::Float, device()), Ok(Mask::Causal)));
+    assert!(matches!(causal_mask(1, 3, Some(4), Kind::Float, device()), Ok(Mask::Full)));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn dropped_weights_are_the_same_forward_and_backward() {
     // The output is linear in the values: with the identity as values it is the weights themselves, and the mask can be read off.
     let scores = Scores { dropout: 0.4, ..Scores::from(0.3) };
     let [q, k, _] = leaves(1, 1, 7);
-    let identity = Tensor::eye(7, (Kind::Double, Device::Cpu)).view([1, 7, 1, 7]).repeat([2, 1, 1, 1]);
+    let identity = Tensor::eye(7, (Kind::Double, device())).view([1, 7, 1, 7]).repeat([2, 1, 1, 1]);
     let run = |q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores| {
         layers::attention(q, k, v, &Mask::Causal, scores, &Keep::Exact, &scope()).unwrap().0
     };
@@ -90,11 +90,11 @@ fn dropped_weights_are_the_same_forward_and_backward() {
 /// A table of 5 rows for 4 heads, and the row of each of the 7 × 7 pairs.
 fn table() -> (Tensor, Tensor) {
     let rows: Vec<i64> = (0..49).map(|pair| (pair * 3 + pair / 7) % 5).collect();
-    (normal(&[5, 4], 9), Tensor::from_slice(&rows).view([7, 7]))
+    (normal(&[5, 4], 9), values(&rows).view([7, 7]))
 }
 
 fn padding() -> Mask {
-    padding_mask(&Tensor::from_slice(&[1i64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]).view([2, 7]), Kind::Double).unwrap()
+    padding_mask(&values(&[1i64, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]).view([2, 7]), Kind::Double).unwrap()
 }
 
 #[test]
@@ -147,18 +147,20 @@ fn embeddings_of_distances_meet_queries_and_keys() {
 
 #[test]
 fn rows_without_padding_need_no_mask_and_windows_see_their_own_region() {
-    assert!(matches!(padding_mask(&Tensor::ones([2, 3], (Kind::Int64, Device::Cpu)), Kind::Float), Ok(Mask::Full)));
-    let regions = Tensor::from_slice(&[0i64, 0, 0, 1, 2, 1]).view([2, 3]);
+    // On a GPU nobody waits to know whether there is padding.
+    let is_full = matches!(padding_mask(&Tensor::ones([2, 3], (Kind::Int64, device())), Kind::Float), Ok(Mask::Full));
+    assert_eq!(is_full, device() == Device::Cpu);
+    let regions = values(&[0i64, 0, 0, 1, 2, 1]).view([2, 3]);
     let Mask::Additive(mask) = window_mask(&regions, 2, Kind::Float).unwrap() else { panic!("a tensor") };
     let seen = mask.eq(0.0).to_kind(Kind::Int64);
     assert_eq!(seen.size(), [4, 1, 3, 3]);
-    assert_eq!(seen.get(0).flatten(0, -1), Tensor::ones([9], (Kind::Int64, Device::Cpu)));
-    assert_eq!(seen.get(3).flatten(0, -1), Tensor::from_slice(&[1i64, 0, 1, 0, 1, 0, 1, 0, 1]));
+    assert_eq!(seen.get(0).flatten(0, -1), Tensor::ones([9], (Kind::Int64, device())));
+    assert_eq!(seen.get(3).flatten(0, -1), values(&[1i64, 0, 1, 0, 1, 0, 1, 0, 1]));
 }
 
 #[test]
 fn whole_samples_are_dropped_and_the_others_scaled_up() {
-    let x = Tensor::ones([400, 2, 3], (Kind::Double, Device::Cpu));
+    let x = Tensor::ones([400, 2, 3], (Kind::Double, device()));
     let dropped = drop_path(&x, 0.25, &scope()).unwrap();
     let samples = dropped.view([400, 6]);
     let first = samples.select(1, 0);

@@ -4,12 +4,12 @@
 mod drawing;
 
 use autograd::random::{Law, draw};
-use drawing::{agree, assert_close, gradients, normal};
+use drawing::{agree, assert_close, device, gradients, normal};
 use layers::{Keep, Lora, Projection, Scope, Sites, reference};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank};
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const SCALE: f64 = 1.5;
 
@@ -61,7 +61,7 @@ fn a_weight_stored_the_other_way_round_and_no_bias() {
 fn dropout_is_where_peft_has_it() {
     for trained in [0b11_1111, 0b11_1001, 0b10_0001, 0b00_0011] {
         let (leaves, scope) = (leaves(20, trained), scope());
-        let mask = draw(Law::Bernoulli(0.75), &[40, 7], Kind::Double, Device::Cpu, scope.at(0).seed()).unwrap().view([2, 20, 7]) / 0.75;
+        let mask = draw(Law::Bernoulli(0.75), &[40, 7], Kind::Double, device(), scope.at(0).seed()).unwrap().view([2, 20, 7]) / 0.75;
         let peft = |leaf: &[Tensor]| {
             let norms = (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE).detach().square().sum_dim_intlist(1, false, Kind::Double).sqrt();
             let (gain, dropped) = (&leaf[5] / norms, &leaf[0] * &mask);

@@ -3,12 +3,12 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, gradients, normal};
+use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{Activation, Dispatch, Groups, Keep, Lora, Projection, Routing, Scope, Scoring, SharedKeep, Site, Sites, reference};
 use loract_layers as layers;
 use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const KEEP: Keep = Keep::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },
@@ -50,7 +50,7 @@ fn weights_of_chosen_experts() {
 #[test]
 fn the_best_are_chosen_within_the_best_groups_and_a_correction_counts_for_the_choice_alone() {
     // Groups (0, 1), (2, 3), (4, 5): the second is the best together, although 0 is the best alone.
-    let scores = Tensor::from_slice(&[5.0f64, -9.0, 3.0, 3.5, 1.0, 2.0]).view([1, 6]);
+    let scores = values(&[5.0f64, -9.0, 3.0, 3.5, 1.0, 2.0]).view([1, 6]);
     let groups = Some(Groups { count: 3, chosen: 1 });
     let routing = Routing { per_token: 2, scoring: Scoring::Sigmoid, normalised: None, scale: 1.0, groups };
     let choose = |correction: Option<&Tensor>, routing: &Routing| {
@@ -59,7 +59,7 @@ fn the_best_are_chosen_within_the_best_groups_and_a_correction_counts_for_the_ch
     };
     assert_eq!(choose(None, &routing).0, [3, 2]);
     assert_eq!(choose(None, &Routing { groups: None, ..routing }).0, [0, 3]);
-    let correction = Tensor::from_slice(&[0.0f64, 9.0, 0.0, 0.0, 0.0, 0.0]);
+    let correction = values(&[0.0f64, 9.0, 0.0, 0.0, 0.0, 0.0]);
     let (chosen, weights) = choose(Some(&correction), &routing);
     assert_eq!(chosen, [1, 0]);
     assert!((weights[0] - 1.0 / (1.0 + 9f64.exp())).abs() < 1e-12, "{weights:?}");
@@ -88,7 +88,7 @@ fn maps(leaf: &[Tensor]) -> Vec<[Projection<'_>; 3]> {
 
 /// Expert 2 has no token; expert 0 has most.
 fn chosen() -> Tensor {
-    Tensor::from_slice(&[0i64, 1, 3, 0, 0, 3, 1, 0, 0, 3, 3, 1]).view([6, 2])
+    values(&[0i64, 1, 3, 0, 0, 3, 1, 0, 0, 3, 3, 1]).view([6, 2])
 }
 
 fn run(leaf: &[Tensor], keep: [Keep; 3], scope: &Scope) -> Tensor {
@@ -163,7 +163,7 @@ fn with_nothing_to_train_or_gradients_off_nothing_is_kept() {
     assert_eq!((sites.ledger().kept_bytes(), y.requires_grad()), (0, false));
     let _mode = autograd::GradMode::disabled();
     let y = run(&leaves, [Keep::Exact; 3], &scope(&sites));
-    assert_eq!((sites.ledger().kept_bytes(), y.device()), (0, Device::Cpu));
+    assert_eq!((sites.ledger().kept_bytes(), y.device()), (0, device()));
 }
 
 #[test]

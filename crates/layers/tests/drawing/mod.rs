@@ -1,11 +1,20 @@
-//! Random leaves, and gradients pulled back from random directions.
+//! Random leaves, and gradients pulled back from random directions, on the device that `LORACT_TEST_DEVICE` names.
 #![allow(dead_code)]
 
 use autograd::random::{Law, draw};
 use tch::{Device, Kind, Tensor};
 
+/// `cuda`, or the CPU.
+pub fn device() -> Device {
+    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
+}
+
+pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
+    Tensor::from_slice(values).to_device(device())
+}
+
 pub fn normal(shape: &[i64], seed: u64) -> Tensor {
-    draw(Law::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
+    draw(Law::Normal, shape, Kind::Double, device(), seed).unwrap()
 }
 
 /// The gradients of all leaves that require one, for outputs weighted by fixed random directions.

@@ -1,0 +1,222 @@
+//! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
+#![allow(unsafe_code)]
+
+use super::spread;
+use crate::Mask;
+use cuda::Gpu;
+use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
+use tch::{Device, Kind, TchError, Tensor};
+use torch_sys::C_tensor;
+
+/// One of libtorch's kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernel {
+    /// The one for processors.
+    Cpu,
+    /// FlashAttention-2 (arXiv 2307.08691), for 16-bit floats without a written-out mask, on GPUs from Ampere on.
+    Flash,
+    /// Memory-efficient attention (arXiv 2112.05682), for other floats of up to 32 bits, with any mask.
+    Efficient,
+}
+
+/// What a call of a kernel is told besides the tensors.
+pub(super) struct Call<'a> {
+    pub mask: &'a Mask,
+    pub scale: f64,
+    /// Heads that share a key.
+    pub groups: i64,
+    /// The width that queries, keys and values are brought to.
+    pub width: i64,
+}
+
+impl Call<'_> {
+    fn is_causal(&self) -> bool {
+        matches!(self.mask, Mask::Causal)
+    }
+
+    /// `x` with zeros behind its last dimension: the kernels want one width for all, and zeros change nothing.
+    fn widened(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        match self.width - x.size().last().copied().unwrap_or(self.width) {
+            0 => Ok(x.shallow_clone()),
+            missing => x.f_constant_pad_nd([0, missing]),
+        }
+    }
+
+    /// Keys or values `[batch, heads, keys, width]`, each head of a group given its own copy.
+    fn spread(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        spread(&self.widened(x)?, self.groups)
+    }
+
+    /// The written-out mask `[batch, heads, queries, keys]`, in rows of a length that the efficient kernel can read.
+    fn bias(&self, q: &Tensor, k: &Tensor) -> Result<Option<Tensor>, TchError> {
+        let Some(mask) = self.mask.additive() else { return Ok(None) };
+        let (size, keys) = (q.size(), k.size()[1]);
+        let unfilled = (8 - keys % 8) % 8;
+        // A padded copy has its elements in the order of the original, whatever that is.
+        let mask = mask.f_to_kind(q.kind())?.f_contiguous()?;
+        let aligned = if unfilled == 0 { mask } else { mask.f_constant_pad_nd([0, unfilled])?.f_narrow(3, 0, keys)? };
+        Ok(Some(aligned.f_expand([size[0], size[2], size[1], keys], false)?))
+    }
+}
+
+impl Kernel {
+    /// The kernel for such tensors, if there is one.
+    pub fn of(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
+        let Device::Cuda(index) = q.device() else { return (q.device() == Device::Cpu).then_some(Kernel::Cpu) };
+        let half = matches!(q.kind(), Kind::BFloat16 | Kind::Half);
+        let square = !matches!(mask, Mask::Causal) || q.size()[1] == k.size()[1];
+        if half && square && mask.additive().is_none() && q.size()[3].max(v.size()[3]) <= 256 && has_flash(index) {
+            return Some(Kernel::Flash);
+        }
+        (half || q.kind() == Kind::Float).then_some(Kernel::Efficient)
+    }
+
+    /// The width that it takes for one of `width`.
+    pub fn width(self, width: i64) -> i64 {
+        if self == Kernel::Cpu { width } else { (width + 7) / 8 * 8 }
+    }
+
+    /// The output `[batch, tokens, heads, width]`, and the logs of the sums of exponentials, as backward wants them.
+    pub fn forward(self, call: &Call<'_>, [q, k, v]: [&Tensor; 3]) -> Result<(Tensor, Tensor), TchError> {
+        let (causal, scale) = (call.is_causal(), call.scale);
+        let q = call.widened(q)?;
+        let (out, log_sums) = match self {
+            Kernel::Flash => return flash_forward(&q, &call.widened(k)?, &call.widened(v)?, causal, scale),
+            Kernel::Cpu => Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(
+                &q.f_transpose(1, 2)?,
+                &call.spread(k)?,
+                &call.spread(v)?,
+                0.0,
+                causal,
+                call.mask.additive(),
+                scale,
+            )?,
+            Kernel::Efficient => {
+                let (k_heads, v_heads, bias) = (call.spread(k)?, call.spread(v)?, call.bias(&q, k)?);
+                let q = q.f_transpose(1, 2)?;
+                let (out, log_sums, ..) =
+                    Tensor::f_internal_scaled_dot_product_efficient_attention(&q, &k_heads, &v_heads, bias, true, 0.0, causal, scale)?;
+                (out, log_sums)
+            }
+        };
+        Ok((out.f_transpose(1, 2)?, log_sums))
+    }
+
+    /// The gradients of queries, keys and values, like `forward`'s; those of keys and values for each head, or for each group.
+    pub fn backward(
+        self,
+        call: &Call<'_>,
+        dy: &Tensor,
+        [q, k, v]: [&Tensor; 3],
+        out: &Tensor,
+        log_sums: &Tensor,
+    ) -> Result<[Tensor; 3], TchError> {
+        let (causal, scale) = (call.is_causal(), call.scale);
+        let (dy, out, q) = (call.widened(dy)?, call.widened(out)?, call.widened(q)?);
+        let (tokens, keys) = (q.size()[1], k.size()[1]);
+        // Of sequences of several lengths, and of dropout.
+        let none = Tensor::new();
+        let (dq, dk, dv) = match self {
+            Kernel::Flash => Tensor::f_internal_flash_attention_backward(
+                &dy.f_contiguous()?,
+                &q,
+                &call.widened(k)?,
+                &call.widened(v)?,
+                &out,
+                log_sums,
+                &none,
+                &none,
+                tokens,
+                keys,
+                0.0,
+                causal,
+                &none,
+                &none,
+                scale,
+                None,
+                None,
+            )?,
+            Kernel::Efficient => {
+                let by_token = |x: Tensor| x.f_transpose(1, 2);
+                let (dq, dk, dv, _) = Tensor::f_internal_efficient_attention_backward(
+                    &dy.f_contiguous()?,
+                    &q,
+                    &by_token(call.spread(k)?)?,
+                    &by_token(call.spread(v)?)?,
+                    call.bias(&q, k)?,
+                    &out,
+                    None,
+                    None,
+                    tokens,
+                    keys,
+                    log_sums,
+                    0.0,
+                    &none,
+                    &none,
+                    i64::from(causal),
+                    false,
+                    scale,
+                    None,
+                    None,
+                    false,
+                )?;
+                (dq, dk, dv)
+            }
+            Kernel::Cpu => {
+                let heads = |x: &Tensor| x.f_transpose(1, 2);
+                let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
+                    &heads(&dy)?,
+                    &heads(&q)?,
+                    &call.spread(k)?,
+                    &call.spread(v)?,
+                    &heads(&out)?,
+                    log_sums,
+                    0.0,
+                    causal,
+                    call.mask.additive(),
+                    scale,
+                )?;
+                (heads(&dq)?, heads(&dk)?, heads(&dv)?)
+            }
+        };
+        Ok([dq, dk, dv])
+    }
+}
+
+/// Whether a GPU is an Ampere or later.
+fn has_flash(index: usize) -> bool {
+    // One host has GPUs of one kind.
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let generation = Gpu::open(index).and_then(|gpu| gpu.architecture());
+        generation.is_ok_and(|name| name.trim_start_matches("sm_").parse::<u32>().is_ok_and(|number| number >= 80))
+    })
+}
+
+unsafe extern "C" {
+    /// `flash.cpp`. Null, or what went wrong, until the next call on this thread.
+    fn loract_flash_forward(
+        q: *mut C_tensor,
+        k: *mut C_tensor,
+        v: *mut C_tensor,
+        causal: bool,
+        scale: f64,
+        out: *mut *mut C_tensor,
+        log_sums: *mut *mut C_tensor,
+    ) -> *const c_char;
+}
+
+/// As tch has no function for it.
+fn flash_forward(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, scale: f64) -> Result<(Tensor, Tensor), TchError> {
+    let mut made = [std::ptr::null_mut(); 2];
+    let [out, log_sums] = &mut made;
+    // SAFETY: the tensors live through the call, which changes none of them; it writes two new ones, or says why not.
+    unsafe {
+        let fault = loract_flash_forward(q.as_ptr().cast_mut(), k.as_ptr().cast_mut(), v.as_ptr().cast_mut(), causal, scale, out, log_sums);
+        if !fault.is_null() {
+            return Err(TchError::Torch(CStr::from_ptr(fault).to_string_lossy().into_owned()));
+        }
+        Ok((Tensor::from_ptr(made[0]), Tensor::from_ptr(made[1])))
+    }
+}
