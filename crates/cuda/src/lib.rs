@@ -75,14 +75,23 @@ impl Gpu {
         Ok(uuid.bytes.map(|byte| byte as u8))
     }
 
-    /// Makes its context this thread's current one until the answer is dropped, when the one before comes back, on which libtorch relies.
+    /// Makes its context this thread's current one until the answer is dropped, when the one before comes back, on which libtorch relies. Where
+    /// there was none, it stays: libtorch would make it the current one itself, and warn.
     ///
     /// # Errors
     /// What the driver says.
     pub fn enter(&self) -> Result<Entered, String> {
+        let mut before = std::ptr::null_mut();
+        // SAFETY: writes a handle.
+        unsafe { sys::cuCtxGetCurrent(&mut before) }.result().map_err(said_by("cuCtxGetCurrent"))?;
+        if before.is_null() {
+            // SAFETY: the context is held by `self`.
+            unsafe { sys::cuCtxSetCurrent(self.context) }.result().map_err(said_by("cuCtxSetCurrent"))?;
+            return Ok(Entered { to_leave: false });
+        }
         // SAFETY: the context is held by `self`.
         unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(said_by("cuCtxPushCurrent"))?;
-        Ok(Entered)
+        Ok(Entered { to_leave: true })
     }
 
     /// The stream on which libtorch queues this thread's work now. Work that is queued there comes after it, and before what libtorch queues later.
@@ -102,10 +111,15 @@ impl Gpu {
 /// A context that is this thread's current one.
 #[derive(Debug)]
 #[must_use = "the context is left when this is dropped"]
-pub struct Entered;
+pub struct Entered {
+    to_leave: bool,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        if !self.to_leave {
+            return;
+        }
         let mut popped = std::ptr::null_mut();
         // SAFETY: undoes the push of `Gpu::enter`; writes a handle.
         let _ = unsafe { sys::cuCtxPopCurrent_v2(&mut popped) };

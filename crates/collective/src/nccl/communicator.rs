@@ -19,6 +19,9 @@ pub(crate) const ID_BYTES: usize = size_of::<ncclUniqueId>();
 /// To queue a call takes microseconds; what takes so long does not come.
 const QUEUEING: Duration = Duration::from_secs(60);
 
+/// To leave waits for what is on its way to other ranks, and those may be elsewhere.
+const LEAVING: Duration = Duration::from_secs(10);
+
 /// How often it is asked whether NCCL has met an error after a call was queued.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,11 @@ impl Communicator {
         let code = unsafe { (library.comm_init_rank_config)(&mut handle, world_size as c_int, id, rank as c_int, &mut config) };
         drop(entered);
         let communicator = Arc::new(Communicator { library, handle: Mutex::new(Handle(handle)), gpu });
-        communicator.settle(&communicator.lock(), code, deadline)?;
+        let met = communicator.settle(&communicator.lock(), code, deadline);
+        if let Err(error) = met {
+            communicator.abandon();
+            return Err(error);
+        }
         watch(Arc::downgrade(&communicator)).map_err(|error| format!("no thread can be started: {error}"))?;
         Ok(communicator)
     }
@@ -144,6 +151,16 @@ impl Communicator {
         if code == SUCCESS { state } else { code }
     }
 
+    /// Ends it without a word to the others.
+    fn abandon(&self) {
+        let mut handle = self.lock();
+        let gone = std::mem::replace(&mut handle.0, ptr::null_mut());
+        if !gone.is_null() {
+            // SAFETY: the handle is NCCL's, and this is its last use.
+            unsafe { (self.library.comm_abort)(gone) };
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Handle> {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -155,12 +172,19 @@ impl Drop for Communicator {
             // What is queued is done first.
             tch::Cuda::synchronize(gpu.index() as i64);
         }
-        let handle = self.lock().0;
-        if !handle.is_null() {
-            // To destroy it would wait for the other ranks, which may be elsewhere.
-            // SAFETY: the handle is NCCL's, and this is its last use.
-            unsafe { (self.library.comm_abort)(handle) };
+        let handle = self.lock();
+        if handle.0.is_null() {
+            return;
         }
+        // The GPU may be done, and what it sent still on its way: to abort would take it from the ranks that wait for it.
+        // SAFETY: the handle is NCCL's.
+        let code = unsafe { (self.library.comm_finalize)(handle.0) };
+        let end = match self.settle(&handle, code, LEAVING) {
+            Ok(()) => self.library.comm_destroy,
+            Err(_) => self.library.comm_abort,
+        };
+        // SAFETY: as above, and this is its last use.
+        unsafe { end(handle.0) };
     }
 }
 

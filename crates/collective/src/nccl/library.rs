@@ -35,6 +35,8 @@ functions! {
     get_unique_id = c"ncclGetUniqueId": fn(*mut ncclUniqueId) -> Code;
     comm_init_rank_config = c"ncclCommInitRankConfig": fn(*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> Code;
     comm_get_async_error = c"ncclCommGetAsyncError": fn(ncclComm_t, *mut Code) -> Code;
+    comm_finalize = c"ncclCommFinalize": fn(ncclComm_t) -> Code;
+    comm_destroy = c"ncclCommDestroy": fn(ncclComm_t) -> Code;
     comm_abort = c"ncclCommAbort": fn(ncclComm_t) -> Code;
     get_error_string = c"ncclGetErrorString": fn(Code) -> *const c_char;
     get_last_error = c"ncclGetLastError": fn(ncclComm_t) -> *const c_char;

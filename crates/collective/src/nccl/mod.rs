@@ -14,7 +14,7 @@ use tch::{Device, Tensor};
 pub(crate) use self::communicator::Id;
 use self::communicator::{Communicator, ID_BYTES};
 use self::library::Library;
-use crate::payload::Payload;
+use crate::payload::{Element, Payload};
 use crate::{Reduce, env};
 
 /// How one group's tensors travel from one GPU.
@@ -89,6 +89,19 @@ impl Nccl {
 
     /// Replaces `tensor` by its combination over the ranks.
     pub(crate) fn all_reduce(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
+        if reduce == Reduce::Sum || payload.element == Element::I64 {
+            return self.combine(tensor, payload, reduce);
+        }
+        // The larger of a number and NaN is the number to NCCL. A sum keeps NaN.
+        let words = |error: tch::TchError| error.to_string();
+        let is_nan = tensor.f_isnan().map_err(words)?;
+        let mut nan = tensor.f_zeros_like().and_then(|zeros| zeros.f_masked_fill(&is_nan, f64::NAN)).map_err(words)?;
+        self.combine(&mut nan, payload, Reduce::Sum)?;
+        self.combine(tensor, payload, reduce)?;
+        tensor.f_add_(&nan).map(drop).map_err(words)
+    }
+
+    fn combine(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
         // SAFETY: the payload was accepted: a dense, contiguous tensor of so many elements on this device, whose memory libtorch hands on only to
         // what it queues later. That all ranks call the same was found out before.
         self.after_meeting(|communicator| unsafe { communicator.all_reduce(tensor.data_ptr(), payload.numel, payload.element, reduce) })
@@ -96,13 +109,13 @@ impl Nccl {
 
     /// Replaces `tensor` by that of rank `root`.
     pub(crate) fn broadcast(&self, tensor: &mut Tensor, payload: &Payload, root: usize) -> Result<(), String> {
-        // SAFETY: as in `all_reduce`.
+        // SAFETY: as in `combine`.
         self.after_meeting(|communicator| unsafe { communicator.broadcast(tensor.data_ptr(), payload.numel, payload.element, root) })
     }
 
     /// Gathers `tensor` of every rank into `all`, which has room for them.
     pub(crate) fn all_gather(&self, tensor: &Tensor, payload: &Payload, all: &mut Tensor) -> Result<(), String> {
-        // SAFETY: as in `all_reduce`; `all` was made for it.
+        // SAFETY: as in `combine`; `all` was made for it.
         self.after_meeting(|communicator| unsafe {
             communicator.all_gather(tensor.data_ptr(), all.data_ptr(), payload.numel, payload.element)
         })

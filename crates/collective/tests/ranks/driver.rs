@@ -4,6 +4,13 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::SystemTime;
 
+use tch::Device;
+
+/// Where the ranks' tensors are: `LORACT_TEST_DEVICE=cuda`, or the CPU.
+pub fn device() -> Device {
+    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
+}
+
 /// How a job ended.
 pub struct Outcome {
     pub status: ExitStatus,
@@ -23,7 +30,7 @@ impl Outcome {
     }
 }
 
-/// Runs this program on `ranks` ranks. A job that hangs is ended after a minute.
+/// Runs this program on `ranks` ranks. A job that hangs is ended after a minute, on a GPU that ranks share after more.
 pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
     mpirun_with(ranks, arguments, &[])
 }
@@ -31,7 +38,14 @@ pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
 /// The same with these variables.
 pub fn mpirun_with(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = Command::new("timeout")
-        .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
+        .args([
+            "-k",
+            "5",
+            if variables.contains(&("LORACT_TEST_DEVICE", "cuda")) { "140" } else { "60" },
+            "mpirun",
+            "--allow-run-as-root",
+            "--oversubscribe",
+        ])
         // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
         .args(["--mca", "btl_vader_single_copy_mechanism", "none"])
         .args(["-n", &ranks.to_string()])

@@ -1,6 +1,6 @@
 //! Several ranks under `mpirun`, in order and in trouble. Started by cargo, this program is the driver; started by `mpirun`, it is one
 //! rank and does what its first argument says.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, unsafe_code)]
 
 mod driver;
 mod faults;
@@ -22,6 +22,8 @@ const TESTS: &[Test] = &[
     ("misuse_is_an_error_on_all_three_ranks", || misuse::start(3)),
     ("one_rank_computes_over_nccl", || nccl::start(1)),
     ("three_ranks_compute_over_nccl", || nccl::start(3)),
+    ("one_rank_computes_on_a_gpu", || nccl::on_a_gpu(1)),
+    ("two_ranks_compute_on_one_gpu", || nccl::on_a_gpu(2)),
     ("without_nccl_no_rank_joins", nccl::without_the_library),
     ("a_rank_that_does_not_meet_the_others_ends_the_job", nccl::absent),
     ("an_error_after_a_call_of_nccl_ends_the_job", nccl::late_error),
@@ -41,7 +43,13 @@ fn main() {
     if launched_by_mpi().is_none() {
         return driver::run_tests(TESTS, &arguments);
     }
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if arguments[0] == "on-a-gpu" {
+        // SAFETY: no other thread has been started.
+        unsafe { std::env::set_var("NCCL_HOSTID", format!("host-{:?}", collective::rank_hint())) };
+        arguments.remove(0);
+    }
+    match arguments[..] {
         ["operations"] => collective::run(|group| operations::check(&*group)).unwrap(),
         ["operations", "chunked"] => {
             collective::install_panic_hook();

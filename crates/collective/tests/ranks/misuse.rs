@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use collective::{Error, ProcessGroup, Reduce};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::driver;
+use crate::driver::{self, device};
 
 pub fn start(ranks: usize) {
     let directory = driver::empty_directory(&format!("misuse-{ranks}"));
@@ -15,7 +15,7 @@ pub fn start(ranks: usize) {
 }
 
 fn zeros(size: i64, kind: Kind) -> Tensor {
-    Tensor::zeros([size], (kind, Device::Cpu))
+    Tensor::zeros([size], (kind, device()))
 }
 
 pub fn check(group: &dyn ProcessGroup, directory: &Path) -> Result<(), Error> {
@@ -30,14 +30,14 @@ pub fn check(group: &dyn ProcessGroup, directory: &Path) -> Result<(), Error> {
 
 /// The group is usable, and in step.
 fn still_works(group: &dyn ProcessGroup) -> Result<(), Error> {
-    let mut ranks = Tensor::from(group.rank() as i64);
+    let mut ranks = Tensor::from(group.rank() as i64).to_device(device());
     group.all_reduce(&mut ranks, Reduce::Sum)?;
     assert_eq!(ranks.int64_value(&[]), (0..group.world_size() as i64).sum::<i64>());
     Ok(())
 }
 
 fn everyone_is_wrong(group: &dyn ProcessGroup) {
-    let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+    let matrix = Tensor::zeros([2, 3], (Kind::Float, device()));
     let wrong = [
         (Tensor::new(), "undefined", &[][..]),
         (matrix.tr(), "not contiguous", &[3, 2]),
@@ -74,7 +74,7 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
     let name = format!("rank {last} (host {}): ", group.host(last));
 
     let different_reduction = if is_last { Reduce::Max } else { Reduce::Sum };
-    let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+    let matrix = Tensor::zeros([2, 3], (Kind::Float, device()));
     let cases = [
         (sum(pick(zeros(4, Kind::Float), zeros(5, Kind::Float))), "all_reduce (sum) of 5 f32"),
         (sum(pick(zeros(4, Kind::Half), zeros(4, Kind::BFloat16))), "all_reduce (sum) of 4 bf16"),

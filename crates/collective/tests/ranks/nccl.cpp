@@ -68,7 +68,9 @@ struct Bf16 {
 
 template <class T, class Wide> Wide fold(Wide a, Wide b, int operation) {
   if (operation == 0) return a + b;
-  if (a != a || b != b) return a + b;
+  // As NCCL has it: of a number and NaN the number.
+  if (a != a) return b;
+  if (b != b) return a;
   return operation == 2 ? std::max(a, b) : std::min(a, b);
 }
 
@@ -135,6 +137,8 @@ int ncclCommGetAsyncError(Communicator* of, int* state) {
   return SUCCESS;
 }
 
+int ncclCommFinalize(Communicator* of) { of->began = true; return IN_PROGRESS; }
+int ncclCommDestroy(Communicator* of) { munmap(of->shared, sizeof(Shared)); delete of; return SUCCESS; }
 int ncclCommAbort(Communicator* of) { munmap(of->shared, sizeof(Shared)); delete of; return SUCCESS; }
 const char* ncclGetErrorString(int code) { return code == SYSTEM_ERROR ? "unhandled system error" : code == INVALID_USAGE ? "invalid usage" : "?"; }
 const char* ncclGetLastError(Communicator*) { return ""; }

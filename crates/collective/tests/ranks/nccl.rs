@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use collective::{Error, Mpi, ProcessGroup, Reduce};
-use tch::{Device, Tensor};
+use tch::{Cuda, Tensor};
 
 use crate::driver::{self, Outcome};
 
@@ -23,6 +23,15 @@ fn library() -> &'static str {
     })
 }
 
+/// Whether NCCL is loaded with this program already, as with a libtorch for GPUs: then no other can be.
+fn has_its_own() -> bool {
+    let is = std::fs::read_to_string("/proc/self/maps").unwrap().contains("libnccl");
+    if is {
+        println!("skipped: NCCL itself is loaded");
+    }
+    is
+}
+
 fn mpirun(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let path = match std::env::var("LD_LIBRARY_PATH") {
         Ok(others) => format!("{}:{others}", library()),
@@ -32,6 +41,9 @@ fn mpirun(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outco
 }
 
 pub fn start(ranks: usize) {
+    if has_its_own() {
+        return;
+    }
     mpirun(ranks, &["operations"], &[]).expect_success();
     let directory = driver::empty_directory(&format!("nccl-misuse-{ranks}"));
     mpirun(ranks, &["misuse", directory.to_str().unwrap()], &[]).expect_success();
@@ -42,13 +54,26 @@ pub fn start(ranks: usize) {
 pub fn join(body: impl FnOnce(&dyn ProcessGroup) -> Result<(), Error>) {
     collective::install_panic_hook();
     let group = Mpi::initialize().unwrap();
-    let joined = match group.join_gpus(Some(Device::Cpu)) {
+    let joined = match group.join_gpus(Some(driver::device())) {
         Ok(joined) => joined,
         Err(error) => group.abort(&error.to_string()),
     };
     if let Err(error) = body(&joined) {
         group.abort(&error.to_string());
     }
+}
+
+/// By the real NCCL, where there is a GPU: that many ranks share it.
+pub fn on_a_gpu(ranks: usize) {
+    if !Cuda::is_available() {
+        return println!("no GPU here");
+    }
+    // A rank is told that it has a host of its own, as NCCL refuses two of one host on one GPU.
+    let directory = driver::empty_directory(&format!("nccl-gpu-{ranks}"));
+    for arguments in [&["nccl", "operations"][..], &["nccl", "misuse", directory.to_str().unwrap()]] {
+        driver::mpirun_with(ranks, &[&["on-a-gpu"], arguments].concat(), &[("LORACT_TEST_DEVICE", "cuda")]).expect_success();
+    }
+    std::fs::remove_dir_all(directory).unwrap();
 }
 
 pub fn without_the_library() {
@@ -60,6 +85,9 @@ pub fn without_the_library() {
 }
 
 pub fn absent() {
+    if has_its_own() {
+        return;
+    }
     let outcome = mpirun(3, &["operations"], &[("NCCL_FAKE", "absent"), ("LORACT_NCCL_DEADLINE", "2")]);
     let said = "NCCL failed in all_reduce: this rank could not meet the others: it is not done after 2 s";
     outcome.expect(outcome.text.contains(said), said);
@@ -67,6 +95,9 @@ pub fn absent() {
 }
 
 pub fn late_error() {
+    if has_its_own() {
+        return;
+    }
     let outcome = mpirun(2, &["error"], &[("NCCL_FAKE", "late error")]);
     outcome.expect(outcome.text.contains("): NCCL failed: unhandled system error"), "NCCL's words, and the rank");
     outcome.expect(!outcome.status.success(), "a failure");

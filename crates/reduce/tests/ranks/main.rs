@@ -1,6 +1,6 @@
 //! Gradients of several processes under `mpirun`, against the reference. Started by cargo, this program is the driver; started by
-//! `mpirun`, it is one rank.
-#![allow(clippy::unwrap_used)]
+//! `mpirun`, it is one rank. Where there is a GPU, one and two ranks on it do the same by NCCL.
+#![allow(clippy::unwrap_used, unsafe_code)]
 
 #[path = "../simulation/mod.rs"]
 mod simulation;
@@ -10,16 +10,22 @@ use std::sync::Arc;
 
 use collective::{ProcessGroup, launched_by_mpi};
 use reduce::{Config, GradientReducer, Method, PowerSgdConfig};
-use simulation::{Reference, gradient, parameters, relative_error, set_gradient};
-use tch::{Kind, Tensor};
+use simulation::{Reference, device, gradient, parameters, relative_error, set_gradient};
+use tch::{Cuda, Device, Kind, Tensor};
 
 const SHAPES: &[&[i64]] = &[&[24, 18], &[24, 18], &[5], &[30, 4, 5]];
 
 fn main() {
     if launched_by_mpi().is_some() {
+        if device() != Device::Cpu {
+            // Several ranks on one GPU: NCCL takes each for a host of its own.
+            // SAFETY: no other thread has been started.
+            unsafe { std::env::set_var("NCCL_HOSTID", format!("host-{:?}", collective::rank_hint())) };
+        }
         return collective::run(check).unwrap();
     }
-    for ranks in [2, 3] {
+    let on_gpu: &[(usize, &str)] = if Cuda::is_available() { &[(1, "cuda"), (2, "cuda")] } else { &[] };
+    for (ranks, device) in [(2, "cpu"), (3, "cpu")].iter().chain(on_gpu) {
         let output = Command::new("timeout")
             .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
             // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
@@ -27,15 +33,17 @@ fn main() {
             .args(["-n", &ranks.to_string()])
             .arg(std::env::current_exe().unwrap())
             .env("OMP_NUM_THREADS", "1")
+            .env("LORACT_TEST_DEVICE", device)
             .output()
             .expect("mpirun and timeout are on the PATH");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{ranks} ranks ended with {}:\n{text}", output.status);
-        println!("test {ranks}_ranks_follow_the_reference ... ok");
+        println!("test {ranks}_ranks_follow_the_reference_on_{device} ... ok");
     }
 }
 
 fn check(group: Arc<dyn ProcessGroup>) -> Result<(), reduce::Error> {
+    let group = group.with_device(device())?;
     let world_size = group.world_size();
     let powersgd = PowerSgdConfig { rank: 2, start_step: 2, ..PowerSgdConfig::default() };
     for method in [Method::Exact, Method::PowerSgd(powersgd)] {

@@ -145,16 +145,22 @@ pub fn normal(shape: &[i64], seed: &[u8; 4]) -> Tensor {
     Tensor::from_slice(&numbers).view(shape)
 }
 
+/// Where parameters are: `LORACT_TEST_DEVICE=cuda`, or the CPU.
+pub fn device() -> Device {
+    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
+}
+
 /// Leaf parameters called `p0`, `p1`, ...
 pub fn parameters(shapes: &[&[i64]], kind: Kind) -> Vec<(String, Tensor)> {
-    let leaf = |shape: &[i64]| Tensor::zeros(shape, (kind, Device::Cpu)).set_requires_grad(true);
+    let leaf = |shape: &[i64]| Tensor::zeros(shape, (kind, device())).set_requires_grad(true);
     shapes.iter().enumerate().map(|(index, shape)| (format!("p{index}"), leaf(shape))).collect()
 }
 
 /// Makes `gradient` the gradient of a leaf, in place of any it has.
 pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
     parameter.shallow_clone().zero_grad();
-    (parameter * gradient.to_kind(parameter.kind())).sum(parameter.kind()).backward();
+    let gradient = gradient.to_kind(parameter.kind()).to_device(parameter.device());
+    (parameter * gradient).sum(parameter.kind()).backward();
 }
 
 /// The gradient of `rank` for parameter `index` at `step`, f64: half of it common to all ranks, with singular values that fall off.
@@ -188,7 +194,7 @@ pub fn relative_error(actual: &Tensor, expected: &Tensor) -> f64 {
         return 0.0;
     }
     let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
-    largest(&(actual.to_kind(Kind::Double) - expected)) / largest(expected).max(1e-30)
+    largest(&(actual.to_device(Device::Cpu).to_kind(Kind::Double) - expected)) / largest(expected).max(1e-30)
 }
 
 /// PowerSGD for one matrix and all ranks at once, step by step from the paper, in f64.
@@ -202,7 +208,7 @@ pub struct Reference {
 
 impl Reference {
     pub fn new(query: &Tensor, m: i64, world_size: usize, error_feedback: bool) -> Reference {
-        let query = query.to_kind(Kind::Double);
+        let query = query.to_device(Device::Cpu).to_kind(Kind::Double);
         let errors = (0..world_size).map(|_| Tensor::zeros([m, query.size()[0]], (Kind::Double, Device::Cpu))).collect();
         Reference { query, errors, error_feedback }
     }
