@@ -1,7 +1,7 @@
 //! What coding and decoding a matrix costs beside the two multiplications with the basis that they cannot do without, and beside a copy of the
 //! matrix, which moves as many bytes as any pass over it must.
 //!
-//! `cargo run --release -p loract-lowrank --example coded_speed`: milliseconds, the least of several, on a GPU if there is one. The last two
+//! `cargo run --release -p loract-lowrank --example coded_speed [TOKENSxWIDTH ...]`: milliseconds, the least of several, on a GPU if there is one. The last two
 //! columns are of the matrix column by column, without a multiplication: so many bytes of it are coded and decoded in a second, as a share
 //! of those that are copied.
 use loract_lowrank::coded::{Basis, Coded, Coding};
@@ -36,9 +36,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         "| dtype | tokens | width | two multiplications | code | decode | both / multiplications | copy | coding / copy | decoding / copy |"
     );
     println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
-    let mut sizes = vec![(512, 576), (1024, 576), (4096, 512), (4096, 576), (4096, 1024)];
-    if device != Device::Cpu {
-        sizes.extend([(16384, 2048), (32768, 4096)]);
+    let size = |text: String| text.split_once('x').and_then(|(tokens, width)| Some((tokens.parse().ok()?, width.parse().ok()?)));
+    let asked: Option<Vec<(i64, i64)>> = std::env::args().skip(1).map(size).collect();
+    let mut sizes = asked.ok_or("a size is written 4096x576")?;
+    if sizes.is_empty() {
+        sizes = vec![(512, 576), (1024, 576), (4096, 512), (4096, 576), (4096, 1024)];
+        if device != Device::Cpu {
+            sizes.extend([(16384, 2048), (32768, 4096)]);
+        }
     }
     for kind in [Kind::Float, Kind::BFloat16] {
         for &(tokens, width) in &sizes {

@@ -17,6 +17,7 @@ pub mod coded;
 mod decompose;
 mod error;
 mod factors;
+mod linalg;
 mod measure;
 mod memory;
 mod memory_state;

@@ -1,4 +1,5 @@
 use crate::Error;
+use crate::linalg::ready;
 use crate::projection::{Basis, Projection};
 use crate::qb::gaussian;
 use tch::Tensor;
@@ -17,7 +18,7 @@ pub(crate) fn nystrom(a: &Tensor, rank: i64, seed: u64) -> Result<Projection, Er
     let sketch = a.f_matmul(&gaussian(columns, rank, a, seed)?)?;
     // Another stream than that of Ω.
     let psi = gaussian(rows, more, a, seed ^ 0x5bd1_e995_9e37_79b9)?.f_tr()?;
-    let (u, s, v) = psi.f_matmul(&sketch)?.f_svd(true, true)?;
+    let (u, s, v) = ready(&psi.f_matmul(&sketch)?).f_svd(true, true)?;
     let epsilon = if a.kind() == tch::Kind::Double { f64::EPSILON } else { f64::from(f32::EPSILON) };
     let floor = s.f_amax([0], true)?.f_mul_scalar(epsilon * more as f64)?;
     let inverse = s.f_reciprocal()?.f_masked_fill(&s.f_le_tensor(&floor)?, 0.0)?;

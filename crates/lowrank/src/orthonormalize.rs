@@ -1,3 +1,4 @@
+use crate::linalg::ready;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// An orthonormal basis of each matrix's column space, by Householder QR.
@@ -8,7 +9,7 @@ use tch::{Device, Kind, TchError, Tensor};
 /// # Errors
 /// Those of libtorch: an unsupported dtype, fewer than two dimensions.
 pub fn orthonormalize(matrix: &Tensor) -> Result<Tensor, TchError> {
-    let (q, _) = Tensor::f_linalg_qr(matrix, "reduced")?;
+    let (q, _) = Tensor::f_linalg_qr(ready(matrix), "reduced")?;
     q.f_contiguous()
 }
 
@@ -48,7 +49,7 @@ pub fn cholesky_qr(matrix: &Tensor) -> Result<Option<Tensor>, TchError> {
 
 /// `R⁻¹` for the upper triangular `R` with `RᵀR = gram`, if there is one.
 fn inverse_of_root(gram: &Tensor, identity: &Tensor) -> Result<Option<Tensor>, TchError> {
-    let (root, fault) = gram.f_linalg_cholesky_ex(true, false)?;
+    let (root, fault) = ready(gram).f_linalg_cholesky_ex(true, false)?;
     if fault.f_int64_value(&[])? != 0 {
         return Ok(None);
     }

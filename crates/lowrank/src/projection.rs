@@ -1,4 +1,5 @@
 use crate::Error;
+use crate::linalg::ready;
 use crate::orthonormalize::{basis, orthonormalize};
 use tch::{Kind, Tensor};
 
@@ -97,7 +98,7 @@ pub(crate) fn gram(matrix: &Tensor) -> Result<Tensor, Error> {
 
 /// The eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns, largest first.
 pub(crate) fn leading_eigenvectors(symmetric: &Tensor, count: i64) -> Result<Tensor, Error> {
-    let (_, vectors) = symmetric.f_linalg_eigh("L")?;
+    let (_, vectors) = ready(symmetric).f_linalg_eigh("L")?;
     let size = vectors.size()[1];
     Ok(vectors.f_narrow(1, size - count, count)?.f_flip([1])?)
 }

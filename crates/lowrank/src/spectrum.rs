@@ -1,3 +1,4 @@
+use crate::linalg::ready;
 use crate::measure::check_matrix;
 use crate::projection::gram;
 use crate::{Error, check_finite};
@@ -19,7 +20,7 @@ pub fn spectrum(matrix: &Tensor) -> Result<Vec<f64>, Error> {
     let norms = matrix.f_square()?.f_sum_dim_intlist(1, true, Kind::Double)?.f_sqrt()?;
     let unit = matrix.f_div(&norms.f_masked_fill(&norms.f_eq(0.0)?, 1.0)?)?;
     let short = if rows >= columns { unit } else { unit.f_tr()? };
-    let values = gram(&short)?.f_linalg_eigvalsh("L")?.f_flip([0])?.f_clamp_min(0.0)?;
+    let values = ready(&gram(&short)?).f_linalg_eigvalsh("L")?.f_flip([0])?.f_clamp_min(0.0)?;
     let total = values.f_sum(Kind::Double)?.f_double_value(&[])?;
     if total == 0.0 { Ok(Vec::new()) } else { Ok(Vec::try_from(values.f_div_scalar(total)?)?) }
 }

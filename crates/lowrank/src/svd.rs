@@ -1,4 +1,5 @@
 use crate::Error;
+use crate::linalg::ready;
 use crate::projection::{Projection, gram, leading_eigenvectors};
 use tch::{Kind, Tensor};
 
@@ -9,7 +10,7 @@ use tch::{Kind, Tensor};
 pub(crate) fn svd(a: &Tensor, rank: i64) -> Result<Projection, Error> {
     let (rows, columns) = a.size2()?;
     if a.kind() == Kind::Double {
-        let (u, _, v) = a.f_svd(true, true)?;
+        let (u, _, v) = ready(a).f_svd(true, true)?;
         return if rows >= columns {
             Projection::onto_rows(a, &v.f_narrow(1, 0, rank)?)
         } else {

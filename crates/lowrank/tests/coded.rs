@@ -3,12 +3,12 @@
 
 mod drawing;
 
-use drawing::{norm, normal};
+use drawing::{device, norm, normal, values};
 use loract_lowrank::coded::{Basis, Coded, Coding, Rate, Rounding};
 use loract_lowrank::{Code, Error, Memory, Method, Options, Rank, decompose, decompose_measured, per_token_error, relative_error};
 use proptest::prelude::*;
 use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const ROUNDINGS: [Rounding; 3] = [Rounding::Trellis, Rounding::Nearest, Rounding::Stochastic];
 
@@ -20,7 +20,7 @@ fn coding(bits: f64, rounding: Rounding, keep_norms: bool) -> Coding {
 fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
     let scales: Vec<f64> = (0..columns).map(|column| 0.9f64.powi(column as i32)).collect();
     let turn = loract_lowrank::orthonormalize(&normal(columns, columns, seed + 1)).unwrap();
-    (normal(rows, columns, seed) * Tensor::from_slice(&scales)).matmul(&turn)
+    (normal(rows, columns, seed) * values(&scales)).matmul(&turn)
 }
 
 fn of_itself(matrix: &Tensor, coding: &Coding, seed: u64) -> Coded {
@@ -122,7 +122,7 @@ fn stochastic_rounding_is_right_in_the_mean() {
     // Bits for all components, as one without would be lost in every draw.
     let coding = coding(9.0, Rounding::Stochastic, true);
     let draws = 400;
-    let mut sum = Tensor::zeros([24, 12], (Kind::Double, Device::Cpu));
+    let mut sum = Tensor::zeros([24, 12], (Kind::Double, device()));
     let mut squares = 0.0;
     for seed in 0..draws {
         let code = Coded::new(&a, &basis, &coding, seed).unwrap();
@@ -143,10 +143,10 @@ fn seeds_decide_and_no_global_generator_is_used() {
     for rounding in ROUNDINGS {
         let of = |seed| of_itself(&a, &coding(3.0, rounding, true), seed).restore(Kind::Double).unwrap();
         tch::manual_seed(1);
-        let next = Tensor::rand([1], (Kind::Double, Device::Cpu));
+        let next = Tensor::rand([1], (Kind::Double, device()));
         tch::manual_seed(1);
         assert_eq!(of(1), of(1));
-        assert_eq!(Tensor::rand([1], (Kind::Double, Device::Cpu)), next);
+        assert_eq!(Tensor::rand([1], (Kind::Double, device())), next);
         assert_eq!(of(1) != of(2), rounding == Rounding::Stochastic, "{rounding:?}");
     }
 }
@@ -154,7 +154,7 @@ fn seeds_decide_and_no_global_generator_is_used() {
 #[test]
 fn deficient_constant_zero_and_extreme_matrices_stay_finite() {
     let deficient = normal(40, 3, 1).matmul(&normal(3, 24, 2)).to_kind(Kind::Float);
-    let constant = Tensor::ones([40, 24], (Kind::Float, Device::Cpu));
+    let constant = Tensor::ones([40, 24], (Kind::Float, device()));
     for matrix in [deficient, constant] {
         for zeroed in [4, 39] {
             let _ = matrix.get(zeroed).zero_();
@@ -180,7 +180,7 @@ fn deficient_constant_zero_and_extreme_matrices_stay_finite() {
 fn one_huge_token_and_one_strange_one_spoil_no_other() {
     // The last direction belongs to one token alone.
     let a = decaying(200, 64, 3);
-    let a = (&a * Tensor::from_slice(&[vec![1.0f64; 63], vec![0.0]].concat())).to_kind(Kind::Float);
+    let a = (&a * values(&[vec![1.0f64; 63], vec![0.0]].concat())).to_kind(Kind::Float);
     let others = |a: &Tensor, kept: &Tensor| per_token_error(&a.narrow(0, 10, 190), &kept.narrow(0, 10, 190)).unwrap();
     let plain = of_itself(&a, &coding(4.0, Rounding::Trellis, true), 0).error();
     let strange = a.copy();
@@ -257,7 +257,7 @@ fn nan_and_infinity_are_reported_not_spread() {
 #[test]
 fn without_a_basis_the_columns_are_coded_as_they_stand() {
     let a = decaying(100, 20, 3);
-    let unit = Arc::new(Basis::from_parts(&Tensor::eye(20, (Kind::Float, Device::Cpu)), &[0.05; 20]).unwrap());
+    let unit = Arc::new(Basis::from_parts(&Tensor::eye(20, (Kind::Float, device())), &[0.05; 20]).unwrap());
     let (g, w) = (normal(100, 5, 1).to_kind(Kind::Float), normal(4, 20, 2).to_kind(Kind::Float));
     for bits in [0.7, 2.0, 8.0] {
         let coding = coding(bits, Rounding::Trellis, true);
@@ -285,7 +285,7 @@ fn a_basis_follows_what_it_is_shown() {
     assert!(fresh.error() < 1.03 * best.error(), "{} {}", fresh.error(), best.error());
     assert!((fresh.drift().unwrap() - 1.0).abs() < 0.1, "{}", fresh.drift().unwrap());
     let vectors = basis.vectors(Kind::Double).unwrap();
-    assert!(norm(&(vectors.tr().matmul(&vectors) - Tensor::eye(32, (Kind::Double, Device::Cpu)))) < 1e-5);
+    assert!(norm(&(vectors.tr().matmul(&vectors) - Tensor::eye(32, (Kind::Double, device())))) < 1e-5);
     let total: f64 = basis.variances().unwrap().iter().sum();
     assert!((total - 1.0).abs() < 1e-3, "{total}");
     // What is shared is not changed by an update.

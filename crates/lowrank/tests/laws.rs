@@ -3,18 +3,18 @@
 
 mod drawing;
 
-use drawing::{norm, normal};
+use drawing::{device, norm, normal, values};
 use loract_lowrank::{Code, Error, Factors, Memory, Method, Options, Rank, TestMatrix, decompose, orthonormalize};
 use proptest::prelude::*;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// Singular values that fall off by a third each, as those of activations do.
 fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
     let rank = rows.min(columns);
     let u = orthonormalize(&normal(rows, rank, seed)).unwrap();
     let v = orthonormalize(&normal(columns, rank, seed + 1)).unwrap();
-    let values: Vec<f64> = (0..rank).map(|i| (2.0f64 / 3.0).powi(i as i32)).collect();
-    (u * Tensor::from_slice(&values)).matmul(&v.tr())
+    let falling: Vec<f64> = (0..rank).map(|i| (2.0f64 / 3.0).powi(i as i32)).collect();
+    (u * values(&falling)).matmul(&v.tr())
 }
 
 fn options(rank: i64, test_matrix: TestMatrix) -> Options {
@@ -40,7 +40,7 @@ proptest! {
         let rank = 1 + (part * (rows.min(columns) - 1) as f64) as i64;
         let factors = qb(&a, &options(rank, TEST_MATRICES[which]), seed).unwrap();
         let q = &factors.left(Kind::Double).unwrap();
-        let identity = Tensor::eye(rank, (Kind::Double, Device::Cpu));
+        let identity = Tensor::eye(rank, (Kind::Double, device()));
         prop_assert!(norm(&(q.tr().matmul(q) - identity)) < 1e-10);
         let kept = factors.restore(Kind::Double).unwrap();
         let (total, parts) = (norm(&a).powi(2), norm(&kept).powi(2) + norm(&(&a - &kept)).powi(2));
@@ -92,7 +92,7 @@ fn full_rank_is_exact_in_every_dtype() {
 #[test]
 fn rank_deficient_and_zero_matrices_stay_finite() {
     let deficient = normal(20, 3, 1).matmul(&normal(3, 11, 2));
-    let zero = Tensor::zeros([6, 5], (Kind::Float, Device::Cpu));
+    let zero = Tensor::zeros([6, 5], (Kind::Float, device()));
     for keep_norms in [false, true] {
         for test_matrix in TEST_MATRICES {
             let options = Options { keep_norms, ..options(5, test_matrix) };

@@ -274,7 +274,7 @@ impl Coded {
             Vectors::Columns(None) => components.f_contiguous()?,
             Vectors::Columns(Some(columns)) => {
                 let whole = [components.size()[0], self.columns];
-                Tensor::f_zeros(whole, (components.kind(), components.device()))?.f_index_copy(1, columns, components)?
+                Tensor::f_zeros(whole, (components.kind(), components.device()))?.f_index_copy_(1, columns, components)?
             }
         })
     }

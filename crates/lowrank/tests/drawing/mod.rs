@@ -1,14 +1,23 @@
-//! Random matrices and norms.
+//! Random matrices and norms, on the device that `LORACT_TEST_DEVICE` names.
 #![allow(dead_code)]
 
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
+
+/// `cuda`, or the CPU.
+pub fn device() -> Device {
+    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
+}
+
+pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
+    Tensor::from_slice(values).to_device(device())
+}
 
 pub fn normal(rows: i64, columns: i64, seed: u64) -> Tensor {
     let random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f64> = random.sample_iter(StandardNormal).take((rows * columns) as usize).collect();
-    Tensor::from_slice(&values).view([rows, columns])
+    self::values(&values).view([rows, columns])
 }
 
 pub fn norm(tensor: &Tensor) -> f64 {

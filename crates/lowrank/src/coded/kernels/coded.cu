@@ -23,7 +23,7 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 // As pack.rs, pass.rs, quantizer.rs, spread.rs, trellis.rs and water_filling.rs have them.
-constexpr int LANES = 8, BLOCK = 32, STATES = 8, EXACT = 16;
+constexpr int LANES = 8, BLOCK = 32, STATES = 8, EXACT = 16, AHEAD = 8;
 constexpr int MOST_LEVELS = 512, CELLS = 3072;
 constexpr float CELL = 16.0f, REACH = CELL * (CELLS / 2);
 constexpr u32 BINS = 240, LEAST = (127 - 28) * 8;
@@ -166,26 +166,44 @@ KERNEL trellis(float const* __restrict__ y, Component const* components, i64 act
   classes += (component.width - 1) * CELLS;
   u8* own = trace + slot * groups * LANES + lane;
 
-  float costs[STATES];
+  // Few threads, each with a long chain of steps: what a step reads from memory is asked for AHEAD steps before.
+  auto read = [&](i64 group) {
+    i64 token = group * LANES + lane;
+    return group >= 0 && token < rows ? exact[token] * component.inverse : 0.0f;
+  };
+  float costs[STATES], ahead[AHEAD];
 #pragma unroll
   for (int state = 0; state < STATES; ++state) costs[state] = state == 0 ? 0.0f : __uint_as_float(0x7f800000u);
-  for (i64 group = 0; group < groups; ++group) {
-    i64 token = group * LANES + lane;
-    float value = token < rows ? exact[token] * component.inverse : 0.0f;
-    float4 levels = classes[cell_of(value)];
-    float off[4] = {value - levels.x, value - levels.y, value - levels.z, value - levels.w};
-    float near[4] = {off[0] * off[0], off[1] * off[1], off[2] * off[2], off[3] * off[3]};
-    float next[STATES];
-    u32 from = 0;
 #pragma unroll
-    for (int state = 0; state < STATES; ++state) {
-      float zero = costs[state >> 1] + near[class_of(state)], one = costs[(state >> 1) | 4] + near[class_of(state | 8)];
-      next[state] = one < zero ? one : zero;
-      from |= (one < zero ? 1u : 0u) << state;
+  for (int step = 0; step < AHEAD; ++step) ahead[step] = read(step);
+  for (i64 first = 0; first < groups; first += AHEAD) {
+    float values[AHEAD];
+    float4 levels[AHEAD];
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) {
+      values[step] = ahead[step];
+      levels[step] = classes[cell_of(values[step])];
     }
 #pragma unroll
-    for (int state = 0; state < STATES; ++state) costs[state] = next[state];
-    own[group * LANES] = (u8)from;
+    for (int step = 0; step < AHEAD; ++step) ahead[step] = read(first + AHEAD + step);
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) {
+      if (first + step >= groups) break;
+      float value = values[step];
+      float off[4] = {value - levels[step].x, value - levels[step].y, value - levels[step].z, value - levels[step].w};
+      float near[4] = {off[0] * off[0], off[1] * off[1], off[2] * off[2], off[3] * off[3]};
+      float next[STATES];
+      u32 from = 0;
+#pragma unroll
+      for (int state = 0; state < STATES; ++state) {
+        float zero = costs[state >> 1] + near[class_of(state)], one = costs[(state >> 1) | 4] + near[class_of(state | 8)];
+        next[state] = one < zero ? one : zero;
+        from |= (one < zero ? 1u : 0u) << state;
+      }
+#pragma unroll
+      for (int state = 0; state < STATES; ++state) costs[state] = next[state];
+      own[(first + step) * LANES] = (u8)from;
+    }
   }
 
   u32 state = 0;
@@ -197,13 +215,36 @@ KERNEL trellis(float const* __restrict__ y, Component const* components, i64 act
       state = other;
     }
   }
-  for (i64 group = groups - 1; group >= 0; --group) {
-    i64 token = group * LANES + lane;
-    float value = token < rows ? exact[token] * component.inverse : 0.0f;
-    u32 window = state | (((u32)own[group * LANES] >> state & 1) << 3);
-    u32 place = of_class(starts[cell_of(value)], class_of(window));
-    own[group * LANES] = (u8)((place >> 2 << 1) | (state & 1));
-    state = window >> 1;
+  // Back along it: of each step the cell's first level, and the path bits that lead there.
+  u8 from[AHEAD];
+#pragma unroll
+  for (int step = 0; step < AHEAD; ++step) {
+    i64 group = groups - 1 - step;
+    ahead[step] = read(group);
+    from[step] = group >= 0 ? own[group * LANES] : 0;
+  }
+  for (i64 last = groups - 1; last >= 0; last -= AHEAD) {
+    u16 levels[AHEAD];
+    u8 bits[AHEAD];
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) {
+      levels[step] = starts[cell_of(ahead[step])];
+      bits[step] = from[step];
+    }
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) {
+      i64 group = last - AHEAD - step;
+      ahead[step] = read(group);
+      from[step] = group >= 0 ? own[group * LANES] : 0;
+    }
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) {
+      if (last - step < 0) break;
+      u32 window = state | (((u32)bits[step] >> state & 1) << 3);
+      u32 place = of_class(levels[step], class_of(window));
+      own[(last - step) * LANES] = (u8)((place >> 2 << 1) | (state & 1));
+      state = window >> 1;
+    }
   }
 }
 
