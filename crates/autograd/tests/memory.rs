@@ -53,4 +53,29 @@ fn every_byte_is_counted() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(now() - before, 64 * 64 * 4);
     assert!(memory::current(Device::Cuda(99)).is_err());
+    if tch::Cuda::is_available() {
+        on_a_gpu(Device::Cuda(0));
+    }
+}
+
+/// The caching allocator hands out multiples of 512 bytes.
+fn on_a_gpu(device: Device) {
+    let now = || memory::current(device).unwrap();
+    let start = now();
+    let x = Tensor::zeros([3, 5], (Kind::Float, device));
+    assert_eq!(now() - start, 512);
+    drop(x);
+    memory::reset_peak(device).unwrap();
+    drop(Tensor::zeros([1000], (Kind::Double, device)));
+    drop(Tensor::zeros([10], (Kind::Double, device)));
+    assert_eq!((now(), memory::peak(device).unwrap() - start), (start, 8192));
+
+    let x = Tensor::ones([64, 64], (Kind::Float, device)).set_requires_grad(true);
+    let before = now();
+    let run = |inputs: &[Tensor]| Ok(vec![inputs[0].relu().sigmoid().tanh().exp()]);
+    let out = checkpoint(run, &[&x], &[]).unwrap().remove(0);
+    assert_eq!(now() - before, 64 * 64 * 4, "the generator's state is the CPU's");
+    backward(&[&out.sum(Kind::Float)], &[None], false).unwrap();
+    drop(out);
+    assert_eq!(now() - before, 64 * 64 * 4, "what is left is the gradient");
 }

@@ -306,6 +306,8 @@ char* loract_memory(int64_t device, int64_t* current, int64_t* peak) {
       *peak = CountingAllocator::peak_bytes.load();
       return;
     }
+    // The allocator knows its devices from then on.
+    at::globalContext().lazyInitDevice(at::DeviceType::CUDA);
     auto statistics = c10::getDeviceAllocator(at::DeviceType::CUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
     auto& bytes = statistics.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
     *current = bytes.current;
@@ -317,8 +319,10 @@ char* loract_memory_reset_peak(int64_t device) {
   return protect([&] {
     if (device < 0)
       CountingAllocator::peak_bytes.store(CountingAllocator::current_bytes.load());
-    else
+    else {
+      at::globalContext().lazyInitDevice(at::DeviceType::CUDA);
       c10::getDeviceAllocator(at::DeviceType::CUDA)->resetPeakStats(static_cast<c10::DeviceIndex>(device));
+    }
   });
 }
 
