@@ -4,7 +4,8 @@ use crate::failure::Failure;
 use collective::ProcessGroup;
 use models::Merged;
 use std::{path::Path, sync::Arc};
-use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, StopRequest, Weights, config::Run};
+use trainer::config::{Device, Run};
+use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, StopRequest, Weights};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -47,8 +48,8 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan, Fail
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.
-pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compared>, Failure> {
-    Ok(trainer::verify(model, expected, tolerance)?)
+pub fn verify(model: &Path, expected: &Path, tolerance: f64, device: Device) -> Result<Vec<Compared>, Failure> {
+    Ok(trainer::verify(model, expected, tolerance, trainer::device_of_one(device)?)?)
 }
 
 /// Shows what compression does to a run's model on its data; `progress` is told how much is done, of how much, and of what.
@@ -57,6 +58,12 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
 }
 
 /// Continues a prompt, handing out the text as it grows.
-pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    Ok(trainer::generate(model, adapter, prompt, out)?)
+pub fn generate(
+    model: &Path,
+    adapter: Option<&Path>,
+    prompt: &Prompt<'_>,
+    device: Device,
+    out: &mut dyn FnMut(&str),
+) -> Result<(), Failure> {
+    Ok(trainer::generate(model, adapter, prompt, trainer::device_of_one(device)?, out)?)
 }

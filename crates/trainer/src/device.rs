@@ -1,28 +1,55 @@
-use crate::Result;
 use crate::config::{self, Run};
+use crate::{Error, Result};
 use tch::{Cuda, Device};
+
+const NO_GPU: &str = "libtorch sees no GPU here; set it to \"cpu\", or build against a PyTorch with CUDA (LIBTORCH=…/site-packages/torch) on a \
+                      machine with a driver";
 
 /// Where this rank computes, the `local_rank`-th of its host: on the GPU of that number.
 ///
 /// # Errors
 /// CUDA was asked for where there is none, or has too few GPUs for the ranks of this host.
 pub(crate) fn choose(run: &Run, local_rank: usize) -> Result<Device> {
-    let gpus = Cuda::device_count();
-    let wanted = match run.device {
+    let gpus = Cuda::device_count().max(0) as usize;
+    match run.device {
         config::Device::Cpu => return Ok(Device::Cpu),
         config::Device::Auto if !Cuda::is_available() => return Ok(Device::Cpu),
-        config::Device::Auto | config::Device::Cuda => local_rank,
-    };
-    if !Cuda::is_available() {
-        let what = "is \"cuda\", but libtorch sees no GPU here; set it to \"cpu\", or build against a PyTorch with CUDA \
-                    (LIBTORCH=…/site-packages/torch) on a machine with a driver";
-        return Err(run.refuse("run", "device", what).into());
+        config::Device::Auto | config::Device::Cuda => {}
     }
-    if wanted as i64 >= gpus {
-        let which = if run.device == config::Device::Cuda { "cuda" } else { "auto" };
-        let what =
-            format!("is \"{which}\", but rank {wanted} of this host finds {gpus} GPUs only; start fewer ranks here, or set it to \"cpu\"");
+    if !Cuda::is_available() {
+        return Err(run.refuse("run", "device", &format!("is \"cuda\", but {NO_GPU}")).into());
+    }
+    // With this variable, NCCL takes the ranks of one host for several hosts: the way to try many ranks on few GPUs.
+    if std::env::var_os("NCCL_HOSTID").is_some() {
+        return Ok(Device::Cuda(local_rank % gpus));
+    }
+    if local_rank >= gpus {
+        let which = run.device;
+        let what = format!(
+            "is \"{which}\", but rank {local_rank} of this host finds {gpus} GPUs only; start fewer ranks here, or set it to \"cpu\""
+        );
         return Err(run.refuse("run", "device", &what).into());
     }
-    Ok(Device::Cuda(wanted))
+    Ok(Device::Cuda(local_rank))
+}
+
+/// Whether this run will compute on a GPU, as far as can be told from here.
+pub(crate) fn is_gpu(run: &Run) -> bool {
+    match run.device {
+        config::Device::Cpu => false,
+        config::Device::Cuda => true,
+        config::Device::Auto => Cuda::is_available(),
+    }
+}
+
+/// Where a program computes that is alone and reads no configuration: on the first GPU, if that is what `device` asks for.
+///
+/// # Errors
+/// [`Error::Input`] if CUDA was asked for where there is none.
+pub fn device_of_one(device: config::Device) -> Result<Device> {
+    match device {
+        config::Device::Cuda if !Cuda::is_available() => Err(Error::Input(format!("--device is \"cuda\", but {NO_GPU}"))),
+        config::Device::Auto | config::Device::Cuda if Cuda::is_available() => Ok(Device::Cuda(0)),
+        _ => Ok(Device::Cpu),
+    }
 }

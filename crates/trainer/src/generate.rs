@@ -14,19 +14,29 @@ pub struct Prompt<'a> {
     pub max_tokens: usize,
     /// 0 takes the likeliest token.
     pub temperature: f64,
+    /// Tokens are drawn among the likeliest that have this probability together; 1 leaves out none.
+    pub top_p: f64,
     /// The seed of the draws.
     pub seed: u64,
 }
 
-/// Continues a prompt with the model at `model` and perhaps a PEFT adapter, in f32 on the CPU, handing out the text as it grows.
+/// Continues a prompt with the model at `model` and perhaps a PEFT adapter, handing out the text as it grows: in f32 on the CPU, in bf16 on a GPU.
 ///
 /// # Errors
 /// If model or adapter cannot be used, or the model has no tokenizer.
-pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, device: Device, out: &mut dyn FnMut(&str)) -> Result<()> {
+    for (name, value, sound) in
+        [("temperature", prompt.temperature, prompt.temperature >= 0.0), ("top-p", prompt.top_p, prompt.top_p > 0.0 && prompt.top_p <= 1.0)]
+    {
+        if !sound {
+            return Err(Error::Input(format!("--{name} is {value}; a temperature is 0 or more, top-p more than 0 and at most 1")));
+        }
+    }
     let checkpoint = Checkpoint::open(model)?;
     let text = text::of(None, checkpoint.chat_template(), &checkpoint)?;
     let tokenizer = text.tokenizer.ok_or_else(|| Error::Input(format!("{} has no tokenizer.json", model.display())))?;
-    let mut decoder = Decoder::load(&checkpoint, Kind::Float, Device::Cpu)?;
+    let kind = if device == Device::Cpu { Kind::Float } else { Kind::BFloat16 };
+    let mut decoder = Decoder::load(&checkpoint, kind, device)?;
     if let Some(folder) = adapter {
         let adapter = read_adapter(folder)?;
         decoder.add_lora(&adapter.config, Some(&adapter.weights), 0, folder)?;
@@ -46,7 +56,7 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: 
     let mut new: Vec<i64> = ids.into_iter().map(i64::from).collect();
     for position in 0..prompt.max_tokens {
         let logits = decoder.next_logits(&new, &mut cache)?;
-        let token = choose(&logits, prompt.temperature, derive_seed(&[prompt.seed, position as u64]))?;
+        let token = choose(&logits, prompt, derive_seed(&[prompt.seed, position as u64]))?;
         if stop.contains(&token) {
             break;
         }
@@ -57,14 +67,56 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, out: 
     Ok(())
 }
 
-/// The likeliest token, or one drawn from `softmax(logits / temperature)`: the largest of the logits after Gumbel noise was added to each.
-fn choose(logits: &Tensor, temperature: f64, seed: u64) -> Result<u32> {
-    let scores = if temperature > 0.0 {
+/// The likeliest token, or one drawn from `softmax(logits / temperature)`: the largest of the logits after Gumbel noise was added to each of those
+/// in question.
+fn choose(logits: &Tensor, prompt: &Prompt<'_>, seed: u64) -> Result<u32> {
+    let scores = if prompt.temperature > 0.0 {
+        let logits = logits.f_to_kind(Kind::Double)?.f_mul_scalar(1.0 / prompt.temperature)?;
         let uniform = draw(Law::Uniform, &logits.size(), Kind::Double, logits.device(), seed)?;
         let gumbel = uniform.f_clamp_min(1e-300)?.f_log()?.f_neg()?.f_log()?.f_neg()?;
-        logits.f_to_kind(Kind::Double)?.f_mul_scalar(1.0 / temperature)?.f_add(&gumbel)?
+        let noisy = logits.f_add(&gumbel)?;
+        if prompt.top_p < 1.0 { noisy.f_masked_fill(&beyond(&logits, prompt.top_p)?, f64::NEG_INFINITY)? } else { noisy }
     } else {
         logits.shallow_clone()
     };
     Ok(scores.f_argmax(0, false)?.f_int64_value(&[])? as u32)
+}
+
+/// Of `logits` `[n]`, those that are not needed: likelier ones have the probability `top_p` without them.
+fn beyond(logits: &Tensor, top_p: f64) -> Result<Tensor> {
+    let (sorted, order) = logits.f_softmax(0, Kind::Double)?.f_sort(0, true)?;
+    let likelier = sorted.f_cumsum(0, Kind::Double)?.f_sub(&sorted)?;
+    let needless = likelier.f_ge(top_p)?;
+    Ok(needless.f_zeros_like()?.f_scatter(0, &order, &needless)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_likeliest_tokens_are_drawn() {
+        let logits = Tensor::from_slice(&[0.1_f32, 0.4, 0.2, 0.3]).log();
+        let drawn = |temperature, top_p| {
+            let prompt = Prompt { text: "", max_tokens: 1, temperature, top_p, seed: 0 };
+            let mut counts = [0; 4];
+            (0..4000).for_each(|seed| counts[choose(&logits, &prompt, seed).unwrap() as usize] += 1);
+            counts
+        };
+        let near = |counts: [i32; 4], shares: [f64; 4]| {
+            // Four standard deviations of a count.
+            let off = counts.iter().zip(shares).map(|(&count, share)| (f64::from(count) / 4000.0 - share).abs()).fold(0.0, f64::max);
+            assert!(
+                off < 4.0 * 0.5 / 4000f64.sqrt() && counts.iter().zip(shares).all(|(&count, share)| share > 0.0 || count == 0),
+                "{counts:?}"
+            );
+        };
+        near(drawn(0.0, 1.0), [0.0, 1.0, 0.0, 0.0]);
+        near(drawn(1.0, 1.0), [0.1, 0.4, 0.2, 0.3]);
+        near(drawn(1.0, 0.3), [0.0, 1.0, 0.0, 0.0]);
+        near(drawn(1.0, 0.5), [0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0]);
+        near(drawn(1.0, 0.95), [0.1, 0.4, 0.2, 0.3]);
+        // Squares of the probabilities: 1, 16, 4, 9 of 30; the first two have 25.
+        near(drawn(0.5, 0.8), [0.0, 16.0 / 25.0, 0.0, 9.0 / 25.0]);
+    }
 }

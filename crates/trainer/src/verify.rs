@@ -20,7 +20,7 @@ pub struct Compared {
     pub holds: bool,
 }
 
-/// Computes in f32, without dropout, what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
+/// Computes on `device` in f32, without dropout, what another program recorded of a model, and compares: `logits`, `loss`, every `grad.PARAMETER`, and with the LoRA pairs
 /// `lora.weight.*` the same under `lora.`.
 ///
 /// `expected` also holds the inputs: `input_ids` `[batch, tokens]` or `pixel_values` `[batch, channels, height, width]`, and `labels`: for a language model one
@@ -31,10 +31,10 @@ pub struct Compared {
 /// # Errors
 /// [`Error::Model`] if either file cannot be read, or a recorded gradient is of a parameter that the model has not; [`Error::Input`] if the recorded tensors do not
 /// fit together, or the model.
-pub fn verify(model: &Path, expected: &Path, tolerance: f64) -> Result<Vec<Compared>> {
+pub fn verify(model: &Path, expected: &Path, tolerance: f64, device: Device) -> Result<Vec<Compared>> {
     let checkpoint = Checkpoint::open(model)?;
     let file = TensorFile::open(expected)?;
-    let mut subject = Subject::read(&checkpoint, &file)?;
+    let mut subject = Subject::read(&checkpoint, &file, device)?;
     let mut rows = Vec::new();
 
     subject.model().train_weights(true);
@@ -69,25 +69,26 @@ enum Subject {
 }
 
 impl Subject {
-    fn read(checkpoint: &Checkpoint, file: &TensorFile) -> Result<Self> {
-        let optional = |name: &str| file.shape(name).is_some().then(|| file.tensor(name)).transpose();
-        let labels = file.tensor("labels")?;
+    fn read(checkpoint: &Checkpoint, file: &TensorFile, device: Device) -> Result<Self> {
+        let tensor = |name: &str| Ok::<_, Error>(file.tensor(name)?.f_to_device(device)?);
+        let optional = |name: &str| file.shape(name).is_some().then(|| tensor(name)).transpose();
+        let labels = tensor("labels")?;
         let mask = optional("attention_mask")?;
         if let Architecture::Encoder(config) = checkpoint.architecture() {
             let inputs = match &config.input {
                 InputConfig::Text(_) => {
-                    EncoderInputs::Text { ids: file.tensor("input_ids")?, present: mask, types: optional("token_type_ids")? }
+                    EncoderInputs::Text { ids: tensor("input_ids")?, present: mask, types: optional("token_type_ids")? }
                 }
-                InputConfig::Image(_) => EncoderInputs::Images(file.tensor("pixel_values")?),
+                InputConfig::Image(_) => EncoderInputs::Images(tensor("pixel_values")?),
             };
-            let classifier = Box::new(Classifier::load(checkpoint, None, 0, Kind::Float, Device::Cpu)?);
+            let classifier = Box::new(Classifier::load(checkpoint, None, 0, Kind::Float, device)?);
             if let Some(lacking) = classifier.drawn().first() {
                 let remedy = "verify compares a whole classifier: give one whose checkpoint holds its head";
                 return Err(Error::Input(format!("{} has no {lacking}; {remedy}", checkpoint.path().display())));
             }
             return Ok(Self::Classes { classifier, inputs, labels });
         }
-        let ids = file.tensor("input_ids")?;
+        let ids = tensor("input_ids")?;
         let mask = match mask {
             Some(mask) => mask,
             None => ids.f_ones_like()?,
@@ -104,7 +105,7 @@ impl Subject {
         let tokens = labels.size()[1];
         targets.f_narrow(1, 0, tokens - 1)?.f_copy_(&labels.f_narrow(1, 1, tokens - 1)?)?;
         let compared = mask.f_flatten(0, -1)?.f_nonzero()?.f_flatten(0, -1)?;
-        let decoder = Box::new(Decoder::load(checkpoint, Kind::Float, Device::Cpu)?);
+        let decoder = Box::new(Decoder::load(checkpoint, Kind::Float, device)?);
         Ok(Self::Language { decoder, ids, targets: Targets::new(&targets)?, compared })
     }
 
@@ -159,7 +160,7 @@ impl Subject {
         let (logits, loss) = self.run().map_err(misfit)?;
         for (name, ours) in [("logits", &logits), ("loss", &loss)] {
             let name = format!("{prefix}{name}");
-            let expected = file.tensor(&name)?;
+            let expected = file.tensor(&name)?.f_to_device(ours.device())?;
             let (ours, expected) = match ours.dim() {
                 0 => (ours.shallow_clone(), expected),
                 _ => (self.meaningful(ours)?, self.meaningful(&expected)?),
@@ -205,7 +206,8 @@ fn norm(tensor: &Tensor) -> Result<f64> {
 
 /// `rounding` is the norm of a difference that means nothing.
 fn compare(name: String, ours: &Tensor, expected: &Tensor, tolerance: f64, rounding: f64) -> Result<Compared> {
-    let (ours, expected) = (ours.f_to_kind(Kind::Double)?, expected.f_to_kind(Kind::Double)?);
+    let on_cpu = |tensor: &Tensor| tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double);
+    let (ours, expected) = (on_cpu(ours)?, on_cpu(expected)?);
     if ours.size() != expected.size() {
         return Err(Error::Input(format!("{name}: the recorded tensor has shape {:?}, the model's {:?}", expected.size(), ours.size())));
     }

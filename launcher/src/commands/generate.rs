@@ -6,7 +6,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
 };
-use trainer::config::Run;
+use trainer::config::{Device, Run};
 
 /// Continue a prompt with a model, or with what a run has trained
 #[derive(Debug, Args)]
@@ -37,9 +37,15 @@ pub struct Generate {
     /// How freely tokens are drawn; 0 takes the likeliest
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f64,
+    /// Draw among the likeliest tokens only, which have this probability together
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
     /// The seed of the draws
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Where to compute: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    pub device: Device,
     /// Replace a key of the configuration. May be repeated
     #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
     pub set: Vec<String>,
@@ -48,9 +54,10 @@ pub struct Generate {
 impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (model, adapter) = self.model()?;
-        let prompt = trainer::Prompt { text: &self.prompt, max_tokens: self.max_tokens, temperature: self.temperature, seed: self.seed };
+        let Self { max_tokens, temperature, top_p, seed, .. } = self;
+        let prompt = trainer::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
         let mut stdout = std::io::stdout();
-        work::generate(&model, adapter.as_deref(), &prompt, &mut |text| {
+        work::generate(&model, adapter.as_deref(), &prompt, self.device, &mut |text| {
             // Whoever closes the pipe has read enough.
             let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         })?;

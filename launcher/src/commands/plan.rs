@@ -68,6 +68,9 @@ fn terms(found: &Found) -> Table {
     row("gradients", bytes(found.gradient_bytes));
     row("optimiser", bytes(found.optimizer_bytes));
     row("communication", bytes(found.communication_bytes));
+    if found.library_bytes > 0 {
+        row("libtorch's matrix products", bytes(found.library_bytes));
+    }
     if found.basis_bytes > 0 {
         row("bases of sites", bytes(found.basis_bytes));
     }

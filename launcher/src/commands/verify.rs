@@ -5,7 +5,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::Compared;
+use trainer::{Compared, config::Device};
 
 /// Compare a model's outputs and gradients with recorded ones
 #[derive(Debug, Args)]
@@ -26,6 +26,9 @@ pub struct Verify {
     /// The largest accepted difference, relative to the norm of the expected tensor
     #[arg(long, value_name = "R", default_value_t = 1e-4)]
     pub tolerance: f64,
+    /// Where to compute: auto, cpu or cuda
+    #[arg(long, default_value = "auto")]
+    pub device: Device,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,
@@ -33,7 +36,7 @@ pub struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rows = work::verify(&self.model_dir, &self.expected, self.tolerance)?;
+        let rows = work::verify(&self.model_dir, &self.expected, self.tolerance, self.device)?;
         let differing = rows.iter().filter(|row| !row.holds).count();
         if self.json {
             let tensors: Vec<_> = rows

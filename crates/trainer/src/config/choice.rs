@@ -36,6 +36,14 @@ macro_rules! choice {
             }
         }
 
+        impl std::str::FromStr for $name {
+            type Err = String;
+            fn from_str(name: &str) -> Result<Self, String> {
+                let choices = <Self as $crate::config::choice::Choice>::NAMES.join(", ");
+                <Self as $crate::config::choice::Choice>::from_name(name).ok_or_else(|| format!("it must be one of {choices}"))
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())

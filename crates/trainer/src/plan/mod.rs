@@ -44,6 +44,8 @@ pub struct Plan {
     pub optimizer_bytes: u64,
     /// The buffers in which gradients travel, and what compressing them remembers.
     pub communication_bytes: u64,
+    /// Room of libtorch's matrix products on a GPU, beside their operands.
+    pub library_bytes: u64,
     /// What sites remember from step to step.
     pub basis_bytes: u64,
     /// What is kept for backward at the end of forward.
@@ -101,6 +103,7 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
         gradient_bytes: held.gradients,
         optimizer_bytes: held.optimizer,
         communication_bytes: held.communication,
+        library_bytes: held.library,
         basis_bytes: configured.basis_bytes,
         kept_bytes: configured.kept_bytes,
         sites: sites.collect(),

@@ -57,6 +57,8 @@ pub(super) struct Heads {
     pub by_scores: bool,
     /// Threads of the processor, of which each has room of its own.
     pub threads: u64,
+    /// Whether a kernel for GPUs computes it.
+    pub on_gpu: bool,
 }
 
 /// Something kept for backward.
@@ -119,7 +121,9 @@ impl Bench {
             Some(bytes) => {
                 // While it is coded: a copy in f32, and what is computed from it, of the same size.
                 let (_copy, _work) = (self.wide(rows * width), self.wide(rows * width));
-                Kept { room: self.meter.take(bytes), restored: Some(exact) }
+                // The sum of what was kept before this block, from which the next one is taken, in f32.
+                let sum = if matches!(keep, Keep::Difference(_)) { rows * width * WIDE } else { 0 };
+                Kept { room: self.meter.take(bytes), restored: Some(exact + sum) }
             }
         }
     }
@@ -266,14 +270,14 @@ impl Bench {
     pub fn attention(&self, heads: Heads) -> (Room, Room) {
         let rows = heads.batch * heads.tokens;
         let width = heads.width.max(heads.value);
-        let _spread = self.spread(heads, width);
+        let _spread = if heads.on_gpu && !heads.by_scores { None } else { self.spread(heads, width) };
         let log_sums = self.wide(rows * heads.queries);
         if heads.by_scores {
             let _scores = self.scores(heads, 5);
             let _parts = self.tensor(rows * heads.queries * heads.value);
             return (self.tensor(rows * heads.queries * heads.value), log_sums);
         }
-        let _buffers = self.kernel_buffers(heads, width);
+        let _buffers = (!heads.on_gpu).then(|| self.kernel_buffers(heads, width));
         let out = self.tensor(rows * heads.queries * width);
         if width == heads.value { (out, log_sums) } else { (self.tensor(rows * heads.queries * heads.value), log_sums) }
     }
@@ -283,14 +287,24 @@ impl Bench {
         let rows = heads.batch * heads.tokens;
         let width = heads.width.max(heads.value);
         let all = |width: u64| self.tensor(rows * heads.queries * width);
+        if heads.on_gpu && !heads.by_scores {
+            // The gradient of queries is summed in f32; those of keys and values are made for each head.
+            let _sums = self.wide(rows * heads.queries * (width + 1));
+            let [dq, dk, dv] = [all(width), all(width), all(width)];
+            return self.by_group(heads, [dq, dk, dv]);
+        }
         let _spread = self.spread(heads, width);
         let _scores = heads.by_scores.then(|| self.scores(heads, 7));
         let _buffers = self.kernel_buffers(heads, width);
-        let [dq, dk, dv] = [all(width), all(width), all(width)];
+        self.by_group(heads, [all(width), all(width), all(width)])
+    }
+
+    /// The gradients of keys and values, summed over the heads of each group.
+    fn by_group(&self, heads: Heads, [dq, dk, dv]: [Room; 3]) -> [Room; 3] {
         if heads.queries == heads.keys {
             return [dq, dk, dv];
         }
-        // The sum over each group.
+        let rows = heads.batch * heads.tokens;
         [dq, self.tensor(rows * heads.keys * heads.width), self.tensor(rows * heads.keys * heads.value)]
     }
 

@@ -3,16 +3,21 @@
 use super::block::Block;
 use super::operations::{Heads, Map};
 use super::step::Shape;
-use crate::Result;
 use crate::config::{Dtype, GradientMethod, Run};
 use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
 use crate::policy_quantization;
+use crate::{Result, device};
 use layers::Keep;
 use lowrank::Method;
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
 use std::collections::HashMap;
 use tch::Kind;
+
+/// Of each thread that multiplies on a GPU: what libtorch lets cuBLAS have on a Hopper or later (8 MiB on earlier ones).
+const CUBLAS_WORKSPACE: u64 = 32 << 20;
+/// The one of forward, and the one of backward.
+const GPU_THREADS: u64 = 2;
 
 /// What is held all the time, in bytes, and what it is of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,11 +28,13 @@ pub(super) struct Held {
     pub gradients: u64,
     pub optimizer: u64,
     pub communication: u64,
+    /// Of libtorch itself: what its matrix products on a GPU take beside their operands.
+    pub library: u64,
 }
 
 impl Held {
     pub fn bytes(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.communication
+        self.weights + self.gradients + self.optimizer + self.communication + self.library
     }
 }
 
@@ -118,6 +125,7 @@ impl<'a> Sizes<'a> {
             _ => state + room,
         };
         held.communication = self.communication(&trained, ranks);
+        held.library = if device::is_gpu(self.run) { GPU_THREADS * CUBLAS_WORKSPACE } else { 0 };
         Ok((held, trained))
     }
 
@@ -220,6 +228,7 @@ impl<'a> Sizes<'a> {
                 value: model.value_dim() as u64,
                 by_scores: model.attention.soft_cap.is_some() || model.attention.dropout > 0.0,
                 threads: threads as u64,
+                on_gpu: device::is_gpu(self.run),
             },
             rotary_width: model.attention.rotary_width as u64,
             is_packed: self.run.data.packing,
