@@ -1,6 +1,9 @@
 //! Runs the program as a user does: in a folder of its own, with a time limit, and with nothing left behind.
 #![allow(dead_code)] // each test file uses its own part
 
+#[path = "../../crates/collective/tests/ranks/mpirun.rs"]
+pub mod mpirun;
+
 use rustix::process::{Pid, Signal, kill_process};
 use safetensors::{Dtype, tensor::TensorView};
 use std::{
@@ -137,13 +140,11 @@ impl Place {
         command
     }
 
-    /// `mpirun -n 2 loract train run.toml`, with Open MPI's options that `loract launch` gives.
+    /// `mpirun -n 2 loract train run.toml`.
     pub fn mpirun(&self) -> Command {
-        let mut command = self.command("mpirun");
-        if rustix::process::geteuid().is_root() {
-            command.arg("--allow-run-as-root");
-        }
-        command.args(["--oversubscribe", "--bind-to", "none", "-n", "2", env!("CARGO_BIN_EXE_loract"), "train"]).arg(self.config());
+        let words = mpirun::mpirun();
+        let mut command = self.command(words[0]);
+        command.args(&words[1..]).args(["-n", "2", env!("CARGO_BIN_EXE_loract"), "train"]).arg(self.config());
         command
     }
 
@@ -208,7 +209,9 @@ impl Process {
 }
 
 fn rank_in(environment: &[u8]) -> Option<usize> {
-    let entry = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"OMPI_COMM_WORLD_RANK="))?;
+    // As Open MPI and MPICH say it.
+    let value = |name: &[u8]| environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(name));
+    let entry = value(b"OMPI_COMM_WORLD_RANK=").or_else(|| value(b"PMI_RANK="))?;
     std::str::from_utf8(entry).ok()?.parse().ok()
 }
 

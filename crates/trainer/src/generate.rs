@@ -92,6 +92,7 @@ fn beyond(logits: &Tensor, top_p: f64) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]

@@ -280,7 +280,8 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
     });
     let last = follow.finish();
     let step = failed_at.unwrap_or(last);
-    if status.is_some_and(|status| status.success()) {
+    // MPICH's mpirun answers with success to a signal that ended it.
+    if status.is_some_and(|status| status.success()) && ladder.signal.is_none() {
         return Ok(());
     }
     job.kill_ranks();

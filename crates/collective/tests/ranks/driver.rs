@@ -37,17 +37,10 @@ pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
 
 /// The same with these variables.
 pub fn mpirun_with(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+    let limit = if variables.contains(&("LORACT_TEST_DEVICE", "cuda")) { "140" } else { "60" };
     let output = Command::new("timeout")
-        .args([
-            "-k",
-            "5",
-            if variables.contains(&("LORACT_TEST_DEVICE", "cuda")) { "140" } else { "60" },
-            "mpirun",
-            "--allow-run-as-root",
-            "--oversubscribe",
-        ])
-        // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
-        .args(["--mca", "btl_vader_single_copy_mechanism", "none"])
+        .args(["-k", "5", limit])
+        .args(crate::mpirun::mpirun())
         .args(["-n", &ranks.to_string()])
         .arg(std::env::current_exe().unwrap())
         .args(arguments)

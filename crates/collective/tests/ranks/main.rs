@@ -5,6 +5,7 @@
 mod driver;
 mod faults;
 mod misuse;
+mod mpirun;
 mod nccl;
 mod operations;
 

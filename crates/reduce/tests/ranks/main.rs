@@ -2,6 +2,9 @@
 //! `mpirun`, it is one rank. Where there is a GPU, one and two ranks on it do the same by NCCL.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
+#[path = "../../../collective/tests/ranks/mpirun.rs"]
+#[allow(dead_code)]
+mod mpirun;
 #[path = "../simulation/mod.rs"]
 mod simulation;
 
@@ -27,9 +30,8 @@ fn main() {
     let on_gpu: &[(usize, &str)] = if Cuda::is_available() { &[(1, "cuda"), (2, "cuda")] } else { &[] };
     for (ranks, device) in [(2, "cpu"), (3, "cpu")].iter().chain(on_gpu) {
         let output = Command::new("timeout")
-            .args(["-k", "5", "60", "mpirun", "--allow-run-as-root", "--oversubscribe"])
-            // Containers forbid the system call behind single copies, and Open MPI would say so at each start.
-            .args(["--mca", "btl_vader_single_copy_mechanism", "none"])
+            .args(["-k", "5", "60"])
+            .args(mpirun::mpirun())
             .args(["-n", &ranks.to_string()])
             .arg(std::env::current_exe().unwrap())
             .env("OMP_NUM_THREADS", "1")
