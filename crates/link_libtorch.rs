@@ -1,6 +1,6 @@
 //! The build script of every package with a program or a test in it: lets it find libtorch at run time, and keeps libtorch's CUDA half linked
 //! where there is one (nothing refers to it by name, so the linker would drop it).
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Also called by the build scripts that have more to do.
 pub fn main() {
@@ -18,4 +18,13 @@ pub fn main() {
             println!("cargo:rustc-link-arg=-Wl,--no-as-needed,-ltorch_cuda,--as-needed");
         }
     }
+}
+
+/// The folder `lib` of libtorch, beside its `include`: for build scripts that compile against it.
+#[allow(dead_code, reason = "most of them do not")]
+pub fn libtorch() -> PathBuf {
+    PathBuf::from(
+        std::env::var("DEP_TCH_LIBTORCH_LIB")
+            .expect("torch-sys did not say where libtorch is; run ci/setup, or set LIBTORCH to the torch folder of PyTorch 2.11.0"),
+    )
 }

@@ -471,3 +471,22 @@ fn a_reader_that_leaves_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(141));
 }
+
+/// Options of the commands that read no configuration.
+#[test]
+fn options_that_cannot_be() {
+    let place = Place::new();
+    let model = fixture("hf/llama");
+    let (model, expected) = (model.to_str().unwrap(), model.join("expected.safetensors"));
+    let refused = |arguments: &[&str], says: &[&str]| {
+        let ended = place.run(place.loract(arguments).env("CUDA_VISIBLE_DEVICES", ""));
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert!(says.iter().all(|text| ended.stderr.contains(text)), "{}", ended.stderr);
+    };
+    let verify = ["verify", model, expected.to_str().unwrap(), "--device"];
+    refused(&[&verify[..], &["cuda"]].concat(), &["--device is \"cuda\", but libtorch sees no GPU here", "\"cpu\""]);
+    refused(&[&verify[..], &["gpu"]].concat(), &["--device", "it must be one of auto, cpu, cuda"]);
+    for (option, value) in [("--top-p", "0"), ("--top-p", "1.5"), ("--top-p", "nan"), ("--temperature", "-1")] {
+        refused(&["generate", model, "--prompt", "x", &format!("{option}={value}")], &[&format!("{option} is "), "at most 1"]);
+    }
+}

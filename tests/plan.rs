@@ -1,4 +1,4 @@
-//! `loract plan` against what training measures: what is kept to the byte, and the peak within three in a hundred, in every mode at several
+//! `loract plan` against what training measures: what is kept to the byte, and the peak within one in a hundred, in every mode at several
 //! batch sizes; and it needs nothing of a model but its description.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -49,24 +49,28 @@ fn planned(place: &Place, set: &[String], more: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
-/// The last step of a training.
-fn measured(place: &Place, set: &[String]) -> Value {
+/// What a training keeps in its first step, and the peak of all its steps.
+fn measured(place: &Place, set: &[String]) -> [u64; 2] {
     let ended = place.run(place.train().arg("--overwrite").args(arguments(set)));
     assert!(ended.status.success(), "{}", ended.stderr);
-    serde_json::from_str(fs::read_to_string(place.metrics()).unwrap().lines().last().unwrap()).unwrap()
+    let steps = fs::read_to_string(place.metrics()).unwrap();
+    let steps: Vec<Value> = steps.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |step: &Value, key: &str| step[key].as_u64().unwrap();
+    [of(&steps[0], "kept_bytes"), steps.iter().map(|step| of(step, "peak_bytes")).max().unwrap()]
 }
 
 /// Plans and trains, and compares.
 #[track_caller]
 fn agree(place: &Place, set: &[&str]) {
     let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
-    let (plan, step) = (planned(place, &set, &[]), measured(place, &set));
+    let (plan, [measured_kept, measured_peak]) = (planned(place, &set, &[]), measured(place, &set));
     let number = |of: &Value, key: &str| of[key].as_u64().unwrap();
-    let (kept, peak) = (number(&plan, "kept_bytes") + number(&plan, "basis_bytes"), number(&plan, "peak_bytes"));
-    let off = peak as f64 / number(&step, "peak_bytes") as f64 - 1.0;
+    // A site holds its basis twice when it follows what it sees; the codes of the first step are in the one there is.
+    let (kept, peak) = (number(&plan, "kept_bytes") + number(&plan, "basis_bytes") / 2, number(&plan, "peak_bytes"));
+    let off = peak as f64 / measured_peak as f64 - 1.0;
     println!("{set:?}: peak {:+.2} %, in the {}", 100.0 * off, plan["peak_at"]);
-    assert_eq!(kept, number(&step, "kept_bytes"), "{set:?}: {plan}");
-    assert!(off.abs() < 0.03, "{set:?}: {peak} planned, {} measured: {plan}", step["peak_bytes"]);
+    assert_eq!(kept, measured_kept, "{set:?}: {plan}");
+    assert!(off.abs() < 0.01, "{set:?}: {peak} planned, {measured_peak} measured: {plan}");
     let sites: u64 = plan["sites"].as_array().unwrap().iter().map(|site| number(site, "bytes")).sum();
     assert_eq!(sites, number(&plan, "kept_bytes"));
 }
@@ -84,7 +88,9 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
         for sites in ["activations.sites=layer", "activations.sites=sublayer"] {
             agree(&[sites, "activations.method=quantized"]);
             agree(&[sites, "activations.method=qb", "activations.rank=0.25"]);
+            agree(&[sites, "activations.method=coded", "activations.bits=4", "run.steps=8"]);
         }
+        agree(&["activations.sites=layer", "activations.method=coded", "activations.difference=true", "activations.basis=none"]);
     }
     // What else changes sizes.
     let [size, data] = batch(2);
@@ -188,9 +194,9 @@ fn every_family_is_planned_and_bad_input_is_refused() {
         let kept = plan["kept_bytes"].as_u64().unwrap();
         assert!(plan["peak_bytes"].as_u64().unwrap() > kept + plan["weight_bytes"].as_u64().unwrap(), "{family}: {plan}");
         if plan["estimated"].as_array().unwrap().is_empty() {
-            let step = measured(&place, &[]);
-            assert_eq!(step["kept_bytes"], kept, "{family}: {plan}");
-            println!("{family}: peak {} planned, {} measured", plan["peak_bytes"], step["peak_bytes"]);
+            let [measured_kept, peak] = measured(&place, &[]);
+            assert_eq!(measured_kept, kept, "{family}: {plan}");
+            println!("{family}: peak {} planned, {} measured", plan["peak_bytes"], peak);
         }
     }
     let place = Place::new();

@@ -3,7 +3,7 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, device, normal, values};
+use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{
     Bias, Keep, Mask, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
 };
@@ -43,6 +43,33 @@ fn every_mask_grouping_and_width_of_values_with_a_soft_cap_and_without() {
                     |leaf| vec![layers::attention(&leaf[0], &leaf[1], &leaf[2], &mask, scores, &Keep::Exact, &scope()).unwrap().0],
                     |leaf| vec![reference::attention(&leaf[0], &leaf[1], &leaf[2], &mask, scores)],
                 );
+            }
+        }
+    }
+}
+
+/// The kernels are others for f32 and bf16: on a GPU memory-efficient and flash attention, which f64 never reaches.
+#[test]
+fn shorter_floats_agree_with_f64() {
+    for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+        for (heads, kv_heads, value_width) in [(4, 4, 8), (6, 2, 8), (3, 1, 5), (4, 2, 11)] {
+            for mask in masks() {
+                let exact = leaves(heads, kv_heads, value_width)
+                    .map(|leaf| leaf.detach().to_kind(kind).to_kind(Kind::Double).set_requires_grad(true));
+                let short = [0, 1, 2].map(|index: usize| exact[index].detach().to_kind(kind).set_requires_grad(true));
+                let own = match &mask {
+                    Mask::Additive(mask) => Mask::Additive(mask.to_kind(kind)),
+                    other => other.shallow_clone(),
+                };
+                let [q, k, v] = &short;
+                let y = layers::attention(q, k, v, &own, 0.3, &Keep::Exact, &scope()).unwrap().0;
+                let [q, k, v] = &exact;
+                let expected = reference::attention(q, k, v, &mask, Scores::from(0.3));
+                let what = format!("{kind:?} {heads} {kv_heads} {value_width} {mask:?}");
+                assert_close(&y, &expected, tolerance, &what);
+                for (ours, exact) in gradients(&short, vec![y]).iter().zip(gradients(&exact, vec![expected])) {
+                    assert_close(ours, &exact, tolerance, &what);
+                }
             }
         }
     }

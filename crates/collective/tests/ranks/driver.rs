@@ -1,15 +1,13 @@
 //! Starts ranks, and runs a list of tests as cargo expects it.
 
+#[path = "../../../test_device.rs"]
+mod test_device;
+
+pub use test_device::device;
+
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::SystemTime;
-
-use tch::Device;
-
-/// Where the ranks' tensors are: `LORACT_TEST_DEVICE=cuda`, or the CPU.
-pub fn device() -> Device {
-    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
-}
 
 /// How a job ended.
 pub struct Outcome {

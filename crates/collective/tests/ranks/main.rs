@@ -27,6 +27,7 @@ const TESTS: &[Test] = &[
     ("two_ranks_compute_on_one_gpu", || nccl::on_a_gpu(2)),
     ("without_nccl_no_rank_joins", nccl::without_the_library),
     ("a_rank_that_does_not_meet_the_others_ends_the_job", nccl::absent),
+    ("a_rank_may_leave_a_group_over_nccl_before_the_others", nccl::leaving),
     ("an_error_after_a_call_of_nccl_ends_the_job", nccl::late_error),
     ("a_panic_ends_the_job_and_names_the_rank", || faults::start("panic")),
     ("a_panic_on_another_thread_ends_the_job_and_names_the_rank", || faults::start("thread-panic")),
@@ -61,6 +62,7 @@ fn main() {
         }
         ["nccl", "operations"] => nccl::join(|group| operations::check(group)),
         ["nccl", "misuse", directory] => nccl::join(|group| misuse::check(group, directory.as_ref())),
+        ["nccl", "leave"] => nccl::join(nccl::leave),
         ["nccl", "error"] => nccl::join(nccl::wait_for_an_error),
         ["misuse", directory] => collective::run(|group| misuse::check(&*group, directory.as_ref())).unwrap(),
         ["fault", fault, directory] => faults::fail(fault, directory.as_ref()),

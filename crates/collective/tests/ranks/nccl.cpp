@@ -19,10 +19,10 @@ namespace {
 
 constexpr size_t ROOM = 1 << 16;
 constexpr int MOST = 8;
-enum Code { SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_USAGE = 5, IN_PROGRESS = 7 };
+enum Code { SUCCESS = 0, SYSTEM_ERROR = 2, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
 
 struct Shared {
-  std::atomic<int> joined, arrived, turn;
+  std::atomic<int> joined, arrived, turn, aborted;
   alignas(64) char slots[MOST][ROOM];
 };
 
@@ -129,6 +129,7 @@ int ncclCommInitRankConfig(Communicator** made, int ranks, Id id, int rank, Conf
 
 int ncclCommGetAsyncError(Communicator* of, int* state) {
   if (of->shared->joined < of->ranks) *state = IN_PROGRESS;
+  else if (of->shared->aborted) *state = REMOTE_ERROR;
   else if (of->began) *state = (of->began = false, IN_PROGRESS);
   else {
     bool late = std::chrono::steady_clock::now() - of->last > std::chrono::milliseconds(500);
@@ -139,8 +140,9 @@ int ncclCommGetAsyncError(Communicator* of, int* state) {
 
 int ncclCommFinalize(Communicator* of) { of->began = true; return IN_PROGRESS; }
 int ncclCommDestroy(Communicator* of) { munmap(of->shared, sizeof(Shared)); delete of; return SUCCESS; }
-int ncclCommAbort(Communicator* of) { munmap(of->shared, sizeof(Shared)); delete of; return SUCCESS; }
-const char* ncclGetErrorString(int code) { return code == SYSTEM_ERROR ? "unhandled system error" : code == INVALID_USAGE ? "invalid usage" : "?"; }
+// What it had sent may be on its way: the others feel it.
+int ncclCommAbort(Communicator* of) { of->shared->aborted = 1; return ncclCommDestroy(of); }
+const char* ncclGetErrorString(int code) { return code == SYSTEM_ERROR ? "unhandled system error" : code == INVALID_USAGE ? "invalid usage" : code == REMOTE_ERROR ? "remote process exited" : "?"; }
 const char* ncclGetLastError(Communicator*) { return ""; }
 
 int ncclAllReduce(const void* send, void* receive, size_t count, int type, int operation, Communicator* of, void*) {

@@ -94,6 +94,25 @@ pub fn absent() {
     outcome.expect(!outcome.status.success(), "a failure");
 }
 
+pub fn leaving() {
+    if has_its_own() {
+        return;
+    }
+    mpirun(2, &["leave"], &[]).expect_success();
+}
+
+/// Rank 0 leaves the group while the other still watches it.
+pub fn leave(group: &dyn ProcessGroup) -> Result<(), Error> {
+    let over_nccl = group.duplicate()?;
+    over_nccl.all_reduce(&mut Tensor::from_slice(&[1.0_f32]), Reduce::Sum)?;
+    if group.rank() == 0 {
+        drop(over_nccl);
+    } else {
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    group.barrier()
+}
+
 pub fn late_error() {
     if has_its_own() {
         return;

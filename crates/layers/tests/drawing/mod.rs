@@ -1,13 +1,13 @@
 //! Random leaves, and gradients pulled back from random directions, on the device that `LORACT_TEST_DEVICE` names.
 #![allow(dead_code)]
 
-use autograd::random::{Law, draw};
-use tch::{Device, Kind, Tensor};
+#[path = "../../../test_device.rs"]
+mod test_device;
 
-/// `cuda`, or the CPU.
-pub fn device() -> Device {
-    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
-}
+pub use test_device::device;
+
+use autograd::random::{Law, draw};
+use tch::{Kind, Tensor};
 
 pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
     Tensor::from_slice(values).to_device(device())

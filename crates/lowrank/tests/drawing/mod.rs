@@ -1,14 +1,14 @@
 //! Random matrices and norms, on the device that `LORACT_TEST_DEVICE` names.
 #![allow(dead_code)]
 
+#[path = "../../../test_device.rs"]
+mod test_device;
+
+pub use test_device::device;
+
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
-use tch::{Device, Kind, Tensor};
-
-/// `cuda`, or the CPU.
-pub fn device() -> Device {
-    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
-}
+use tch::{Kind, Tensor};
 
 pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
     Tensor::from_slice(values).to_device(device())

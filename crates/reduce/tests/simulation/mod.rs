@@ -1,6 +1,11 @@
 //! Ranks as threads of one process, gradients of their own, and PowerSGD in plain f64.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+#[path = "../../../test_device.rs"]
+mod test_device;
+
+pub use test_device::device;
+
 use std::sync::{Arc, Barrier, Mutex};
 
 use collective::{ProcessGroup, Reduce as Reduction, Result};
@@ -143,11 +148,6 @@ pub fn normal(shape: &[i64], seed: &[u8; 4]) -> Tensor {
     let mut generator = rand_chacha::ChaCha8Rng::from_seed(key);
     let numbers: Vec<f64> = (0..shape.iter().product::<i64>()).map(|_| StandardNormal.sample(&mut generator)).collect();
     Tensor::from_slice(&numbers).view(shape)
-}
-
-/// Where parameters are: `LORACT_TEST_DEVICE=cuda`, or the CPU.
-pub fn device() -> Device {
-    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
 }
 
 /// Leaf parameters called `p0`, `p1`, ...
