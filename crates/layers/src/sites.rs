@@ -6,6 +6,7 @@ use lowrank::coded::Basis;
 use lowrank::{Memory, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Tensor};
 
@@ -25,6 +26,8 @@ pub struct Sites {
     watched: Mutex<Vec<(Place, Tensor)>>,
     /// Neighbouring layers that share a memory; 0 stands for 1.
     shared_layers: usize,
+    /// Whether shared bases see what is kept.
+    looks: AtomicBool,
     observer: Option<Box<dyn Observer>>,
     side: Option<SideStream>,
 }
@@ -64,6 +67,41 @@ impl Sites {
         lock(&self.memories).iter().filter_map(of).collect()
     }
 
+    /// Whether the bases of [`lowrank::Method::Shared`] see what is kept from now on, for [`Sites::agree`].
+    pub fn look(&self, looks: bool) {
+        self.looks.store(looks, Ordering::Relaxed);
+    }
+
+    /// What those bases have seen since they were agreed on, each `[width, rank]`, by place; of neighbours that share one, the place of the first.
+    /// All ranks add them up, and give the sums to [`Sites::agree`].
+    pub fn seen(&self) -> Vec<(Place, Tensor)> {
+        let of = |(place, memory): (&Place, &Memory)| Some((self.first_of(*place), memory.seen()?.shallow_clone()));
+        lock(&self.memories).iter().filter_map(of).collect()
+    }
+
+    /// Turns the shared bases to what all ranks have seen: the sums of what [`Sites::seen`] gave. Between two steps, when nothing is kept.
+    ///
+    /// # Errors
+    /// [`Error::Compression`] for a sum of another shape; those of libtorch.
+    pub fn agree(&self, sums: &[(Place, Tensor)]) -> Result<(), Error> {
+        let mut memories = lock(&self.memories);
+        for (place, sum) in sums {
+            let Some(memory) = memories.get_mut(&self.filed(*place)) else { continue };
+            memory.agree(sum).map_err(|source| Error::Compression { place: *place, source })?;
+        }
+        Ok(())
+    }
+
+    /// The basis on which the inputs kept at `place` are projected, `[width, rank]`, if there is one.
+    pub fn shared_basis(&self, place: Place) -> Option<Tensor> {
+        lock(&self.memories).get(&self.filed(place))?.shared_basis().map(Tensor::shallow_clone)
+    }
+
+    /// Where the memory of a place is filed: by groups of neighbouring layers.
+    fn filed(&self, place: Place) -> Place {
+        Place { layer: place.layer.map(|layer| layer / self.shared_layers.max(1)), ..place }
+    }
+
     /// The place of the first of the layers that share the memory which is filed here.
     fn first_of(&self, filed: Place) -> Place {
         Place { layer: filed.layer.map(|group| group * self.shared_layers.max(1)), ..filed }
@@ -95,9 +133,10 @@ impl Sites {
 
     /// Runs `work` with the site's memory, which its neighbours may share.
     pub(crate) fn with_memory<T>(&self, place: Place, work: impl FnOnce(&mut Memory) -> T) -> T {
-        let place = Place { layer: place.layer.map(|layer| layer / self.shared_layers.max(1)), ..place };
+        let place = self.filed(place);
         let sharers = self.shared_layers.max(1) as u64;
         let mut memory = lock(&self.memories).remove(&place).unwrap_or_else(|| Memory::of_sharers(sharers));
+        memory.look(self.looks.load(Ordering::Relaxed));
         let done = work(&mut memory);
         if memory.bytes() > 0 {
             lock(&self.memories).insert(place, memory);

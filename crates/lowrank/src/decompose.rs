@@ -7,7 +7,7 @@ use crate::qb::qb_of;
 use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
-use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
+use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank, Shared};
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
@@ -67,8 +67,8 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
             if sketch == rank { Ok(found) } else { found.cut(rank) }
         }
         Method::Nystrom => nystrom(a, rank, inputs.seed),
-        // Codes without a rank are made before this is asked.
-        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } => svd(a, rank),
+        // Codes without a rank, and in a basis that there is, are made before this is asked.
+        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } | Method::Shared => svd(a, rank),
     }
 }
 
@@ -87,7 +87,8 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     if let Method::Rsvd { oversampling: got @ ..0, .. } = options.method {
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
     }
-    let rank = options.rank.of(rows, columns)?;
+    let shares = options.method == Method::Shared;
+    let rank = options.rank.of(if shares { columns } else { rows }, columns)?;
     let warm = if options.method.is_warm() { memory.recall(&a)? } else { None };
 
     // Squares of such elements would leave the range of f32.
@@ -95,6 +96,7 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     let a = if unit == 1.0 { a } else { a.f_div_scalar(unit)? };
     let inputs = Inputs { a: &a, seed, warm: warm.as_ref() };
     let mut found = match options.rank {
+        _ if shares => memory.share(&inputs, rank)?,
         Rank::Auto { error, .. } => auto(&inputs, options.method, error, rank, options.keep_norms, options.factors)?,
         _ => components(&inputs, options.method, rank)?,
     };
@@ -107,6 +109,11 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     }
     if unit != 1.0 {
         found.left = found.left.f_mul_scalar(unit)?;
+    }
+    if shares {
+        // The right factor is the memory's own tensor.
+        let shared = Shared::new(&found.left, &found.right.f_tr()?, options.factors)?;
+        return Ok(Measured { code: Code::Shared(shared), error });
     }
     let factors = Factors::new(&found.left, &found.right, options.factors)?;
     if options.method.is_warm() {

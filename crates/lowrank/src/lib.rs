@@ -8,6 +8,7 @@
 //! - [`Method::Qb`] is the decomposition of LoRAct (arXiv 2509.23472), with a [`TestMatrix`];
 //! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time comes nearer to every token;
 //! - [`Method::Coded`] has a fraction of their error at the same bytes, half a bit per element above what any code can reach;
+//! - [`Method::Shared`] projects on a basis that ranks agree on, so that they need only add up coefficients;
 //! - [`orthonormalize`] and [`cholesky_qr`] give orthonormal bases;
 //! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged, [`spectrum`] what the best of them can reach.
 
@@ -30,6 +31,7 @@ mod quantized;
 mod rounded;
 mod row_space;
 mod rsvd;
+mod shared;
 mod spectrum;
 mod svd;
 
@@ -42,4 +44,5 @@ pub use memory::Memory;
 pub use method::{Method, Options, Rank, TestMatrix};
 pub use orthonormalize::{cholesky_qr, orthonormalize};
 pub use quantized::Quantized;
+pub use shared::Shared;
 pub use spectrum::spectrum;

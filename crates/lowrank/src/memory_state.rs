@@ -12,6 +12,8 @@ const BASIS: &str = "basis";
 /// Of [`Memory::coded_basis`], and of the one that is being made beside it.
 const CODED: BasisNames = BasisNames { vectors: "vectors", variances: "variances" };
 const NEXT: BasisNames = BasisNames { vectors: "next_vectors", variances: "next_variances" };
+/// [`Memory::shared_basis`].
+const SHARED: &str = "shared";
 /// How the basis follows what it sees.
 const FOLLOWS: &str = "follows";
 
@@ -31,6 +33,9 @@ impl Memory {
         if let Some(basis) = self.basis() {
             state.push((BASIS, copy(basis)?));
         }
+        if let Some(basis) = self.shared_basis() {
+            state.push((SHARED, copy(basis)?));
+        }
         if let Some(following) = self.following() {
             CODED.write(following.basis(), &mut state)?;
             following.next().map_or(Ok(()), |next| NEXT.write(next, &mut state))?;
@@ -46,6 +51,7 @@ impl Memory {
     pub fn from_state<'a>(parts: impl IntoIterator<Item = (&'a str, Tensor)>, device: Device) -> Result<Self, Error> {
         let mut parts: BTreeMap<&str, Tensor> = parts.into_iter().collect();
         let basis = parts.remove(BASIS).map(|basis| basis.f_to_device(device)).transpose()?;
+        let shared = parts.remove(SHARED).map(|basis| basis.f_to_device(device)).transpose()?;
         let (coded, next) = (CODED.read(&mut parts, device)?, NEXT.read(&mut parts, device)?);
         let numbers = parts.remove(FOLLOWS).map(Vec::<f64>::try_from).transpose()?;
         if let Some(unknown) = parts.keys().next() {
@@ -58,7 +64,7 @@ impl Memory {
             (None, None) if next.is_none() => None,
             _ => return refuse("a part of a basis without the others"),
         };
-        Ok(Self::of_parts(basis, following))
+        Ok(Self::of_parts(basis, following, shared))
     }
 }
 
@@ -91,7 +97,7 @@ fn refuse<T>(got: &str) -> Result<T, Error> {
     Err(Error::Setting {
         operation: OPERATION,
         option: "part",
-        expected: "basis, or vectors with variances and what follows",
+        expected: "basis, shared, or vectors with variances and what follows",
         got: got.to_owned(),
     })
 }
@@ -119,14 +125,20 @@ mod tests {
             Method::RowSpace { test_matrix: TestMatrix::Warm, unit_rows: true },
             coded(0.0),
             coded(1.1),
+            Method::Shared,
         ];
         for (method, factors) in methods.into_iter().flat_map(|method| [(method, Kind::Float), (method, Kind::BFloat16)]) {
             let options = Options { method, factors, ..Options::default() };
             let mut memory = Memory::default();
             assert!(memory.state().unwrap().is_empty());
             for step in 0..3 {
+                memory.look(method == Method::Shared);
                 decompose(&matrix(step), &options, 1, &mut memory).unwrap();
+                if let Some(seen) = memory.seen().map(Tensor::copy) {
+                    memory.agree(&seen).unwrap();
+                }
             }
+            memory.look(false);
             let state = memory.state().unwrap();
             assert!(!state.is_empty(), "{method:?} has a memory");
             let mut again = Memory::from_state(state, Device::Cpu).unwrap();

@@ -1,5 +1,5 @@
 use crate::coded::{Coded, Rate, Rounding};
-use crate::{Error, Factors, Quantized};
+use crate::{Error, Factors, Quantized, Shared};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
@@ -68,6 +68,9 @@ pub enum Method {
         /// Components are those of the principal basis; else they are the columns as they stand, and the memory holds nothing.
         rotate: bool,
     },
+    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`Memory`](crate::Memory) holds, in f32, made of its first matrix and turned by
+    /// [`Memory::agree`](crate::Memory::agree) since. The rank is that of the columns alone: no matrix changes it.
+    Shared,
 }
 
 impl Default for Method {
@@ -87,6 +90,7 @@ impl Method {
             Self::Nystrom => "nystrom",
             Self::Quantized { .. } => "quantized",
             Self::Coded { .. } => "coded",
+            Self::Shared => "shared",
         }
     }
 
@@ -168,7 +172,7 @@ impl Default for Options {
 
 impl Options {
     /// Bytes of the code of a `[rows, columns]` matrix, the most of them for [`Rank::Auto`] and for [`Rate::Error`]; without the basis of
-    /// [`Method::Coded`].
+    /// [`Method::Coded`] and [`Method::Shared`].
     ///
     /// # Errors
     /// As [`Rank::of`]; [`Error::Setting`] for bits and groups that there are not.
@@ -176,6 +180,7 @@ impl Options {
         match self.method {
             Method::Quantized { bits, group } => Quantized::bytes_of(rows, columns, bits, group),
             Method::Coded { rate, .. } => Coded::bytes_of(rows, columns, columns, rate),
+            Method::Shared => Ok(Shared::bytes_of(rows, self.rank.of(columns, columns)?, self.factors)),
             _ => Ok(Factors::bytes_of(rows, columns, self.rank.of(rows, columns)?, self.factors)),
         }
     }

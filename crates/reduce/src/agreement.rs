@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use collective::{ProcessGroup, Reduce};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::parameter::Parameter;
 use crate::{Config, Error, Result};
@@ -13,28 +13,49 @@ const FAULTS_TOLD: usize = 4;
 
 /// Compares parameters and configuration over the ranks; `local` is what this rank found alone.
 pub(crate) fn agree_on_parameters(group: &dyn ProcessGroup, local: Result<Vec<Parameter>>, config: &Config) -> Result<Vec<Parameter>> {
-    let fault = local.as_ref().err().map(Error::to_string);
     let digest = digest(local.as_deref().unwrap_or_default(), config);
-    let message = [&digest[0].to_le_bytes()[..], &digest[1].to_le_bytes(), fault.unwrap_or_default().as_bytes()].concat();
+    agree(group, local, &[("parameters", digest[0]), ("settings", digest[1])])
+}
+
+/// Compares bases over the ranks, to the bit; `local` is what this rank found alone.
+pub(crate) fn agree_on_bases(group: &dyn ProcessGroup, local: Result<()>, bases: &[(String, Tensor)]) -> Result<()> {
+    let (mut names, mut values) = (DefaultHasher::new(), DefaultHasher::new());
+    if local.is_ok() {
+        for (name, basis) in bases {
+            (name, basis.size()).hash(&mut names);
+            // A sum of integers is the same in whatever order it is taken.
+            basis.f_contiguous()?.f_view_dtype(Kind::Int)?.f_sum(Kind::Int64)?.f_int64_value(&[])?.hash(&mut values);
+        }
+    }
+    agree(group, local, &[("parameters with bases", names.finish()), ("bases", values.finish())])
+}
+
+/// What this rank found, if no rank found a fault, and these `digests` are the same on all.
+fn agree<T>(group: &dyn ProcessGroup, local: Result<T>, digests: &[(&str, u64)]) -> Result<T> {
+    let fault = local.as_ref().err().map(Error::to_string).unwrap_or_default();
+    let bytes = 8 * digests.len();
+    let mut message: Vec<u8> = digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
+    message.extend(fault.as_bytes());
     let messages = group.all_gather_bytes(&message)?;
-    let parameters = local?;
+    let found = local?;
 
     let name = |rank: usize| format!("rank {rank} (host {})", group.host(rank));
     let faults: Vec<String> = messages
         .iter()
         .enumerate()
-        .filter(|(_, message)| message.len() > 16)
-        .map(|(rank, message)| format!("{}: {}", name(rank), String::from_utf8_lossy(&message[16..])))
+        .filter(|(_, message)| message.len() > bytes)
+        .map(|(rank, message)| format!("{}: {}", name(rank), String::from_utf8_lossy(&message[bytes..])))
         .collect();
     if !faults.is_empty() {
         return Err(Error::Setup { ranks: faults.join("; ") });
     }
-    for (bytes, what) in [(0..8, "a list of parameters"), (8..16, "a configuration")] {
-        if let Some(rank) = messages.iter().position(|other| other[bytes.clone()] != messages[0][bytes.clone()]) {
-            return Err(Error::Setup { ranks: format!("{} has {what} that differs from that of {}", name(rank), name(0)) });
+    for (index, (what, _)) in digests.iter().enumerate() {
+        let digest = |rank: usize| &messages[rank][8 * index..8 * index + 8];
+        if let Some(rank) = (0..messages.len()).find(|&rank| digest(rank) != digest(0)) {
+            return Err(Error::Setup { ranks: format!("{} has {what} that differ from those of {}", name(rank), name(0)) });
         }
     }
-    Ok(parameters)
+    Ok(found)
 }
 
 /// Fingerprints of the parameters and of the configuration: equal in one program for equal ones.

@@ -44,6 +44,11 @@ impl Bucket {
         self.slots.iter().map(|slot| slot.member)
     }
 
+    /// Its parameters' numbers and their gradients, which are parts of the buffer, in order.
+    pub(crate) fn views(&self) -> impl Iterator<Item = (usize, &Tensor)> {
+        self.slots.iter().map(|slot| (slot.member, &slot.view))
+    }
+
     /// Of each parameter, where in the buffer its gradient lies, if it has the buffer's dtype.
     pub(crate) fn homes(&self, parameters: &[Parameter]) -> impl Iterator<Item = (usize, Option<usize>)> {
         let home = |slot: &Slot| (parameters[slot.member].kind == slot.view.kind()).then(|| slot.view.data_ptr() as usize);

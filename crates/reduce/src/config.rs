@@ -23,7 +23,8 @@ impl Default for Config {
     }
 }
 
-/// What is sent: in TOML `method = "exact"`, `"bf16"`, or `"powersgd"` beside the keys of [`PowerSgdConfig`].
+/// What is sent: in TOML `method = "exact"`, `"bf16"`, `"powersgd"` beside the keys of [`PowerSgdConfig`], or `"shared_basis"` with a
+/// `min_ratio`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase")]
 pub enum Method {
@@ -33,6 +34,13 @@ pub enum Method {
     Bf16,
     /// Low-rank factors of matrices; all else exactly.
     PowerSgd(PowerSgdConfig),
+    /// Coefficients of matrices whose rows lie in the spaces given to [`GradientReducer::set_bases`](crate::GradientReducer::set_bases); all else
+    /// exactly.
+    #[serde(rename = "shared_basis")]
+    SharedBasis {
+        /// A matrix of `[m, n]` is compressed only where its basis has at most `n / min_ratio` columns.
+        min_ratio: f64,
+    },
 }
 
 impl Default for Method {
@@ -80,13 +88,13 @@ impl Config {
         if self.bucket_bytes == 0 {
             return refuse("bucket_bytes", "0".into(), "at least 1");
         }
-        if let Method::PowerSgd(powersgd) = &self.method {
-            if powersgd.rank < 1 {
-                return refuse("rank", powersgd.rank.to_string(), "at least 1");
-            }
-            if powersgd.min_ratio.is_nan() || powersgd.min_ratio < 0.0 {
-                return refuse("min_ratio", powersgd.min_ratio.to_string(), "0 or more");
-            }
+        let min_ratio = match &self.method {
+            Method::PowerSgd(powersgd) if powersgd.rank < 1 => return refuse("rank", powersgd.rank.to_string(), "at least 1"),
+            Method::PowerSgd(PowerSgdConfig { min_ratio, .. }) | Method::SharedBasis { min_ratio } => *min_ratio,
+            Method::Exact | Method::Bf16 => return Ok(()),
+        };
+        if min_ratio.is_nan() || min_ratio < 0.0 {
+            return refuse("min_ratio", min_ratio.to_string(), "0 or more");
         }
         Ok(())
     }
@@ -121,6 +129,8 @@ mod tests {
     fn a_method_is_a_table_of_toml() {
         assert_eq!(toml::from_str::<Method>("method = \"exact\"").unwrap(), Method::Exact);
         assert_eq!(toml::from_str::<Method>("method = \"bf16\"").unwrap(), Method::Bf16);
+        let shared = toml::from_str::<Method>("method = \"shared_basis\"\nmin_ratio = 2.0").unwrap();
+        assert_eq!(shared, Method::SharedBasis { min_ratio: 2.0 });
         let method = toml::from_str::<Method>("method = \"powersgd\"\nrank = 8\nwarm_start = false").unwrap();
         assert_eq!(method, Method::PowerSgd(PowerSgdConfig { rank: 8, warm_start: false, ..PowerSgdConfig::default() }));
         assert!(toml::from_str::<Method>("method = \"powersgd\"\nrang = 8").is_err());
@@ -136,6 +146,8 @@ mod tests {
         };
         assert_eq!(key(PowerSgdConfig { rank: 0, ..PowerSgdConfig::default() }), "rank");
         assert_eq!(key(PowerSgdConfig { min_ratio: f64::NAN, ..PowerSgdConfig::default() }), "min_ratio");
+        let shared = Method::SharedBasis { min_ratio: -1.0 };
+        assert!(Config { method: shared, ..Config::default() }.validate().is_err());
         assert!(Config { bucket_bytes: 0, ..Config::default() }.validate().is_err());
         assert!(Config::default().validate().is_ok());
     }

@@ -1,4 +1,5 @@
-//! Gradients to their mean over all ranks: exact, or compressed by PowerSGD (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727).
+//! Gradients to their mean over all ranks: exact, compressed by PowerSGD (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727), or as coefficients in
+//! bases that the ranks share.
 //!
 //! Each rank tells the reducer before its last backward pass of a step ([`GradientReducer::begin`]) and calls
 //! [`GradientReducer::reduce`] after it, which leaves the mean over the ranks in every parameter's `.grad`, with the same bits on each:
@@ -38,6 +39,7 @@ mod parameter;
 mod powersgd;
 mod query;
 mod queue;
+mod shared_basis;
 mod unit;
 
 use std::sync::{Arc, Mutex};
@@ -52,7 +54,7 @@ pub use error::{Error, Result};
 use carrier::Carrier;
 use parameter::Parameter;
 use queue::{Queue, lock};
-use unit::Unit;
+use unit::{Unit, Way};
 
 /// What one call of [`GradientReducer::reduce`] sent, and what it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +161,30 @@ impl GradientReducer {
         Ok(Traffic { bytes, exact_bytes: elements as u64 * 4, busy, waited: started.elapsed() })
     }
 
+    /// Says, for [`Method::SharedBasis`], which parameters' gradients (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by
+    /// name; of all others, that they are not. The bases are not copied: they must stay as they are. All ranks call it between two steps, with the
+    /// same bits; other methods ignore it.
+    ///
+    /// # Errors
+    /// On every rank, if a name is unknown, a basis has another shape, dtype or device, or the ranks' bases differ; nothing has changed then.
+    pub fn set_bases(&mut self, bases: &[(String, Tensor)]) -> Result<()> {
+        let mut queue = lock(&self.queue);
+        let units = queue.units()?;
+        if !units.iter().any(|unit| matches!(unit.way, Way::SharedBasis(_))) {
+            return Ok(());
+        }
+        let _no_grad = tch::no_grad_guard();
+        agreement::agree_on_bases(&*self.group, shared_basis::check(&self.parameters, bases), bases)?;
+        let number = |name: &str| self.parameters.iter().position(|parameter| parameter.name() == name);
+        let numbered: Vec<(usize, &Tensor)> = bases.iter().filter_map(|(name, basis)| Some((number(name)?, basis))).collect();
+        for unit in units {
+            if let Way::SharedBasis(shared) = &mut unit.way {
+                shared.set(&numbered)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Zeros in all gradients, which is where backward of the next step begins.
     ///
     /// # Errors
@@ -205,7 +231,11 @@ impl GradientReducer {
     fn views(&self) -> Vec<(String, Tensor)> {
         let mut queue = lock(&self.queue);
         let Ok(units) = queue.units() else { return Vec::new() };
-        units.iter().filter_map(|unit| unit.powersgd.as_ref()).flat_map(|powersgd| powersgd.state(&self.parameters)).collect()
+        let of = |unit: &Unit| match &unit.way {
+            Way::PowerSgd(powersgd) => powersgd.state(&self.parameters),
+            Way::Whole | Way::SharedBasis(_) => Vec::new(),
+        };
+        units.iter().flat_map(of).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 
 use crate::bucket::Bucket;
 use crate::parameter::Parameter;
-use crate::unit::{Unit, all_reduce_mean, all_reduce_sum};
+use crate::unit::{Unit, Way, all_reduce_mean, all_reduce_sum};
 use crate::{PowerSgdConfig, Result, query};
 
 /// The matrices of one shape, stacked so that one batched product serves all. But for `query`, these are views into flat buffers.
@@ -81,7 +81,7 @@ impl PowerSgd {
         }
         let mut powersgd = PowerSgd { config, seed, p, q, stacks };
         powersgd.draw_queries(0)?;
-        Ok(Unit { bucket, powersgd: Some(powersgd) })
+        Ok(Unit { bucket, way: Way::PowerSgd(powersgd) })
     }
 
     /// Replaces the gradients, all of which are `flat`, by their mean; returns the bytes handed over.
@@ -168,6 +168,6 @@ fn part(flat: &Tensor, start: i64, shape: [i64; 3]) -> Result<Tensor> {
     Ok(flat.f_narrow(0, start, shape.iter().product())?.f_view(shape)?)
 }
 
-fn is_finite(tensor: &Tensor) -> Result<bool> {
+pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
     Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }

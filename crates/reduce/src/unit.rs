@@ -6,12 +6,20 @@ use tch::{Kind, Tensor};
 use crate::bucket::{Bucket, plan};
 use crate::parameter::Parameter;
 use crate::powersgd::PowerSgd;
+use crate::shared_basis::SharedBasis;
 use crate::{Config, Method, Result};
 
 pub(crate) struct Unit {
     pub(crate) bucket: Bucket,
-    /// Absent: it is sent as it is.
-    pub(crate) powersgd: Option<PowerSgd>,
+    pub(crate) way: Way,
+}
+
+/// In what form a bucket travels.
+pub(crate) enum Way {
+    /// As it is.
+    Whole,
+    PowerSgd(PowerSgd),
+    SharedBasis(SharedBasis),
 }
 
 impl Unit {
@@ -27,7 +35,12 @@ impl Unit {
         let bytes = |member: usize| parameters[member].numel() * wire.elt_size_in_bytes();
         let mut units = Vec::new();
         for members in plan(&rest, bytes, config.bucket_bytes) {
-            units.push(Unit { bucket: Bucket::new(parameters, members, wire)?, powersgd: None });
+            let bucket = Bucket::new(parameters, members, wire)?;
+            let way = match config.method {
+                Method::SharedBasis { min_ratio } => Way::SharedBasis(SharedBasis::new(&bucket, min_ratio)?),
+                _ => Way::Whole,
+            };
+            units.push(Unit { bucket, way });
         }
         if let Method::PowerSgd(powersgd) = config.method {
             for members in plan(&matrices, bytes, config.bucket_bytes) {
@@ -45,9 +58,11 @@ impl Unit {
 
     /// Replaces what is in the bucket by its mean; returns the bytes handed over.
     pub(crate) fn reduce(&mut self, group: &dyn ProcessGroup, step: u64) -> Result<u64> {
-        match &mut self.powersgd {
-            Some(powersgd) => powersgd.reduce(group, step, &mut self.bucket.flat()),
-            None => all_reduce_mean(group, &mut self.bucket.flat()),
+        let mut flat = self.bucket.flat();
+        match &mut self.way {
+            Way::Whole => all_reduce_mean(group, &mut flat),
+            Way::PowerSgd(powersgd) => powersgd.reduce(group, step, &mut flat),
+            Way::SharedBasis(shared) => shared.reduce(group, &mut flat),
         }
     }
 }

@@ -166,14 +166,14 @@ fn what_differs_between_ranks_is_told_at_the_start() {
         GradientReducer::new(group, &parameters(&[shape], Kind::Float), Config::default()).err().unwrap().to_string()
     });
     for error in other_shape {
-        assert!(error.contains("rank 2 (host node2) has a list of parameters that differs from that of rank 0 (host node0)"), "{error}");
+        assert!(error.contains("rank 2 (host node2) has parameters that differ from those of rank 0 (host node0)"), "{error}");
     }
     let other_seed = ranks(2, |group| {
         let config = Config { seed: group.rank() as u64, ..Config::default() };
         GradientReducer::new(group, &parameters(&[&[2]], Kind::Float), config).err().unwrap().to_string()
     });
     for error in other_seed {
-        assert!(error.contains("rank 1 (host node1) has a configuration that differs"), "{error}");
+        assert!(error.contains("rank 1 (host node1) has settings that differ"), "{error}");
     }
 }
 

@@ -31,6 +31,7 @@ mod policy_quantization;
 mod probe;
 mod run_data;
 mod schedule;
+mod shared_bases;
 mod signals;
 mod step;
 mod tensorboard;

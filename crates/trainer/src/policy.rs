@@ -21,6 +21,7 @@ pub(crate) fn options(form: &Form, width: i64) -> Option<Options> {
         Keeping::Rsvd => Method::Rsvd { oversampling: 8, power_iterations: form.power_iterations },
         Keeping::Svd => Method::Svd,
         Keeping::Nystrom => Method::Nystrom,
+        Keeping::Shared => Method::Shared,
         Keeping::Quantized => Method::Quantized { bits: if form.bits == Bits::Number(4.0) { 4 } else { 8 }, group: form.group },
         Keeping::Coded => Method::Coded {
             rate: match form.bits {

@@ -1,6 +1,7 @@
 use crate::Result;
 use crate::learner::{Learner, Share};
 use crate::optimizer::{Optimizer, clip_by_global_norm};
+use crate::shared_bases::{self, Reader};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
@@ -20,6 +21,10 @@ pub(crate) struct Stepper<'a> {
     pub reducer: GradientReducer,
     pub optimizer: Optimizer,
     pub sites: Arc<Sites>,
+    /// Weights whose gradients lie in bases that the ranks share.
+    pub readers: Vec<Reader>,
+    /// When the ranks agree on these.
+    pub agreements: shared_bases::Schedule,
     pub seed: u64,
     pub micro_batch_size: usize,
     pub clip_grad_norm: f64,
@@ -63,6 +68,7 @@ impl Stepper<'_> {
         // The reducer takes the mean over the ranks, so that their sum needs the factor `world_size`.
         let weight = world_size as f64 / global_targets;
 
+        self.sites.look(self.agreements.is_due(step));
         let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
         for (micro, batch) in batches.iter().enumerate() {
             let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
@@ -86,7 +92,7 @@ impl Stepper<'_> {
             // Here the host has waited for a GPU in any case.
             self.sites.check_finite()?;
         }
-        let traffic = {
+        let mut traffic = {
             let _span = tracing::trace_span!("wait for gradients").entered();
             self.reducer.reduce(step)?
         };
@@ -98,6 +104,9 @@ impl Stepper<'_> {
             self.reducer.zero_gradients()?;
             grad_norm
         };
+        if self.agreements.is_due(step) {
+            traffic.bytes += shared_bases::agree(&self.sites, self.group, &mut self.reducer, &self.readers)?;
+        }
 
         let peak = autograd::memory::peak(device)?;
         let status = status();

@@ -12,6 +12,7 @@ use crate::policy;
 use crate::policy_lora::{self, Lora};
 use crate::probe::Probe;
 use crate::run_data::{self, RunData};
+use crate::shared_bases::{self, Reader};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
 use crate::{Error, Result, base, device, learning_rate, out_of_memory, text, watch};
@@ -75,8 +76,10 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             let share = order.rank_share(0, group.rank(), group.world_size());
             let table = budget::divided(run, &probe, &Samples { dataset: &data.train, indices: &share, pad }, &*group)?;
             let activations = policy::activations(&table, decoder.config());
+            let trained: BTreeSet<&str> = decoder.trained().into_iter().map(autograd::Parameter::name).collect();
+            let readers = shared_bases::readers(decoder.config(), &activations, adapter.as_ref(), |name| trained.contains(name))?;
             let learner = Language { decoder: &decoder, data: &data, pad, loss_chunk: run.loss_chunk as i64 };
-            let way = Way { learner: &learner, adapter, activations, basis_layers: table.basis_layers, labels: None };
+            let way = Way { learner: &learner, adapter, activations, readers, basis_layers: table.basis_layers, labels: None };
             follow(run, &group, stop, drill, way)
         }
         Task::SequenceClassification | Task::ImageClassification => {
@@ -92,7 +95,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             let learner = Classes::new(run, &classifier, &rows)?;
             let activations = policy::activations(&run.activations, classifier.config());
             let basis_layers = run.activations.basis_layers;
-            let way = Way { learner: &learner, adapter, activations, basis_layers, labels: Some(&rows.labels) };
+            let way = Way { learner: &learner, adapter, activations, readers: Vec::new(), basis_layers, labels: Some(&rows.labels) };
             follow(run, &group, stop, drill, way)
         }
     }
@@ -104,6 +107,7 @@ struct Way<'a> {
     /// As it will be written; none where all weights are trained.
     adapter: Option<AdapterConfig>,
     activations: models::Activations,
+    readers: Vec<Reader>,
     basis_layers: Option<usize>,
     /// The classes, where rows have some.
     labels: Option<&'a Labels>,
@@ -111,7 +115,7 @@ struct Way<'a> {
 
 /// All steps, from the newest sound checkpoint or the beginning.
 fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: Option<Drill>, way: Way<'_>) -> Result<Ending> {
-    let Way { learner, adapter, activations, basis_layers, labels } = way;
+    let Way { learner, adapter, activations, readers, basis_layers, labels } = way;
     let model = learner.model();
     let order = learner.order(run, group.world_size())?;
     let steps = steps(run, learner.samples());
@@ -136,6 +140,8 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
         optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
         sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),
+        readers,
+        agreements: shared_bases::Schedule { steps: run.activations.basis_steps },
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         clip_grad_norm: run.optimizer.clip_grad_norm,
@@ -143,6 +149,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     drop(named);
     tracing::info!("{trained_parameters} of {parameters} parameters are trained, in {steps} steps");
     let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, learner.fingerprint(), &mut stepper)?;
+    shared_bases::tell(&stepper.sites, &mut stepper.reducer, &stepper.readers)?;
     let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first, run.tensorboard)?) } else { None };
     let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, drill.clone());
 
@@ -308,6 +315,7 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
         _ if ranks == 1 => reduce::Method::Exact,
         GradientMethod::Exact => reduce::Method::Exact,
         GradientMethod::Bf16 => reduce::Method::Bf16,
+        GradientMethod::SharedBasis => reduce::Method::SharedBasis { min_ratio: table.min_ratio },
         GradientMethod::PowerSgd => reduce::Method::PowerSgd(reduce::PowerSgdConfig {
             rank: table.rank as i64,
             start_step: table.start_step,

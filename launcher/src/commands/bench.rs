@@ -250,6 +250,7 @@ impl Compression {
             Code::Factors(factors) => (factors.bytes() - factors.right_bytes(), factors.right_bytes()),
             Code::Coded(coded) => (coded.bytes(), coded.basis().map_or(0, |basis| basis.bytes())),
             Code::Quantized(quantized) => (quantized.bytes(), 0),
+            Code::Shared(shared) => (shared.bytes(), (4 * shared.basis().numel()) as u64),
         };
         Ok(Row {
             method,

@@ -17,6 +17,8 @@ const POWERSGD: &str = "powersgd.";
 /// Within PowerSGD's state: what compression has dropped so far, which differs from rank to rank.
 const ERROR: &str = "error.";
 const ACTIVATION: &str = "activation.";
+/// Within what sites remember: a basis that is the same on all ranks.
+const SHARED: &str = ".shared";
 
 /// The file of a rank.
 pub(super) fn file_name(rank: usize) -> String {
@@ -52,7 +54,8 @@ pub(super) fn copy(stepper: &Stepper<'_>) -> Result<Vec<(String, Tensor)>> {
 /// Takes up the state in `folder`, which `manifest` describes.
 ///
 /// On as many ranks as wrote it, the run goes on as if it had not been stopped. On another number, parameters and optimiser are the same; each
-/// rank takes the mean of PowerSGD's error memories, so that the ranks' mean is what it was; and what sites remember begins anew.
+/// rank takes the mean of PowerSGD's error memories, so that the ranks' mean is what it was; and what sites remember begins anew, but for bases that all
+/// ranks share.
 pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest) -> Result<()> {
     let _mode = autograd::GradMode::disabled();
     let files = open(folder, manifest)?;
@@ -70,10 +73,13 @@ pub(super) fn load(stepper: &mut Stepper<'_>, folder: &Path, manifest: &Manifest
     } else {
         tracing::info!(
             "{} ranks wrote it, and {ranks} go on: the order of samples stays, each rank takes the mean of the ranks' gradient errors, and \
-             what sites remember of activations begins anew",
+             what sites remember of activations begins anew but for bases that all ranks share",
             manifest.ranks
         );
         load_mean(stepper, &files)?;
+        // Bases that all ranks share stay.
+        let shared = named(&files[0], ACTIVATION)?.into_iter().filter(|(name, _)| name.ends_with(SHARED)).collect();
+        stepper.sites.load_state(shared, stepper.learner.model().device())?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ const WHOLE: &str = "a whole number >= 0";
 const POSITIVE: &str = "a whole number >= 1";
 
 // The keys of a form, which [activations] and its overrides share.
-const METHOD: (&str, &str) = ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized" | "coded""#);
+const METHOD: (&str, &str) = ("method", r#""exact" | "qb" | "rowspace" | "rsvd" | "svd" | "nystrom" | "quantized" | "coded" | "shared""#);
 const RANK: (&str, &str) = ("rank", r#"a fraction 0 < r <= 1 of the width, a whole number of columns >= 1, or "auto""#);
 const ERROR: (&str, &str) = ("error", "a number, 0 < e < 1: of a token, met by rank = \"auto\" and bits = \"auto\"");
 const MAX_RANK: (&str, &str) = ("max_rank", "a fraction 0 < r <= 1 of the width, or a whole number of columns >= 1");
@@ -120,6 +120,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("difference", SWITCH),
             ("budget", r#"a number > 0 of bytes per token, or "auto"; with coded"#),
             ("basis_layers", POSITIVE),
+            ("basis_steps", POSITIVE),
             ("overrides", "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there"),
             METHOD,
             RANK,
@@ -139,7 +140,7 @@ pub(super) const TABLES: &[TableKeys] = &[
     (
         "gradients",
         &[
-            ("method", r#""exact" | "bf16" | "powersgd""#),
+            ("method", r#""exact" | "bf16" | "powersgd" | "shared_basis""#),
             ("rank", POSITIVE),
             ("start_step", WHOLE),
             ("min_ratio", "a number >= 1"),

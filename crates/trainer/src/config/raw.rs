@@ -117,7 +117,7 @@ macro_rules! with_form {
     };
 }
 
-with_form!(Activations { sites: OneOrMany, stream: String, difference: bool, budget: Bits, basis_layers: usize, overrides: Vec<Override> });
+with_form!(Activations { sites: OneOrMany, stream: String, difference: bool, budget: Bits, basis_layers: usize, basis_steps: u64, overrides: Vec<Override> });
 with_form!(Override { sites: OneOrMany, layers: String });
 
 /// The keys that `[activations]` and its overrides share: how a site keeps its tensor.

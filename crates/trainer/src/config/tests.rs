@@ -54,7 +54,7 @@ fn the_resolved_form_is_the_same_run() {
         layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\
         lora_fa = true\nlora_plus_ratio = 16\nmodules_to_save = [\"lm_head\"]\nbias = \"none\"\nadapter = \"a\"\n\
         [activations]\nsites = [\"act\", \"norm\"]\nmethod = \"rsvd\"\nrank = 64\ncolumns = \"gaussian\"\nkeep_norms = false\n\
-        factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\ndifference = false\nbasis = \"none\"\n\
+        factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\nbasis_steps = 7\ndifference = false\nbasis = \"none\"\n\
         overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\noverlap = false\nbucket_bytes = 1000\n\
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\

@@ -6,8 +6,7 @@ use super::step::Shape;
 use crate::config::{Dtype, GradientMethod, Run};
 use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
-use crate::policy_quantization;
-use crate::{Result, device};
+use crate::{Result, device, policy, policy_quantization, shared_bases};
 use layers::Keep;
 use lowrank::Method;
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
@@ -124,7 +123,7 @@ impl<'a> Sizes<'a> {
             }
             _ => state + room,
         };
-        held.communication = self.communication(&trained, ranks);
+        held.communication = self.communication(&trained, ranks)?;
         held.library = if device::is_gpu(self.run) { GPU_THREADS * CUBLAS_WORKSPACE } else { 0 };
         Ok((held, trained))
     }
@@ -135,7 +134,7 @@ impl<'a> Sizes<'a> {
     }
 
     /// Buffers of the reducer beyond the gradients, which lie in them where they have their dtype; and what PowerSGD remembers.
-    fn communication(&self, trained: &[TrainedShape], ranks: usize) -> u64 {
+    fn communication(&self, trained: &[TrainedShape], ranks: usize) -> Result<u64> {
         let table = &self.run.gradients;
         let buffer = |of: &TrainedShape, kind: Kind| if of.kind == kind { 0 } else { of.elements() * kind.elt_size_in_bytes() as u64 };
         let bytes_of = |of: &TrainedShape| match table.method {
@@ -153,7 +152,21 @@ impl<'a> Sizes<'a> {
             }
             _ => buffer(of, Kind::Float),
         };
-        trained.iter().map(bytes_of).sum()
+        let buffers: u64 = trained.iter().map(bytes_of).sum();
+        Ok(buffers + if ranks > 1 { self.coefficients()? } else { 0 })
+    }
+
+    /// What travels instead of gradients that lie in shared bases.
+    fn coefficients(&self) -> Result<u64> {
+        if self.run.gradients.method != GradientMethod::SharedBasis {
+            return Ok(0);
+        }
+        let freezes_a = self.run.lora.as_ref().is_some_and(|lora| lora.lora_fa);
+        let is_trained = |name: &str| if name.ends_with(".lora_A.weight") { !freezes_a } else { self.trains(name) };
+        let activations = policy::activations(&self.run.activations, self.model);
+        let readers = shared_bases::readers(self.model, &activations, self.lora.as_ref(), is_trained)?;
+        let compressed = readers.iter().filter(|of| of.shape[1] as f64 >= self.run.gradients.min_ratio * of.rank as f64);
+        Ok(compressed.map(|of| 4 * (of.shape[0] * of.rank) as u64).sum())
     }
 
     /// Bytes that sites remember from step to step: bases, each twice while it follows what it sees, and the last factors of a warm start.
@@ -251,6 +264,8 @@ fn memory(keep: &Keep, width: i64) -> u64 {
     match options.method {
         Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,
         Method::Coded { .. } => 0,
+        // In f32, with what it sees.
+        Method::Shared => options.rank.of(width, width).map_or(0, |rank| 2 * 4 * (rank * width) as u64),
         method if method.is_warm() => options.rank.of(i64::MAX, width).map_or(0, |rank| (element * rank * width) as u64),
         _ => 0,
     }

@@ -1,6 +1,6 @@
 //! `[activations]`: what is kept of the activations for the backward pass (arXiv 2509.23472).
 
-use super::form::{BasisKind, Form, Keeping};
+use super::form::{BasisKind, Form, Keeping, PartialForm};
 use super::overrides::{Override, Overrides};
 use crate::config::{Error, choice::choice, place::Table, raw};
 use serde::{Serialize, Serializer};
@@ -92,9 +92,11 @@ pub struct Activations {
     /// `budget`: what `coded` may hold of a token in the whole model, bases included, from which `bits` of each layer and site follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
-    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded` and `"warm"`. Default: 1, or what suits the budget.
+    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded`, `shared` and `"warm"`. Default: 1, or what suits the budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basis_layers: Option<usize>,
+    /// `basis_steps`: steps from one agreement of the ranks on the bases of `shared` to the next. Default: 10.
+    pub basis_steps: u64,
     /// `overrides`: other forms for some sites and layers; where several fit, the later one wins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
@@ -135,6 +137,7 @@ impl Activations {
         };
         let overrides = Overrides { sites: &sites, form: &form }.resolve(raw.overrides, at)?;
         at.require("basis_layers", raw.basis_layers != Some(0), "must be > 0")?;
+        at.require("basis_steps", raw.basis_steps != Some(0), "must be > 0")?;
         at.require("budget", budget.is_none() || form.basis == BasisKind::Principal, "is for basis = \"principal\"")?;
         at.require("budget", budget.is_none() || form.method == Keeping::Coded, "is for method = \"coded\"")?;
         let compressed = matches!(sites, Sites::Of(_));
@@ -144,7 +147,23 @@ impl Activations {
         let chained = sites.has(Site::Layer) || sites.has(Site::Sublayer);
         at.require("difference", !difference || chained, "is between blocks or their halves; add \"layer\" or \"sublayer\" to sites")?;
         at.require("difference", !difference || stream == Stream::Main, "is taken in line; set stream = \"main\"")?;
-        Ok(Self { sites, form, stream, difference, budget, basis_layers: raw.basis_layers, overrides })
+        Ok(Self {
+            sites,
+            form,
+            stream,
+            difference,
+            budget,
+            basis_layers: raw.basis_layers,
+            basis_steps: raw.basis_steps.unwrap_or(10),
+            overrides,
+        })
+    }
+
+    /// Whether some inputs of linear layers are kept in bases that the ranks share.
+    pub(super) fn shares_inputs(&self) -> bool {
+        let shares = |form: &PartialForm| form.method == Some(Keeping::Shared);
+        let is_named = self.form.method == Keeping::Shared || self.overrides.iter().any(|given| shares(&given.form));
+        is_named && [Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::MlpOut].into_iter().any(|site| self.sites.has(site))
     }
 
     /// How `site` is kept in `layer`, and which override said so last; `None` where it is not among `sites`.

@@ -32,6 +32,8 @@ choice! {
         Quantized = "quantized",
         /// Components of a basis of the site, each with the bits it deserves, `bits` per element in all.
         Coded = "coded",
+        /// Components of a basis of the site that all ranks share.
+        Shared = "shared",
     }
 }
 
@@ -114,7 +116,7 @@ impl Rank {
 /// How a site keeps its tensor, every key with its value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Form {
-    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"`, `"quantized"` or `"coded"`. Default: `"qb"` where
+    /// `method`: `"exact"`, `"qb"`, `"rowspace"`, `"rsvd"`, `"svd"`, `"nystrom"`, `"quantized"`, `"coded"` or `"shared"`. Default: `"qb"` where
     /// `rank`, `max_rank` or `columns` is given, else `"quantized"`, which learned as exact keeping did in all that was measured.
     pub method: Keeping,
     /// `rank`: a fraction of the width (0.25), a whole number of columns (64), or `"auto"`. Default: 0.25.
@@ -178,6 +180,8 @@ impl Form {
         at.require("power_iterations", self.power_iterations == 0 || self.method == Keeping::Rsvd, "is for method = \"rsvd\" only")?;
         let warm = matches!(self.method, Keeping::Qb | Keeping::RowSpace) && self.rank != Rank::Auto;
         at.require("columns", self.columns != Columns::Warm || warm, "\"warm\" is for method = \"qb\" or \"rowspace\" with a given rank")?;
+        let given = self.method != Keeping::Shared || self.rank != Rank::Auto;
+        at.require("rank", given, "cannot be \"auto\" for method = \"shared\", whose basis all ranks share")?;
         let fits = |bits| bits == Bits::Number(8.0) || bits == Bits::Number(4.0);
         at.require("bits", self.method != Keeping::Quantized || fits(self.bits), "must be 8 or 4 for method = \"quantized\"")?;
         let whole = self.method != Keeping::Coded || self.factors != Factors::Int8;

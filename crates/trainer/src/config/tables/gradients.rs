@@ -12,13 +12,15 @@ choice! {
         Bf16 = "bf16",
         /// As low-rank factors.
         PowerSgd = "powersgd",
+        /// As coefficients in the bases on which inputs are kept.
+        SharedBasis = "shared_basis",
     }
 }
 
 /// `[gradients]`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Gradients {
-    /// `method`: `"exact"`, `"bf16"` or `"powersgd"`. Default: `"exact"`.
+    /// `method`: `"exact"`, `"bf16"`, `"powersgd"` or `"shared_basis"`. Default: `"exact"`.
     pub method: GradientMethod,
     /// `rank`: columns of a compressed gradient's factors. Default: 4.
     pub rank: usize,

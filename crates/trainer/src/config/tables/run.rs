@@ -1,6 +1,6 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Checkpoint, Cluster, Data, Gradients, Lora, Model, Optimizer, Schedule, Task};
+use super::{Activations, Checkpoint, Cluster, Data, GradientMethod, Gradients, Lora, Model, Optimizer, Schedule, Task};
 use crate::config::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -145,7 +145,24 @@ impl Run {
                 return Err(run.refuse("data", key, "is a list, and a classifier reads one file or folder; put all rows into one"));
             }
         }
+        run.check_shared_basis()?;
         Ok(run)
+    }
+
+    /// Refuses gradients in bases that nothing is kept in.
+    fn check_shared_basis(&self) -> Result<(), Error> {
+        if self.gradients.method != GradientMethod::SharedBasis {
+            return Ok(());
+        }
+        if self.model.task != Task::CausalLm {
+            return Err(self.refuse("gradients", "method", "\"shared_basis\" is for language models; take \"powersgd\""));
+        }
+        if self.activations.shares_inputs() {
+            return Ok(());
+        }
+        let what = "\"shared_basis\" needs inputs of linear layers in bases that the ranks share; in [activations], set method = \"shared\" and \
+                    sites = [\"attn_in\", \"attn_out\", \"mlp_in\", \"mlp_out\"], or some of them";
+        Err(self.refuse("gradients", "method", what))
     }
 
     /// The configuration in full, every key with its value. Loading it again gives the same run.
