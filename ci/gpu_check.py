@@ -29,6 +29,7 @@ def checks():
         "lowrank-coded": "coded activations: laws",
         "lowrank-methods": "factorisations: laws",
         "lowrank-laws": "what all codes owe",
+        "lowrank-shared": "projections on shared bases",
         "layers-against_reference": "layers against plain references",
         "layers-attention": "attention, masked, biased, capped",
         "layers-compressed": "gradients through what was kept",
@@ -37,6 +38,7 @@ def checks():
         "layers-experts": "experts",
         "layers-packed": "weights in few bits",
         "layers-sites": "sites",
+        "reduce-shared_basis": "gradients in shared bases",
     }.items():
         yield test(name, program, **CUDA)
     yield test("NCCL, one rank", "collective-ranks", "one_rank_computes_on_a_gpu")

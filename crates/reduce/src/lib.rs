@@ -92,10 +92,24 @@ impl GradientReducer {
     /// # Errors
     /// On every rank, if on any rank a parameter or the configuration cannot be used, or differs from the others'.
     pub fn new(group: Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> Result<GradientReducer> {
+        GradientReducer::with_bases(group, parameters, &[], config)
+    }
+
+    /// The same, for [`Method::SharedBasis`] with the names of the parameters that will have a [basis](GradientReducer::set_bases): they share
+    /// buckets, apart from those that travel as they are.
+    ///
+    /// # Errors
+    /// As [`GradientReducer::new`].
+    pub fn with_bases(
+        group: Arc<dyn ProcessGroup>,
+        parameters: &[(String, Tensor)],
+        in_bases: &[String],
+        config: Config,
+    ) -> Result<GradientReducer> {
         let local = config.validate().and_then(|()| Parameter::list(parameters));
         let parameters = Arc::new(agreement::agree_on_parameters(&*group, local, &config)?);
         let _no_grad = tch::no_grad_guard();
-        let units = Unit::all(&parameters, &config)?;
+        let units = Unit::all(&parameters, in_bases, &config)?;
         let (orders, carrier) = match group.world_size() > 1 && config.overlap {
             true => Carrier::start(group.duplicate()?, device_of(&parameters)).map(|(orders, carrier)| (Some(orders), Some(carrier)))?,
             false => (None, None),
@@ -162,19 +176,22 @@ impl GradientReducer {
     }
 
     /// Says, for [`Method::SharedBasis`], which parameters' gradients (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by
-    /// name; of all others, that they are not. The bases are not copied: they must stay as they are. All ranks call it between two steps, with the
+    /// name; of all others, that they are not. Only those named to [`GradientReducer::with_bases`] can have one. The bases are not copied: they must stay as they are. All ranks call it between two steps, with the
     /// same bits; other methods ignore it.
     ///
     /// # Errors
-    /// On every rank, if a name is unknown, a basis has another shape, dtype or device, or the ranks' bases differ; nothing has changed then.
+    /// On every rank, if a name was not given before, a basis has another shape, dtype or device, or the ranks' bases differ; nothing has changed then.
     pub fn set_bases(&mut self, bases: &[(String, Tensor)]) -> Result<()> {
         let mut queue = lock(&self.queue);
         let units = queue.units()?;
-        if !units.iter().any(|unit| matches!(unit.way, Way::SharedBasis(_))) {
+        let shares = |unit: &Unit| matches!(unit.way, Way::SharedBasis(_));
+        if !units.iter().any(shares) {
             return Ok(());
         }
         let _no_grad = tch::no_grad_guard();
-        agreement::agree_on_bases(&*self.group, shared_basis::check(&self.parameters, bases), bases)?;
+        let members = units.iter().filter(|unit| shares(unit)).flat_map(|unit| unit.bucket.members());
+        let known: Vec<&Parameter> = members.map(|member| &self.parameters[member]).collect();
+        agreement::agree_on_bases(&*self.group, shared_basis::check(&known, bases), bases)?;
         let number = |name: &str| self.parameters.iter().position(|parameter| parameter.name() == name);
         let numbered: Vec<(usize, &Tensor)> = bases.iter().filter_map(|(name, basis)| Some((number(name)?, basis))).collect();
         for unit in units {

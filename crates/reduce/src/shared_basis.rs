@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use crate::bucket::Bucket;
 use crate::parameter::Parameter;
 use crate::powersgd::is_finite;
-use crate::unit::{all_reduce_mean, all_reduce_sum};
+use crate::unit::{Unit, Way, all_reduce_mean, all_reduce_sum};
 use crate::{Error, Result};
 
 /// What compresses one bucket.
@@ -19,7 +19,7 @@ pub(crate) struct SharedBasis {
     slots: Vec<Slot>,
     /// All `C`, to travel at once.
     coefficients: Tensor,
-    /// Stretches of the bucket that travel as they are: where they begin, and their elements.
+    /// Stretches of the bucket that travel as they are, where a basis saves too little: where they begin, and their elements.
     rest: Vec<(i64, i64)>,
 }
 
@@ -40,17 +40,18 @@ struct Basis {
 }
 
 impl SharedBasis {
-    /// For a bucket whose parameters have no basis yet.
-    pub(crate) fn new(bucket: &Bucket, min_ratio: f64) -> Result<SharedBasis> {
-        let flat = bucket.flat();
+    /// A bucket for the parameters with these numbers, which have no basis yet.
+    pub(crate) fn unit(parameters: &[Parameter], members: Vec<usize>, min_ratio: f64) -> Result<Unit> {
+        let bucket = Bucket::new(parameters, members, Kind::Float)?;
         let mut start = 0;
         let mut slots = Vec::new();
         for (member, gradient) in bucket.views() {
             slots.push(Slot { member, start, basis: None, gradient: gradient.shallow_clone() });
             start += gradient.numel() as i64;
         }
-        let coefficients = Tensor::f_zeros([0], (Kind::Float, flat.device()))?;
-        Ok(SharedBasis { min_ratio, slots, coefficients, rest: if start > 0 { vec![(0, start)] } else { Vec::new() } })
+        let coefficients = Tensor::f_zeros([0], (Kind::Float, bucket.flat().device()))?;
+        let shared = SharedBasis { min_ratio, slots, coefficients, rest: if start > 0 { vec![(0, start)] } else { Vec::new() } };
+        Ok(Unit { bucket, way: Way::SharedBasis(shared) })
     }
 
     /// From now on the gradients of these parameters are multiples of these bases `[n, k]`, which fit them, and no others are.
@@ -115,11 +116,11 @@ impl SharedBasis {
 }
 
 /// Refuses bases that are no parameter's, or do not fit it.
-pub(crate) fn check(parameters: &[Parameter], bases: &[(String, Tensor)]) -> Result<()> {
+pub(crate) fn check(parameters: &[&Parameter], bases: &[(String, Tensor)]) -> Result<()> {
     for (name, basis) in bases {
         let refuse = |reason: String| Err(Error::Parameter { name: name.clone(), reason });
         let Some(parameter) = parameters.iter().find(|parameter| parameter.name() == name) else {
-            return refuse("a basis is given for it, but it is unknown".into());
+            return refuse("a basis is given for it, but none was announced".into());
         };
         let &[_, n] = &parameter.shape[..] else { return refuse("a basis is given for it, but it is no matrix".into()) };
         if basis.size().len() != 2 || basis.size()[0] != n || basis.f_kind()? != Kind::Float || basis.device() != parameter.device {

@@ -25,27 +25,25 @@ pub(crate) enum Way {
 impl Unit {
     /// The units for all parameters, those first whose gradients are complete first: a unit waits for the first of its parameters, since
     /// backward goes from the last to the first.
-    pub(crate) fn all(parameters: &[Parameter], config: &Config) -> Result<Vec<Unit>> {
+    pub(crate) fn all(parameters: &[Parameter], in_bases: &[String], config: &Config) -> Result<Vec<Unit>> {
         let wire = if config.method == Method::Bf16 { Kind::BFloat16 } else { Kind::Float };
-        let compressed = |member: usize| match &config.method {
-            Method::PowerSgd(powersgd) => powersgd.compression(&parameters[member].shape),
-            _ => None,
+        let is_compressed = |member: usize| match &config.method {
+            Method::PowerSgd(powersgd) => powersgd.compression(&parameters[member].shape).is_some(),
+            Method::SharedBasis { .. } => in_bases.iter().any(|name| name == parameters[member].name()),
+            Method::Exact | Method::Bf16 => false,
         };
-        let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| compressed(member).is_some());
+        let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| is_compressed(member));
         let bytes = |member: usize| parameters[member].numel() * wire.elt_size_in_bytes();
         let mut units = Vec::new();
         for members in plan(&rest, bytes, config.bucket_bytes) {
-            let bucket = Bucket::new(parameters, members, wire)?;
-            let way = match config.method {
-                Method::SharedBasis { min_ratio } => Way::SharedBasis(SharedBasis::new(&bucket, min_ratio)?),
-                _ => Way::Whole,
-            };
-            units.push(Unit { bucket, way });
+            units.push(Unit { bucket: Bucket::new(parameters, members, wire)?, way: Way::Whole });
         }
-        if let Method::PowerSgd(powersgd) = config.method {
-            for members in plan(&matrices, bytes, config.bucket_bytes) {
-                units.push(PowerSgd::unit(parameters, &members, powersgd, config.seed)?);
-            }
+        for members in plan(&matrices, bytes, config.bucket_bytes) {
+            units.push(match config.method {
+                Method::PowerSgd(powersgd) => PowerSgd::unit(parameters, &members, powersgd, config.seed)?,
+                Method::SharedBasis { min_ratio } => SharedBasis::unit(parameters, members, min_ratio)?,
+                Method::Exact | Method::Bf16 => Unit { bucket: Bucket::new(parameters, members, wire)?, way: Way::Whole },
+            });
         }
         units.sort_by_key(|unit| std::cmp::Reverse(unit.bucket.members().min()));
         Ok(units)

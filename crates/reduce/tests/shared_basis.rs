@@ -4,6 +4,9 @@
 mod simulation;
 
 use reduce::{Config, GradientReducer, Method};
+use std::sync::Arc;
+
+use collective::ProcessGroup;
 use simulation::{device, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Kind, Tensor};
 
@@ -40,6 +43,11 @@ fn mean(world_size: usize, of: impl Fn(usize) -> Tensor) -> Tensor {
     (0..world_size).map(of).reduce(|sum, next| sum + next).unwrap() / world_size as f64
 }
 
+fn reducer(group: &Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> GradientReducer {
+    let names: Vec<String> = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
+    GradientReducer::with_bases(group.clone(), parameters, &names, config).unwrap()
+}
+
 fn config(bucket_bytes: usize, overlap: bool) -> Config {
     Config { method: SHARED, bucket_bytes, overlap, ..Config::default() }
 }
@@ -51,7 +59,7 @@ fn gradients_in_shared_bases_become_their_exact_mean() {
     {
         let all = ranks(world_size, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
-            let mut reducer = GradientReducer::new(group.clone(), &parameters, config(bucket_bytes, overlap)).unwrap();
+            let mut reducer = reducer(&group, &parameters, config(bucket_bytes, overlap));
             // Without bases, exactly; then in bases, which turn.
             let mut found = Vec::new();
             for (step, seed) in [(0, None), (1, Some(1)), (2, Some(1)), (3, Some(2))] {
@@ -82,7 +90,7 @@ fn gradients_in_shared_bases_become_their_exact_mean() {
 fn what_lies_outside_is_projected() {
     let all = ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::Float);
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, config(25 << 20, true)).unwrap();
+        let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
         reducer.set_bases(&bases(4)).unwrap();
         for (index, (_, parameter)) in parameters.iter().enumerate() {
             set_gradient(parameter, &gradient(SHAPES[index], group.rank(), 0, index));
@@ -102,7 +110,7 @@ fn what_lies_outside_is_projected() {
 fn a_basis_that_saves_too_little_is_not_used() {
     ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::Float);
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, config(25 << 20, true)).unwrap();
+        let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
         let wide = basis(0, 7, 1).to_kind(Kind::Float).to_device(device());
         reducer.set_bases(&[("p0".to_owned(), wide)]).unwrap();
         for (index, (_, parameter)) in parameters.iter().enumerate() {
@@ -122,7 +130,7 @@ fn a_basis_that_saves_too_little_is_not_used() {
 fn nan_stays_where_it_is() {
     let all = ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::Float);
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, config(25 << 20, true)).unwrap();
+        let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
         reducer.set_bases(&bases(1)).unwrap();
         for (index, (_, parameter)) in parameters.iter().enumerate() {
             let gradient = within(group.rank(), 0, index, 1);
@@ -148,7 +156,7 @@ fn bases_that_do_not_fit_are_an_error_on_every_rank() {
     let refused = |name: &str, shape: &[i64], on: usize, seed: Option<u8>| {
         let messages = ranks(2, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
-            let mut reducer = GradientReducer::new(group.clone(), &parameters, config(25 << 20, true)).unwrap();
+            let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
             let given = |seed: u8| vec![(name.to_owned(), normal(shape, &[seed; 4]).to_kind(Kind::Float).to_device(device()))];
             let bases = match seed {
                 Some(seed) if group.rank() == on => given(seed),
@@ -163,11 +171,11 @@ fn bases_that_do_not_fit_are_an_error_on_every_rank() {
         messages.join("\n")
     };
     let unknown = refused("p9", &[12, 3], 1, None);
-    assert!(unknown.contains("`p9`") && unknown.contains("it is unknown") && unknown.contains("rank 1 (host node1)"), "{unknown}");
+    assert!(unknown.contains("`p9`") && unknown.contains("none was announced") && unknown.contains("rank 1 (host node1)"), "{unknown}");
     let shape = refused("p0", &[11, 3], 1, None);
     assert!(shape.contains("must be f32 of [12, rank]") && shape.contains("[11, 3]"), "{shape}");
-    let vector = refused("p1", &[5, 2], 0, None);
-    assert!(vector.contains("no matrix"), "{vector}");
+    let other = refused("p3", &[12, 3], 0, None);
+    assert!(other.contains("none was announced"), "{other}");
     let values = refused("p0", &[12, 3], 1, Some(2));
     assert!(values.contains("rank 1 (host node1) has bases that differ from those of rank 0"), "{values}");
 }

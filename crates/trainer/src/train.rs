@@ -131,12 +131,13 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
         Stream::Side => Sites::beside(model.device())?,
     };
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
+    let in_bases: Vec<String> = readers.iter().map(|reader| reader.parameter.clone()).collect();
     let mut stepper = Stepper {
         learner,
         group: &**group,
         order: &order,
         activations,
-        reducer: GradientReducer::new(group.clone(), &named, reduce_config(run, group.world_size()))?,
+        reducer: GradientReducer::with_bases(group.clone(), &named, &in_bases, reduce_config(run, group.world_size()))?,
         optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
         sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),

@@ -42,9 +42,17 @@ impl Shared {
 impl Thread {
     /// Every rank's tensor.
     fn exchange(&self, tensor: &Tensor) -> Vec<Tensor> {
+        // Threads have streams of their own.
+        let settle = || {
+            if let Device::Cuda(index) = tensor.device() {
+                tch::Cuda::synchronize(index as i64)
+            }
+        };
         self.shared.tensors.lock().unwrap()[self.rank] = tensor.copy();
+        settle();
         self.shared.barrier.wait();
         let all = self.shared.tensors.lock().unwrap().iter().map(Tensor::copy).collect();
+        settle();
         self.shared.barrier.wait();
         all
     }
