@@ -61,12 +61,12 @@ fn steps(place: &Place) -> Vec<Value> {
 
 /// Trains on two ranks with coefficients and with exact sums; returns the bytes of the last step, and those of exact sums.
 #[track_caller]
-fn trains_the_same(family: &str, lora: &str) -> (u64, u64) {
+fn trains_the_same(family: &str, lora: &str, more: &[&str]) -> (u64, u64) {
     let [shared, exact] = ["method = \"shared_basis\"", "method = \"exact\""].map(|gradients| place(family, lora, gradients));
-    run(&shared, 2, &[]);
-    run(&exact, 2, &[]);
+    run(&shared, 2, more);
+    run(&exact, 2, more);
     let error = apart(&trained(&shared), &trained(&exact));
-    assert!(error < 2e-5, "{family} {lora:?}: {error}");
+    assert!(error < 2e-5, "{family} {lora:?} {more:?}: {error}");
     let last = steps(&shared).pop().unwrap();
     let bytes = |key: &str| last[key].as_u64().unwrap();
     assert_eq!(steps(&exact)[11]["reduced_bytes"], last["exact_reduced_bytes"]);
@@ -83,14 +83,23 @@ fn coefficients_train_as_exact_sums_do() {
     let (queries, keys) = (heads * width, of("num_key_value_heads") * width);
     let quarter = |width: u64| (width as f64 * 0.25).round() as u64;
 
-    let (sent, exact) = trains_the_same("llama", "");
     // Per layer: q, k and v; o; gate and up; down.
-    let saved = (queries + 2 * keys + 2 * inner) * (hidden - quarter(hidden))
-        + hidden * (queries - quarter(queries))
-        + hidden * (inner - quarter(inner));
-    assert_eq!(exact - sent, 4 * layers * saved);
+    let per_layer = |columns: &dyn Fn(u64) -> u64| {
+        (queries + 2 * keys + 2 * inner) * columns(hidden) + hidden * columns(queries) + hidden * columns(inner)
+    };
+    let saved = per_layer(&|width| width - quarter(width));
+    for more in [&[][..], &["activations.basis_layers=2", "run.micro_batch_size=2", "gradients.overlap=false", "gradients.bucket_bytes=1"]]
+    {
+        let (sent, exact) = trains_the_same("llama", "", more);
+        assert_eq!(exact - sent, 4 * layers * saved, "{more:?}");
+    }
+    // The reducer's only buffers beyond the gradients.
+    let place = place("llama", "", "method = \"shared_basis\"");
+    let ended = place.run(place.loract(&["plan", "--json", "--set", "cluster.ranks=2"]).arg(place.config()));
+    let plan: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(plan["communication_bytes"].as_u64(), Some(4 * layers * per_layer(&quarter)), "{plan}");
 
-    let (sent, exact) = trains_the_same("llama", "[lora]\nrank = 6\nuse_dora = true\n");
+    let (sent, exact) = trains_the_same("llama", "[lora]\nrank = 6\nuse_dora = true\n", &[]);
     let saved = 6 * (5 * (hidden - quarter(hidden)) + (queries - quarter(queries)) + (inner - quarter(inner)));
     assert_eq!(exact - sent, 4 * layers * saved);
 }
@@ -99,12 +108,12 @@ fn coefficients_train_as_exact_sums_do() {
 fn every_way_to_read_an_input_is_known() {
     // Maps that are cut, halves side by side, weights stored transposed, latent attention, experts.
     for family in ["phi3", "gpt2", "deepseek_v3", "mixtral", "gemma2"] {
-        let (sent, exact) = trains_the_same(family, "");
+        let (sent, exact) = trains_the_same(family, "", &[]);
         assert!(sent < exact || family == "gpt2", "{family}: {sent} of {exact} bytes");
     }
-    let (sent, exact) = trains_the_same("gpt2", "[lora]\nrank = 4\n");
+    let (sent, exact) = trains_the_same("gpt2", "[lora]\nrank = 4\n", &[]);
     assert!(sent < exact, "{sent} of {exact} bytes");
-    let (sent, exact) = trains_the_same("llama", "[lora]\nrank = 4\ndropout = 0.1\n");
+    let (sent, exact) = trains_the_same("llama", "[lora]\nrank = 4\ndropout = 0.1\n", &[]);
     assert_eq!(sent, exact, "inputs with dropped elements lie in no basis");
 }
 

@@ -1,5 +1,5 @@
 use crate::coded::Coded;
-use crate::{Error, Factors, Quantized, Shared};
+use crate::{Error, Factors, Quantized};
 use tch::{Kind, Tensor};
 
 /// A matrix in compressed form.
@@ -11,8 +11,6 @@ pub enum Code {
     Quantized(Quantized),
     /// Components of an orthonormal basis, each with its own number of bits.
     Coded(Coded),
-    /// Components of a basis that many matrices share.
-    Shared(Shared),
 }
 
 impl Code {
@@ -22,27 +20,24 @@ impl Code {
             Self::Factors(factors) => Self::Factors(factors.shallow_clone()),
             Self::Quantized(quantized) => Self::Quantized(quantized.shallow_clone()),
             Self::Coded(coded) => Self::Coded(coded.shallow_clone()),
-            Self::Shared(shared) => Self::Shared(shared.shallow_clone()),
         }
     }
 
-    /// The tensors it holds, as they are held; not the basis of [`Code::Coded`] and [`Code::Shared`], which others may share.
+    /// The tensors it holds, as they are held; not the basis of [`Code::Coded`], which others may share.
     pub fn tensors(&self) -> Vec<&Tensor> {
         match self {
             Self::Factors(factors) => factors.tensors(),
             Self::Quantized(quantized) => quantized.tensors(),
             Self::Coded(coded) => coded.tensors(),
-            Self::Shared(shared) => shared.tensors(),
         }
     }
 
-    /// Bytes held, without the basis of [`Code::Coded`] and [`Code::Shared`].
+    /// Bytes held, without the basis of [`Code::Coded`], or one that [`Factors`] share.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Factors(factors) => factors.bytes(),
             Self::Quantized(quantized) => quantized.bytes(),
             Self::Coded(coded) => coded.bytes(),
-            Self::Shared(shared) => shared.bytes(),
         }
     }
 
@@ -50,7 +45,6 @@ impl Code {
     pub fn rank(&self) -> Option<i64> {
         match self {
             Self::Factors(factors) => Some(factors.rank()),
-            Self::Shared(shared) => Some(shared.basis().size()[1]),
             Self::Quantized(_) | Self::Coded(_) => None,
         }
     }
@@ -64,7 +58,6 @@ impl Code {
             Self::Factors(factors) => factors.restore(kind),
             Self::Quantized(quantized) => quantized.restore(kind),
             Self::Coded(coded) => coded.restore(kind),
-            Self::Shared(shared) => shared.restore(kind),
         }
     }
 
@@ -77,7 +70,6 @@ impl Code {
             Self::Factors(factors) => factors.contract(gradient),
             Self::Quantized(quantized) => quantized.contract(gradient),
             Self::Coded(coded) => coded.contract(gradient),
-            Self::Shared(shared) => shared.contract(gradient),
         }
     }
 
@@ -90,7 +82,6 @@ impl Code {
             Self::Factors(factors) => factors.project(weight),
             Self::Quantized(quantized) => quantized.project(weight),
             Self::Coded(coded) => coded.project(weight),
-            Self::Shared(shared) => shared.project(weight),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::qb::qb_of;
 use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
-use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank, Shared};
+use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
@@ -111,9 +111,8 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
         found.left = found.left.f_mul_scalar(unit)?;
     }
     if shares {
-        // The right factor is the memory's own tensor.
-        let shared = Shared::new(&found.left, &found.right.f_tr()?, options.factors)?;
-        return Ok(Measured { code: Code::Shared(shared), error });
+        let factors = Factors::sharing(&found.left, found.right, options.factors)?;
+        return Ok(Measured { code: Code::Factors(factors), error });
     }
     let factors = Factors::new(&found.left, &found.right, options.factors)?;
     if options.method.is_warm() {

@@ -3,11 +3,14 @@ use tch::{Kind, Tensor};
 
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///
-/// All tensors are contiguous and own their storage: nothing larger is kept alive behind them.
+/// Tensors are contiguous and own their storage: nothing larger is kept alive behind them. But the right factor may be that of many matrices, which
+/// their site's [`Memory`](crate::Memory) holds.
 #[derive(Debug)]
 pub struct Factors {
     left: Rounded,
     right: Rounded,
+    /// Whether the right factor is held elsewhere, and not counted here.
+    shares_right: bool,
 }
 
 impl Factors {
@@ -22,12 +25,17 @@ impl Factors {
             let expected = format!("[{}, columns] for the right factor", l.last().copied().unwrap_or(0));
             return Err(Error::Shape { operation: "factors", expected, got: r });
         }
-        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::new(right, kind, 0)? })
+        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::new(right, kind, 0)?, shares_right: false })
+    }
+
+    /// The same with a `right` that others hold, too: it stays as it is, and only `left` is held in `kind`.
+    pub(crate) fn sharing(left: &Tensor, right: Tensor, kind: Kind) -> Result<Self, Error> {
+        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::as_is(right), shares_right: true })
     }
 
     /// The same factors, sharing their storage.
     pub fn shallow_clone(&self) -> Self {
-        Self { left: self.left.shallow_clone(), right: self.right.shallow_clone() }
+        Self { left: self.left.shallow_clone(), right: self.right.shallow_clone(), shares_right: self.shares_right }
     }
 
     /// `[rows, rank]` in `kind`.
@@ -62,7 +70,7 @@ impl Factors {
         self.left.tensors().chain(self.right.tensors()).collect()
     }
 
-    /// The dtype in which the factors are held.
+    /// The dtype in which the factors are held, the left one where the right one is shared.
     pub fn kind(&self) -> Kind {
         self.left.values().kind()
     }
@@ -72,9 +80,14 @@ impl Factors {
         self.left.values().size()[1]
     }
 
-    /// Bytes held, as [`Factors::bytes_of`].
+    /// Bytes held, as [`Factors::bytes_of`]; without a right factor that is shared.
     pub fn bytes(&self) -> u64 {
-        self.left.bytes() + self.right.bytes()
+        self.left.bytes() + if self.shares_right { 0 } else { self.right.bytes() }
+    }
+
+    /// Bytes of the left factor.
+    pub fn left_bytes(&self) -> u64 {
+        self.left.bytes()
     }
 
     /// Bytes of the right factor, which do not grow with the rows.

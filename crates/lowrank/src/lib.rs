@@ -31,7 +31,7 @@ mod quantized;
 mod rounded;
 mod row_space;
 mod rsvd;
-mod shared;
+mod shared_basis;
 mod spectrum;
 mod svd;
 
@@ -44,5 +44,4 @@ pub use memory::Memory;
 pub use method::{Method, Options, Rank, TestMatrix};
 pub use orthonormalize::{cholesky_qr, orthonormalize};
 pub use quantized::Quantized;
-pub use shared::Shared;
 pub use spectrum::spectrum;

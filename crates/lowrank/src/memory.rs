@@ -1,7 +1,7 @@
 use crate::coded::{Basis, Coded, Coding, Following};
 use crate::decompose::Inputs;
 use crate::projection::Projection;
-use crate::shared::SharedBasis;
+use crate::shared_basis::SharedBasis;
 use crate::{Error, Factors};
 use std::sync::Arc;
 use tch::{Kind, Tensor};

@@ -1,5 +1,5 @@
 use crate::coded::{Coded, Rate, Rounding};
-use crate::{Error, Factors, Quantized, Shared};
+use crate::{Error, Factors, Quantized};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
@@ -180,7 +180,8 @@ impl Options {
         match self.method {
             Method::Quantized { bits, group } => Quantized::bytes_of(rows, columns, bits, group),
             Method::Coded { rate, .. } => Coded::bytes_of(rows, columns, columns, rate),
-            Method::Shared => Ok(Shared::bytes_of(rows, self.rank.of(columns, columns)?, self.factors)),
+            // The right factor is the memory's.
+            Method::Shared => Ok(Factors::bytes_of(rows, 0, self.rank.of(columns, columns)?, self.factors)),
             _ => Ok(Factors::bytes_of(rows, columns, self.rank.of(rows, columns)?, self.factors)),
         }
     }

@@ -1,7 +1,8 @@
 use crate::Error;
 use tch::{Kind, Tensor};
 
-/// A matrix as it is held in memory: in a floating dtype, or as int8 with one bf16 scale per row or column. Contiguous, with a storage of its own.
+/// A matrix as it is held in memory: in a floating dtype, or as int8 with one bf16 scale per row or column. Contiguous, with a storage of its
+/// own, but for [`Rounded::as_is`].
 #[derive(Debug)]
 pub(crate) struct Rounded {
     values: Tensor,
@@ -21,6 +22,11 @@ impl Rounded {
             }
             got => Err(Error::Kind { operation: "factors", expected: "f32, f64, f16, bf16 or int8", got }),
         }
+    }
+
+    /// A floating matrix that others hold, too, neither copied nor rounded.
+    pub(crate) fn as_is(values: Tensor) -> Self {
+        Self { values, scales: None }
     }
 
     pub(crate) fn shallow_clone(&self) -> Self {

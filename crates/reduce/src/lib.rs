@@ -176,11 +176,11 @@ impl GradientReducer {
     }
 
     /// Says, for [`Method::SharedBasis`], which parameters' gradients (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by
-    /// name; of all others, that they are not. Only those named to [`GradientReducer::with_bases`] can have one. The bases are not copied: they must stay as they are. All ranks call it between two steps, with the
-    /// same bits; other methods ignore it.
+    /// name; of all others, that they are not. Only those named to [`GradientReducer::with_bases`] can have one. The bases are not copied: they
+    /// must stay as they are. All ranks call it between two steps, with bases of the same bits, which are not compared; other methods ignore it.
     ///
     /// # Errors
-    /// On every rank, if a name was not given before, a basis has another shape, dtype or device, or the ranks' bases differ; nothing has changed then.
+    /// On every rank, if a name was not given before, a basis has another shape, dtype or device, or the ranks' lists differ; nothing has changed then.
     pub fn set_bases(&mut self, bases: &[(String, Tensor)]) -> Result<()> {
         let mut queue = lock(&self.queue);
         let units = queue.units()?;

@@ -86,18 +86,23 @@ fn gradients_in_shared_bases_become_their_exact_mean() {
     }
 }
 
-#[test]
-fn what_lies_outside_is_projected() {
-    let all = ranks(2, |group| {
+/// The ranks' gradients after one step in bases, from what `of` gives a rank for a parameter.
+fn reduced(seed: u8, of: impl Fn(usize, usize) -> Tensor + Sync) -> Vec<Vec<Tensor>> {
+    ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::Float);
         let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
-        reducer.set_bases(&bases(4)).unwrap();
+        reducer.set_bases(&bases(seed)).unwrap();
         for (index, (_, parameter)) in parameters.iter().enumerate() {
-            set_gradient(parameter, &gradient(SHAPES[index], group.rank(), 0, index));
+            set_gradient(parameter, &of(group.rank(), index));
         }
         reducer.reduce(0).unwrap();
-        parameters.iter().map(|(_, parameter)| parameter.grad()).collect::<Vec<_>>()
-    });
+        parameters.iter().map(|(_, parameter)| parameter.grad()).collect()
+    })
+}
+
+#[test]
+fn what_lies_outside_is_projected() {
+    let all = reduced(4, |rank, index| gradient(SHAPES[index], rank, 0, index));
     for &(index, rank) in RANKS {
         let basis = basis(index, rank, 4);
         let exact = mean(2, |rank| gradient(SHAPES[index], rank, 0, index));
@@ -128,19 +133,12 @@ fn a_basis_that_saves_too_little_is_not_used() {
 
 #[test]
 fn nan_stays_where_it_is() {
-    let all = ranks(2, |group| {
-        let parameters = parameters(SHAPES, Kind::Float);
-        let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
-        reducer.set_bases(&bases(1)).unwrap();
-        for (index, (_, parameter)) in parameters.iter().enumerate() {
-            let gradient = within(group.rank(), 0, index, 1);
-            if index == 2 && group.rank() == 1 {
-                let _ = gradient.get(3).get(4).fill_(f64::NAN);
-            }
-            set_gradient(parameter, &gradient);
+    let all = reduced(1, |rank, index| {
+        let gradient = within(rank, 0, index, 1);
+        if index == 2 && rank == 1 {
+            let _ = gradient.get(3).get(4).fill_(f64::NAN);
         }
-        reducer.reduce(0).unwrap();
-        parameters.iter().map(|(_, parameter)| parameter.grad()).collect::<Vec<_>>()
+        gradient
     });
     for gradients in &all {
         for (index, gradient) in gradients.iter().enumerate() {
@@ -153,15 +151,15 @@ fn nan_stays_where_it_is() {
 
 #[test]
 fn bases_that_do_not_fit_are_an_error_on_every_rank() {
-    let refused = |name: &str, shape: &[i64], on: usize, seed: Option<u8>| {
+    let refused = |name: &str, shape: &[i64], on: usize, columns: Option<i64>| {
         let messages = ranks(2, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
             let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
-            let given = |seed: u8| vec![(name.to_owned(), normal(shape, &[seed; 4]).to_kind(Kind::Float).to_device(device()))];
-            let bases = match seed {
-                Some(seed) if group.rank() == on => given(seed),
+            let given = |shape: &[i64]| vec![(name.to_owned(), normal(shape, &[1; 4]).to_kind(Kind::Float).to_device(device()))];
+            let bases = match columns {
+                Some(columns) if group.rank() == on => given(&[shape[0], columns]),
                 None if group.rank() != on => bases(1),
-                _ => given(1),
+                _ => given(shape),
             };
             let message = reducer.set_bases(&bases).unwrap_err().to_string();
             let traffic = reducer.reduce(0).unwrap();
@@ -176,6 +174,6 @@ fn bases_that_do_not_fit_are_an_error_on_every_rank() {
     assert!(shape.contains("must be f32 of [12, rank]") && shape.contains("[11, 3]"), "{shape}");
     let other = refused("p3", &[12, 3], 0, None);
     assert!(other.contains("none was announced"), "{other}");
-    let values = refused("p0", &[12, 3], 1, Some(2));
-    assert!(values.contains("rank 1 (host node1) has bases that differ from those of rank 0"), "{values}");
+    let longer = refused("p0", &[12, 3], 1, Some(4));
+    assert!(longer.contains("rank 1 (host node1) has bases that differ from those of rank 0"), "{longer}");
 }

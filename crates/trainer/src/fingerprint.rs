@@ -46,26 +46,36 @@ pub(crate) fn compare_configurations(run: &Run, group: &dyn ProcessGroup) -> Res
 /// # Errors
 /// On every rank, with the rank that differs and the first parameters that do.
 pub(crate) fn compare_parameters(group: &dyn ProcessGroup, step: u64, parameters: &[&Parameter]) -> Result<()> {
+    compare_tensors(group, step, "parameters", parameters.iter().map(|parameter| (parameter.name().to_owned(), parameter.tensor())))
+}
+
+/// The same of tensors that are called `what`, each with its name.
+pub(crate) fn compare_tensors<'a>(
+    group: &dyn ProcessGroup,
+    step: u64,
+    what: &str,
+    tensors: impl IntoIterator<Item = (String, &'a Tensor)>,
+) -> Result<()> {
     if group.world_size() == 1 {
         return Ok(());
     }
-    let hashes = parameters.iter().map(|parameter| Ok((parameter.name().to_owned(), hash(parameter.tensor())?)));
+    let hashes = tensors.into_iter().map(|(name, tensor)| Ok((name, hash(tensor)?)));
     let own: (u64, Vec<(String, u64)>) = (step, hashes.collect::<Result<_>>()?);
     let Some(all) = exchanged_if_different(group, &own)? else { return Ok(()) };
     let Some(odd) = OddOneOut::among(&all) else { return Ok(()) };
     let ((own_step, own), (common_step, common)) = (&all[odd.rank], &all[odd.reference]);
     let differences: Vec<&String> = own.iter().zip(common).filter(|(own, common)| own != common).map(|((name, _), _)| name).collect();
-    let what = if own_step != common_step {
+    let difference = if own_step != common_step {
         format!("it is at step {own_step}, there it is step {common_step}")
     } else if own.len() != common.len() {
-        format!("it has {} parameters, there are {}", own.len(), common.len())
+        format!("it has {} {what}, there are {}", own.len(), common.len())
     } else {
         let (count, names) = (differences.len(), few(differences.into_iter().cloned()));
-        format!("{count} of {} parameters, {names}", own.len())
+        format!("{count} of {} {what}, {names}", own.len())
     };
     let odd = odd.sentence(group, &format!("has diverged after step {step} from"));
     Err(Error::Diverged(format!(
-        "{odd}: {what}; go on from a checkpoint before it, and if it happens again, test that host's memory and compare model files and processors"
+        "{odd}: {difference}; go on from a checkpoint before it, and if it happens again, test that host's memory and compare model files and processors"
     )))
 }
 

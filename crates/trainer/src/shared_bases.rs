@@ -1,12 +1,13 @@
 //! Bases that all ranks share: which gradients lie in them, and how the ranks agree on them.
 
 use crate::Result;
+use crate::fingerprint::compare_tensors;
 use collective::{ProcessGroup, Reduce};
 use layers::{Keep, Place, Site, Sites};
 use lowrank::{Method, Options};
 use models::{Activations, AdapterConfig, Decoder, ModelConfig};
 use reduce::GradientReducer;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A weight whose gradient is a multiple of the basis on which its input is projected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,24 +62,19 @@ pub(crate) fn readers(
     Ok(readers)
 }
 
-/// When the ranks agree: often while bases are new, then every `steps`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Schedule {
-    pub steps: u64,
+/// Steps from the first, after each of which the ranks agree: bases are new then.
+const EARLY: u64 = 3;
+
+/// Whether the ranks agree after `step` (from 0), which they do every `basis_steps`.
+pub(crate) fn is_due(step: u64, basis_steps: u64) -> bool {
+    step < EARLY || step.is_multiple_of(basis_steps)
 }
 
-impl Schedule {
-    /// Steps from the first, after each of which the ranks agree.
-    const EARLY: u64 = 3;
-
-    /// Whether the ranks agree after `step` (from 0).
-    pub fn is_due(self, step: u64) -> bool {
-        step < Self::EARLY || step.is_multiple_of(self.steps)
-    }
-}
-
-/// Turns all bases to what all ranks have seen, and tells the reducer. All ranks call it, between two steps. Returns the bytes handed over.
-pub(crate) fn agree(sites: &Sites, group: &dyn ProcessGroup, reducer: &mut GradientReducer, readers: &[Reader]) -> Result<u64> {
+/// Turns all bases to what all ranks have seen, and tells the reducer. All ranks call it after `step` (from 0). Returns the bytes handed over.
+///
+/// # Errors
+/// On every rank, if bases differ between ranks.
+pub(crate) fn agree(sites: &Sites, group: &dyn ProcessGroup, reducer: &mut GradientReducer, readers: &[Reader], step: u64) -> Result<u64> {
     let _mode = autograd::GradMode::disabled();
     let mut seen = sites.seen();
     let mut bytes = 0;
@@ -87,16 +83,15 @@ pub(crate) fn agree(sites: &Sites, group: &dyn ProcessGroup, reducer: &mut Gradi
         group.all_reduce(sum, Reduce::Sum)?;
     }
     sites.agree(&seen)?;
+    let bases: Vec<(String, Tensor)> =
+        seen.iter().filter_map(|(place, _)| Some((place.to_string(), sites.shared_basis(*place)?))).collect();
+    compare_tensors(group, step + 1, "bases", bases.iter().map(|(name, basis)| (name.clone(), basis)))?;
     tell(sites, reducer, readers)?;
     Ok(bytes)
 }
 
-/// Tells the reducer which gradients lie in which bases.
+/// Tells the reducer which gradients lie in which bases. All ranks call it.
 pub(crate) fn tell(sites: &Sites, reducer: &mut GradientReducer, readers: &[Reader]) -> Result<()> {
-    let of = |reader: &Reader| Some((reader.parameter.clone(), sites.shared_basis(reader.place).filter(is_f32)?));
+    let of = |reader: &Reader| Some((reader.parameter.clone(), sites.shared_basis(reader.place)?));
     Ok(reducer.set_bases(&readers.iter().filter_map(of).collect::<Vec<(String, Tensor)>>())?)
-}
-
-fn is_f32(basis: &Tensor) -> bool {
-    basis.kind() == Kind::Float
 }

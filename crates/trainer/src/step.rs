@@ -23,8 +23,8 @@ pub(crate) struct Stepper<'a> {
     pub sites: Arc<Sites>,
     /// Weights whose gradients lie in bases that the ranks share.
     pub readers: Vec<Reader>,
-    /// When the ranks agree on these.
-    pub agreements: shared_bases::Schedule,
+    /// Steps from one agreement on these bases to the next.
+    pub basis_steps: u64,
     pub seed: u64,
     pub micro_batch_size: usize,
     pub clip_grad_norm: f64,
@@ -68,7 +68,8 @@ impl Stepper<'_> {
         // The reducer takes the mean over the ranks, so that their sum needs the factor `world_size`.
         let weight = world_size as f64 / global_targets;
 
-        self.sites.look(self.agreements.is_due(step));
+        let agrees = shared_bases::is_due(step, self.basis_steps);
+        self.sites.look(agrees);
         let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
         for (micro, batch) in batches.iter().enumerate() {
             let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
@@ -104,8 +105,8 @@ impl Stepper<'_> {
             self.reducer.zero_gradients()?;
             grad_norm
         };
-        if self.agreements.is_due(step) {
-            traffic.bytes += shared_bases::agree(&self.sites, self.group, &mut self.reducer, &self.readers)?;
+        if agrees {
+            traffic.bytes += shared_bases::agree(&self.sites, self.group, &mut self.reducer, &self.readers, step)?;
         }
 
         let peak = autograd::memory::peak(device)?;

@@ -142,7 +142,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
         trained,
         sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),
         readers,
-        agreements: shared_bases::Schedule { steps: run.activations.basis_steps },
+        basis_steps: run.activations.basis_steps,
         seed: run.seed,
         micro_batch_size: run.micro_batch_size,
         clip_grad_norm: run.optimizer.clip_grad_norm,

@@ -247,10 +247,9 @@ impl Compression {
         let columns = a.size()[1] as f64;
         let per_element = |bytes: u64| 8.0 * bytes as f64 / a.numel() as f64;
         let (own, beside) = match &code {
-            Code::Factors(factors) => (factors.bytes() - factors.right_bytes(), factors.right_bytes()),
+            Code::Factors(factors) => (factors.left_bytes(), factors.right_bytes()),
             Code::Coded(coded) => (coded.bytes(), coded.basis().map_or(0, |basis| basis.bytes())),
             Code::Quantized(quantized) => (quantized.bytes(), 0),
-            Code::Shared(shared) => (shared.bytes(), (4 * shared.basis().numel()) as u64),
         };
         Ok(Row {
             method,
