@@ -123,6 +123,22 @@ fn the_trained_model_is_a_model() {
 }
 
 #[test]
+fn the_timeline_of_each_rank_has_all_of_a_step() {
+    let place = place(2, "");
+    let ended =
+        place.run(place.loract(&["launch", "-n", "2"]).arg(place.config()).args(["--trace".as_ref(), place.at("trace.json").as_os_str()]));
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for file in ["trace.json", "trace-rank-0001.json"] {
+        let events: Vec<Value> = serde_json::from_slice(&fs::read(place.at(file)).unwrap()).unwrap();
+        let begun = |name: &str| events.iter().filter(|event| event["ph"] == "B" && event["name"] == name).count();
+        for name in ["forward", "backward", "wait for gradients", "optimizer"] {
+            assert_eq!(begun(name), 2, "{name} in {file}");
+        }
+        assert!(begun("reduce") >= 2 && begun("all_reduce") >= 2, "{file}");
+    }
+}
+
+#[test]
 fn a_model_in_one_file_is_refused() {
     let place = place(3, "");
     let model = format!("model.path={}", program::fixture("hf/llama/model.safetensors").display());

@@ -47,7 +47,7 @@ pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Op
     let (timeline, guard) = match trace.map(|path| timeline(path, rank)).transpose()? {
         Some(file) => {
             let (layer, guard) = ChromeLayerBuilder::new().writer(file).include_args(true).include_locations(false).build();
-            (Some(layer.with_filter(EnvFilter::new("off,trainer=trace,reduce=trace"))), Some(guard))
+            (Some(layer.with_filter(EnvFilter::new("off,loract_trainer=trace,reduce=trace"))), Some(guard))
         }
         None => (None, None),
     };

@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use crate::{Result, Single, launched_by_mpi};
 
-/// How [`ProcessGroup::all_reduce`] combines the ranks' values, element by element.
+/// How [`ProcessGroup::all_reduce`] and [`ProcessGroup::reduce_scatter`] combine the ranks' values, element by element.
 ///
 /// f16 and bf16 are added in f32 and rounded after each addition. The maximum and the minimum of anything with NaN are NaN. On a GPU both are
 /// as NCCL has them.
@@ -44,6 +44,11 @@ pub trait ProcessGroup: Send + Sync {
 
     /// Replaces `tensor` by its combination over all ranks, the same bits on each.
     fn all_reduce(&self, tensor: &mut Tensor, operation: Reduce) -> Result<()>;
+
+    /// The combination of `tensor` (`[world_size, ...]`) over all ranks, of which each keeps the row of its number: `[...]`. That is half of
+    /// what [`ProcessGroup::all_reduce`] does ([`ProcessGroup::all_gather`] of the rows is the rest), for half of the traffic. Sums may be added up
+    /// in another order than there.
+    fn reduce_scatter(&self, tensor: &Tensor, operation: Reduce) -> Result<Tensor>;
 
     /// Replaces `tensor` by that of rank `root`; shape and dtype are already equal.
     fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()>;

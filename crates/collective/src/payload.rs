@@ -61,11 +61,12 @@ pub(crate) enum Refusal {
     NotContiguous,
     Dtype,
     Root,
+    Rows,
 }
 
 impl Refusal {
-    const ALL: [Refusal; 6] =
-        [Refusal::Undefined, Refusal::Elsewhere, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root];
+    const ALL: [Refusal; 7] =
+        [Refusal::Undefined, Refusal::Elsewhere, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root, Refusal::Rows];
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -75,6 +76,7 @@ impl Refusal {
             Refusal::NotContiguous => "it is not contiguous",
             Refusal::Dtype => "its dtype is not carried",
             Refusal::Root => "the root is not a rank",
+            Refusal::Rows => "it has not one row for each rank",
         }
     }
 
@@ -121,6 +123,12 @@ impl Payload {
         Ok(Payload { element, numel: tensor.numel(), on_gpu })
     }
 
+    /// The same, if it has a row for each of `world_size` ranks.
+    pub(crate) fn of_rows(tensor: &Tensor, gpu: Option<Device>, world_size: usize) -> Result<Payload, Refusal> {
+        let payload = Payload::of(tensor, gpu)?;
+        if tensor.size().first() == Some(&(world_size as i64)) { Ok(payload) } else { Err(Refusal::Rows) }
+    }
+
     /// Its length in bytes.
     #[cfg(feature = "mpi")]
     pub(crate) fn bytes(&self) -> usize {
@@ -132,6 +140,11 @@ impl Payload {
 pub(crate) fn gathered_like(tensor: &Tensor, payload: &Payload, world_size: usize) -> Result<Tensor, TchError> {
     let shape: Vec<i64> = std::iter::once(world_size as i64).chain(tensor.size()).collect();
     Tensor::f_empty(shape, (payload.element.kind(), tensor.device()))
+}
+
+/// An empty `[...]` for one row of a tensor that was accepted by [`Payload::of_rows`].
+pub(crate) fn row_like(tensor: &Tensor) -> Result<Tensor, TchError> {
+    Tensor::f_empty(&tensor.size()[1..], (tensor.f_kind()?, tensor.device()))
 }
 
 /// Shape and dtype of a tensor that may be anything, for an error message.
@@ -168,6 +181,7 @@ pub(crate) fn bytes<'a>(tensor: &'a Tensor, payload: &Payload) -> &'a [u8] {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -194,6 +208,19 @@ mod tests {
         for kind in [Kind::Uint8, Kind::Int, Kind::Bool, Kind::ComplexFloat] {
             assert_eq!(Payload::of(&Tensor::zeros([2], (kind, Device::Cpu)), None), Err(Refusal::Dtype), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn what_is_shared_out_has_a_row_for_each_rank() {
+        let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+        for shape in [&[3][..], &[3, 2], &[3, 0]] {
+            assert_eq!(Payload::of_rows(&zeros(shape), None, 3), Payload::of(&zeros(shape), None));
+            assert_eq!(row_like(&zeros(shape)).unwrap().size(), shape[1..]);
+        }
+        for shape in [&[][..], &[0], &[2, 3]] {
+            assert_eq!(Payload::of_rows(&zeros(shape), None, 3), Err(Refusal::Rows), "{shape:?}");
+        }
+        assert_eq!(Payload::of_rows(&zeros(&[2, 3]).tr(), None, 3), Err(Refusal::NotContiguous));
     }
 
     #[test]

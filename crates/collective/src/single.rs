@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use crate::payload::{Payload, describe, gathered_like};
+use crate::payload::{Payload, Refusal, describe, gathered_like, row_like};
 use crate::{Error, ProcessGroup, Reduce, Result, failure};
 
 /// A job of one process. Every collective is the identity, refuses what other groups refuse, and sends nothing.
@@ -25,12 +25,17 @@ impl Default for Single {
 }
 
 fn check_tensor(tensor: &Tensor, operation: &'static str) -> Result<Payload> {
-    // Nothing moves: one device is as good as another.
-    let anywhere = tensor.defined().then(|| tensor.device());
-    Payload::of(tensor, anywhere).map_err(|refusal| {
-        let (shape, dtype) = describe(tensor);
-        Error::Unsupported { operation, reason: refusal.reason(), shape, dtype, rank: 0 }
-    })
+    Payload::of(tensor, anywhere(tensor)).map_err(|refusal| refused(tensor, operation, refusal))
+}
+
+/// Nothing moves: one device is as good as another.
+fn anywhere(tensor: &Tensor) -> Option<Device> {
+    tensor.defined().then(|| tensor.device())
+}
+
+fn refused(tensor: &Tensor, operation: &'static str, refusal: Refusal) -> Error {
+    let (shape, dtype) = describe(tensor);
+    Error::Unsupported { operation, reason: refusal.reason(), shape, dtype, rank: 0 }
 }
 
 fn check_root(root: usize, operation: &'static str) -> Result<()> {
@@ -56,6 +61,14 @@ impl ProcessGroup for Single {
 
     fn all_reduce(&self, tensor: &mut Tensor, _operation: Reduce) -> Result<()> {
         check_tensor(tensor, "all_reduce").map(drop)
+    }
+
+    fn reduce_scatter(&self, tensor: &Tensor, _operation: Reduce) -> Result<Tensor> {
+        Payload::of_rows(tensor, anywhere(tensor), 1).map_err(|refusal| refused(tensor, "reduce_scatter", refusal))?;
+        let _no_grad = tch::no_grad_guard();
+        let mut own = row_like(tensor)?;
+        own.f_copy_(&tensor.f_select(0, 0)?)?;
+        Ok(own)
     }
 
     fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {
@@ -119,6 +132,9 @@ mod tests {
             let gathered = group.all_gather(&tensor).unwrap();
             assert_eq!(gathered, original.unsqueeze(0));
             assert_ne!(gathered.data_ptr(), tensor.data_ptr(), "what is gathered owns its memory");
+            let own = group.reduce_scatter(&gathered, Reduce::Sum).unwrap();
+            assert_eq!(own, original);
+            assert_ne!(own.data_ptr(), gathered.data_ptr(), "and so does a row");
         }
         let mut bytes = vec![1, 2, 3];
         group.broadcast_bytes(&mut bytes, 0).unwrap();
@@ -135,6 +151,8 @@ mod tests {
         let Error::Unsupported { operation, shape, dtype, rank, .. } = &error else { panic!("{error}") };
         assert_eq!((*operation, shape.as_slice(), dtype.as_str(), *rank), ("all_reduce", &[3, 2][..], "Float", 0));
         assert!(group.all_gather(&Tensor::new()).is_err());
+        let error = group.reduce_scatter(&Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)), Reduce::Sum).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { operation: "reduce_scatter", .. }), "{error}");
         assert!(group.broadcast(&mut Tensor::zeros([1], (Kind::Bool, Device::Cpu)), 0).is_err());
         let error = group.broadcast_bytes(&mut Vec::new(), 1).unwrap_err();
         assert!(matches!(error, Error::Root { root: 1, world_size: 1, .. }), "{error}");

@@ -123,20 +123,25 @@ impl Bucket {
     }
 }
 
+/// How much of a bucket the first one has: one part in so many; the second has twice that, and so on.
+const FIRST: usize = 8;
+
 /// Whether a gradient is the very memory of a bucket's part.
 fn is_same_memory(gradient: &Tensor, view: &Tensor) -> bool {
     gradient.kind() == view.kind() && gradient.data_ptr() == view.data_ptr()
 }
 
 /// Which gradients share a bucket: from the last to the first, as backward completes them, so many that a bucket stays within
-/// `bucket_bytes`, but at least one.
+/// `bucket_bytes`, but at least one. The first ones are smaller, as the network has nothing to do before them.
 pub(crate) fn plan(members: &[usize], bytes: impl Fn(usize) -> usize, bucket_bytes: usize) -> Vec<Vec<usize>> {
     let mut buckets: Vec<Vec<usize>> = Vec::new();
     let mut filled = 0;
     for &member in members.iter().rev() {
+        let begun = u32::try_from(buckets.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        let limit = bucket_bytes.min((bucket_bytes / FIRST).saturating_mul(1_usize.checked_shl(begun).unwrap_or(usize::MAX)));
         let size = bytes(member);
         match buckets.last_mut() {
-            Some(bucket) if filled + size <= bucket_bytes => bucket.push(member),
+            Some(bucket) if filled + size <= limit => bucket.push(member),
             _ => {
                 buckets.push(vec![member]);
                 filled = 0;
@@ -157,9 +162,10 @@ mod tests {
 
     #[test]
     fn buckets_fill_from_the_last_gradient_and_take_large_ones_alone() {
-        assert_eq!(of(&[4, 4, 100, 3, 3, 3], 8), [vec![5, 4], vec![3], vec![2], vec![1, 0]]);
-        assert_eq!(of(&[4, 4], 8), [vec![1, 0]]);
-        assert_eq!(of(&[0, 8, 0], 8), [vec![2, 1, 0]]);
+        assert_eq!(of(&[1; 19], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 4, 8, 4]);
+        assert_eq!(of(&[4, 4, 100, 3, 3, 1, 1, 1], 8), [vec![7], vec![6, 5], vec![4], vec![3], vec![2], vec![1, 0]]);
+        assert_eq!(of(&[1; 100], 8).len(), 3 + 93_usize.div_ceil(8));
+        assert_eq!(of(&[0, 8, 0], 64), [vec![2, 1, 0]]);
         assert!(of(&[], 8).is_empty());
         assert_eq!(plan(&[1, 4, 7], |member| member, 8), [vec![7], vec![4, 1]]);
     }

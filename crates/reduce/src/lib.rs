@@ -154,20 +154,26 @@ impl GradientReducer {
         let (sent, here) = lock(&self.queue).complete_all(step)?;
         let (mut bytes, mut busy) = (0, Duration::ZERO);
         let mut units = Vec::with_capacity(sent + here.len());
+        // Means go into the gradients while the next unit is on its way.
+        let mut keep = |mut unit: Unit| {
+            unit.bucket.store(&self.parameters)?;
+            units.push(unit);
+            Ok::<(), Error>(())
+        };
         for mut unit in here {
             let started = Instant::now();
             bytes += unit.reduce(&*self.group, step)?;
             busy += started.elapsed();
-            units.push(unit);
+            keep(unit)?;
         }
         for carrier in std::iter::repeat_n(&self.carrier, sent).flatten() {
             let answer = carrier.next()?;
             answer.wait()?;
             bytes += answer.bytes?;
             busy += answer.time;
-            units.push(answer.unit);
+            keep(answer.unit)?;
         }
-        lock(&self.queue).take_back(units)?;
+        lock(&self.queue).take_back(units);
         for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used) {
             autograd::set_gradient(parameter.tensor(), None)?;
         }

@@ -103,14 +103,13 @@ impl Queue {
         Ok((self.sent, Vec::new()))
     }
 
-    /// Takes all units back, and puts their means into the gradients.
-    pub(crate) fn take_back(&mut self, units: Vec<Unit>) -> Result<()> {
+    /// Takes all units back.
+    pub(crate) fn take_back(&mut self, units: Vec<Unit>) {
         self.missing = units.iter().map(Unit::len).collect();
         self.units = units.into();
         (self.sent, self.began) = (0, None);
         self.is_used.fill(false);
         self.is_complete.fill(false);
-        self.units.iter_mut().try_for_each(|unit| unit.bucket.store(&self.parameters))
     }
 
     /// No units will be sent any more.

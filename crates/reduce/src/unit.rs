@@ -33,7 +33,7 @@ impl Unit {
             Method::Exact | Method::Bf16 => false,
         };
         let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| is_compressed(member));
-        let bytes = |member: usize| parameters[member].numel() * wire.elt_size_in_bytes();
+        let bytes = |member: usize| parameters[member].numel() * Kind::Float.elt_size_in_bytes();
         let mut units = Vec::new();
         for members in plan(&rest, bytes, config.bucket_bytes) {
             units.push(Unit { bucket: Bucket::new(parameters, members, wire)?, way: Way::Whole });

@@ -8,6 +8,7 @@ use crate::{Error, Reduce, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     AllReduce = 1,
+    ReduceScatter,
     Broadcast,
     AllGather,
     Barrier,
@@ -19,8 +20,9 @@ pub(super) enum Operation {
 }
 
 impl Operation {
-    const ALL: [Operation; 9] = [
+    const ALL: [Operation; 10] = [
         Operation::AllReduce,
+        Operation::ReduceScatter,
         Operation::Broadcast,
         Operation::AllGather,
         Operation::Barrier,
@@ -34,6 +36,7 @@ impl Operation {
     pub(super) fn name(self) -> &'static str {
         match self {
             Operation::AllReduce => "all_reduce",
+            Operation::ReduceScatter => "reduce_scatter",
             Operation::Broadcast => "broadcast",
             Operation::AllGather => "all_gather",
             Operation::Barrier => "barrier",
@@ -91,7 +94,7 @@ impl Header {
         if let Some(refusal) = Refusal::from_number(refusal) {
             return format!("{} was refused its argument ({})", self.operation(), refusal.reason());
         }
-        let detail = if operation == Operation::AllReduce as u64 {
+        let detail = if operation == Operation::AllReduce as u64 || operation == Operation::ReduceScatter as u64 {
             match detail {
                 detail if detail == Reduce::Sum as u64 => " (sum)".to_owned(),
                 detail if detail == Reduce::Max as u64 => " (max)".to_owned(),

@@ -11,6 +11,12 @@ use mpi::ffi;
 use crate::payload::Element;
 use crate::{Error, Result};
 
+unsafe extern "C" {
+    /// `MPI_IN_PLACE`, a macro of each MPI's header (`in_place.c`).
+    #[allow(non_upper_case_globals, reason = "it is C's")]
+    safe static loract_mpi_in_place: *const std::ffi::c_void;
+}
+
 /// A handle of MPI's to a type of number. Predefined, so it is never freed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Datatype {
@@ -109,6 +115,14 @@ pub(crate) fn is_up() -> bool {
     known == (0, 0) && initialised != 0 && finalised == 0
 }
 
+/// What Open MPI is told, unless the environment says otherwise; other MPIs do not look.
+const OPEN_MPI: [(&str, &str); 2] = [
+    // Over one connection its TCP sends and receives by turns for much of a large sum, which then takes half as long again.
+    ("OMPI_MCA_btl_tcp_links", "2"),
+    // A thread that waits for other ranks polls. Where backward wants its core, that shall have it.
+    ("OMPI_MCA_mpi_yield_when_idle", "1"),
+];
+
 /// Starts MPI and has it return codes instead of ending the process.
 pub(super) fn initialize() -> Result<()> {
     let mut started = 0;
@@ -116,6 +130,10 @@ pub(super) fn initialize() -> Result<()> {
     check("initialize", unsafe { ffi::MPI_Initialized(&mut started) })?;
     if started != 0 {
         return Err(Error::AlreadyInitialised);
+    }
+    for (name, value) in OPEN_MPI.iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+        // SAFETY: as the next call, which changes the environment too, this is for a time when no other thread reads it.
+        unsafe { std::env::set_var(name, value) };
     }
     let mut provided = 0;
     // SAFETY: null arguments are allowed since MPI 2.
@@ -221,21 +239,58 @@ impl Communicator {
         Ok(usize::try_from(rank).unwrap_or(0))
     }
 
-    /// Combines `send` of all ranks into `receive`. Both are aligned for the datatype.
-    pub(super) fn all_reduce(self, operation: &'static str, send: &[u8], receive: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
-        assert_eq!(send.len(), receive.len());
-        // SAFETY: both buffers hold `count` numbers and do not overlap; all ranks pass the same count, datatype and fold.
+    /// Replaces `bytes` by their combination over all ranks. They are aligned for the datatype.
+    pub(super) fn all_reduce(self, operation: &'static str, bytes: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
+        let count = datatype.count(bytes);
+        // SAFETY: the buffer holds `count` numbers; all ranks pass the same count, datatype and fold.
+        let code = unsafe { ffi::MPI_Allreduce(loract_mpi_in_place, bytes.as_mut_ptr().cast(), count, datatype.handle, fold.0, self.0) };
+        check(operation, code)
+    }
+
+    /// Combines `send` of all ranks, as many equal parts as there are ranks, and leaves this rank's part in `receive`. Both are aligned for the
+    /// datatype.
+    pub(super) fn reduce_scatter(
+        self,
+        operation: &'static str,
+        send: &[u8],
+        receive: &mut [u8],
+        datatype: Datatype,
+        fold: Fold,
+    ) -> Result<()> {
+        debug_assert!(receive.is_empty() || send.len().is_multiple_of(receive.len()));
+        // SAFETY: `send` holds `count` numbers for each rank and `receive` so many; they do not overlap; all ranks pass the same count, datatype
+        // and fold.
         let code = unsafe {
-            ffi::MPI_Allreduce(send.as_ptr().cast(), receive.as_mut_ptr().cast(), datatype.count(send), datatype.handle, fold.0, self.0)
+            let count = datatype.count(receive);
+            ffi::MPI_Reduce_scatter_block(send.as_ptr().cast(), receive.as_mut_ptr().cast(), count, datatype.handle, fold.0, self.0)
+        };
+        check(operation, code)
+    }
+
+    /// Combines `send` of all ranks into `receive`, which rank `root` alone has. Both are aligned for the datatype.
+    pub(super) fn reduce(
+        self,
+        operation: &'static str,
+        send: &[u8],
+        receive: Option<&mut [u8]>,
+        datatype: Datatype,
+        fold: Fold,
+        root: usize,
+    ) -> Result<()> {
+        assert!(receive.as_ref().is_none_or(|receive| receive.len() == send.len()));
+        let into = receive.map_or(ptr::null_mut(), <[u8]>::as_mut_ptr);
+        // SAFETY: `send` holds `count` numbers, and so does `into` on the root; no other rank's is looked at. All ranks pass the same count, datatype,
+        // fold, and a root below the number of ranks, which is a c_int.
+        let code = unsafe {
+            ffi::MPI_Reduce(send.as_ptr().cast(), into.cast(), datatype.count(send), datatype.handle, fold.0, root as c_int, self.0)
         };
         check(operation, code)
     }
 
     /// The smallest of each number over all ranks.
     pub(super) fn all_reduce_min<const N: usize>(self, operation: &'static str, mut numbers: [u64; N]) -> Result<[u64; N]> {
-        let mut smallest = [0; N];
-        self.all_reduce(operation, as_bytes_mut(&mut numbers), as_bytes_mut(&mut smallest), Datatype::u64(), Fold::min())?;
-        Ok(smallest)
+        self.all_reduce(operation, as_bytes_mut(&mut numbers), Datatype::u64(), Fold::min())?;
+        Ok(numbers)
     }
 
     /// Replaces `bytes` by those of `root`.

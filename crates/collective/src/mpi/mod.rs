@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use tch::{Device, Tensor};
 
 use self::agreement::{Header, Operation};
-use self::call::{Communicator, Datatype};
+use self::call::{Communicator, Datatype, Fold};
 pub(crate) use self::call::{abort_if_up, is_up};
 use self::fold::Folds;
 use crate::nccl::Nccl;
@@ -27,8 +27,7 @@ pub struct MpiOptions {
     /// Whether each collective first compares all ranks' calls, so that a disagreement is an error instead of a hang or wrong memory.
     /// It costs an all-reduce of 16 bytes: a few microseconds within a host, a round trip per doubling of the ranks between hosts.
     pub check: bool,
-    /// Larger payloads are handed to MPI in pieces of so many bytes (at most 2^30, since MPI counts in 32 bits). An all-reduce also
-    /// keeps a buffer of one piece, since calls with two buffers measure about twice as fast as those in place.
+    /// Larger payloads are handed to MPI in pieces of so many bytes (at most 2^30, since MPI counts in 32 bits).
     pub chunk_bytes: usize,
 }
 
@@ -66,9 +65,9 @@ pub struct Mpi {
     nccl: Option<Nccl>,
     options: MpiOptions,
     folds: Folds,
-    /// The buffer of all-reduces. Who holds it has the turn to call MPI; others get an error and do not wait, for two threads that
-    /// take turns by chance would do so differently on each rank.
-    turn: Mutex<Vec<u64>>,
+    /// Who holds it has the turn to call MPI; others get an error and do not wait, for two threads that take turns by chance would do so
+    /// differently on each rank.
+    turn: Mutex<()>,
     /// Shared with the duplicates, as is the next.
     sent: Arc<AtomicU64>,
     /// Whether the ranks can have lost step: then nothing collective is attempted any more.
@@ -126,12 +125,12 @@ impl Mpi {
 
     /// Takes the turn to call MPI, and notes for the heartbeat which call it is.
     fn take_turn(&self, operation: Operation) -> Result<Turn<'_>> {
-        let buffer = match self.turn.try_lock() {
-            Ok(buffer) => buffer,
+        let lock = match self.turn.try_lock() {
+            Ok(lock) => lock,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { operation: operation.name(), rank: self.rank }),
         };
-        Ok(Turn { buffer, _inside: activity::enter(operation.name()) })
+        Ok(Turn { _lock: lock, _inside: activity::enter(operation.name()) })
     }
 
     /// Compares this call with those of the other ranks. A call that is wrong here (`local` is an error) takes part too, or the others
@@ -158,7 +157,12 @@ impl Mpi {
 
     /// Agrees on a call that carries a tensor.
     fn agree_on_tensor(&self, operation: Operation, tensor: &Tensor, detail: u64) -> Result<Payload> {
-        match Payload::of(tensor, self.nccl.as_ref().map(Nccl::device)) {
+        let gpu = self.nccl.as_ref().map(Nccl::device);
+        let payload = match operation {
+            Operation::ReduceScatter => Payload::of_rows(tensor, gpu, self.world_size()),
+            _ => Payload::of(tensor, gpu),
+        };
+        match payload {
             Ok(payload) => {
                 let root = if operation == Operation::Broadcast { self.valid_root(operation, detail as usize) } else { Ok(()) };
                 let header = match root {
@@ -205,6 +209,24 @@ impl Mpi {
         Ok(())
     }
 
+    /// Combines memory, one part of equal length for each rank, and leaves this rank's part in `own`.
+    fn scatter_memory(&self, bytes: &[u8], own: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
+        const OPERATION: &str = "reduce_scatter";
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if bytes.len() <= self.options.chunk_bytes {
+            return self.communicator.reduce_scatter(OPERATION, bytes, own, datatype, fold);
+        }
+        // Too much for MPI's 32-bit counts in one call: rank after rank.
+        for (root, part) in bytes.chunks(own.len()).enumerate() {
+            for (send, receive) in part.chunks(self.options.chunk_bytes).zip(own.chunks_mut(self.options.chunk_bytes)) {
+                self.communicator.reduce(OPERATION, send, (root == self.rank).then_some(receive), datatype, fold, root)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Another group of the same ranks, which all make it now.
     fn another(&self, nccl: Option<Nccl>) -> Result<Mpi> {
         let communicator = self.communicator.duplicate();
@@ -229,19 +251,10 @@ impl Mpi {
     }
 }
 
-/// The turn to call MPI, and the buffer that comes with it.
+/// The turn to call MPI.
 struct Turn<'a> {
-    buffer: MutexGuard<'a, Vec<u64>>,
+    _lock: MutexGuard<'a, ()>,
     _inside: activity::Inside,
-}
-
-/// A buffer of `u64`, so that it is aligned for every dtype, as bytes.
-fn scratch(buffer: &mut Vec<u64>, bytes: usize) -> &mut [u8] {
-    let words = bytes.div_ceil(8);
-    if buffer.len() < words {
-        buffer.resize(words, 0);
-    }
-    &mut call::as_bytes_mut(buffer)[..bytes]
 }
 
 impl ProcessGroup for Mpi {
@@ -262,7 +275,7 @@ impl ProcessGroup for Mpi {
     }
 
     fn all_reduce(&self, tensor: &mut Tensor, operation: Reduce) -> Result<()> {
-        let mut turn = self.take_turn(Operation::AllReduce)?;
+        let _turn = self.take_turn(Operation::AllReduce)?;
         let payload = self.agree_on_tensor(Operation::AllReduce, tensor, operation as u64)?;
         self.count_sent(payload.bytes());
         if payload.on_gpu {
@@ -271,14 +284,27 @@ impl ProcessGroup for Mpi {
         let bytes = payload::bytes_mut(tensor, &payload);
         let datatype = Datatype::of(payload.element);
         let fold = self.folds.get(payload.element, operation);
-        let result = bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| {
-            let reduced = scratch(&mut turn.buffer, chunk.len());
-            self.communicator.all_reduce("all_reduce", chunk, reduced, datatype, fold)?;
-            chunk.copy_from_slice(reduced);
-            Ok(())
-        });
+        let mut pieces = bytes.chunks_mut(self.options.chunk_bytes);
+        let result = pieces.try_for_each(|piece| self.communicator.all_reduce("all_reduce", piece, datatype, fold));
         self.note_failure(&result);
         result
+    }
+
+    fn reduce_scatter(&self, tensor: &Tensor, operation: Reduce) -> Result<Tensor> {
+        let _turn = self.take_turn(Operation::ReduceScatter)?;
+        let payload = self.agree_on_tensor(Operation::ReduceScatter, tensor, operation as u64)?;
+        self.count_sent(payload.bytes());
+        let mut own = payload::row_like(tensor)?;
+        if payload.on_gpu {
+            self.by_nccl(Operation::ReduceScatter, &payload, |nccl| nccl.reduce_scatter(tensor, &payload, operation, &mut own))?;
+            return Ok(own);
+        }
+        let row = Payload { numel: payload.numel / self.world_size(), ..payload };
+        let fold = self.folds.get(payload.element, operation);
+        let (bytes, into) = (payload::bytes(tensor, &payload), payload::bytes_mut(&mut own, &row));
+        let result = self.scatter_memory(bytes, into, Datatype::of(payload.element), fold);
+        self.note_failure(&result);
+        result.map(|()| own)
     }
 
     fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {

@@ -98,6 +98,24 @@ impl Communicator {
         })
     }
 
+    /// Combines the numbers at `all` over the ranks, `count` for each, and puts this rank's into `own`.
+    ///
+    /// # Safety
+    /// As for [`Communicator::all_reduce`]; `own` has room for `count`.
+    pub(crate) unsafe fn reduce_scatter(
+        &self,
+        all: *const c_void,
+        own: *mut c_void,
+        count: usize,
+        element: Element,
+        reduce: Reduce,
+    ) -> Result<(), String> {
+        self.call(|library, handle, stream| {
+            // SAFETY: the caller's promise.
+            unsafe { (library.reduce_scatter)(all, own, count, datatype(element), operation(reduce), handle, stream) }
+        })
+    }
+
     /// Replaces `count` numbers at `memory` by those of rank `root`.
     ///
     /// # Safety

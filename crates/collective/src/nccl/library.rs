@@ -42,6 +42,8 @@ functions! {
     get_last_error = c"ncclGetLastError": fn(ncclComm_t) -> *const c_char;
     all_reduce = c"ncclAllReduce":
         fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, *mut c_void) -> Code;
+    reduce_scatter = c"ncclReduceScatter":
+        fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, *mut c_void) -> Code;
     broadcast = c"ncclBroadcast":
         fn(*const c_void, *mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, *mut c_void) -> Code;
     all_gather = c"ncclAllGather": fn(*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, *mut c_void) -> Code;

@@ -89,16 +89,31 @@ impl Nccl {
 
     /// Replaces `tensor` by its combination over the ranks.
     pub(crate) fn all_reduce(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
-        if reduce == Reduce::Sum || payload.element == Element::I64 {
+        if keeps_nan(payload, reduce) {
             return self.combine(tensor, payload, reduce);
         }
-        // The larger of a number and NaN is the number to NCCL. A sum keeps NaN.
-        let words = |error: tch::TchError| error.to_string();
-        let is_nan = tensor.f_isnan().map_err(words)?;
-        let mut nan = tensor.f_zeros_like().and_then(|zeros| zeros.f_masked_fill(&is_nan, f64::NAN)).map_err(words)?;
+        let mut nan = nan_of(tensor).map_err(words)?;
         self.combine(&mut nan, payload, Reduce::Sum)?;
         self.combine(tensor, payload, reduce)?;
         tensor.f_add_(&nan).map(drop).map_err(words)
+    }
+
+    /// Combines `tensor` over the ranks, of which it has a row for each; `own` has room for this rank's.
+    pub(crate) fn reduce_scatter(&self, tensor: &Tensor, payload: &Payload, reduce: Reduce, own: &mut Tensor) -> Result<(), String> {
+        self.scatter(tensor, payload, reduce, own)?;
+        if keeps_nan(payload, reduce) {
+            return Ok(());
+        }
+        let mut nan = own.f_empty_like().map_err(words)?;
+        self.scatter(&nan_of(tensor).map_err(words)?, payload, Reduce::Sum, &mut nan)?;
+        own.f_add_(&nan).map(drop).map_err(words)
+    }
+
+    fn scatter(&self, tensor: &Tensor, payload: &Payload, reduce: Reduce, own: &mut Tensor) -> Result<(), String> {
+        // SAFETY: as in `combine`; `own` was made for it, and the tensors' memory goes to nothing that is queued earlier than this.
+        self.after_meeting(|communicator| unsafe {
+            communicator.reduce_scatter(tensor.data_ptr(), own.data_ptr(), own.numel(), payload.element, reduce)
+        })
     }
 
     fn combine(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
@@ -125,4 +140,18 @@ impl Nccl {
         let communicator = self.communicator.lock().unwrap_or_else(PoisonError::into_inner).clone();
         communicator.as_deref().map_or_else(|| Err("the ranks have not met".to_owned()), call)
     }
+}
+
+/// Whether NaN of one rank reaches all: the larger of a number and NaN is the number to NCCL.
+fn keeps_nan(payload: &Payload, reduce: Reduce) -> bool {
+    reduce == Reduce::Sum || payload.element == Element::I64
+}
+
+/// NaN where it is in `tensor`, otherwise zeros: a sum keeps it.
+fn nan_of(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+    tensor.f_zeros_like()?.f_masked_fill(&tensor.f_isnan()?, f64::NAN)
+}
+
+fn words(error: tch::TchError) -> String {
+    error.to_string()
 }

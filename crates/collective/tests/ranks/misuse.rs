@@ -50,12 +50,17 @@ fn everyone_is_wrong(group: &dyn ProcessGroup) {
             group.all_reduce(&mut tensor, Reduce::Sum).unwrap_err(),
             group.broadcast(&mut tensor, 0).unwrap_err(),
             group.all_gather(&tensor).unwrap_err(),
+            group.reduce_scatter(&tensor, Reduce::Sum).unwrap_err(),
         ];
-        for (error, name) in errors.iter().zip(["all_reduce", "broadcast", "all_gather"]) {
+        for (error, name) in errors.iter().zip(["all_reduce", "broadcast", "all_gather", "reduce_scatter"]) {
             let Error::Unsupported { operation, reason, shape, rank, .. } = error else { panic!("{error}") };
             assert!(*operation == name && reason.contains(expected) && *rank == group.rank(), "{error}");
             assert_eq!(shape, expected_shape);
         }
+    }
+    for rows in [Tensor::from(1.0).to_device(device()), zeros(0, Kind::Float), zeros(group.world_size() as i64 + 1, Kind::Float)] {
+        let error = group.reduce_scatter(&rows, Reduce::Sum).unwrap_err();
+        assert!(error.to_string().contains("it has not one row for each rank"), "{error}");
     }
     for error in [
         group.broadcast(&mut zeros(1, Kind::Float), group.world_size()).unwrap_err(),
@@ -74,6 +79,9 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
     let name = format!("rank {last} (host {}): ", group.host(last));
 
     let different_reduction = if is_last { Reduce::Max } else { Reduce::Sum };
+    let ranks = group.world_size() as i64;
+    let rows = |columns: i64, kind: Kind| Tensor::zeros([ranks, columns], (kind, device()));
+    let of_rows = format!("reduce_scatter (max) of {} f32", 2 * ranks);
     let matrix = Tensor::zeros([2, 3], (Kind::Float, device()));
     let cases = [
         (sum(pick(zeros(4, Kind::Float), zeros(5, Kind::Float))), "all_reduce (sum) of 5 f32"),
@@ -84,6 +92,7 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
         (group.broadcast(&mut zeros(2, Kind::Int64), usize::from(is_last)), "broadcast (root 1) of 2 i64"),
         (group.all_gather(&pick(zeros(3, Kind::Double), zeros(3, Kind::Float))).map(drop), "all_gather of 3 f32"),
         (group.broadcast_bytes(&mut vec![1], usize::from(is_last)), "broadcast_bytes (root 1)"),
+        (group.reduce_scatter(&pick(rows(1, Kind::Float), rows(2, Kind::Float)), different_reduction).map(drop), &of_rows),
     ];
     for (result, expected) in cases {
         let error = result.expect_err(expected);
@@ -98,6 +107,10 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
         (
             group.all_gather(&pick(matrix.copy(), zeros(6, Kind::Bool))).map(drop),
             "all_gather was refused its argument (its dtype is not carried)",
+        ),
+        (
+            group.reduce_scatter(&pick(rows(2, Kind::Float), zeros(2 * ranks, Kind::Float)), Reduce::Sum).map(drop),
+            "reduce_scatter was refused its argument (it has not one row for each rank)",
         ),
     ];
     for (result, expected) in refused {

@@ -84,6 +84,16 @@ template <class T, class Wide> void reduce(Communicator* of, char* out, size_t b
   }
 }
 
+void reduce(Communicator* of, char* out, size_t bytes, int type, int operation) {
+  switch (type) {
+    case 4: return reduce<int64_t, int64_t>(of, out, bytes, operation);
+    case 6: return reduce<_Float16, float>(of, out, bytes, operation);
+    case 7: return reduce<float, float>(of, out, bytes, operation);
+    case 8: return reduce<double, double>(of, out, bytes, operation);
+    case 9: return reduce<Bf16, float>(of, out, bytes, operation);
+  }
+}
+
 int size_of(int type) { return type == 4 || type == 8 ? 8 : type == 7 ? 4 : type == 6 || type == 9 ? 2 : 0; }
 
 // Every rank's piece is in its slot while `take` runs.
@@ -149,14 +159,18 @@ int ncclAllReduce(const void* send, void* receive, size_t count, int type, int o
   if (!size_of(type)) return INVALID_USAGE;
   // In place, so that the own piece is read before it is written: each piece is copied to its slot first.
   return call(of, send, count * size_of(type), [&](size_t start, size_t length) {
-    char* out = static_cast<char*>(receive) + start;
-    switch (type) {
-      case 4: return reduce<int64_t, int64_t>(of, out, length, operation);
-      case 6: return reduce<_Float16, float>(of, out, length, operation);
-      case 7: return reduce<float, float>(of, out, length, operation);
-      case 8: return reduce<double, double>(of, out, length, operation);
-      case 9: return reduce<Bf16, float>(of, out, length, operation);
-    }
+    reduce(of, static_cast<char*>(receive) + start, length, type, operation);
+  });
+}
+
+int ncclReduceScatter(const void* send, void* receive, size_t count, int type, int operation, Communicator* of, void*) {
+  if (!size_of(type)) return INVALID_USAGE;
+  size_t own = count * size_of(type), first = of->rank * own;
+  return call(of, send, own * of->ranks, [&](size_t start, size_t length) {
+    alignas(8) static thread_local char piece[ROOM];
+    reduce(of, piece, length, type, operation);
+    size_t from = std::max(start, first), to = std::min(start + length, first + own);
+    if (from < to) std::memcpy(static_cast<char*>(receive) + from - first, piece + from - start, to - from);
   });
 }
 

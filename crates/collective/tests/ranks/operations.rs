@@ -22,6 +22,12 @@ fn tensor(numbers: &[i64], kind: Kind, shape: &[i64]) -> Tensor {
     Tensor::from_slice(numbers).to_kind(kind).view(shape).to_device(device())
 }
 
+/// `[world_size, ...]`: each row is its number everywhere.
+fn rank_marks(world_size: usize, kind: Kind, shape: &[i64]) -> Tensor {
+    let rows: Vec<Tensor> = (0..world_size).map(|row| Tensor::full(shape, row as i64, (kind, device()))).collect();
+    Tensor::stack(&rows, 0)
+}
+
 pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
     let (rank, world_size) = (group.rank(), group.world_size());
     assert_eq!(Some(rank), collective::rank_hint());
@@ -48,6 +54,16 @@ pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
                 group.all_reduce(&mut reduced, reduce)?;
                 assert_eq!(reduced, tensor(&expected, kind, shape), "{reduce:?} of {kind:?} {shape:?}");
                 sent += size;
+
+                // Row r of each rank, as if it were rank r further on: other numbers, and other ones in each row.
+                let row = |rank: usize, row: usize| &all[(rank + row) % world_size];
+                let rows: Vec<Tensor> = (0..world_size).map(|index| tensor(row(rank, index), kind, shape)).collect();
+                let scattered = group.reduce_scatter(&(Tensor::stack(&rows, 0) + rank_marks(world_size, kind, shape)), reduce)?;
+                // Rank `rank` keeps row `rank`, whose numbers are those of all ranks again; its mark was added once by each.
+                let mark = if reduce == Reduce::Sum { rank * world_size } else { rank };
+                let marked: Vec<i64> = expected.iter().map(|number| number + mark as i64).collect();
+                assert_eq!(scattered, tensor(&marked, kind, shape), "rows, {reduce:?} of {kind:?} {shape:?}");
+                sent += size * world_size;
             }
             for (root, numbers) in all.iter().enumerate() {
                 let mut received = own();
@@ -120,8 +136,11 @@ fn check_rounding(group: &dyn ProcessGroup) -> Result<(), Error> {
     for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::Double, 1e-14), (Kind::Half, 4e-3), (Kind::BFloat16, 3e-2)] {
         let mut sum = values(group.rank()).to_kind(kind);
         group.all_reduce(&mut sum, Reduce::Sum)?;
-        let error = (sum.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
-        assert!(error <= tolerance, "{kind:?} is off by {error}");
+        let off = |sum: &Tensor| (sum.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
+        assert!(off(&sum) <= tolerance, "{kind:?} is off by {}", off(&sum));
+        let rows = values(group.rank()).to_kind(kind).expand([group.world_size() as i64, -1], false).contiguous();
+        let own = group.reduce_scatter(&rows, Reduce::Sum)?;
+        assert!(off(&own) <= tolerance, "a row of {kind:?} is off by {}", off(&own));
         let all = group.all_gather(&sum)?;
         assert!((0..group.world_size()).all(|rank| all.get(rank as i64) == sum), "{kind:?} differs between ranks");
     }
@@ -136,6 +155,9 @@ fn check_nan(group: &dyn ProcessGroup) -> Result<(), Error> {
             let mut tensor = Tensor::from_slice(&[value, 2.0]).to_kind(kind).to_device(device());
             group.all_reduce(&mut tensor, reduce)?;
             assert!(tensor.double_value(&[0]).is_nan() && tensor.double_value(&[1]).is_finite(), "{reduce:?} of {kind:?}");
+            let rows = Tensor::from_slice(&[value, 2.0]).to_kind(kind).to_device(device());
+            let own = group.reduce_scatter(&rows.expand([group.world_size() as i64, 2], false).contiguous(), reduce)?;
+            assert!(own.double_value(&[0]).is_nan() && own.double_value(&[1]).is_finite(), "a row, {reduce:?} of {kind:?}");
         }
     }
     Ok(())

@@ -87,6 +87,12 @@ impl ProcessGroup for Thread {
         Ok(())
     }
 
+    fn reduce_scatter(&self, tensor: &Tensor, operation: Reduction) -> Result<Tensor> {
+        let mut all = tensor.copy();
+        self.all_reduce(&mut all, operation)?;
+        Ok(all.get(self.rank as i64))
+    }
+
     fn broadcast(&self, tensor: &mut Tensor, root: usize) -> Result<()> {
         tensor.copy_(&self.exchange(tensor)[root]);
         Ok(())
