@@ -123,26 +123,24 @@ impl Bucket {
     }
 }
 
-/// How much of a bucket the first one has: one part in so many; the second has twice that, and so on.
-const FIRST: usize = 8;
-
 /// Whether a gradient is the very memory of a bucket's part.
 fn is_same_memory(gradient: &Tensor, view: &Tensor) -> bool {
     gradient.kind() == view.kind() && gradient.data_ptr() == view.data_ptr()
 }
 
 /// Which gradients share a bucket: from the last to the first, as backward completes them, so many that a bucket stays within
-/// `bucket_bytes`, but at least one. The first ones are smaller, as the network has nothing to do before them.
+/// `bucket_bytes`, but at least one. The first has an eighth of that and each next one twice as much, as the network has nothing to do before them.
 pub(crate) fn plan(members: &[usize], bytes: impl Fn(usize) -> usize, bucket_bytes: usize) -> Vec<Vec<usize>> {
     let mut buckets: Vec<Vec<usize>> = Vec::new();
-    let mut filled = 0;
+    let (mut filled, mut limit) = (0, bucket_bytes / 8);
     for &member in members.iter().rev() {
-        let begun = u32::try_from(buckets.len().saturating_sub(1)).unwrap_or(u32::MAX);
-        let limit = bucket_bytes.min((bucket_bytes / FIRST).saturating_mul(1_usize.checked_shl(begun).unwrap_or(usize::MAX)));
         let size = bytes(member);
         match buckets.last_mut() {
             Some(bucket) if filled + size <= limit => bucket.push(member),
-            _ => {
+            last => {
+                if last.is_some() {
+                    limit = limit.saturating_mul(2).min(bucket_bytes);
+                }
                 buckets.push(vec![member]);
                 filled = 0;
             }

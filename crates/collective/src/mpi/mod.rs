@@ -85,7 +85,8 @@ impl Mpi {
 
     /// Initialises MPI and meets the other ranks.
     ///
-    /// Asks for thread level *multiple*, so that any thread may make the calls and a panic on any thread can end the job.
+    /// Asks for thread level *multiple*, so that any thread may make the calls and a panic on any thread can end the job. As MPI's own start, it
+    /// sets environment variables (two for Open MPI, where they are not set): no other thread may be reading them.
     ///
     /// # Errors
     /// MPI was up already, it offers less than *serialized*, or one of the first calls failed.

@@ -10,7 +10,7 @@ const SHAPES: [&[i64]; 8] = [&[], &[0], &[1], &[3, 0, 2], &[2, 3], &[7], &[1, 13
 
 pub fn start(ranks: usize) {
     driver::mpirun(ranks, &["operations"]).expect_success();
-    driver::mpirun(ranks, &["operations", "chunked"]).expect_success();
+    driver::mpirun_with(ranks, &["operations", "chunked"], &[("OMPI_MCA_btl_tcp_links", "3"), ("LORACT_TEST_LINKS", "3")]).expect_success();
 }
 
 /// Small whole numbers that differ from rank to rank: their sums are exact in every dtype.
@@ -33,6 +33,9 @@ pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
     assert_eq!(Some(rank), collective::rank_hint());
     assert!((0..world_size).all(|rank| !group.host(rank).is_empty() && group.host(rank) != "unknown"));
     assert!(matches!(Mpi::initialize(), Err(Error::AlreadyInitialised)));
+    // What the user says of TCP holds.
+    let links = std::env::var("LORACT_TEST_LINKS").unwrap_or("2".to_owned());
+    assert_eq!(std::env::var("OMPI_MCA_btl_tcp_links"), Ok(links));
     let (before, mut sent) = (group.sent_bytes(), 0);
 
     for kind in KINDS {
