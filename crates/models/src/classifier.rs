@@ -109,6 +109,10 @@ impl Model for Classifier {
         self.encoder.parameters().into_iter().chain(self.head.linears().flat_map(Linear::parameters)).collect()
     }
 
+    fn tables(&self) -> Vec<&Parameter> {
+        self.encoder.tables()
+    }
+
     fn linears(&self) -> Vec<&Linear> {
         self.encoder.linears().into_iter().chain(self.head.linears()).collect()
     }

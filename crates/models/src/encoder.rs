@@ -227,6 +227,13 @@ impl Model for Encoder {
         parameters
     }
 
+    fn tables(&self) -> Vec<&Parameter> {
+        match &self.embedding {
+            Embedding::Text(embedding) => embedding.tables().to_vec(),
+            Embedding::Image(_) => Vec::new(),
+        }
+    }
+
     fn linears(&self) -> Vec<&Linear> {
         let mut linears = Vec::new();
         for Stage { blocks, merge } in &self.stages {

@@ -16,6 +16,11 @@ pub trait Model {
         Vec::new()
     }
 
+    /// Tables of which a forward reads a row for each token and nothing else: embeddings, but not one that is the head.
+    fn tables(&self) -> Vec<&Parameter> {
+        Vec::new()
+    }
+
     /// The linear layers that adapters may be put beside.
     fn linears(&self) -> Vec<&Linear>;
 

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! A gradient travels in a bucket ([`Config::bucket_bytes`]) with its neighbours. Gradient hooks fill the buckets, from the last parameter to
-//! the first, and a thread with a [group of its own](collective::ProcessGroup::duplicate) compresses and sums them while backward goes on.
+//! the first, and threads with [groups of their own](collective::ProcessGroup::duplicate) compress and sum them while backward goes on: two
+//! on the CPU, one on a GPU.
 //! Where gradients have the dtype of the buckets they live in them: nothing is copied, and exact sums need no memory beyond the gradients.
 //!
 //! A parameter that backward does not reach on some ranks counts as zero there; one that no rank reaches keeps no gradient, as in a single
@@ -39,6 +40,7 @@ mod parameter;
 mod powersgd;
 mod query;
 mod queue;
+mod rows;
 mod shared_basis;
 mod unit;
 
@@ -70,6 +72,17 @@ pub struct Traffic {
     pub waited: Duration,
 }
 
+/// What is known of gradients before the first of them is there: parameters by name, the same on all ranks. Names of others are passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Known {
+    /// Those that will have a [basis](GradientReducer::set_bases), for [`Method::SharedBasis`]: they share buckets, apart from those that
+    /// travel as they are.
+    pub in_bases: Vec<String>,
+    /// Tables `[rows, columns]` of which a step reads few rows, embeddings: unless the method compresses them, only rows that differ from zero on
+    /// some rank travel where these are at most half, and two bytes for each row. Tables of less than 1 MiB in f32 travel whole.
+    pub tables: Vec<String>,
+}
+
 /// Replaces gradients by their mean over all ranks.
 ///
 /// All buffers are made once, in [`GradientReducer::new`], which lets the parameters' `.grad` lie in them: in f32 they are the gradients.
@@ -92,27 +105,26 @@ impl GradientReducer {
     /// # Errors
     /// On every rank, if on any rank a parameter or the configuration cannot be used, or differs from the others'.
     pub fn new(group: Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> Result<GradientReducer> {
-        GradientReducer::with_bases(group, parameters, &[], config)
+        GradientReducer::knowing(group, parameters, &Known::default(), config)
     }
 
-    /// The same, for [`Method::SharedBasis`] with the names of the parameters that will have a [basis](GradientReducer::set_bases): they share
-    /// buckets, apart from those that travel as they are.
+    /// The same, with what is known of the gradients.
     ///
     /// # Errors
     /// As [`GradientReducer::new`].
-    pub fn with_bases(
+    pub fn knowing(
         group: Arc<dyn ProcessGroup>,
         parameters: &[(String, Tensor)],
-        in_bases: &[String],
+        known: &Known,
         config: Config,
     ) -> Result<GradientReducer> {
         let local = config.validate().and_then(|()| Parameter::list(parameters));
-        let parameters = Arc::new(agreement::agree_on_parameters(&*group, local, &config)?);
+        let parameters = Arc::new(agreement::agree_on_parameters(&*group, local, known, &config)?);
         let _no_grad = tch::no_grad_guard();
-        let units = Unit::all(&parameters, in_bases, &config)?;
+        let units = Unit::all(&parameters, known, &config)?;
         let (orders, carrier) = match group.world_size() > 1 && config.overlap {
-            true => Carrier::start(group.duplicate()?, device_of(&parameters)).map(|(orders, carrier)| (Some(orders), Some(carrier)))?,
-            false => (None, None),
+            true => Carrier::start(&*group, device_of(&parameters)).map(|(orders, carrier)| (orders, Some(carrier)))?,
+            false => (Vec::new(), None),
         };
         let queue = Arc::new(Mutex::new(Queue::new(parameters.clone(), units, orders)));
         for (member, parameter) in parameters.iter().enumerate() {
@@ -152,7 +164,7 @@ impl GradientReducer {
         }
         let is_used = agreement::agree_on_gradients(&*self.group, &self.parameters, &used, step)?;
         let (sent, here) = lock(&self.queue).complete_all(step)?;
-        let (mut bytes, mut busy) = (0, Duration::ZERO);
+        let (mut bytes, mut spans) = (0, Vec::with_capacity(sent + here.len()));
         let mut units = Vec::with_capacity(sent + here.len());
         // Means go into the gradients while the next unit is on its way.
         let mut keep = |mut unit: Unit| {
@@ -163,26 +175,28 @@ impl GradientReducer {
         for mut unit in here {
             let started = Instant::now();
             bytes += unit.reduce(&*self.group, step)?;
-            busy += started.elapsed();
+            spans.push((started, Instant::now()));
             keep(unit)?;
         }
-        for carrier in std::iter::repeat_n(&self.carrier, sent).flatten() {
-            let answer = carrier.next()?;
-            answer.wait()?;
-            bytes += answer.bytes?;
-            busy += answer.time;
-            keep(answer.unit)?;
+        if let Some(carrier) = &self.carrier {
+            for number in 0..sent {
+                let answer = carrier.answer(number)?;
+                answer.wait()?;
+                bytes += answer.bytes?;
+                spans.push(answer.span);
+                keep(answer.unit)?;
+            }
         }
         lock(&self.queue).take_back(units);
         for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used) {
             autograd::set_gradient(parameter.tensor(), None)?;
         }
         let elements: usize = self.parameters.iter().map(Parameter::numel).sum();
-        Ok(Traffic { bytes, exact_bytes: elements as u64 * 4, busy, waited: started.elapsed() })
+        Ok(Traffic { bytes, exact_bytes: elements as u64 * 4, busy: carrier::union(spans), waited: started.elapsed() })
     }
 
     /// Says, for [`Method::SharedBasis`], which parameters' gradients (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by
-    /// name; of all others, that they are not. Only those named to [`GradientReducer::with_bases`] can have one. The bases are not copied: they
+    /// name; of all others, that they are not. Only [those that were named](Known::in_bases) can have one. The bases are not copied: they
     /// must stay as they are. All ranks call it between two steps, with bases of the same bits, which are not compared; other methods ignore it.
     ///
     /// # Errors
@@ -256,7 +270,7 @@ impl GradientReducer {
         let Ok(units) = queue.units() else { return Vec::new() };
         let of = |unit: &Unit| match &unit.way {
             Way::PowerSgd(powersgd) => powersgd.state(&self.parameters),
-            Way::Whole | Way::SharedBasis(_) => Vec::new(),
+            Way::Whole | Way::SharedBasis(_) | Way::Rows(_) => Vec::new(),
         };
         units.iter().flat_map(of).collect()
     }

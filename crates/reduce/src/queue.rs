@@ -27,12 +27,12 @@ pub(crate) struct Queue {
     is_complete: Vec<bool>,
     /// The step whose gradients are sent as they become complete.
     began: Option<u64>,
-    /// To the thread that reduces, if there is one.
-    orders: Option<Sender<Order>>,
+    /// To the threads that reduce, by turns; none where the caller does.
+    orders: Vec<Sender<Order>>,
 }
 
 impl Queue {
-    pub(crate) fn new(parameters: Arc<Vec<Parameter>>, units: Vec<Unit>, orders: Option<Sender<Order>>) -> Queue {
+    pub(crate) fn new(parameters: Arc<Vec<Parameter>>, units: Vec<Unit>, orders: Vec<Sender<Order>>) -> Queue {
         let count = parameters.len();
         let (mut unit_of, mut homes) = (vec![0; count], vec![None; count]);
         for (number, unit) in units.iter().enumerate() {
@@ -47,7 +47,7 @@ impl Queue {
 
     /// From now on a gradient that is complete may leave, if there is somebody to take it.
     pub(crate) fn begin(&mut self, step: u64) {
-        self.began = self.orders.is_some().then_some(step);
+        self.began = (!self.orders.is_empty()).then_some(step);
     }
 
     /// The step of [`Queue::begin`].
@@ -93,7 +93,7 @@ impl Queue {
         for unit in &mut self.units {
             unit.bucket.load(&self.parameters, |member| !is_complete[member])?;
         }
-        if self.orders.is_none() {
+        if self.orders.is_empty() {
             self.sent = self.units.len();
             return Ok((0, self.units.drain(..).collect()));
         }
@@ -114,14 +114,15 @@ impl Queue {
 
     /// No units will be sent any more.
     pub(crate) fn close(&mut self) {
-        self.orders = None;
+        self.orders.clear();
     }
 
     fn send_first(&mut self, step: u64) -> Result<()> {
-        if let (Some(orders), Some(unit)) = (&self.orders, self.units.pop_front()) {
+        if let Some(unit) = self.units.pop_front() {
             self.missing.pop_front();
+            let order = &self.orders[self.sent % self.orders.len()];
             self.sent += 1;
-            orders.send((unit, step)).map_err(|_| Error::Broken)?;
+            order.send((unit, step)).map_err(|_| Error::Broken)?;
         }
         Ok(())
     }

@@ -6,8 +6,9 @@ use tch::{Kind, Tensor};
 use crate::bucket::{Bucket, plan};
 use crate::parameter::Parameter;
 use crate::powersgd::PowerSgd;
+use crate::rows::Rows;
 use crate::shared_basis::SharedBasis;
-use crate::{Config, Method, Result};
+use crate::{Config, Known, Method, Result};
 
 pub(crate) struct Unit {
     pub(crate) bucket: Bucket,
@@ -20,21 +21,28 @@ pub(crate) enum Way {
     Whole,
     PowerSgd(PowerSgd),
     SharedBasis(SharedBasis),
+    Rows(Rows),
 }
 
 impl Unit {
     /// The units for all parameters, those first whose gradients are complete first: a unit waits for the first of its parameters, since
     /// backward goes from the last to the first.
-    pub(crate) fn all(parameters: &[Parameter], in_bases: &[String], config: &Config) -> Result<Vec<Unit>> {
+    pub(crate) fn all(parameters: &[Parameter], known: &Known, config: &Config) -> Result<Vec<Unit>> {
         let wire = if config.method == Method::Bf16 { Kind::BFloat16 } else { Kind::Float };
         let is_compressed = |member: usize| match &config.method {
             Method::PowerSgd(powersgd) => powersgd.compression(&parameters[member].shape).is_some(),
-            Method::SharedBasis { .. } => in_bases.iter().any(|name| name == parameters[member].name()),
+            Method::SharedBasis { .. } => known.in_bases.iter().any(|name| name == parameters[member].name()),
             Method::Exact | Method::Bf16 => false,
         };
         let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| is_compressed(member));
+        let is_table =
+            |member: usize| Rows::suits(&parameters[member]) && known.tables.iter().any(|name| name == parameters[member].name());
+        let (tables, rest): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(|&member| is_table(member));
         let bytes = |member: usize| parameters[member].numel() * Kind::Float.elt_size_in_bytes();
         let mut units = Vec::new();
+        for member in tables {
+            units.push(Rows::unit(parameters, member, wire)?);
+        }
         for members in plan(&rest, bytes, config.bucket_bytes) {
             units.push(Unit { bucket: Bucket::new(parameters, members, wire)?, way: Way::Whole });
         }
@@ -61,6 +69,7 @@ impl Unit {
             Way::Whole => all_reduce_mean(group, &mut flat),
             Way::PowerSgd(powersgd) => powersgd.reduce(group, step, &mut flat),
             Way::SharedBasis(shared) => shared.reduce(group, &mut flat),
+            Way::Rows(rows) => rows.reduce(group, &self.bucket),
         }
     }
 }
@@ -74,12 +83,17 @@ pub(crate) fn all_reduce_mean(group: &dyn ProcessGroup, flat: &mut Tensor) -> Re
     Ok(bytes)
 }
 
-/// Replaces a flat buffer by its sum over the ranks; returns the bytes handed over. All ranks skip an empty one.
+/// Replaces a flat buffer by its sum over the ranks; returns the bytes handed over.
 pub(crate) fn all_reduce_sum(group: &dyn ProcessGroup, flat: &mut Tensor) -> Result<u64> {
+    all_reduce(group, flat, Reduce::Sum)
+}
+
+/// Replaces a flat buffer by its combination over the ranks; returns the bytes handed over. All ranks skip an empty one.
+pub(crate) fn all_reduce(group: &dyn ProcessGroup, flat: &mut Tensor, operation: Reduce) -> Result<u64> {
     let bytes = flat.numel() * flat.kind().elt_size_in_bytes();
     if bytes > 0 {
         let _span = tracing::trace_span!("all_reduce", bytes).entered();
-        group.all_reduce(flat, Reduce::Sum)?;
+        group.all_reduce(flat, operation)?;
     }
     Ok(bytes as u64)
 }

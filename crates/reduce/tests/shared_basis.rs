@@ -3,7 +3,7 @@
 
 mod simulation;
 
-use reduce::{Config, GradientReducer, Method};
+use reduce::{Config, GradientReducer, Known, Method};
 use std::sync::Arc;
 
 use collective::ProcessGroup;
@@ -44,8 +44,8 @@ fn mean(world_size: usize, of: impl Fn(usize) -> Tensor) -> Tensor {
 }
 
 fn reducer(group: &Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> GradientReducer {
-    let names: Vec<String> = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
-    GradientReducer::with_bases(group.clone(), parameters, &names, config).unwrap()
+    let in_bases = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
+    GradientReducer::knowing(group.clone(), parameters, &Known { in_bases, ..Known::default() }, config).unwrap()
 }
 
 fn config(bucket_bytes: usize, overlap: bool) -> Config {

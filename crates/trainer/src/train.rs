@@ -19,7 +19,7 @@ use crate::{Error, Result, base, device, learning_rate, out_of_memory, text, wat
 use collective::ProcessGroup;
 use layers::Sites;
 use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
-use reduce::GradientReducer;
+use reduce::{GradientReducer, Known};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -131,13 +131,16 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
         Stream::Side => Sites::beside(model.device())?,
     };
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
-    let in_bases: Vec<String> = readers.iter().map(|reader| reader.parameter.clone()).collect();
+    let known = Known {
+        in_bases: readers.iter().map(|reader| reader.parameter.clone()).collect(),
+        tables: model.tables().into_iter().map(|table| table.name().to_owned()).collect(),
+    };
     let mut stepper = Stepper {
         learner,
         group: &**group,
         order: &order,
         activations,
-        reducer: GradientReducer::with_bases(group.clone(), &named, &in_bases, reduce_config(run, group.world_size()))?,
+        reducer: GradientReducer::knowing(group.clone(), &named, &known, reduce_config(run, group.world_size()))?,
         optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
         sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),

@@ -44,6 +44,11 @@ impl Model for Decoder {
         self.embedding.packed().into_iter().chain(linears).chain(self.tail.head().and_then(Weight::packed)).collect()
     }
 
+    fn tables(&self) -> Vec<&Parameter> {
+        let tokens = self.tail.head().and_then(|_| self.embedding.parameter());
+        tokens.into_iter().chain(&self.positions).collect()
+    }
+
     fn device(&self) -> Device {
         self.embedding.device()
     }

@@ -35,7 +35,11 @@ impl TextEmbedding {
     }
 
     pub fn parameters(&self) -> Vec<&Parameter> {
-        [&self.tokens, &self.types, &self.positions].into_iter().chain(self.norm.iter().flat_map(Norm::parameters)).collect()
+        self.tables().into_iter().chain(self.norm.iter().flat_map(Norm::parameters)).collect()
+    }
+
+    pub fn tables(&self) -> [&Parameter; 3] {
+        [&self.tokens, &self.types, &self.positions]
     }
 
     /// `ids` and `types` `[batch, tokens]` to `[batch, tokens, width]`.
