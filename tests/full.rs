@@ -6,7 +6,12 @@ mod program;
 use program::Place;
 use safetensors::SafeTensors;
 use serde_json::Value;
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 /// The tiny Llama, whose weights are all trained on batches of twelve sequences.
 fn place(steps: usize, more: &str) -> Place {
@@ -125,8 +130,9 @@ fn the_trained_model_is_a_model() {
 #[test]
 fn the_timeline_of_each_rank_has_all_of_a_step() {
     let place = place(2, "");
+    let trace = format!("--trace={}", place.at("trace.json").display());
     let ended =
-        place.run(place.loract(&["launch", "-n", "2"]).arg(place.config()).args(["--trace".as_ref(), place.at("trace.json").as_os_str()]));
+        place.run(place.loract(&["launch", "-n", "2"]).arg(place.config()).args([trace.as_str(), "--set", "gradients.bucket_bytes=20000"]));
     assert!(ended.status.success(), "{}", ended.stderr);
     for file in ["trace.json", "trace-rank-0001.json"] {
         let events: Vec<Value> = serde_json::from_slice(&fs::read(place.at(file)).unwrap()).unwrap();
@@ -135,6 +141,10 @@ fn the_timeline_of_each_rank_has_all_of_a_step() {
             assert_eq!(begun(name), 2, "{name} in {file}");
         }
         assert!(begun("reduce") >= 2 && begun("all_reduce") >= 2, "{file}");
+        // Two threads take buckets by turns.
+        let rows: BTreeSet<u64> =
+            events.iter().filter(|event| event["name"] == "reduce").filter_map(|event| event["tid"].as_u64()).collect();
+        assert_eq!(rows.len(), 2, "{file}");
     }
 }
 
