@@ -4,7 +4,7 @@
 mod program;
 
 use program::Place;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,16 @@ use std::{
 /// The tiny Llama, whose weights are all trained on batches of twelve sequences.
 fn place(steps: usize, more: &str) -> Place {
     let place = Place::new();
-    let ids: Vec<i64> = (0..4 * 12 * 16).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+    let ids: Vec<i64> = (0..4 * 12 * 16).map(id).collect();
     place.write_batches("batches.safetensors", [4, 12, 16], &ids);
     place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 12"));
     place.edit("[lora]\nrank = 2\n", more);
     place
+}
+
+/// A token of the batches.
+fn id(index: i64) -> i64 {
+    3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)
 }
 
 fn run(place: &Place, ranks: usize, set: &[&str]) {
@@ -145,6 +150,45 @@ fn the_timeline_of_each_rank_has_all_of_a_step() {
         let rows: BTreeSet<u64> =
             events.iter().filter(|event| event["name"] == "reduce").filter_map(|event| event["tid"].as_u64()).collect();
         assert_eq!(rows.len(), 2, "{file}");
+    }
+}
+
+#[test]
+fn of_a_large_embedding_the_rows_of_a_steps_tokens_travel() {
+    const WORDS: u64 = 9000;
+    let place = place(2, "");
+    // The tiny model, with more words than any batch has.
+    let (own, tiny) = (place.at("model"), program::fixture("hf/llama"));
+    fs::create_dir(&own).unwrap();
+    for entry in fs::read_dir(&tiny).unwrap().map(Result::unwrap).filter(|entry| entry.file_type().unwrap().is_file()) {
+        fs::copy(entry.path(), own.join(entry.file_name())).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&fs::read(tiny.join("config.json")).unwrap()).unwrap();
+    let hidden = config["hidden_size"].as_u64().unwrap();
+    config["vocab_size"] = WORDS.into();
+    fs::write(own.join("config.json"), config.to_string()).unwrap();
+    let bytes = fs::read(tiny.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let wide: BTreeMap<String, Vec<u8>> = ["model.embed_tokens.weight", "lm_head.weight"]
+        .map(|name| {
+            (name.to_owned(), tensors.tensor(name).unwrap().data().iter().copied().cycle().take((4 * WORDS * hidden) as usize).collect())
+        })
+        .into();
+    let all = tensors.tensors().into_iter().map(|(name, tensor)| match wide.get(&name) {
+        Some(data) => (name, TensorView::new(tensor.dtype(), vec![WORDS as usize, hidden as usize], data).unwrap()),
+        None => (name, tensor),
+    });
+    fs::write(own.join("model.safetensors"), safetensors::serialize(all.collect::<Vec<_>>(), None).unwrap()).unwrap();
+
+    run(&place, 2, &[&format!("model.path={}", own.display())]);
+    let lines = fs::read_to_string(place.metrics()).unwrap();
+    for (step, line) in lines.lines().enumerate() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let saved = line["exact_reduced_bytes"].as_u64().unwrap() - line["reduced_bytes"].as_u64().unwrap();
+        // The last token of a row predicts nothing.
+        let sequences = (12 * step..12 * (step + 1)).flat_map(|row| (0..15).map(move |column| (16 * row + column) as i64));
+        let seen: BTreeSet<i64> = sequences.map(id).collect();
+        assert_eq!(saved, 4 * hidden * (WORDS - seen.len() as u64) - 2 * WORDS, "step {step}, {} tokens", seen.len());
     }
 }
 

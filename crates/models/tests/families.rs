@@ -71,6 +71,22 @@ fn relative(ours: &[Tensor], expected: &[Tensor]) -> f64 {
 }
 
 #[test]
+fn a_step_touches_a_row_of_a_table_for_each_token_and_no_others() {
+    for folder in families() {
+        let decoder = trained(&folder, Kind::Float);
+        let config = decoder.config();
+        let tables: Vec<&str> = decoder.tables().into_iter().map(|table| table.name()).collect();
+        assert_eq!(tables.contains(&config.ends().1.as_str()), !config.tie_embeddings, "{}", name(&folder));
+        let (_, gradients, _) = step(&decoder, BlockActivations::default());
+        for (parameter, gradient) in decoder.trained().into_iter().zip(gradients).filter(|(of, _)| tables.contains(&of.name())) {
+            let touched = gradient.ne(0).any_dim(1, false).sum(Kind::Int64).int64_value(&[]);
+            // The last token predicts too; one may be the padding.
+            assert!((2..=3).contains(&touched), "{}: {touched} rows of {}", name(&folder), parameter.name());
+        }
+    }
+}
+
+#[test]
 fn every_site_of_every_family_may_be_compressed() {
     for folder in families() {
         let (family, decoder) = (name(&folder), trained(&folder, Kind::Float));

@@ -87,7 +87,8 @@ pub struct Known {
 ///
 /// All buffers are made once, in [`GradientReducer::new`], which lets the parameters' `.grad` lie in them: in f32 they are the gradients.
 /// Gradients of another dtype than the buckets' (bf16 sent as f32, f32 sent as bf16) are copied, which takes 4 or 2 bytes per element;
-/// [`Method::PowerSgd`] takes 4 more per compressed element for its error memory.
+/// [`Method::PowerSgd`] takes 4 more per compressed element for its error memory. Rows of [tables](Known::tables) that travel alone are copied in each
+/// step, as only the step knows how many they are.
 ///
 /// A parameter has one reducer at a time, which uses its gradient hook.
 pub struct GradientReducer {
