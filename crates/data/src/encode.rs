@@ -1,10 +1,12 @@
 //! Records to samples: which tokens, and which of them are trained.
 
 use crate::error::Error;
+use crate::message::Conversation;
 use crate::options::LossOn;
 use crate::record::{Fault, Record};
 use crate::sample::Sample;
-use crate::template::{ChatTemplate, Message, Turns};
+use crate::spans::{Aligned, Span};
+use crate::template::ChatTemplate;
 use crate::tokenizer::{Encoded, Tokenizer};
 
 /// Turns records into samples, not yet truncated.
@@ -15,6 +17,9 @@ pub(crate) struct Encoder<'a> {
     /// Tokens that will be kept; what lies behind them need not be marked.
     pub(crate) sequence_length: usize,
 }
+
+/// A sample, and what of its record the chat template does not write.
+pub(crate) type Encoding = (Sample, Vec<&'static str>);
 
 /// A failure of the record, which may be skipped, or of the set-up, which would fail every other record too.
 pub(crate) enum Failure {
@@ -34,12 +39,20 @@ impl From<Error> for Failure {
     }
 }
 
+/// A conversation that the template refuses is its record's fault.
+pub(crate) fn faulty(error: Error) -> Failure {
+    match error {
+        Error::Template { problem, remedy } => Failure::Record(Fault { problem, remedy }),
+        other => Failure::SetUp(other),
+    }
+}
+
 impl Encoder<'_> {
-    pub(crate) fn encode(&self, record: &Record) -> Result<Sample, Failure> {
+    pub(crate) fn encode(&self, record: Record) -> Result<Encoding, Failure> {
         match record {
-            Record::Conversation(messages) => self.conversation(messages),
-            Record::Completion { prompt, completion } => Ok(self.completion(prompt, completion)?),
-            Record::Text(text) => Ok(self.text(text)?),
+            Record::Conversation(conversation) => self.conversation(conversation),
+            Record::Completion { prompt, completion } => Ok((self.completion(&prompt, &completion)?, Vec::new())),
+            Record::Text(text) => Ok((self.text(&text)?, Vec::new())),
         }
     }
 
@@ -78,87 +91,51 @@ impl Encoder<'_> {
         }
     }
 
-    fn conversation(&self, messages: &[Message]) -> Result<Sample, Failure> {
+    fn conversation(&self, conversation: Conversation) -> Result<Encoding, Failure> {
         let template = self.template.ok_or_else(|| Error::Template {
             problem: "the data hold conversations, but the model has none".into(),
             remedy: "name a chat template, or use texts or prompts with completions".into(),
         })?;
-        let turns = template.turns(messages);
-        let whole = render(&turns, messages.len(), false)?;
-        let encoded = self.tokenizer.encode_up_to(&whole, false, self.wanted())?;
-        let mut trained = vec![self.loss_on == LossOn::All; encoded.ids.len()];
-        if self.loss_on == LossOn::Assistant {
-            // Each turn renders the conversation up to it: a long one that is cut off early would cost its square.
-            let kept = encoded.offsets.get(self.sequence_length).map_or(whole.len(), |&(start, _)| start);
-            for (index, message) in messages.iter().enumerate() {
-                if message.role == "assistant" {
-                    let span = assistant_span(&turns, index, &whole)?;
-                    self.train(&mut trained, &encoded, &span);
-                    if span.end >= kept {
-                        break;
-                    }
-                }
+        let chat = template.chat(conversation);
+        let called = chat.conversation.messages.iter().position(|message| message.has_tool_calls());
+        if let Some(turn) = called.filter(|_| !chat.writes_tool_calls()) {
+            let problem = format!("turn {} has `tool_calls`, which the chat template does not write", turn + 1);
+            let remedy = "use a model or a [model] chat_template that knows tools, or remove the record";
+            return Err(Failure::Record(Fault { problem, remedy: remedy.into() }));
+        }
+        let (text, blocks) = chat.render_whole().map_err(faulty)?;
+        let Encoded { mut ids, offsets } = self.tokenizer.encode_up_to(&text, false, self.wanted())?;
+        let all = self.loss_on == LossOn::All;
+        let mut trained = vec![all; ids.len()];
+        if !all || chat.conversation.leaves_turns_out() {
+            // Turns whose tokens are cut off need not be found.
+            let wanted = offsets.get(self.sequence_length).map_or(text.len(), |&(start, _)| start);
+            let encoded = Encoded { ids, offsets };
+            let aligned =
+                Aligned { chat: &chat, tokenizer: self.tokenizer, text: &text, encoded: &encoded, blocks: blocks.as_deref(), wanted };
+            let spans = aligned.spans(|turn| chat.conversation.trains(turn) != all)?;
+            for Span { parts, .. } in &spans {
+                parts.iter().for_each(|part| encoded.tokens_in(part.start, part.end).for_each(|index| trained[index] = !all));
+            }
+            ids = encoded.ids;
+            if let Some(token) = spans.last().and_then(|span| span.append) {
+                ids.push(token);
+                trained.push(!all);
             }
         }
-        Ok(Sample::single(encoded.ids, trained))
-    }
-
-    /// Marks the tokens that begin inside `span` (a token that begins in the prompt is not the assistant's to say).
-    ///
-    /// The last of them is the special token that ends the turn. White space that the template writes behind it, as
-    /// ChatML's newline, is not trained: generation has stopped by then. Where a template ends turns without a special
-    /// token, that white space is the only sign of the end, and is trained.
-    fn train(&self, trained: &mut [bool], encoded: &Encoded, span: &Span<'_>) {
-        let begins_inside = |&(start, end): &(usize, usize)| start < end && span.start <= start && start < span.end;
-        let Some(first) = encoded.offsets.iter().position(begins_inside) else { return };
-        let count = encoded.offsets[first..].iter().take_while(|&offsets| begins_inside(offsets)).count();
-        let mut last = first + count;
-        if let Some(special) = encoded.ids[first..last].iter().rposition(|&id| self.tokenizer.is_special(id)) {
-            let behind = encoded.offsets[first + special].1.min(span.end);
-            if span.whole[behind..span.end].trim().is_empty() {
-                last = first + special + 1;
-            }
-        }
-        trained[first..last].fill(true);
+        Ok((Sample::single(ids, trained), chat.unwritten()))
     }
 }
 
-/// Bytes of the whole text.
-struct Span<'a> {
-    whole: &'a str,
-    start: usize,
-    end: usize,
-}
-
-/// What the assistant writes in message `index`: from the end of the prompt that would be put to it, to the end of the
-/// conversation so far.
-fn assistant_span<'a>(turns: &Turns<'_>, index: usize, whole: &'a str) -> Result<Span<'a>, Failure> {
-    if index == 0 {
-        return Err(Failure::Record(Fault {
-            problem: "the conversation begins with the assistant, which no prompt precedes".into(),
-            remedy: "begin it with a user or system turn, or put the loss on all tokens".into(),
-        }));
+impl Encoded {
+    /// The tokens that begin in these bytes: one that begins in the prompt is not the assistant's to say. Tokens that stand for no byte belong to
+    /// those around them.
+    fn tokens_in(&self, start: usize, end: usize) -> std::ops::Range<usize> {
+        let first = self.offsets.partition_point(|&(from, to)| from < start || (from == start && to <= start));
+        let after = self.offsets.partition_point(|&(from, _)| from < end);
+        first..after.max(first)
     }
-    let prompt = render(turns, index, true)?;
-    let answered = render(turns, index + 1, false)?;
-    if !(answered.starts_with(&prompt) && whole.starts_with(&answered)) {
-        return Err(Failure::SetUp(Error::Template {
-            problem: format!("it writes turn {} differently when more turns follow, so the assistant's tokens cannot be told", index + 1),
-            remedy: "use a template whose text for the first turns is a prefix of the whole, or put the loss on all \
-                     tokens"
-                .into(),
-        }));
-    }
-    Ok(Span { whole, start: prompt.len(), end: answered.len() })
-}
-
-/// A conversation that the template refuses is that record's fault.
-fn render(turns: &Turns<'_>, count: usize, open: bool) -> Result<String, Failure> {
-    turns.render(count, open).map_err(|error| match error {
-        Error::Template { problem, remedy } => Failure::Record(Fault { problem, remedy }),
-        other => Failure::SetUp(other),
-    })
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

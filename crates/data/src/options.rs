@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Which tokens of a conversation or completion are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +25,19 @@ pub enum BadLines {
     Skip,
 }
 
+/// How a request and its answer are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pairs {
+    /// `prompt` and `completion` as text; instructions and questions as a chat, where the model has a chat template, else as text.
+    #[default]
+    Auto,
+    /// The request, then the answer, both as they are; an instruction in Alpaca's words.
+    Text,
+    /// A user's turn and the assistant's.
+    Chat,
+}
+
 /// How samples are made of records. All of it enters the data set's fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -41,6 +57,14 @@ pub struct Options {
     pub eval_samples: usize,
     /// Seed of that draw.
     pub seed: u64,
+    /// Names of columns in the data, by the names that are read: `prompt` → `question`.
+    pub columns: BTreeMap<String, String>,
+    /// How pairs are written.
+    pub pairs: Pairs,
+    /// A Jinja template over a record's columns that writes the prompt of a pair.
+    pub prompt_template: Option<String>,
+    /// Variables of the chat template, such as `enable_thinking`; those of a record win.
+    pub chat_template_kwargs: Map<String, Value>,
 }
 
 impl Default for Options {
@@ -53,6 +77,10 @@ impl Default for Options {
             max_samples: None,
             eval_samples: 0,
             seed: 0,
+            columns: BTreeMap::new(),
+            pairs: Pairs::Auto,
+            prompt_template: None,
+            chat_template_kwargs: Map::new(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::options::{BadLines, Options};
 use crate::packing::pack;
 use crate::parts::{self, Aside, Documents, Parts};
 use crate::ready;
-use crate::record::Fault;
+use crate::record::{Fault, Reader};
 use crate::records::{Block, Raw, Records};
 use crate::report::Report;
 use crate::sample::Sample;
@@ -206,7 +206,8 @@ fn prepare(
     }
     let (train_files, eval_files) = (source::files(&sources.train)?, source::files(&sources.eval)?);
     let total = total(&train_files)? + total(&eval_files)?;
-    let maker = Maker { tokenizer, template, options, progress, total };
+    let reader = Reader::new(options, template.is_some())?;
+    let maker = Maker { tokenizer, template, reader, options, progress, total };
     let most = options.max_samples.unwrap_or(usize::MAX);
     let (train, batch_size) = maker.make(&train_files, &Parts::new(aside, "train", &fingerprint), most, 0)?;
     let (eval, eval_batch_size) = maker.make(&eval_files, &Parts::new(aside, "eval", &fingerprint), usize::MAX, total)?;
@@ -351,6 +352,7 @@ fn refuse_empty(documents: &Documents, role: &'static str) -> Result<()> {
 struct Maker<'a> {
     tokenizer: Option<&'a Tokenizer>,
     template: Option<&'a ChatTemplate>,
+    reader: Reader,
     options: &'a Options,
     progress: &'a dyn Fn(u64, u64),
     total: u64,
@@ -396,13 +398,21 @@ impl Maker<'_> {
         })?;
         let Options { loss_on, sequence_length, .. } = *self.options;
         let encoder = Encoder { tokenizer, template: self.template, loss_on, sequence_length };
-        let encode = |raw: &Raw| encoder.encode(&raw.record(block.file, loss_on)?);
+        let reader = &self.reader;
+        let encode = |raw: &Raw| {
+            let (record, unread) = raw.record(block.file, reader)?;
+            let (sample, unwritten) = encoder.encode(record)?;
+            Ok((sample, unread, unwritten))
+        };
         // Collected in order, so that the first bad record is the same one in every run.
-        let results: Vec<Result<Sample, Failure>> = block.records.par_iter().map(encode).collect();
+        let results: Vec<Result<_, Failure>> = block.records.par_iter().map(encode).collect();
         for (raw, result) in block.records.iter().zip(results) {
             documents.report.records += 1;
             match result {
-                Ok(sample) => self.keep(sample, block.file.source, documents),
+                Ok((sample, unread, unwritten)) => {
+                    documents.report.unread(unread, &unwritten);
+                    self.keep(sample, block.file.source, documents);
+                }
                 Err(Failure::Record(fault)) => self.skip(raw.place(path), fault, &mut documents.report)?,
                 Err(Failure::SetUp(error)) => return Err(met_at(error, &raw.place(path))),
             }

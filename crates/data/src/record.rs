@@ -1,15 +1,25 @@
 //! What one record of a source says.
 
+mod keys;
+mod pairs;
+mod turns;
+
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
-use crate::options::LossOn;
+pub(crate) use keys::{Columns, READ};
+
+use crate::error::{Error, Result};
+use crate::jinja::{self, Program};
+use crate::message::Conversation;
+use crate::options::{LossOn, Options, Pairs};
 use crate::source::Format;
-use crate::template::Message;
 
 /// A document before tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    Conversation(Vec<Message>),
+    Conversation(Conversation),
     Completion { prompt: String, completion: String },
     Text(String),
 }
@@ -25,142 +35,252 @@ pub(crate) fn fault<T>(problem: impl Into<String>, remedy: impl Into<String>) ->
     Err(Fault { problem: problem.into(), remedy: remedy.into() })
 }
 
-/// The columns of tables that are read.
-pub(crate) const COLUMNS: [&str; 5] = ["messages", "conversations", "prompt", "completion", "text"];
+pub(crate) const SHAPES: &str = "a record has `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, another pair of \
+                                 [data] columns, or `text`";
 
-pub(crate) const SHAPES: &str = "a record has `messages`, `conversations`, `prompt` and `completion`, or `text`";
+/// How records are read: what of the options concerns them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reader {
+    pub(crate) columns: Columns,
+    pub(crate) pairs: Pairs,
+    pub(crate) prompt_template: Option<Arc<Program>>,
+    pub(crate) has_chat_template: bool,
+    pub(crate) loss_on: LossOn,
+    /// Variables of the chat template that every conversation has.
+    template_kwargs: Map<String, Value>,
+}
 
-impl Record {
-    /// Reads one JSON record; `format` narrows the shapes, `loss_on` decides whether an assistant must speak.
-    pub(crate) fn from_json(bytes: &[u8], format: Format, loss_on: LossOn) -> Result<Self, Fault> {
-        let value: Value = match serde_json::from_slice(bytes) {
-            Ok(value) => value,
-            Err(error) => {
-                return fault(format!("broken JSON ({error})"), "write one whole record on each line, or one array of records");
-            }
+/// A record, and the keys that were not read and should be named.
+pub(crate) type Read = (Record, Vec<String>);
+
+impl Reader {
+    /// # Errors
+    /// If a column that is named is not one that is read, or the prompt template does not parse.
+    pub(crate) fn new(options: &Options, has_chat_template: bool) -> Result<Self> {
+        let parse = |source: &String| match Program::parse(source, chrono::Local::now()) {
+            Ok(program) => Ok(Arc::new(program)),
+            Err(problem) => Err(Error::Options {
+                option: "prompt_template",
+                problem: format!("it does not parse ({problem})"),
+                remedy: "write a Jinja template such as \"Question: {{ question }}\\nAnswer: \"".into(),
+            }),
         };
-        let Value::Object(fields) = value else {
-            return fault(format!("a record is {} and not an object", kind(&value)), SHAPES);
-        };
-        Self::from_fields(fields, format, loss_on)
+        let template_kwargs = options.chat_template_kwargs.clone();
+        refuse_reserved(&template_kwargs).map_err(|Fault { problem, remedy }| Error::Options {
+            option: "chat_template_kwargs",
+            problem,
+            remedy,
+        })?;
+        Ok(Self {
+            columns: Columns::new(&options.columns)?,
+            pairs: options.pairs,
+            prompt_template: options.prompt_template.as_ref().map(parse).transpose()?,
+            has_chat_template,
+            loss_on: options.loss_on,
+            template_kwargs,
+        })
     }
 
-    /// Reads a row of a table, whose columns are called as the keys of a JSON record. Turns are a list there too, or JSON in a text.
-    pub(crate) fn from_row(mut fields: Map<String, Value>, format: Format, loss_on: LossOn) -> Result<Self, Fault> {
-        for key in ["messages", "conversations"] {
+    /// Whether a column of a table is read; all are where a prompt template may use them.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        self.prompt_template.is_some() || self.columns.reads(column)
+    }
+
+    /// Whether a table with these columns can hold records.
+    pub(crate) fn knows(&self, columns: &[&str]) -> bool {
+        let has = |ours: &str| columns.contains(&self.columns.theirs(ours));
+        ["messages", "conversations", "conversation", "text"].iter().any(|list| has(list)) || pairs::is_in(has)
+    }
+
+    /// Reads a JSON record; `format` narrows the shapes.
+    pub(crate) fn from_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+        fields.retain(|_, value| !value.is_null());
+        self.columns.rename(&mut fields)?;
+        let record = self.shape(&mut fields)?;
+        check(&record, format, self.loss_on)?;
+        let unread = fields.into_iter().map(|(key, _)| key).filter(|key| keys::is_worth_naming(key)).collect();
+        Ok((record, unread))
+    }
+
+    /// Reads a row of a table, whose columns are called as the keys of a JSON record. Lists may be JSON in a text there, and a column of structs
+    /// gives each row the keys of all: those that are null are absent.
+    pub(crate) fn from_row(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+        self.columns.rename(&mut fields)?;
+        for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
             if let Some(Value::String(text)) = fields.get(key) {
                 match serde_json::from_str(text) {
-                    Ok(turns) => fields.insert(key.into(), turns),
-                    Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "write the turns as a JSON list"),
+                    Ok(value) => fields.insert(key.into(), value),
+                    Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "write it as JSON"),
                 };
             }
         }
-        Self::from_fields(fields, format, loss_on)
-    }
-
-    fn from_fields(mut fields: Map<String, Value>, format: Format, loss_on: LossOn) -> Result<Self, Fault> {
-        let record = if let Some(messages) = fields.remove("messages") {
-            Self::Conversation(turns(messages, "messages", "role", "content")?)
-        } else if let Some(turns_given) = fields.remove("conversations") {
-            Self::Conversation(turns(turns_given, "conversations", "from", "value")?)
-        } else if fields.contains_key("prompt") && fields.contains_key("completion") {
-            let prompt = string(&mut fields, "prompt")?;
-            let completion = string(&mut fields, "completion")?;
-            if completion.is_empty() {
-                return fault("the completion is empty", "remove the record, or skip bad lines");
+        for key in ["prompt", "completion", "chosen", "rejected"] {
+            if let Some(Value::String(text)) = fields.get(key)
+                && text.trim_start().starts_with("[{")
+                && let Ok(turns @ Value::Array(_)) = serde_json::from_str(text)
+            {
+                fields.insert(key.into(), turns);
             }
-            Self::Completion { prompt, completion }
-        } else if fields.contains_key("text") {
-            Self::text(string(&mut fields, "text")?)?
-        } else {
-            let keys: Vec<String> = fields.keys().map(|key| format!("`{key}`")).collect();
-            let found = if keys.is_empty() { "nothing".into() } else { keys.join(", ") };
-            return fault(format!("a record of unknown shape: it has {found}"), SHAPES);
-        };
-        record.check(format, loss_on)?;
-        Ok(record)
+        }
+        fields.values_mut().for_each(remove_nulls);
+        let columns = Columns::default();
+        Self { columns, ..self.clone() }.from_fields(fields, format)
     }
 
     /// A paragraph of a text file.
-    pub(crate) fn from_text(bytes: &[u8]) -> Result<Self, Fault> {
+    pub(crate) fn from_text(&self, bytes: &[u8]) -> Result<Read, Fault> {
         match std::str::from_utf8(bytes) {
-            Ok(text) => Self::text(text.to_owned()),
+            Ok(text) => Ok((self::text(text.to_owned())?, Vec::new())),
             Err(error) => fault(format!("no UTF-8 ({error})"), "save the file as UTF-8"),
         }
     }
 
-    fn text(text: String) -> Result<Self, Fault> {
-        if text.trim().is_empty() {
-            return fault("the text is empty", "remove the record, or skip bad lines");
+    fn shape(&self, fields: &mut Map<String, Value>) -> Result<Record, Fault> {
+        for list in ["messages", "conversations", "conversation"] {
+            if let Some(value) = fields.shift_remove(list) {
+                let conversation = Conversation::new(turns::read(value, list)?);
+                return Ok(Record::Conversation(self.complete(conversation, fields)?));
+            }
         }
-        Ok(Self::Text(text))
+        match pairs::take(self, fields)? {
+            Some(Record::Conversation(conversation)) => Ok(Record::Conversation(self.complete(conversation, fields)?)),
+            Some(record) => Ok(record),
+            None if fields.contains_key("text") => text(string(fields, "text")?),
+            None => {
+                let keys: Vec<String> = fields.keys().map(|key| format!("`{key}`")).collect();
+                let found = if keys.is_empty() { "nothing".into() } else { keys.join(", ") };
+                fault(format!("a record of unknown shape: it has {found}"), SHAPES)
+            }
+        }
     }
 
-    fn check(&self, format: Format, loss_on: LossOn) -> Result<(), Fault> {
-        match (self, format) {
-            (Self::Text(_), Format::Conversations) => {
-                return fault("a record with `text` in a source of conversations", "set its format to text or auto");
+    /// Takes what the record says beside its turns.
+    fn complete(&self, mut conversation: Conversation, fields: &mut Map<String, Value>) -> Result<Conversation, Fault> {
+        if let Some(system) = system(fields)? {
+            if conversation.messages.first().is_some_and(|first| first.role() == "system") {
+                return fault("the record has a `system` beside the turns, and a system turn", "give one of them");
             }
-            (Self::Conversation(_) | Self::Completion { .. }, Format::Text) => {
-                return fault("a conversation in a source of texts", "set its format to conversations or auto");
-            }
-            _ => {}
+            conversation.messages.insert(0, crate::message::Message::new("system", system));
+            conversation.prompt_turns += 1;
         }
-        if let Self::Conversation(messages) = self {
-            if messages.is_empty() {
-                return fault("the conversation is empty", "remove the record, or skip bad lines");
+        conversation.tools = list(fields, "tools")?;
+        if let Some(Value::Array(functions)) = list(fields, "functions")? {
+            if conversation.tools.is_some() {
+                return fault("the record has both `functions` and `tools`", "give one of them");
             }
-            if loss_on == LossOn::Assistant && !messages.iter().any(|message| message.role == "assistant") {
-                return fault(
-                    "the conversation has no assistant turn, so nothing in it would be trained",
-                    "remove the record, skip bad lines, or put the loss on all tokens",
-                );
-            }
+            let wrap = |function| serde_json::json!({ "type": "function", "function": function });
+            conversation.tools = Some(functions.into_iter().map(wrap).collect());
         }
-        Ok(())
+        conversation.documents = list(fields, "documents")?;
+        conversation.template_kwargs = self.template_kwargs.clone();
+        match fields.shift_remove("chat_template_kwargs") {
+            None => {}
+            Some(Value::Object(kwargs)) => {
+                refuse_reserved(&kwargs)?;
+                conversation.template_kwargs.extend(kwargs);
+            }
+            Some(other) => return fault(format!("`chat_template_kwargs` is {}", kind(&other)), "give an object of variables"),
+        }
+        Ok(conversation)
     }
 }
 
-fn turns(value: Value, list: &str, role_key: &str, content_key: &str) -> Result<Vec<Message>, Fault> {
-    let Value::Array(turns) = value else {
-        return fault(format!("`{list}` is {} and not a list", kind(&value)), "give a list of turns");
-    };
-    let read = |(index, turn): (usize, Value)| {
-        let remedy = format!("a turn is {{\"{role_key}\": ..., \"{content_key}\": ...}}, both of them strings");
-        let Value::Object(mut fields) = turn else {
-            return fault(format!("turn {} of `{list}` is {}", index + 1, kind(&turn)), remedy);
-        };
-        let mut field = |key: &str| match fields.remove(key) {
-            Some(Value::String(text)) => Ok(text),
-            Some(other) => fault(format!("`{key}` of turn {} is {}", index + 1, kind(&other)), remedy.clone()),
-            None => fault(format!("turn {} has no `{key}`", index + 1), remedy.clone()),
-        };
-        let (role, content) = (field(role_key)?, field(content_key)?);
-        let role = if list == "conversations" { share_gpt_role(role)? } else { role };
-        Ok(Message { role, content })
-    };
-    turns.into_iter().enumerate().map(read).collect()
+/// Variables that the conversation itself gives to its template.
+fn refuse_reserved(kwargs: &Map<String, Value>) -> Result<(), Fault> {
+    const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+    match kwargs.keys().find(|key| RESERVED.contains(&key.as_str())) {
+        Some(key) => fault(format!("`chat_template_kwargs` sets `{key}`"), "the record itself gives that to the template; remove it"),
+        None => Ok(()),
+    }
 }
 
-fn share_gpt_role(from: String) -> Result<String, Fault> {
-    Ok(match from.as_str() {
-        "human" | "user" => "user",
-        "gpt" | "assistant" => "assistant",
-        "system" => "system",
-        _ => return fault(format!("a turn is from {from:?}"), "turns are from `human`, `gpt` or `system`"),
+fn check(record: &Record, format: Format, loss_on: LossOn) -> Result<(), Fault> {
+    match (record, format) {
+        (Record::Text(_), Format::Conversations) => {
+            return fault("a record with `text` in a source of conversations", "set its format to text or auto");
+        }
+        (Record::Conversation(_) | Record::Completion { .. }, Format::Text) => {
+            return fault("a conversation in a source of texts", "set its format to conversations or auto");
+        }
+        _ => {}
     }
-    .into())
+    if let Record::Conversation(Conversation { messages, .. }) = record {
+        if messages.is_empty() {
+            return fault("the conversation is empty", "remove the record, or skip bad lines");
+        }
+        if loss_on == LossOn::Assistant && !messages.iter().any(|message| message.is_assistant()) {
+            return fault(
+                "the conversation has no assistant turn, so nothing in it would be trained",
+                "remove the record, skip bad lines, or put the loss on all tokens",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn text(text: String) -> Result<Record, Fault> {
+    if text.trim().is_empty() {
+        return fault("the text is empty", "remove the record, or skip bad lines");
+    }
+    Ok(Record::Text(text))
+}
+
+/// The system prompt that stands beside the turns.
+fn system(fields: &mut Map<String, Value>) -> Result<Option<String>, Fault> {
+    for key in ["system", "system_prompt"] {
+        match fields.shift_remove(key) {
+            Some(Value::String(text)) if text.trim().is_empty() => {}
+            Some(Value::String(text)) => return Ok(Some(text)),
+            Some(other) => return fault(format!("`{key}` is {} and not a string", kind(&other)), "give plain text"),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+/// A list, which some data sets hold as JSON in a text; an empty one is none.
+fn list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Fault> {
+    let value = match fields.shift_remove(key) {
+        None => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => match serde_json::from_str(&text) {
+            Ok(value) => value,
+            Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "give a list, or a list as JSON"),
+        },
+        Some(value) => value,
+    };
+    match value {
+        Value::Array(list) if list.is_empty() => Ok(None),
+        Value::Array(_) => Ok(Some(value)),
+        other => fault(format!("`{key}` is {} and not a list", kind(&other)), "give a list"),
+    }
 }
 
 fn string(fields: &mut Map<String, Value>, key: &str) -> Result<String, Fault> {
-    match fields.remove(key) {
+    match fields.shift_remove(key) {
         Some(Value::String(text)) => Ok(text),
         Some(other) => fault(format!("`{key}` is {} and not a string", kind(&other)), "give plain text"),
         None => fault(format!("there is no `{key}`"), SHAPES),
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(remove_nulls),
+        Value::Object(fields) => {
+            fields.retain(|key, value| !value.is_null() || key == "content");
+            fields.values_mut().for_each(remove_nulls);
+        }
+        _ => {}
+    }
+}
+
+/// The keys of a record as variables of a template.
+fn values(fields: &Map<String, Value>) -> minijinja::Value {
+    fields.iter().map(|(key, value)| (key.clone(), jinja::value(value))).collect()
+}
+
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -172,51 +292,4 @@ fn kind(value: &Value) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(json: &str) -> Result<Record, Fault> {
-        Record::from_json(json.as_bytes(), Format::Auto, LossOn::Assistant)
-    }
-
-    fn problem(json: &str) -> String {
-        read(json).unwrap_err().problem
-    }
-
-    #[test]
-    fn reads_the_four_shapes() {
-        let expected = Record::Conversation(vec![Message::new("user", "a"), Message::new("assistant", "b")]);
-        let messages = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"id":1}"#;
-        assert_eq!(read(messages), Ok(expected.clone()));
-        assert_eq!(read(r#"{"conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#), Ok(expected));
-        assert_eq!(read(r#"{"prompt":"a","completion":"b"}"#), Ok(Record::Completion { prompt: "a".into(), completion: "b".into() }));
-        assert_eq!(read(r#"{"text":"a"}"#), Ok(Record::Text("a".into())));
-    }
-
-    #[test]
-    fn names_what_is_wrong() {
-        assert!(problem(r#"{"text": "#).contains("broken JSON"));
-        assert!(problem("3").contains("a number"));
-        assert!(problem(r#"{"query":"a","answer":"b"}"#).contains("`query`, `answer`"));
-        assert!(problem(r#"{"messages":[]}"#).contains("empty"));
-        assert!(problem(r#"{"messages":[{"role":"user","content":"a"}]}"#).contains("no assistant turn"));
-        assert!(problem(r#"{"messages":[{"role":"user","content":null}]}"#).contains("`content` of turn 1 is null"));
-        assert!(problem(r#"{"conversations":[{"from":"bard","value":"a"}]}"#).contains("\"bard\""));
-        assert!(problem(r#"{"text":" "}"#).contains("empty"));
-        assert!(problem(r#"{"prompt":"a","completion":""}"#).contains("empty"));
-    }
-
-    #[test]
-    fn a_format_narrows_the_shapes() {
-        let text = Record::from_json(br#"{"text":"a"}"#, Format::Conversations, LossOn::All);
-        assert!(text.unwrap_err().problem.contains("source of conversations"));
-        let pair = Record::from_json(br#"{"prompt":"a","completion":"b"}"#, Format::Text, LossOn::All);
-        assert!(pair.unwrap_err().problem.contains("source of texts"));
-    }
-
-    #[test]
-    fn a_conversation_without_assistant_may_be_trained_as_a_whole() {
-        let json = br#"{"messages":[{"role":"user","content":"a"}]}"#;
-        assert!(Record::from_json(json, Format::Auto, LossOn::All).is_ok());
-    }
-}
+mod tests;

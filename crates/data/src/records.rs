@@ -10,10 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::csv_rows::CsvRows;
 use crate::error::{Error, Place, Result};
-use crate::options::LossOn;
 use crate::parquet_rows::ParquetRows;
 use crate::read;
-use crate::record::{COLUMNS, Fault, Record, SHAPES};
+use crate::record::{Fault, READ, Read, Reader, SHAPES, fault};
 use crate::source::{Kind, SourceFile};
 
 /// A record that is not parsed yet.
@@ -125,11 +124,11 @@ impl Raw {
     }
 
     /// Parses it.
-    pub(crate) fn record(&self, file: &SourceFile, loss_on: LossOn) -> Result<Record, Fault> {
+    pub(crate) fn record(&self, file: &SourceFile, reader: &Reader) -> Result<Read, Fault> {
         match &self.content {
-            Content::Json(bytes) => Record::from_json(bytes, file.format, loss_on),
-            Content::Text(bytes) => Record::from_text(bytes),
-            Content::Row(fields) => Record::from_row(fields.clone(), file.format, loss_on),
+            Content::Json(bytes) => reader.from_fields(object(bytes)?, file.format),
+            Content::Text(bytes) => reader.from_text(bytes),
+            Content::Row(fields) => reader.from_row(fields.clone(), file.format),
             Content::Bad(fault) => Err(fault.clone()),
         }
     }
@@ -137,6 +136,15 @@ impl Raw {
     /// Where it stands.
     pub(crate) fn place(&self, path: &Path) -> Place {
         Place { path: path.to_owned(), line: self.line }
+    }
+}
+
+/// A record in JSON.
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => fault(format!("a record is {} and not an object", crate::record::kind(&other)), SHAPES),
+        Err(error) => fault(format!("broken JSON ({error})"), "write one whole record on each line, or one array of records"),
     }
 }
 
@@ -174,7 +182,7 @@ impl Rows {
                 Self::Csv(Box::new(rows))
             }
             Kind::Parquet => {
-                let mut rows = ParquetRows::open(path, &COLUMNS)?;
+                let mut rows = ParquetRows::open(path, &READ)?;
                 check_columns(path, &rows.names())?;
                 for _ in 0..cursor.records {
                     rows.next()?;
@@ -290,7 +298,8 @@ fn paragraph(reader: &mut BufReader<File>, cursor: &mut Cursor) -> std::io::Resu
 /// A table must have the columns of one shape at least.
 fn check_columns(path: &Path, names: &[&str]) -> Result<()> {
     let has = |name: &str| names.contains(&name);
-    if has("messages") || has("conversations") || has("text") || (has("prompt") && has("completion")) {
+    let _ = has;
+    if Reader::default().knows(names) {
         return Ok(());
     }
     Err(Error::file(path, format!("no columns of a known shape: it has {}", names.join(", ")), format!("name its columns: {SHAPES}")))
@@ -303,7 +312,7 @@ fn csv_row(rows: &CsvRows, row: Result<csv::StringRecord, Fault>) -> Content {
     };
     // A table has no other way to leave a field out.
     let value = |name: &str| rows.column(name).and_then(|column| row.get(column)).filter(|value| !value.is_empty());
-    Content::Row(COLUMNS.iter().filter_map(|&name| Some((name.to_owned(), value(name)?.into()))).collect())
+    Content::Row(READ.iter().filter_map(|&name| Some((name.to_owned(), value(name)?.into()))).collect())
 }
 
 #[cfg(test)]

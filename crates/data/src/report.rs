@@ -1,5 +1,6 @@
 //! What happened to the records of a data set.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,12 @@ pub struct Report {
     pub dropped: usize,
     /// Samples held out for evaluation.
     pub held_out: usize,
+    /// Keys of records that nothing reads, and how many records have each; those that are known to be harmless, such as `id`, are not counted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread: BTreeMap<String, usize>,
+    /// Keys that were given to the chat template and that it never names, and how many conversations have each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unwritten: BTreeMap<String, usize>,
     /// The records that were left out, by file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad: Vec<BadFile>,
@@ -46,6 +53,12 @@ pub struct BadLine {
 const NAMED: usize = 5;
 
 impl Report {
+    /// Counts keys that reached no text.
+    pub(crate) fn unread(&mut self, unread: Vec<String>, unwritten: &[&str]) {
+        unread.into_iter().for_each(|key| *self.unread.entry(key).or_default() += 1);
+        unwritten.iter().for_each(|&key| *self.unwritten.entry(key.to_owned()).or_default() += 1);
+    }
+
     /// Counts a record that is left out.
     pub(crate) fn skip(&mut self, path: &Path, line: usize, problem: String) {
         self.skipped += 1;

@@ -1,75 +1,69 @@
+use std::sync::OnceLock;
+
 use chrono::{DateTime, Local};
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::jinja::{self, Program};
+use crate::message::{Conversation, Message};
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the model's template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A turn.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
-
-/// A model's chat template: the Jinja program that writes a conversation the way the model has learnt it.
+/// A model's chat template: the Jinja program that writes a conversation the way the model has learned it.
 ///
-/// It sees what `apply_chat_template` of Hugging Face's transformers gives it (`utils/chat_template_utils.py`): the
-/// variables `messages`, `add_generation_prompt`, `bos_token`, `eos_token` and, always none, `tools` and `documents`;
-/// the functions `raise_exception` and `strftime_now`; the filter `tojson` with Python's spacing; `break` and
-/// `continue`; Python's methods of strings, lists and dictionaries. `trim_blocks` and `lstrip_blocks` are on.
-/// The block `{% generation %}` is not known.
+/// It sees what `apply_chat_template` of Hugging Face's transformers gives it (`utils/chat_template_utils.py`): the variables `messages`, `tools`,
+/// `documents`, `add_generation_prompt`, the special tokens that the tokenizer has (`bos_token`, `eos_token`, …) and those of the conversation's
+/// own; the functions `raise_exception` and `strftime_now`; the filter `tojson` with Python's spacing; `break`, `continue` and `{% generation %}`;
+/// Python's methods of strings, lists and dictionaries. `trim_blocks` and `lstrip_blocks` are on.
 ///
 /// The time that `strftime_now` prints is that of the template's construction, so that one run has one date; it does
 /// not enter the fingerprint, so that prepared data stay valid tomorrow.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    bos_token: String,
-    eos_token: String,
+    program: Program,
+    source: String,
+    special_tokens: Vec<(&'static str, String)>,
     fingerprint: String,
+    accepts: OnceLock<Accepts>,
 }
 
-const NAME: &str = "chat_template";
+/// Forms of a conversation that some templates write as they are meant, and others as Python prints a list or as a quoted string.
+#[derive(Debug)]
+struct Accepts {
+    /// Contents as lists of parts.
+    parts: bool,
+    /// Arguments of calls as JSON in a string.
+    text_arguments: bool,
+}
 
 impl ChatTemplate {
-    /// A template from its source, with the text of the model's bos and eos tokens (empty where there is none).
+    /// A template from its source, with the text of the model's bos and eos tokens, where it has them.
     ///
     /// # Errors
     /// If it does not parse.
     pub fn new(source: &str, bos_token: Option<&str>, eos_token: Option<&str>) -> Result<Self> {
-        Self::new_at(source, bos_token, eos_token, Local::now())
+        Self::new_at(source, &[("bos_token", bos_token), ("eos_token", eos_token)], Local::now())
     }
 
-    fn new_at(source: &str, bos_token: Option<&str>, eos_token: Option<&str>, now: DateTime<Local>) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, JinjaError> {
-            Err(JinjaError::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", move |format: String| strftime(now, &format));
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| Error::Template {
-            problem: format!("it does not parse ({})", describe(&error)),
-            remedy: "give the template that came with the model".into(),
-        })?;
+    /// The same with any special tokens, by the names that templates have for them: `bos_token`, `eos_token`, `unk_token`, `pad_token`.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    pub fn with_special_tokens(source: &str, special_tokens: &[(&'static str, Option<&str>)]) -> Result<Self> {
+        Self::new_at(source, special_tokens, Local::now())
+    }
 
-        let (bos_token, eos_token) = (bos_token.unwrap_or_default(), eos_token.unwrap_or_default());
+    fn new_at(source: &str, special_tokens: &[(&'static str, Option<&str>)], now: DateTime<Local>) -> Result<Self> {
+        let program = Program::parse(source, now).map_err(|problem| Error::Template {
+            problem: format!("it does not parse ({problem})"),
+            remedy: "name another one as [model] chat_template".into(),
+        })?;
+        let given = special_tokens.iter().filter_map(|&(name, token)| Some((name, token?.to_owned())));
+        let special_tokens: Vec<(&str, String)> = given.collect();
         let mut fingerprint = Fingerprint::new("chat template");
-        fingerprint.add_all([source, bos_token, eos_token].iter());
-        Ok(Self { environment, bos_token: bos_token.into(), eos_token: eos_token.into(), fingerprint: fingerprint.finish() })
+        fingerprint.add(source);
+        fingerprint.add(format!("{special_tokens:?}"));
+        let (source, fingerprint) = (source.to_owned(), fingerprint.finish());
+        Ok(Self { program, source, special_tokens, fingerprint, accepts: OnceLock::new() })
     }
 
     /// The conversation as text; with `add_generation_prompt`, followed by what opens the assistant's next turn.
@@ -77,94 +71,179 @@ impl ChatTemplate {
     /// # Errors
     /// If the template fails or refuses these messages (`raise_exception`).
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.turns(messages).render(messages.len(), add_generation_prompt)
+        self.render_conversation(&Conversation::new(messages.to_vec()), add_generation_prompt)
     }
 
-    /// The conversation, to render the first turns of it, too.
-    pub(crate) fn turns(&self, messages: &[Message]) -> Turns<'_> {
-        Turns { template: self, messages: messages.iter().map(Value::from_serialize).collect() }
+    /// The same, of a conversation with tools and variables of its own.
+    ///
+    /// # Errors
+    /// If the template fails or refuses it.
+    pub fn render_conversation(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
+        let chat = self.chat(conversation.clone());
+        chat.render(chat.messages(), add_generation_prompt)
+    }
+
+    /// A conversation in the form that this template writes, made once for all its renderings.
+    pub(crate) fn chat(&self, mut conversation: Conversation) -> Chat<'_> {
+        for message in &mut conversation.messages {
+            self.adapt(message);
+        }
+        let variables = self.variables(&conversation);
+        let messages = conversation.messages.iter().map(|message| value_of(message.fields())).collect();
+        Chat { template: self, conversation, variables, messages }
     }
 
     /// A hash of the template and its special tokens.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
-}
 
-/// A conversation as its template sees it, made once for all its renderings: those of its first turns would otherwise cost more than the tokens.
-pub(crate) struct Turns<'a> {
-    template: &'a ChatTemplate,
-    messages: Vec<Value>,
-}
+    /// Whether the template names a key at all.
+    pub(crate) fn mentions(&self, key: &str) -> bool {
+        self.source.contains(key)
+    }
 
-impl Turns<'_> {
-    /// The first `count` turns as text.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::render`].
-    pub(crate) fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String> {
-        let ChatTemplate { environment, bos_token, eos_token, .. } = self.template;
-        let variables = context! {
-            messages => self.messages[..count].to_vec(),
-            add_generation_prompt,
-            bos_token,
-            eos_token,
-            tools => (),
-            documents => (),
-        };
-        environment.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| Error::Template {
-            problem: format!("a conversation does not render ({})", describe(&error)),
-            remedy: "check the roles and their order, or the template".into(),
+    fn variables(&self, conversation: &Conversation) -> Vec<(String, minijinja::Value)> {
+        let option = |value: &Option<Json>| value.as_ref().map_or(minijinja::Value::from(()), jinja::value);
+        let mut variables =
+            vec![("tools".to_owned(), option(&conversation.tools)), ("documents".to_owned(), option(&conversation.documents))];
+        variables.extend(self.special_tokens.iter().map(|(name, token)| ((*name).to_owned(), token.as_str().into())));
+        variables.extend(conversation.template_kwargs.iter().map(|(name, value)| (name.clone(), jinja::value(value))));
+        variables
+    }
+
+    /// Gives contents and arguments the form that the template knows. Parts that are all text mean the same as their text, and arguments
+    /// the same as the object that they spell; a template that does not know a form would write brackets or a quoted string.
+    fn adapt(&self, message: &mut Message) {
+        if let Some(Json::Array(parts)) = message.fields().get("content")
+            && !self.accepts().parts
+        {
+            let text: String = parts.iter().filter_map(|part| part["text"].as_str()).collect();
+            message.fields_mut().insert("content".into(), text.into());
+        }
+        if message.has_tool_calls()
+            && !self.accepts().text_arguments
+            && let Some(Json::Array(calls)) = message.fields_mut().get_mut("tool_calls")
+        {
+            calls.iter_mut().for_each(parse_arguments);
+        }
+    }
+
+    fn accepts(&self) -> &Accepts {
+        self.accepts.get_or_init(|| {
+            let same = |one: &[Json], other: &[Json]| {
+                let render = |messages: &[Json]| {
+                    let messages = messages.iter().filter_map(Json::as_object).cloned().map(Message::from_fields).collect();
+                    let conversation = Conversation::new(messages);
+                    let variables = self.variables(&conversation);
+                    let messages = conversation.messages.iter().map(|message| value_of(message.fields())).collect::<Vec<_>>();
+                    render(&self.program, &variables, messages, false).ok()
+                };
+                let rendered = render(one);
+                rendered.is_some() && rendered == render(other)
+            };
+            let user = |content: Json| json!({"role": "user", "content": content});
+            let call = |arguments: Json| {
+                let calls = json!([{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}]);
+                [user("a".into()), json!({"role": "assistant", "content": "", "tool_calls": calls})]
+            };
+            Accepts {
+                parts: same(&[user("a".into())], &[user(json!([{"type": "text", "text": "a"}]))]),
+                text_arguments: same(&call(json!({"x": 1})), &call("{\"x\": 1}".into())),
+            }
         })
     }
 }
 
-/// One line: the reason, and the line of the template.
-fn describe(error: &JinjaError) -> String {
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    error.line().map_or(reason.clone(), |line| format!("{reason}, its line {line}"))
+fn parse_arguments(call: &mut Json) {
+    let function = if call.get("function").is_some() { &mut call["function"] } else { call };
+    if let Some(Json::String(text)) = function.get("arguments")
+        && let Ok(arguments @ Json::Object(_)) = serde_json::from_str(text)
+    {
+        function["arguments"] = arguments;
+    }
 }
 
-fn strftime(now: DateTime<Local>, format: &str) -> Result<String, JinjaError> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    // `to_string` of a date panics on a format that it does not know; `write!` says so.
-    write!(text, "{}", now.format(format))
-        .map_err(|_| JinjaError::new(ErrorKind::InvalidOperation, format!("strftime_now does not know the format {format:?}")))?;
-    Ok(text)
+fn value_of(fields: &Map<String, Json>) -> minijinja::Value {
+    fields.iter().map(|(key, value)| (key.as_str(), jinja::value(value))).collect()
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, JinjaError> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let spaces = " ".repeat(width);
-            let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
+fn render(
+    program: &Program,
+    variables: &[(String, minijinja::Value)],
+    messages: Vec<minijinja::Value>,
+    add_generation_prompt: bool,
+) -> Result<String> {
+    program.render(&context(variables, messages, add_generation_prompt)).map_err(refused)
+}
+
+fn context(variables: &[(String, minijinja::Value)], messages: Vec<minijinja::Value>, add_generation_prompt: bool) -> minijinja::Value {
+    let own = [("messages".to_owned(), messages.into()), ("add_generation_prompt".to_owned(), add_generation_prompt.into())];
+    variables.iter().cloned().chain(own).collect()
+}
+
+fn refused(problem: String) -> Error {
+    Error::Template {
+        problem: format!("a conversation does not render ({problem})"),
+        remedy: "check the roles and their order, or the template".into(),
+    }
+}
+
+/// A conversation as its template sees it.
+pub(crate) struct Chat<'a> {
+    template: &'a ChatTemplate,
+    pub(crate) conversation: Conversation,
+    variables: Vec<(String, minijinja::Value)>,
+    messages: Vec<minijinja::Value>,
+}
+
+impl Chat<'_> {
+    /// The turns.
+    pub(crate) fn messages(&self) -> &[minijinja::Value] {
+        &self.messages
+    }
+
+    /// A turn with other fields.
+    pub(crate) fn message(fields: &Map<String, Json>) -> minijinja::Value {
+        value_of(fields)
+    }
+
+    /// These turns as text.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub(crate) fn render(&self, messages: &[minijinja::Value], add_generation_prompt: bool) -> Result<String> {
+        render(&self.template.program, &self.variables, messages.to_vec(), add_generation_prompt)
+    }
+
+    /// The whole conversation as text, and what `{% generation %}` blocks wrote of it, in order; none where the template has no such block.
+    pub(crate) fn render_whole(&self) -> Result<(String, Option<Vec<std::ops::Range<usize>>>)> {
+        let context = context(&self.variables, self.messages.clone(), false);
+        if self.template.program.has_generation_blocks() {
+            let (text, blocks) = self.template.program.render_with_generation(&context).map_err(refused)?;
+            return Ok((text, Some(blocks)));
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, PythonSpacing)),
-    };
-    let refused = |reason: String| JinjaError::new(ErrorKind::BadSerialization, reason);
-    written.map_err(|error| refused(error.to_string()))?;
-    String::from_utf8(bytes).map(Value::from_safe_string).map_err(|error| refused(error.to_string()))
+        Ok((self.template.program.render(&context).map_err(refused)?, None))
+    }
+
+    /// Keys that the record gives to the template and that the template does not even name.
+    pub(crate) fn unwritten(&self) -> Vec<&'static str> {
+        let has = |key: &str| self.conversation.messages.iter().any(|message| message.fields().get(key).is_some_and(is_something));
+        let mut found: Vec<&'static str> = Vec::new();
+        found.extend(["reasoning_content", "thinking", "reasoning"].into_iter().filter(|key| has(key)));
+        found.extend(self.conversation.tools.as_ref().map(|_| "tools"));
+        found.extend(self.conversation.documents.as_ref().map(|_| "documents"));
+        found.retain(|key| !self.template.mentions(key));
+        found
+    }
+
+    pub(crate) fn writes_tool_calls(&self) -> bool {
+        self.template.mentions("tool_calls")
+    }
 }
 
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
+fn is_something(value: &Json) -> bool {
+    !(value.is_null() || value.as_str().is_some_and(str::is_empty))
 }
 
 #[cfg(test)]
@@ -223,7 +302,7 @@ pub(crate) mod tests {
         let now = DateTime::from_timestamp(0, 0).unwrap().with_timezone(&Local);
         let render = |format: &str| {
             let source = format!("{{{{ strftime_now('{format}') }}}}");
-            ChatTemplate::new_at(&source, None, None, now).unwrap().render(&[], false)
+            ChatTemplate::new_at(&source, &[], now).unwrap().render(&[], false)
         };
         assert_eq!(render("%d %b %Y").unwrap(), now.format("%d %b %Y").to_string());
         assert!(render("%!").unwrap_err().to_string().contains("strftime_now"));

@@ -1,16 +1,17 @@
 use super::*;
+use crate::message::Message;
 use crate::template::tests::SMOLLM2;
 use crate::tokenizer::tests::bytes_only;
 
-fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
+pub(crate) fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
     turns.iter().map(|&(role, content)| Message::new(role, content)).collect()
 }
 
-fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<(String, Vec<String>), String> {
+pub(crate) fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<(String, Vec<String>), String> {
     let tokenizer = bytes_only();
     let template = ChatTemplate::new(template, Some("<|im_start|>"), Some("<|im_end|>")).unwrap();
     let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on, sequence_length: usize::MAX };
-    let sample = encoder.encode(&record).map_err(|failure| match failure {
+    let (sample, _) = encoder.encode(record).map_err(|failure| match failure {
         Failure::Record(fault) => format!("record: {}", fault.problem),
         Failure::SetUp(error) => format!("set-up: {error}"),
     })?;
@@ -31,8 +32,8 @@ fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<(String, Ve
     Ok((tokenizer.decode(&sample.tokens, false).unwrap(), runs))
 }
 
-fn conversation(template: &str, given: &[(&str, &str)]) -> Result<(String, Vec<String>), String> {
-    encode(template, LossOn::Assistant, Record::Conversation(turns(given)))
+pub(crate) fn conversation(template: &str, given: &[(&str, &str)]) -> Result<(String, Vec<String>), String> {
+    encode(template, LossOn::Assistant, Record::Conversation(Conversation::new(turns(given))))
 }
 
 #[test]
@@ -67,30 +68,9 @@ fn without_an_end_token_the_newline_ends_the_turn() {
 
 #[test]
 fn all_means_every_token() {
-    let record = Record::Conversation(turns(&[("user", "a"), ("assistant", "b")]));
+    let record = Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b")])));
     let (text, runs) = encode(SMOLLM2, LossOn::All, record).unwrap();
     assert_eq!(runs, [text]);
-}
-
-#[test]
-fn a_template_that_rewrites_the_past_is_refused() {
-    // Drops the answers before the last one, as reasoning models do with their thoughts.
-    let forgetful = "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.content }};{% endif %}{% endfor %}";
-    let given = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
-    let message = conversation(forgetful, &given).unwrap_err();
-    assert!(message.starts_with("set-up: ") && message.contains("turn 2"), "{message}");
-}
-
-#[test]
-fn a_generation_prompt_that_no_answer_begins_with_is_refused() {
-    let unfaithful = "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}";
-    assert!(conversation(unfaithful, &[("user", "a"), ("assistant", "b")]).is_err());
-}
-
-#[test]
-fn a_conversation_that_begins_with_the_assistant_is_the_records_fault() {
-    let message = conversation(SMOLLM2, &[("assistant", "a"), ("user", "b")]).unwrap_err();
-    assert!(message.starts_with("record: ") && message.contains("begins with the assistant"), "{message}");
 }
 
 #[test]
@@ -118,7 +98,7 @@ fn texts_are_trained_as_a_whole() {
 fn conversations_need_a_template() {
     let tokenizer = bytes_only();
     let encoder = Encoder { tokenizer: &tokenizer, template: None, loss_on: LossOn::All, sequence_length: usize::MAX };
-    let failure = encoder.encode(&Record::Conversation(turns(&[("user", "a")])));
+    let failure = encoder.encode(Record::Conversation(Conversation::new(turns(&[("user", "a")]))));
     assert!(matches!(failure, Err(Failure::SetUp(Error::Template { .. }))));
 }
 
@@ -126,10 +106,11 @@ fn conversations_need_a_template() {
 fn marks_need_not_reach_beyond_what_is_kept() {
     let tokenizer = bytes_only();
     let template = ChatTemplate::new(SMOLLM2, None, None).unwrap();
-    let given = Record::Conversation(turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].repeat(5)));
+    let given =
+        Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].repeat(5))));
     let marks = |sequence_length| {
         let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on: LossOn::Assistant, sequence_length };
-        let Ok(sample) = encoder.encode(&given) else { panic!("does not encode") };
+        let Ok((sample, _)) = encoder.encode(given.clone()) else { panic!("does not encode") };
         sample.trained
     };
     let all = marks(usize::MAX);

@@ -201,10 +201,8 @@ fn progress_reaches_the_total() {
 fn a_fault_of_the_template_names_the_record_that_showed_it() {
     let mut desk = Desk::new();
     desk.template = ChatTemplate::new("{{ messages | length }}", None, None).unwrap();
-    let options = Options { bad_lines: BadLines::Skip, ..Options::default() };
     let sources = Sources::train([desk.file("a.jsonl", format!("\n{GOOD}"))]);
-    // Not skipped: it would take every record with it.
-    let message = desk.prepare(&sources, &options).unwrap_err().to_string();
+    let message = desk.prepare(&sources, &Options::default()).unwrap_err().to_string();
     assert!(message.contains("a.jsonl:2") && message.contains("chat template"), "{message}");
 }
 

@@ -1,0 +1,159 @@
+//! The names of a record's columns: which are read, under which names, and which need no mention.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::{Fault, fault};
+use crate::error::{Error, Result};
+
+/// What a record is read from, by the names that [`Columns`] may give to others.
+pub(crate) const READ: [&str; 29] = [
+    "messages",
+    "conversations",
+    "conversation",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "text",
+    "instruction",
+    "input",
+    "context",
+    "output",
+    "response",
+    "question",
+    "answer",
+    "query",
+    "inputs",
+    "targets",
+    "problem",
+    "solution",
+    "history",
+    "system",
+    "system_prompt",
+    "tools",
+    "functions",
+    "documents",
+    "chat_template_kwargs",
+    "parallel_tool_calls",
+    "tool_choice",
+];
+
+/// Keys that say where a record comes from or what it is about: nobody expects them in the text.
+const HARMLESS: [&str; 52] = [
+    "id",
+    "_id",
+    "idx",
+    "index",
+    "uid",
+    "uuid",
+    "guid",
+    "hash",
+    "sha",
+    "__index_level_0__",
+    "key",
+    "row_id",
+    "sample_id",
+    "example_id",
+    "conversation_id",
+    "conv_id",
+    "prompt_id",
+    "message_id",
+    "question_id",
+    "task_id",
+    "dialogue_id",
+    "doc_id",
+    "source",
+    "sources",
+    "dataset",
+    "dataset_name",
+    "origin",
+    "url",
+    "domain",
+    "subset",
+    "split",
+    "config",
+    "timestamp",
+    "date",
+    "created",
+    "created_at",
+    "added",
+    "model",
+    "model_name",
+    "generator",
+    "license",
+    "lang",
+    "language",
+    "category",
+    "categories",
+    "topic",
+    "tags",
+    "task",
+    "meta",
+    "metadata",
+    "num_turns",
+    "token_count",
+];
+
+/// Names of columns in the data: `prompt = "question"` reads the column `question` as `prompt`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Columns(BTreeMap<String, String>);
+
+impl Columns {
+    /// Checks that each name on the left is one that is read.
+    pub(crate) fn new(map: &BTreeMap<String, String>) -> Result<Self> {
+        let refuse = |problem: String| Err(Error::Options { option: "columns", problem, remedy: format!("known are {}", READ.join(", ")) });
+        for (ours, theirs) in map {
+            if !READ.contains(&ours.as_str()) {
+                return refuse(format!("`{ours}` is no column that is read"));
+            }
+            if theirs.is_empty() {
+                return refuse(format!("`{ours}` has no name"));
+            }
+        }
+        Ok(Self(map.clone()))
+    }
+
+    /// Gives the columns of a record the names that are read.
+    pub(crate) fn rename(&self, fields: &mut Map<String, Value>) -> Result<(), Fault> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut renamed = Vec::new();
+        for (ours, theirs) in &self.0 {
+            match fields.get(theirs) {
+                Some(value) => renamed.push((ours, value.clone())),
+                None => {
+                    return fault(
+                        format!("there is no `{theirs}`, which [data] columns names for `{ours}`"),
+                        "check the names of the columns",
+                    );
+                }
+            }
+        }
+        for theirs in self.0.values() {
+            fields.shift_remove(theirs);
+        }
+        for (ours, value) in renamed {
+            fields.insert(ours.clone(), value);
+        }
+        Ok(())
+    }
+
+    /// What the data call one of our columns.
+    pub(crate) fn theirs<'a>(&'a self, ours: &'a str) -> &'a str {
+        self.0.get(ours).map_or(ours, String::as_str)
+    }
+
+    /// Whether a column of a table is read.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        let renamed = self.0.contains_key(column);
+        self.0.values().any(|theirs| theirs == column) || (READ.contains(&column) && !renamed)
+    }
+}
+
+/// Whether a key that is not read deserves a mention.
+pub(crate) fn is_worth_naming(key: &str) -> bool {
+    !HARMLESS.contains(&key.to_ascii_lowercase().as_str())
+}
