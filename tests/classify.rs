@@ -232,6 +232,7 @@ fn what_is_wrong_is_one_line_and_exit_code_2() {
     refused(&place.train(&data("labels = [\"ham\"]"), ""), &["[data] labels", "two or more names"]);
     refused(&place.train(&data("label_key = \"class\""), ""), &["no `class`", "rows.jsonl:1"]);
     refused(&place.train(&data("packing = true"), ""), &["[data] packing", "language models"]);
+    refused(&place.train(&data("overflow = \"drop\""), ""), &["[data] overflow", "language models"]);
     refused(&place.train(&data("labels = [\"ham\", \"spam\"]\neval_samples = 60"), ""), &["[data] eval_samples", "60 rows"]);
     // Tasks that the models are not for.
     let edit = |old: &str, new: &str| {

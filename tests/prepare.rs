@@ -189,3 +189,116 @@ fn much_data_takes_little_memory_and_an_interruption_loses_nothing() {
     let ended = shard(&place, &dir, &train);
     assert!(ended.status.code() == Some(2) && ended.stderr.contains("checksum"), "{}", ended.stderr);
 }
+
+/// A run whose rows have ten tokens, with a text of 24 letters, one of two and a completion.
+fn long_documents() -> (Place, String) {
+    let place = place();
+    place.edit("sequence_length = 8192", "sequence_length = 10");
+    let text = json!({ "text": "abcdefghijklmnopqrstuvwx" });
+    let pair = json!({ "prompt": "question", "completion": " a long answer" });
+    fs::write(place.at("a.jsonl"), format!("{text}\n{}\n{pair}\n", json!({ "text": "yz" }))).unwrap();
+    let train = place.at("a.jsonl").display().to_string();
+    (place, train)
+}
+
+/// `loract shard` with more arguments.
+fn shard_with(place: &Place, dir: &str, train: &str, more: &[&str]) -> Ended {
+    place.run(place.loract(&["shard"]).arg(place.config()).args(set(&place.at(dir), train)).args(more).env_remove("CLICOLOR_FORCE"))
+}
+
+#[test]
+fn long_texts_are_split_and_each_way_is_counted() {
+    let (place, train) = long_documents();
+    let told = |dir: &str, more: &[&str]| -> Value {
+        let ended = shard_with(&place, dir, &train, &[more, &["--json"]].concat());
+        assert!(ended.status.success(), "{}", ended.stderr);
+        serde_json::from_str(&ended.stdout).unwrap()
+    };
+    let numbers = |told: &Value| -> Vec<u64> {
+        let report = &told["train"]["report"];
+        let counts = ["records", "truncated", "split", "pieces", "too_long", "dropped"].map(|key| report[key].as_u64().unwrap());
+        [told["train"]["samples"].as_u64().unwrap()].into_iter().chain(counts).collect()
+    };
+    // samples, records, truncated, split into pieces, too long, without a trained token
+    assert_eq!(numbers(&told("default", &[])), [5, 3, 1, 1, 3, 0, 0]);
+    assert_eq!(numbers(&told("split", &["--set", "data.overflow=split"])), [7, 3, 0, 2, 6, 0, 0]);
+    assert_eq!(numbers(&told("truncate", &["--set", "data.overflow=truncate"])), [3, 3, 2, 0, 0, 0, 0]);
+    assert_eq!(numbers(&told("drop", &["--set", "data.overflow=drop"])), [1, 3, 0, 0, 0, 2, 0]);
+    let packed = told("packed", &["--set", "data.packing=true"]);
+    assert_eq!(numbers(&packed), [4, 3, 1, 1, 3, 0, 0]);
+    assert_eq!((&packed["train"]["documents"], &packed["train"]["tokens"]), (&json!(3), &json!(25 + 3 + 10)));
+    assert_eq!(packed["train"]["lengths"][0], json!({ "from": 3, "to": 4, "documents": 1 }));
+    // The second time from the file.
+    let again = told("packed", &["--set", "data.packing=true"]);
+    assert_eq!((&again["was_there"], &again["train"]), (&json!(true), &packed["train"]));
+
+    let ended = shard_with(&place, "wrong", &train, &["--set", "data.overflow=wrap"]);
+    assert!(ended.status.code() == Some(2) && ended.stderr.contains(r#""split" | "truncate" | "drop""#), "{}", ended.stderr);
+    let ready = place.write_batches("ready.safetensors", [1, 1, 3], &[1, 2, 3]).display().to_string();
+    let ended = shard_with(&place, "ready", &ready, &["--set", "data.overflow=split"]);
+    assert!(ended.status.code() == Some(2) && ended.stderr.contains("[data] overflow: ready batches keep"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_run_trains_on_what_was_split() {
+    let (place, train) = long_documents();
+    // 31 tokens: the last row has one alone, and nothing to predict.
+    fs::write(place.at("a.jsonl"), json!({ "text": "abcdefghijklmnopqrstuvwxyz0123" }).to_string()).unwrap();
+    for packing in ["true", "false"] {
+        let dir = place.at(packing);
+        let batch = ["--set", "run.batch_size=1", "--set", "run.steps=5", "--set"];
+        let ended = place.run(place.train().args(set(&dir, &train)).args(batch).arg(format!("data.packing={packing}")));
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let metrics = fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+        assert!(metrics.lines().count() >= 5 && !metrics.contains("null") && !metrics.contains("NaN"), "{metrics}");
+    }
+}
+
+#[test]
+fn what_will_be_trained_is_shown() {
+    let (place, train) = long_documents();
+    let ended = shard_with(&place, "shown", &train, &["--show", "9", "--set", "data.packing=true"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let shown = &ended.stdout;
+    for says in [
+        "┌ sample 0: 10 tokens, 9 trained\n│ a⟦bcdefghij⟧\n└\n",
+        "├ segment 1 of 2: 5 tokens\n│ u⟦vwx<|end|>⟧\n├ segment 2 of 2: 3 tokens\n│ y⟦z<|end|>⟧\n└\n",
+        "│ question⟦ a⟧\n",
+        "── sequence_length 10\n",
+    ] {
+        assert!(shown.contains(says), "{says:?} in:\n{shown}");
+    }
+    for (name, value) in [("samples", "4"), ("  trained", "26"), ("  truncated", "1"), ("split documents", "1, into 3")] {
+        assert!(
+            shown.lines().any(|line| line.contains(&format!("│ {name} ")) && line.contains(&format!(" {value} │"))),
+            "{name}:\n{shown}"
+        );
+    }
+    // Scripts read the last line.
+    assert_eq!(shown.lines().last().unwrap(), place.at("shown/data").display().to_string());
+
+    let second = shard_with(&place, "shown", &train, &["--show", "1", "--from", "1", "--json", "--set", "data.packing=true"]);
+    let told: Value = serde_json::from_str(&second.stdout).unwrap();
+    let sample = told["samples"][0].as_array().unwrap();
+    assert_eq!((told["samples"].as_array().unwrap().len(), sample.len()), (1, 10));
+    assert_eq!(sample[1], json!({ "id": 13, "text": "l", "trained": true, "segment": 0 }));
+
+    let coloured = |no_colour: &str| {
+        let mut command = place.loract(&["shard", "--show", "1"]);
+        place
+            .run(command.arg(place.config()).args(set(&place.at("shown"), &train)).env("CLICOLOR_FORCE", "1").env("NO_COLOR", no_colour))
+            .stdout
+    };
+    assert!(coloured("").contains("│ a\u{1b}[1m\u{1b}[32mbcdefghij\u{1b}[0m\n"), "{}", coloured(""));
+    assert!(coloured("1").contains("│ a⟦bcdefghij⟧\n"));
+}
+
+#[test]
+fn validation_data_have_a_column_and_lengths_of_their_own() {
+    let (place, train) = long_documents();
+    let ended = shard_with(&place, "held", &train, &["--set", "data.eval_samples=1"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for says in ["validation", "tokens of training documents", "tokens of validation documents"] {
+        assert!(ended.stdout.contains(says), "{}", ended.stdout);
+    }
+}

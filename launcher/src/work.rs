@@ -5,7 +5,7 @@ use collective::ProcessGroup;
 use models::Merged;
 use std::{path::Path, sync::Arc};
 use trainer::config::{Device, Run};
-use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, StopRequest, Weights};
+use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, ShownToken, StopRequest, Weights};
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
@@ -25,6 +25,11 @@ pub fn write(run: &Run, data: &RunData) -> Result<(), Failure> {
 /// Compares what an earlier run has written with its checksums.
 pub fn verify_data(run: &Run, data: &RunData) -> Result<(), Failure> {
     Ok(data.verify(run)?)
+}
+
+/// Training samples of a run as people read them.
+pub fn show(run: &Run, data: &RunData, from: usize, count: usize) -> Result<Vec<Vec<ShownToken>>, Failure> {
+    Ok(data.show(run, from, count)?)
 }
 
 /// Trains as one rank of `group`, until `stop` asks to save and stop.

@@ -62,6 +62,10 @@ impl<'a> Column<'a> {
         Self::of(name, Dtype::U32, values.len(), move |out| write_numbers(values, u32::to_le_bytes, out))
     }
 
+    pub(crate) fn u8s(name: &'static str, values: &'a [u8]) -> Self {
+        Self::of(name, Dtype::U8, values.len(), move |out| Ok(out.write_all(values)?))
+    }
+
     pub(crate) fn bools(name: &'static str, values: &'a [bool]) -> Self {
         Self::of(name, Dtype::U8, values.len(), move |out| write_numbers(values, |mark| [u8::from(mark)], out))
     }
@@ -219,6 +223,12 @@ impl ColumnFile {
     pub(crate) fn u32s(&self, name: &str) -> Result<Vec<u32>> {
         let (start, length) = self.column(name, Dtype::U32)?;
         Ok(numbers(&self.read(start, 4 * length as usize)?, u32::from_le_bytes))
+    }
+
+    /// The same of bytes.
+    pub(crate) fn u8s(&self, name: &str) -> Result<Vec<u8>> {
+        let (start, length) = self.column(name, Dtype::U8)?;
+        self.read(start, length as usize)
     }
 
     /// So many bytes of the file.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::columns::ColumnFile;
 use crate::error::{Error, Result};
+use crate::lengths::{LengthBin, Lengths};
 use crate::report::Report;
 use crate::sample::Sample;
 use crate::store::Store;
@@ -37,6 +38,7 @@ pub(crate) struct Index {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Facts {
     pub(crate) version: u32,
+    /// Of the sources and the options.
     pub(crate) fingerprint: String,
     pub(crate) samples: usize,
     pub(crate) documents: usize,
@@ -48,8 +50,14 @@ pub(crate) struct Facts {
     pub(crate) batch_size: Option<usize>,
     /// Whether an evaluation set was made with it.
     pub(crate) has_eval: bool,
+    /// How long documents are.
+    #[serde(default)]
+    pub(crate) lengths: Vec<LengthBin>,
     pub(crate) report: Report,
 }
+
+/// The rules by which records become samples. It is part of every fingerprint: a change of them prepares all data again.
+pub(crate) const RULES: u32 = 1;
 
 impl Dataset {
     /// Opens a prepared file and checks its structure.
@@ -136,12 +144,23 @@ impl Dataset {
         })
     }
 
-    /// A hash of everything that shaped it; compare with [`Dataset::fingerprint_of`] to see whether it is still valid.
+    /// A hash of everything that shaped it.
     pub fn fingerprint(&self) -> &str {
         &self.facts.fingerprint
     }
 
-    /// Documents: conversations, completions or paragraphs. More than samples where they are packed.
+    /// How many documents have which length in tokens, before they were split, from the shortest to the longest.
+    pub fn lengths(&self) -> Vec<LengthBin> {
+        if !self.facts.lengths.is_empty() {
+            return self.facts.lengths.clone();
+        }
+        // A file of a time when documents had one piece each.
+        let mut lengths = Lengths::new(self.longest());
+        self.index.segment_lengths.iter().for_each(|&length| lengths.add(u64::from(length)));
+        lengths.bins()
+    }
+
+    /// Documents: conversations, completions or paragraphs. More than samples where they are packed, fewer where they are split.
     pub fn documents(&self) -> usize {
         self.facts.documents
     }

@@ -14,8 +14,10 @@ pub(crate) struct Encoder<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
     pub(crate) loss_on: LossOn,
-    /// Tokens that will be kept; what lies behind them need not be marked.
+    /// Tokens of a conversation or a completion that will be kept; what lies behind them need not be marked.
     pub(crate) sequence_length: usize,
+    /// Tokens of a text that will be kept.
+    pub(crate) text_length: usize,
 }
 
 /// A sample, and what of its record the chat template does not write.
@@ -56,14 +58,14 @@ impl Encoder<'_> {
         }
     }
 
-    /// Tokens of a text that matter: those that will be kept, and one that tells whether there are more.
+    /// Tokens of a record that matter: those that will be kept, and one that tells whether there are more.
     fn wanted(&self) -> usize {
         self.sequence_length.saturating_add(1)
     }
 
     /// A text is trained as a whole, and ends with the eos token.
     fn text(&self, text: &str) -> Result<Sample, Error> {
-        let mut tokens = self.tokenizer.encode_up_to(text, true, self.wanted())?.ids;
+        let mut tokens = self.tokenizer.encode_up_to(text, true, self.text_length.saturating_add(1))?.ids;
         self.close(&mut tokens);
         let trained = vec![true; tokens.len()];
         Ok(Sample::single(tokens, trained))

@@ -5,7 +5,7 @@
 //! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL, JSON, CSV, Parquet, plain text), or ready
 //!    batches.
 //! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
-//!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates, holds samples out for evaluation and packs.
+//!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates or splits ([`Overflow`]), holds samples out for evaluation and packs.
 //!    A bad line is an [`Error`] that names file and line, or is counted. Nothing is written while it does so, or
 //!    ([`Dataset::prepare_for`]) parts from which it goes on after an interruption, in bounded memory.
 //! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and [`Dataset::open`] reads samples
@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+mod chosen;
 mod columns;
 mod csv_rows;
 mod dataset;
@@ -51,6 +52,7 @@ pub mod images;
 mod jinja;
 mod label;
 mod labelled;
+mod lengths;
 mod message;
 mod options;
 mod order;
@@ -64,8 +66,10 @@ mod record;
 mod records;
 mod report;
 mod sample;
+mod shown;
 mod source;
 mod spans;
+mod split;
 mod store;
 mod template;
 mod tokenizer;
@@ -76,13 +80,15 @@ pub use dataset::Dataset;
 pub use error::{Error, Place, Result};
 pub use hold_out::hold_out;
 pub use labelled::{LabelKeys, Labelled, LabelledTexts, read_labelled};
+pub use lengths::LengthBin;
 pub use message::{Conversation, Message};
-pub use options::{BadLines, LossOn, Options, Pairs};
+pub use options::{BadLines, LossOn, Options, Overflow, Pairs};
 pub use order::{Order, OrderConfig};
 pub use packing::pack;
 pub use prepare::Prepared;
 pub use report::{BadFile, BadLine, Report};
 pub use sample::Sample;
+pub use shown::ShownToken;
 pub use source::{Format, Source, Sources};
 pub use template::ChatTemplate;
 pub use tokenizer::{BpeParts, Encoded, StreamDecoder, Tokenizer};

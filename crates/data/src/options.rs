@@ -38,12 +38,27 @@ pub enum Pairs {
     Chat,
 }
 
+/// What happens to a record that has more tokens than a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// It is cut into rows. No token is lost or repeated; pieces without a target are left out.
+    Split,
+    /// It keeps its start.
+    Truncate,
+    /// It is left out.
+    Drop,
+}
+
 /// How samples are made of records. All of it enters the data set's fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Longest sample in tokens; a longer one keeps its start. Ready batches keep their own length.
+    /// Longest sample in tokens; `overflow` says what happens to longer ones. Ready batches keep their own length.
     pub sequence_length: usize,
+    /// What happens to longer records; absent: a text is split, a conversation or a prompt with its completion truncated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
     /// What is trained.
     pub loss_on: LossOn,
     /// Whether several samples share a row of `sequence_length` tokens. Held-out samples and ready batches never do.
@@ -67,10 +82,24 @@ pub struct Options {
     pub chat_template_kwargs: Map<String, Value>,
 }
 
+impl Options {
+    /// What happens to texts that are too long.
+    pub(crate) fn text_overflow(&self) -> Overflow {
+        self.overflow.unwrap_or(Overflow::Split)
+    }
+
+    /// What happens to conversations, and to prompts with their completions. A piece of an answer without its question
+    /// teaches something else, so these are split where that is asked for only.
+    pub(crate) fn turns_overflow(&self) -> Overflow {
+        self.overflow.unwrap_or(Overflow::Truncate)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
             sequence_length: 1024,
+            overflow: None,
             loss_on: LossOn::Assistant,
             packing: false,
             bad_lines: BadLines::Error,
@@ -82,5 +111,19 @@ impl Default for Options {
             prompt_template: None,
             chat_template_kwargs: Map::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_of_options_without_overflow_is_that_of_before() {
+        let before = "Options { sequence_length: 1024, loss_on: Assistant, packing: false, bad_lines: Error, max_samples: None, \
+                      eval_samples: 0, seed: 0 }";
+        assert_eq!(format!("{:?}", Options::default()), before);
+        let split = Options { overflow: Some(Overflow::Split), ..Options::default() };
+        assert!(format!("{split:?}").contains("overflow: Split"));
     }
 }

@@ -14,40 +14,60 @@ use crate::store::{Store, TokenFile};
 /// Tokens of a part: 40 MB with their marks. What is not in a part yet is lost with the process.
 const PART_TOKENS: usize = 8 << 20;
 
-/// All documents of a role, in the order of the sources.
+/// All documents of a role, in the order of the sources. A document is one entry, or several where only some of its pieces are of use.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     pub(crate) store: Store,
-    /// Of each: where it begins in the store, its tokens, how many of them are targets, and the largest id.
+    /// Of each entry: where it begins in the store, its tokens, how many of them are targets, the largest id, and [`flag`]s.
     pub(crate) starts: Vec<u64>,
     pub(crate) lengths: Vec<u32>,
     pub(crate) targets: Vec<u32>,
     pub(crate) largest: Vec<u32>,
-    /// How many there are of each source and those before it.
+    pub(crate) flags: Vec<u8>,
+    /// How many documents there are of each source and those before it.
     pub(crate) source_ends: Vec<usize>,
     pub(crate) report: Report,
 }
 
+/// What is known of an entry.
+pub(crate) mod flag {
+    /// It may be cut anywhere: all of its tokens are trained.
+    pub(crate) const TEXT: u8 = 1;
+    /// It lost its end.
+    pub(crate) const TRUNCATED: u8 = 2;
+    /// It is a piece of a document that was cut before.
+    pub(crate) const PIECE: u8 = 4;
+    /// It belongs to the document of the entry before it.
+    pub(crate) const CONTINUES: u8 = 8;
+}
+
 impl Documents {
+    /// How many documents there are.
     pub(crate) fn len(&self) -> usize {
-        self.lengths.len()
+        self.source_ends.last().copied().unwrap_or(0)
     }
 
-    /// Adds a document of `source`, in memory.
-    pub(crate) fn push(&mut self, sample: &Sample, source: usize) {
+    /// Whether `flag` is set for an entry.
+    pub(crate) fn is(&self, entry: usize, flag: u8) -> bool {
+        self.flags[entry] & flag != 0
+    }
+
+    /// The entries with which documents begin, and the number of entries behind the last.
+    pub(crate) fn document_starts(&self) -> Vec<usize> {
+        (0..self.flags.len()).filter(|&entry| !self.is(entry, flag::CONTINUES)).chain([self.flags.len()]).collect()
+    }
+
+    /// Adds an entry of `source`, in memory.
+    pub(crate) fn push(&mut self, sample: Sample, flags: u8, source: usize) {
         self.starts.push(self.store.count());
         self.lengths.push(sample.len() as u32);
         self.targets.push(sample.target_count() as u32);
         self.largest.push(sample.tokens.iter().copied().max().unwrap_or(0));
+        self.flags.push(flags);
         self.store.push(sample);
-        self.end_of(source);
-    }
-
-    /// The last document is one of `source`.
-    fn end_of(&mut self, source: usize) {
-        let before = self.source_ends.last().copied().unwrap_or(0);
+        let before = self.len();
         self.source_ends.resize(self.source_ends.len().max(source + 1), before);
-        self.source_ends[source] = self.len();
+        self.source_ends[source] = before + usize::from(flags & flag::CONTINUES == 0);
     }
 }
 
@@ -122,6 +142,7 @@ impl<'a> Parts<'a> {
         }
         file.verify()?;
         let (lengths, targets, largest) = (file.u32s("lengths")?, file.u32s("targets")?, file.u32s("largest")?);
+        let flags = file.u8s("flags")?;
         let mut start = documents.store.in_files();
         for &length in &lengths {
             documents.starts.push(start);
@@ -130,6 +151,7 @@ impl<'a> Parts<'a> {
         documents.lengths.extend(lengths);
         documents.targets.extend(targets);
         documents.largest.extend(largest);
+        documents.flags.extend(flags);
         documents.store.add(TokenFile::new(file)?);
         Ok(facts)
     }
@@ -152,11 +174,11 @@ impl<'a> Parts<'a> {
             Column::u32s("targets", &documents.targets[first..]),
             Column::u32s("largest", &documents.largest[first..]),
             Column::u32s("tokens", &documents.store.tokens),
+            Column::u8s("flags", &documents.flags[first..]),
             Column::bools("trained", &documents.store.trained),
         ];
         columns::write(&path, &facts, columns)?;
-        documents.store.tokens.clear();
-        documents.store.trained.clear();
+        documents.store.clear_memory();
         documents.store.add(TokenFile::new(ColumnFile::open(&path)?)?);
         Ok(())
     }

@@ -1,26 +1,24 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::dataset::{Dataset, Facts, Index};
+use crate::chosen::Chosen;
+use crate::dataset::{Dataset, Facts, RULES};
 use crate::dataset_file::VERSION;
 use crate::encode::{Encoder, Failure};
 use crate::error::{Error, Place, Result};
 use crate::fingerprint::Fingerprint;
-use crate::hold_out::hold_out;
-use crate::options::{BadLines, Options};
-use crate::packing::pack;
-use crate::parts::{self, Aside, Documents, Parts};
+use crate::options::{BadLines, Options, Overflow};
+use crate::parts::{self, Aside, Documents, Parts, flag};
 use crate::ready;
-use crate::record::{Fault, Reader};
+use crate::record::{Fault, Reader, Record};
 use crate::records::{Block, Raw, Records};
 use crate::report::Report;
 use crate::sample::Sample;
-use crate::source::{self, Kind, Source, SourceFile, Sources};
+use crate::source::{self, Kind, SourceFile, Sources};
+use crate::split::pieces;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
-use crate::weight;
 
 /// The data of a run, ready to train on or to be written.
 #[derive(Debug)]
@@ -59,7 +57,7 @@ impl Prepared {
         }
         let path = eval_path(path);
         let eval = Dataset::open(&path)?;
-        if eval.fingerprint() != train.fingerprint() {
+        if eval.facts.fingerprint != train.facts.fingerprint {
             let problem = "it was not prepared together with its training set";
             return Err(Error::file(&path, problem, "delete both and prepare the data again"));
         }
@@ -83,7 +81,7 @@ fn eval_path(path: &Path) -> PathBuf {
 }
 
 impl Dataset {
-    /// Reads, tokenises, masks, truncates, holds out, weighs and packs, on all cores. Files are read in blocks; the tokens are kept in memory, and
+    /// Reads, tokenises, masks, truncates or splits, holds out, weighs and packs, on all cores. Files are read in blocks; the tokens are kept in memory, and
     /// nothing is written.
     ///
     /// Conversations need a template, ready batches neither that nor a tokenizer. `progress` is told (done, total) in
@@ -142,6 +140,7 @@ impl Dataset {
     ) -> Result<String> {
         let mut fingerprint = Fingerprint::new("data set");
         fingerprint.add(VERSION.to_le_bytes());
+        fingerprint.add(RULES.to_le_bytes());
         for (role, sources) in [("train", &sources.train), ("eval", &sources.eval)] {
             for source in sources {
                 for path in source.paths()? {
@@ -213,42 +212,23 @@ fn prepare(
     let (eval, eval_batch_size) = maker.make(&eval_files, &Parts::new(aside, "eval", &fingerprint), usize::MAX, total)?;
     progress(total, total);
 
-    let (kept, drawn) = split(&train, batch_size, options)?;
-    let wants_eval = !sources.eval.is_empty() || options.eval_samples > 0;
-    refuse_empty(&train, "train")?;
+    let (train, eval) = (Chosen::new(train, batch_size, options), Chosen::new(eval, eval_batch_size, options));
+    let (kept, drawn) = train.hold_out()?;
+    refuse_empty(&train.documents, "train")?;
     if !sources.eval.is_empty() {
-        refuse_empty(&eval, "eval")?;
+        refuse_empty(&eval.documents, "eval")?;
     }
-    let held_out = drawn.len();
-    let kept = weigh(kept, &train, &sources.train, options.seed)?;
-    let rows = (options.packing && batch_size.is_none()).then(|| {
-        let lengths: Vec<usize> = kept.iter().map(|&document| train.lengths[document] as usize).collect();
-        let named = |row: Vec<usize>| row.into_iter().map(|place| kept[place]).collect();
-        pack(&lengths, options.sequence_length).into_iter().map(named).collect::<Vec<Vec<usize>>>()
-    });
-
-    let facts = |documents: &Documents, batch_size, has_eval| Facts {
-        version: VERSION,
-        fingerprint: fingerprint.clone(),
-        batch_size,
-        has_eval,
-        report: documents.report.clone(),
-        ..Facts::default()
+    let has_eval = !sources.eval.is_empty() || options.eval_samples > 0;
+    let facts = Facts { version: VERSION, fingerprint, ..Facts::default() };
+    let held_out = Report { records: drawn.len(), truncated: train.truncated(&drawn), ..Report::default() };
+    let eval = match (has_eval, drawn.len()) {
+        (false, _) => None,
+        (true, 0) => Some(eval.dataset(&eval.all(), false, Facts { report: eval.documents.report.clone(), ..facts.clone() })),
+        (true, _) => Some(train.dataset(&drawn, false, Facts { report: held_out, ..facts.clone() })),
     };
-    let (mut train_facts, mut eval_facts) = (facts(&train, batch_size, wants_eval), facts(&eval, eval_batch_size, false));
-    train_facts.report.held_out = held_out;
-    let (train, eval) = (Chosen::new(train), Chosen::new(eval));
-    let eval = if held_out > 0 {
-        eval_facts.report.records = held_out;
-        Some(train.dataset(drawn.chunks(1), eval_facts))
-    } else {
-        let all: Vec<usize> = (0..eval.documents.len()).collect();
-        wants_eval.then(|| eval.dataset(all.chunks(1), eval_facts))
-    };
-    let train = match rows {
-        Some(rows) => train.dataset(rows.iter().map(Vec::as_slice), train_facts),
-        None => train.dataset(kept.chunks(1), train_facts),
-    };
+    let kept = train.weigh(kept, &sources.train)?;
+    let report = Report { held_out: drawn.len(), ..train.documents.report.clone() };
+    let train = train.dataset(&kept, options.packing, Facts { has_eval, report, ..facts });
     Ok(Prepared { train, eval, parts: aside.map(|aside| aside.folder.to_owned()) })
 }
 
@@ -256,95 +236,16 @@ fn total(files: &[SourceFile]) -> Result<u64> {
     Ok(Records::new(files, Default::default())?.bytes())
 }
 
-/// What is trained on, and what is held out.
-fn split(train: &Documents, batch_size: Option<usize>, options: &Options) -> Result<(Vec<usize>, Vec<usize>)> {
-    let refuse = |problem: String, remedy: &str| Err(Error::Options { option: "eval_samples", problem, remedy: remedy.into() });
-    let all: Vec<usize> = (0..train.len()).collect();
-    if options.eval_samples == 0 {
-        return Ok((all, Vec::new()));
-    }
-    if batch_size.is_some() {
-        return refuse(
-            "ready batches are taken as they are, none of their samples can be held out".into(),
-            "set it to 0, and give an evaluation source of its own",
-        );
-    }
-    if options.eval_samples >= train.len() && train.len() > 0 {
-        return refuse(
-            format!("{} samples shall be held out, but there are only {}", options.eval_samples, train.len()),
-            "hold out fewer, or give more data",
-        );
-    }
-    Ok(hold_out(all, options.eval_samples, options.seed))
-}
-
-/// Repeats the documents of each source as its weight says.
-fn weigh(kept: Vec<usize>, train: &Documents, sources: &[Source], seed: u64) -> Result<Vec<usize>> {
-    if sources.iter().all(|source| source.weight == 1.0) {
-        return Ok(kept);
-    }
-    let mut weighed = Vec::new();
-    let mut rest = &kept[..];
-    for (index, source) in sources.iter().enumerate() {
-        let end = train.source_ends.get(index).copied().unwrap_or(train.len());
-        let (mine, others) = rest.split_at(rest.partition_point(|&document| document < end));
-        weighed.extend(weight::repeat(mine, source.weight, seed, index));
-        rest = others;
-    }
-    if weighed.is_empty() {
-        let remedy = "raise the weights".into();
-        return Err(Error::Empty { role: "train", reason: "the weights leave no sample".into(), remedy });
-    }
-    Ok(weighed)
-}
-
-/// Documents out of which data sets are made.
-struct Chosen {
-    documents: Documents,
-    store: Arc<crate::store::Store>,
-}
-
-impl Chosen {
-    fn new(mut documents: Documents) -> Self {
-        let store = Arc::new(std::mem::take(&mut documents.store));
-        Self { documents, store }
-    }
-
-    /// A data set whose samples are `rows` of documents.
-    fn dataset<'r>(&self, rows: impl Iterator<Item = &'r [usize]>, mut facts: Facts) -> Dataset {
-        let Documents { starts, lengths, targets, largest, .. } = &self.documents;
-        let mut index = Index { sample_starts: vec![0], segment_lengths: Vec::new(), segment_starts: vec![0] };
-        let mut documents = Vec::new();
-        for row in rows {
-            let before = facts.tokens;
-            for &document in row {
-                documents.push(starts[document]);
-                index.segment_lengths.push(lengths[document]);
-                facts.tokens += u64::from(lengths[document]);
-                facts.targets += u64::from(targets[document]);
-                facts.largest_token = facts.largest_token.max(largest[document]);
-            }
-            facts.longest = facts.longest.max((facts.tokens - before) as usize);
-            index.sample_starts.push(facts.tokens);
-            index.segment_starts.push(documents.len() as u64);
-        }
-        facts.samples = index.sample_starts.len() - 1;
-        facts.documents = documents.len();
-        Dataset { store: Arc::clone(&self.store), documents: Some(documents), index, facts }
-    }
-}
-
 fn refuse_empty(documents: &Documents, role: &'static str) -> Result<()> {
     if documents.len() > 0 {
         return Ok(());
     }
-    let Report { records, skipped, dropped, .. } = documents.report;
-    let (reason, remedy) = match records {
-        0 => ("it has no records".into(), "give a file with at least one"),
-        _ => (
-            format!("records: {records}, of them bad: {skipped}, without a trained token: {dropped}"),
-            "correct them, or raise sequence_length past the prompts",
-        ),
+    let Report { records, skipped, dropped, too_long, .. } = documents.report;
+    let left_out = format!("records: {records}, of them bad: {skipped}, without a trained token: {dropped}");
+    let (reason, remedy) = match (records, too_long) {
+        (0, _) => ("it has no records".into(), "give a file with at least one"),
+        (_, 0) => (left_out, "correct them, or raise sequence_length past the prompts"),
+        _ => (format!("{left_out}, too long: {too_long}"), "raise sequence_length, or set overflow to \"split\" or \"truncate\""),
     };
     Err(Error::Empty { role, reason, remedy: remedy.into() })
 }
@@ -370,62 +271,104 @@ impl Maker<'_> {
                     remedy: "train on the one or the other".into(),
                 });
             }
+            if self.options.overflow.is_some() {
+                return Err(Error::Options {
+                    option: "overflow",
+                    problem: "ready batches keep their own length".into(),
+                    remedy: "leave it out".into(),
+                });
+            }
             return self.take_ready(files);
         }
         let (mut documents, cursor) = parts.resume();
         let mut records = Records::new(files, cursor)?;
         while let Some(block) = records.block(most.saturating_sub(documents.report.records))? {
-            self.take(&block, &mut documents)?;
+            self.take(block, &mut documents)?;
             parts.flush(&mut documents, records.cursor())?;
             (self.progress)((before + records.bytes_before()).min(self.total), self.total);
         }
-        let Report { records, skipped, dropped, .. } = documents.report;
+        let Report { records, skipped, dropped, too_long, .. } = documents.report;
         if skipped > 0 {
             tracing::warn!("{skipped} of {records} records were skipped");
         }
         if dropped > 0 {
             tracing::warn!("{dropped} samples were left out: no trained token in them");
         }
+        if too_long > 0 {
+            tracing::warn!("{too_long} of {records} records were left out: longer than {} tokens", self.options.sequence_length);
+        }
         Ok((documents, None))
     }
 
-    fn take(&self, block: &Block<'_>, documents: &mut Documents) -> Result<()> {
+    fn take(&self, block: Block<'_>, documents: &mut Documents) -> Result<()> {
         let path = &block.file.path;
         let tokenizer = self.tokenizer.ok_or_else(|| Error::Options {
             option: "tokenizer",
             problem: format!("{} holds text, but there is no tokenizer", path.display()),
             remedy: "give the model's tokenizer, or ready batches".into(),
         })?;
-        let Options { loss_on, sequence_length, .. } = *self.options;
-        let encoder = Encoder { tokenizer, template: self.template, loss_on, sequence_length };
+        let encoder = self.encoder(tokenizer);
         let reader = &self.reader;
-        let encode = |raw: &Raw| {
-            let (record, unread) = raw.record(block.file, reader)?;
-            let (sample, unwritten) = encoder.encode(record)?;
-            Ok((sample, unread, unwritten))
-        };
+        let encode = |raw: Raw| (raw.line, encode(&encoder, reader, raw, block.file));
         // Collected in order, so that the first bad record is the same one in every run.
-        let results: Vec<Result<_, Failure>> = block.records.par_iter().map(encode).collect();
-        for (raw, result) in block.records.iter().zip(results) {
+        let results: Vec<(usize, Result<Encoded, Failure>)> = block.records.into_par_iter().map(encode).collect();
+        for (line, result) in results {
             documents.report.records += 1;
+            let place = || Place { path: path.to_owned(), line };
             match result {
-                Ok((sample, unread, unwritten)) => {
-                    documents.report.unread(unread, &unwritten);
-                    self.keep(sample, block.file.source, documents);
+                Ok(encoded) => {
+                    documents.report.count_unread(&encoded.unread, &encoded.unwritten);
+                    self.keep(encoded, block.file.source, documents);
                 }
-                Err(Failure::Record(fault)) => self.skip(raw.place(path), fault, &mut documents.report)?,
-                Err(Failure::SetUp(error)) => return Err(met_at(error, &raw.place(path))),
+                Err(Failure::Record(fault)) => self.skip(place(), fault, &mut documents.report)?,
+                Err(Failure::SetUp(error)) => return Err(met_at(error, &place())),
             }
         }
         Ok(())
     }
 
-    fn keep(&self, mut sample: Sample, source: usize, documents: &mut Documents) {
-        documents.report.truncated += usize::from(sample.truncate(self.options.sequence_length));
+    /// Of what will be truncated or left out, only the beginning need be tokenised.
+    fn encoder<'t>(&'t self, tokenizer: &'t Tokenizer) -> Encoder<'t> {
+        let Options { loss_on, sequence_length, .. } = *self.options;
+        let limit = |overflow| if overflow == Overflow::Split { usize::MAX } else { sequence_length };
+        let (text_length, sequence_length) = (limit(self.options.text_overflow()), limit(self.options.turns_overflow()));
+        Encoder { tokenizer, template: self.template, loss_on, sequence_length, text_length }
+    }
+
+    fn keep(&self, Encoded { mut sample, is_text, .. }: Encoded, source: usize, documents: &mut Documents) {
+        let (limit, options) = (self.options.sequence_length, self.options);
+        let overflow = if is_text { options.text_overflow() } else { options.turns_overflow() };
+        let mut flags = 0;
+        match overflow {
+            Overflow::Drop if sample.len() > limit => {
+                documents.report.too_long += 1;
+                return;
+            }
+            Overflow::Truncate if sample.truncate(limit) => {
+                documents.report.truncated += 1;
+                flags = flag::TRUNCATED;
+            }
+            Overflow::Split if is_text && sample.trained.iter().skip(1).all(|&trained| trained) => flags = flag::TEXT,
+            Overflow::Split if sample.len() > limit => return self.keep_pieces(&sample, source, documents),
+            Overflow::Split | Overflow::Truncate | Overflow::Drop => {}
+        }
         if sample.target_count() > 0 {
-            documents.push(&sample, source);
+            documents.push(sample, flags, source);
         } else {
             documents.report.dropped += 1;
+        }
+    }
+
+    fn keep_pieces(&self, sample: &Sample, source: usize, documents: &mut Documents) {
+        let mut flags = flag::PIECE;
+        for range in pieces(sample.len(), self.options.sequence_length) {
+            let piece = Sample::single(sample.tokens[range.clone()].to_vec(), sample.trained[range].to_vec());
+            if piece.target_count() > 0 {
+                documents.push(piece, flags, source);
+                flags |= flag::CONTINUES;
+            } else {
+                documents.report.dropped += 1;
+            }
         }
     }
 
@@ -451,10 +394,29 @@ impl Maker<'_> {
             }
             batch_size = Some(ready.batch_size);
             documents.report.records += ready.samples.len();
-            ready.samples.iter().for_each(|sample| documents.push(sample, file.source));
+            ready.samples.into_iter().for_each(|sample| documents.push(sample, 0, file.source));
         }
         Ok((documents, batch_size))
     }
+}
+
+/// A record's tokens.
+struct Encoded {
+    sample: Sample,
+    is_text: bool,
+    /// Keys of the record that nothing reads.
+    unread: Vec<String>,
+    /// Keys that the chat template does not write.
+    unwritten: Vec<&'static str>,
+}
+
+/// The record goes as soon as its tokens are there: one may fill much of the memory.
+fn encode(encoder: &Encoder<'_>, reader: &Reader, raw: Raw, file: &SourceFile) -> Result<Encoded, Failure> {
+    let (record, unread) = raw.record(file, reader)?;
+    drop(raw);
+    let is_text = matches!(record, Record::Text(_));
+    let (sample, unwritten) = encoder.encode(record)?;
+    Ok(Encoded { sample, is_text, unread, unwritten })
 }
 
 /// Adds the record at which a fault of the template showed.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::csv_rows::CsvRows;
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Result};
 use crate::parquet_rows::ParquetRows;
 use crate::read;
 use crate::record::{Fault, READ, Read, Reader, SHAPES, fault};
@@ -131,11 +131,6 @@ impl Raw {
             Content::Row(fields) => reader.from_row(fields.clone(), file.format),
             Content::Bad(fault) => Err(fault.clone()),
         }
-    }
-
-    /// Where it stands.
-    pub(crate) fn place(&self, path: &Path) -> Place {
-        Place { path: path.to_owned(), line: self.line }
     }
 }
 

@@ -12,11 +12,20 @@ pub struct Report {
     pub records: usize,
     /// Records left out because they could not be used ([`crate::BadLines::Skip`]).
     pub skipped: usize,
-    /// Samples that lost their end to the sequence length.
+    /// Records that lost their end to the sequence length ([`crate::Overflow::Truncate`]).
     pub truncated: usize,
-    /// Samples left out because no trained token was left in them.
+    /// Documents of the data set that stand in several pieces, in rows of their own or of a packed set.
+    #[serde(default)]
+    pub split: usize,
+    /// Those pieces.
+    #[serde(default)]
+    pub pieces: usize,
+    /// Records left out because they were longer than the sequence length ([`crate::Overflow::Drop`]).
+    #[serde(default)]
+    pub too_long: usize,
+    /// Records, or pieces of them, left out because no trained token was left in them.
     pub dropped: usize,
-    /// Samples held out for evaluation.
+    /// Documents held out for validation.
     pub held_out: usize,
     /// Keys of records that nothing reads, and how many records have each; those that are known to be harmless, such as `id`, are not counted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -54,8 +63,8 @@ const NAMED: usize = 5;
 
 impl Report {
     /// Counts keys that reached no text.
-    pub(crate) fn unread(&mut self, unread: Vec<String>, unwritten: &[&str]) {
-        unread.into_iter().for_each(|key| *self.unread.entry(key).or_default() += 1);
+    pub(crate) fn count_unread(&mut self, unread: &[String], unwritten: &[&str]) {
+        unread.iter().for_each(|key| *self.unread.entry(key.clone()).or_default() += 1);
         unwritten.iter().for_each(|&key| *self.unwritten.entry(key.to_owned()).or_default() += 1);
     }
 

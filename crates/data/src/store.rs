@@ -73,9 +73,23 @@ impl Store {
     }
 
     /// Adds a document in memory.
-    pub(crate) fn push(&mut self, sample: &Sample) {
-        self.tokens.extend_from_slice(&sample.tokens);
-        self.trained.extend_from_slice(&sample.trained);
+    pub(crate) fn push(&mut self, sample: Sample) {
+        if self.tokens.is_empty() && sample.len() > self.tokens.capacity() {
+            // One that fills a part alone is not copied.
+            (self.tokens, self.trained) = (sample.tokens, sample.trained);
+        } else {
+            self.tokens.extend_from_slice(&sample.tokens);
+            self.trained.extend_from_slice(&sample.trained);
+        }
+    }
+
+    /// Forgets what is in memory. Of a very large document the memory is given back.
+    pub(crate) fn clear_memory(&mut self) {
+        const USUAL: usize = 16 << 20;
+        self.tokens.clear();
+        self.trained.clear();
+        self.tokens.shrink_to(USUAL);
+        self.trained.shrink_to(USUAL);
     }
 
     /// The files, in order.

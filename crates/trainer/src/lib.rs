@@ -44,7 +44,7 @@ pub use budget::{Division, Share};
 pub use check::check;
 pub use checkpoint::{CheckpointChoice, check_agreement, checkpoints, newest_checkpoint};
 pub use classes::{ClassReport, Confusion};
-pub use data::Dataset;
+pub use data::{Dataset, LengthBin, ShownToken};
 pub use device::device_of_one;
 pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};

@@ -1,7 +1,7 @@
 use crate::classify::Rows;
 use crate::config::{self, DataFormat, DataSource, Run, Task};
 use crate::{Error, Result, base, text};
-use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, Source, Sources, Tokenizer};
+use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, ShownToken, Source, Sources, Tokenizer};
 use std::path::PathBuf;
 
 /// The tokenised data of a run.
@@ -88,6 +88,17 @@ impl RunData {
         }
     }
 
+    /// The training samples `from` .. `from + count`, as many as there are, as people read them; without texts where there is no tokenizer.
+    ///
+    /// # Errors
+    /// If the data or the tokenizer can no longer be read.
+    pub fn show(&self, run: &Run, from: usize, count: usize) -> Result<Vec<Vec<ShownToken>>> {
+        let Some(Prepared { train, .. }) = &self.prepared else { return Ok(Vec::new()) };
+        let tokenizer = text::open(run, &base::open(run)?)?.tokenizer;
+        let shown = |index| Ok(train.sample(index)?.shown(tokenizer.as_ref())?);
+        (from..train.len().min(from.saturating_add(count))).map(shown).collect()
+    }
+
     /// The data: training samples, and held-out ones. None where rows have classes.
     pub fn prepared(&self) -> Option<&Prepared> {
         self.prepared.as_ref()
@@ -123,7 +134,7 @@ fn at_key(run: &Run, error: data::Error) -> Error {
             let (table, key) = match *option {
                 "batch_size" => ("run", "batch_size"),
                 "tokenizer" => ("model", "tokenizer"),
-                "eval_samples" | "sequence_length" => ("data", *option),
+                "eval_samples" | "sequence_length" | "overflow" => ("data", *option),
                 _ => ("data", "train"),
             };
             (table, key, format!("{problem}; {remedy}"))
@@ -153,6 +164,11 @@ fn options(run: &Run) -> Options {
         || run.data.train.paths().all(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     Options {
         sequence_length: run.data.sequence_length,
+        overflow: run.data.overflow.map(|overflow| match overflow {
+            config::Overflow::Split => data::Overflow::Split,
+            config::Overflow::Truncate => data::Overflow::Truncate,
+            config::Overflow::Drop => data::Overflow::Drop,
+        }),
         loss_on: match run.data.loss_on {
             config::LossOn::Assistant => data::LossOn::Assistant,
             config::LossOn::All => data::LossOn::All,

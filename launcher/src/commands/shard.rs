@@ -1,29 +1,45 @@
 //! `loract shard`: a run's data, prepared ahead.
 
+mod samples;
+mod summary;
+
 use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, work};
 use clap::Args;
+use samples::Marks;
 use serde_json::json;
-use std::{cell::RefCell, path::Path, time::Instant};
+use std::{cell::RefCell, fmt::Write as _, io::Write as _, path::Path, time::Instant};
 use trainer::{
-    Dataset, RunData,
+    Dataset, RunData, ShownToken,
     config::{DataSources, Run, Task},
 };
 
-/// Prepare a run's data ahead, in RUN_DIR/data
+/// Prepare a run's data ahead, in RUN_DIR/data, and show what will be trained
 ///
 /// It is read, tokenised and split; train and launch do the same where nobody has. Of what does not fit into memory, parts are written
-/// to RUN_DIR/data/train.parts; started again after an interruption, it goes on behind the last of them. Data that are there already are compared
-/// with their checksums.
+/// to RUN_DIR/data/train.parts; started again after an interruption, it resumes after the last of them. Data that are there already are compared
+/// with their checksums. The last line of the output is the folder.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   loract shard configs/demo.toml --set data.max_samples=1000
+  loract shard configs/demo.toml --show 2                what is trained in two samples
+  loract shard configs/demo.toml --show 2 --from 100     in samples 100 and 101
+  loract shard configs/demo.toml --show 2 --json
+
+  trained tokens are bold and green on a terminal (unless NO_COLOR is set), and stand between ⟦ and ⟧
+  elsewhere; the first token of a document is never trained, because nothing comes before it
 
 Exit codes: 0 done; 2 wrong use, configuration or data; 1 any other failure.")]
 pub struct Shard {
     /// The configuration.
     #[command(flatten)]
     pub config: Config,
+    /// Also print this many training samples, with the trained tokens marked
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub show: usize,
+    /// The first of them, counted from 0
+    #[arg(long, value_name = "SAMPLE", default_value_t = 0, requires = "show")]
+    pub from: usize,
     /// Print what was made as JSON
     #[arg(long)]
     pub json: bool,
@@ -38,19 +54,51 @@ impl Shard {
         work::verify_data(&run, &data)?;
         work::write(&run, &data)?;
         let folder = RunDir::of(&run).path().join("data");
-        if self.json {
-            println!("{:#}", described(&folder, &data, start.elapsed().as_secs_f64()));
+        let samples = work::show(&run, &data, self.from, self.show)?;
+        let out = if self.json {
+            format!("{:#}\n", described(&folder, &data, &samples, start.elapsed().as_secs_f64()))
         } else {
-            println!("{}", folder.display());
+            self.page(&run, &folder, &data, samples)
+        };
+        match std::io::stdout().lock().write_all(out.as_bytes()) {
+            // Whoever reads has seen enough.
+            Err(fault) if fault.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome.map_err(|fault| Failure::Other(fault.into())),
         }
-        Ok(())
+    }
+
+    /// What a person reads: samples, a table, the lengths of documents, and the folder in the last line.
+    fn page(&self, run: &Run, folder: &Path, data: &RunData, mut shown: Vec<Vec<ShownToken>>) -> String {
+        let Some(prepared) = data.prepared() else {
+            return "nothing is prepared for classification: each rank reads the rows when it trains\n".into();
+        };
+        let mut out = String::new();
+        if self.show > 0 {
+            if shown.iter().flatten().all(|token| token.text.is_empty()) {
+                samples::with_ids(&mut shown);
+            }
+            out += &samples::text(&shown, self.from, Marks::of_stdout());
+        }
+        let _ = writeln!(out, "{}", summary::table(&prepared.train, prepared.eval.as_ref()));
+        let sets = [("training", Some(&prepared.train)), ("validation", prepared.eval.as_ref())];
+        for (name, set) in sets.into_iter().filter_map(|(name, set)| Some((name, set?))) {
+            // Ready batches have a length of their own.
+            let sequence_length = set.ready_batch_size().is_none().then_some(run.data.sequence_length as u64);
+            let _ = writeln!(out, "\ntokens of {name} documents\n{}", summary::histogram(&set.lengths(), sequence_length).trim_end());
+        }
+        let _ = writeln!(out, "\n{}", folder.display());
+        out
     }
 }
 
 /// What was made. Where rows have classes, nothing is.
-fn described(folder: &Path, data: &RunData, seconds: f64) -> serde_json::Value {
-    let set =
-        |set: &Dataset| json!({ "samples": set.len(), "documents": set.documents(), "tokens": set.tokens(), "targets": set.targets() });
+fn described(folder: &Path, data: &RunData, samples: &[Vec<ShownToken>], seconds: f64) -> serde_json::Value {
+    let set = |set: &Dataset| {
+        json!({
+            "samples": set.len(), "documents": set.documents(), "tokens": set.tokens(), "targets": set.targets(),
+            "untrained": set.tokens() - set.targets(), "longest": set.longest(), "lengths": set.lengths(), "report": set.report(),
+        })
+    };
     let prepared = data.prepared();
     json!({
         "folder": folder,
@@ -58,6 +106,7 @@ fn described(folder: &Path, data: &RunData, seconds: f64) -> serde_json::Value {
         "train": prepared.map(|prepared| set(&prepared.train)),
         "eval": prepared.and_then(|prepared| prepared.eval.as_ref()).map(set),
         "report": prepared.map(|prepared| prepared.train.report()),
+        "samples": samples,
         "seconds": seconds,
     })
 }
@@ -93,6 +142,12 @@ fn say_what_is_left_out(set: &Dataset) {
     }
     if report.dropped > 0 {
         eprintln!("left out {} samples without a trained token", report.dropped);
+    }
+    if report.too_long > 0 {
+        eprintln!("left out {} samples longer than [data] sequence_length", report.too_long);
+    }
+    if report.truncated > 0 {
+        eprintln!("cut {} samples off at [data] sequence_length", report.truncated);
     }
 }
 

@@ -10,7 +10,8 @@ pub(crate) fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
 pub(crate) fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<(String, Vec<String>), String> {
     let tokenizer = bytes_only();
     let template = ChatTemplate::new(template, Some("<|im_start|>"), Some("<|im_end|>")).unwrap();
-    let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on, sequence_length: usize::MAX };
+    let encoder =
+        Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on, sequence_length: usize::MAX, text_length: usize::MAX };
     let (sample, _) = encoder.encode(record).map_err(|failure| match failure {
         Failure::Record(fault) => format!("record: {}", fault.problem),
         Failure::SetUp(error) => format!("set-up: {error}"),
@@ -97,7 +98,8 @@ fn texts_are_trained_as_a_whole() {
 #[test]
 fn conversations_need_a_template() {
     let tokenizer = bytes_only();
-    let encoder = Encoder { tokenizer: &tokenizer, template: None, loss_on: LossOn::All, sequence_length: usize::MAX };
+    let encoder =
+        Encoder { tokenizer: &tokenizer, template: None, loss_on: LossOn::All, sequence_length: usize::MAX, text_length: usize::MAX };
     let failure = encoder.encode(Record::Conversation(Conversation::new(turns(&[("user", "a")]))));
     assert!(matches!(failure, Err(Failure::SetUp(Error::Template { .. }))));
 }
@@ -109,7 +111,13 @@ fn marks_need_not_reach_beyond_what_is_kept() {
     let given =
         Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].repeat(5))));
     let marks = |sequence_length| {
-        let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on: LossOn::Assistant, sequence_length };
+        let encoder = Encoder {
+            tokenizer: &tokenizer,
+            template: Some(&template),
+            loss_on: LossOn::Assistant,
+            sequence_length,
+            text_length: sequence_length,
+        };
         let Ok((sample, _)) = encoder.encode(given.clone()) else { panic!("does not encode") };
         sample.trained
     };

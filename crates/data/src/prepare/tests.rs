@@ -7,8 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::options::LossOn;
+use crate::source::Source;
 use crate::template::tests::SMOLLM2;
 use crate::tokenizer::tests::bytes_only;
+
+mod overflow;
 
 struct Desk {
     folder: TempDir,
@@ -141,10 +144,11 @@ fn missing_and_unknown_files_are_named() {
 }
 
 #[test]
-fn long_samples_keep_their_start() {
+fn truncated_samples_keep_their_start() {
     let desk = Desk::new();
     let sources = Sources::train([desk.file("a.txt", "abcdef\n\nxy")]);
-    let train = desk.prepare(&sources, &Options { sequence_length: 4, ..Options::default() }).unwrap().train;
+    let options = Options { sequence_length: 4, overflow: Some(Overflow::Truncate), ..Options::default() };
+    let train = desk.prepare(&sources, &options).unwrap().train;
     assert_eq!(desk.text(&train), ["abcd", "xy"]);
     assert_eq!((train.report().truncated, train.longest()), (1, 4));
 }

@@ -27,7 +27,9 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<
         _ => return Err(other_input(run, model)),
     };
     let skips = run.data.bad_lines != BadLines::Fail;
-    for (key, given) in [("packing", run.data.packing), ("format", run.data.format != DataFormat::Auto), ("bad_lines", skips)] {
+    let other_format = run.data.format != DataFormat::Auto;
+    let overflow = run.data.overflow.is_some();
+    for (key, given) in [("packing", run.data.packing), ("format", other_format), ("bad_lines", skips), ("overflow", overflow)] {
         if given {
             return Err(run.refuse("data", key, "is for language models; leave it out where samples have classes").into());
         }

@@ -158,6 +158,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("eval_samples", "a whole number >= 0, 0 = no held-out samples"),
             ("format", r#""auto" | "conversations" | "text" | "batches""#),
             ("sequence_length", "a whole number >= 2"),
+            ("overflow", r#""split" | "truncate" | "drop""#),
             ("packing", SWITCH),
             ("loss_on", r#""assistant" | "all""#),
             ("shuffle", SWITCH),

@@ -159,6 +159,7 @@ pub(super) struct Data {
     pub eval_samples: Option<usize>,
     pub format: Option<String>,
     pub sequence_length: Option<usize>,
+    pub overflow: Option<String>,
     pub packing: Option<bool>,
     pub loss_on: Option<String>,
     pub shuffle: Option<bool>,

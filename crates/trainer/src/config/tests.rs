@@ -57,7 +57,7 @@ fn the_resolved_form_is_the_same_run() {
         factors = \"int8\"\npower_iterations = 2\nbits = 4\ngroup = 64\nerror = 0.5\nmax_rank = 9\nstream = \"side\"\nrounding = \"nearest\"\ndrift = 2.5\nbasis_layers = 3\nbasis_steps = 7\ndifference = false\nbasis = \"none\"\n\
         overrides = [{ sites = \"act\", layers = \"2..\", factors = \"bf16\" }]\n\
         [gradients]\nmethod = \"powersgd\"\nrank = 3\nstart_step = 5\nmin_ratio = 1.5\nerror_feedback = false\nwarm_start = false\noverlap = false\nbucket_bytes = 1000\n\
-        [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\npacking = true\n\
+        [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\noverflow = \"drop\"\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
         text_key = \"message\"\nlabel_key = \"class\"\nlabels = [\"ham\", \"spam\"]\nclass_weights = \"balanced\"\nimage_key = \"picture\"\nflip = true\ncrop = [0.25, 1]\n\
         [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\nmaster_weights = false\nsplit = true\n\
@@ -123,6 +123,7 @@ fn the_valid_values_of_a_choice_are_its_names() {
     named::<super::DataFormat>("data", "format");
     named::<super::LossOn>("data", "loss_on");
     named::<super::BadLines>("data", "bad_lines");
+    named::<super::Overflow>("data", "overflow");
     named::<super::ClassWeights>("data", "class_weights");
     named::<super::Task>("model", "task");
     named::<super::StartingWeights>("model", "weights");

@@ -39,6 +39,18 @@ choice! {
 }
 
 choice! {
+    /// What happens to a record that is longer than a sequence.
+    Overflow {
+        /// It is cut into several sequences; no token is lost.
+        Split = "split",
+        /// It keeps its start.
+        Truncate = "truncate",
+        /// It is left out and counted.
+        Drop = "drop",
+    }
+}
+
+choice! {
     /// What the loss of a row of each class is multiplied with.
     ClassWeights {
         /// 1.
@@ -60,9 +72,12 @@ pub struct Data {
     pub eval_samples: usize,
     /// `format`: `"auto"`, `"conversations"`, `"text"` or `"batches"`. Default: `"auto"`.
     pub format: DataFormat,
-    /// `sequence_length`: tokens of a sequence; longer samples are cut. Default: 512.
+    /// `sequence_length`: tokens of a sequence; `overflow` says what happens to longer records. Default: 512.
     pub sequence_length: usize,
-    /// `packing`: put several short samples into one sequence. Default: false.
+    /// `overflow`: `"split"`, `"truncate"` or `"drop"`. Default: a text is split; a conversation, or a prompt with its completion, is truncated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
+    /// `packing`: put several short samples into one sequence; texts that are split fill it. Default: false.
     pub packing: bool,
     /// `loss_on`: `"assistant"` or `"all"`. Default: `"assistant"`.
     pub loss_on: LossOn,
@@ -110,6 +125,7 @@ impl Data {
             eval_samples: raw.eval_samples.unwrap_or(32),
             format: at.choose("format", raw.format.as_deref(), DataFormat::Auto)?,
             sequence_length,
+            overflow: raw.overflow.as_deref().map(|name| at.choose("overflow", Some(name), Overflow::Split)).transpose()?,
             packing: raw.packing.unwrap_or(false),
             loss_on: at.choose("loss_on", raw.loss_on.as_deref(), LossOn::Assistant)?,
             shuffle: raw.shuffle.unwrap_or(true),
