@@ -222,6 +222,16 @@ fn a_model_trained_whole_is_a_classifier_and_is_judged_as_in_training() {
 }
 
 #[test]
+fn nothing_is_prepared_ahead_and_shard_says_so() {
+    let place = Place::new();
+    let lines = place.write_lines();
+    place.configure(&format!("train = {lines:?}\nlabels = [\"ham\", \"spam\"]"), "");
+    let ended = place.loract(&["shard", "--show", "2"], &[]);
+    assert!(ended.status.success() && !place.at("run").exists());
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "nothing is prepared for classification: each rank reads the rows when it trains\n");
+}
+
+#[test]
 fn what_is_wrong_is_one_line_and_exit_code_2() {
     let place = Place::new();
     let lines = place.write_lines();

@@ -65,7 +65,7 @@ impl Encoder<'_> {
 
     /// A text is trained as a whole, and ends with the eos token.
     fn text(&self, text: &str) -> Result<Sample, Error> {
-        let mut tokens = self.tokenizer.encode_up_to(text, true, self.text_length.saturating_add(1))?.ids;
+        let mut tokens = self.tokenizer.ids_up_to(text, true, self.text_length.saturating_add(1))?;
         self.close(&mut tokens);
         let trained = vec![true; tokens.len()];
         Ok(Sample::single(tokens, trained))

@@ -147,7 +147,7 @@ fn say_what_is_left_out(set: &Dataset) {
         eprintln!("left out {} samples longer than [data] sequence_length", report.too_long);
     }
     if report.truncated > 0 {
-        eprintln!("cut {} samples off at [data] sequence_length", report.truncated);
+        eprintln!("truncated {} samples to [data] sequence_length", report.truncated);
     }
 }
 

@@ -126,7 +126,7 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        Ok(self.encode_up_to(text, add_special, usize::MAX)?.ids)
+        self.ids_up_to(text, add_special, usize::MAX)
     }
 
     /// Token ids of `text`, each with its place in it.
@@ -144,6 +144,15 @@ impl Tokenizer {
             None => self.encode_whole(text, add_special),
         };
         encoded.map_err(|error| self.cannot_encode(error))
+    }
+
+    /// The ids alone, of which only the first `limit` are wanted. There may be more.
+    pub(crate) fn ids_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Vec<u32>> {
+        let ids = match &self.words {
+            Some(words) => words.ids(&self.inner, text, add_special, limit),
+            None => self.encode_whole(text, add_special).map(|encoded| encoded.ids),
+        };
+        ids.map_err(|error| self.cannot_encode(error))
     }
 
     fn encode_whole(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoded> {
