@@ -28,6 +28,11 @@ impl Program {
         Ok(Self(environment))
     }
 
+    /// The variables that the template may use.
+    pub(crate) fn variables(&self) -> Vec<String> {
+        self.0.get_template(NAME).map(|template| template.undeclared_variables(false).into_iter().collect()).unwrap_or_default()
+    }
+
     pub(crate) fn render(&self, variables: &Value) -> Result<String, String> {
         self.0.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| describe(&error))
     }

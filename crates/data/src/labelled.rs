@@ -7,10 +7,12 @@ use serde_json::{Map, Value};
 
 use crate::csv_rows::CsvRows;
 use crate::error::{Error, Place, Result};
+use crate::input::Input;
+use crate::json_rows;
 use crate::label::{self, Label};
 use crate::parquet_rows;
-use crate::read::{self, Slice};
 use crate::record::{Fault, fault};
+use crate::records::Cursor;
 
 /// The keys of a record, or the columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +62,10 @@ struct Named {
 /// If the file cannot be read, or at the first row that has no text or no class, or one that is not among `labels`, with its line.
 pub fn read_labelled(path: &Path, keys: &LabelKeys, labels: Option<&[String]>) -> Result<LabelledTexts> {
     let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    let bytes = || std::fs::read(path).map_err(Error::io("open", path));
     let (rows, named) = match ending.to_str() {
         Some("parquet") => parquet_table(path, keys)?,
-        Some("csv") => (table(path, keys)?, None),
-        _ => (records(path, &bytes()?, keys)?, None),
+        Some("csv" | "tsv") => (table(path, keys)?, None),
+        _ => (records(path, keys)?, None),
     };
     let labels = match labels.map(<[String]>::to_vec).or(named) {
         Some(labels) => labels,
@@ -92,32 +93,30 @@ fn parquet_table(path: &Path, keys: &LabelKeys) -> Result<(Vec<Named>, Option<Ve
     Ok((rows, names))
 }
 
-fn records(path: &Path, bytes: &[u8], keys: &LabelKeys) -> Result<Vec<Named>> {
-    let slices = read::json(bytes).map_err(|broken| read::error(path, broken))?;
-    let read = |slice: &Slice<'_>| {
-        record(slice, keys).map_err(|Fault { problem, remedy }| Error::Record { place: slice.place(path), problem, remedy })
-    };
-    slices.iter().map(read).collect()
+fn records(path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
+    let mut rows = json_rows::open(Input::open(path)?, &[&keys.text, &keys.label], Cursor::default())?;
+    let mut found = Vec::new();
+    while let Some(raw) = rows.next()? {
+        let row = raw.fields().and_then(|fields| record(raw.line, fields, keys));
+        found.push(row.map_err(|Fault { problem, remedy }| Error::Record { place: raw.place(path), problem, remedy })?);
+    }
+    Ok(found)
 }
 
-fn record(slice: &Slice<'_>, keys: &LabelKeys) -> std::result::Result<Named, Fault> {
+fn record(line: usize, mut fields: Map<String, Value>, keys: &LabelKeys) -> std::result::Result<Named, Fault> {
     let remedy = || format!("a record is {{{:?}: \"...\", {:?}: ...}}; name other keys where it has others", keys.text, keys.label);
-    let fields: Map<String, Value> = match serde_json::from_slice(slice.bytes) {
-        Ok(fields) => fields,
-        Err(error) => return fault(format!("no JSON object ({error})"), remedy()),
-    };
-    let text = match fields.get(&keys.text) {
-        Some(Value::String(text)) => text.clone(),
+    let text = match fields.remove(&keys.text) {
+        Some(Value::String(text)) => text,
         Some(other) => return fault(format!("`{}` is {other} and not a string", keys.text), remedy()),
         None => return fault(format!("a record has no `{}`", keys.text), remedy()),
     };
     let Some(label) = fields.get(&keys.label) else { return fault(format!("a record has no `{}`", keys.label), remedy()) };
     let label = Label::of_json(label, &keys.label)?;
-    Ok(Named { line: slice.line, text, label })
+    Ok(Named { line, text, label })
 }
 
 fn table(path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
-    let mut table = CsvRows::open(path)?;
+    let mut table = CsvRows::open(path, &[&keys.text, &keys.label])?;
     let column = |key: &str| {
         table.column(key).ok_or_else(|| Error::Record {
             place: Place { path: path.to_owned(), line: 1 },
@@ -127,7 +126,7 @@ fn table(path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
     };
     let (text, label) = (column(&keys.text)?, column(&keys.label)?);
     let mut rows = Vec::new();
-    while let Some((line, row)) = table.next()? {
+    while let Some((line, row)) = table.next_row()? {
         let row =
             row.map_err(|Fault { problem, remedy }| Error::Record { place: Place { path: path.to_owned(), line }, problem, remedy })?;
         rows.push(Named { line, text: row[text].to_owned(), label: Label::of_text(row[label].trim()) });

@@ -2,8 +2,8 @@
 //!
 //! The way of a sample:
 //!
-//! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL, JSON, CSV, Parquet, plain text), or ready
-//!    batches.
+//! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL, JSON, CSV, plain text, each of them perhaps in
+//!    gzip or zstd; Parquet, Arrow), or ready batches.
 //! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
 //!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates or splits ([`Overflow`]), holds samples out for evaluation and packs.
 //!    A bad line is an [`Error`] that names file and line, or is counted. Nothing is written while it does so, or
@@ -37,6 +37,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod arrow_rows;
+mod arrow_value;
 mod batch;
 mod chosen;
 mod columns;
@@ -45,22 +47,30 @@ mod dataset;
 mod dataset_file;
 mod encode;
 mod error;
+mod file;
 mod fingerprint;
+mod folder;
 mod generator;
 mod hold_out;
 pub mod images;
+mod input;
 mod jinja;
+mod json;
+mod json_layout;
+mod json_rows;
+mod json_scan;
 mod label;
 mod labelled;
 mod lengths;
+mod lines;
 mod message;
 mod options;
 mod order;
 mod packing;
+mod page_guard;
 mod parquet_rows;
 mod parts;
 mod prepare;
-mod read;
 mod ready;
 mod record;
 mod records;

@@ -113,17 +113,3 @@ impl Default for Options {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fingerprint_of_options_without_overflow_is_that_of_before() {
-        let before = "Options { sequence_length: 1024, loss_on: Assistant, packing: false, bad_lines: Error, max_samples: None, \
-                      eval_samples: 0, seed: 0 }";
-        assert_eq!(format!("{:?}", Options::default()), before);
-        let split = Options { overflow: Some(Overflow::Split), ..Options::default() };
-        assert!(format!("{split:?}").contains("overflow: Split"));
-    }
-}

@@ -11,8 +11,8 @@ use crate::fingerprint::Fingerprint;
 use crate::options::{BadLines, Options, Overflow};
 use crate::parts::{self, Aside, Documents, Parts, flag};
 use crate::ready;
-use crate::record::{Fault, Reader, Record};
-use crate::records::{Block, Raw, Records};
+use crate::record::{Fault, Reader, Record, is_worth_naming};
+use crate::records::{self, Block, Raw, Records};
 use crate::report::Report;
 use crate::sample::Sample;
 use crate::source::{self, Kind, SourceFile, Sources};
@@ -204,7 +204,7 @@ fn prepare(
         parts::remove(folder)?;
     }
     let (train_files, eval_files) = (source::files(&sources.train)?, source::files(&sources.eval)?);
-    let total = total(&train_files)? + total(&eval_files)?;
+    let total = records::bytes(&train_files)? + records::bytes(&eval_files)?;
     let reader = Reader::new(options, template.is_some())?;
     let maker = Maker { tokenizer, template, reader, options, progress, total };
     let most = options.max_samples.unwrap_or(usize::MAX);
@@ -230,10 +230,6 @@ fn prepare(
     let report = Report { held_out: drawn.len(), ..train.documents.report.clone() };
     let train = train.dataset(&kept, options.packing, Facts { has_eval, report, ..facts });
     Ok(Prepared { train, eval, parts: aside.map(|aside| aside.folder.to_owned()) })
-}
-
-fn total(files: &[SourceFile]) -> Result<u64> {
-    Ok(Records::new(files, Default::default())?.bytes())
 }
 
 fn refuse_empty(documents: &Documents, role: &'static str) -> Result<()> {
@@ -281,7 +277,7 @@ impl Maker<'_> {
             return self.take_ready(files);
         }
         let (mut documents, cursor) = parts.resume();
-        let mut records = Records::new(files, cursor)?;
+        let mut records = Records::new(files, &self.reader, cursor)?;
         while let Some(block) = records.block(most.saturating_sub(documents.report.records))? {
             self.take(block, &mut documents)?;
             parts.flush(&mut documents, records.cursor())?;
@@ -307,6 +303,10 @@ impl Maker<'_> {
             problem: format!("{} holds text, but there is no tokenizer", path.display()),
             remedy: "give the model's tokenizer, or ready batches".into(),
         })?;
+        let count = block.records.len();
+        for column in block.unread.iter().filter(|column| is_worth_naming(column)) {
+            *documents.report.unread.entry(column.clone()).or_default() += count;
+        }
         let encoder = self.encoder(tokenizer);
         let reader = &self.reader;
         let encode = |raw: Raw| (raw.line, encode(&encoder, reader, raw, block.file));
@@ -413,7 +413,6 @@ struct Encoded {
 /// The record goes as soon as its tokens are there: one may fill much of the memory.
 fn encode(encoder: &Encoder<'_>, reader: &Reader, raw: Raw, file: &SourceFile) -> Result<Encoded, Failure> {
     let (record, unread) = raw.record(file, reader)?;
-    drop(raw);
     let is_text = matches!(record, Record::Text(_));
     let (sample, unwritten) = encoder.encode(record)?;
     Ok(Encoded { sample, is_text, unread, unwritten })

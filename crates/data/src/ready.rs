@@ -6,6 +6,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::batch::IGNORED;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::sample::Sample;
 
 /// The samples of a file of ready batches, in order, and how many make a batch.
@@ -18,7 +19,7 @@ const REMEDY: &str = "write `batches`, and perhaps `labels`, as I64 tensors of s
 
 /// Reads `batches` and, where there are, `labels`.
 pub(crate) fn read(path: &Path) -> Result<Ready> {
-    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
+    let bytes = file::read(path)?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|error| Error::file(path, format!("no whole safetensors file ({error})"), REMEDY))?;
     let tensor = |name: &str| -> Result<(Vec<usize>, Vec<i64>)> {

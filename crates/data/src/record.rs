@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-pub(crate) use keys::{Columns, READ};
+pub(crate) use keys::{Columns, is_worth_naming};
 
 use crate::error::{Error, Result};
 use crate::jinja::{self, Program};
+use crate::json;
 use crate::message::Conversation;
 use crate::options::{LossOn, Options, Pairs};
 use crate::source::Format;
@@ -81,9 +82,13 @@ impl Reader {
         })
     }
 
-    /// Whether a column of a table is read; all are where a prompt template may use them.
-    pub(crate) fn reads(&self, column: &str) -> bool {
-        self.prompt_template.is_some() || self.columns.reads(column)
+    /// The columns of a table that are read, by the names that the data have for them.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        let mut columns = self.columns.all();
+        columns.extend(self.prompt_template.iter().flat_map(|template| template.variables()));
+        columns.sort_unstable();
+        columns.dedup();
+        columns
     }
 
     /// Whether a table with these columns can hold records.
@@ -92,7 +97,15 @@ impl Reader {
         ["messages", "conversations", "conversation", "text"].iter().any(|list| has(list)) || pairs::is_in(has)
     }
 
-    /// Reads a JSON record; `format` narrows the shapes.
+    /// Reads a record in JSON.
+    pub(crate) fn from_json(&self, bytes: &[u8], format: Format) -> Result<Read, Fault> {
+        match json::parse(bytes)? {
+            Value::Object(fields) => self.from_fields(fields, format),
+            other => fault(format!("a record is {} and not an object", kind(&other)), SHAPES),
+        }
+    }
+
+    /// Reads the keys of a record; `format` narrows the shapes.
     pub(crate) fn from_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         fields.retain(|_, value| !value.is_null());
         self.columns.rename(&mut fields)?;
@@ -129,10 +142,7 @@ impl Reader {
 
     /// A paragraph of a text file.
     pub(crate) fn from_text(&self, bytes: &[u8]) -> Result<Read, Fault> {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Ok((self::text(text.to_owned())?, Vec::new())),
-            Err(error) => fault(format!("no UTF-8 ({error})"), "save the file as UTF-8"),
-        }
+        Ok((text(json::utf8(bytes)?.to_owned())?, Vec::new()))
     }
 
     fn shape(&self, fields: &mut Map<String, Value>) -> Result<Record, Fault> {

@@ -1,18 +1,20 @@
 //! The records of files, in blocks that fit into memory, from any place on.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::arrow_rows::ArrowRows;
 use crate::csv_rows::CsvRows;
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
+use crate::file;
+use crate::input::Input;
+use crate::json;
+use crate::json_rows;
+use crate::lines::Paragraphs;
 use crate::parquet_rows::ParquetRows;
-use crate::read;
-use crate::record::{Fault, READ, Read, Reader, SHAPES, fault};
+use crate::record::{Fault, Read, Reader, SHAPES, fault};
 use crate::source::{Kind, SourceFile};
 
 /// A record that is not parsed yet.
@@ -23,7 +25,8 @@ pub(crate) struct Raw {
     bytes: usize,
 }
 
-enum Content {
+/// What a record is before it is parsed.
+pub(crate) enum Content {
     Json(Vec<u8>),
     Text(Vec<u8>),
     Row(Map<String, Value>),
@@ -34,39 +37,68 @@ enum Content {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cursor {
     /// Which file.
-    file: usize,
-    /// Records, bytes and lines before it in that file.
-    records: u64,
-    byte: u64,
-    line: u64,
+    pub(crate) file: usize,
+    /// Records, bytes and lines before it in that file; the bytes are those of the text where the file is compressed.
+    pub(crate) records: u64,
+    pub(crate) byte: u64,
+    pub(crate) line: u64,
+    /// Bytes of the file, as it is on disk, that were read for them, about.
+    #[serde(default)]
+    pub(crate) read: u64,
 }
 
-/// Reads files one behind the other.
+/// An open file that gives its records one by one.
+pub(crate) trait Rows {
+    /// The next record, unless there is none.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is broken in a way that hides where the next record begins.
+    fn next(&mut self) -> Result<Option<Raw>>;
+
+    /// The bytes and lines before the next record, as [`Cursor`] has them; of a table, which is found again by the number of its rows, nothing.
+    fn place(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    /// How many bytes of the file have been read, about.
+    fn bytes_read(&self) -> u64;
+
+    /// The columns of a table that are not read.
+    fn unread_columns(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Reads files one after the other.
 pub(crate) struct Records<'a> {
     files: &'a [SourceFile],
+    reader: &'a Reader,
+    columns: Vec<String>,
     sizes: Vec<u64>,
     cursor: Cursor,
-    open: Option<Rows>,
+    open: Option<Box<dyn Rows>>,
 }
 
 /// Records of one file.
 pub(crate) struct Block<'a> {
     pub(crate) file: &'a SourceFile,
     pub(crate) records: Vec<Raw>,
+    /// The columns of a table that are not read.
+    pub(crate) unread: Vec<String>,
 }
 
-/// What a block holds at most, unless one record alone is larger: enough for all cores, and little beside the tokenizer's vocabulary.
+/// What a block holds at most, unless one record alone is larger: enough for all cores, and little next to the tokenizer's vocabulary.
 const BLOCK_RECORDS: usize = 4096;
 const BLOCK_BYTES: usize = 2 << 20;
 
 impl<'a> Records<'a> {
-    /// The records of `files` from `cursor` on.
+    /// The records of `files` from `cursor` on; of tables, the columns that `reader` reads.
     ///
     /// # Errors
-    /// If a file is not there.
-    pub(crate) fn new(files: &'a [SourceFile], cursor: Cursor) -> Result<Self> {
-        let size = |file: &SourceFile| Ok(std::fs::metadata(&file.path).map_err(Error::io("open", &file.path))?.len());
-        Ok(Self { files, sizes: files.iter().map(size).collect::<Result<_>>()?, cursor, open: None })
+    /// If a file is not there, or is no regular file.
+    pub(crate) fn new(files: &'a [SourceFile], reader: &'a Reader, cursor: Cursor) -> Result<Self> {
+        let sizes = files.iter().map(|file| size(&file.path)).collect::<Result<_>>()?;
+        Ok(Self { files, reader, columns: reader.columns(), sizes, cursor, open: None })
     }
 
     /// Where the next block begins.
@@ -74,14 +106,9 @@ impl<'a> Records<'a> {
         self.cursor
     }
 
-    /// Bytes of all files.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.sizes.iter().sum()
-    }
-
     /// Bytes before the cursor.
     pub(crate) fn bytes_before(&self) -> u64 {
-        let within = self.sizes.get(self.cursor.file).map_or(0, |&size| size.min(self.cursor.byte));
+        let within = self.sizes.get(self.cursor.file).map_or(0, |&size| size.min(self.cursor.read));
         self.sizes.iter().take(self.cursor.file).sum::<u64>() + within
     }
 
@@ -93,18 +120,22 @@ impl<'a> Records<'a> {
         while let Some(file) = self.files.get(self.cursor.file).filter(|_| most > 0) {
             let rows = match &mut self.open {
                 Some(rows) => rows,
-                None => self.open.insert(Rows::open(file, &mut self.cursor)?),
+                None => self.open.insert(open(file, self.reader, &self.columns, self.cursor)?),
             };
             let (mut records, mut bytes) = (Vec::new(), 0);
             while records.len() < most.min(BLOCK_RECORDS)
                 && bytes < BLOCK_BYTES
-                && let Some(record) = rows.next(&file.path, self.sizes[self.cursor.file], &mut self.cursor)?
+                && let Some(record) = rows.next()?
             {
                 bytes += record.bytes;
                 records.push(record);
             }
             if !records.is_empty() {
-                return Ok(Some(Block { file, records }));
+                (self.cursor.byte, self.cursor.line) = rows.place();
+                self.cursor.records += records.len() as u64;
+                self.cursor.read = rows.bytes_read();
+                let unread = rows.unread_columns();
+                return Ok(Some(Block { file, records, unread }));
             }
             self.open = None;
             self.cursor = Cursor { file: self.cursor.file + 1, ..Cursor::default() };
@@ -114,7 +145,7 @@ impl<'a> Records<'a> {
 }
 
 impl Raw {
-    fn new(line: u64, content: Content) -> Self {
+    pub(crate) fn new(line: u64, content: Content) -> Self {
         let bytes = match &content {
             Content::Json(bytes) | Content::Text(bytes) => bytes.len(),
             Content::Row(fields) => fields.values().map(|value| value.as_str().map_or(1024, str::len)).sum(),
@@ -124,191 +155,87 @@ impl Raw {
     }
 
     /// Parses it.
-    pub(crate) fn record(&self, file: &SourceFile, reader: &Reader) -> Result<Read, Fault> {
+    pub(crate) fn record(self, file: &SourceFile, reader: &Reader) -> Result<Read, Fault> {
+        match self.content {
+            Content::Json(bytes) => reader.from_json(&bytes, file.format),
+            Content::Text(bytes) => reader.from_text(&bytes),
+            Content::Row(fields) => reader.from_row(fields, file.format),
+            Content::Bad(fault) => Err(fault),
+        }
+    }
+
+    /// Its keys or columns, with what they have.
+    pub(crate) fn fields(&self) -> Result<Map<String, Value>, Fault> {
         match &self.content {
-            Content::Json(bytes) => reader.from_fields(object(bytes)?, file.format),
-            Content::Text(bytes) => reader.from_text(bytes),
-            Content::Row(fields) => reader.from_row(fields.clone(), file.format),
+            Content::Json(bytes) => match json::parse(bytes)? {
+                Value::Object(fields) => Ok(fields),
+                _ => fault("a record is not an object", "write an object with keys and values for each"),
+            },
+            Content::Row(fields) => Ok(fields.clone()),
+            Content::Text(_) => fault("a paragraph of text has no columns", "give records or a table"),
             Content::Bad(fault) => Err(fault.clone()),
         }
     }
-}
 
-/// A record in JSON.
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => fault(format!("a record is {} and not an object", crate::record::kind(&other)), SHAPES),
-        Err(error) => fault(format!("broken JSON ({error})"), "write one whole record on each line, or one array of records"),
+    /// Where it stands.
+    pub(crate) fn place(&self, path: &Path) -> Place {
+        Place { path: path.to_owned(), line: self.line }
     }
 }
 
-/// An open file.
-enum Rows {
-    Lines(BufReader<File>),
-    Paragraphs(BufReader<File>),
-    /// The elements of an array that are left, with their lines, and how many there were. It is read as a whole: it ends only where its bracket closes.
-    Elements(VecDeque<(usize, Vec<u8>)>, u64),
-    Csv(Box<CsvRows>),
-    Parquet(Box<ParquetRows>),
-}
-
-impl Rows {
-    fn open(file: &SourceFile, cursor: &mut Cursor) -> Result<Self> {
-        let path = file.path.as_path();
-        Ok(match file.kind {
-            Kind::Json => {
-                let mut reader = bytes(path)?;
-                if begins_array(&mut reader).map_err(Error::io("read", path))? {
-                    let elements = elements(path)?;
-                    let count = elements.len() as u64;
-                    Self::Elements(elements.into_iter().skip(cursor.records as usize).collect(), count)
-                } else {
-                    Self::Lines(from(path, reader, cursor)?)
-                }
-            }
-            Kind::Paragraphs | Kind::Ready => Self::Paragraphs(from(path, bytes(path)?, cursor)?),
-            Kind::Csv => {
-                let mut rows = CsvRows::open(path)?;
-                check_columns(path, &rows.header().iter().collect::<Vec<_>>())?;
-                if cursor.records > 0 {
-                    rows.seek(cursor.byte, cursor.line)?;
-                }
-                Self::Csv(Box::new(rows))
-            }
-            Kind::Parquet => {
-                let mut rows = ParquetRows::open(path, &READ)?;
-                check_columns(path, &rows.names())?;
-                for _ in 0..cursor.records {
-                    rows.next()?;
-                }
-                Self::Parquet(Box::new(rows))
-            }
-        })
-    }
-
-    fn next(&mut self, path: &Path, size: u64, cursor: &mut Cursor) -> Result<Option<Raw>> {
-        let found = match self {
-            Self::Lines(reader) => line(reader, cursor).map_err(Error::io("read", path))?,
-            Self::Paragraphs(reader) => paragraph(reader, cursor).map_err(Error::io("read", path))?,
-            Self::Elements(elements, count) => {
-                let found = elements.pop_front().map(|(line, bytes)| Raw::new(line as u64, Content::Json(bytes)));
-                cursor.byte = share(size, *count - elements.len() as u64, *count);
-                found
-            }
-            Self::Csv(rows) => {
-                let found = rows.next()?.map(|(line, row)| Raw::new(line as u64, csv_row(rows, row)));
-                (cursor.byte, cursor.line) = rows.position();
-                found
-            }
-            Self::Parquet(rows) => {
-                let found = rows.next()?.map(|row| {
-                    let fields = row.into_columns().into_iter().map(|(name, field)| (name, field.to_json_value()));
-                    Raw::new(cursor.records + 1, Content::Row(fields.filter(|(_, value)| !value.is_null()).collect()))
-                });
-                cursor.byte = share(size, cursor.records, rows.count());
-                found
-            }
-        };
-        cursor.records += u64::from(found.is_some());
-        Ok(found)
-    }
-}
-
-fn share(size: u64, part: u64, whole: u64) -> u64 {
-    (size as f64 * part as f64 / whole.max(1) as f64) as u64
-}
-
-fn bytes(path: &Path) -> Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(1 << 20, File::open(path).map_err(Error::io("open", path))?))
-}
-
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-/// Whether the first byte that is no white space opens an array.
-fn begins_array(reader: &mut BufReader<File>) -> std::io::Result<bool> {
-    let head = reader.fill_buf()?;
-    let head = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
-    Ok(head.trim_ascii_start().first() == Some(&b'['))
-}
-
-/// Goes to the cursor; at the beginning, past a byte order mark.
-fn from(path: &Path, mut reader: BufReader<File>, cursor: &mut Cursor) -> Result<BufReader<File>> {
-    let mut go = || -> std::io::Result<()> {
-        if cursor.byte == 0 && reader.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
-            cursor.byte = BYTE_ORDER_MARK.len() as u64;
+fn open(file: &SourceFile, reader: &Reader, columns: &[String], from: Cursor) -> Result<Box<dyn Rows>> {
+    let path = file.path.as_path();
+    let columns: &[&str] = &columns.iter().map(String::as_str).collect::<Vec<_>>();
+    Ok(match file.kind {
+        Kind::Json => json_rows::open(Input::open(path)?, columns, from)?,
+        Kind::Paragraphs | Kind::Ready => Box::new(Paragraphs::new(Input::open(path)?, from)?),
+        Kind::Csv => {
+            let rows = CsvRows::open_at(path, columns, from)?;
+            check_columns(path, reader, rows.header().iter())?;
+            Box::new(rows)
         }
-        reader.seek(SeekFrom::Start(cursor.byte)).map(|_| ())
-    };
-    go().map_err(Error::io("read", path))?;
-    Ok(reader)
-}
-
-fn elements(path: &Path) -> Result<VecDeque<(usize, Vec<u8>)>> {
-    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
-    let slices = read::json(&bytes).map_err(|broken| read::error(path, broken))?;
-    Ok(slices.into_iter().map(|slice| (slice.line, slice.bytes.to_vec())).collect())
-}
-
-/// The next line, without its end; false behind the last.
-fn read_line(reader: &mut BufReader<File>, cursor: &mut Cursor, line: &mut Vec<u8>) -> std::io::Result<bool> {
-    line.clear();
-    let count = reader.read_until(b'\n', line)?;
-    cursor.byte += count as u64;
-    cursor.line += u64::from(count > 0);
-    line.pop_if(|last| *last == b'\n');
-    Ok(count > 0)
-}
-
-/// The next line that is not blank.
-fn line(reader: &mut BufReader<File>, cursor: &mut Cursor) -> std::io::Result<Option<Raw>> {
-    let mut found = Vec::new();
-    while read_line(reader, cursor, &mut found)? {
-        if !found.trim_ascii().is_empty() {
-            return Ok(Some(Raw::new(cursor.line, Content::Json(found))));
+        Kind::Parquet => {
+            let mut rows = ParquetRows::open(path, columns)?;
+            check_columns(path, reader, rows.names().into_iter())?;
+            rows.skip(from.records)?;
+            Box::new(rows)
         }
-    }
-    Ok(None)
+        Kind::Arrow => {
+            let mut rows = ArrowRows::open(path, columns)?;
+            check_columns(path, reader, rows.names())?;
+            rows.skip(from.records)?;
+            Box::new(rows)
+        }
+    })
 }
 
-/// The next run of lines that are not blank.
-fn paragraph(reader: &mut BufReader<File>, cursor: &mut Cursor) -> std::io::Result<Option<Raw>> {
-    let (mut text, mut first, mut next) = (Vec::new(), 0, Vec::new());
-    while read_line(reader, cursor, &mut next)? {
-        if !next.trim_ascii().is_empty() {
-            if text.is_empty() {
-                first = cursor.line;
-            } else {
-                text.push(b'\n');
-            }
-            text.extend_from_slice(&next);
-        } else if !text.is_empty() {
-            break;
-        }
+/// Bytes of all files.
+///
+/// # Errors
+/// If a file is not there, or is no regular file.
+pub(crate) fn bytes(files: &[SourceFile]) -> Result<u64> {
+    files.iter().map(|file| size(&file.path)).sum()
+}
+
+fn size(path: &Path) -> Result<u64> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    match files::irregular(&metadata) {
+        Some(refusal) => Err(file::error(path)(files::Error::Refused(refusal))),
+        None => Ok(metadata.len()),
     }
-    text.truncate(text.trim_ascii_end().len());
-    Ok((!text.is_empty()).then(|| Raw::new(first, Content::Text(text))))
 }
 
 /// A table must have the columns of one shape at least.
-fn check_columns(path: &Path, names: &[&str]) -> Result<()> {
-    let has = |name: &str| names.contains(&name);
-    let _ = has;
-    if Reader::default().knows(names) {
+fn check_columns<'n>(path: &Path, reader: &Reader, names: impl Iterator<Item = &'n str>) -> Result<()> {
+    let names: Vec<&str> = names.collect();
+    if reader.knows(&names) {
         return Ok(());
     }
-    Err(Error::file(path, format!("no columns of a known shape: it has {}", names.join(", ")), format!("name its columns: {SHAPES}")))
+    let problem = format!("no columns of a known shape: it has {}", names.join(", "));
+    Err(Error::file(path, problem, format!("name its columns in [data] columns: {SHAPES}")))
 }
 
-fn csv_row(rows: &CsvRows, row: Result<csv::StringRecord, Fault>) -> Content {
-    let row = match row {
-        Ok(row) => row,
-        Err(fault) => return Content::Bad(fault),
-    };
-    // A table has no other way to leave a field out.
-    let value = |name: &str| rows.column(name).and_then(|column| row.get(column)).filter(|value| !value.is_empty());
-    Content::Row(READ.iter().filter_map(|&name| Some((name.to_owned(), value(name)?.into()))).collect())
-}
-
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -3,19 +3,21 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file;
+use crate::folder::{self, LeftOut, Listing};
 
 /// What a source holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// By the file's ending: `.jsonl`, `.ndjson` and `.json` hold records of any known shape, `.csv` and `.parquet` the same in columns, `.txt`
-    /// text, `.safetensors` ready batches.
+    /// By the file's ending: `.jsonl`, `.ndjson` and `.json` hold records of any known shape, `.csv`, `.tsv`, `.parquet`, `.arrow` and `.feather` the
+    /// same in columns, `.txt` text, `.safetensors` ready batches. The first four and `.txt` may be compressed, as `.jsonl.gz` or `.jsonl.zst`.
     #[default]
     Auto,
     /// Records or tables with `messages`, `conversations`, or `prompt` and `completion`.
     Conversations,
-    /// Plain text, whose paragraphs (split at blank lines) are the documents; or, in a file that ends in `.json`,
-    /// `.jsonl`, `.ndjson`, `.csv` or `.parquet`, records with `text`.
+    /// Plain text, whose paragraphs (split at blank lines) are the documents; or, in a file whose ending is that of records or tables, records with
+    /// `text`.
     Text,
     /// A safetensors file of ready batches: `batches` I64 `[steps, batch, tokens]`, and perhaps `labels` of the same
     /// shape, where -100 means "not trained".
@@ -26,7 +28,8 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The file. Of a folder all files with a known ending are taken, at any depth, in the order of their paths; hidden ones are not.
+    /// The file. Of a folder all files with a known ending are taken, at any depth, in the order of their paths; the others are named in a warning,
+    /// but for hidden ones.
     pub path: PathBuf,
     /// What it holds.
     #[serde(default)]
@@ -84,14 +87,19 @@ pub(crate) enum Kind {
     Paragraphs,
     Csv,
     Parquet,
+    Arrow,
     Ready,
 }
 
-/// The files of sources, in order.
+/// The files of sources, in order. What folders have besides is named in a warning.
 pub(crate) fn files(sources: &[Source]) -> Result<Vec<SourceFile>> {
     let mut found = Vec::new();
     for (source, named) in sources.iter().enumerate() {
-        for path in named.paths()? {
+        let Listing { taken, left_out } = named.listing()?;
+        if let Some(left_out) = left_out.told(&named.path) {
+            tracing::warn!("{left_out}");
+        }
+        for path in taken {
             let kind = kind(&path, named.format)?;
             found.push(SourceFile { path, format: named.format, kind, source });
         }
@@ -102,80 +110,155 @@ pub(crate) fn files(sources: &[Source]) -> Result<Vec<SourceFile>> {
 impl Source {
     /// The file, or those of the folder.
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.listing()?.taken)
+    }
+
+    fn listing(&self) -> Result<Listing> {
         if !self.path.is_dir() {
-            return Ok(vec![self.path.clone()]);
+            return Ok(Listing { taken: vec![self.path.clone()], left_out: LeftOut::default() });
         }
-        let mut found = Vec::new();
-        list(&self.path, &mut found)?;
-        if found.is_empty() {
-            return Err(Error::file(&self.path, "a folder without data", format!("put files in it that end in {}", KNOWN.join(", "))));
+        let found = folder::list(&self.path, |path| Ending::of(path).is_known())?;
+        if found.taken.is_empty() {
+            let problem = match found.left_out.told(&self.path) {
+                None => "a folder without data".into(),
+                Some(left_out) => format!("a folder without data ({left_out})"),
+            };
+            let remedy = format!("put files in it that end in {}, or {} with .gz or .zst", TABLES.join(", "), TEXTS.join(", "));
+            return Err(Error::file(&self.path, problem, remedy));
         }
         Ok(found)
     }
 }
 
-/// The endings of files that are taken from a folder.
-const KNOWN: [&str; 7] = ["jsonl", "ndjson", "json", "csv", "parquet", "txt", "safetensors"];
+/// The endings of text, which may be compressed, and of tables and batches, which compress what they hold themselves.
+const TEXTS: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "txt"];
+const TABLES: [&str; 4] = ["parquet", "arrow", "feather", "safetensors"];
+const PACKED: [&str; 4] = ["gz", "gzip", "zst", "zstd"];
 
-fn list(folder: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let io = || Error::io("list", folder);
-    let entries = std::fs::read_dir(folder).map_err(io())?.collect::<std::io::Result<Vec<_>>>().map_err(io())?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.sort_unstable();
-    for path in paths {
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
-            continue;
+/// What a file's name ends in: `jsonl` and `gz` of `a.jsonl.gz`.
+struct Ending {
+    inner: String,
+    packed: Option<String>,
+}
+
+impl Ending {
+    fn of(path: &Path) -> Self {
+        let last = folder::ending(path);
+        if !PACKED.contains(&last.as_str()) {
+            return Self { inner: last, packed: None };
         }
-        if path.is_dir() {
-            list(&path, found)?;
-        } else if KNOWN.contains(&ending(&path).as_str()) {
-            found.push(path);
-        }
+        Self { inner: path.file_stem().map(|stem| folder::ending(stem.as_ref())).unwrap_or_default(), packed: Some(last) }
     }
-    Ok(())
+
+    fn is_known(&self) -> bool {
+        TEXTS.contains(&self.inner.as_str()) || self.packed.is_none() && TABLES.contains(&self.inner.as_str())
+    }
 }
 
-fn ending(path: &Path) -> String {
-    path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase()
-}
-
-fn kind(path: &Path, format: Format) -> Result<Kind> {
-    let ending = ending(path);
-    Ok(match (format, ending.as_str()) {
+/// How a file is read.
+pub(crate) fn kind(path: &Path, format: Format) -> Result<Kind> {
+    let Ending { inner, packed } = Ending::of(path);
+    if let Some(packed) = packed.filter(|_| TABLES.contains(&inner.as_str()) || format == Format::Batches) {
+        return Err(Error::file(path, format!("a file that is read at many places is compressed as a whole ({packed})"), "unpack it"));
+    }
+    Ok(match (format, inner.as_str()) {
         (Format::Batches, _) | (Format::Auto, "safetensors") => Kind::Ready,
-        (_, "csv") => Kind::Csv,
+        (_, "csv" | "tsv") => Kind::Csv,
         (_, "parquet") => Kind::Parquet,
+        (_, "arrow" | "feather") => Kind::Arrow,
         (Format::Auto | Format::Text, "json" | "jsonl" | "ndjson") | (Format::Conversations, _) => Kind::Json,
         (Format::Auto, "txt") | (Format::Text, _) => Kind::Paragraphs,
-        (Format::Auto, _) => {
-            return Err(Error::file(
-                path,
-                format!("the ending {ending:?} does not tell what is inside"),
-                "set the source's format to conversations, text or batches, or name it .jsonl, .json, .csv, .parquet, .txt or .safetensors",
-            ));
-        }
+        (Format::Auto, _) => return Err(unknown(path)),
     })
+}
+
+/// The error for a file whose name does not tell what is inside; its bytes may.
+fn unknown(path: &Path) -> Error {
+    let ending = folder::ending(path);
+    let problem = format!("the ending {ending:?} does not tell what is inside");
+    let content = match files::open_told(path) {
+        Ok((_, content)) => content,
+        Err(why @ files::Error::Refused(_)) => return file::error(path)(why),
+        Err(files::Error::Io(_)) => files::Content::Unknown,
+    };
+    if let Some((name, refusal)) = content.name().zip(content.refusal()) {
+        return Error::file(path, format!("it is {name}"), refusal.remedy);
+    }
+    let remedy = match content.name() {
+        Some(name) => format!("it is {name}: name it by that (for example .parquet, .arrow, or .jsonl.gz for compressed JSON lines)"),
+        None => {
+            "set the source's format to conversations, text or batches, or name it .jsonl, .json, .csv, .tsv, .parquet, .arrow, .txt (the \
+                 texts also with .gz or .zst) or .safetensors"
+                .into()
+        }
+    };
+    Error::file(path, problem, remedy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn folders_give_their_files_in_order() {
+    fn folder_of(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b/2.jsonl", "b/10.jsonl", "a.TXT", "c.csv", "README.md", ".hidden.jsonl", ".git/x.json", "b/d/e.parquet"] {
+        for name in names {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "").unwrap();
         }
+        folder
+    }
+
+    #[test]
+    fn folders_give_their_files_in_order_and_say_what_they_leave_out() {
+        let names =
+            ["b/2.jsonl", "b/10.jsonl.gz", "a.TXT", "c.csv", "README.md", ".hidden.jsonl", ".git/x.json", "b/d/e.parquet", "b/f.arrow"];
+        let folder = folder_of(&[&names[..], &["b/notes.md", "model.bin", "LICENSE", "x.parquet.gz", "y.tsv.ZST"]].concat());
         let found = files(&[Source::from("first.jsonl"), Source::from(folder.path())]).unwrap();
         let names: Vec<_> =
             found.iter().map(|file| file.path.strip_prefix(folder.path()).unwrap_or(&file.path).to_str().unwrap()).collect();
-        assert_eq!(names, ["first.jsonl", "a.TXT", "b/10.jsonl", "b/2.jsonl", "b/d/e.parquet", "c.csv"]);
-        assert_eq!(found.iter().map(|file| file.source).collect::<Vec<_>>(), [0, 1, 1, 1, 1, 1]);
-        let empty = tempfile::tempdir().unwrap();
-        let error = files(&[Source::from(empty.path())]).unwrap_err().to_string();
+        assert_eq!(names, ["first.jsonl", "a.TXT", "b/10.jsonl.gz", "b/2.jsonl", "b/d/e.parquet", "b/f.arrow", "c.csv", "y.tsv.ZST"]);
+        assert_eq!(found.iter().map(|file| file.source).collect::<Vec<_>>(), [0, 1, 1, 1, 1, 1, 1, 1]);
+        let left_out = Source::from(folder.path()).listing().unwrap().left_out.told("runs/data".as_ref()).unwrap();
+        assert_eq!(left_out, "left out 5 files of runs/data: .md (2), .bin (1), .gz (1), without an ending (1)");
+    }
+
+    #[test]
+    fn a_folder_without_data_says_what_it_has() {
+        let error = files(&[Source::from(folder_of(&[]).path())]).unwrap_err().to_string();
         assert!(error.contains("a folder without data") && error.contains("jsonl"), "{error}");
+        let folder = folder_of(&["a.md"]);
+        let error = files(&[Source::from(folder.path())]).unwrap_err().to_string();
+        assert!(error.contains("left out 1 file of") && error.contains(".md (1)"), "{error}");
+    }
+
+    #[test]
+    fn endings_say_how_a_file_is_read() {
+        for (name, format, expected) in [
+            ("a.jsonl.gz", Format::Auto, Kind::Json),
+            ("a.JSON.ZST", Format::Auto, Kind::Json),
+            ("a.tsv", Format::Auto, Kind::Csv),
+            ("a.csv.gz", Format::Conversations, Kind::Csv),
+            ("a.txt.zstd", Format::Auto, Kind::Paragraphs),
+            ("a.feather", Format::Text, Kind::Arrow),
+            ("a.gz", Format::Conversations, Kind::Json),
+            ("a.gz", Format::Text, Kind::Paragraphs),
+        ] {
+            assert_eq!(kind(name.as_ref(), format).unwrap(), expected, "{name}");
+        }
+        let refused = |name: &str| kind(name.as_ref(), Format::Auto).unwrap_err().to_string();
+        assert!(refused("a.parquet.gz").contains("unpack it"));
+        assert!(refused("a.md").contains("\"md\" does not tell") && refused("a.gz").contains("\"gz\" does not tell"));
+        let folder = folder_of(&[]);
+        for (name, bytes, says) in [
+            ("a.xz", &b"\xFD7zXZ\0..."[..], "it is compressed with xz, in"),
+            ("a.xlsx", b"PK\x03\x04", "it is a ZIP archive"),
+            ("a.data", b"PAR1....", "it is a Parquet file: name it by that"),
+        ] {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+            let error = refused(folder.path().join(name).to_str().unwrap());
+            assert!(error.contains(says), "{error}");
+        }
+        assert!(refused("/dev/zero").contains("it is a device"), "{}", refused("/dev/zero"));
     }
 }

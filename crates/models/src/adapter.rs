@@ -119,7 +119,7 @@ pub fn write_labels(folder: &Path, labels: &Labels) -> Result<()> {
 /// [`Error::Io`], [`Error::Corrupt`], [`Error::InvalidConfig`].
 pub fn read_labels(folder: &Path) -> Result<Option<Labels>> {
     let path = folder.join(LABELS);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match crate::file::read_to_string(&path) {
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(Error::io(&path, "read"))?,
     };

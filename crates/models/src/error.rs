@@ -123,6 +123,16 @@ pub enum Error {
         /// What does not add up.
         why: String,
     },
+    /// A file that is something else than its name says: a pointer, a web page, an archive, a device.
+    #[error("{} is {what}; {remedy}", file.display())]
+    WrongFile {
+        /// The file.
+        file: PathBuf,
+        /// What it is.
+        what: &'static str,
+        /// What the user can do about it.
+        remedy: &'static str,
+    },
     /// An adapter whose configuration and weights do not agree.
     #[error("the adapter {} is not usable: {why}", path.display())]
     Adapter {

@@ -23,6 +23,7 @@ mod decoder;
 mod durable;
 mod encoder;
 mod error;
+mod file;
 mod linear;
 mod merge;
 mod model;

@@ -32,12 +32,9 @@ impl TensorFile {
     /// Opens `path` and checks that its header describes exactly the bytes that follow.
     ///
     /// # Errors
-    /// [`Error::MissingFile`], [`Error::Io`], or [`Error::Corrupt`] for a truncated or damaged file.
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::WrongFile`], or [`Error::Corrupt`] for a truncated or damaged file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::MissingFile { path: path.to_owned(), remedy: "check the path".into() },
-            _ => Error::Io { path: path.to_owned(), action: "open", source },
-        })?;
+        let mut file = crate::file::open(path)?;
         let bytes = file.metadata().map_err(Error::io(path, "read"))?.len();
         if bytes < LENGTH_BYTES {
             return Err(Error::corrupt(path, format!("{bytes} bytes are too few for a safetensors file")));

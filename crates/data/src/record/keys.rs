@@ -8,7 +8,7 @@ use super::{Fault, fault};
 use crate::error::{Error, Result};
 
 /// What a record is read from, by the names that [`Columns`] may give to others.
-pub(crate) const READ: [&str; 29] = [
+const READ: [&str; 29] = [
     "messages",
     "conversations",
     "conversation",
@@ -146,10 +146,9 @@ impl Columns {
         self.0.get(ours).map_or(ours, String::as_str)
     }
 
-    /// Whether a column of a table is read.
-    pub(crate) fn reads(&self, column: &str) -> bool {
-        let renamed = self.0.contains_key(column);
-        self.0.values().any(|theirs| theirs == column) || (READ.contains(&column) && !renamed)
+    /// All columns that are read, by the names that the data have for them.
+    pub(crate) fn all(&self) -> Vec<String> {
+        READ.iter().map(|ours| self.theirs(ours).to_owned()).collect()
     }
 }
 

@@ -141,7 +141,10 @@ fn columns_may_have_other_names() {
     let reader = Reader { columns, ..Reader::default() };
     assert_eq!(completion(&reader, r#"{"q":"a","prompt":"b"}"#), ("a".into(), "b".into()));
     assert!(read(&reader, r#"{"prompt":"b"}"#).unwrap_err().problem.contains("`q`"));
-    assert!(reader.reads("q") && reader.reads("prompt") && !reader.reads("completion") && reader.reads("messages"));
+    let read = reader.columns();
+    let reads = |column: &str| read.iter().any(|read| read == column);
+    assert!(reads("q") && reads("prompt") && !reads("completion") && reads("messages"));
+    assert!(reader.knows(&["q", "prompt"]) && !reader.knows(&["prompt", "completion"]));
     assert!(Columns::new(&[("promt".into(), "q".into())].into()).is_err());
 }
 

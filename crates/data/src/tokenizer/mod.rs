@@ -60,7 +60,7 @@ impl Tokenizer {
     /// If a file cannot be read, or is not of that format.
     pub fn from_file(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
+        let bytes = crate::file::read(path)?;
         let mut inner = Inner::from_bytes(&bytes).map_err(|error| Error::Tokenizer {
             name: name.clone(),
             problem: format!("it does not parse ({error})"),

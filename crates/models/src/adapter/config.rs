@@ -113,7 +113,7 @@ impl AdapterConfig {
     /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], [`Error::InvalidConfig`] or
     /// [`Error::UnsupportedOption`].
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        let text = crate::file::read_to_string(path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => {
                 Error::MissingFile { path: path.to_owned(), remedy: "give a directory that PEFT or loract wrote".into() }
             }

@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
-    let file = File::open(path).map_err(Error::io(path, "open"))?;
+    let file = crate::file::open(path)?;
     let content = header::read(&file, path)?;
     let mut weights = Blocks::new(file, path, &content)?;
     let fields = metadata::scalars(&content);

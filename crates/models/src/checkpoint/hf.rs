@@ -2,10 +2,10 @@
 
 use super::{Checkpoint, SpecialTokens, Text, TokenizerSource, Weights};
 use crate::config::hugging_face;
+use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::path::{Component, Path};
 use tch::{Device, Kind, Tensor};
 
@@ -210,14 +210,6 @@ fn default_template(value: &Value) -> Option<String> {
 /// A token is written as its text or as a table with `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-}
-
-fn read_text(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::io(path, "read")(source)),
-    }
 }
 
 fn read_table(path: &Path) -> Result<Option<Map<String, Value>>> {

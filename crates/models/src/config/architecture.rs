@@ -20,7 +20,7 @@ impl Architecture {
     /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
     /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
     pub fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).map_err(|source| match source.kind() {
+        let text = crate::file::read_to_string(file).map_err(|source| match source.kind() {
             ErrorKind::NotFound => {
                 Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
             }
