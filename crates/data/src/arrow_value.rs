@@ -41,7 +41,7 @@ pub(crate) fn value(array: &dyn Array, row: usize, name: &str) -> Result<Value, 
     downcast_dictionary_array!(
         array => {
             let key = array.key(row).filter(|&key| key < array.values().len());
-            return key.map_or(Ok(Value::Null), |key| value(array.values(), key, name));
+            key.map_or(Ok(Value::Null), |key| value(array.values(), key, name))
         },
         Null => Ok(Value::Null),
         Boolean => Ok(array.as_boolean().value(row).into()),
