@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,13 +13,15 @@ use arrow_buffer::{Buffer, MutableBuffer};
 use arrow_ipc::convert::try_fb_to_schema;
 use arrow_ipc::reader::FileDecoder;
 use arrow_ipc::{Block, Endianness, Message, MessageHeader, MetadataVersion, root_as_message};
-use arrow_schema::{ArrowError, Schema};
+use arrow_schema::Schema;
 use files::Content;
 use serde_json::Map;
 
 use crate::arrow_value;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::guard::guarded;
+use crate::label;
 use crate::records::{self, Raw, Rows};
 
 /// What a batch may have, compressed or not.
@@ -69,6 +70,11 @@ impl ArrowRows {
     /// The names of all columns.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.schema.fields().iter().map(|field| field.name().as_str())
+    }
+
+    /// The names of the classes of a column, if the file has them.
+    pub(crate) fn class_names(&self, column: &str) -> Option<Vec<String>> {
+        label::described(self.schema.metadata().get("huggingface")?, column)
     }
 
     /// Goes over the next `count` rows; batches that have no others are not read.
@@ -142,14 +148,6 @@ impl Rows for ArrowRows {
 
     fn unread_columns(&self) -> Vec<String> {
         (0..self.schema.fields().len()).filter(|at| !self.chosen.contains(at)).map(|at| self.schema.field(at).name().clone()).collect()
-    }
-}
-
-/// Runs the decoder, which checks much of what a damaged file may say, and panics at some of the rest.
-fn guarded<T>(decode: impl FnOnce() -> std::result::Result<T, ArrowError>) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(decoded) => decoded.map_err(|why| why.to_string()),
-        Err(_) => Err("its numbers do not fit together".into()),
     }
 }
 
@@ -334,5 +332,5 @@ fn message(bytes: &[u8]) -> std::result::Result<Message<'_>, String> {
 }
 
 fn broken(path: &Path, problem: &str) -> Error {
-    Error::file(path, format!("it is no whole Arrow file ({})", problem.replace('\n', " ")), "write or fetch it again")
+    Error::file(path, format!("it is no whole Arrow file ({problem})"), "write or fetch it again")
 }

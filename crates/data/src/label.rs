@@ -83,6 +83,13 @@ pub(crate) fn occurring<'a>(labels: impl Iterator<Item = &'a Label>) -> Vec<Stri
     labels.collect::<BTreeSet<_>>().into_iter().map(Label::name).collect()
 }
 
+/// The names of the classes of a column, out of what Hugging Face's datasets write into a table about its columns (`ClassLabel`).
+pub(crate) fn described(description: &str, column: &str) -> Option<Vec<String>> {
+    let description: Value = serde_json::from_str(description).ok()?;
+    let names = description["info"]["features"][column]["names"].as_array()?;
+    names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
 /// The first names, and how many more.
 fn listed(labels: &[String]) -> String {
     let shown: Vec<String> = labels.iter().take(8).map(|label| format!("{label:?}")).collect();

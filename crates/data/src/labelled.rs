@@ -1,10 +1,11 @@
-//! Texts and the classes they belong to: JSON records, CSV and Parquet.
+//! Texts and the classes they belong to: JSON records, CSV, Parquet and Arrow.
 
 use std::path::Path;
 
 use parquet::record::Field;
 use serde_json::{Map, Value};
 
+use crate::arrow_rows::ArrowRows;
 use crate::csv_rows::CsvRows;
 use crate::error::{Error, Place, Result};
 use crate::input::Input;
@@ -12,7 +13,8 @@ use crate::json_rows;
 use crate::label::{self, Label};
 use crate::parquet_rows;
 use crate::record::{Fault, fault};
-use crate::records::Cursor;
+use crate::records::{Cursor, Rows};
+use crate::source::{self, Format, Kind};
 
 /// The keys of a record, or the columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,18 +56,19 @@ struct Named {
     label: Label,
 }
 
-/// Reads the rows of a `.csv` file (with a header, RFC 4180), of a `.parquet` file, or of a JSON file (one record a line, or an array of records). The
-/// classes are `labels` where they are given; else those that a Parquet file names (as Hugging Face's datasets do); else those that occur, numbers in
-/// their order before names in theirs.
+/// Reads the rows of a `.csv` or `.tsv` file (with a header, RFC 4180), of a `.parquet`, `.arrow` or `.feather` file, or of a JSON file (one record a line,
+/// or an array of records); CSV and JSON may be compressed with gzip or zstd. The classes are `labels` where they are given; else those that a Parquet or
+/// Arrow file names (as Hugging Face's datasets do); else those that occur, numbers in their order before names in theirs.
 ///
 /// # Errors
 /// If the file cannot be read, or at the first row that has no text or no class, or one that is not among `labels`, with its line.
 pub fn read_labelled(path: &Path, keys: &LabelKeys, labels: Option<&[String]>) -> Result<LabelledTexts> {
-    let ending = path.extension().unwrap_or_default().to_ascii_lowercase();
-    let (rows, named) = match ending.to_str() {
-        Some("parquet") => parquet_table(path, keys)?,
-        Some("csv" | "tsv") => (table(path, keys)?, None),
-        _ => (records(path, keys)?, None),
+    // Whatever has the name of no table is JSON.
+    let (rows, named) = match source::kind(path, Format::Conversations)? {
+        Kind::Parquet => parquet_table(path, keys)?,
+        Kind::Arrow => arrow_table(path, keys)?,
+        Kind::Csv => (table(path, keys)?, None),
+        _ => (records(json_rows::open(Input::open(path)?, &[&keys.text, &keys.label], Cursor::default())?.as_mut(), path, keys)?, None),
     };
     let labels = match labels.map(<[String]>::to_vec).or(named) {
         Some(labels) => labels,
@@ -93,8 +96,19 @@ fn parquet_table(path: &Path, keys: &LabelKeys) -> Result<(Vec<Named>, Option<Ve
     Ok((rows, names))
 }
 
-fn records(path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
-    let mut rows = json_rows::open(Input::open(path)?, &[&keys.text, &keys.label], Cursor::default())?;
+fn arrow_table(path: &Path, keys: &LabelKeys) -> Result<(Vec<Named>, Option<Vec<String>>)> {
+    let mut rows = ArrowRows::open(path, &[&keys.text, &keys.label])?;
+    for key in [&keys.text, &keys.label] {
+        if !rows.names().any(|name| name == key) {
+            let names = rows.names().collect::<Vec<_>>().join(", ");
+            return Err(Error::file(path, format!("it has no column `{key}`, but {names}"), "give the names of its columns"));
+        }
+    }
+    let named = rows.class_names(&keys.label);
+    Ok((records(&mut rows, path, keys)?, named))
+}
+
+fn records(rows: &mut dyn Rows, path: &Path, keys: &LabelKeys) -> Result<Vec<Named>> {
     let mut found = Vec::new();
     while let Some(raw) = rows.next()? {
         let row = raw.fields().and_then(|fields| record(raw.line, fields, keys));
@@ -154,7 +168,9 @@ mod tests {
     fn records_and_tables_say_the_same() {
         let lines = "{\"text\": \"a, b\", \"label\": \"spam\"}\n\n{\"text\": \"c\\nd\", \"label\": \"ham\"}\n";
         let table = "label,text\nspam,\"a, b\"\nham,\"c\nd\"\n";
-        for (name, text) in [("x.jsonl", lines), ("x.csv", table), ("x.json", &format!("[{}]", lines.trim().replace("\n\n", ",")))] {
+        let array = format!("[{}]", lines.trim().replace("\n\n", ","));
+        let tabs = "label\ttext\nspam\ta, b\nham\t\"c\nd\"\n";
+        for (name, text) in [("x.jsonl", lines), ("x.csv", table), ("x.csv.gz", table), ("x.tsv", tabs), ("x.json", &array)] {
             let texts = read(name, text, None).unwrap();
             assert_eq!(texts.labels, ["ham", "spam"], "{name}");
             assert_eq!(seen(&texts), [("a, b", 1), ("c\nd", 0)], "{name}");
@@ -184,6 +200,17 @@ mod tests {
         );
         let error = read("x.parquet", "PAR1 and no more", None).unwrap_err().to_string();
         assert!(error.contains("no whole Parquet file") && error.contains("x.parquet") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn arrow_files_name_classes_too() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tables/labelled.arrow");
+        let texts = read_labelled(&file, &LabelKeys::default(), None).unwrap();
+        assert_eq!(texts.labels, ["ham", "spam"]);
+        assert_eq!(seen(&texts), [("a, b", 1), ("c\nd \"e\"", 0), ("ü", 1)]);
+        let keys = LabelKeys { text: "message".into(), label: "label".into() };
+        let error = read_labelled(&file, &keys, None).unwrap_err().to_string();
+        assert!(error.contains("no column `message`, but id, text, label"), "{error}");
     }
 
     #[test]

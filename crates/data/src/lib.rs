@@ -51,6 +51,7 @@ mod file;
 mod fingerprint;
 mod folder;
 mod generator;
+mod guard;
 mod hold_out;
 pub mod images;
 mod input;

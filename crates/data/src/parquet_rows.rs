@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Place, Result};
 use crate::file;
+use crate::guard::guarded;
 use crate::json;
+use crate::label;
 use crate::page_guard::GuardedFile;
 use crate::record::Fault;
 use crate::records::{Content, Raw, Rows};
 use parquet::basic::Compression;
-use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, ParquetMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
@@ -49,14 +50,17 @@ impl ParquetRows {
         }
         let size = file.metadata().map_err(Error::io("open", path))?.len();
         let footer = check_end(path, &mut file, size)?;
-        let reader = SerializedFileReader::new(GuardedFile::new(file)).map_err(|why| broken(path, &why))?;
+        let reader = guarded(|| SerializedFileReader::new(GuardedFile::new(file))).map_err(|why| broken(path, &why))?;
         check_chunks(path, reader.metadata(), columns, footer)?;
         let facts = reader.metadata().file_metadata().clone();
         let schema = facts.schema();
         let (chosen, others): (Vec<_>, Vec<_>) = schema.get_fields().iter().cloned().partition(|field| columns.contains(&field.name()));
         let unread = others.iter().map(|field| field.name().to_owned()).collect();
-        let projection = Type::group_type_builder(schema.name()).with_fields(chosen).build().map_err(|why| broken(path, &why))?;
-        let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(|why| broken(path, &why))?;
+        let rows = guarded(|| {
+            let projection = Type::group_type_builder(schema.name()).with_fields(chosen).build()?;
+            RowIter::from_file_into(Box::new(reader)).project(Some(projection))
+        });
+        let rows = rows.map_err(|why| broken(path, &why))?;
         Ok(Self { path: path.to_owned(), rows, facts, unread, size, done: 0 })
     }
 
@@ -81,7 +85,7 @@ impl ParquetRows {
     /// # Errors
     /// If the file is broken there.
     fn next_row(&mut self) -> Result<Option<Row>> {
-        let row = self.rows.next().transpose().map_err(|why| broken(&self.path, &why))?;
+        let row = guarded(|| self.rows.next().transpose()).map_err(|why| broken(&self.path, &why))?;
         self.done += u64::from(row.is_some());
         Ok(row)
     }
@@ -166,8 +170,8 @@ fn end(chunk: &ColumnChunkMetaData) -> Option<u64> {
     u64::try_from(start).ok()?.checked_add(chunk.compressed_size().try_into().ok()?)
 }
 
-fn broken(path: &Path, why: &ParquetError) -> Error {
-    Error::file(path, format!("it is no whole Parquet file ({})", why.to_string().replace('\n', " ")), "write or fetch it again")
+fn broken(path: &Path, why: &str) -> Error {
+    Error::file(path, format!("it is no whole Parquet file ({why})"), "write or fetch it again")
 }
 
 /// Gives `row` each row: its number, from 1, and what it has in the two `columns`. The result is the names of the classes of the second, if the file has
@@ -202,10 +206,7 @@ pub(crate) fn read(
     Ok(class_names(&rows.facts, columns[1]))
 }
 
-/// `ClassLabel` of Hugging Face's datasets.
 fn class_names(facts: &FileMetaData, column: &str) -> Option<Vec<String>> {
     let entry = facts.key_value_metadata()?.iter().find(|entry| entry.key == "huggingface")?;
-    let described: Value = serde_json::from_str(entry.value.as_deref()?).ok()?;
-    let names = described["info"]["features"][column]["names"].as_array()?;
-    names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    label::described(entry.value.as_deref()?, column)
 }

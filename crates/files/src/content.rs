@@ -107,7 +107,8 @@ pub fn content(head: &[u8]) -> Content {
         Content::ArrowFile
     } else if begins(b"\xFF\xFF\xFF\xFF") {
         Content::ArrowStream
-    } else if begins(b"GGUF") {
+    } else if begins(b"GGUF") && head.get(5..7) == Some(&[0, 0]) {
+        // Its version follows, in either order of bytes; a text may begin with the word.
         Content::Gguf
     } else if let Some(refusal) = wrong(head) {
         Content::Wrong(refusal)
