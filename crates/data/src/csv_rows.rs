@@ -26,6 +26,9 @@ pub(crate) struct CsvRows {
 /// A row with its line, or why it is none.
 pub(crate) type Row = (usize, Result<StringRecord, Fault>);
 
+/// What a row may have: half of another record, as the reader doubles its room for a row, and fills it.
+const ROW_LIMIT: u64 = RECORD_LIMIT / 2;
+
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 impl CsvRows {
@@ -111,14 +114,14 @@ impl CsvRows {
     fn read(&mut self) -> Result<Option<Row>> {
         let mut row = ByteRecord::new();
         let line = self.before.1 + self.reader.position().line();
-        self.reader.get_mut().room = RECORD_LIMIT;
+        self.reader.get_mut().room = ROW_LIMIT;
         match self.reader.read_byte_record(&mut row) {
             Ok(false) => return Ok(None),
             Ok(true) => {}
             Err(error) => {
                 let input = &self.reader.get_ref().input;
                 return Err(match error.into_kind() {
-                    ErrorKind::Io(why) if why.kind() == io::ErrorKind::FileTooLarge => too_long(input.path(), line),
+                    ErrorKind::Io(why) if why.kind() == io::ErrorKind::FileTooLarge => too_long(input.path(), line, ROW_LIMIT),
                     ErrorKind::Io(why) => input.fault(why),
                     other => Error::file(input.path(), format!("it cannot be read ({other:?})"), "save the table again"),
                 });
@@ -180,7 +183,7 @@ fn reader(input: Input, separator: u8) -> Reader<Bounded> {
     // Lengths are compared here, so that it makes no difference which row a reader begins with.
     let mut builder = ReaderBuilder::new();
     builder.buffer_capacity(64 << 10).delimiter(separator).has_headers(false).flexible(true);
-    builder.from_reader(Bounded { input, separator, room: RECORD_LIMIT, at_end: false, last: 0 })
+    builder.from_reader(Bounded { input, separator, room: ROW_LIMIT, at_end: false, last: 0 })
 }
 
 /// The names in the first row of a text.

@@ -145,7 +145,7 @@ impl Input {
         let room = RECORD_LIMIT.saturating_sub(line.len() as u64);
         let count = Read::by_ref(self).take(room + 1).read_until(b'\n', line).map_err(|why| self.fault(why))? as u64;
         if count > room && line.last() != Some(&b'\n') {
-            return Err(too_long(&self.path, number));
+            return Err(too_long(&self.path, number, RECORD_LIMIT));
         }
         line.pop_if(|last| *last == b'\n');
         Ok(count)
@@ -188,10 +188,10 @@ impl Input {
 }
 
 /// The error of a record that is too long.
-pub(crate) fn too_long(path: &Path, line: u64) -> Error {
+pub(crate) fn too_long(path: &Path, line: u64, limit: u64) -> Error {
     Error::Record {
         place: Place { path: path.to_owned(), line: line as usize },
-        problem: format!("a record has more than {} MiB", RECORD_LIMIT >> 20),
+        problem: format!("a record has more than {} MiB", limit >> 20),
         remedy: "cut it into smaller ones, and check that the file is what it should be".into(),
     }
 }

@@ -124,7 +124,7 @@ impl Elements {
             self.line += line_ends(&there[..count]);
             self.input.consume(count);
             match step {
-                Step::More if found.len() as u64 > RECORD_LIMIT => return Err(too_long(self.input.path(), line)),
+                Step::More if found.len() as u64 > RECORD_LIMIT => return Err(too_long(self.input.path(), line, RECORD_LIMIT)),
                 Step::More => {}
                 Step::End(_) => break,
                 Step::Broken(_, problem) => return Err(self.broken(problem)),

@@ -71,7 +71,7 @@ impl Rows for Paragraphs {
                 text.extend_from_slice(&next);
             }
             if text.len() as u64 > RECORD_LIMIT {
-                return Err(too_long(self.input.path(), first));
+                return Err(too_long(self.input.path(), first, RECORD_LIMIT));
             }
             next.clear();
         }

@@ -158,7 +158,8 @@ fn compressed_files_that_are_cut_or_endless_are_named() {
     for name in ["x.jsonl", "x.txt", "x.csv", "x.json"] {
         let start = if name == "x.json" { &b"[\""[..] } else { b"text\n\"" };
         let error = error(&format!("{name}.gz"), &gzip(&[start, &bomb].concat()));
-        assert!(error.contains("a record has more than 4 MiB, at") && error.contains(&format!("{name}.gz:")), "{error}");
+        let limit = if name == "x.csv" { 2 } else { 4 };
+        assert!(error.contains(&format!("a record has more than {limit} MiB, at")) && error.contains(&format!("{name}.gz:")), "{error}");
     }
     // At the limit is not beyond it.
     let most = [&bomb[..RECORD_LIMIT as usize], b"\n{}"].concat();
