@@ -157,7 +157,7 @@ fn what_a_run_has_trained_is_merged_in_the_dtype_that_was_asked_for() {
     for file in ["config.json", "generation_config.json", "model.safetensors"] {
         fs::copy(fixture("hf/llama").join(file), model.join(file)).unwrap();
     }
-    for (file, text) in [("special_tokens_map.json", "{}"), ("tokenizer.model", "not read"), ("notes.md", "of the base alone")] {
+    for (file, text) in [("special_tokens_map.json", "{}"), ("added_tokens.json", "{}"), ("notes.md", "of the base alone")] {
         fs::write(model.join(file), text).unwrap();
     }
     fs::write(place.at("template.jinja"), "{{ messages }}").unwrap();
@@ -184,7 +184,7 @@ fn what_a_run_has_trained_is_merged_in_the_dtype_that_was_asked_for() {
     there.sort();
     let files: Vec<&str> = said["files"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
     let mut expected =
-        [&["config.json", "generation_config.json", "special_tokens_map.json", "tokenizer.model", "chat_template.jinja"][..], &files]
+        [&["config.json", "generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"][..], &files]
             .concat();
     expected.push("model.safetensors.index.json");
     expected.sort_unstable();

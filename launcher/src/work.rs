@@ -14,7 +14,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
 
 /// Reads, tokenises and splits a run's data, writing none of it yet but parts of very much; `progress` is told how much is done, of how much.
 pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<RunData, Failure> {
-    Ok(RunData::prepare(run, ranks, progress)?)
+    Ok(RunData::prepare(run, ranks, progress, &|notice| eprintln!("{notice}"))?)
 }
 
 /// Writes it into the run's directory.

@@ -79,7 +79,10 @@ impl Encoder<'_> {
             tokens.pop();
         }
         let prompt_tokens = tokens.len();
-        tokens.extend(self.tokenizer.encode_up_to(completion, false, self.wanted())?.ids);
+        tokens.extend(match prompt.is_empty() {
+            true => self.tokenizer.encode_up_to(completion, false, self.wanted())?.ids,
+            false => self.tokenizer.encode_continuation(completion, self.wanted())?,
+        });
         self.close(&mut tokens);
         let trained = (0..tokens.len()).map(|i| self.loss_on == LossOn::All || i >= prompt_tokens).collect();
         Ok(Sample::single(tokens, trained))

@@ -102,4 +102,4 @@ pub use sample::Sample;
 pub use shown::ShownToken;
 pub use source::{Format, Source, Sources};
 pub use template::ChatTemplate;
-pub use tokenizer::{BpeParts, Encoded, StreamDecoder, Tokenizer};
+pub use tokenizer::{BpeParts, Encoded, SpecialTokens, StreamDecoder, Tokenizer};

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::jinja::{self, Program};
 use crate::message::{Conversation, Message};
+use crate::tokenizer::SpecialTokens;
 
 /// A model's chat template: the Jinja program that writes a conversation the way the model has learned it.
 ///
@@ -44,12 +45,13 @@ impl ChatTemplate {
         Self::new_at(source, &[("bos_token", bos_token), ("eos_token", eos_token)], Local::now())
     }
 
-    /// The same with any special tokens, by the names that templates have for them: `bos_token`, `eos_token`, `unk_token`, `pad_token`.
+    /// The same with the special tokens of a tokenizer.
     ///
     /// # Errors
     /// If it does not parse.
-    pub fn with_special_tokens(source: &str, special_tokens: &[(&'static str, Option<&str>)]) -> Result<Self> {
-        Self::new_at(source, special_tokens, Local::now())
+    pub fn with_special_tokens(source: &str, special: &SpecialTokens) -> Result<Self> {
+        let tokens = [("bos_token", &special.bos), ("eos_token", &special.eos), ("unk_token", &special.unk), ("pad_token", &special.pad)];
+        Self::new_at(source, &tokens.map(|(name, token)| (name, token.as_deref())), Local::now())
     }
 
     fn new_at(source: &str, special_tokens: &[(&'static str, Option<&str>)], now: DateTime<Local>) -> Result<Self> {

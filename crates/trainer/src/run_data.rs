@@ -19,17 +19,21 @@ fn path(run: &Run) -> PathBuf {
 impl RunData {
     /// Reads and tokenises, or takes what an earlier run in this directory made of the same data. Writes nothing, unless there are so many tokens that
     /// they go to parts in the run's directory ([`Dataset::prepare_for`]), from which an interrupted preparation goes on. `progress` is told (done, total)
-    /// in bytes of the sources; in rows where those have classes.
+    /// in bytes of the sources; in rows where those have classes. `say` is told, before anything is read, what the user ought to know.
     ///
     /// # Errors
     /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
-    pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64)) -> Result<Self> {
+    pub fn prepare(run: &Run, ranks: usize, progress: &dyn Fn(u64, u64), say: &dyn Fn(&str)) -> Result<Self> {
         let checkpoint = base::open(run)?;
         if run.model.task != Task::CausalLm {
             Rows::read(run, ranks, progress)?;
             return Ok(Self { prepared: None, on_disk: true });
         }
         let text = text::open(run, &checkpoint)?;
+        let reads_text = run.data.format != DataFormat::Batches;
+        if let Some(notice) = text.tokenizer.as_ref().filter(|_| reads_text).and_then(text::without_end) {
+            say(notice);
+        }
         let (sources, options) = (sources(run), options(run));
         let fingerprint = Dataset::fingerprint_of(&sources, text.tokenizer.as_ref(), text.template.as_ref(), &options)?;
         let earlier = Prepared::open(&path(run)).ok().filter(|earlier| earlier.train.fingerprint() == fingerprint);

@@ -24,14 +24,16 @@ pub(crate) fn open(run: &Run, checkpoint: &Checkpoint) -> Result<Text> {
 /// The tokenizer at `tokenizer`, else the model's; and a template from its source.
 pub(crate) fn of(tokenizer: Option<&Path>, template: Option<&str>, checkpoint: &Checkpoint) -> Result<Text> {
     let tokenizer = match (tokenizer, checkpoint.tokenizer()) {
-        (Some(path), _) => Some(Tokenizer::from_file(path)?),
-        (None, TokenizerSource::File(path)) => Some(Tokenizer::from_file(path)?),
+        (Some(path), TokenizerSource::Folder(folder)) => Some(Tokenizer::from_file(path)?.with_model_dir(folder)?),
+        (Some(path), TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_file(path)?.with_model_ids(parts.bos, parts.eos.as_slice())),
+        (Some(path), TokenizerSource::None) => Some(Tokenizer::from_file(path)?),
+        (None, TokenizerSource::Folder(folder)) => Tokenizer::from_model_dir(folder)?,
         (None, TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_bpe(bpe(parts, checkpoint.path())?)?),
         (None, TokenizerSource::None) => None,
     };
-    let special = checkpoint.special_tokens();
+    let special = tokenizer.as_ref().map(|tokenizer| tokenizer.special_tokens().clone()).unwrap_or_default();
     let template = match template {
-        Some(source) => Some(ChatTemplate::new(source, special.bos.as_deref(), special.eos.as_deref())?),
+        Some(source) => Some(ChatTemplate::with_special_tokens(source, &special)?),
         None => None,
     };
     Ok(Text { tokenizer, template })
@@ -60,4 +62,11 @@ fn bpe(parts: &GgufTokenizer, file: &Path) -> Result<BpeParts> {
         pad: parts.pad,
         add_bos: parts.add_bos,
     })
+}
+
+/// What is to be said before texts are trained that nothing will end.
+pub(crate) fn without_end(tokenizer: &Tokenizer) -> Option<&'static str> {
+    let end = "no token ends a text: neither the tokenizer's files nor the model's configuration name one, so texts and completions will end with nothing, \
+               and the model does not learn to stop; name it as eos_token in tokenizer_config.json, or as eos_token_id in config.json";
+    tokenizer.eos_token_id().is_none().then_some(end)
 }

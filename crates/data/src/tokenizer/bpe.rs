@@ -5,7 +5,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
-use super::{SpecialIds, Tokenizer, pre};
+use super::{SpecialTokens, Tokenizer, pre};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
@@ -89,8 +89,8 @@ impl BpeParts {
             inner.with_post_processor(Some(before));
         }
 
-        let ids = SpecialIds { bos: self.bos, eos: self.eos, pad: self.pad };
-        Ok(Tokenizer::new(inner, ids, self.fingerprint(), NAME.into()))
+        let special = SpecialTokens { bos: named(self.bos), eos: named(self.eos), unk: named(self.unk), pad: named(self.pad) };
+        Ok(Tokenizer::new(inner, special, self.fingerprint(), NAME.into()))
     }
 
     fn check(&self) -> Result<()> {

@@ -1,18 +1,27 @@
 //! Text to token ids and back.
 
 mod bpe;
+mod class;
+mod continuation;
+mod file;
+mod open;
+mod parts;
 mod pre;
+mod sentencepiece;
+mod special;
 mod stream;
+mod tiktoken;
 mod words;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 
 pub use bpe::BpeParts;
+use continuation::Continuation;
+pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
 use words::Words;
 
@@ -29,11 +38,15 @@ pub struct Encoded {
     pub offsets: Vec<(usize, usize)>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct SpecialIds {
-    bos: Option<u32>,
-    eos: Option<u32>,
-    pad: Option<u32>,
+impl Encoded {
+    /// Gives bytes that a normalizer took away, as the accent that it joined with a letter, to the token before them.
+    fn close_gaps(&mut self, text: &str) {
+        let mut next = text.len();
+        for (start, end) in self.offsets.iter_mut().rev().filter(|(start, end)| start < end) {
+            *end = next.max(*end);
+            next = *start;
+        }
+    }
 }
 
 /// Tokens that end a turn or a text in the model families in use.
@@ -46,50 +59,77 @@ pub struct Tokenizer {
     inner: Inner,
     /// The fast way, for a tokenizer that allows it.
     words: Option<Arc<Words>>,
-    ids: SpecialIds,
+    /// How a text is cut that continues another, where that is different.
+    continuation: Option<Continuation>,
+    named: SpecialTokens,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    pad: Option<u32>,
+    /// Tokens at which the model's configuration ends generation.
+    stops: BTreeSet<u32>,
+    added: BTreeSet<u32>,
     special: BTreeSet<u32>,
     fingerprint: String,
     name: String,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`. The bos, eos and pad tokens, which that file does not name, come from the
-    /// `tokenizer_config.json` beside it, where there is one.
+    /// Opens the tokenizer in a model's directory as `AutoTokenizer.from_pretrained` of transformers 4.57.6 does; `None` where there is none.
+    ///
+    /// The special tokens come from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, else from the tokenizer's class;
+    /// and where none of these names an end of text, from `eos_token_id` of `generation_config.json` or `config.json`.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is not of its format, or is of a kind that is not read.
+    pub fn from_model_dir(folder: &Path) -> Result<Option<Self>> {
+        open::open_folder(folder)
+    }
+
+    /// Opens a `tokenizer.json` with what stands beside it, as [`Tokenizer::from_model_dir`] does; or a directory that has one.
     ///
     /// # Errors
     /// If a file cannot be read, or is not of that format.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let bytes = crate::file::read(path)?;
-        let mut inner = Inner::from_bytes(&bytes).map_err(|error| Error::Tokenizer {
-            name: name.clone(),
-            problem: format!("it does not parse ({error})"),
-            remedy: "give the tokenizer.json that came with the model".into(),
-        })?;
-        // Length and padding are this crate's business; a file may bring settings of its own.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| Error::Tokenizer {
-            name: name.clone(),
-            problem: error.to_string(),
-            remedy: "remove `truncation` from the file".into(),
-        })?;
+        open::open_file(path)
+    }
 
-        let mut fingerprint = Fingerprint::new("tokenizer.json");
-        fingerprint.add(&bytes);
-        let config_path = path.with_file_name("tokenizer_config.json");
-        let mut config = Value::Null;
-        if config_path.is_file() {
-            let bytes = std::fs::read(&config_path).map_err(Error::io("open", &config_path))?;
-            config = serde_json::from_slice(&bytes)
-                .map_err(|error| Error::file(&config_path, format!("broken JSON ({error})"), "give the file that came with the model"))?;
+    /// Takes from a model what the tokenizer's own files leave open: the token that ends a text and, where they name no special token at all, the
+    /// one that begins it. All of `eos` end generation. An id that is no added token here belongs to another vocabulary, and is passed over.
+    #[must_use]
+    pub fn with_model_ids(mut self, bos: Option<u32>, eos: &[u32]) -> Self {
+        let known = |id: &u32| self.added.contains(id);
+        let (bos, eos): (Option<u32>, Vec<u32>) = (bos.filter(known), eos.iter().copied().filter(known).collect());
+        self.complete(bos, &eos);
+        self
+    }
+
+    /// The same from the `generation_config.json` and the `config.json` of a model's directory.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn with_model_dir(self, folder: &Path) -> Result<Self> {
+        let (bos, eos) = open::ids_of_folder(folder)?;
+        Ok(self.with_model_ids(bos, &eos))
+    }
+
+    fn complete(&mut self, bos: Option<u32>, eos: &[u32]) {
+        let is_known = |id: &u32| self.inner.id_to_token(*id).is_some();
+        let eos: Vec<u32> = eos.iter().copied().filter(is_known).collect();
+        let bos = bos.filter(is_known).filter(|_| self.named == SpecialTokens::default());
+        let first = eos.first().copied().filter(|_| self.eos.is_none());
+        self.stops.extend(eos);
+        if first.is_none() && bos.is_none() {
+            return;
         }
-        let id = |key: &str| {
-            let token = &config[key];
-            token.as_str().or_else(|| token["content"].as_str()).and_then(|token| inner.token_to_id(token))
-        };
-        let ids = SpecialIds { bos: id("bos_token"), eos: id("eos_token"), pad: id("pad_token") };
-        fingerprint.add(format!("{ids:?}"));
-        Ok(Self::new(inner, ids, fingerprint.finish(), name))
+        let mut fingerprint = Fingerprint::new(&self.fingerprint);
+        fingerprint.add(format!("{bos:?} {first:?}"));
+        self.fingerprint = fingerprint.finish();
+        if let Some(id) = first {
+            (self.eos, self.named.eos) = (Some(id), self.inner.id_to_token(id));
+        }
+        if let Some(id) = bos {
+            (self.bos, self.named.bos) = (Some(id), self.inner.id_to_token(id));
+        }
     }
 
     /// Builds the byte-level BPE of a GGUF file.
@@ -113,11 +153,15 @@ impl Tokenizer {
         self.inner.save(path, true).map(|_| ()).map_err(refused)
     }
 
-    fn new(inner: Inner, ids: SpecialIds, fingerprint: String, name: String) -> Self {
-        let added = inner.get_added_tokens_decoder();
-        let special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+    fn new(inner: Inner, named: SpecialTokens, fingerprint: String, name: String) -> Self {
+        let decoder = inner.get_added_tokens_decoder();
+        let added = decoder.keys().copied().collect();
+        let special = decoder.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let words = Words::of(&inner).map(Arc::new);
-        Self { inner, words, ids, special, fingerprint, name }
+        let id = |text: &Option<String>| inner.token_to_id(text.as_deref()?);
+        let (bos, eos, pad) = (id(&named.bos), id(&named.eos), id(&named.pad));
+        let continuation = Continuation::of(&inner);
+        Self { inner, words, continuation, named, bos, eos, pad, stops: BTreeSet::new(), added, special, fingerprint, name }
     }
 
     /// Token ids of `text`. `add_special` adds what the tokenizer puts around a text (bos); leave it out for text that
@@ -140,8 +184,9 @@ impl Tokenizer {
     /// The same, of which only the first `limit` tokens are wanted: a long text need not be tokenised to its end. There may be more.
     pub(crate) fn encode_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Encoded> {
         let encoded = match &self.words {
-            Some(words) => words.encode(&self.inner, text, add_special, limit),
-            None => self.encode_whole(text, add_special),
+            Some(words) if words.takes(text) => words.encode(&self.inner, text, add_special, limit),
+            // A text in one piece: what follows may change how its beginning is normalized or cut.
+            _ => self.encode_whole(text, add_special),
         };
         encoded.map_err(|error| self.cannot_encode(error))
     }
@@ -149,15 +194,31 @@ impl Tokenizer {
     /// The ids alone, of which only the first `limit` are wanted. There may be more.
     pub(crate) fn ids_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Vec<u32>> {
         let ids = match &self.words {
-            Some(words) => words.ids(&self.inner, text, add_special, limit),
-            None => self.encode_whole(text, add_special).map(|encoded| encoded.ids),
+            Some(words) if words.takes(text) => words.ids(&self.inner, text, add_special, limit),
+            _ => self.encode_whole(text, add_special).map(|encoded| encoded.ids),
         };
         ids.map_err(|error| self.cannot_encode(error))
     }
 
+    /// Token ids of a text that continues another one: without what stands around a text, and without the space that a tokenizer of SentencePiece's
+    /// kind puts before it, so that prompt and continuation decode to one text. If there are more than `limit`, more than these need not be there.
+    ///
+    /// A continuation of nothing is a text: use [`Tokenizer::encode`].
+    ///
+    /// # Errors
+    /// If the tokenizer has no token for a part of the text.
+    pub fn encode_continuation(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
+        match &self.continuation {
+            Some(continuation) => continuation.encode(&self.inner, text).map_err(|error| self.cannot_encode(error)),
+            None => Ok(self.encode_up_to(text, false, limit)?.ids),
+        }
+    }
+
     fn encode_whole(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoded> {
         let encoding = self.inner.encode(text, add_special)?;
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+        let mut encoded = Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
+        encoded.close_gaps(text);
+        Ok(encoded)
     }
 
     /// The text of `ids`. Bytes that are no UTF-8 become U+FFFD.
@@ -188,28 +249,38 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The token that begins a text.
-    pub fn bos_token_id(&self) -> Option<u32> {
-        self.ids.bos
+    /// The tokens that begin and end a text, as text.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.named
     }
 
-    /// The token that ends a text, or for a chat model a turn.
+    /// The token that begins a text.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, or for a chat model a turn. `None` where no file names one: what is trained then ends with nothing.
     pub fn eos_token_id(&self) -> Option<u32> {
-        self.ids.eos
+        self.eos
     }
 
     /// The token to fill rows with; the eos token or 0 where there is none, which changes nothing: padding is neither
     /// a target nor seen by the tokens before it.
     pub fn pad_token_id(&self) -> u32 {
-        self.ids.pad.or(self.ids.eos).unwrap_or(0)
+        self.pad.or(self.eos).unwrap_or(0)
     }
 
-    /// Tokens at which generation ends: the eos token, and those special tokens that end a turn or a text in the model
-    /// families in use (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, …). Sorted.
+    /// Tokens at which generation ends: the eos token, those of `generation_config.json` and `config.json`, and the special tokens that end a
+    /// turn or a text in the model families in use (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, …). Sorted.
     pub fn stop_token_ids(&self) -> Vec<u32> {
         let known = STOP_TOKENS.iter().filter_map(|token| self.token_to_id(token)).filter(|&id| self.is_special(id));
-        let ids: BTreeSet<u32> = known.chain(self.ids.eos).collect();
+        let ids: BTreeSet<u32> = known.chain(self.eos).chain(self.stops.iter().copied()).collect();
         ids.into_iter().collect()
+    }
+
+    /// Whether an id is an added token, special or not: one that is matched in a text before anything else.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.added.contains(&id)
     }
 
     /// Whether an id is a control token.

@@ -10,12 +10,14 @@ use std::sync::{PoisonError, RwLock};
 
 use aho_corasick::AhoCorasick;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::utils::SysRegex;
 use tokenizers::{
     Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
     PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
 };
+
+use unicode_normalization_alignments::is_nfc;
 
 use super::Encoded;
 
@@ -33,6 +35,8 @@ pub(super) struct Words {
     steps: Vec<Step>,
     /// Finds the added tokens. Where a text has none, it need not be asked for them, which takes 16 bytes for each of its own.
     added: AhoCorasick,
+    /// Whether only texts in NFC are cut here: of those the normalizer changes nothing.
+    composed_only: bool,
     /// What stands around a text.
     before: Vec<u32>,
     after: Vec<u32>,
@@ -47,6 +51,8 @@ type Word = Box<[(u32, u32)]>;
 enum Step {
     /// What an expression matches, and what lies between.
     Expression(SysRegex),
+    /// What an expression matches; what lies between is dropped.
+    Matches(SysRegex),
     /// Each numeric character.
     Digits,
     /// Runs of them.
@@ -54,22 +60,31 @@ enum Step {
 }
 
 impl Words {
-    /// The words of a tokenizer, if it is of this kind: a BPE on bytes, without normaliser and dropout.
+    /// The words of a tokenizer, if it is of this kind: a BPE on bytes, without dropout, with no normalizer but NFC.
     pub(super) fn of(inner: &Inner) -> Option<Self> {
         let ModelWrapper::BPE(model) = inner.get_model() else { return None };
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
-            && inner.get_normalizer().is_none()
             && inner.get_truncation().is_none()
             && inner.get_padding().is_none()
             && inner.get_post_processor().is_none_or(keeps_offsets);
         let steps = steps(inner.get_pre_tokenizer().filter(|_| plain)?)?;
+        let composed_only = match inner.get_normalizer() {
+            Some(normalizer) => composes_at_most(normalizer)?,
+            None => false,
+        };
         let ids = |special| Some(inner.encode_fast("a", special).ok()?.get_ids().to_vec());
         let (bare, whole) = (ids(false)?, ids(true)?);
         let added = inner.get_added_tokens_decoder().into_values().map(|token| token.content).filter(|content| !content.is_empty());
         let added = AhoCorasick::new(added).ok()?;
         let start = whole.windows(bare.len().max(1)).position(|window| window == bare)?;
         let (before, after) = (whole[..start].to_vec(), whole[start + bare.len()..].to_vec());
-        Some(Self { steps, added, before, after, known: RwLock::default() })
+        Some(Self { steps, added, composed_only, before, after, known: RwLock::default() })
+    }
+
+    /// Whether `text` can be cut here. Most texts are in NFC as they are; what is not, `tokenizers` composes and keeps account of.
+    pub(super) fn takes(&self, text: &str) -> bool {
+        // The tables are those of `tokenizers`' own normalizer.
+        !self.composed_only || text.is_ascii() || is_nfc(text)
     }
 
     /// Tokens of `text`: all, or the first ones, at least `limit`.
@@ -142,6 +157,10 @@ impl Words {
         };
         match step {
             Step::Expression(expression) => expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?,
+            Step::Matches(expression) => {
+                let mut matches = expression.find_iter(piece).filter(|(from, to)| from < to);
+                return matches.try_for_each(|(from, to)| self.cut(rest, &piece[from..to], start + from, each));
+            }
             Step::Digits => piece
                 .char_indices()
                 .filter(|(_, character)| character.is_numeric())
@@ -175,11 +194,23 @@ impl Words {
     }
 }
 
+/// Whether a normalizer composes characters (NFC) or, `Some(false)`, does nothing; `None` if it does more.
+fn composes_at_most(normalizer: &NormalizerWrapper) -> Option<bool> {
+    match normalizer {
+        NormalizerWrapper::NFC(_) => Some(true),
+        NormalizerWrapper::Sequence(sequence) => {
+            sequence.as_ref().iter().try_fold(false, |composes, part| Some(composes | composes_at_most(part)?))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a post-processor adds tokens around a text at most, and lets offsets be.
 fn keeps_offsets(processor: &PostProcessorWrapper) -> bool {
     match processor {
         PostProcessorWrapper::Template(_) => true,
         PostProcessorWrapper::ByteLevel(bytes) => !bytes.trim_offsets,
+        PostProcessorWrapper::Roberta(roberta) => !roberta.trim_offsets,
         PostProcessorWrapper::Sequence(sequence) => sequence.as_ref().iter().all(keeps_offsets),
         _ => false,
     }
@@ -200,14 +231,17 @@ fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {
 }
 
 fn step(pre_tokenizer: &PreTokenizerWrapper) -> Option<Step> {
-    match pre_tokenizer {
-        PreTokenizerWrapper::Digits(digits) => Some(if digits.individual_digits { Step::Digits } else { Step::Numbers }),
-        PreTokenizerWrapper::Split(Split {
-            pattern: SplitPattern::Regex(expression),
-            behavior: SplitDelimiterBehavior::Isolated,
-            invert: false,
-            ..
-        }) => SysRegex::new(expression).ok().map(Step::Expression),
+    let split = match pre_tokenizer {
+        PreTokenizerWrapper::Digits(digits) => return Some(if digits.individual_digits { Step::Digits } else { Step::Numbers }),
+        PreTokenizerWrapper::Split(split) => split,
+        _ => return None,
+    };
+    let SplitPattern::Regex(expression) = &split.pattern else { return None };
+    let expression = SysRegex::new(expression).ok()?;
+    match (&split.behavior, split.invert) {
+        (SplitDelimiterBehavior::Isolated, _) => Some(Step::Expression(expression)),
+        // What does not match is what is removed.
+        (SplitDelimiterBehavior::Removed, true) => Some(Step::Matches(expression)),
         _ => None,
     }
 }
@@ -284,8 +318,13 @@ impl Tokens for Encoded {
 mod tests {
     use proptest::prelude::*;
 
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+    use tokenizers::pre_tokenizers::sequence::Sequence;
+    use tokenizers::pre_tokenizers::split::Split;
+    use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
+
     use super::super::tests::parts;
-    use super::super::{BpeParts, Tokenizer, pre};
+    use super::super::{BpeParts, SpecialTokens, Tokenizer, pre};
 
     /// Merges that join whatever the expressions leave together among the characters in use, and parts of characters.
     const MERGES: [&str; 14] = ["Ġ a", "Ġ !", "a b", "ab c", "1 2", "12 3", "Ċ Ċ", "Ġ Ġ", "3 1", "! !", "Ã ©", "Ġ Ã", "ð Ł", "ĺ Ģ"];
@@ -323,10 +362,43 @@ mod tests {
         }
     }
 
+    /// As Qwen's tokenizers have it.
+    fn composing() -> Tokenizer {
+        let mut inner = tokenizer("qwen2", true).inner;
+        inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFC));
+        Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new())
+    }
+
+    proptest! {
+        #[test]
+        fn texts_that_are_composed_are_cut_here_and_others_left_to_tokenizers(text in "[a-cé😀e\u{301}\u{327}한\u{1112}\u{1161}\u{11ab}Å\u{212b} \n]{0,30}") {
+            let tokenizer = composing();
+            let expected = tokenizer.encode_whole(&text, true).unwrap();
+            prop_assert_eq!(tokenizer.encode_with_offsets(&text, true).unwrap(), expected);
+            let composed: String = tokenizer.decode(&tokenizer.encode(&text, false).unwrap(), false).unwrap();
+            prop_assert_eq!(tokenizer.words.as_ref().unwrap().takes(&text), text == composed);
+        }
+
+        #[test]
+        fn what_lies_between_matches_may_be_dropped(text in "[a-c1-3 '!é\n]{0,40}") {
+            let mut inner = tokenizer("llama-bpe", true).inner;
+            for expression in [r"\p{L}+|\s+", r"\p{L}*"] {
+                let pattern = tokenizers::pre_tokenizers::split::SplitPattern::Regex(expression.into());
+                let split = Split::new(pattern, SplitDelimiterBehavior::Removed, true).unwrap();
+                let steps: Vec<PreTokenizerWrapper> = vec![split.into(), ByteLevel::new(false, true, false).into()];
+                inner.with_pre_tokenizer(Some(Sequence::new(steps)));
+                let tokenizer = Tokenizer::new(inner.clone(), SpecialTokens::default(), String::new(), String::new());
+                prop_assert!(tokenizer.words.is_some());
+                let (fast, slow) = (tokenizer.encode(&text, true).unwrap(), tokenizer.encode_whole(&text, true).unwrap());
+                prop_assert_eq!(fast, slow.ids);
+            }
+        }
+    }
+
     #[test]
     fn other_kinds_are_left_to_tokenizers() {
         let mut inner = tokenizer("smollm", false).inner;
-        inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFC));
+        inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFD));
         assert!(super::Words::of(&inner).is_none());
     }
 }

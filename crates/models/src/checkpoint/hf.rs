@@ -1,6 +1,6 @@
 //! Hugging Face directories.
 
-use super::{Checkpoint, SpecialTokens, Text, TokenizerSource, Weights};
+use super::{Checkpoint, Text, TokenizerSource, Weights};
 use crate::config::hugging_face;
 use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};
@@ -183,19 +183,14 @@ impl Weights for Shards {
     }
 }
 
-/// `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`, as far as they are there.
+/// `chat_template.jinja`, else the template in `tokenizer_config.json`. The other files of the tokenizer are opened by who needs it.
 fn text(folder: &Path) -> Result<Text> {
-    let tokenizer = folder.join("tokenizer.json");
-    let tokenizer = if tokenizer.exists() { TokenizerSource::File(tokenizer) } else { TokenizerSource::None };
     let settings = read_table(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let chat_template = match read_text(&folder.join("chat_template.jinja"))? {
         Some(template) => Some(template),
         None => settings.get("chat_template").and_then(default_template),
     };
-    let token = |key| settings.get(key).and_then(token_text);
-    let special_tokens =
-        SpecialTokens { bos: token("bos_token"), eos: token("eos_token"), unk: token("unk_token"), pad: token("pad_token") };
-    Ok(Text { tokenizer, chat_template, special_tokens })
+    Ok(Text { tokenizer: TokenizerSource::Folder(folder.to_owned()), chat_template })
 }
 
 /// A template, or the one called `default` among several.
@@ -205,11 +200,6 @@ fn default_template(value: &Value) -> Option<String> {
         one => one,
     };
     template.as_str().map(str::to_owned)
-}
-
-/// A token is written as its text or as a table with `content`.
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
 fn read_table(path: &Path) -> Result<Option<Map<String, Value>>> {

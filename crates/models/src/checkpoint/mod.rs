@@ -5,7 +5,7 @@ mod gguf;
 mod hf;
 mod tokenizer;
 
-pub use tokenizer::{GgufTokenizer, SpecialTokens, TokenizerSource};
+pub use tokenizer::{GgufTokenizer, TokenizerSource};
 
 use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
 use layers::BlockFormat;
@@ -48,7 +48,6 @@ trait Weights: std::fmt::Debug + Send + Sync {
 struct Text {
     tokenizer: TokenizerSource,
     chat_template: Option<String>,
-    special_tokens: SpecialTokens,
 }
 
 impl Checkpoint {
@@ -199,11 +198,6 @@ impl Checkpoint {
     /// The Jinja template that turns a conversation into text.
     pub fn chat_template(&self) -> Option<&str> {
         self.text.chat_template.as_deref()
-    }
-
-    /// The special tokens, as text (chat templates refer to them).
-    pub fn special_tokens(&self) -> &SpecialTokens {
-        &self.text.special_tokens
     }
 
     fn missing(&self, name: &str) -> Error {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// Where the tokenizer of a checkpoint is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum TokenizerSource {
-    /// A `tokenizer.json` beside the weights.
-    File(PathBuf),
+    /// The files of a Hugging Face directory, if they are there.
+    Folder(PathBuf),
     /// The vocabulary inside a GGUF file.
     Gguf(Box<GgufTokenizer>),
     /// Nowhere: the checkpoint has none.
@@ -39,17 +39,4 @@ pub struct GgufTokenizer {
     pub add_bos: bool,
     /// The Jinja template that turns a conversation into text.
     pub chat_template: Option<String>,
-}
-
-/// The special tokens of a tokenizer, as text.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SpecialTokens {
-    /// The token that begins a text.
-    pub bos: Option<String>,
-    /// The token that ends a text.
-    pub eos: Option<String>,
-    /// The token for what the vocabulary lacks.
-    pub unk: Option<String>,
-    /// The token that fills up a batch.
-    pub pad: Option<String>,
 }

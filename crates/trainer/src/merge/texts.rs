@@ -2,51 +2,49 @@
 
 use super::MergeRequest;
 use crate::{Error, Result, text};
+use data::Tokenizer;
 use models::{Checkpoint, ModelConfig, TokenizerSource};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
 
-/// The files of a Hugging Face directory that belong to the text side, and how generation is begun.
-const FILES: [&str; 13] = [
+/// The files of a Hugging Face directory that make up its tokenizer.
+const TOKENIZER: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "tiktoken.model",
+    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
     "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "LICENSE",
 ];
+
+/// Its other files that belong to the text side, and how generation is begun.
+const OTHERS: [&str; 4] = ["chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE"];
 
 /// Writes them into `folder`: the base's, with the run's own tokenizer and template in the place of those.
 pub(super) fn write(checkpoint: &Checkpoint, request: &MergeRequest, folder: &Path) -> Result<()> {
+    let own = request.tokenizer.as_deref();
     if checkpoint.path().is_dir() {
-        for file in FILES {
+        let of_base = if own.is_none() { &TOKENIZER[..] } else { &[] };
+        for file in of_base.iter().chain(&OTHERS) {
             let from = checkpoint.path().join(file);
             if from.is_file() {
                 copy(&from, &folder.join(file))?;
             }
         }
     } else {
-        let model = checkpoint.config()?;
-        write_json(&folder.join("generation_config.json"), generation(model))?;
-        if let TokenizerSource::Gguf(_) = checkpoint.tokenizer() {
-            write_json(&folder.join("tokenizer_config.json"), tokenizer_config(checkpoint, model))?;
-            if request.tokenizer.is_none()
-                && let Some(tokenizer) = text::of(None, None, checkpoint)?.tokenizer
-            {
-                tokenizer.write(&folder.join("tokenizer.json"))?;
-            }
-        }
+        write_json(&folder.join("generation_config.json"), generation(checkpoint.config()?))?;
     }
-    if let Some(own) = &request.tokenizer {
-        copy(own, &folder.join("tokenizer.json"))?;
+    // As it was opened for training: its files may be of a kind that stands for another in another folder.
+    let is_made = own.is_some() || matches!(checkpoint.tokenizer(), TokenizerSource::Gguf(_));
+    if is_made && let Some(tokenizer) = text::of(own, None, checkpoint)?.tokenizer {
+        write_json(&folder.join("tokenizer_config.json"), tokenizer_config(checkpoint, &tokenizer))?;
+        tokenizer.write(&folder.join("tokenizer.json"))?;
     }
     if let Some(own) = &request.chat_template {
         copy(own, &folder.join("chat_template.jinja"))?;
@@ -70,13 +68,13 @@ fn generation(model: &ModelConfig) -> Map<String, Value> {
 }
 
 /// `tokenizer_config.json`: which tokens are special, and the chat template.
-fn tokenizer_config(checkpoint: &Checkpoint, model: &ModelConfig) -> Map<String, Value> {
-    let special = checkpoint.special_tokens();
+fn tokenizer_config(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Map<String, Value> {
+    let special = tokenizer.special_tokens();
     let mut table = Map::new();
     table.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
     // Or transformers' `generate` would be handed the type of each token too, which a Llama has not.
     table.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
-    table.insert("model_max_length".into(), model.max_positions.into());
+    table.extend(checkpoint.config().ok().map(|model| ("model_max_length".to_owned(), model.max_positions.into())));
     table.insert("clean_up_tokenization_spaces".into(), false.into());
     let tokens = [("bos_token", &special.bos), ("eos_token", &special.eos), ("unk_token", &special.unk), ("pad_token", &special.pad)];
     for (key, token) in tokens {

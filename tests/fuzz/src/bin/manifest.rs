@@ -18,7 +18,7 @@ static RUN: LazyLock<(Run, RunData)> = LazyLock::new(|| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/hf/llama")
     );
     let run = Run::load(&loract_fuzz::file("run.toml", text.as_bytes()), &[]).expect("a configuration");
-    let data = RunData::prepare(&run, 1, &|_, _| ()).expect("data");
+    let data = RunData::prepare(&run, 1, &|_, _| (), &|_| ()).expect("data");
     (run, data)
 });
 

@@ -1,6 +1,6 @@
 //! The metadata of a GGUF file: scalars for the configuration, arrays for the tokenizer.
 
-use super::super::{GgufTokenizer, SpecialTokens};
+use super::super::GgufTokenizer;
 use crate::{Error, Result};
 use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::{Map, Number, Value as Json};
@@ -72,12 +72,6 @@ pub(super) fn tokenizer(content: &Content, path: &Path) -> Result<Option<GgufTok
         merges,
         token_types,
     }))
-}
-
-/// The texts of the special tokens that `tokenizer` names by id.
-pub(super) fn special_tokens(tokenizer: &GgufTokenizer) -> SpecialTokens {
-    let text = |id: Option<u32>| tokenizer.tokens.get(id? as usize).cloned();
-    SpecialTokens { bos: text(tokenizer.bos), eos: text(tokenizer.eos), unk: text(tokenizer.unk), pad: text(tokenizer.pad) }
 }
 
 struct Reader<'a> {

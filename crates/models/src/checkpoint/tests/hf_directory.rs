@@ -55,7 +55,7 @@ fn the_recorded_llama_has_the_shapes_of_its_configuration() {
     checkpoint.check(&expected(config)).unwrap();
     assert_eq!(checkpoint.names().len(), expected(config).len());
     assert_eq!(checkpoint.bytes_on_disk(), 95160);
-    assert_eq!(checkpoint.tokenizer(), &TokenizerSource::None);
+    assert_eq!(checkpoint.tokenizer(), &TokenizerSource::Folder(recorded()));
     assert_eq!(checkpoint.chat_template(), None);
 }
 
@@ -186,22 +186,14 @@ fn a_checkpoint_of_the_model_without_its_head_is_completed() {
 }
 
 #[test]
-fn tokenizer_files_are_found_and_read() {
+fn the_chat_template_is_found() {
     let dir = tempfile::tempdir().unwrap();
     copy("config.json", dir.path());
     copy("model.safetensors", dir.path());
     let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
     let open = || Checkpoint::open(dir.path()).unwrap();
-    write("tokenizer.json", "{}");
-    write(
-        "tokenizer_config.json",
-        r#"{"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
-            "chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#,
-    );
-    assert_eq!(open().tokenizer(), &TokenizerSource::File(dir.path().join("tokenizer.json")));
+    write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#);
     assert_eq!(open().chat_template(), Some("D"));
-    let (bos, eos) = (Some("<s>".to_owned()), Some("</s>".to_owned()));
-    assert_eq!(open().special_tokens(), &SpecialTokens { bos, eos, unk: None, pad: None });
     write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
     assert_eq!(open().chat_template(), Some("one"));
     write("chat_template.jinja", "newest");
