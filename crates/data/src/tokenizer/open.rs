@@ -181,4 +181,6 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 #[cfg(test)]
+mod converted;
+#[cfg(test)]
 mod tests;
