@@ -1,99 +1,143 @@
-//! The Jinja engine of chat templates.
+//! Chat templates: the part of Jinja that they use, rendered as jinja2 renders it for transformers.
+//!
+//! The reference is `_compile_jinja_template` of transformers' `utils/chat_template_utils.py`: jinja2's `ImmutableSandboxedEnvironment` with
+//! `trim_blocks`, `lstrip_blocks`, the extensions `loopcontrols` and `generation`, the filter `tojson` as `json.dumps`, and the functions
+//! `raise_exception` and `strftime_now`. Where something of it is not supported, the template is refused with its name and line; it never
+//! writes another text. `ci/jinja_snippets.py` records what jinja2 writes for the tests.
+//!
+//! A template is parsed and written anew for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators ([`operators`]).
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Local};
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Error as JinjaError, ErrorKind, Value};
-use serde::Serialize;
+use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
-/// A parsed template.
-#[derive(Debug)]
-pub(crate) struct Program(Environment<'static>);
+mod arguments;
+mod checks;
+mod filters;
+mod format_spec;
+mod functions;
+mod lexer;
+mod limits;
+mod methods;
+mod operators;
+mod parser;
+mod percent;
+mod printing;
+mod refusal;
+mod registry;
+mod rewrite;
+mod strftime;
+mod syntax;
+mod text;
+mod types;
 
 const NAME: &str = "chat_template";
 
+/// A parsed chat template.
+#[derive(Debug)]
+pub(crate) struct Program {
+    environment: Environment<'static>,
+    has_generation_blocks: bool,
+    /// Why the places of generation blocks cannot be told, if they cannot.
+    untracked: Option<String>,
+}
+
 impl Program {
+    /// Parses a template; `now` is what `strftime_now` prints. The error is one line: reason and line of the template.
     pub(crate) fn parse(source: &str, now: DateTime<Local>) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, JinjaError> {
-            Err(JinjaError::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", move |format: String| strftime(now, &format));
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(|error| describe(&error))?;
-        Ok(Self(environment))
+        catch_unwind(AssertUnwindSafe(|| Self::parse_unguarded(source, now))).unwrap_or_else(|_| Err(PANICKED.to_owned()))
     }
 
-    /// The variables that the template may use.
-    pub(crate) fn variables(&self) -> Vec<String> {
-        self.0.get_template(NAME).map(|template| template.undeclared_variables(false).into_iter().collect()).unwrap_or_default()
+    fn parse_unguarded(source: &str, now: DateTime<Local>) -> Result<Self, String> {
+        let body = parser::parse(source).map_err(|refusal| refusal.describe())?;
+        let rewritten = rewrite::rewrite(&body).map_err(|refusal| refusal.describe())?;
+        let mut environment = registry::environment();
+        environment.set_keep_trailing_newline(true);
+        environment.set_formatter(print);
+        environment.add_function("strftime_now", move |format: &str| strftime::strftime(now, format));
+        environment.add_template_owned(NAME, rewritten.source).map_err(|error| describe(&error))?;
+        let untracked = rewritten.untracked.map(|refusal| refusal.describe());
+        Ok(Self { environment, has_generation_blocks: rewritten.has_generation, untracked })
     }
 
+    /// The text for these variables. The error is one line: reason and line of the template.
     pub(crate) fn render(&self, variables: &Value) -> Result<String, String> {
-        self.0.get_template(NAME).and_then(|template| template.render(variables)).map_err(|error| describe(&error))
+        self.render_tracked(variables).map(|(text, _)| text)
+    }
+
+    /// The text, and the byte ranges in it that `{% generation %}` … `{% endgeneration %}` blocks wrote, in order.
+    pub(crate) fn render_with_generation(&self, variables: &Value) -> Result<(String, Vec<Range<usize>>), String> {
+        match &self.untracked {
+            Some(reason) => Err(reason.clone()),
+            None => self.render_tracked(variables),
+        }
+    }
+
+    /// The variables that it may use.
+    pub(crate) fn variables(&self) -> Vec<String> {
+        let template = self.environment.get_template(NAME);
+        template.map(|template| template.undeclared_variables(false).into_iter().collect()).unwrap_or_default()
     }
 
     pub(crate) fn has_generation_blocks(&self) -> bool {
-        false
+        self.has_generation_blocks
     }
 
-    pub(crate) fn render_with_generation(&self, variables: &Value) -> Result<(String, Vec<Range<usize>>), String> {
-        Ok((self.render(variables)?, Vec::new()))
+    fn render_tracked(&self, variables: &Value) -> Result<(String, Vec<Range<usize>>), String> {
+        render(&self.environment, variables).map_err(|error| describe(&error))
     }
 }
 
-pub(crate) fn value(json: &serde_json::Value) -> Value {
-    Value::from_serialize(json)
+fn render(environment: &Environment<'static>, variables: &Value) -> Result<(String, Vec<Range<usize>>), Error> {
+    limits::start(variables);
+    let mut text = limits::Text::default();
+    let rendered = catch_unwind(AssertUnwindSafe(|| {
+        let template = environment.get_template(NAME)?;
+        template.render_captured_to(variables, &mut text).map(|_| ())
+    }));
+    let ranges = limits::finish();
+    match rendered {
+        Ok(rendered) => rendered?,
+        Err(_) => return Err(Error::new(ErrorKind::InvalidOperation, PANICKED)),
+    }
+    let text = text.into_string().map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))?;
+    Ok((text, ranges))
+}
+
+const PANICKED: &str = "the template engine failed on it";
+
+/// What `{{ … }}` writes.
+fn print(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    printing::with_str(value, |text| out.write_str(text))?.map_err(Error::from)
 }
 
 /// One line: the reason, and the line of the template.
-fn describe(error: &JinjaError) -> String {
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+fn describe(error: &Error) -> String {
+    let reason = match error.kind() {
+        ErrorKind::WriteFailure => limits::OUTPUT_EXCEEDED.to_owned(),
+        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+    };
+    let reason = reason.replace('\n', " ");
     error.line().map_or(reason.clone(), |line| format!("{reason}, its line {line}"))
 }
 
-fn strftime(now: DateTime<Local>, format: &str) -> Result<String, JinjaError> {
-    use std::fmt::Write;
-    let mut text = String::new();
-    // `to_string` of a date panics on a format that it does not know; `write!` says so.
-    write!(text, "{}", now.format(format))
-        .map_err(|_| JinjaError::new(ErrorKind::InvalidOperation, format!("strftime_now does not know the format {format:?}")))?;
-    Ok(text)
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, JinjaError> {
-    let indent: Option<usize> = options.get("indent")?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let spaces = " ".repeat(width);
-            let format = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, format))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, PythonSpacing)),
-    };
-    let refused = |reason: String| JinjaError::new(ErrorKind::BadSerialization, reason);
-    written.map_err(|error| refused(error.to_string()))?;
-    String::from_utf8(bytes).map(Value::from_safe_string).map_err(|error| refused(error.to_string()))
-}
-
-struct PythonSpacing;
-
-impl serde_json::ser::Formatter for PythonSpacing {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
+/// A JSON value as a template sees it: keys keep their order, and numbers are Python's.
+pub(crate) fn value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(value) => Value::from(*value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(integer), _) => Value::from(integer),
+            (None, Some(integer)) => Value::from(integer),
+            (None, None) => Value::from(number.as_f64()),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => items.iter().map(value).collect(),
+        serde_json::Value::Object(fields) => fields.iter().map(|(key, field)| (key.as_str(), value(field))).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,7 @@ fn parse_arguments(call: &mut Json) {
 }
 
 fn value_of(fields: &Map<String, Json>) -> minijinja::Value {
-    fields.iter().map(|(key, value)| (key.as_str(), jinja::value(value))).collect()
+    jinja::value(&Json::Object(fields.clone()))
 }
 
 fn render(

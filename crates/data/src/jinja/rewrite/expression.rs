@@ -1,0 +1,414 @@
+//! Expressions: literals, names and conditions stay what they are, operators become filters.
+
+use super::Writer;
+use crate::jinja::refusal::{Refusal, refuse};
+use crate::jinja::registry;
+use crate::jinja::syntax::{Arguments, Expression, FilterCall, Kind};
+
+/// Steps of an iteration that `loop()` begins, whose body is not written to its end yet.
+const RECURSION_STEPS: usize = 100;
+
+/// How tightly an expression's text holds together.
+#[derive(Clone, Copy, PartialEq)]
+enum Level {
+    /// May be followed by `.`, `[` or `(`.
+    Atom,
+    /// May be followed by `|`.
+    Chain,
+    Low,
+}
+
+fn level(value: &Expression) -> Level {
+    match &value.kind {
+        Kind::Null | Kind::Bool(_) | Kind::Str(_) | Kind::Name(_) | Kind::List(_) => Level::Atom,
+        Kind::Int(_) | Kind::Float(_) => Level::Chain,
+        Kind::Dict(items) if items.iter().all(|(key, _)| is_plain_key(key)) => Level::Atom,
+        Kind::Attribute(object, name) if is_loop(object) || !registry::is_method(name) => Level::Atom,
+        Kind::Item(_, key) if plain_key(key).is_some() => Level::Atom,
+        Kind::Call(function, _) => match &function.kind {
+            Kind::Attribute(object, _) if !is_loop(object) => Level::Chain,
+            _ => Level::Atom,
+        },
+        Kind::Not(_) | Kind::And(_) | Kind::Or(_) | Kind::Conditional { .. } => Level::Low,
+        Kind::Compare(left, rest) if is_native_comparison(left, rest) => Level::Low,
+        _ => Level::Chain,
+    }
+}
+
+fn is_constant(value: &Expression) -> bool {
+    matches!(value.kind, Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Str(_))
+}
+
+/// A key of a dictionary that needs no check.
+fn is_plain_key(key: &Expression) -> bool {
+    matches!(key.kind, Kind::Null | Kind::Int(_) | Kind::Str(_))
+}
+
+fn is_loop(value: &Expression) -> bool {
+    matches!(&value.kind, Kind::Name(name) if name == "loop")
+}
+
+/// A subscript that finds what an attribute finds: a string that names no method.
+fn plain_key(key: &Expression) -> Option<&str> {
+    match &key.kind {
+        Kind::Str(name) if !registry::is_method(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// Equality with a literal means the same in minijinja and in Python.
+fn is_native_comparison(left: &Expression, rest: &[(&str, Expression)]) -> bool {
+    matches!(rest, [("==" | "!=", right)] if is_constant(left) || is_constant(right))
+}
+
+fn filter_of(operator: &str) -> &'static str {
+    match operator {
+        "+" => "__add",
+        "-" => "__sub",
+        "*" => "__mul",
+        "/" => "__div",
+        "//" => "__floor_div",
+        "%" => "__mod",
+        "**" => "__pow",
+        "==" => "__eq",
+        "!=" => "__ne",
+        "<" => "__lt",
+        "<=" => "__le",
+        ">" => "__gt",
+        ">=" => "__ge",
+        "in" => "__in",
+        _ => "__not_in",
+    }
+}
+
+impl Writer {
+    /// An expression where nothing can bind to its text.
+    pub(super) fn expression(&mut self, value: &Expression) -> Result<(), Refusal> {
+        self.sync(value.line);
+        match &value.kind {
+            Kind::Null => self.push("none"),
+            Kind::Bool(value) => self.push(if *value { "true" } else { "false" }),
+            Kind::Int(value) => self.push(&value.to_string()),
+            Kind::Float(value) => self.push(&format!("{value:?}")),
+            Kind::Str(text) => self.string(text),
+            Kind::Name(name) => self.variable(name, value.line)?,
+            Kind::List(items) => self.list(items)?,
+            Kind::Tuple(items) => {
+                self.list(items)?;
+                self.push("|__tuple");
+            }
+            Kind::Dict(items) => self.dict(items)?,
+            Kind::Attribute(object, name) => self.attribute(object, name)?,
+            Kind::Item(object, key) => self.item(object, key)?,
+            Kind::Slice(object, parts) => self.slice(object, parts)?,
+            Kind::Call(function, arguments) => self.call(function, arguments)?,
+            Kind::Filter(operand, filter) => self.filter(operand, filter)?,
+            Kind::Test(operand, test) => self.test(operand, test)?,
+            Kind::Not(operand) => {
+                self.push("not ");
+                self.chain(operand)?;
+            }
+            Kind::Negative(operand) if matches!(operand.kind, Kind::Int(_) | Kind::Float(_)) => {
+                self.push("-");
+                self.expression(operand)?;
+            }
+            Kind::Negative(operand) => self.apply(operand, "__neg", &[])?,
+            Kind::Positive(operand) => self.apply(operand, "__pos", &[])?,
+            Kind::And(terms) => self.separated(terms, " and ")?,
+            Kind::Or(terms) => self.separated(terms, " or ")?,
+            Kind::Concat(terms) => self.apply(&terms[0], "__concat", &terms[1..])?,
+            Kind::Arithmetic(operator, terms) => self.apply(&terms[0], filter_of(operator), &terms[1..])?,
+            Kind::Compare(left, rest) => self.compare(left, rest)?,
+            Kind::Conditional { condition, value, otherwise } => self.conditional(condition, value, otherwise.as_deref())?,
+        }
+        Ok(())
+    }
+
+    /// An expression to which a filter binds.
+    pub(super) fn chain(&mut self, value: &Expression) -> Result<(), Refusal> {
+        self.parenthesized(value, level(value) == Level::Low)
+    }
+
+    fn atom(&mut self, value: &Expression) -> Result<(), Refusal> {
+        self.parenthesized(value, level(value) != Level::Atom)
+    }
+
+    fn parenthesized(&mut self, value: &Expression, parentheses: bool) -> Result<(), Refusal> {
+        if !parentheses {
+            return self.expression(value);
+        }
+        self.push("(");
+        self.expression(value)?;
+        self.push(")");
+        Ok(())
+    }
+
+    fn variable(&mut self, name: &str, line: u32) -> Result<(), Refusal> {
+        if self.macros > 0 && matches!(name, "varargs" | "kwargs") {
+            return refuse(line, format!("`{name}` in a macro is not supported"));
+        }
+        self.push(name);
+        Ok(())
+    }
+
+    /// `operand|filter(arguments)`.
+    fn apply(&mut self, operand: &Expression, filter: &str, arguments: &[Expression]) -> Result<(), Refusal> {
+        self.chain(operand)?;
+        self.push("|");
+        self.push(filter);
+        if !arguments.is_empty() {
+            self.push("(");
+            self.comma_separated(arguments)?;
+            self.push(")");
+        }
+        Ok(())
+    }
+
+    fn comma_separated(&mut self, values: &[Expression]) -> Result<(), Refusal> {
+        for (index, value) in values.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            self.expression(value)?;
+        }
+        Ok(())
+    }
+
+    fn separated(&mut self, terms: &[Expression], separator: &str) -> Result<(), Refusal> {
+        for (index, term) in terms.iter().enumerate() {
+            self.push(if index > 0 { separator } else { "" });
+            self.chain(term)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn list(&mut self, items: &[Expression]) -> Result<(), Refusal> {
+        self.push("[");
+        self.comma_separated(items)?;
+        self.push("]");
+        Ok(())
+    }
+
+    fn dict(&mut self, items: &[(Expression, Expression)]) -> Result<(), Refusal> {
+        if !items.iter().all(|(key, _)| is_plain_key(key)) {
+            let flat: Vec<Expression> = items.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect();
+            self.list(&flat)?;
+            self.push("|__dict");
+            return Ok(());
+        }
+        self.push("{");
+        for (index, (key, value)) in items.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            self.expression(key)?;
+            self.push(": ");
+            self.expression(value)?;
+        }
+        self.push("}");
+        Ok(())
+    }
+
+    fn attribute(&mut self, object: &Expression, name: &str) -> Result<(), Refusal> {
+        if registry::is_method(name) && !is_loop(object) {
+            self.chain(object)?;
+            self.push(&format!("|__attr(\"{name}\")"));
+            return Ok(());
+        }
+        self.atom(object)?;
+        self.push(".");
+        self.push(name);
+        Ok(())
+    }
+
+    fn item(&mut self, object: &Expression, key: &Expression) -> Result<(), Refusal> {
+        let Some(name) = plain_key(key) else { return self.apply(object, "__item", std::slice::from_ref(key)) };
+        self.atom(object)?;
+        let is_name =
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+        if is_name && !name.is_empty() {
+            self.push(".");
+            self.push(name);
+        } else {
+            self.push("[");
+            self.string(name);
+            self.push("]");
+        }
+        Ok(())
+    }
+
+    fn slice(&mut self, object: &Expression, parts: &[Option<Box<Expression>>; 3]) -> Result<(), Refusal> {
+        self.chain(object)?;
+        self.push("|__slice(");
+        for (index, part) in parts.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            match part {
+                Some(part) => self.expression(part)?,
+                None => self.push("none"),
+            }
+        }
+        self.push(")");
+        Ok(())
+    }
+
+    fn call(&mut self, function: &Expression, arguments: &Arguments) -> Result<(), Refusal> {
+        match &function.kind {
+            Kind::Attribute(object, name) if is_loop(object) => {
+                self.push("loop.");
+                self.push(name);
+                self.bounded_arguments(arguments)
+            }
+            Kind::Attribute(object, name) => {
+                self.chain(object)?;
+                self.push(&format!("|__call(\"{name}\""));
+                self.arguments(arguments, true, None)
+            }
+            Kind::Name(name) if name == "loop" => self.recurse(arguments, function.line),
+            Kind::Name(name) => {
+                self.variable(name, function.line)?;
+                self.push("(");
+                self.arguments(arguments, false, Some(name))
+            }
+            _ => {
+                self.atom(function)?;
+                self.push("(");
+                self.arguments(arguments, false, None)
+            }
+        }
+    }
+
+    /// `loop(items)` in a recursive loop.
+    fn recurse(&mut self, arguments: &Arguments, line: u32) -> Result<(), Refusal> {
+        let Arguments { positional, keyword, list: None, dict: None } = arguments else {
+            return refuse(line, "`loop()` with `*` or `**` is not supported");
+        };
+        let ([items], []) = (&positional[..], &keyword[..]) else {
+            return refuse(line, "`loop()` takes one argument");
+        };
+        self.push("loop(");
+        self.chain(items)?;
+        self.push(&format!("|__iter({RECURSION_STEPS}))"));
+        Ok(())
+    }
+
+    /// Arguments that minijinja compares: each is counted first.
+    fn bounded_arguments(&mut self, arguments: &Arguments) -> Result<(), Refusal> {
+        let Arguments { positional, keyword, list: None, dict: None } = arguments else {
+            return refuse(self.line, "a method of `loop` with `*` or `**` is not supported");
+        };
+        if positional.is_empty() || !keyword.is_empty() {
+            return refuse(self.line, "a method of `loop` takes arguments without names");
+        }
+        self.push("(");
+        for (index, value) in positional.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            self.chain(value)?;
+            self.push("|__bounded");
+        }
+        self.push(")");
+        Ok(())
+    }
+
+    /// The arguments of a call up to its `)`; `follows` an argument already written. Those that the macro `name` has defaults for are marked
+    /// where they may be undefined, as minijinja would put the default in their place.
+    pub(super) fn arguments(&mut self, arguments: &Arguments, follows: bool, name: Option<&str>) -> Result<(), Refusal> {
+        let mut follows = follows;
+        let mut comma = |writer: &mut Self| writer.push(if std::mem::replace(&mut follows, true) { ", " } else { "" });
+        let defaults = name.and_then(|name| self.defaults.get(name)).cloned().unwrap_or_default();
+        for (index, value) in arguments.positional.iter().enumerate() {
+            comma(self);
+            let marked = !is_constant(value) && defaults.iter().any(|(position, _)| *position == index);
+            self.argument(value, marked)?;
+        }
+        if let Some(list) = &arguments.list {
+            comma(self);
+            self.push("*");
+            self.chain(list)?;
+            self.push(if defaults.is_empty() { "|__splat" } else { "|__splat(true)" });
+        }
+        for (keyword, value) in &arguments.keyword {
+            comma(self);
+            self.push(keyword);
+            self.push("=");
+            let marked = !is_constant(value) && defaults.iter().any(|(_, parameter)| parameter == keyword);
+            self.argument(value, marked)?;
+        }
+        if let Some(dict) = &arguments.dict {
+            comma(self);
+            self.push("**");
+            self.chain(dict)?;
+            self.push(if defaults.is_empty() { "|__splat" } else { "|__splat(true)" });
+        }
+        self.push(")");
+        Ok(())
+    }
+
+    fn argument(&mut self, value: &Expression, marked: bool) -> Result<(), Refusal> {
+        if !marked {
+            return self.expression(value);
+        }
+        self.chain(value)?;
+        self.push("|__mark_undefined");
+        Ok(())
+    }
+
+    fn filter(&mut self, operand: &Expression, filter: &FilterCall) -> Result<(), Refusal> {
+        self.chain(operand)?;
+        self.push("|");
+        self.filter_name_and_arguments(filter)
+    }
+
+    pub(super) fn filter_name_and_arguments(&mut self, filter: &FilterCall) -> Result<(), Refusal> {
+        self.sync(filter.line);
+        self.named(filter, registry::is_filter(&filter.name), "__unknown_filter")
+    }
+
+    fn test(&mut self, operand: &Expression, test: &FilterCall) -> Result<(), Refusal> {
+        self.chain(operand)?;
+        self.push(" is ");
+        self.sync(test.line);
+        self.named(test, registry::is_test(&test.name), "__unknown_test")
+    }
+
+    /// A name that is not known fails when it is used, not where it only stands.
+    fn named(&mut self, call: &FilterCall, known: bool, otherwise: &str) -> Result<(), Refusal> {
+        if !known {
+            self.push(otherwise);
+            self.push("(");
+            self.string(&call.name);
+            self.push(")");
+            return Ok(());
+        }
+        self.push(&call.name);
+        self.push("(");
+        self.arguments(&call.arguments, false, None)
+    }
+
+    fn compare(&mut self, left: &Expression, rest: &[(&'static str, Expression)]) -> Result<(), Refusal> {
+        if is_native_comparison(left, rest) {
+            self.chain(left)?;
+            self.push(if rest[0].0 == "==" { " == " } else { " != " });
+            return self.chain(&rest[0].1);
+        }
+        if let [(operator, right)] = rest {
+            return self.apply(left, filter_of(operator), std::slice::from_ref(right));
+        }
+        self.chain(left)?;
+        self.push("|__compare(");
+        for (index, (operator, operand)) in rest.iter().enumerate() {
+            self.push(if index > 0 { ", " } else { "" });
+            self.string(operator);
+            self.push(", ");
+            self.expression(operand)?;
+        }
+        self.push(")");
+        Ok(())
+    }
+
+    fn conditional(&mut self, condition: &Expression, value: &Expression, otherwise: Option<&Expression>) -> Result<(), Refusal> {
+        self.chain(value)?;
+        self.push(" if ");
+        self.chain(condition)?;
+        if let Some(otherwise) = otherwise {
+            self.push(" else ");
+            self.chain(otherwise)?;
+        }
+        Ok(())
+    }
+}

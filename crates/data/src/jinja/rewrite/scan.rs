@@ -1,0 +1,142 @@
+//! What a template's tree says of its names, before it is written.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::jinja::syntax::{Arguments, Body, Expression, Kind, StatementKind, Target};
+
+/// Of each macro's name, the parameters that have a default: positions and names.
+pub(super) fn parameters_with_defaults(body: &Body) -> HashMap<String, HashSet<(usize, String)>> {
+    let mut found: HashMap<String, HashSet<(usize, String)>> = HashMap::new();
+    visit_statements(body, &mut |statement| {
+        if let StatementKind::Macro(definition, _) = statement {
+            let parameters = definition.parameters.iter().enumerate().filter(|(_, (_, default))| default.is_some());
+            let parameters = parameters.map(|(position, (name, _))| (position, name.clone()));
+            found.entry(definition.name.clone()).or_default().extend(parameters);
+        }
+    });
+    found
+}
+
+/// Whether `condition` reads a namespace that `body` writes to.
+pub(super) fn reads_what_is_set(condition: &Expression, body: &Body) -> bool {
+    let mut written = HashSet::new();
+    visit_statements(body, &mut |statement| {
+        if let StatementKind::Set(target, _) | StatementKind::SetBlock(target, ..) = statement {
+            namespaces(target, &mut written);
+        }
+    });
+    let mut reads = false;
+    visit_names(condition, &mut |name| reads |= written.contains(name));
+    reads
+}
+
+/// Whether `body` reads the variable `loop`.
+pub(super) fn reads_loop(body: &Body) -> bool {
+    let mut reads = false;
+    visit_statements(body, &mut |statement| {
+        expressions(statement, &mut |value| visit_names(value, &mut |name| reads |= name == "loop"));
+    });
+    reads
+}
+
+fn namespaces(target: &Target, written: &mut HashSet<String>) {
+    match target {
+        Target::Name(_) => {}
+        Target::Attribute(name, _) => {
+            written.insert(name.clone());
+        }
+        Target::Tuple(targets) => targets.iter().for_each(|target| namespaces(target, written)),
+    }
+}
+
+fn visit_statements(body: &Body, visit: &mut dyn FnMut(&StatementKind)) {
+    for statement in body {
+        visit(&statement.kind);
+        match &statement.kind {
+            StatementKind::If(branches, otherwise) => {
+                branches.iter().for_each(|(_, body)| visit_statements(body, visit));
+                visit_statements(otherwise, visit);
+            }
+            StatementKind::For(for_loop) => {
+                visit_statements(&for_loop.body, visit);
+                visit_statements(&for_loop.otherwise, visit);
+            }
+            StatementKind::SetBlock(_, _, body)
+            | StatementKind::FilterBlock(_, body)
+            | StatementKind::With(_, body)
+            | StatementKind::Macro(_, body)
+            | StatementKind::CallBlock { body, .. }
+            | StatementKind::Generation(body) => visit_statements(body, visit),
+            _ => {}
+        }
+    }
+}
+
+/// The expressions that belong to a statement itself.
+fn expressions(statement: &StatementKind, visit: &mut dyn FnMut(&Expression)) {
+    match statement {
+        StatementKind::Print(value) | StatementKind::Set(_, value) | StatementKind::CallBlock { call: value, .. } => visit(value),
+        StatementKind::If(branches, _) => branches.iter().for_each(|(condition, _)| visit(condition)),
+        StatementKind::For(for_loop) => {
+            visit(&for_loop.items);
+            for_loop.condition.iter().for_each(visit);
+        }
+        StatementKind::With(variables, _) => variables.iter().for_each(|(_, value)| visit(value)),
+        StatementKind::SetBlock(_, filters, _) | StatementKind::FilterBlock(filters, _) => {
+            filters.iter().for_each(|filter| children_of_arguments(&filter.arguments, visit));
+        }
+        _ => {}
+    }
+}
+
+fn visit_names(value: &Expression, visit: &mut dyn FnMut(&str)) {
+    if let Kind::Name(name) = &value.kind {
+        visit(name);
+    }
+    children(value, &mut |child| visit_names(child, visit));
+}
+
+fn children(value: &Expression, visit: &mut dyn FnMut(&Expression)) {
+    match &value.kind {
+        Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Str(_) | Kind::Name(_) => {}
+        Kind::List(items) | Kind::Tuple(items) | Kind::And(items) | Kind::Or(items) | Kind::Concat(items) | Kind::Arithmetic(_, items) => {
+            items.iter().for_each(visit);
+        }
+        Kind::Dict(items) => items.iter().for_each(|(key, value)| {
+            visit(key);
+            visit(value);
+        }),
+        Kind::Attribute(object, _) | Kind::Not(object) | Kind::Negative(object) | Kind::Positive(object) => visit(object),
+        Kind::Item(object, key) => {
+            visit(object);
+            visit(key);
+        }
+        Kind::Slice(object, parts) => {
+            visit(object);
+            parts.iter().flatten().for_each(|part| visit(part));
+        }
+        Kind::Call(function, arguments) => {
+            visit(function);
+            children_of_arguments(arguments, visit);
+        }
+        Kind::Filter(operand, filter) | Kind::Test(operand, filter) => {
+            visit(operand);
+            children_of_arguments(&filter.arguments, visit);
+        }
+        Kind::Compare(left, rest) => {
+            visit(left);
+            rest.iter().for_each(|(_, value)| visit(value));
+        }
+        Kind::Conditional { condition, value, otherwise } => {
+            visit(condition);
+            visit(value);
+            otherwise.iter().for_each(|otherwise| visit(otherwise));
+        }
+    }
+}
+
+fn children_of_arguments(arguments: &Arguments, visit: &mut dyn FnMut(&Expression)) {
+    arguments.positional.iter().for_each(&mut *visit);
+    arguments.keyword.iter().for_each(|(_, value)| visit(value));
+    arguments.list.iter().chain(&arguments.dict).for_each(|value| visit(value));
+}
