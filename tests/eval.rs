@@ -100,7 +100,7 @@ fn what_several_ranks_trained_is_evaluated_by_one() {
 fn an_interrupted_run_is_evaluated_at_its_newest_checkpoint() {
     let place = place();
     place.edit("keep = 9", "keep = 9\nbackground = false");
-    let ended = place.run(place.train().env("LORACT_DRILL", "error:0:7"));
+    let ended = place.run(place.train().env(trainer::INJECT_FAULT_VARIABLE, "error:0:7"));
     assert!(!ended.status.success());
     let found = answer(&place, &[]);
     assert_eq!((&found["weights"], found["step"].as_u64()), (&Value::from("checkpoint"), Some(6)));

@@ -2,26 +2,25 @@
 //! ends everywhere. The hosts are network namespaces ([`network`]); where none can be made, the tests say so and pass.
 //!
 //! `LORACT_REPETITIONS=10 cargo test --release -p loract --test hosts -- --nocapture --test-threads 1` does each fault so often, and prints
-//! how long it took until the culprit was named, and until no process was left.
+//! how long it took until the culprit was named, and until no process was left; with `LORACT_ASSERT_TIMES=1`, on a machine without other
+//! work, it asserts them too.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod network;
 mod program;
 
 use network::Hosts;
-use program::{Ended, Place, Running};
+use program::{Ended, Place, Running, times::promised};
 use rustix::process::Signal;
 use std::{
     fs,
     process::Command,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// `[cluster] heartbeat_seconds` here.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// More than that where other work keeps the cores busy.
-const LOADED: Duration = Duration::from_secs(1);
-/// From the naming to the end of the last process. mpirun waits for a host that does not answer until launch has lost its patience.
+/// From the naming to the end of the last process, on an idle machine. mpirun waits for a host that does not answer until launch has lost its patience.
 const ENDING: Duration = Duration::from_secs(20);
 
 /// The rank that fails, on node3.
@@ -53,18 +52,19 @@ impl Cluster {
         let mut command = self.place.loract(&["launch", "-n", &self.ranks.to_string()]);
         command.arg(self.place.config());
         let heartbeat = format!("cluster.heartbeat_seconds={}", DEADLINE.as_secs());
-        for set in ["cluster.stall_seconds=3", &heartbeat, &self.hosts.setting()].iter().chain(set) {
+        for set in [&heartbeat, self.hosts.setting().as_str()].iter().chain(set) {
             command.args(["--set", set]);
         }
         command
     }
 
-    /// A job that has done three steps and goes on.
-    fn training(&self) -> Running<'_> {
-        let mut job = self.place.start(&mut self.launch(&["run.steps=1000000"]));
-        job.until("three steps", || self.steps() >= 3);
-        // Steps are quick, and what a rank was doing is known from its last beat.
-        std::thread::sleep(DEADLINE / 5);
+    /// A job that has done three steps, will do many more, and whose rank 0 has heard the culprit beat in one.
+    fn training(&self, set: &[&str]) -> Running<'_> {
+        let command = &mut self.launch(&[&["run.steps=1000000"], set].concat());
+        let mut job = self.place.start(command.env("LORACT_LOG", "info,collective=trace"));
+        let beat = format!("heard of rank {CULPRIT}: at step ");
+        let heard = || fs::read_to_string(self.place.log_of_rank(0)).is_ok_and(|log| log.contains(&beat));
+        job.until("three steps and a beat", || self.steps() >= 3 && heard());
         job
     }
 
@@ -73,7 +73,7 @@ impl Cluster {
     }
 
     fn signal_culprit(&self, signal: Signal) {
-        self.place.processes().iter().find(|process| process.rank == Some(CULPRIT)).unwrap().signal(signal);
+        self.place.signal_rank(CULPRIT, signal);
     }
 
     /// Waits until the culprit is named, and until nothing is left.
@@ -90,27 +90,27 @@ impl Cluster {
         let mut ended = job.wait();
         self.hosts.wait_until_empty();
         ended.at = SystemTime::now();
-        let after = |moment: SystemTime| moment.duration_since(at).unwrap();
+        let after = |moment: SystemTime| moment.duration_since(at).unwrap_or_default();
         let (named, gone) = (after(named.unwrap()), after(ended.at));
-        println!("{fault} | named after {:.1} s | ended after {:.1} s", named.as_secs_f64(), gone.as_secs_f64());
-        println!("  {}", ended.stderr.lines().last().unwrap_or_default());
-        assert!(named < DEADLINE + LOADED, "named after {named:?}: {}", ended.stderr);
-        assert!(gone - named < ENDING, "ended after {gone:?}: {}", ended.stderr);
+        println!("{fault}: {}", ended.stderr.lines().last().unwrap_or_default());
+        promised(&format!("{fault}: until the culprit is named"), named, DEADLINE);
+        promised(&format!("{fault}: from there to the end"), gone.saturating_sub(named), ENDING);
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         ended
     }
 
     /// A fault of the culprit from outside.
     fn strike(&self, fault: &str, strike: impl FnOnce(&Self)) -> String {
-        let job = self.training();
+        let job = self.training(&[]);
         strike(self);
         let at = SystemTime::now();
         error_line(&self.watch(job, fault, at))
     }
 
     /// A fault that the culprit makes itself, in step 4.
-    fn drill(&self, kind: &str) -> String {
-        let mut job = self.place.start(self.launch(&["run.check_every=2"]).env("LORACT_DRILL", format!("{kind}:{CULPRIT}:4")));
+    fn inject(&self, kind: &str, set: &[&str]) -> String {
+        let mut command = self.launch(set);
+        let mut job = self.place.start(command.env(trainer::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
         job.until("three steps", || self.steps() >= 3);
         error_line(&self.watch(job, kind, SystemTime::now()))
     }
@@ -143,27 +143,27 @@ fn a_killed_rank_is_named() {
 fn a_stopped_rank_is_named() {
     each(2, |cluster| {
         let error = cluster.strike("stop", |cluster| cluster.signal_culprit(Signal::STOP));
-        assert_says(&error, &["has not been heard of for 2.", "; last heard of at step ", "(collective "]);
+        assert_says(&error, &["has not been heard of for ", "; last heard of at step ", "(collective "]);
     });
 }
 
 #[test]
 fn a_panic_is_named() {
-    each(2, |cluster| assert_says(&cluster.drill("panic"), &["panicked: LORACT_DRILL asked for a panic"]));
+    each(2, |cluster| assert_says(&cluster.inject("panic", &[]), &["panicked: LORACT_INJECT_FAULT asked for a panic"]));
 }
 
 #[test]
 fn an_early_exit_is_named() {
-    each(2, |cluster| assert_says(&cluster.drill("exit"), &["exited with code 3"]));
+    each(2, |cluster| assert_says(&cluster.inject("exit", &[]), &["exited with code 3"]));
 }
 
 #[test]
 fn a_rank_that_does_nothing_is_named() {
     each(2, |cluster| {
-        let error = cluster.drill("hang");
+        let error = cluster.inject("hang", &["cluster.stall_seconds=5"]);
         assert_says(
             &error,
-            &["has made no progress for 3.", "; last heard of at step 4, after ", "; rank 0 (host node2) waits at step 4, in "],
+            &["has made no progress for ", "; last heard of at step 4, after ", "; rank 0 (host node2) waits at step 4, in "],
         );
     });
 }
@@ -172,7 +172,7 @@ fn a_rank_that_does_nothing_is_named() {
 fn a_cut_cable_is_named() {
     each(2, |cluster| {
         let error = cluster.strike("cut", |cluster| cluster.hosts.cut(3));
-        assert_says(&error, &["has not been heard of for 2.", "; last heard of at step ", "its host is down or cut off"]);
+        assert_says(&error, &["has not been heard of for ", "; last heard of at step ", "its host is down or cut off"]);
     });
 }
 
@@ -180,7 +180,7 @@ fn a_cut_cable_is_named() {
 fn of_three_hosts_the_one_that_is_cut_off_is_named() {
     each(3, |cluster| {
         let error = cluster.strike("cut, of three", |cluster| cluster.hosts.cut(3));
-        assert_says(&error, &["has not been heard of for 2.", "its host is down or cut off"]);
+        assert_says(&error, &["has not been heard of for ", "its host is down or cut off"]);
         assert!(!error.contains("nor has"), "{error}");
     });
 }
@@ -188,27 +188,25 @@ fn of_three_hosts_the_one_that_is_cut_off_is_named() {
 #[test]
 fn a_cable_slowed_to_a_crawl_alarms_nobody() {
     each(2, |cluster| {
-        let mut job = cluster.training();
+        let mut job = cluster.training(&[]);
         cluster.hosts.slow(3, "64kbit");
-        let (start, before) = (SystemTime::now(), cluster.steps());
-        let slowed = || start.elapsed().unwrap() > DEADLINE * 4;
-        job.until("an end of the slow time", slowed);
-        let done = cluster.steps() - before;
-        println!("slow | {done} steps in {} s", (DEADLINE * 4).as_secs());
+        let (start, before) = (Instant::now(), cluster.steps());
+        // A crawl is not a stop.
+        job.until("the end of the slow time and another step", || start.elapsed() > DEADLINE * 4 && cluster.steps() > before);
+        println!("slow: {} steps in {:.1?}", cluster.steps() - before, start.elapsed());
         cluster.hosts.quicken(3);
         job.process().signal(Signal::TERM);
         let ended = job.wait();
         assert_eq!(ended.status.code(), Some(75), "it saves and stops as asked: {}", ended.stderr);
         let said = fs::read_to_string(cluster.place.run_dir().join("logs/mpirun.log")).unwrap();
         assert!(!said.contains("has not been heard of"), "{said}");
-        assert!(done > 0, "a crawl is not a stop");
     });
 }
 
 #[test]
 fn a_corrupted_parameter_is_named() {
     each(2, |cluster| {
-        let error = cluster.drill("corrupt");
+        let error = cluster.inject("corrupt", &["run.check_every=2"]);
         assert_says(&error, &["has diverged after step 4 from rank 0 (host node2): 1 of ", " parameters, model.layers.0."]);
     });
 }
@@ -220,7 +218,7 @@ fn two_configurations_are_named_with_what_differs() {
         let Cluster { place, hosts, .. } = cluster;
         let other = place.at("other.toml");
         fs::write(&other, fs::read_to_string(place.config()).unwrap().replace("[run]", "[run]\nseed = 5")).unwrap();
-        let mut command = Command::new("mpirun");
+        let mut command = place.command("mpirun");
         command.args(["--allow-run-as-root", "--oversubscribe"]).args(hosts.mpirun_args());
         for (index, config) in [place.config(), other].iter().enumerate() {
             command.args(if index == 0 { &[][..] } else { &[":"] }).args(["-n", "1", env!("CARGO_BIN_EXE_loract"), "train"]).arg(config);

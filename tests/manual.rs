@@ -71,8 +71,8 @@ fn follow(page: &str) {
     for Block { words, text } in blocks(page) {
         match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["sh"] => {
-                let mut shell = Command::new("bash");
-                shell.args(["-euo", "pipefail", "-c", &text]).current_dir(place.at("")).env("PATH", &path).env("OMP_NUM_THREADS", "1");
+                let mut shell = place.command("bash");
+                shell.args(["-euo", "pipefail", "-c", &text]).env("PATH", &path).env("OMP_NUM_THREADS", "1");
                 for (name, value) in [
                     ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
                     ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),

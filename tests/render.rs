@@ -14,7 +14,7 @@ use std::process::Command;
 
 const SCHEDULERS: [&str; 4] = ["slurm", "pbs", "lsf", "mpijob"];
 
-/// A run of one rank that is slow enough to be interrupted.
+/// A run of one rank.
 fn place() -> Place {
     let place = Place::new();
     let ids: Vec<i64> = (0..16 * 48).map(|index: i64| 3 + index * 31 % (program::VOCABULARY - 3)).collect();
@@ -140,7 +140,8 @@ impl<'a> Job<'a> {
         for (name, text) in [
             ("srun", start.clone()),
             ("mpirun", start),
-            ("scancel", format!("kill -USR1 \"$(cat {folder}/rank.pid)\"\n")),
+            // It takes its time: the rank may have ended when it comes back, and the script shall know how.
+            ("scancel", format!("rank=$(cat {folder}/rank.pid)\nkill -USR1 $rank\nwhile kill -0 $rank; do sleep 0.01; done 2>/dev/null\n")),
             ("squeue", format!("echo {state}\n")),
             ("scontrol", queue.clone()),
             ("qrerun", queue),
@@ -153,7 +154,7 @@ impl<'a> Job<'a> {
     }
 
     fn submit(&self) -> Command {
-        let mut command = Command::new("bash");
+        let mut command = self.place.command("bash");
         let path = format!("{}:{}", self.place.at("bin").display(), std::env::var("PATH").unwrap());
         command.arg(self.place.at("job.sh")).env("PATH", path).env("SLURM_JOB_ID", "7").env("PBS_JOBID", "7");
         command
@@ -161,9 +162,11 @@ impl<'a> Job<'a> {
 
     /// Starts the script, sends it `signal` as the scheduler does, and sees it end with 75 after a checkpoint.
     fn stop(&self, signal: Signal) {
-        let mut job = self.place.start(&mut self.submit());
-        job.until("a step", || fs::read_to_string(self.place.metrics()).is_ok_and(|text| text.lines().count() >= 2));
-        job.process().signal(signal);
+        let mut command = self.submit();
+        let pause = self.place.pause(&mut command, 0, 3);
+        let mut job = self.place.start(&mut command);
+        let paused = pause.reached(&mut job);
+        job.stop(signal, paused);
         let ended = job.wait();
         assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
         assert!(fs::read_dir(self.place.run_dir().join("checkpoints")).unwrap().count() > 0);

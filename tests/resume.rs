@@ -5,25 +5,25 @@
 
 mod program;
 
-use program::{Ended, Place};
+use program::{Ended, Paused, Place, Running};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
     time::Duration,
 };
+use trainer::INJECT_FAULT_VARIABLE;
 
 const STEPS: u64 = 60;
 const KILLS: u64 = 25;
 /// Exit code of a run that was stopped by a signal after a checkpoint.
 const STOPPED: Option<i32> = Some(75);
 
-/// 24 sequences of 48 tokens in batches of eight, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step is
-/// slow enough to be interrupted.
+/// 24 sequences of 48 tokens in batches of eight, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step takes
+/// some time.
 fn place(steps: u64) -> Place {
     let place = Place::new();
     let ids: Vec<i64> = (0..3 * 8 * 48).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
@@ -109,19 +109,23 @@ fn folder_of(place: &Place, step: u64) -> PathBuf {
     place.run_dir().join(format!("checkpoints/step-{step:08}"))
 }
 
-/// Starts `command`, waits until it has itself done a step past `step`, and gives what `act` makes of it.
-fn at_step<'a>(place: &'a Place, command: &mut Command, step: u64, act: impl FnOnce(&program::Running<'a>)) -> Ended {
-    // A run that goes on replaces the file.
-    let number = || fs::metadata(place.metrics()).map(|file| file.ino()).ok();
-    let before = number();
+/// Starts `command`, and gives what `act` makes of it while rank 1 waits at the beginning of the step after `step`. What it did before
+/// is in `metrics.jsonl`.
+fn after_step<'a>(place: &'a Place, command: &mut Command, step: u64, act: impl FnOnce(&mut Running<'a>, Paused)) -> Ended {
+    let pause = place.pause(command, 1, step + 1);
     let mut job = place.start(command);
-    job.until("that step", || number() != before && last_step(place) >= step);
-    act(&job);
+    let paused = pause.reached(&mut job);
+    job.until("the metrics of that step", || last_step(place) >= step);
+    act(&mut job, paused);
     job.wait()
 }
 
-fn kill_everything(place: &Place) {
-    place.processes().iter().for_each(|process| process.signal(Signal::KILL));
+/// Has the run stopped by `signal` in the step after `step`, and sees that it saves.
+fn stopped_after(place: &Place, command: &mut Command, step: u64, signal: Signal) -> Ended {
+    let ended = after_step(place, command, step, |job, paused| job.stop(signal, paused));
+    assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+    assert_eq!((newest(place), last_step(place)), (step + 1, step + 1), "what was done is saved");
+    ended
 }
 
 /// Numbers that look random and are the same in every run of the test.
@@ -140,32 +144,34 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
     let mut random = Random(20);
     for kill in 0..KILLS {
         let saved = newest(&place);
+        // Each kill comes a little later than the one before, so that the run advances.
         let next = saved.max(2 * kill) / 2 * 2 + 2;
-        let drill = match kill % 5 {
+        let mut command = place.launch();
+        let ended = match kill % 5 {
             // A rank, and the one that finishes a checkpoint, while it is written.
-            1 => Some(format!("kill-in-save:{}:{next}", random.below(2))),
-            3 => Some(format!("kill-in-commit:0:{next}")),
-            _ => None,
-        };
-        let ended = match drill {
-            Some(drill) if next < STEPS => place.run(place.launch().env("LORACT_DRILL", drill)),
-            // While it starts, or wherever it may be.
-            _ if kill % 5 == 4 || saved + 8 > STEPS => {
-                let job = place.start(&mut place.launch());
-                std::thread::sleep(Duration::from_millis(random.below(if saved + 20 > STEPS { 300 } else { 800 })));
-                kill_everything(&place);
+            1 if next < STEPS => place.run(command.env(INJECT_FAULT_VARIABLE, format!("kill-in-save:{}:{next}", random.below(2)))),
+            3 if next < STEPS => place.run(command.env(INJECT_FAULT_VARIABLE, format!("kill-in-commit:0:{next}"))),
+            // While it starts, or wherever it may be; in some step; and one rank alone. A rank that waits in the last step keeps the run from
+            // ending before.
+            how => {
+                let _keeps_it_running = place.pause(&mut command, 1, STEPS);
+                let mut job = place.start(&mut command);
+                let mut wait = if saved + 20 > STEPS { 300 } else { 800 };
+                if how != 4 && saved + 8 <= STEPS {
+                    job.until("that step", || last_step(&place) >= (saved + 1).max(2 * kill));
+                    wait = 40;
+                }
+                std::thread::sleep(Duration::from_millis(random.below(wait)));
+                if how == 2 && wait == 40 {
+                    place.signal_rank(1, Signal::KILL)
+                } else {
+                    place.kill_all()
+                }
                 job.wait()
             }
-            _ => at_step(&place, &mut place.launch(), (saved + 1).max(2 * kill), |_| {
-                std::thread::sleep(Duration::from_millis(random.below(40)));
-                match kill % 5 {
-                    0 => kill_everything(&place),
-                    _ => place.processes().iter().filter(|process| process.rank == Some(1)).for_each(|rank| rank.signal(Signal::KILL)),
-                }
-            }),
         };
         let is_running = !place.run_dir().join("summary.json").exists() && ended.status.code() != Some(2);
-        assert!(is_running && !ended.status.success(), "kill {kill} after step {saved} came too late: {}", ended.stderr);
+        assert!(is_running && !ended.status.success(), "kill {kill} after step {saved}: {}", ended.stderr);
         println!("kill {kill}: from step {saved} to {}, last line {}", newest(&place), last_step(&place));
     }
     done(&place.run(&mut place.launch()));
@@ -184,7 +190,7 @@ fn every_optimiser_goes_on_with_what_it_remembers() {
         };
         let (undisturbed, disturbed) = (place(), place());
         done(&undisturbed.run(&mut undisturbed.train()));
-        let ended = disturbed.run(disturbed.train().env(trainer::DRILL_VARIABLE, "kill:0:6"));
+        let ended = disturbed.run(disturbed.train().env(INJECT_FAULT_VARIABLE, "kill:0:6"));
         assert!(!ended.status.success() && newest(&disturbed) == 4, "{name}: {:?}", checkpoints(&disturbed));
         done(&disturbed.run(&mut disturbed.train()));
         assert_same(&result(&disturbed), &result(&undisturbed));
@@ -195,14 +201,9 @@ fn every_optimiser_goes_on_with_what_it_remembers() {
 fn a_signal_saves_and_stops() {
     let place = place(STEPS);
     // By launch, by mpirun, and by launch again with another signal.
-    let mut stops: Vec<(Command, Signal)> =
-        vec![(place.launch(), Signal::USR1), (place.mpirun(), Signal::USR1), (place.launch(), Signal::TERM)];
-    for (command, signal) in &mut stops {
-        let saved = newest(&place);
-        let ended = at_step(&place, command, saved + 1, |job| job.process().signal(*signal));
-        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
-        let step = newest(&place);
-        assert!(step > saved && last_step(&place) == step, "what was done is saved: {step}");
+    for (mut command, signal) in [(place.launch(), Signal::USR1), (place.mpirun(), Signal::USR1), (place.launch(), Signal::TERM)] {
+        let step = newest(&place) + 2;
+        let ended = stopped_after(&place, &mut command, step - 1, signal);
         let said = format!("after step {step}; saved {}; run the same command again", folder_of(&place, step).display());
         assert!(ended.stderr.contains("stopped by signal ") && ended.stderr.contains(&said), "{}", ended.stderr);
         assert!(!ended.stderr.contains("error"), "{}", ended.stderr);
@@ -217,15 +218,21 @@ fn a_signal_saves_and_stops() {
 
 #[test]
 fn a_second_signal_does_not_wait() {
-    let place = place(1_000_000);
+    let place = place(STEPS);
     place.edit("every = 2", "every = 0");
-    let job = place.start(&mut place.launch());
+    let mut command = place.launch();
+    let pause = place.pause(&mut command, 1, 2);
+    let mut job = place.start(&mut command);
+    // To the end: a rank that waits does not save, however long that takes.
+    let _paused = pause.reached(&mut job);
+    job.until("the metrics of the first step", || last_step(&place) == 1);
     job.process().signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
+    job.until_says("a second signal ends them at once");
     job.process().signal(Signal::TERM);
     let ended = job.wait();
-    // Before the ranks have begun there is nothing to save.
-    assert!(!ended.status.success() && ended.status.code() != STOPPED, "{}", ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("error: stopped by signal 15 (SIGTERM) at step 2; "), "{}", ended.stderr);
+    assert_eq!(checkpoints(&place), []);
 }
 
 #[test]
@@ -239,19 +246,16 @@ fn launch_restarts_what_failed_and_gives_up_without_progress() {
         command
     };
     // The same step fails each time.
-    let ended = place.run(restarting("9").env("LORACT_DRILL", "kill:1:4"));
+    let ended = place.run(restarting("9").env(INJECT_FAULT_VARIABLE, "kill:1:4"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     for says in ["restart 1 of 9 in ", "restart 2 of 9 in ", "from its checkpoint of step 2", "given up after 2 of 9 restarts"] {
         assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
     }
     assert!(ended.stderr.lines().last().unwrap().starts_with("error: rank 1 on host "), "{}", ended.stderr);
 
-    let killed = |_: &program::Running<'_>| {
-        place.processes().iter().filter(|process| process.rank == Some(1)).for_each(|rank| rank.signal(Signal::KILL));
-    };
-    let ended = at_step(&place, &mut restarting("3"), 6, killed);
+    let ended = after_step(&place, &mut restarting("3"), 7, |_, _| place.signal_rank(1, Signal::KILL));
     done(&ended);
-    assert!(ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step "), "{}", ended.stderr);
+    assert!(ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step 6"), "{}", ended.stderr);
     assert_same(&result(&place), undisturbed());
 }
 
@@ -275,12 +279,10 @@ fn an_unsound_checkpoint_is_skipped_and_named() {
         ("manifest.json", &flip, "manifest.json has changed since it was written: its checksum differs"),
     ];
     for (file, damage, reason) in damages {
-        let ended = at_step(&place, &mut place.mpirun(), newest(&place) + 3, |job| job.process().signal(Signal::USR1));
-        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        stopped_after(&place, &mut place.mpirun(), newest(&place) + 3, Signal::USR1);
         let [.., sound, step] = checkpoints(&place)[..] else { panic!("one checkpoint only") };
         damage(&folder_of(&place, step).join(file));
-        let ended = at_step(&place, &mut place.mpirun(), sound + 1, |job| job.process().signal(Signal::USR1));
-        assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+        stopped_after(&place, &mut place.mpirun(), sound + 1, Signal::USR1);
         let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
         let skipped = format!("skipped {}: {reason}", folder_of(&place, step).display());
         assert!(log.contains(&skipped), "{skipped:?} is not in {log}");
@@ -296,7 +298,7 @@ fn a_full_disk_leaves_the_checkpoint_before() {
     let place = place(STEPS);
     place.edit("every = 2", "every = 25");
     // The run goes on without it.
-    done(&place.run(place.launch().env("LORACT_DRILL", "full-disk:1:50")));
+    done(&place.run(place.launch().env(INJECT_FAULT_VARIABLE, "full-disk:1:50")));
     assert_eq!(checkpoints(&place), [25]);
     assert_eq!(fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count(), 1, "nothing is left of it");
     let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
@@ -308,15 +310,15 @@ fn a_full_disk_leaves_the_checkpoint_before() {
 fn a_stop_that_cannot_be_saved_is_a_failure() {
     let place = place(STEPS);
     place.edit("every = 2", "every = 0");
-    let ended = at_step(&place, &mut place.launch(), 2, |job| {
+    let ended = after_step(&place, &mut place.launch(), 2, |job, paused| {
         // Whoever is root may write into any folder, but not into a file.
         fs::write(place.run_dir().join("checkpoints"), "").unwrap();
-        job.process().signal(Signal::TERM);
+        job.stop(Signal::TERM, paused);
     });
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     let error = ended.stderr.lines().last().unwrap();
     for says in
-        ["error: rank ", "asked to stop after step ", "its checkpoint could not be written: rank 0 (host ", "cannot make the directory"]
+        ["error: rank ", "asked to stop after step 3", "its checkpoint could not be written: rank 0 (host ", "cannot make the directory"]
     {
         assert!(error.contains(says), "{says}: {error}");
     }
@@ -370,10 +372,10 @@ fn another_number_of_ranks_sees_the_same_batches() {
         command
     };
     let changing = |place: &Place| {
-        for (ranks, drill, step) in [("4", "stop:3:5", 5), ("2", "stop:1:11", 11)] {
-            let ended = place.run(on(place, ranks).env(trainer::DRILL_VARIABLE, drill));
+        for (ranks, fault, step) in [("4", "stop:3:5", 5), ("2", "stop:1:11", 11)] {
+            let ended = place.run(on(place, ranks).env(INJECT_FAULT_VARIABLE, fault));
             assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
-            assert!((step..STEPS).contains(&newest(place)), "{:?}", checkpoints(place));
+            assert_eq!(newest(place), step);
         }
         done(&place.run(&mut on(place, "3")));
         let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
@@ -399,8 +401,7 @@ fn another_number_of_ranks_sees_the_same_batches() {
 #[test]
 fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
     let place = place(STEPS);
-    let ended = at_step(&place, &mut place.launch(), 3, |job| job.process().signal(Signal::USR1));
-    assert_eq!(ended.status.code(), STOPPED, "{}", ended.stderr);
+    stopped_after(&place, &mut place.launch(), 3, Signal::USR1);
     let step = newest(&place);
     let ended = place.run(place.launch().args(["--set", "run.seed=3", "--set", "optimizer.learning_rate=0.5"]));
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);

@@ -7,8 +7,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
+
+use crate::program::times::{HANG_LIMIT, LOOK_EVERY};
+
+/// Numbers of networks on this machine, `10.77.N.0/24`.
+const SUBNETS: u32 = 254;
 
 /// Hosts `node2`, `node3`, … with the addresses `10.77.N.2`, `10.77.N.3`, …; this machine is `10.77.N.1`. Dropped, they are gone.
 pub struct Hosts {
@@ -27,26 +32,42 @@ impl Hosts {
     pub fn start(count: u32, folder: &Path) -> Option<Hosts> {
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("lr{:x}x{made}", std::process::id());
-        // A number that is taken is refused below, which few tests at a time make unlikely.
-        let subnet = (std::process::id() * 8 + made) % 254 + 1;
-        let hosts = Hosts { agent: folder.join("agent"), prefix, subnet, count };
-        if let Err(why) = hosts.make(folder) {
+        let mut hosts = Hosts { agent: folder.join("agent"), prefix, subnet: 0, count };
+        if let Err(why) = hosts.take_subnet().and_then(|()| hosts.make(folder)) {
             println!("skipped: no network of several hosts can be made here: {why}");
             return None;
         }
         Some(hosts)
     }
 
+    /// Takes a number that no other network of this machine has, whoever made it: only one can make the bridge of that name.
+    fn take_subnet(&mut self) -> Result<(), String> {
+        for subnet in 1..=SUBNETS {
+            match ip(&format!("link add lr-{subnet} type bridge")) {
+                Err(why) if why.contains("File exists") => {}
+                Err(why) => return Err(why),
+                Ok(_) => {
+                    self.subnet = subnet;
+                    return Ok(());
+                }
+            }
+        }
+        Err(format!("all {SUBNETS} networks are taken; remove those that no test uses: ip link del lr-1"))
+    }
+
+    fn bridge(&self) -> String {
+        format!("lr-{}", self.subnet)
+    }
+
     fn make(&self, folder: &Path) -> Result<(), String> {
-        let Hosts { prefix, subnet, .. } = self;
-        ip(&format!("link add {prefix}b type bridge"))?;
-        ip(&format!("addr add 10.77.{subnet}.1/24 dev {prefix}b"))?;
-        ip(&format!("link set {prefix}b up"))?;
+        let (Hosts { prefix, subnet, .. }, bridge) = (self, self.bridge());
+        ip(&format!("addr add 10.77.{subnet}.1/24 dev {bridge}"))?;
+        ip(&format!("link set {bridge} up"))?;
         for host in self.numbers() {
             let (namespace, port) = (self.namespace(host), self.port(host));
             ip(&format!("netns add {namespace}"))?;
             ip(&format!("link add {port} type veth peer name eth0 netns {namespace}"))?;
-            ip(&format!("link set {port} master {prefix}b up"))?;
+            ip(&format!("link set {port} master {bridge} up"))?;
             ip(&format!("-n {namespace} addr add 10.77.{subnet}.{host}/24 dev eth0"))?;
             ip(&format!("-n {namespace} link set eth0 up"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
@@ -114,8 +135,8 @@ impl Hosts {
     pub fn wait_until_empty(&self) {
         let start = Instant::now();
         while !self.processes().is_empty() {
-            assert!(start.elapsed() < Duration::from_secs(5), "processes are left: {:?}", self.processes());
-            std::thread::sleep(Duration::from_millis(20));
+            assert!(start.elapsed() < HANG_LIMIT, "processes are left: {:?}", self.processes());
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
@@ -135,7 +156,7 @@ impl Drop for Hosts {
         for host in self.numbers() {
             let _ = ip(&format!("netns del {}", self.namespace(host)));
         }
-        let _ = ip(&format!("link del {}b", self.prefix));
+        let _ = ip(&format!("link del {}", self.bridge()));
     }
 }
 

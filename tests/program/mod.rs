@@ -3,6 +3,11 @@
 
 #[path = "../../crates/collective/tests/ranks/mpirun.rs"]
 pub mod mpirun;
+mod pause;
+#[path = "../../crates/collective/tests/ranks/times.rs"]
+pub mod times;
+
+pub use pause::{Pause, Paused};
 
 use rustix::process::{Pid, Signal, kill_process};
 use safetensors::{Dtype, tensor::TensorView};
@@ -12,14 +17,12 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 use tempfile::TempDir;
-
-/// What tells a hang from a slow machine: a whole run of the tiny model takes a few seconds on an idle one.
-pub const LIMIT: Duration = Duration::from_secs(180);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+use times::{HANG_LIMIT, LOOK_EVERY};
 
 /// The vocabulary of the tiny model.
 pub const VOCABULARY: i64 = 97;
@@ -27,6 +30,8 @@ pub const VOCABULARY: i64 = 97;
 /// A folder with a run of the tiny Llama in `run.toml`, which reads the token ids in `batches.safetensors` and writes to `run/`.
 pub struct Place {
     folder: TempDir,
+    /// Temporary files of its processes: mpirun keeps a folder there, which it shares with no other test.
+    scratch: TempDir,
 }
 
 const CONFIG: &str = r#"[run]
@@ -56,7 +61,7 @@ sequence_length = 16
 
 impl Place {
     pub fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap() };
+        let place = Self { folder: tempfile::tempdir().unwrap(), scratch: tempfile::tempdir().unwrap() };
         let ids: Vec<i64> = (0..8 * 2 * 16).map(|index| 3 + index * 31 % (VOCABULARY - 3)).collect();
         place.write_batches("batches.safetensors", [8, 2, 16], &ids);
         let config = CONFIG
@@ -70,6 +75,11 @@ impl Place {
     /// The path of a file here.
     pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Where its processes keep temporary files.
+    fn scratch(&self) -> &Path {
+        self.scratch.path()
     }
 
     pub fn config(&self) -> PathBuf {
@@ -148,24 +158,45 @@ impl Place {
         command
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// Any other program, working here.
+    pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // To name the places of a backtrace takes a second, and no test reads it.
-        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove("LORACT_DRILL");
+        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(trainer::INJECT_FAULT_VARIABLE);
+        command.env("TMPDIR", self.scratch());
         command
     }
 
     /// Starts `command`, which must name this folder in its arguments, as every process that it starts must.
     pub fn start(&self, command: &mut Command) -> Running<'_> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
-        let stdout = read(child.stdout.take().unwrap());
-        let stderr = read(child.stderr.take().unwrap());
+        let stdout = Stream::read(child.stdout.take().unwrap());
+        let stderr = Stream::read(child.stderr.take().unwrap());
         Running { place: self, child, started: Instant::now(), streams: Some((stdout, stderr)) }
     }
 
     /// Runs `command` to its end; see [`Running::wait`].
     pub fn run(&self, command: &mut Command) -> Ended {
         self.start(command).wait()
+    }
+
+    /// Kills all processes that name this folder, until there are none: one that is being started is not there at the first look.
+    pub fn kill_all(&self) {
+        let started = Instant::now();
+        loop {
+            let processes = self.processes();
+            if processes.is_empty() {
+                return;
+            }
+            assert!(started.elapsed() < HANG_LIMIT, "processes survive being killed: {processes:#?}");
+            processes.iter().for_each(|process| process.signal(Signal::KILL));
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Signals a rank, which must be running.
+    pub fn signal_rank(&self, rank: usize, signal: Signal) {
+        self.processes().iter().find(|process| process.rank == Some(rank)).unwrap().signal(signal);
     }
 
     /// The processes that name this folder in their arguments, with their rank if they are one. Those that ended are no longer among
@@ -220,7 +251,7 @@ pub struct Running<'a> {
     place: &'a Place,
     child: Child,
     started: Instant,
-    streams: Option<(JoinHandle<String>, JoinHandle<String>)>,
+    streams: Option<(Stream, Stream)>,
 }
 
 /// A job that has ended.
@@ -239,11 +270,21 @@ impl Running<'_> {
         Process { pid: i32::try_from(self.child.id()).unwrap(), rank: None, arguments: String::new() }
     }
 
-    /// Waits until `holds`, at most for [`LIMIT`].
+    /// What it has written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.streams.as_ref().map_or_else(String::new, |(_, stderr)| stderr.so_far())
+    }
+
+    /// Waits until `holds`, at most for [`HANG_LIMIT`]. What it waits for must not pass by: it holds from some moment on, even after the
+    /// end of the job, or until this test does something.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
-        while !holds() {
+        loop {
+            // In this order: it may come to hold, and the job end, between two looks.
             let lives = self.child.try_wait().unwrap().is_none();
-            if !lives || self.started.elapsed() > LIMIT {
+            if holds() {
+                return;
+            }
+            if !lives || self.started.elapsed() > HANG_LIMIT {
                 let state = if lives { "is still running" } else { "has ended" };
                 panic!("the job {state} without {what}: {}", self.give_up());
             }
@@ -251,9 +292,29 @@ impl Running<'_> {
         }
     }
 
+    /// Waits until it has written `words` to stderr.
+    pub fn until_says(&mut self, words: &str) {
+        let (_, stderr) = self.streams.as_ref().unwrap();
+        let bytes = Arc::clone(&stderr.bytes);
+        self.until(words, || String::from_utf8_lossy(&bytes.lock().unwrap()).contains(words));
+    }
+
+    /// Signals the process that was started while `paused` holds a rank, and lets that rank continue once it has noted the request to
+    /// save and stop.
+    pub fn stop(&mut self, signal: Signal, paused: Paused) {
+        let place = self.place;
+        let requests = || {
+            let log = fs::read_to_string(place.log_of_rank(paused.rank())).unwrap_or_default();
+            log.matches(": the run saves and stops after this step").count()
+        };
+        let before = requests();
+        self.process().signal(signal);
+        self.until("a rank that notes the signal", || requests() > before);
+    }
+
     /// Waits until the job has ended and no process of it is left: not the program alone, but every rank.
     ///
-    /// After [`LIMIT`] everything is killed, and the test fails with what the job had said.
+    /// After [`HANG_LIMIT`] everything is killed, and the test fails with what the job had said.
     pub fn wait(mut self) -> Ended {
         let mut status = None;
         loop {
@@ -263,9 +324,9 @@ impl Running<'_> {
             {
                 let at = SystemTime::now();
                 let (stdout, stderr) = self.streams.take().unwrap();
-                return Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap(), at };
+                return Ended { status, stdout: stdout.join(), stderr: stderr.join(), at };
             }
-            if self.started.elapsed() > LIMIT {
+            if self.started.elapsed() > HANG_LIMIT {
                 let left = self.place.processes();
                 panic!("the job hangs (exit status {status:?}, left: {left:#?}); it said: {}", self.give_up());
             }
@@ -277,16 +338,12 @@ impl Running<'_> {
     fn give_up(&mut self) -> String {
         self.kill();
         let Some((stdout, stderr)) = self.streams.take() else { return String::new() };
-        format!("{}\n{}", stdout.join().unwrap(), stderr.join().unwrap())
+        format!("{}\n{}", stdout.join(), stderr.join())
     }
 
     fn kill(&mut self) {
-        // Twice: one that was being started at the first look.
-        for _ in 0..2 {
-            let _ = self.child.kill();
-            self.place.processes().iter().for_each(|process| process.signal(Signal::KILL));
-            std::thread::sleep(LOOK_EVERY);
-        }
+        let _ = self.child.kill();
+        self.place.kill_all();
         let _ = self.child.wait();
     }
 }
@@ -300,10 +357,35 @@ impl Drop for Running<'_> {
     }
 }
 
-fn read(mut stream: impl Read + Send + 'static) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
+/// What a process writes to one of its streams.
+struct Stream {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Stream {
+    fn read(mut stream: impl Read + Send + 'static) -> Self {
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&bytes);
+        let thread = std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            loop {
+                match stream.read(&mut some).unwrap() {
+                    0 => return,
+                    count => all.lock().unwrap().extend_from_slice(&some[..count]),
+                }
+            }
+        });
+        Self { bytes, thread }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// All of it, once nobody can write to it any more.
+    fn join(self) -> String {
+        self.thread.join().unwrap();
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
 }

@@ -9,13 +9,17 @@ use std::process::{Command, Stdio};
 /// Those that live for one job: of Open MPI 4 and 5, and of MPICH and what is made from it. Slurm's own live for others, too.
 const KNOWN: [&str; 8] = ["orted", "orterun", "prted", "prterun", "mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"];
 
-/// Waits for 5 s for the process `$1` to end, then asks it to, and 3 s later makes it. It has a session of its own, so that it outlives the rank.
+/// Waits for `$2` tenths of a second for the process `$1` to end, then asks it to, and `$3` tenths after the beginning makes it. It has a session
+/// of its own, so that it outlives the rank.
 const SCRIPT: &str = r#"n=0
-while kill -0 "$1" && [ $n -lt 80 ]; do
-  [ $n = 50 ] && kill -TERM "$1"
+while kill -0 "$1" && [ $n -lt "$3" ]; do
+  [ $n = "$2" ] && kill -TERM "$1"
   n=$((n + 1)); sleep 0.1
 done
-[ $n = 80 ] && kill -KILL "$1""#;
+[ $n = "$3" ] && kill -KILL "$1""#;
+
+/// When the process is asked to end, and made to, in tenths of a second.
+const PATIENCE: [u32; 2] = [50, 80];
 
 /// Sees to it that whoever has started this rank ends soon after a job that has failed, even if nobody tells it to. Comes back at once.
 pub(crate) fn end_soon() {
@@ -23,13 +27,13 @@ pub(crate) fn end_soon() {
     let is_known = std::fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|name| KNOWN.contains(&name.trim()));
     if is_known {
         // Without the programs there is no help, and no harm: the job still ends where it can be told.
-        let _ = undertaker(parent).spawn();
+        let _ = undertaker(parent, PATIENCE).spawn();
     }
 }
 
-fn undertaker(process: u32) -> Command {
+fn undertaker(process: u32, patience: [u32; 2]) -> Command {
     let mut command = Command::new("setsid");
-    command.args(["sh", "-c", SCRIPT, "sh", &process.to_string()]);
+    command.args(["sh", "-c", SCRIPT, "sh", &process.to_string()]).args(patience.map(|tenths| tenths.to_string()));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -39,20 +43,33 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::os::unix::process::ExitStatusExt as _;
-    use std::time::{Duration, Instant};
+
+    /// More tenths of a second than a test takes.
+    const NEVER: u32 = u32::MAX;
 
     #[test]
-    fn a_process_that_ends_is_left_alone_and_one_that_does_not_is_ended() {
-        let mut quick = Command::new("sleep").arg("0.3").spawn().unwrap();
-        let mut slow = Command::new("sleep").arg("60").spawn().unwrap();
-        let start = Instant::now();
-        let mut waits_for_quick = undertaker(quick.id()).spawn().unwrap();
-        let mut waits_for_slow = undertaker(slow.id()).spawn().unwrap();
-        assert!(quick.wait().unwrap().success());
-        waits_for_quick.wait().unwrap();
-        assert!(start.elapsed() < Duration::from_secs(5), "it goes when there is nothing left to do");
-        assert_eq!(slow.wait().unwrap().signal(), Some(libc::SIGTERM));
-        waits_for_slow.wait().unwrap();
-        assert!(start.elapsed() >= Duration::from_secs(5), "it gave it time");
+    fn a_process_that_ends_is_left_alone() {
+        // It ends with its input.
+        let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut undertaker = undertaker(process.id(), [NEVER, NEVER]).spawn().unwrap();
+        drop(process.stdin.take());
+        assert!(process.wait().unwrap().success());
+        // It goes when there is nothing left to do.
+        undertaker.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_is_ended() {
+        let [mut asked, mut made] = ["cat", "trap '' TERM; echo; cat"]
+            .map(|script| Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        // To wait for a child closes its input.
+        let _held = [asked.stdin.take(), made.stdin.take()];
+        let mut waits = undertaker(asked.id(), [1, NEVER]).spawn().unwrap();
+        assert_eq!(asked.wait().unwrap().signal(), Some(libc::SIGTERM));
+        waits.wait().unwrap();
+        // Not before it ignores the first signal.
+        std::io::Read::read_exact(made.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        undertaker(made.id(), [1, 3]).spawn().unwrap().wait().unwrap();
+        assert_eq!(made.wait().unwrap().signal(), Some(libc::SIGKILL));
     }
 }

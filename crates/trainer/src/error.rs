@@ -82,8 +82,8 @@ pub enum Error {
     #[error("{0}")]
     Diverged(String),
     /// A fault that was asked for.
-    #[error("LORACT_DRILL asked for an error")]
-    Drill,
+    #[error("LORACT_INJECT_FAULT asked for an error")]
+    InjectedFault,
     /// An operation of the model failed.
     #[error(transparent)]
     Layers(#[from] layers::Error),

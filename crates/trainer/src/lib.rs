@@ -12,9 +12,9 @@ mod classes;
 mod classify;
 pub mod config;
 mod device;
-mod drill;
 mod error;
 mod evaluate;
+mod fault_injection;
 mod fingerprint;
 mod generate;
 mod inspect;
@@ -46,9 +46,9 @@ pub use checkpoint::{CheckpointChoice, check_agreement, checkpoints, newest_chec
 pub use classes::{ClassReport, Confusion};
 pub use data::{Dataset, LengthBin, ShownToken};
 pub use device::device_of_one;
-pub use drill::VARIABLE as DRILL_VARIABLE;
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, Weights, evaluate};
+pub use fault_injection::VARIABLE as INJECT_FAULT_VARIABLE;
 pub use generate::{Prompt, generate};
 pub use inspect::{
     Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,

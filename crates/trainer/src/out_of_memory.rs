@@ -68,8 +68,8 @@ mod tests {
         let run = Run::load(&path, &[]).unwrap();
         let explained = explain(Error::Tch(refused), &run, Device::Cpu);
         assert!(matches!(&explained, Error::OutOfMemory { .. }), "{explained}");
-        let other = explain(Error::Drill, &run, Device::Cpu);
-        assert!(matches!(other, Error::Drill));
+        let other = explain(Error::InjectedFault, &run, Device::Cpu);
+        assert!(matches!(other, Error::InjectedFault));
     }
 
     #[test]

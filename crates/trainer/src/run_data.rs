@@ -1,5 +1,6 @@
 use crate::classify::Rows;
 use crate::config::{self, DataFormat, DataSource, Run, Task};
+use crate::fault_injection::FaultInjection;
 use crate::{Error, Result, base, text};
 use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, ShownToken, Source, Sources, Tokenizer};
 use std::path::PathBuf;
@@ -42,7 +43,14 @@ impl RunData {
             Some(earlier) => earlier,
             None => {
                 let (tokenizer, template) = (text.tokenizer.as_ref(), text.template.as_ref());
-                Dataset::prepare_for(&path(run), &sources, tokenizer, template, &options, progress).map_err(|error| at_key(run, error))?
+                let fault = FaultInjection::from_environment()?;
+                let progress = |done, total| {
+                    progress(done, total);
+                    if let Some(fault) = &fault {
+                        fault.in_prepare(|part| path(run).with_extension("parts").join(format!("train-{part:05}.safetensors")).exists());
+                    }
+                };
+                Dataset::prepare_for(&path(run), &sources, tokenizer, template, &options, &progress).map_err(|error| at_key(run, error))?
             }
         };
         let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
@@ -65,7 +73,11 @@ impl RunData {
         let path = path(run);
         let folder = run.dir.join("data");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the directory"))?;
-        Ok(prepared.write(&path)?)
+        prepared.write(&path)?;
+        if let Some(fault) = FaultInjection::from_environment()? {
+            fault.after_prepare();
+        }
+        Ok(())
     }
 
     /// Opens what [`RunData::write`] wrote.

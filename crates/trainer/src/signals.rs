@@ -35,16 +35,15 @@ impl StopRequest {
         let mut arriving = Signals::new(signals.iter().map(|signal| signal.number())).map_err(refused)?;
         let asked = Arc::clone(&request.0);
         let listen = move || {
-            let mut first: Option<Instant> = None;
+            let mut first = None;
             for signal in arriving.forever() {
-                match first {
-                    None => {
-                        first = Some(Instant::now());
+                match wish(&mut first, Instant::now()) {
+                    Wish::Stop => {
                         asked.store(signal, Ordering::Relaxed);
                         tracing::info!("signal {signal}: the run saves and stops after this step; a second signal ends it at once");
                     }
-                    Some(first) if first.elapsed() < SAME => {}
-                    Some(_) => signal_hook::low_level::exit(128 + signal),
+                    Wish::Same => {}
+                    Wish::End => signal_hook::low_level::exit(128 + signal),
                 }
             }
         };
@@ -55,6 +54,29 @@ impl StopRequest {
     /// The signal that asked, 0 if none has.
     pub fn signal(&self) -> i32 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a signal asks for.
+#[derive(Debug, PartialEq)]
+enum Wish {
+    /// To save and stop.
+    Stop,
+    /// What was asked for already.
+    Same,
+    /// To end at once.
+    End,
+}
+
+/// What a signal asks for that comes `now`, where `first` is when the first one came.
+fn wish(first: &mut Option<Instant>, now: Instant) -> Wish {
+    match *first {
+        None => {
+            *first = Some(now);
+            Wish::Stop
+        }
+        Some(first) if now.saturating_duration_since(first) < SAME => Wish::Same,
+        Some(_) => Wish::End,
     }
 }
 
@@ -77,15 +99,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_signal_is_noted_and_the_same_again_is_the_same_request() {
+    fn the_first_signal_is_noted() {
         assert_eq!(StopRequest::never().signal(), 0);
         let request = StopRequest::listen(&[StopSignal::Usr2]).unwrap();
         signal_hook::low_level::raise(SIGUSR2).unwrap();
-        signal_hook::low_level::raise(SIGUSR2).unwrap();
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(600);
         while request.signal() == 0 && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::yield_now();
         }
         assert_eq!(request.signal(), SIGUSR2);
+    }
+
+    #[test]
+    fn a_signal_soon_after_the_first_is_the_same_request_and_a_later_one_another() {
+        let (mut first, start) = (None, Instant::now());
+        let mut at = |milliseconds| wish(&mut first, start + Duration::from_millis(milliseconds));
+        assert_eq!([at(0), at(0), at(99), at(100), at(5000)], [Wish::Stop, Wish::Same, Wish::Same, Wish::End, Wish::End]);
     }
 }

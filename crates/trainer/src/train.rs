@@ -2,7 +2,7 @@ use crate::budget::{self, Samples};
 use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::classify::{Classes, Rows};
 use crate::config::{GradientMethod, Length, Run, Stream, Task};
-use crate::drill::Drill;
+use crate::fault_injection::FaultInjection;
 use crate::fingerprint::compare_parameters;
 use crate::learner::{Language, Learner};
 use crate::metrics::{MetricsFile, StepMetrics, Summary, write_summary};
@@ -58,7 +58,7 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
 }
 
 fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending> {
-    let drill = Drill::from_environment()?;
+    let fault = FaultInjection::from_environment()?;
     let device = device::choose(run, group.local_rank())?;
     let group = group.with_device(device)?;
     let checkpoint = base::open(run)?;
@@ -80,7 +80,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             let readers = shared_bases::readers(decoder.config(), &activations, adapter.as_ref(), |name| trained.contains(name))?;
             let learner = Language { decoder: &decoder, data: &data, pad, loss_chunk: run.loss_chunk as i64 };
             let way = Way { learner: &learner, adapter, activations, readers, basis_layers: table.basis_layers, labels: None };
-            follow(run, &group, stop, drill, way)
+            follow(run, &group, stop, fault, way)
         }
         Task::SequenceClassification | Task::ImageClassification => {
             let rows = Rows::read(run, group.world_size(), &|_, _| ())?;
@@ -96,7 +96,7 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
             let activations = policy::activations(&run.activations, classifier.config());
             let basis_layers = run.activations.basis_layers;
             let way = Way { learner: &learner, adapter, activations, readers: Vec::new(), basis_layers, labels: Some(&rows.labels) };
-            follow(run, &group, stop, drill, way)
+            follow(run, &group, stop, fault, way)
         }
     }
 }
@@ -114,7 +114,7 @@ struct Way<'a> {
 }
 
 /// All steps, from the newest sound checkpoint or the beginning.
-fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: Option<Drill>, way: Way<'_>) -> Result<Ending> {
+fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: Option<FaultInjection>, way: Way<'_>) -> Result<Ending> {
     let Way { learner, adapter, activations, readers, basis_layers, labels } = way;
     let model = learner.model();
     let order = learner.order(run, group.world_size())?;
@@ -155,7 +155,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     let Start { step: first, mut seconds, mut eval_loss_before, best } = resume(run, learner.fingerprint(), &mut stepper)?;
     shared_bases::tell(&stepper.sites, &mut stepper.reducer, &stepper.readers)?;
     let mut metrics = if group.rank() == 0 { Some(MetricsFile::after(&run.dir, first, run.tensorboard)?) } else { None };
-    let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, drill.clone());
+    let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, fault.clone());
 
     // The frozen ones too, this once: a rank may have read another file.
     let packed = model.packed().into_iter().flat_map(|weight| weight.tensors());
@@ -168,9 +168,9 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, drill: O
     for step in first..steps {
         let rate = run.optimizer.learning_rate * learning_rate(&run.schedule, step, steps);
         collective::note_step(step + 1);
-        if let Some(drill) = &drill {
-            drill.at(group.rank(), step + 1).map_err(|error| out_of_memory::explain(error, run, model.device()))?;
-            drill.corrupt(group.rank(), step + 1, stepper.trained[0])?;
+        if let Some(fault) = &fault {
+            fault.at(group.rank(), step + 1, stop).map_err(|error| out_of_memory::explain(error, run, model.device()))?;
+            fault.corrupt(group.rank(), step + 1, stepper.trained[0])?;
         }
         let started = Instant::now();
         let outcome = stepper

@@ -213,7 +213,7 @@ mod tests {
         let mut there = Line::new(listener.accept().unwrap().0).unwrap();
         frames().iter().for_each(|frame| here.send(frame));
         drop(here);
-        let (mut all, end) = (Vec::new(), Instant::now() + Duration::from_secs(20));
+        let (mut all, end) = (Vec::new(), Instant::now() + Duration::from_secs(600));
         loop {
             all.extend(there.receive().frames);
             if there.is_closed || Instant::now() > end {

@@ -91,7 +91,7 @@ fn knock(address: SocketAddr, hello: &[u8], limit: Duration) -> io::Result<TcpSt
 #[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) line: Line,
-    rank: Option<usize>,
+    pub(super) rank: Option<usize>,
     since: Instant,
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::activity::Activity;
 
-    const LONG: Duration = Duration::from_secs(20);
+    const LONG: Duration = Duration::from_secs(600);
 
     /// Hears whoever comes until somebody stays.
     fn host(listener: TcpListener, token: Token) -> (usize, usize) {

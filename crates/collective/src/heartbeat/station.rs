@@ -148,9 +148,13 @@ impl Station {
     /// Says a last thing to all, and waits a little until it is on its way, or until all have `heard` it and hung up.
     fn tell_all(&mut self, frame: &Frame, heard: bool) {
         let end = Instant::now() + LAST_WORDS;
-        self.lines.values_mut().for_each(|line| line.send(frame));
+        // A rank that was welcome may not have beaten yet: without a farewell it would miss this one.
+        let visitors = self.door.iter_mut().flat_map(|door| door.visitors.drain(..));
+        let welcome = visitors.filter(|visitor| visitor.rank.is_some()).map(|visitor| visitor.line);
+        let mut lines: Vec<Line> = std::mem::take(&mut self.lines).into_values().chain(welcome).collect();
+        lines.iter_mut().for_each(|line| line.send(frame));
         loop {
-            self.lines.retain(|_, line| {
+            lines.retain_mut(|line| {
                 if line.flush() {
                     if !heard {
                         return false;
@@ -161,7 +165,7 @@ impl Station {
                 line.is_open
             });
             let left = end.saturating_duration_since(Instant::now());
-            if self.lines.is_empty() || left.is_zero() {
+            if lines.is_empty() || left.is_zero() {
                 return;
             }
             std::thread::sleep(left.min(Duration::from_millis(5)));
@@ -209,8 +213,10 @@ mod tests {
     use super::*;
     use std::thread::JoinHandle;
 
-    const LONG: Duration = Duration::from_secs(20);
-    const SILENCE: Duration = Duration::from_millis(900);
+    /// More than anything here takes.
+    const LONG: Duration = Duration::from_secs(600);
+    /// Much more than the threads of this test may be kept from running.
+    const SILENCE: Duration = Duration::from_secs(3);
 
     /// A rank's thread, and the means to make it leave.
     struct Rank {
@@ -218,24 +224,24 @@ mod tests {
         thread: JoinHandle<End>,
     }
 
-    fn start(own: usize, ranks: usize, lines: BTreeMap<usize, Line>, door: Option<Door>) -> Rank {
+    fn start(own: usize, ranks: usize, silence: Duration, lines: BTreeMap<usize, Line>, door: Option<Door>) -> Rank {
         let (owner, leave) = UnixStream::pair().unwrap();
         leave.set_nonblocking(true).unwrap();
         let hosts = (0..ranks).map(|rank| format!("node{rank}")).collect();
-        let watch = Watch::new(own, hosts, SILENCE, None, LONG);
-        let station = Station { watch, lines, door, leave, interval: SILENCE / 20 };
+        let watch = Watch::new(own, hosts, silence, None, LONG);
+        let station = Station { watch, lines, door, leave, interval: Duration::from_millis(50) };
         Rank { owner, thread: std::thread::spawn(move || station.run()) }
     }
 
     /// Rank 0, and how to reach it.
-    fn centre(ranks: usize) -> (Rank, Invitation) {
+    fn centre(ranks: usize, silence: Duration) -> (Rank, Invitation) {
         let (listener, invitation) = listen().unwrap();
         let door = Door { listener, token: invitation.token, world_size: ranks, visitors: Vec::new() };
-        (start(0, ranks, BTreeMap::new(), Some(door)), invitation)
+        (start(0, ranks, silence, BTreeMap::new(), Some(door)), invitation)
     }
 
     fn other(rank: usize, ranks: usize, invitation: &Invitation) -> Rank {
-        start(rank, ranks, BTreeMap::from([(0, invitation.accept(rank, LONG).unwrap())]), None)
+        start(rank, ranks, LONG, BTreeMap::from([(0, invitation.accept(rank, LONG).unwrap())]), None)
     }
 
     impl Rank {
@@ -256,18 +262,17 @@ mod tests {
     #[test]
     fn ranks_that_leave_one_by_one_alarm_nobody() {
         for first_to_leave in 0..3 {
-            let (zero, invitation) = centre(3);
+            let (zero, invitation) = centre(3, LONG);
             let mut ranks = vec![zero, other(1, 3, &invitation), other(2, 3, &invitation)];
-            std::thread::sleep(SILENCE / 4);
+            // It leaves when the others have heard it and hung up.
             assert_eq!(ranks.remove(first_to_leave).leave(), End::Left);
-            std::thread::sleep(SILENCE * 2);
             assert!(ranks.into_iter().all(|rank| rank.leave() == End::Left));
         }
     }
 
     #[test]
     fn a_rank_that_dies_is_named_to_all() {
-        let (zero, invitation) = centre(3);
+        let (zero, invitation) = centre(3, LONG);
         let one = other(1, 3, &invitation);
         let mut two = invitation.accept(2, LONG).unwrap();
         two.send(&Frame::Beat(crate::activity::Activity { step: 7, entered: 9, left: 8, operation: "barrier".into() }));
@@ -279,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_rank_that_falls_silent_is_named_to_all() {
-        let (zero, invitation) = centre(3);
+        let (zero, invitation) = centre(3, SILENCE);
         let one = other(1, 3, &invitation);
         let mut two = invitation.accept(2, LONG).unwrap();
         two.send(&Frame::Beat(activity::Activity::default()));

@@ -65,6 +65,7 @@ impl Watch {
     pub(super) fn tell(&mut self, rank: usize, activity: Activity) {
         let peer = &mut self.peers[rank];
         if peer.activity != activity {
+            tracing::trace!("heard of rank {rank}: {activity}");
             (peer.activity, peer.since) = (activity, self.now);
         }
     }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::SystemTime;
 
+use crate::times::HANG_LIMIT;
+
 /// How a job ended.
 pub struct Outcome {
     pub status: ExitStatus,
@@ -28,22 +30,24 @@ impl Outcome {
     }
 }
 
-/// Runs this program on `ranks` ranks. A job that hangs is ended after a minute, on a GPU that ranks share after more.
+/// Runs this program on `ranks` ranks. A job that hangs is ended.
 pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
     mpirun_with(ranks, arguments, &[])
 }
 
 /// The same with these variables.
 pub fn mpirun_with(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
-    let limit = if variables.contains(&("LORACT_TEST_DEVICE", "cuda")) { "140" } else { "60" };
+    // mpirun keeps a folder there, which it shares with no other test.
+    let scratch = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
-        .args(["-k", "5", limit])
+        .args(["-k", "5", &HANG_LIMIT.as_secs().to_string()])
         .args(crate::mpirun::mpirun())
         .args(["-n", &ranks.to_string()])
         .arg(std::env::current_exe().unwrap())
         .args(arguments)
         .env("OMP_NUM_THREADS", "1")
         .env_remove("RUST_BACKTRACE")
+        .env("TMPDIR", scratch.path())
         .envs(variables.iter().copied())
         .output()
         .expect("mpirun and timeout are on the PATH");

@@ -8,6 +8,7 @@ mod misuse;
 mod mpirun;
 mod nccl;
 mod operations;
+mod times;
 
 use collective::{Mpi, MpiOptions, ProcessGroup as _, launched_by_mpi};
 

@@ -1,12 +1,12 @@
 //! Wrong uses: an error on every rank, and a group that works afterwards.
 
 use std::path::Path;
-use std::time::Duration;
 
 use collective::{Error, ProcessGroup, Reduce};
 use tch::{Kind, Tensor};
 
 use crate::driver::{self, device};
+use crate::times::LOOK_EVERY;
 
 pub fn start(ranks: usize) {
     let directory = driver::empty_directory(&format!("misuse-{ranks}"));
@@ -124,21 +124,24 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
     still_works(group)
 }
 
-/// On rank 0 one thread waits in a barrier, and another comes.
+/// On rank 0 one thread waits in a barrier, and another comes; the others wait until that one was refused.
 fn two_threads_at_once(group: &dyn ProcessGroup, directory: &Path) -> Result<(), Error> {
     let refused = directory.join("refused");
     if group.rank() == 0 {
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| group.barrier());
-            std::thread::sleep(Duration::from_millis(300));
-            let error = group.barrier().unwrap_err();
-            assert!(matches!(error, Error::Busy { operation: "barrier", rank: 0 }), "{error}");
-            std::fs::write(&refused, "").unwrap();
-            waiting.join().unwrap()
-        })?;
+        let enter = || {
+            let entered = group.barrier();
+            if entered.is_err() {
+                std::fs::write(&refused, "").unwrap();
+            }
+            entered
+        };
+        // Either may be the first.
+        let mut entered = std::thread::scope(|scope| [scope.spawn(enter), scope.spawn(enter)].map(|thread| thread.join().unwrap()));
+        entered.sort_by_key(Result::is_err);
+        assert!(matches!(entered, [Ok(()), Err(Error::Busy { operation: "barrier", rank: 0 })]), "{entered:?}");
     } else {
         while !refused.exists() {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(LOOK_EVERY);
         }
         group.barrier()?;
     }

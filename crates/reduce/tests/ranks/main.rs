@@ -7,6 +7,9 @@
 mod mpirun;
 #[path = "../simulation/mod.rs"]
 mod simulation;
+#[path = "../../../collective/tests/ranks/times.rs"]
+#[allow(dead_code)]
+mod times;
 
 use std::process::Command;
 use std::sync::Arc;
@@ -29,12 +32,15 @@ fn main() {
     }
     let on_gpu: &[(usize, &str)] = if Cuda::is_available() { &[(1, "cuda"), (2, "cuda")] } else { &[] };
     for (ranks, device) in [(2, "cpu"), (3, "cpu")].iter().chain(on_gpu) {
+        // mpirun keeps a folder there, which it shares with no other test.
+        let scratch = tempfile::tempdir().unwrap();
         let output = Command::new("timeout")
-            .args(["-k", "5", "60"])
+            .args(["-k", "5", &times::HANG_LIMIT.as_secs().to_string()])
             .args(mpirun::mpirun())
             .args(["-n", &ranks.to_string()])
             .arg(std::env::current_exe().unwrap())
             .env("OMP_NUM_THREADS", "1")
+            .env("TMPDIR", scratch.path())
             .env("LORACT_TEST_DEVICE", device)
             .output()
             .expect("mpirun and timeout are on the PATH");

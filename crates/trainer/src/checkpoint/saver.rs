@@ -9,7 +9,7 @@ use super::directory::Directory;
 use super::manifest::{Best, FileEntry, Manifest};
 use super::share;
 use crate::config::Run;
-use crate::drill::Drill;
+use crate::fault_injection::FaultInjection;
 use crate::step::Stepper;
 use crate::{Error, Result};
 use collective::ProcessGroup;
@@ -35,7 +35,7 @@ pub(crate) struct Saver<'a> {
     run: &'a Run,
     group: &'a dyn ProcessGroup,
     directory: Directory,
-    drill: Option<Drill>,
+    fault: Option<FaultInjection>,
     /// The fingerprint of the training data.
     data: String,
     best: Option<Best>,
@@ -55,8 +55,8 @@ struct Pending {
 
 impl<'a> Saver<'a> {
     /// `best` is that of the checkpoint from which the run goes on.
-    pub fn new(run: &'a Run, group: &'a dyn ProcessGroup, data: String, best: Option<Best>, drill: Option<Drill>) -> Self {
-        Self { run, group, directory: Directory::of(&run.dir), drill, data, best, pending: None, last: None }
+    pub fn new(run: &'a Run, group: &'a dyn ProcessGroup, data: String, best: Option<Best>, fault: Option<FaultInjection>) -> Self {
+        Self { run, group, directory: Directory::of(&run.dir), fault, data, best, pending: None, last: None }
     }
 
     /// Whether a checkpoint is to be written at this moment: its turn has come, or its held-out loss is the lowest so far.
@@ -89,8 +89,8 @@ impl<'a> Saver<'a> {
         manifest.best = self.is_best(moment).or(self.best);
         manifest.seconds = moment.seconds;
         let share = share::copy(stepper)?;
-        let (part, rank, step, drill) = (self.directory.part(moment.step), self.group.rank(), moment.step, self.drill.clone());
-        let write = move || write(&part, rank, &share, || drill.map_or(Ok(()), |drill| drill.in_save(rank, step)));
+        let (part, rank, step, fault) = (self.directory.part(moment.step), self.group.rank(), moment.step, self.fault.clone());
+        let write = move || write(&part, rank, &share, || fault.map_or(Ok(()), |fault| fault.in_save(rank, step)));
         let writer = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
         let writer = writer.map_err(Error::io(&self.directory.part(step), "start a thread that writes"))?;
         self.pending = Some(Pending { manifest, writer });
@@ -154,7 +154,7 @@ impl<'a> Saver<'a> {
         let part = self.directory.part(manifest.step);
         let said = |what: &'static str| move |cause: std::io::Error| format!("cannot {what}: {cause}");
         manifest.write(&part).map_err(said("write its manifest"))?;
-        self.drill.as_ref().map_or(Ok(()), |drill| drill.in_commit(manifest.step)).map_err(said("finish it"))?;
+        self.fault.as_ref().map_or(Ok(()), |fault| fault.in_commit(manifest.step)).map_err(said("finish it"))?;
         self.directory.commit(manifest.step).map_err(said("rename it"))?;
         if let Err(cause) = self.directory.prune(self.run.checkpoint.keep, manifest.best.map(|best| best.step)) {
             tracing::warn!("cannot remove an old checkpoint: {cause}");
@@ -168,12 +168,12 @@ fn write(
     part: &Path,
     rank: usize,
     share: &[(String, Tensor)],
-    drill: impl FnOnce() -> std::io::Result<()>,
+    fault: impl FnOnce() -> std::io::Result<()>,
 ) -> std::result::Result<FileEntry, String> {
     let name = share::file_name(rank);
     let said = |action: &'static str| move |cause: std::io::Error| format!("cannot {action} {}: {cause}", part.display());
     std::fs::create_dir_all(part).map_err(said("make the directory"))?;
     models::tensor_file::write(&part.join(&name), share, &[]).map_err(|error| error.to_string())?;
-    drill().map_err(said("write into"))?;
+    fault().map_err(said("write into"))?;
     FileEntry::of(part, &name).map_err(said("read what was written into"))
 }
