@@ -20,6 +20,8 @@ use std::{
 
 /// `[cluster] heartbeat_seconds` here.
 const DEADLINE: Duration = Duration::from_secs(3);
+/// `[cluster] stall_seconds` for the rank that hangs.
+const STALL: Duration = Duration::from_secs(5);
 /// From the naming to the end of the last process, on an idle machine. mpirun waits for a host that does not answer until launch has lost its patience.
 const ENDING: Duration = Duration::from_secs(20);
 
@@ -93,7 +95,7 @@ impl Cluster {
         let after = |moment: SystemTime| moment.duration_since(at).unwrap_or_default();
         let (named, gone) = (after(named.unwrap()), after(ended.at));
         println!("{fault}: {}", ended.stderr.lines().last().unwrap_or_default());
-        promised(&format!("{fault}: until the culprit is named"), named, DEADLINE);
+        promised(&format!("{fault}: until the culprit is named"), named, if fault == "hang" { STALL + DEADLINE } else { DEADLINE });
         promised(&format!("{fault}: from there to the end"), gone.saturating_sub(named), ENDING);
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         ended
@@ -160,7 +162,7 @@ fn an_early_exit_is_named() {
 #[test]
 fn a_rank_that_does_nothing_is_named() {
     each(2, |cluster| {
-        let error = cluster.inject("hang", &["cluster.stall_seconds=5"]);
+        let error = cluster.inject("hang", &[&format!("cluster.stall_seconds={}", STALL.as_secs())]);
         assert_says(
             &error,
             &["has made no progress for ", "; last heard of at step 4, after ", "; rank 0 (host node2) waits at step 4, in "],

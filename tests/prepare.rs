@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// A place whose model sees 8,192 tokens, and comes with a byte-level tokenizer of the characters that are used here.
@@ -40,11 +41,13 @@ fn place() -> Place {
 }
 
 fn shard(place: &Place, dir: &Path, train: &str) -> Ended {
-    place.run(place.loract(&["shard", "--json"]).arg(place.config()).args(set(dir, train)))
+    place.run(shard_command(place, dir, train).arg("--json"))
 }
 
-fn set(dir: &Path, train: &str) -> [String; 4] {
-    ["--set".into(), format!("run.dir={}", dir.display()), "--set".into(), format!("data.train={train}")]
+fn shard_command(place: &Place, dir: &Path, train: &str) -> Command {
+    let mut command = place.loract(&["shard"]);
+    command.arg(place.config()).arg("--set").arg(format!("run.dir={}", dir.display())).arg("--set").arg(format!("data.train={train}"));
+    command
 }
 
 /// What was made, and its file.
@@ -136,17 +139,16 @@ fn large(place: &Place) -> String {
 
 /// The most memory that a preparation has taken, in MB.
 fn peak(place: &Place, dir: &Path, train: &str) -> u64 {
-    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(dir, train)));
-    let status = format!("/proc/{}/status", running.process().pid);
-    let mut peak = 0;
-    running.until("its data", || {
-        let told = fs::read_to_string(&status).unwrap_or_default();
-        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(peak);
-        dir.join("data/train.safetensors").exists()
-    });
+    let mut command = shard_command(place, dir, train);
+    let pause = place.pause_at(&mut command, "pause-after-prepare", 0, 0);
+    let mut running = place.start(&mut command);
+    let paused = pause.reached(&mut running);
+    assert!(dir.join("data/train.safetensors").exists());
+    let status = fs::read_to_string(format!("/proc/{}/status", running.process().pid)).unwrap();
+    drop(paused);
     assert!(running.wait().status.success());
-    peak / 1024
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
 }
 
 #[test]
@@ -161,18 +163,21 @@ fn much_data_takes_little_memory_and_an_interruption_loses_nothing() {
 
     let dir = place.at("interrupted");
     let parts = dir.join("data/train.parts");
-    let whole = |name: &str| parts.join(name).exists();
-    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(&dir, &train)));
-    running.until("two parts", || whole("train-00001.safetensors"));
-    running.process().signal(Signal::KILL);
-    assert!(!running.wait().status.success() && !dir.join("data/train.safetensors").exists());
+    let modified = |part: u64| fs::metadata(parts.join(format!("train-{part:05}.safetensors"))).and_then(|part| part.modified()).ok();
+    let interrupted = |part: u64, signal: Signal| {
+        let mut command = shard_command(&place, &dir, &train);
+        let pause = place.pause_at(&mut command, "pause-in-prepare", 0, part);
+        let mut running = place.start(&mut command);
+        let _paused = pause.reached(&mut running);
+        assert!(modified(part).is_some() && modified(part + 1).is_none());
+        running.process().signal(signal);
+        assert!(!running.wait().status.success() && !dir.join("data/train.safetensors").exists());
+    };
+    interrupted(1, Signal::KILL);
+    let first = modified(0);
     // Interrupted again while it goes on, which it does behind those two.
-    let first = fs::metadata(parts.join("train-00000.safetensors")).unwrap().modified().unwrap();
-    let mut running = place.start(place.loract(&["shard"]).arg(place.config()).args(set(&dir, &train)));
-    running.until("another part", || whole("train-00002.safetensors"));
-    assert_eq!(fs::metadata(parts.join("train-00000.safetensors")).unwrap().modified().unwrap(), first);
-    running.process().signal(Signal::INT);
-    assert!(!running.wait().status.success());
+    interrupted(2, Signal::INT);
+    assert_eq!(modified(0), first);
 
     let ended = shard(&place, &dir, &train);
     assert!(ended.status.success() && !parts.exists(), "{}", ended.stderr);

@@ -7,7 +7,7 @@ mod pause;
 #[path = "../../crates/collective/tests/ranks/times.rs"]
 pub mod times;
 
-pub use pause::{Pause, Paused};
+pub use pause::Paused;
 
 use rustix::process::{Pid, Signal, kill_process};
 use safetensors::{Dtype, tensor::TensorView};
