@@ -134,6 +134,7 @@ def reasoned():
     yield "reasoning same as answer", [user("4?"), answer("4", reasoning_content="4"), user("4!"), answer("4", reasoning_content="4")]
     yield "reasoning without answer", [user("2+2?"), answer("", reasoning_content="I cannot say.")]
     yield "reasoning unicode", [user("深さ?"), answer("四十。", reasoning_content="湖は深い… 🤔")]
+    yield "thinking key", [user("2+2?"), answer("4", thinking="First thought."), user("3+3?"), answer("6", thinking="Second thought.")]
     yield "think inside", [user("2+2?"), answer("<think>\nTwo and two.\n</think>\n\n4")]
     yield "think inside history", [user("2+2?"), answer("<think>\nOne.\n</think>\n\n4"), user("3+3?"), answer("<think>\nTwo.\n</think>\n\n6")]
     yield "think inside history only", [user("2+2?"), answer("<think>\nOne.\n</think>\n\n4"), user("3+3?"), answer("6")]
@@ -160,6 +161,7 @@ def called():
     yield "call, then result at the end", [ask, calls(("lookup", {"lake": "Como"})), result("425 m")], [LOOKUP]
     yield "call with reasoning", [ask, calls(("lookup", {"lake": "Como"}), reasoning_content="I need a tool."), result("425 m"), answer("425 metres.", reasoning_content="Now I know.")], [LOOKUP]
     yield "call with reasoning and words", [ask, calls(("lookup", {"lake": "Como"}), content="Wait.", reasoning_content="I need a tool."), result("425 m"), answer("425.")], [LOOKUP]
+    yield "call with thinking key", [ask, calls(("lookup", {"lake": "Como"}), thinking="I need a tool."), result("425 m"), answer("425 metres.", thinking="Now I know.")], [LOOKUP]
     yield "call in history", [ask, calls(("lookup", {"lake": "Como"}), reasoning_content="Thought."), result("425 m"), answer("425."), user("Thanks"), answer("Welcome.", reasoning_content="Polite.")], [LOOKUP]
     yield "two steps", [ask, calls(("lookup", {"lake": "Como"})), result("425 m"), calls(("now", {})), result("noon", "now"), answer("425 m at noon.")], TOOLS
     yield "two steps with words", [ask, calls(("lookup", {"lake": "a"}), content="One."), result("1"), calls(("lookup", {"lake": "b"}), content="Two."), result("2"), answer("3.")], TOOLS

@@ -104,7 +104,7 @@ class Words:
 
     def hide_turn(self, turn, message):
         turn = dict(turn)
-        for key in ("content", "reasoning_content"):
+        for key in ("content", "reasoning_content", "thinking"):
             content = turn.get(key)
             if isinstance(content, list):
                 turn[key] = [part | {"text": self.hide(part["text"], message)} if part.get("type") == "text" else part for part in content]
@@ -186,12 +186,14 @@ def joined(text, found, words, family):
 
 
 def common(a, b):
+    """How long the begin is that both have, without a part of a tag: `<think>` and `<tool_call>` have none."""
     count = 0
     for x, y in zip(a, b):
         if x != y:
             break
         count += 1
-    return count
+    part = re.search(r"<[^<>\s]*$", a[:count])
+    return part.start() if part else count
 
 
 def spans(record, render, family, whole):
@@ -278,6 +280,8 @@ class Reference:
             self.raw = Tokenizer.from_str(json.dumps(parts, ensure_ascii=False))
         self.template = template or self.tokenizer.chat_template
         self.family = FAMILIES[family]
+        self.special = {id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        self.sentencepiece = self.raw.token_to_id("▁") is not None
         self.trusted = None  # whether blocks of the template leave the header out; known once asked
 
     def shared(self):

@@ -106,7 +106,7 @@ class Bench:
             print(f"\ntransformers took {self.seconds['transformers']:.0f} s, loract shard {self.seconds['loract']:.0f} s")
         if not fine:
             print(f"what differs: {self.folder / 'differences'}")
-        if any(template for _, _, template, _ in names):
+        if any(name.endswith("_training.jinja") for name, *_ in names):
             self.second_opinion(names)
         return fine
 
@@ -466,15 +466,14 @@ def shown(raw, ids_, trained):
 
 def text_of(reference, ids_):
     """Tokens as the text that they stand for, without the decoder's liberties."""
-    pieces = reference.tokenizer.convert_ids_to_tokens(ids_)
-    special = set(reference.tokenizer.all_special_tokens)
-    if "▁" in "".join(piece for piece in reference.tokenizer.get_vocab() if len(piece) == 1):
-        out = b""
-        for piece in pieces:
-            byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
-            out += bytes([int(byte.group(1), 16)]) if byte else (piece if piece in special else piece.replace("▁", " ")).encode()
-        return out.decode(errors="replace")
-    return reference.tokenizer.decode(ids_, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if not reference.sentencepiece:
+        return reference.raw.decode(ids_, skip_special_tokens=False)
+    out = b""
+    for id_ in ids_:
+        piece = reference.raw.id_to_token(id_)
+        byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+        out += bytes([int(byte.group(1), 16)]) if byte else (piece if id_ in reference.special else piece.replace("▁", " ")).encode()
+    return out.decode(errors="replace")
 
 
 def around(reference, prompt, completion):
