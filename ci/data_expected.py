@@ -7,7 +7,10 @@ back, which must give the real text, or the conversation has no reference (`unsu
 """
 
 import json
+import os
 import re
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 STRUCTURE = re.compile(r"(</?think>|</?tool_response>)")  # templates look for these in contents
@@ -275,7 +278,8 @@ class Reference:
         self.tokenizer, self.raw = tokenizer or (AutoTokenizer.from_pretrained(folder), None)
         if self.raw is None:
             # Without what shortens offsets by white space; ids without special tokens do not depend on it.
-            parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            with silent():
+                parts = json.loads(self.tokenizer.backend_tokenizer.to_str())
             parts["post_processor"] = None
             self.raw = Tokenizer.from_str(json.dumps(parts, ensure_ascii=False))
         self.template = template or self.tokenizer.chat_template
@@ -338,6 +342,20 @@ class Reference:
                 found["unsure"] = f"its blocks: {error}"[:200]
         found["marks"] = {name: runs(marks(encoded.offsets, spans_)) for name, spans_ in found["marks"].items()}
         return found
+
+
+@contextmanager
+def silent():
+    """Nothing on standard output, where the library warns of gaps in a vocabulary."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def runs(flags):

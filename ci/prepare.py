@@ -135,8 +135,8 @@ def processors(given):
 
     file, megabytes = dialogues(given)
     long = given.folder / "one-record.jsonl"
-    words = "The lake rests below a ridge of grey stone, where boats drift past the reeds. " * 425_000
-    long.write_text(json.dumps({"messages": [{"role": "user", "content": words}, {"role": "assistant", "content": words}]}) + "\n")
+    words = "The lake rests below a ridge of grey stone, where boats drift past the reeds. " * 850_000
+    long.write_text(json.dumps({"messages": [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": words}]}) + "\n")
     print("| tokenizer | loract shard, processor s | datasets.map, processor s | ratio | seconds | seconds of map | ids equal | MB for one record of "
           f"{long.stat().st_size / 1e6:.0f} MB |\n|---|---:|---:|---:|---:|---:|---|---:|")
     fine = True
