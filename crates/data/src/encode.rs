@@ -14,7 +14,7 @@ pub(crate) struct Encoder<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) template: Option<&'a ChatTemplate>,
     pub(crate) loss_on: LossOn,
-    /// Tokens of a conversation or a completion that will be kept; what lies behind them need not be marked.
+    /// Tokens of a conversation or a completion that will be kept; what comes after them need not be marked.
     pub(crate) sequence_length: usize,
     /// Tokens of a text that will be kept.
     pub(crate) text_length: usize,
@@ -72,7 +72,7 @@ impl Encoder<'_> {
     }
 
     /// Prompt and completion are tokenised apart, as they are when the model is asked, so that no token belongs to
-    /// both; the completion and the eos token behind it are trained.
+    /// both; the completion and the eos token after it are trained.
     fn completion(&self, prompt: &str, completion: &str) -> Result<Sample, Error> {
         let mut tokens = self.tokenizer.encode_up_to(prompt, true, self.wanted())?.ids;
         if self.tokenizer.eos_token_id().is_some() && tokens.last().copied() == self.tokenizer.eos_token_id() {

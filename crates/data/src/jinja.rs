@@ -5,7 +5,7 @@
 //! `raise_exception` and `strftime_now`. Where something of it is not supported, the template is refused with its name and line; it never
 //! writes another text. `ci/jinja_snippets.py` records what jinja2 writes for the tests.
 //!
-//! A template is parsed and written anew for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators ([`operators`]).
+//! A template is parsed and rewritten for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators ([`operators`]).
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -164,11 +164,11 @@ impl Reader {
         }
     }
 
-    /// Takes what the record says beside its turns.
+    /// Takes what the record says apart from its turns.
     fn complete(&self, mut conversation: Conversation, fields: &mut Map<String, Value>) -> Result<Conversation, Fault> {
         if let Some(system) = system(fields)? {
             if conversation.messages.first().is_some_and(|first| first.role() == "system") {
-                return fault("the record has a `system` beside the turns, and a system turn", "give one of them");
+                return fault("the record has both a `system` and a system turn", "give one of them");
             }
             conversation.messages.insert(0, crate::message::Message::new("system", system));
             conversation.prompt_turns += 1;
@@ -235,7 +235,7 @@ fn text(text: String) -> Result<Record, Fault> {
     Ok(Record::Text(text))
 }
 
-/// The system prompt that stands beside the turns.
+/// The system prompt that is no turn.
 fn system(fields: &mut Map<String, Value>) -> Result<Option<String>, Fault> {
     for key in ["system", "system_prompt"] {
         match fields.shift_remove(key) {

@@ -36,7 +36,7 @@ pub(crate) struct Aligned<'a> {
     pub(crate) wanted: usize,
 }
 
-/// Where the words of a turn stand: from the first to behind the last.
+/// Where the words of a turn stand: from the first byte to the end of the last word.
 type Words = Option<Range<usize>>;
 
 /// What stood between the end of one turn's words and the beginning of the assistant's, by the role of that turn.
@@ -63,7 +63,7 @@ impl Aligned<'_> {
         let mut spans = Vec::new();
         for turn in (0..words.len()).filter(spoken) {
             let Some(range) = &words[turn] else { continue };
-            if range.start >= self.wanted {
+            if self.wanted < self.text.len() && range.start >= self.wanted {
                 break;
             }
             let start = self.start(turn, &words, &mut headers)?;
@@ -114,18 +114,15 @@ impl Aligned<'_> {
         Ok(Some(start..self.text.len() - suffix))
     }
 
-    /// Where the assistant begins to write: behind what the model would be prompted with.
+    /// Where the assistant begins to write: after what the model would be prompted with.
     fn start(&self, turn: usize, words: &[Words], headers: &mut Headers) -> Result<usize, Failure> {
         let first = words[turn].as_ref().map_or(0, |range| range.start);
         let before = words[..turn].iter().flatten().map(|range| range.end).filter(|&end| end <= first).max().unwrap_or(0);
         let head = &self.text[before..first];
         let role = turn.checked_sub(1).map_or("", |before| self.chat.conversation.messages[before].role());
         // A header that was met after a turn of that role, and that leads right to the words, needs no rendering of its own.
-        let known = headers
-            .iter()
-            .find(|(after, header)| after == role && head.strip_prefix(header.as_str()).is_some_and(|rest| rest.trim().is_empty()));
-        if let Some((_, header)) = known {
-            return Ok(before + header.len());
+        if headers.iter().any(|(after, header)| after == role && head == header) {
+            return Ok(first);
         }
         let after_prompt = || self.generation_prompt().and_then(|prompt| Some(before + head.rfind(&prompt)? + prompt.len()));
         if turn == 0 {
@@ -135,8 +132,9 @@ impl Aligned<'_> {
         let Ok(prompt) = self.chat.render(&self.chat.messages()[..turn], true) else {
             return Ok(after_prompt().unwrap_or(first));
         };
-        let start = self.common_tokens(&prompt)?.min(first);
-        let start = if start >= before { start } else { self.aligned_from_behind(&prompt, before, first)? };
+        // It may lie within the words of the turn, where they begin with the thought that the prompt has opened.
+        let start = self.common_tokens(&prompt)?;
+        let start = if start >= before { start } else { self.aligned_by_suffix(&prompt, before, first)? };
         headers.push((role.to_owned(), self.text[before..start].to_owned()));
         Ok(start)
     }
@@ -147,17 +145,24 @@ impl Aligned<'_> {
         if common == other.len() {
             return Ok(common);
         }
+        // Neither is a tag cut that the two begin alike, as `<think>` and `<tool_call>`.
+        let tag = other[..common].rfind('<').filter(|&tag| !other[tag..common].contains(|c: char| c == '>' || c.is_whitespace()));
         let cut = self.tokenizer.encode_with_offsets(other, false)?;
         let straddling = cut.offsets.iter().find(|&&(start, end)| start < common && common < end);
-        Ok(straddling.map_or(common, |&(start, _)| start))
+        Ok(straddling.map_or(common, |&(start, _)| start).min(tag.unwrap_or(common)))
     }
 
-    /// For templates that write earlier turns differently when more follow: the place up to `first` whose text before it ends as the prompt does.
-    fn aligned_from_behind(&self, prompt: &str, before: usize, first: usize) -> Result<usize, Failure> {
-        let places = (before..=first).filter(|&place| self.text.is_char_boundary(place));
-        let shared = |place: usize| common_suffix(&self.text[..place], prompt);
-        let best = places.map(|place| (shared(place), place)).max().filter(|&(shared, _)| shared > 0);
-        best.map(|(_, place)| place).ok_or_else(|| {
+    /// For templates that write earlier turns differently when more follow: the place up to `first` before which the text ends as the prompt does, or as
+    /// the prompt does without the last tokens of what opens the assistant's turn, which may open a thought.
+    fn aligned_by_suffix(&self, prompt: &str, before: usize, first: usize) -> Result<usize, Failure> {
+        let cut = self.tokenizer.encode_with_offsets(prompt, false)?;
+        let opening = self.generation_prompt().filter(|opening| prompt.ends_with(opening.as_str())).map_or(0, |opening| opening.len());
+        let inside = cut.offsets.iter().rev().map(|&(start, _)| start).take_while(|&start| start + opening >= prompt.len());
+        let ends = std::iter::once(prompt.len()).chain(inside);
+        let places = || (before + 1..=first).rev().filter(|&place| self.text.is_char_boundary(place));
+        let ends = ends.filter(|&end| prompt.is_char_boundary(end));
+        let place = ends.filter_map(|end| places().find(|&place| prompt[..end].ends_with(&self.text[before..place]))).max();
+        place.ok_or_else(|| {
             refuse(
                 "the chat template writes the turns before an answer differently from the prompt for it, so it cannot be told where the answer begins",
                 "use a template with {% generation %} blocks, or put the loss on all tokens",
@@ -202,7 +207,12 @@ impl Aligned<'_> {
             let plain = special.iter().find(|&&index| Some(ids[index]) == end);
             found = plain.or_else(|| special.iter().find(|&&index| stops.contains(&ids[index]))).or(found);
         }
-        found.map(|&index| offsets[index].1)
+        // Some models end a turn with several tokens, of which the eos token is the last.
+        let first = *found?;
+        let run = special.iter().copied().skip_while(|&index| index < first);
+        let run = run.enumerate().take_while(|&(at, index)| index == first + at).map(|(_, index)| index);
+        let eos = run.into_iter().find(|&index| Some(ids[index]) == self.tokenizer.eos_token_id());
+        Some(offsets[eos.unwrap_or(first)].1)
     }
 
     /// The special token that ends a turn of plain text.

@@ -150,7 +150,9 @@ fn at_key(run: &Run, error: data::Error) -> Error {
             let (table, key) = match *option {
                 "batch_size" => ("run", "batch_size"),
                 "tokenizer" => ("model", "tokenizer"),
-                "eval_samples" | "sequence_length" | "overflow" => ("data", *option),
+                "eval_samples" | "sequence_length" | "overflow" | "columns" | "prompt_template" | "chat_template_kwargs" => {
+                    ("data", *option)
+                }
                 _ => ("data", "train"),
             };
             (table, key, format!("{problem}; {remedy}"))
@@ -198,5 +200,29 @@ fn options(run: &Run) -> Options {
         // Ready batches are taken as they are, and an own file of held-out data needs none of the training data.
         eval_samples: if ready || run.data.eval.is_some() { 0 } else { run.data.eval_samples },
         seed: run.seed,
+        columns: run.data.columns.clone(),
+        pairs: match run.data.pairs {
+            config::Pairs::Auto => data::Pairs::Auto,
+            config::Pairs::Text => data::Pairs::Text,
+            config::Pairs::Chat => data::Pairs::Chat,
+        },
+        prompt_template: run.data.prompt_template.clone(),
+        chat_template_kwargs: kwargs(&run.data.chat_template_kwargs),
     }
+}
+
+/// The variables of a chat template. A date of TOML is its text.
+fn kwargs(table: &toml::Table) -> serde_json::Map<String, serde_json::Value> {
+    fn value(found: &toml::Value) -> serde_json::Value {
+        match found {
+            toml::Value::String(text) => text.as_str().into(),
+            toml::Value::Integer(number) => (*number).into(),
+            toml::Value::Float(number) => (*number).into(),
+            toml::Value::Boolean(switch) => (*switch).into(),
+            toml::Value::Datetime(date) => date.to_string().into(),
+            toml::Value::Array(list) => list.iter().map(value).collect(),
+            toml::Value::Table(table) => kwargs(table).into(),
+        }
+    }
+    table.iter().map(|(key, found)| (key.clone(), value(found))).collect()
 }

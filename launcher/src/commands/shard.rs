@@ -141,6 +141,12 @@ fn say_what_is_left_out(set: &Dataset) {
             eprintln!("  and {} more", file.count - file.first.len());
         }
     }
+    for (key, count) in &report.unread {
+        eprintln!("`{key}` is not read ({count} records)");
+    }
+    for (key, count) in &report.unwritten {
+        eprintln!("`{key}` is given to the chat template, which does not write it ({count} records)");
+    }
     if report.dropped > 0 {
         eprintln!("left out {} samples without a trained token", report.dropped);
     }

@@ -1,6 +1,6 @@
 //! Marks around what the turns of a conversation say: where they come out in the text, there the words have landed.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::message::Message;
 
@@ -62,7 +62,12 @@ pub(super) fn marked(message: &Message, turn: usize) -> Map<String, Value> {
 pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
     let mark = mark(turn);
     let mut fields = marked(message, turn);
-    let has_no_text = fields == *message.fields();
+    let has_content = match fields.get("content") {
+        Some(Value::String(text)) => !text.trim().is_empty(),
+        Some(Value::Array(parts)) => parts.iter().any(|part| part["text"].as_str().is_some_and(|text| !text.trim().is_empty())),
+        _ => false,
+    };
+    let is_in_parts = fields.get("content").is_some_and(Value::is_array);
     match fields.get_mut("tool_calls").and_then(Value::as_array_mut).and_then(|calls| calls.last_mut()) {
         Some(call) => {
             let function = if call.get("function").is_some() { &mut call["function"] } else { call };
@@ -72,7 +77,8 @@ pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
                 _ => {}
             }
         }
-        None if has_no_text => _ = fields.insert("content".into(), mark.into()),
+        None if !has_content && is_in_parts => _ = fields.insert("content".into(), json!([{"type": "text", "text": mark}])),
+        None if !has_content => _ = fields.insert("content".into(), mark.into()),
         None => {}
     }
     fields

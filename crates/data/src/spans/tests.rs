@@ -1,5 +1,7 @@
 //! The tokenizer of these tests has three special tokens: `<|endoftext|>`, `<|im_start|>` and `<|im_end|>`, the last of which is eos.
 
+mod recorded;
+
 use serde_json::json;
 
 use crate::encode::tests::{conversation, encode};

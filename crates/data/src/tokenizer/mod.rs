@@ -85,7 +85,7 @@ impl Tokenizer {
         open::open_folder(folder)
     }
 
-    /// Opens a `tokenizer.json` with what stands beside it, as [`Tokenizer::from_model_dir`] does; or a directory that has one.
+    /// Opens a `tokenizer.json` with the files next to it, as [`Tokenizer::from_model_dir`] does; or a directory that has one.
     ///
     /// # Errors
     /// If a file cannot be read, or is not of that format.

@@ -49,7 +49,7 @@ fn conversion(folder: &Path) -> String {
     )
 }
 
-/// The tokenizer whose vocabulary is this file; the other files are looked for beside it.
+/// The tokenizer whose vocabulary is this file; the other files are looked for next to it.
 pub(super) fn open_file(path: &Path) -> Result<Tokenizer> {
     if path.is_dir() {
         let none = || Error::file(path, "the directory has no tokenizer", "name one with a tokenizer.json");
@@ -90,7 +90,7 @@ fn open(path: &Path, folder: &Path) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// The file to read: a class that is told about the space before a text makes its tokenizer anew.
+/// The file to read: a class that is told about the space before a text makes its tokenizer again.
 fn source(path: &Path, folder: &Path, class: &Class, config: &Value) -> PathBuf {
     let is_json = path.extension().is_some_and(|extension| extension == "json");
     if is_json && class.converts_for_prefix() && config["add_prefix_space"].is_boolean() {

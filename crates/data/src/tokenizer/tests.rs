@@ -143,7 +143,7 @@ fn the_stream_shows_broken_bytes_at_the_end() {
 }
 
 #[test]
-fn reads_a_tokenizer_json_with_the_config_beside_it() {
+fn reads_a_tokenizer_json_with_its_config() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     let mut inner = bytes_only().inner;

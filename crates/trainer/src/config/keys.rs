@@ -171,6 +171,10 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("crop", "the least and the most part of an image, such as [0.08, 1]"),
             ("labels", r#"a list of the names of the classes, such as ["ham", "spam"]"#),
             ("class_weights", r#""none" | "balanced""#),
+            ("pairs", r#""auto" | "text" | "chat""#),
+            ("prompt_template", r#"a Jinja template over a record's columns, such as "Question: {{ question }}\nAnswer: ""#),
+            ("columns", r#"a table of the data's own names, such as { prompt = "question", completion = "answer" }"#),
+            ("chat_template_kwargs", "a table of variables of the chat template, such as { enable_thinking = false }"),
         ],
     ),
     (

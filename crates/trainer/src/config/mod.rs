@@ -23,8 +23,8 @@ pub(crate) use tables::keys as keys_of;
 pub use tables::{
     Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, ClassWeights, Cluster, Columns, Data, DataFormat, DataSource, DataSources,
     Decay, Device, Dtype, Factors, Form, GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model,
-    MuonScale, Optimizer, OptimizerName, Overflow, Override, PartialForm, Quantization, Rank, Rounding, Run, Schedule, ScheduleKind, Site,
-    Sites, StartingWeights, StopSignal, Stream, TargetModules, Task,
+    MuonScale, Optimizer, OptimizerName, Overflow, Override, Pairs, PartialForm, Quantization, Rank, Rounding, Run, Schedule, ScheduleKind,
+    Site, Sites, StartingWeights, StopSignal, Stream, TargetModules, Task,
 };
 
 #[cfg(test)]

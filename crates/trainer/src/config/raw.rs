@@ -172,6 +172,10 @@ pub(super) struct Data {
     pub crop: Option<[f64; 2]>,
     pub labels: Option<Vec<String>>,
     pub class_weights: Option<String>,
+    pub pairs: Option<String>,
+    pub prompt_template: Option<String>,
+    pub columns: Option<BTreeMap<String, String>>,
+    pub chat_template_kwargs: Option<toml::Table>,
 }
 
 #[derive(Debug, Default, Deserialize)]

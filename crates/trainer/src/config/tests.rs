@@ -60,6 +60,7 @@ fn the_resolved_form_is_the_same_run() {
         [data]\ntrain = \"t\"\neval = \"e\"\neval_samples = 0\nformat = \"text\"\nsequence_length = 9\noverflow = \"drop\"\npacking = true\n\
         loss_on = \"all\"\nshuffle = false\nmax_samples = 11\nbad_lines = \"skip\"\n\
         text_key = \"message\"\nlabel_key = \"class\"\nlabels = [\"ham\", \"spam\"]\nclass_weights = \"balanced\"\nimage_key = \"picture\"\nflip = true\ncrop = [0.25, 1]\n\
+        pairs = \"chat\"\nprompt_template = \"Q: {{ q }}\"\ncolumns = { prompt = \"q\" }\nchat_template_kwargs = { enable_thinking = false, level = [1, \"high\"] }\n\
         [optimizer]\nname = \"muon\"\nlearning_rate = 3e-5\nbetas = [0.5, 0]\neps = 1e-6\nmomentum = 0.8\nnesterov = false\nscale = \"original\"\nweight_decay = 0.1\nclip_grad_norm = 0\nmaster_weights = false\nsplit = true\n\
         [schedule]\nkind = \"wsd\"\nwarmup_steps = 2\ndecay = 3\nmin_ratio = 0.1\n\
         [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
@@ -124,6 +125,7 @@ fn the_valid_values_of_a_choice_are_its_names() {
     named::<super::LossOn>("data", "loss_on");
     named::<super::BadLines>("data", "bad_lines");
     named::<super::Overflow>("data", "overflow");
+    named::<super::Pairs>("data", "pairs");
     named::<super::ClassWeights>("data", "class_weights");
     named::<super::Task>("model", "task");
     named::<super::StartingWeights>("model", "weights");

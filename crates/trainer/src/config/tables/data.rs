@@ -3,6 +3,7 @@
 use super::DataSources;
 use crate::config::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 choice! {
     /// What a data file holds.
@@ -47,6 +48,18 @@ choice! {
         Truncate = "truncate",
         /// It is left out and counted.
         Drop = "drop",
+    }
+}
+
+choice! {
+    /// How a request and its answer are written.
+    Pairs {
+        /// `prompt` and `completion` as text; instructions and questions as a chat, where the model has a chat template.
+        Auto = "auto",
+        /// As text; an instruction in Alpaca's words.
+        Text = "text",
+        /// As a user's turn and the assistant's.
+        Chat = "chat",
     }
 }
 
@@ -105,6 +118,17 @@ pub struct Data {
     pub labels: Option<Vec<String>>,
     /// `class_weights`: `"none"` or `"balanced"`. Default: `"none"`.
     pub class_weights: ClassWeights,
+    /// `pairs`: `"auto"`, `"text"` or `"chat"`. Default: `"auto"`.
+    pub pairs: Pairs,
+    /// `prompt_template`: a Jinja template over the columns of a record that writes the prompt of a pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_template: Option<String>,
+    /// `columns`: what the data call the columns that are read, such as `{ prompt = "question" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// `chat_template_kwargs`: variables of the chat template, such as `{ enable_thinking = false }`; those of a record win.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    pub chat_template_kwargs: toml::Table,
 }
 
 impl Data {
@@ -138,6 +162,10 @@ impl Data {
             crop: raw.crop,
             labels: raw.labels,
             class_weights: at.choose("class_weights", raw.class_weights.as_deref(), ClassWeights::None)?,
+            pairs: at.choose("pairs", raw.pairs.as_deref(), Pairs::Auto)?,
+            prompt_template: raw.prompt_template,
+            columns: raw.columns.unwrap_or_default(),
+            chat_template_kwargs: raw.chat_template_kwargs.unwrap_or_default(),
         })
     }
 }

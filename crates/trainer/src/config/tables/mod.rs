@@ -17,7 +17,7 @@ mod sources;
 pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use checkpoint::{Checkpoint, StopSignal};
 pub use cluster::Cluster;
-pub use data::{BadLines, ClassWeights, Data, DataFormat, LossOn, Overflow};
+pub use data::{BadLines, ClassWeights, Data, DataFormat, LossOn, Overflow, Pairs};
 pub use form::{BasisKind, Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Init, Lora, LoraBias, TargetModules};
