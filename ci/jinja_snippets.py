@@ -371,6 +371,10 @@ a{%+ generation +%} b {%+ endgeneration +%} c
 {{ [1, 2, 3].pop() }}
 {{ [[1, 2], [3]]|sum(start=[]) }} {{ [1, [2, (3, {'a': ()})]] }}
 {{ 3.0 }} {{ 3.0|int }} {{ 3.7 // 1 }} {{ 5 // 2.0 }} {{ 1e3 }} {{ 0.5 }} {{ .5 }}
+{% for c in u %}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{% endfor %}{% for k in d %}{{ loop.last }}{% endfor %}{% for k in d.items() %}{{ loop.last }}{% endfor %}{% for k in d|items %}{{ loop.last }}{% endfor %}{% for k in range(2) %}{{ loop.last }}{% endfor %}
+{{ ['<'|e, '<b>'|safe] }} {{ 'abc' % undefined_name }} {{ [n, n]|sort }} {{ l|sort(attribute='x') }}
+{{ n is none(1) }}
+{{ s is defined 1 }}
 {{ 1 == 1 and 2 == 2 }} {{ 'a' != 'b' }} {{ n != none }} {{ n is not none }} {{ [] == [] }} {{ {} == {} }} {{ () == [] }}
 '''
 

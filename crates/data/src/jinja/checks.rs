@@ -12,10 +12,18 @@ fn other(name: &str, arguments: &[Value]) -> Result<Value, Error> {
     required(name, "other", other)
 }
 
+/// The value of a test that takes nothing else.
+fn alone(arguments: &[Value]) -> Result<&Value, Error> {
+    match arguments {
+        [value] => Ok(value),
+        _ => fail("the test takes no arguments"),
+    }
+}
+
 macro_rules! of_type {
     ($($name:ident => $pattern:pat),* $(,)?) => {
         $(pub(super) fn $name(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-            Ok(matches!(type_of(&arguments[0]), $pattern))
+            Ok(matches!(type_of(alone(arguments)?), $pattern))
         })*
     };
 }
@@ -44,11 +52,11 @@ of_type! {
 }
 
 pub(super) fn defined(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    Ok(!arguments[0].is_undefined())
+    Ok(!alone(arguments)?.is_undefined())
 }
 
 pub(super) fn callable(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    match type_of(&arguments[0]) {
+    match type_of(alone(arguments)?) {
         Type::Other("function" | "method" | "Macro" | "LoopContext") | Type::Undefined => Ok(true),
         Type::Other(name) => fail(format!("the test `callable` of a value of type {name} is not supported")),
         _ => Ok(false),
@@ -56,7 +64,7 @@ pub(super) fn callable(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, E
 }
 
 pub(super) fn escaped(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    Ok(arguments[0].is_safe())
+    Ok(alone(arguments)?.is_safe())
 }
 
 /// Identity can be told for what exists only once.
@@ -117,30 +125,30 @@ pub(super) fn divisible_by(_: &State<'_, '_>, arguments: &[Value]) -> Result<boo
 }
 
 pub(super) fn even(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    divides(&arguments[0], &Value::from(2), 0)
+    divides(alone(arguments)?, &Value::from(2), 0)
 }
 
 pub(super) fn odd(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    divides(&arguments[0], &Value::from(2), 1)
+    divides(alone(arguments)?, &Value::from(2), 1)
 }
 
 pub(super) fn lower(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    Ok(methods::character::is_lower(&printing::str(&arguments[0])?))
+    Ok(methods::character::is_lower(&printing::str(alone(arguments)?)?))
 }
 
 pub(super) fn upper(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    Ok(methods::character::is_upper(&printing::str(&arguments[0])?))
+    Ok(methods::character::is_upper(&printing::str(alone(arguments)?)?))
 }
 
 /// Filters of jinja2 that are not supported are known to it.
 const OTHER_FILTERS: [&str; 8] = ["filesizeformat", "forceescape", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr"];
 
 pub(super) fn is_filter(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    let name = arguments[0].as_str().unwrap_or_default();
+    let name = alone(arguments)?.as_str().unwrap_or_default();
     Ok(registry::is_filter(name) || OTHER_FILTERS.contains(&name))
 }
 
 pub(super) fn is_test(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
-    let name = arguments[0].as_str().unwrap_or_default();
+    let name = alone(arguments)?.as_str().unwrap_or_default();
     Ok(registry::is_test(name) || ["==", "!=", "<", "<=", ">", ">="].contains(&name))
 }

@@ -170,7 +170,7 @@ pub(super) fn iterate(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Er
         Type::Str(text) => limits::charge(text.len())?,
         _ => {}
     }
-    Ok(super::types::Counted::value(items.try_iter()?, steps as u64))
+    Ok(super::types::Counted::value(items.try_iter()?, items.len(), steps as u64))
 }
 
 /// Counts the steps of a macro's body.

@@ -26,7 +26,8 @@ pub(super) fn format(format: &str, values: &Value) -> Result<Value, Error> {
     result.push_str(rest);
     let all_used = places.used == places.items.len() || places.by_name;
     // A dictionary, or a list, may be given without a place for it.
-    let may_be_unused = single && places.used == 0 && matches!(type_of(values), Type::Dict(_) | Type::List | Type::Range(_));
+    let may_be_unused =
+        single && places.used == 0 && matches!(type_of(values), Type::Dict(_) | Type::List | Type::Range(_) | Type::Undefined);
     if !all_used && !may_be_unused {
         return fail("`%`: not all arguments are used by the format");
     }

@@ -55,7 +55,9 @@ fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Erro
         Type::Float(value) => text.push_str(&float(value)),
         Type::Str(string) => {
             charge(string.len())?;
+            text.push_str(if value.is_safe() { "Markup(" } else { "" });
             quote(text, string);
+            text.push_str(if value.is_safe() { ")" } else { "" });
         }
         Type::List => sequence(text, value, ["[", "]"], depth)?,
         Type::Tuple(tuple) => sequence(text, value, ["(", if tuple.items.len() == 1 { ",)" } else { ")" }], depth)?,

@@ -9,12 +9,19 @@ use crate::jinja::arguments::{bind, is_true};
 use crate::jinja::operators::compare;
 use crate::jinja::types::{Tuple, Type, fail, items_of, list, pairs_of, type_name, type_of};
 
+/// The order of two keys, of which equal ones need no order.
+fn order_unless_equal(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
+    if compare::equals(a, b)? { Ok(Some(Ordering::Equal)) } else { compare::order(a, b) }
+}
+
+type Order = fn(&Value, &Value) -> Result<Option<Ordering>, Error>;
+
 /// Sorts items by keys, stably; `reverse` keeps the order of equal ones.
-fn sort_by_keys(mut keyed: Vec<(Vec<Value>, Value)>, reverse: bool) -> Result<Vec<Value>, Error> {
+fn sort_by_keys(mut keyed: Vec<(Vec<Value>, Value)>, ordered: Order, reverse: bool) -> Result<Vec<Value>, Error> {
     let mut failure = None;
     let mut order = |a: &[Value], b: &[Value]| -> Ordering {
         for (a, b) in a.iter().zip(b) {
-            match compare::order(a, b) {
+            match ordered(a, b) {
                 Ok(Some(Ordering::Equal)) => {}
                 Ok(Some(order)) => return order,
                 Ok(None) => {
@@ -46,7 +53,7 @@ pub(in crate::jinja) fn sort(_: &State<'_, '_>, arguments: &[Value]) -> Result<V
         let key = keys.iter().map(|key| key.of(&item, None)).collect::<Result<Vec<_>, _>>()?;
         keyed.push((key, item));
     }
-    list(sort_by_keys(keyed, is_true(reverse.as_ref(), false))?)
+    list(sort_by_keys(keyed, order_unless_equal, is_true(reverse.as_ref(), false))?)
 }
 
 /// The keys that `attribute='a,b'` names.
@@ -60,7 +67,7 @@ fn keys_of(attribute: Option<&Value>, case_sensitive: bool) -> Result<Vec<Key>, 
 /// Items by one key.
 pub(super) fn sorted_by(items: Vec<Value>, key: &Key, default: Option<&Value>) -> Result<Vec<Value>, Error> {
     let keyed = items.into_iter().map(|item| Ok((vec![key.of(&item, default)?], item)));
-    sort_by_keys(keyed.collect::<Result<_, Error>>()?, false)
+    sort_by_keys(keyed.collect::<Result<_, Error>>()?, compare::order, false)
 }
 
 /// `dictsort(case_sensitive=false, by='key', reverse=false)`.
@@ -79,7 +86,7 @@ pub(in crate::jinja) fn dictsort(_: &State<'_, '_>, arguments: &[Value]) -> Resu
         let sorted_by = key.folded(if by_value { value.clone() } else { name.clone() });
         (vec![sorted_by], Tuple::value(vec![name, value]))
     });
-    list(sort_by_keys(keyed.collect(), is_true(reverse.as_ref(), false))?)
+    list(sort_by_keys(keyed.collect(), compare::order, is_true(reverse.as_ref(), false))?)
 }
 
 fn extreme(name: &str, arguments: &[Value], wanted: Ordering) -> Result<Value, Error> {

@@ -171,12 +171,14 @@ impl Iterator for Drain {
 /// What a loop runs over; each item takes steps.
 pub(in crate::jinja) struct Counted {
     items: Mutex<Option<ValueIter>>,
+    /// Where that is known: minijinja does not know it of a string's characters.
+    length: Option<usize>,
     steps: u64,
 }
 
 impl Counted {
-    pub(in crate::jinja) fn value(items: ValueIter, steps: u64) -> Value {
-        Value::from_object(Self { items: Mutex::new(Some(items)), steps })
+    pub(in crate::jinja) fn value(items: ValueIter, length: Option<usize>, steps: u64) -> Value {
+        Value::from_object(Self { items: Mutex::new(Some(items)), length, steps })
     }
 }
 
@@ -193,7 +195,7 @@ impl Object for Counted {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.items.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(items) => Enumerator::Iter(Box::new(CountedItems { items, steps: self.steps })),
+            Some(items) => Enumerator::Iter(Box::new(CountedItems { items, left: self.length, steps: self.steps })),
             None => Enumerator::Empty,
         }
     }
@@ -201,6 +203,7 @@ impl Object for Counted {
 
 struct CountedItems {
     items: ValueIter,
+    left: Option<usize>,
     steps: u64,
 }
 
@@ -209,12 +212,13 @@ impl Iterator for CountedItems {
 
     fn next(&mut self) -> Option<Value> {
         let item = self.items.next()?;
+        self.left = self.left.map(|left| left.saturating_sub(1));
         // An error as an item ends the loop with that error.
         Some(crate::jinja::limits::step(self.steps).map_or_else(Value::from, |()| item))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.items.size_hint()
+        self.left.map_or_else(|| self.items.size_hint(), |left| (left, Some(left)))
     }
 }
 
