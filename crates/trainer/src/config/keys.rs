@@ -81,7 +81,7 @@ pub(super) const TABLES: &[TableKeys] = &[
             ("weights", r#""pretrained" | "random""#),
             ("dtype", r#""f32" | "bf16""#),
             ("quantization", r#""none" | "nf4" | "gguf""#),
-            ("tokenizer", "the path of a tokenizer.json"),
+            ("tokenizer", "the path of a tokenizer.json, tokenizer.model or tekken.json, or a directory that has one"),
             ("chat_template", "the path of a Jinja chat template"),
         ],
     ),

@@ -72,7 +72,7 @@ pub struct Model {
     /// `quantization`: `"none"`; `"nf4"`, four bits for each number of the linear layers; or `"gguf"`, the blocks that a `.gguf` file has. Default:
     /// `"none"`.
     pub quantization: Quantization,
-    /// `tokenizer`: a `tokenizer.json` to use instead of the model's own.
+    /// `tokenizer`: a `tokenizer.json`, `tokenizer.model` or `tekken.json`, or a directory that has one, to use instead of the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
     /// `chat_template`: a Jinja template to use instead of the model's own.
