@@ -46,8 +46,12 @@ fn shard(place: &Place, dir: &Path, train: &str) -> Ended {
 
 fn shard_command(place: &Place, dir: &Path, train: &str) -> Command {
     let mut command = place.loract(&["shard"]);
-    command.arg(place.config()).arg("--set").arg(format!("run.dir={}", dir.display())).arg("--set").arg(format!("data.train={train}"));
+    command.arg(place.config()).args(set(dir, train));
     command
+}
+
+fn set(dir: &Path, train: &str) -> [String; 4] {
+    ["--set".into(), format!("run.dir={}", dir.display()), "--set".into(), format!("data.train={train}")]
 }
 
 /// What was made, and its file.

@@ -98,15 +98,15 @@ impl Reader {
     }
 
     /// Reads a record in JSON.
-    pub(crate) fn from_json(&self, bytes: &[u8], format: Format) -> Result<Read, Fault> {
+    pub(crate) fn read_json(&self, bytes: &[u8], format: Format) -> Result<Read, Fault> {
         match json::parse(bytes)? {
-            Value::Object(fields) => self.from_fields(fields, format),
+            Value::Object(fields) => self.read_fields(fields, format),
             other => fault(format!("a record is {} and not an object", kind(&other)), SHAPES),
         }
     }
 
     /// Reads the keys of a record; `format` narrows the shapes.
-    pub(crate) fn from_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+    pub(crate) fn read_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         fields.retain(|_, value| !value.is_null());
         self.columns.rename(&mut fields)?;
         let record = self.shape(&mut fields)?;
@@ -117,7 +117,7 @@ impl Reader {
 
     /// Reads a row of a table, whose columns are called as the keys of a JSON record. Lists may be JSON in a text there, and a column of structs
     /// gives each row the keys of all: those that are null are absent.
-    pub(crate) fn from_row(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+    pub(crate) fn read_row(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         self.columns.rename(&mut fields)?;
         for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
             if let Some(Value::String(text)) = fields.get(key) {
@@ -137,11 +137,11 @@ impl Reader {
         }
         fields.values_mut().for_each(remove_nulls);
         let columns = Columns::default();
-        Self { columns, ..self.clone() }.from_fields(fields, format)
+        Self { columns, ..self.clone() }.read_fields(fields, format)
     }
 
     /// A paragraph of a text file.
-    pub(crate) fn from_text(&self, bytes: &[u8]) -> Result<Read, Fault> {
+    pub(crate) fn read_text(&self, bytes: &[u8]) -> Result<Read, Fault> {
         Ok((text(json::utf8(bytes)?.to_owned())?, Vec::new()))
     }
 

@@ -157,9 +157,9 @@ impl Raw {
     /// Parses it.
     pub(crate) fn record(self, file: &SourceFile, reader: &Reader) -> Result<Read, Fault> {
         match self.content {
-            Content::Json(bytes) => reader.from_json(&bytes, file.format),
-            Content::Text(bytes) => reader.from_text(&bytes),
-            Content::Row(fields) => reader.from_row(fields, file.format),
+            Content::Json(bytes) => reader.read_json(&bytes, file.format),
+            Content::Text(bytes) => reader.read_text(&bytes),
+            Content::Row(fields) => reader.read_row(fields, file.format),
             Content::Bad(fault) => Err(fault),
         }
     }

@@ -134,6 +134,12 @@ impl Aligned<'_> {
         };
         // It may lie within the words of the turn, where they begin with the thought that the prompt has opened.
         let start = self.common_tokens(&prompt)?;
+        // A prompt that leaves the text before its end may go on after something that only the last turn has or has not, as a line break.
+        let opened = || Some(before + head.rfind(&self.generation_prompt()?)?).filter(|&opened| opened >= start);
+        let start = match opened().filter(|_| !self.text.starts_with(&prompt) && start >= before) {
+            Some(opened) => opened + self.generation_prompt().map_or(0, |prompt| prompt.len()),
+            None => start,
+        };
         let start = if start >= before { start } else { self.aligned_by_suffix(&prompt, before, first)? };
         headers.push((role.to_owned(), self.text[before..start].to_owned()));
         Ok(start)
@@ -148,8 +154,10 @@ impl Aligned<'_> {
         // Neither is a tag cut that the two begin alike, as `<think>` and `<tool_call>`.
         let tag = other[..common].rfind('<').filter(|&tag| !other[tag..common].contains(|c: char| c == '>' || c.is_whitespace()));
         let cut = self.tokenizer.encode_with_offsets(other, false)?;
-        let straddling = cut.offsets.iter().find(|&&(start, end)| start < common && common < end);
-        Ok(straddling.map_or(common, |&(start, _)| start).min(tag.unwrap_or(common)))
+        let is_cut =
+            |&(index, &(start, end)): &(usize, &(usize, usize))| start < common && common < end && self.tokenizer.is_added(cut.ids[index]);
+        let straddling = cut.offsets.iter().enumerate().find(is_cut);
+        Ok(straddling.map_or(common, |(_, &(start, _))| start).min(tag.unwrap_or(common)))
     }
 
     /// For templates that write earlier turns differently when more follow: the place up to `first` before which the text ends as the prompt does, or as
@@ -201,18 +209,19 @@ impl Aligned<'_> {
         let from = offsets.partition_point(|&(start, _)| start < range.start);
         let inside = (from..ids.len()).take_while(|&index| offsets[index].0 < range.end);
         let special: Vec<usize> = inside.filter(|&index| self.tokenizer.is_special(ids[index])).collect();
-        let mut found = special.first();
-        if is_call && special.len() > 1 {
+        let first = *special.first()?;
+        let run = special.iter().enumerate().take_while(|&(at, &index)| index == first + at).map(|(_, &index)| index);
+        let run: Vec<usize> = run.collect();
+        let is_eos = |index: &&usize| Some(ids[**index]) == self.tokenizer.eos_token_id();
+        let stop = if is_call && special.len() > 1 {
             let (end, stops) = (self.plain_end(), self.tokenizer.stop_token_ids());
             let plain = special.iter().find(|&&index| Some(ids[index]) == end);
-            found = plain.or_else(|| special.iter().find(|&&index| stops.contains(&ids[index]))).or(found);
-        }
-        // Some models end a turn with several tokens, of which the eos token is the last.
-        let first = *found?;
-        let run = special.iter().copied().skip_while(|&index| index < first);
-        let run = run.enumerate().take_while(|&(at, index)| index == first + at).map(|(_, index)| index);
-        let eos = run.into_iter().find(|&index| Some(ids[index]) == self.tokenizer.eos_token_id());
-        Some(offsets[eos.unwrap_or(first)].1)
+            plain.or_else(|| special.iter().find(|&&index| stops.contains(&ids[index]))).or(run.last())
+        } else {
+            // Some models end a turn with several tokens, of which the eos token is the last.
+            run.iter().find(is_eos)
+        };
+        Some(offsets[stop.copied().unwrap_or(first)].1)
     }
 
     /// The special token that ends a turn of plain text.

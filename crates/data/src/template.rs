@@ -146,7 +146,10 @@ impl ChatTemplate {
                 render(&self.program, &self.variables(&Conversation::default()), turns, false).ok()
             };
             let user = |content: Json| json!({"role": "user", "content": content});
-            let writes = |content: Json| render(json!([user(content)])).is_some_and(|text| text.contains(PROBE) && !text.contains("text"));
+            let writes = |content: Json| {
+                render(json!([user(content)]))
+                    .is_some_and(|text| text.contains(PROBE) && !text.contains("'text'") && !text.contains("\"text\""))
+            };
             let call = |arguments: Json| {
                 let calls = json!([{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}]);
                 render(json!([user("a".into()), {"role": "assistant", "content": "", "tool_calls": calls}]))

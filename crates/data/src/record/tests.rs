@@ -5,7 +5,7 @@ use crate::message::Message;
 
 pub(super) fn read(reader: &Reader, record: &str) -> Result<Record, Fault> {
     let Ok(Value::Object(fields)) = serde_json::from_str(record) else { panic!("{record}") };
-    Ok(reader.from_fields(fields, Format::Auto)?.0)
+    Ok(reader.read_fields(fields, Format::Auto)?.0)
 }
 
 pub(super) fn completion(reader: &Reader, record: &str) -> (String, String) {
@@ -61,9 +61,9 @@ fn names_what_is_wrong() {
 fn a_format_narrows_the_shapes() {
     let fields = |record: &str| serde_json::from_str::<Map<String, Value>>(record).unwrap();
     let all = Reader { loss_on: LossOn::All, ..Reader::default() };
-    let text = all.from_fields(fields(r#"{"text":"a"}"#), Format::Conversations);
+    let text = all.read_fields(fields(r#"{"text":"a"}"#), Format::Conversations);
     assert!(text.unwrap_err().problem.contains("source of conversations"));
-    let pair = all.from_fields(fields(r#"{"prompt":"a","completion":"b"}"#), Format::Text);
+    let pair = all.read_fields(fields(r#"{"prompt":"a","completion":"b"}"#), Format::Text);
     assert!(pair.unwrap_err().problem.contains("source of texts"));
     assert!(read(&all, r#"{"messages":[{"role":"user","content":"a"}]}"#).is_ok());
 }
@@ -82,7 +82,7 @@ fn a_row_of_structs_has_the_keys_of_all_rows_as_null() {
         {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1, "y": null}}}]},
     ]});
     let Value::Object(row) = row else { panic!() };
-    let (Record::Conversation(conversation), _) = Reader::default().from_row(row, Format::Auto).unwrap() else { panic!() };
+    let (Record::Conversation(conversation), _) = Reader::default().read_row(row, Format::Auto).unwrap() else { panic!() };
     assert_eq!(conversation.messages[1].fields()["tool_calls"][0]["function"]["arguments"], json!({"x": 1}));
     assert!(conversation.messages[1].fields()["content"].is_null() && !conversation.messages[0].fields().contains_key("tool_calls"));
 }
@@ -151,6 +151,6 @@ fn columns_may_have_other_names() {
 #[test]
 fn keys_that_nobody_reads_are_named_unless_they_are_known_to_be_harmless() {
     let fields = serde_json::from_str(r#"{"text":"a","id":3,"source":"web","quality":0.5,"prompt":"x"}"#).unwrap();
-    let (record, unread) = Reader::default().from_fields(fields, Format::Auto).unwrap();
+    let (record, unread) = Reader::default().read_fields(fields, Format::Auto).unwrap();
     assert_eq!((record, unread), (Record::Text("a".into()), vec!["quality".into(), "prompt".into()]));
 }

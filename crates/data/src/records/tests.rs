@@ -315,7 +315,7 @@ proptest! {
         }
         for format in [crate::Format::Auto, crate::Format::Conversations, crate::Format::Text] {
             // Whatever it says, it says it without a panic.
-            let _ = Reader::default().from_json(&content, format);
+            let _ = Reader::default().read_json(&content, format);
         }
     }
 }

@@ -74,7 +74,8 @@ pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
             match function.get_mut("arguments") {
                 Some(Value::Object(arguments)) => _ = arguments.insert(mark.clone(), mark.into()),
                 Some(Value::String(text)) if text.trim().is_empty() => *text = mark,
-                _ => {}
+                Some(_) => {}
+                None => function["name"] = mark.into(),
             }
         }
         None if !has_content && is_in_parts => _ = fields.insert("content".into(), json!([{"type": "text", "text": mark}])),
@@ -113,9 +114,7 @@ fn mark_content(content: &mut Value, mark: &str) {
 
 fn mark_call(call: &mut Value, mark: &str) {
     let function = if call.get("function").is_some() { &mut call["function"] } else { call };
-    if let Some(Value::String(name)) = function.get_mut("name") {
-        mark_text(name, mark);
-    }
+    // The name stays as it is: some templates write it once more where the tool answers.
     if let Some(arguments) = function.get_mut("arguments") {
         mark_texts(arguments, mark);
     }
@@ -164,7 +163,7 @@ mod tests {
         assert!(ends_with_text(&text) && !ends_with_text(&message(serde_json::json!({"x": "t", "y": 1}))));
         let function = &marked(&text, 1)["tool_calls"][0]["function"];
         assert_eq!(function["arguments"]["y"]["z"], format!("{0}t{0}", mark(1)));
-        assert_eq!(function["name"], format!("{0}f{0}", mark(1)));
+        assert_eq!(function["name"], "f");
         let arguments = &changed(&message(serde_json::json!({})), 1)["tool_calls"][0]["function"]["arguments"];
         assert_eq!(arguments[mark(1)], mark(1));
     }

@@ -50,8 +50,19 @@ impl Encoded {
 }
 
 /// Tokens that end a turn or a text in the model families in use.
-const STOP_TOKENS: [&str; 8] =
-    ["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<end_of_turn>", "<|end|>", "</s>", "<eos>"];
+const STOP_TOKENS: [&str; 11] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "</s>",
+    "<eos>",
+    "<|return|>",
+    "<|call|>",
+    "<|eom_id|>",
+];
 
 /// A model's tokenizer: Hugging Face's `tokenizers` behind the few questions that training and generation ask.
 #[derive(Clone, Debug)]

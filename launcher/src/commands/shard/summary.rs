@@ -119,6 +119,6 @@ mod tests {
         assert!(joined.len() <= LINES, "{joined:?}");
         assert_eq!(joined.iter().map(|bin| bin.documents).sum::<u64>(), 30 * 31 / 2);
         assert!(joined.iter().any(|bin| bin.to == Some(1 << 9)));
-        assert!(joined.windows(2).all(|pair| pair[0].to.unwrap() + 1 == pair[1].from));
+        assert!(joined.windows(2).all(|pair| pair[0].to.is_some_and(|to| to + 1 == pair[1].from)));
     }
 }

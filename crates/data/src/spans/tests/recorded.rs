@@ -61,7 +61,7 @@ fn trained(
     record: &Map<String, Value>,
 ) -> Result<(String, Vec<[usize; 2]>), String> {
     let record = if template.parts { in_parts(record) } else { record.clone() };
-    let (record, _) = Reader::default().from_fields(record, Format::Auto).map_err(|fault| fault.problem)?;
+    let (record, _) = Reader::default().read_fields(record, Format::Auto).map_err(|fault| fault.problem)?;
     let Record::Conversation(conversation) = record else { panic!() };
     let text =
         chat.render_conversation(&Conversation { prompt_turns: 0, ..conversation.clone() }, false).map_err(|error| error.to_string())?;
