@@ -375,12 +375,29 @@ a{%+ generation +%} b {%+ endgeneration +%} c
 {{ ['<'|e, '<b>'|safe] }} {{ 'abc' % undefined_name }} {{ [n, n]|sort }} {{ l|sort(attribute='x') }}
 {{ n is none(1) }}
 {{ s is defined 1 }}
+{% for x in l %}{{ s }}{% endfor %}{% set s = 'set' %}{{ s }}
+{% macro m() %}{{ s }}{% endmacro %}{{ m() }}{% set s = 'set' %}{{ m() }}
+{{ s }}{% for x in l %}{{ s }}{% endfor %}{% set s = 'set' %}{{ s }}
+{% for x in l %}{{ s }}{% endfor %}{% if b %}{% set s = 'set' %}{% endif %}{{ s }}
+{% for x in l %}{{ s }}{% endfor %}{% if z %}{% set s = 'set' %}{% endif %}{{ s }}
+{% for x in l %}{{ s }}{% endfor %}{% if z %}{% set s = 1 %}{% elif n %}{% set s = 2 %}{% else %}{% set s = 3 %}{% endif %}{{ s }}
+{% for x in l %}{{ s }}{% endfor %}{% if z %}{% set s = 1 %}{% else %}{% set s = 3 %}{% endif %}{{ s }}
+{% for x in l %}{% for y in l %}{{ s }}{% endfor %}{% set s = x %}{{ s }}{% endfor %}{{ s }}
+{% for x in l %}{% for y in l %}{{ i }}{% endfor %}{% set i = i + x %}{{ i }}{% endfor %}{{ i }}
+{% for x in l %}{{ i }}{% endfor %}{% set i = i + 1 %}{{ i }}
+{% set x %}{% set y = 1 %}{{ y }}{% endset %}{{ x }}{{ y }}|{% filter upper %}{% set y = 'a' %}{{ y }}{% endfilter %}{{ y }}|{% for q in [] %}{% else %}{% set y = 2 %}{{ y }}{% endfor %}{{ y }}
+{% generation %}{{ s }}{% endgeneration %}{% set s = 1 %}{{ s }}
+{% with %}{{ s }}{% endwith %}{% set s = 1 %}{{ s }}
+{% macro m(s) %}{{ s }}{% for x in l %}{{ s }}{% endfor %}{% set s = 1 %}{{ s }}{% endmacro %}{{ m(5) }}{% set s = 2 %}{{ m(s) }}
+{{ ((d) in {}) }}
+{{ {}.get([]) }}
 {{ 1 == 1 and 2 == 2 }} {{ 'a' != 'b' }} {{ n != none }} {{ n is not none }} {{ [] == [] }} {{ {} == {} }} {{ () == [] }}
 '''
 
 
 # What jinja2 renders, and the crate refuses by name: most print an address, or what is no text of the template's.
 REFUSED = r'''
+{{ [i|escape|center(9)] }}
 {{ {1: 2, none: 3, true: 4, 1.5: 5}|tojson }}
 {{ {'items': 1}.items }}
 {{ s.__class__ }}

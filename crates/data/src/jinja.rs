@@ -1,11 +1,13 @@
 //! Chat templates: the part of Jinja that they use, rendered as jinja2 renders it for transformers.
 //!
-//! The reference is `_compile_jinja_template` of transformers' `utils/chat_template_utils.py`: jinja2's `ImmutableSandboxedEnvironment` with
-//! `trim_blocks`, `lstrip_blocks`, the extensions `loopcontrols` and `generation`, the filter `tojson` as `json.dumps`, and the functions
-//! `raise_exception` and `strftime_now`. Where something of it is not supported, the template is refused with its name and line; it never
-//! writes another text. `ci/jinja_snippets.py` records what jinja2 writes for the tests.
+//! The reference is `_compile_jinja_template` of transformers' `utils/chat_template_utils.py`: jinja2's
+//! `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, the extensions `loopcontrols` and `generation`,
+//! the filter `tojson` as `json.dumps`, and the functions `raise_exception` and `strftime_now`. Where something of it is
+//! not supported, the template is refused with its name and line; it never writes another text.
+//! `ci/jinja_snippets.py` records what jinja2 writes for the tests.
 //!
-//! A template is parsed and rewritten for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators ([`operators`]).
+//! A template is parsed and rewritten for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators
+//! ([`operators`]).
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

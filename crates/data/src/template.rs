@@ -232,8 +232,10 @@ impl Chat<'_> {
     /// The whole conversation as text, and what `{% generation %}` blocks wrote of it, in order; none where the template has no such block.
     pub(crate) fn render_whole(&self) -> Result<(String, Option<Vec<std::ops::Range<usize>>>)> {
         let context = context(&self.variables, self.messages.clone(), false);
-        if self.template.program.has_generation_blocks() {
-            let (text, blocks) = self.template.program.render_with_generation(&context).map_err(refused)?;
+        // Blocks that cannot be followed, as in a macro, say nothing; the text is the same.
+        if self.template.program.has_generation_blocks()
+            && let Ok((text, blocks)) = self.template.program.render_with_generation(&context)
+        {
             return Ok((text, Some(blocks)));
         }
         Ok((self.template.program.render(&context).map_err(refused)?, None))

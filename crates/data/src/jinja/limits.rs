@@ -1,9 +1,10 @@
 //! Bounds on what a rendering takes, since a template is a program of somebody else.
 //!
-//! Time is counted in steps, a few instructions each: every iteration of a loop and every call of a macro takes those of its body. (The fuel
-//! of minijinja counts each instruction, with an atomic operation; that costs 8 % of the time.) Memory is counted as bytes that values have
-//! taken, whether or not they are still alive; each operation counts its result before it makes it. The bounds grow with the variables, whose
-//! size is measured only when the fixed part is used up.
+//! Time is counted in steps, a few instructions each: every iteration of a loop and every call of a macro takes those
+//! of its body. (The fuel of minijinja counts each instruction, with an atomic operation; that costs 8 % of the time.)
+//! Memory is counted as bytes that values have taken, whether or not they are still alive; each operation counts its
+//! result before it makes it. The bounds grow with the variables, whose size is measured only when the fixed part is
+//! used up.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;

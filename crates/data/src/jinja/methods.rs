@@ -113,6 +113,7 @@ fn dict_method(object: &Value, pairs: &dyn Fn() -> Vec<(Value, Value)>, name: &s
         "get" => {
             let [key, default] = bind(name, arguments, ["key", "default"])?;
             let key = required(name, "key", key)?;
+            super::operators::check_hashable(&key)?;
             let found = object.as_object().and_then(|dict| dict.get_value(&subscript::as_key(&key)));
             Ok(Some(found.or(default).unwrap_or(Value::from(()))))
         }

@@ -151,6 +151,14 @@ pub(super) fn dict_of(pairs: impl Iterator<Item = (Value, Value)>) -> Result<Val
     Ok(checked.into_iter().collect())
 }
 
+/// What can change cannot be looked up in a dictionary.
+pub(super) fn check_hashable(key: &Value) -> Result<(), Error> {
+    match type_of(key) {
+        Type::List | Type::Dict(_) => fail(format!("a value of type {} is not hashable", type_name(key))),
+        _ => Ok(()),
+    }
+}
+
 /// Only what cannot change is a key.
 fn check_key(key: &Value) -> Result<(), Error> {
     match type_of(key) {

@@ -1,8 +1,8 @@
 //! A template's tree written as a template for minijinja that renders what jinja2 renders.
 //!
-//! minijinja differs from jinja2 in its operators, printing, attributes and white space. So its own are not used: the tree comes from a parser
-//! that follows jinja2's, and each operator that could differ becomes a filter with Python's meaning (`__add`, `__item`, …).
-//! What remains to minijinja is scopes, loops, macros and conditions.
+//! minijinja differs from jinja2 in its operators, printing, attributes and white space. So its own are not used:
+//! the tree comes from a parser that follows jinja2's, and each operator that could differ becomes a filter with
+//! Python's meaning (`__add`, `__item`, …). What remains to minijinja is scopes, loops, macros and conditions.
 //!
 //! Each expression stands on its line of the original, so that errors name that line.
 
@@ -10,10 +10,13 @@ use std::collections::{HashMap, HashSet};
 
 use super::refusal::{Refusal, refuse};
 use super::syntax::{Body, Statement, StatementKind};
+use scope::Scope;
 
+mod call;
 mod expression;
 mod literal;
 mod scan;
+mod scope;
 mod statement;
 
 /// What the rewritten template is, and what it holds.
@@ -35,9 +38,10 @@ pub(super) fn rewrite(body: &Body) -> Result<Rewritten, Refusal> {
         generation: false,
         has_generation: false,
         untracked: None,
+        scopes: Vec::new(),
         defaults,
     };
-    writer.body(body)?;
+    writer.scope(Vec::new(), body)?;
     Ok(Rewritten { source: writer.text, has_generation: writer.has_generation, untracked: writer.untracked })
 }
 
@@ -55,6 +59,8 @@ struct Writer {
     generation: bool,
     has_generation: bool,
     untracked: Option<Refusal>,
+    /// The names of the enclosing scopes.
+    scopes: Vec<HashSet<String>>,
     /// Of each macro's name, the parameters with defaults.
     defaults: HashMap<String, HashSet<(usize, String)>>,
 }
@@ -76,10 +82,34 @@ impl Writer {
         body.iter().try_for_each(|statement| self.statement(statement))
     }
 
-    fn captured_body(&mut self, body: &Body) -> Result<(), Refusal> {
-        self.captures += 1;
+    /// A body with variables of its own, of which `parameters` have values.
+    fn scope(&mut self, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
+        let scope = Scope::new(parameters, body);
+        for name in &scope.undefined_first {
+            let known = self.scopes.iter().any(|names| names.contains(name));
+            if !known {
+                self.push(&format!("{{% set {name} = none|__undefined %}}"));
+            }
+        }
+        self.scopes.push(scope.names);
         self.body(body)?;
+        self.scopes.pop();
+        Ok(())
+    }
+
+    /// A body whose output goes into a value.
+    fn captured_scope(&mut self, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
+        self.captures += 1;
+        self.scope(parameters, body)?;
         self.captures -= 1;
+        Ok(())
+    }
+
+    /// A body from which nothing that it sets leaves.
+    fn closed_scope(&mut self, body: &Body) -> Result<(), Refusal> {
+        self.push("{% with %}");
+        self.scope(Vec::new(), body)?;
+        self.push("{% endwith %}");
         Ok(())
     }
 
@@ -108,7 +138,7 @@ impl Writer {
         self.has_generation = true;
         let captured = self.captures > 0 || self.recursive || self.generation;
         if captured && self.untracked.is_none() {
-            let reason = "a generation block in a macro, in a recursive loop, in another or in a block whose text goes into a variable is not supported";
+            let reason = "a generation block in a macro, a recursive loop, another or a block that sets a variable is not supported";
             self.untracked = refuse::<()>(line, reason).err();
         }
         self.push("{% with %}");
@@ -116,7 +146,7 @@ impl Writer {
             self.push("{{ none|__generation_begin }}");
         }
         let outer = std::mem::replace(&mut self.generation, true);
-        self.body(body)?;
+        self.scope(Vec::new(), body)?;
         self.generation = outer;
         if !captured {
             self.push("{{ none|__generation_end }}");

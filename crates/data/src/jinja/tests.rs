@@ -142,7 +142,8 @@ fn what_only_looks_hostile_renders() {
 #[test]
 fn long_conversations_render() {
     let template = include_str!("../../tests/fixtures/smollm2.jinja");
-    let turn = |index: usize, content: &str| serde_json::json!({"role": if index.is_multiple_of(2) { "user" } else { "assistant" }, "content": content});
+    let role = |index: usize| if index.is_multiple_of(2) { "user" } else { "assistant" };
+    let turn = |index: usize, content: &str| serde_json::json!({"role": role(index), "content": content});
     let many: Vec<Json> = (0..10_000).map(|index| turn(index, "Hi")).collect();
     let long: Vec<Json> = (0..4).map(|index| turn(index, &"é ".repeat(6_000_000))).collect();
     for messages in [many, long] {

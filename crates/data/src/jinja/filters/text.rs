@@ -12,7 +12,13 @@ use crate::jinja::{percent, printing};
 /// The text of a filter without arguments.
 fn text_of(name: &str, arguments: &[Value]) -> Result<String, Error> {
     let [] = bind(name, &arguments[1..], [])?;
-    printing::str(&arguments[0])
+    plain(&arguments[0])
+}
+
+/// The text of a value that is not marked by `|safe` or `|escape`.
+fn plain(value: &Value) -> Result<String, Error> {
+    crate::jinja::operators::refuse_markup(&[value])?;
+    printing::str(value)
 }
 
 pub(in crate::jinja) fn upper(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
@@ -49,7 +55,8 @@ pub(in crate::jinja) fn string(_: &State<'_, '_>, arguments: &[Value]) -> Result
 }
 
 pub(in crate::jinja) fn safe(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    Ok(Value::from_safe_string(text_of("safe", arguments)?))
+    let [] = bind("safe", &arguments[1..], [])?;
+    Ok(Value::from_safe_string(printing::str(&arguments[0])?))
 }
 
 pub(in crate::jinja) fn escape(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
@@ -79,7 +86,7 @@ pub(in crate::jinja) fn replace(_: &State<'_, '_>, arguments: &[Value]) -> Resul
     let (old, new) = (required("replace", "old", old)?, required("replace", "new", new)?);
     let count = count.filter(|count| !count.is_none()).map_or(Ok(-1), |count| index_of(&count, "`count`"))?;
     let (old, new) = (printing::str(&old)?, printing::str(&new)?);
-    methods::replace_parts(&printing::str(&arguments[0])?, &old, &new, count)
+    methods::replace_parts(&plain(&arguments[0])?, &old, &new, count)
 }
 
 /// `indent(width=4, first=false, blank=false)`.
@@ -114,13 +121,14 @@ pub(in crate::jinja) fn indent(_: &State<'_, '_>, arguments: &[Value]) -> Result
 /// `center(width=80)`.
 pub(in crate::jinja) fn center(state: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [width] = bind("center", &arguments[1..], ["width"])?;
-    let text = text_value(printing::str(&arguments[0])?)?;
+    let text = text_value(plain(&arguments[0])?)?;
     crate::jinja::methods::call(state, &text, "center", &[width.unwrap_or_else(|| Value::from(80))])
 }
 
 /// `truncate(length=255, killwords=false, end='...', leeway=5)`.
 pub(in crate::jinja) fn truncate(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [most, kill_words, end, leeway] = bind("truncate", &arguments[1..], ["length", "killwords", "end", "leeway"])?;
+    crate::jinja::operators::refuse_markup(&[&arguments[0]])?;
     let text = str_of(&arguments[0], "what is truncated")?;
     charge(text.len())?;
     let most = usize::try_from(most.map_or(Ok(255), |most| index_of(&most, "`length`"))?).unwrap_or(0);
@@ -143,7 +151,7 @@ pub(in crate::jinja) fn wordcount(_: &State<'_, '_>, arguments: &[Value]) -> Res
 
 /// `format(*values)` or `format(**values)`: the operator `%`.
 pub(in crate::jinja) fn format(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let format = printing::str(&arguments[0])?;
+    let format = plain(&arguments[0])?;
     let (positional, named) = split(&arguments[1..]);
     match named {
         Some(_) if !positional.is_empty() => fail("`format` takes values with names or without, and not both"),

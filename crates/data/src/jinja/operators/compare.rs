@@ -192,7 +192,10 @@ pub(in crate::jinja) fn contains(container: &Value, item: &Value) -> Result<bool
             None => fail(format!("`in` of a string takes a string and not {}", type_name(item))),
         },
         Type::Undefined => Ok(false),
-        Type::Dict(dict) => Ok(dict.get_value(&super::subscript::as_key(item)).is_some()),
+        Type::Dict(dict) => {
+            super::check_hashable(item)?;
+            Ok(dict.get_value(&super::subscript::as_key(item)).is_some())
+        }
         Type::List | Type::Tuple(_) | Type::Range(_) | Type::View(_) | Type::Generator(_) => {
             for value in container.try_iter()? {
                 if equals(&value, item)? {

@@ -3,10 +3,7 @@
 use super::Writer;
 use crate::jinja::refusal::{Refusal, refuse};
 use crate::jinja::registry;
-use crate::jinja::syntax::{Arguments, Expression, FilterCall, Kind};
-
-/// Steps of an iteration that `loop()` begins, whose body is not written to its end yet.
-const RECURSION_STEPS: usize = 100;
+use crate::jinja::syntax::{Expression, FilterCall, Kind};
 
 /// How tightly an expression's text holds together.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,7 +32,7 @@ fn level(value: &Expression) -> Level {
     }
 }
 
-fn is_constant(value: &Expression) -> bool {
+pub(super) fn is_constant(value: &Expression) -> bool {
     matches!(value.kind, Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Str(_))
 }
 
@@ -44,7 +41,7 @@ fn is_plain_key(key: &Expression) -> bool {
     matches!(key.kind, Kind::Null | Kind::Int(_) | Kind::Str(_))
 }
 
-fn is_loop(value: &Expression) -> bool {
+pub(super) fn is_loop(value: &Expression) -> bool {
     matches!(&value.kind, Kind::Name(name) if name == "loop")
 }
 
@@ -129,7 +126,7 @@ impl Writer {
         self.parenthesized(value, level(value) == Level::Low)
     }
 
-    fn atom(&mut self, value: &Expression) -> Result<(), Refusal> {
+    pub(super) fn atom(&mut self, value: &Expression) -> Result<(), Refusal> {
         self.parenthesized(value, level(value) != Level::Atom)
     }
 
@@ -143,7 +140,7 @@ impl Writer {
         Ok(())
     }
 
-    fn variable(&mut self, name: &str, line: u32) -> Result<(), Refusal> {
+    pub(super) fn variable(&mut self, name: &str, line: u32) -> Result<(), Refusal> {
         if self.macros > 0 && matches!(name, "varargs" | "kwargs") {
             return refuse(line, format!("`{name}` in a macro is not supported"));
         }
@@ -244,107 +241,6 @@ impl Writer {
             }
         }
         self.push(")");
-        Ok(())
-    }
-
-    fn call(&mut self, function: &Expression, arguments: &Arguments) -> Result<(), Refusal> {
-        match &function.kind {
-            Kind::Attribute(object, name) if is_loop(object) => {
-                self.push("loop.");
-                self.push(name);
-                self.bounded_arguments(arguments)
-            }
-            Kind::Attribute(object, name) => {
-                self.chain(object)?;
-                self.push(&format!("|__call(\"{name}\""));
-                self.arguments(arguments, true, None)
-            }
-            Kind::Name(name) if name == "loop" => self.recurse(arguments, function.line),
-            Kind::Name(name) => {
-                self.variable(name, function.line)?;
-                self.push("(");
-                self.arguments(arguments, false, Some(name))
-            }
-            _ => {
-                self.atom(function)?;
-                self.push("(");
-                self.arguments(arguments, false, None)
-            }
-        }
-    }
-
-    /// `loop(items)` in a recursive loop.
-    fn recurse(&mut self, arguments: &Arguments, line: u32) -> Result<(), Refusal> {
-        let Arguments { positional, keyword, list: None, dict: None } = arguments else {
-            return refuse(line, "`loop()` with `*` or `**` is not supported");
-        };
-        let ([items], []) = (&positional[..], &keyword[..]) else {
-            return refuse(line, "`loop()` takes one argument");
-        };
-        self.push("loop(");
-        self.chain(items)?;
-        self.push(&format!("|__iter({RECURSION_STEPS}))"));
-        Ok(())
-    }
-
-    /// Arguments that minijinja compares: each is counted first.
-    fn bounded_arguments(&mut self, arguments: &Arguments) -> Result<(), Refusal> {
-        let Arguments { positional, keyword, list: None, dict: None } = arguments else {
-            return refuse(self.line, "a method of `loop` with `*` or `**` is not supported");
-        };
-        if positional.is_empty() || !keyword.is_empty() {
-            return refuse(self.line, "a method of `loop` takes arguments without names");
-        }
-        self.push("(");
-        for (index, value) in positional.iter().enumerate() {
-            self.push(if index > 0 { ", " } else { "" });
-            self.chain(value)?;
-            self.push("|__bounded");
-        }
-        self.push(")");
-        Ok(())
-    }
-
-    /// The arguments of a call up to its `)`; `follows` an argument already written. Those that the macro `name` has defaults for are marked
-    /// where they may be undefined, as minijinja would put the default in their place.
-    pub(super) fn arguments(&mut self, arguments: &Arguments, follows: bool, name: Option<&str>) -> Result<(), Refusal> {
-        let mut follows = follows;
-        let mut comma = |writer: &mut Self| writer.push(if std::mem::replace(&mut follows, true) { ", " } else { "" });
-        let defaults = name.and_then(|name| self.defaults.get(name)).cloned().unwrap_or_default();
-        for (index, value) in arguments.positional.iter().enumerate() {
-            comma(self);
-            let marked = !is_constant(value) && defaults.iter().any(|(position, _)| *position == index);
-            self.argument(value, marked)?;
-        }
-        if let Some(list) = &arguments.list {
-            comma(self);
-            self.push("*");
-            self.chain(list)?;
-            self.push(if defaults.is_empty() { "|__splat" } else { "|__splat(true)" });
-        }
-        for (keyword, value) in &arguments.keyword {
-            comma(self);
-            self.push(keyword);
-            self.push("=");
-            let marked = !is_constant(value) && defaults.iter().any(|(_, parameter)| parameter == keyword);
-            self.argument(value, marked)?;
-        }
-        if let Some(dict) = &arguments.dict {
-            comma(self);
-            self.push("**");
-            self.chain(dict)?;
-            self.push(if defaults.is_empty() { "|__splat" } else { "|__splat(true)" });
-        }
-        self.push(")");
-        Ok(())
-    }
-
-    fn argument(&mut self, value: &Expression, marked: bool) -> Result<(), Refusal> {
-        if !marked {
-            return self.expression(value);
-        }
-        self.chain(value)?;
-        self.push("|__mark_undefined");
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::jinja::syntax::{Arguments, Body, Expression, Kind, StatementKind, Target};
+use crate::jinja::syntax::{Arguments, Body, Expression, FilterCall, Kind, StatementKind, Target};
 
 /// Of each macro's name, the parameters that have a default: positions and names.
 pub(super) fn parameters_with_defaults(body: &Body) -> HashMap<String, HashSet<(usize, String)>> {
@@ -30,6 +30,45 @@ pub(super) fn reads_what_is_set(condition: &Expression, body: &Body) -> bool {
     reads
 }
 
+/// Names that statements both read and set, in any scope inside them, in order.
+pub(super) fn read_and_set(body: &Body) -> Vec<String> {
+    let (mut read, mut set) = (HashSet::new(), HashSet::new());
+    names_in_statements(body, &mut read);
+    visit_statements(body, &mut |statement| match statement {
+        StatementKind::Set(target, _) | StatementKind::SetBlock(target, ..) => set.extend(names_of(target)),
+        StatementKind::For(for_loop) => set.extend(names_of(&for_loop.target)),
+        StatementKind::With(variables, _) => set.extend(variables.iter().flat_map(|(target, _)| names_of(target))),
+        StatementKind::Macro(definition, _) => {
+            set.insert(definition.name.clone());
+            set.extend(definition.parameters.iter().map(|(name, _)| name.clone()));
+        }
+        StatementKind::CallBlock { parameters, .. } => set.extend(parameters.iter().map(|(name, _)| name.clone())),
+        _ => {}
+    });
+    let mut both: Vec<String> = read.intersection(&set).cloned().collect();
+    both.sort();
+    both
+}
+
+/// The names that a target sets.
+pub(super) fn names_of(target: &Target) -> Vec<String> {
+    match target {
+        Target::Name(name) => vec![name.clone()],
+        Target::Attribute(..) => Vec::new(),
+        Target::Tuple(targets) => targets.iter().flat_map(names_of).collect(),
+    }
+}
+
+/// Whether statements of `body`, with those in its conditions, satisfy `wanted`.
+pub(super) fn has_directly(body: &Body, wanted: fn(&StatementKind) -> bool) -> bool {
+    body.iter().any(|statement| match &statement.kind {
+        StatementKind::If(branches, otherwise) => {
+            branches.iter().map(|(_, body)| body).chain([otherwise]).any(|body| has_directly(body, wanted))
+        }
+        other => wanted(other),
+    })
+}
+
 /// Whether `body` reads the variable `loop`.
 pub(super) fn reads_loop(body: &Body) -> bool {
     let mut reads = false;
@@ -37,6 +76,21 @@ pub(super) fn reads_loop(body: &Body) -> bool {
         expressions(statement, &mut |value| visit_names(value, &mut |name| reads |= name == "loop"));
     });
     reads
+}
+
+/// All names that an expression reads.
+pub(super) fn names_in_expression(value: &Expression, names: &mut HashSet<String>) {
+    visit_names(value, &mut |name| _ = names.insert(name.to_owned()));
+}
+
+/// All names that filters read.
+pub(super) fn names_in_filters(filters: &[FilterCall], names: &mut HashSet<String>) {
+    filters.iter().for_each(|filter| children_of_arguments(&filter.arguments, &mut |value| names_in_expression(value, names)));
+}
+
+/// All names that statements read, with those inside them.
+pub(super) fn names_in_statements(body: &Body, names: &mut HashSet<String>) {
+    visit_statements(body, &mut |statement| expressions(statement, &mut |value| names_in_expression(value, names)));
 }
 
 fn namespaces(target: &Target, written: &mut HashSet<String>) {
@@ -80,6 +134,9 @@ fn expressions(statement: &StatementKind, visit: &mut dyn FnMut(&Expression)) {
         StatementKind::For(for_loop) => {
             visit(&for_loop.items);
             for_loop.condition.iter().for_each(visit);
+        }
+        StatementKind::Macro(definition, _) => {
+            definition.parameters.iter().filter_map(|(_, default)| default.as_ref()).for_each(visit);
         }
         StatementKind::With(variables, _) => variables.iter().for_each(|(_, value)| visit(value)),
         StatementKind::SetBlock(_, filters, _) | StatementKind::FilterBlock(filters, _) => {

@@ -2,7 +2,7 @@
 
 use super::{Writer, scan};
 use crate::jinja::refusal::{Refusal, refuse};
-use crate::jinja::syntax::{Arguments, Body, Expression, FilterCall, ForLoop, Kind, MacroDefinition, Parameters, Target};
+use crate::jinja::syntax::{Arguments, Body, Expression, FilterCall, ForLoop, Kind, MacroDefinition, Parameters, StatementKind, Target};
 
 /// Bytes of rewritten template that make a step.
 const TEXT_PER_STEP: usize = 16;
@@ -70,14 +70,14 @@ impl Writer {
         self.recursive |= *recursive;
         match condition.as_ref().filter(|_| lazy) {
             // jinja2 asks the condition when the loop comes to the item, after the bodies of those before it.
-            Some(condition) => self.conditional_body(condition, body)?,
-            None => self.body(body)?,
+            Some(condition) => self.conditional_body(condition, scan::names_of(target), body)?,
+            None => self.loop_body(scan::names_of(target), body)?,
         }
         self.recursive = outer;
         self.insert_steps(steps_at);
         if !otherwise.is_empty() {
             self.push("{% else %}");
-            self.body(otherwise)?;
+            self.closed_scope(otherwise)?;
         }
         self.push("{% endfor %}");
         Ok(())
@@ -89,11 +89,26 @@ impl Writer {
         self.text.insert_str(at, &steps.to_string());
     }
 
-    fn conditional_body(&mut self, condition: &Expression, body: &Body) -> Result<(), Refusal> {
+    /// The body of a loop. A macro in it keeps the variables of its scope, which in minijinja is one for all iterations.
+    fn loop_body(&mut self, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
+        let macros = |kind: &StatementKind| matches!(kind, StatementKind::Macro(..) | StatementKind::CallBlock { .. });
+        if !scan::has_directly(body, macros) {
+            return self.scope(parameters, body);
+        }
+        if scan::has_directly(body, |kind| matches!(kind, StatementKind::Break | StatementKind::Continue)) {
+            return refuse(self.line, "a macro or a call block in a loop with `break` or `continue` is not supported");
+        }
+        self.push("{% with %}");
+        self.scope(parameters, body)?;
+        self.push("{% endwith %}");
+        Ok(())
+    }
+
+    fn conditional_body(&mut self, condition: &Expression, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
         self.push("{% if ");
         self.chain(condition)?;
         self.push(" %}");
-        self.body(body)?;
+        self.loop_body(parameters, body)?;
         self.push("{% endif %}");
         Ok(())
     }
@@ -140,7 +155,9 @@ impl Writer {
             self.filter_name_and_arguments(filter)?;
         }
         self.push(" %}");
-        self.captured_body(body)?;
+        self.captures += 1;
+        self.closed_scope(body)?;
+        self.captures -= 1;
         self.push("{% endset %}");
         Ok(())
     }
@@ -152,7 +169,9 @@ impl Writer {
             self.filter_name_and_arguments(filter)?;
         }
         self.push(" %}");
-        self.captured_body(body)?;
+        self.captures += 1;
+        self.closed_scope(body)?;
+        self.captures -= 1;
         self.push("{% endfilter %}");
         Ok(())
     }
@@ -178,7 +197,7 @@ impl Writer {
             }
         }
         self.push(" %}");
-        self.body(body)?;
+        self.scope(variables.iter().flat_map(|(target, _)| scan::names_of(target)).collect(), body)?;
         self.push("{% endwith %}");
         Ok(())
     }
@@ -196,12 +215,23 @@ impl Writer {
             self.chain(default)?;
             self.push(&format!(" if {name} is undefined() else {name}|__unmark_undefined %}}"));
         }
+        self.read_outer_names(&definition.parameters, body);
         self.macros += 1;
-        self.captured_body(body)?;
+        self.captured_scope(names_of_parameters(&definition.parameters), body)?;
         self.macros -= 1;
         self.insert_steps(steps_at);
         self.push("{% endmacro %}");
         Ok(())
+    }
+
+    /// minijinja takes a name that a macro sets, as in `{% set x = x %}`, for the macro's own where it is read, too. That
+    /// it is read before makes it one of the outer scope.
+    fn read_outer_names(&mut self, parameters: &Parameters, body: &Body) {
+        let mut names = scan::read_and_set(body);
+        names.retain(|name| name != "loop" && !parameters.iter().any(|(parameter, _)| parameter == name));
+        if !names.is_empty() {
+            self.push(&format!("{{% if false %}}{{{{ [{}] }}}}{{% endif %}}", names.join(", ")));
+        }
     }
 
     /// Defaults are not minijinja's, as they may refer to the parameters before them.
@@ -220,7 +250,8 @@ impl Writer {
         self.parameters(parameters);
         self.call_of_block(name, arguments)?;
         self.push(" %}");
-        self.captured_body(body)?;
+        self.read_outer_names(parameters, body);
+        self.captured_scope(names_of_parameters(parameters), body)?;
         self.push("{% endcall %}");
         Ok(())
     }
@@ -231,4 +262,8 @@ impl Writer {
         self.push("(");
         self.arguments(arguments, false, Some(name))
     }
+}
+
+fn names_of_parameters(parameters: &Parameters) -> Vec<String> {
+    parameters.iter().map(|(name, _)| name.clone()).collect()
 }
