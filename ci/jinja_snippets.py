@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Records what jinja2, set up as in transformers, writes for templates: crates/data/tests/fixtures/jinja.jsonl.
+"""Records what jinja2, set up as in transformers, writes for templates: crates/data/tests/fixtures/jinja*.jsonl.
 
     pip install jinja2==3.1.6
-    python ci/jinja_snippets.py                         # the snippets below, to the fixture
+    python ci/jinja_snippets.py                         # the snippets below and templates/*.jinja, to the fixtures
     python ci/jinja_snippets.py FOLDER > real.jsonl     # every *.jinja in FOLDER, with the conversations below
 
 Each line is an object with `template`, `variables` and either `text` (with `generation`, ranges of characters, if the template
@@ -19,7 +19,7 @@ import jinja2
 import jinja2.ext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-FIXTURE = Path(__file__).parent.parent / "crates/data/tests/fixtures/jinja.jsonl"
+FIXTURES = Path(__file__).parent.parent / "crates/data/tests/fixtures"
 
 
 class AssistantTracker(jinja2.ext.Extension):
@@ -552,7 +552,13 @@ def main():
             for variables in conversations():
                 print(json.dumps({"name": path.name, "template": source, "variables": variables} | render(source, variables)))
         return
-    with FIXTURE.open("w") as file:
+    with (FIXTURES / "jinja_conversations.jsonl").open("w") as file:
+        print(json.dumps({"conversations": conversations()}, ensure_ascii=False), file=file)
+        for path in sorted(FIXTURES.glob("templates/*.jinja")):
+            for index, variables in enumerate(conversations()):
+                line = {"name": path.name, "conversation": index} | render(path.read_text(), variables)
+                print(json.dumps(line, ensure_ascii=False), file=file)
+    with (FIXTURES / "jinja.jsonl").open("w") as file:
         print(json.dumps({"variables": VARIABLES}, ensure_ascii=False), file=file)
         for source in snippets():
             print(json.dumps({"template": source} | render(source, VARIABLES), ensure_ascii=False), file=file)

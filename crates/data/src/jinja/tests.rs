@@ -48,6 +48,27 @@ fn snippets_render_as_in_jinja2() {
     assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
 }
 
+/// Templates that failed once, in conversations with and without tools, reasoning, images and a system's turn.
+#[test]
+fn templates_render_conversations_as_in_jinja2() {
+    let template = |name: &str| match name {
+        "generation.jinja" => include_str!("../../tests/fixtures/templates/generation.jinja"),
+        "none_is_iterable.jinja" => include_str!("../../tests/fixtures/templates/none_is_iterable.jinja"),
+        "smollm3.jinja" => include_str!("../../tests/fixtures/templates/smollm3.jinja"),
+        "undefined_has_length_0.jinja" => include_str!("../../tests/fixtures/templates/undefined_has_length_0.jinja"),
+        other => panic!("{other} is not read by the test"),
+    };
+    let mut lines =
+        include_str!("../../tests/fixtures/jinja_conversations.jsonl").lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let conversations = lines.next().unwrap()["conversations"].take();
+    for mut recorded in lines {
+        recorded["template"] = template(recorded["name"].as_str().unwrap()).into();
+        let index = usize::try_from(recorded["conversation"].as_u64().unwrap()).unwrap();
+        let difference = difference(&recorded, &conversations[index]);
+        assert!(difference.is_none(), "{} {}", recorded["name"], difference.unwrap_or_default());
+    }
+}
+
 /// `JINJA_REFERENCE=real.jsonl` of `ci/jinja_snippets.py FOLDER` compares the templates of that folder.
 #[test]
 fn real_templates_render_as_in_jinja2() {
