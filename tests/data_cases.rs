@@ -27,7 +27,16 @@ fn shard(place: &Place, case: &str, config: &str) -> Ended {
     copy(&program::fixture("cases/model"), &root.join("model"));
     copy(&program::fixture(&format!("cases/{case}")), &folder);
     let dir = format!("run.dir={}", place.at("run").display());
-    place.run(place.loract(&["shard"]).current_dir(folder).args([&format!("{config}.toml"), "--json", "--show", "9", "--set", &dir]))
+    place.run(place.loract(&["shard"]).current_dir(folder).args([
+        &format!("{config}.toml"),
+        "--json",
+        "--show",
+        "9",
+        "--set",
+        &dir,
+        "--set",
+        "data.sequence_length=512",
+    ]))
 }
 
 /// The samples as text, trained tokens in ⟦⟧.
@@ -80,7 +89,7 @@ fn texts_end_with_the_token_that_some_file_of_the_model_names() {
 #[test]
 fn generation_blocks_are_transparent() {
     let talk = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n⟦Hi<|im_end|>⟧";
-    assert_eq!(samples("04-generation-block", "run"), [format!("{talk}\n")]);
+    assert_eq!(samples("04-generation-block", "run"), [talk]);
     assert_eq!(samples("04-generation-block", "text").len(), 1);
 }
 
@@ -98,7 +107,7 @@ fn earlier_turns_may_depend_on_later_ones() {
     assert!(history.len() == 2 && history[0].contains("⟦<think>\n\n</think>\n\nHi<|im_end|>⟧"), "{history:?}");
     assert!(history[1].contains(&format!("⟦{first}⟧")) && history[1].contains(&format!("⟦{last}⟧")), "{history:?}");
     let eos = samples("06-not-a-prefix", "eos");
-    assert!(eos[1].contains("⟦Hi<|end|>\n⟧<|user|>") && eos[1].contains("⟦Good<|end|>\n"), "{eos:?}");
+    assert!(eos[1].contains("⟦Hi<|end|>⟧") && eos[1].contains("⟦Good<|end|>⟧"), "{eos:?}");
     let prompt = samples("06-not-a-prefix", "prompt");
     assert!(prompt.len() == 1 && prompt[0].contains("⟦Hi"), "{prompt:?}");
 }
@@ -126,7 +135,7 @@ fn every_codec_of_parquet_is_read() {
 fn compressed_files_are_read_and_utf_16_is_named() {
     let talk = samples("15-encodings", "gz");
     assert_eq!(samples("15-encodings", "gz-as-told"), talk);
-    assert_eq!(samples("15-encodings", "folder").len(), 2);
+    assert_eq!(samples("15-encodings", "folder").len(), 1 + talk.len());
     let refused = refusal("15-encodings", "utf16");
     assert!(refused.contains("UTF-16") && refused.contains("UTF-8"), "{refused}");
 }

@@ -190,7 +190,9 @@ impl Aligned<'_> {
         let last = words[turn].as_ref().map_or(0, |range| range.end);
         let next =
             words[turn + 1..].iter().flatten().map(|range| range.start).filter(|&start| start >= last).min().unwrap_or(self.text.len());
-        if let Some(stop) = self.stop(last..next, self.chat.conversation.messages[turn].has_tool_calls()) {
+        let first = words[turn].as_ref().map_or(0, |range| range.start);
+        let is_call = self.chat.conversation.messages[turn].has_tool_calls();
+        if let Some(stop) = self.stop(last..next, is_call.then_some(first)) {
             return Ok((stop, None));
         }
         if turn + 1 < words.len() {
@@ -204,22 +206,28 @@ impl Aligned<'_> {
 
     /// The end of the special token that ends a turn. The closing of a call may be one, too: there the token that ends a turn without a call goes first,
     /// then one at which generation ends.
-    fn stop(&self, range: Range<usize>, is_call: bool) -> Option<usize> {
+    fn stop(&self, range: Range<usize>, call: Option<usize>) -> Option<usize> {
         let Encoded { ids, offsets } = self.encoded;
         let from = offsets.partition_point(|&(start, _)| start < range.start);
         let inside = (from..ids.len()).take_while(|&index| offsets[index].0 < range.end);
-        let special: Vec<usize> = inside.filter(|&index| self.tokenizer.is_special(ids[index])).collect();
+        let mut special: Vec<usize> = inside.filter(|&index| self.tokenizer.is_special(ids[index])).collect();
+        if let Some(first) = call.filter(|_| special.len() > 1) {
+            let (end, stops) = (self.plain_end(), self.tokenizer.stop_token_ids());
+            let plain = special.iter().find(|&&index| Some(ids[index]) == end);
+            if let Some(&stop) = plain.or_else(|| special.iter().find(|&&index| stops.contains(&ids[index]))) {
+                return Some(offsets[stop].1);
+            }
+            // What stands within a call, as a quote of its arguments, does not end it.
+            let begin = offsets.partition_point(|&(start, _)| start < first);
+            special.retain(|&index| !ids[begin..from].contains(&ids[index]));
+        }
         let first = *special.first()?;
         let run = special.iter().enumerate().take_while(|&(at, &index)| index == first + at).map(|(_, &index)| index);
         let run: Vec<usize> = run.collect();
-        let is_eos = |index: &&usize| Some(ids[**index]) == self.tokenizer.eos_token_id();
-        let stop = if is_call && special.len() > 1 {
-            let (end, stops) = (self.plain_end(), self.tokenizer.stop_token_ids());
-            let plain = special.iter().find(|&&index| Some(ids[index]) == end);
-            plain.or_else(|| special.iter().find(|&&index| stops.contains(&ids[index]))).or(run.last())
-        } else {
+        let stop = match call {
+            Some(_) => run.last(),
             // Some models end a turn with several tokens, of which the eos token is the last.
-            run.iter().find(is_eos)
+            None => run.iter().find(|&&index| Some(ids[index]) == self.tokenizer.eos_token_id()),
         };
         Some(offsets[stop.copied().unwrap_or(first)].1)
     }
