@@ -249,6 +249,7 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
     let mut follow = Follow::start(run, &what);
     let mut reader = fault::Reader::default();
     let mut ladder = Ladder::default();
+    let mut looked = Instant::now();
     // Ranks that do not wait for the one that failed may go on a little.
     let mut failed_at = None;
 
@@ -270,6 +271,8 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
             ladder.interrupted(number.get());
         }
         request.pass_on(&job);
+        ladder.pass(looked.elapsed());
+        looked = Instant::now();
         if !ladder.climb(&mut job) {
             break None;
         }
@@ -323,10 +326,14 @@ fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> any
 }
 
 /// How a job that has to end is made to: nothing, SIGTERM, SIGKILL, giving up.
+///
+/// Its clock is slow where this program is: a machine that is busy, or was stopped, gives mpirun no time to say who failed.
 #[derive(Debug, Default)]
 struct Ladder {
+    /// The time for which this program was awake.
+    now: Duration,
     /// When the next rung is due, and which it is.
-    next: Option<(Instant, Rung)>,
+    next: Option<(Duration, Rung)>,
     /// The signal that ended the run, if one did.
     signal: Option<usize>,
 }
@@ -339,9 +346,14 @@ enum Rung {
 }
 
 impl Ladder {
+    /// Lets time pass between two looks at the job.
+    fn pass(&mut self, elapsed: Duration) {
+        self.now += elapsed.min(2 * LOOK_EVERY);
+    }
+
     /// The job shows the first sign of failure.
     fn failing(&mut self) {
-        self.next.get_or_insert((Instant::now() + GRACE, Rung::Terminate));
+        self.next.get_or_insert((self.now + GRACE, Rung::Terminate));
     }
 
     /// Somebody wants this program to end; who asks twice does not want to wait.
@@ -349,13 +361,13 @@ impl Ladder {
         let rung = if self.signal.is_some() { Rung::Kill } else { Rung::Terminate };
         self.signal.get_or_insert(signal);
         if !matches!(self.next, Some((_, Rung::GiveUp))) {
-            self.next = Some((Instant::now(), rung));
+            self.next = Some((self.now, rung));
         }
     }
 
     /// Does what is due. False if nothing is left to do but to leave.
     fn climb(&mut self, job: &mut Job) -> bool {
-        let now = Instant::now();
+        let now = self.now;
         let Some((_, rung)) = self.next.filter(|(due, _)| now >= *due) else { return true };
         match rung {
             Rung::Terminate => {
@@ -499,6 +511,16 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_stands_still_does_not_use_up_the_time_to_end() {
+        let mut ladder = Ladder::default();
+        ladder.failing();
+        ladder.pass(Duration::from_secs(3600));
+        assert!(ladder.now < GRACE / 10);
+        (0..50).for_each(|_| ladder.pass(LOOK_EVERY));
+        assert!(ladder.next.unwrap().0 <= ladder.now, "looks that are in time count whole");
+    }
+
+    #[test]
     fn who_interrupts_twice_does_not_wait() {
         let mut ladder = Ladder::default();
         ladder.failing();
@@ -507,7 +529,7 @@ mod tests {
         assert_eq!(ladder.next, Some((due, Rung::Terminate)), "a second sign of failure buys no time");
         ladder.interrupted(2);
         assert_eq!(ladder.next.unwrap().1, Rung::Terminate);
-        assert!(ladder.next.unwrap().0 <= Instant::now());
+        assert!(ladder.next.unwrap().0 <= ladder.now);
         ladder.interrupted(15);
         assert_eq!((ladder.next.unwrap().1, ladder.signal), (Rung::Kill, Some(2)));
     }
