@@ -441,7 +441,7 @@ fn more_ranks_than_samples() {
 fn token_ids_outside_the_vocabulary() {
     let place = Place::new();
     place.write_batches("batches.safetensors", [1, 2, 16], &[program::VOCABULARY; 32]);
-    let says = ["run.toml:20: [data] train: holds token id 97, and the model knows 0 to 96", "make it anew"];
+    let says = ["run.toml:20: [data] train: holds token id 97, and the model knows 0 to 96", "prepare it again"];
     launch_refuses(&place, &[], &says);
     train_refuses(&place, &says);
     place.write_batches("batches.safetensors", [1, 2, 16], &[-1; 32]);

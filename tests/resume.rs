@@ -156,7 +156,7 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
             // ending before.
             how => {
                 let _keeps_it_running = place.pause(&mut command, 1, STEPS);
-                // A run that goes on replaces the file, which has the steps of the one before.
+                // A resumed run replaces the file, which has the steps of the one before.
                 let metrics = || fs::metadata(place.metrics()).map(|file| file.ino()).ok();
                 let before = metrics();
                 let mut job = place.start(&mut command);

@@ -87,7 +87,7 @@ impl Input {
         Ok(())
     }
 
-    /// The next bytes, as many as the buffer can hold or the file has; they are still to be read.
+    /// The next bytes, at most what the buffer holds; they are still to be read.
     pub(crate) fn head(&mut self) -> Result<&[u8]> {
         while self.filled.len() < self.buffer.len() && self.fill().map_err(|why| self.fault(why))? {}
         Ok(&self.buffer[self.filled.clone()])
@@ -130,7 +130,7 @@ impl Input {
         while self.position < byte {
             let there = self.peek()?.len() as u64;
             if there == 0 {
-                return Err(Error::file(&self.path, "it has become shorter", "prepare the data anew"));
+                return Err(Error::file(&self.path, "it has become shorter", "prepare the data again"));
             }
             self.consume(there.min(byte - self.position) as usize);
         }

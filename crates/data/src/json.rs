@@ -127,7 +127,7 @@ fn string(text: &str, mut at: usize, done: &mut usize, mended: &mut String) -> u
     at + 1
 }
 
-/// The number of the `\uXXXX` that stands at `at`.
+/// The code unit that is escaped at `at` as `\u` and four digits.
 fn escaped_unit(text: &str, at: usize) -> Option<u32> {
     let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
     u32::from_str_radix(digits, 16).ok()

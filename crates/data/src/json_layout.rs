@@ -51,7 +51,7 @@ pub(crate) fn check(path: &Path, line: u64, head: &[u8], columns: &[&str]) -> Re
 /// Whether a line opens an object and does not close it.
 fn is_open_object(line: &[u8]) -> bool {
     let line = line.trim_ascii_end();
-    // A line that was cut off ends within a word or a string; one of an object that goes on, after a mark.
+    // A line that was cut off ends within a word or a string; one of an object that continues on the next line, after a mark.
     let goes_on = matches!(line.last(), Some(b'{' | b'[' | b',' | b':'));
     line.starts_with(b"{") && goes_on && Scan::default().step(line) == Step::More
 }

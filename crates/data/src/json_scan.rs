@@ -24,7 +24,7 @@ enum Kind {
 /// What a piece of a value says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The value goes on.
+    /// The value is not complete.
     More,
     /// It ends before this byte of the piece.
     End(usize),

@@ -121,10 +121,8 @@ impl Reader {
         self.columns.rename(&mut fields)?;
         for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
             if let Some(Value::String(text)) = fields.get(key) {
-                match serde_json::from_str(text) {
-                    Ok(value) => fields.insert(key.into(), value),
-                    Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "write it as JSON"),
-                };
+                let value = json::parse(text.as_bytes()).map_err(|Fault { problem, remedy }| in_column(key, &problem, &remedy))?;
+                fields.insert(key.into(), value);
             }
         }
         for key in ["prompt", "completion", "chosen", "rejected"] {
@@ -253,10 +251,7 @@ fn list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Fau
     let value = match fields.shift_remove(key) {
         None => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => match serde_json::from_str(&text) {
-            Ok(value) => value,
-            Err(error) => return fault(format!("`{key}` is no JSON ({error})"), "give a list, or a list as JSON"),
-        },
+        Some(Value::String(text)) => json::parse(text.as_bytes()).map_err(|Fault { problem, remedy }| in_column(key, &problem, &remedy))?,
         Some(value) => value,
     };
     match value {
@@ -264,6 +259,10 @@ fn list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Fau
         Value::Array(_) => Ok(Some(value)),
         other => fault(format!("`{key}` is {} and not a list", kind(&other)), "give a list"),
     }
+}
+
+fn in_column(key: &str, problem: &str, remedy: &str) -> Fault {
+    Fault { problem: format!("`{key}` is no JSON ({problem})"), remedy: remedy.into() }
 }
 
 fn string(fields: &mut Map<String, Value>, key: &str) -> Result<String, Fault> {

@@ -67,7 +67,7 @@ impl Aligned<'_> {
                 break;
             }
             let start = self.start(turn, &words, &mut headers)?;
-            let (end, append) = self.end(turn, &words)?;
+            let (end, append) = self.end(turn, &words, start)?;
             let parts = self.within_blocks(start..end.max(start), range.end);
             spans.push(Span { parts, append });
         }
@@ -186,13 +186,12 @@ impl Aligned<'_> {
     }
 
     /// Where the turn ends, and a token that is missing for that.
-    fn end(&self, turn: usize, words: &[Words]) -> Result<(usize, Option<u32>), Failure> {
+    fn end(&self, turn: usize, words: &[Words], start: usize) -> Result<(usize, Option<u32>), Failure> {
         let last = words[turn].as_ref().map_or(0, |range| range.end);
         let next =
             words[turn + 1..].iter().flatten().map(|range| range.start).filter(|&start| start >= last).min().unwrap_or(self.text.len());
-        let first = words[turn].as_ref().map_or(0, |range| range.start);
         let is_call = self.chat.conversation.messages[turn].has_tool_calls();
-        if let Some(stop) = self.stop(last..next, is_call.then_some(first)) {
+        if let Some(stop) = self.stop(last..next, is_call.then_some(start)) {
             return Ok((stop, None));
         }
         if turn + 1 < words.len() {

@@ -102,9 +102,10 @@ impl ChatTemplate {
         &self.fingerprint
     }
 
-    /// Whether the template names a key at all.
+    /// Whether the template names a key at all: `reasoning` is not named by `reasoning_content`.
     pub(crate) fn mentions(&self, key: &str) -> bool {
-        self.source.contains(key)
+        let is_word = |character: char| character.is_alphanumeric() || character == '_';
+        self.source.split(|character| !is_word(character)).any(|word| word == key)
     }
 
     fn variables(&self, conversation: &Conversation) -> Vec<(String, minijinja::Value)> {

@@ -56,8 +56,10 @@ impl RunData {
         let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
         let vocabulary = checkpoint.config()?.vocab_size;
         if i64::from(largest) >= vocabulary {
-            let what =
-                format!("holds token id {largest}, and the model knows 0 to {}; make it anew with this model's tokenizer", vocabulary - 1);
+            let what = format!(
+                "holds token id {largest}, and the model knows 0 to {}; prepare it again with this model's tokenizer",
+                vocabulary - 1
+            );
             return Err(run.refuse("data", "train", &what).into());
         }
         order(run, &prepared.train, ranks)?;
@@ -104,7 +106,7 @@ impl RunData {
         }
     }
 
-    /// The training samples `from` .. `from + count`, as many as there are, as people read them; without texts where there is no tokenizer.
+    /// The training samples `from` .. `from + count`, at most, with their texts; without texts where there is no tokenizer.
     ///
     /// # Errors
     /// If the data or the tokenizer can no longer be read.

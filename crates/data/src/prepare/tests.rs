@@ -531,3 +531,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn keys_that_reach_no_text_are_counted() {
+    let desk = Desk::new();
+    let talk = |more: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b"{more}}}],"tools":[{{"name":"f"}}],"mood":"m"}}"#
+        )
+    };
+    let lines = [talk(r#","reasoning_content":"r""#), talk(""), r#"{"text":"x","id":3}"#.to_owned()].join("\n");
+    let sources = Sources::train([desk.file("a.jsonl", lines), desk.file("b.csv", "text,mark,id\nx,1,2\ny,3,4\n")]);
+    let report = desk.prepare(&sources, &Options::default()).unwrap().train.facts.report.clone();
+    let counts = |pairs: &[(&str, usize)]| pairs.iter().map(|&(key, count)| (key.to_owned(), count)).collect();
+    assert_eq!(report.unread, counts(&[("mark", 2), ("mood", 2)]));
+    assert_eq!(report.unwritten, counts(&[("reasoning_content", 1), ("tools", 2)]));
+}
+
+#[test]
+fn turns_without_weight_are_not_trained_whatever_the_loss_is_on() {
+    let desk = Desk::new();
+    let talk = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"bad","weight":0},{"role":"user","content":"c"},{"role":"assistant","content":"good"}]}"#;
+    let sources = Sources::train([desk.file("a.jsonl", talk)]);
+    for loss_on in [LossOn::Assistant, LossOn::All] {
+        let train = desk.prepare(&sources, &Options { loss_on, ..Options::default() }).unwrap().train;
+        let sample = train.sample(0).unwrap();
+        let trained: Vec<u32> =
+            sample.tokens.iter().zip(&sample.trained).filter(|(_, trained)| **trained).map(|(&token, _)| token).collect();
+        let text = desk.tokenizer.decode(&trained, false).unwrap();
+        assert!(!text.contains("bad") && text.contains("good<|im_end|>"), "{loss_on:?}: {text}");
+        assert_eq!(text.contains("user"), loss_on == LossOn::All, "{text}");
+    }
+}
+
+#[test]
+fn variables_of_a_record_win_over_those_of_all_and_reach_the_template() {
+    let mut desk = Desk::new();
+    let source = format!("{{{{ '[' + (level | string) + ']' }}}}{SMOLLM2}");
+    desk.template = ChatTemplate::new(&source, None, None).unwrap();
+    let talk = |more: &str| format!(r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b"}}]{more}}}"#);
+    let lines = [talk(""), talk(r#","chat_template_kwargs":{"level":2}"#)].join("\n");
+    let options = Options { chat_template_kwargs: [("level".to_owned(), 1.into())].into_iter().collect(), ..Options::default() };
+    let prepared = desk.prepare(&Sources::train([desk.file("a.jsonl", lines)]), &options).unwrap();
+    let begins: Vec<String> = desk.text(&prepared.train).into_iter().map(|text| text[..3].to_owned()).collect();
+    assert_eq!(begins, ["[1]", "[2]"]);
+}
+
+#[test]
+fn a_call_that_the_template_does_not_write_is_refused() {
+    let desk = Desk::new();
+    let call = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{}}}]}]}"#;
+    let message = desk.message("a.jsonl", call);
+    assert!(message.contains("`tool_calls`") && message.contains("a.jsonl:1"), "{message}");
+}

@@ -8,7 +8,7 @@ use super::{Fault, fault};
 use crate::error::{Error, Result};
 
 /// What a record is read from, by the names that [`Columns`] may give to others.
-const READ: [&str; 29] = [
+const READ: [&str; 27] = [
     "messages",
     "conversations",
     "conversation",
@@ -36,8 +36,6 @@ const READ: [&str; 29] = [
     "functions",
     "documents",
     "chat_template_kwargs",
-    "parallel_tool_calls",
-    "tool_choice",
 ];
 
 /// Keys that say where a record comes from or what it is about: nobody expects them in the text.

@@ -50,12 +50,12 @@ pub(super) fn take(reader: &Reader, fields: &mut Map<String, Value>) -> Result<O
     let all = fields.clone();
     let request = string(fields, names.request)?;
     let answer = string(fields, names.answer)?;
-    let about = names.about.iter().filter_map(|key| fields.shift_remove(*key));
-    let about = about.filter_map(|value| value.as_str().map(str::to_owned)).filter(|text| !text.trim().is_empty());
+    let given: Vec<&str> = names.about.iter().copied().filter(|key| fields.contains_key(*key)).collect();
+    let about = given.into_iter().map(|key| string(fields, key)).collect::<Result<Vec<String>, Fault>>()?;
     let pair = Pair {
         is_completion: names.request == "prompt" && names.answer == "completion",
         is_instruction: names.request == "instruction",
-        about: about.collect::<Vec<_>>().join("\n"),
+        about: about.into_iter().filter(|text| !text.trim().is_empty()).collect::<Vec<_>>().join("\n"),
         system: system(fields)?,
         history: history(fields)?,
         request,
@@ -212,6 +212,12 @@ mod tests {
             completion(&text, r#"{"instruction":"Add","input":"","output":"3"}"#).0,
             format!("{ALPACA_PLAIN}\n\n### Instruction:\nAdd\n\n### Response:\n")
         );
+    }
+
+    #[test]
+    fn an_input_that_is_no_text_is_refused() {
+        let refused = read(&Reader::default(), r#"{"instruction":"Add","input":3,"output":"3"}"#).unwrap_err();
+        assert!(refused.problem.contains("`input` is a number"), "{}", refused.problem);
     }
 
     #[test]

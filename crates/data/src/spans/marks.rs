@@ -68,21 +68,24 @@ pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
         _ => false,
     };
     let is_in_parts = fields.get("content").is_some_and(Value::is_array);
-    match fields.get_mut("tool_calls").and_then(Value::as_array_mut).and_then(|calls| calls.last_mut()) {
-        Some(call) => {
-            let function = if call.get("function").is_some() { &mut call["function"] } else { call };
-            match function.get_mut("arguments") {
-                Some(Value::Object(arguments)) => _ = arguments.insert(mark.clone(), mark.into()),
-                Some(Value::String(text)) if text.trim().is_empty() => *text = mark,
-                Some(_) => {}
-                None => function["name"] = mark.into(),
-            }
-        }
+    match fields.get_mut("tool_calls").and_then(Value::as_array_mut).filter(|calls| !calls.is_empty()) {
+        // All of them, since some templates write one alone.
+        Some(calls) => calls.iter_mut().for_each(|call| change_call(call, &mark)),
         None if !has_content && is_in_parts => _ = fields.insert("content".into(), json!([{"type": "text", "text": mark}])),
         None if !has_content => _ = fields.insert("content".into(), mark.into()),
         None => {}
     }
     fields
+}
+
+fn change_call(call: &mut Value, mark: &str) {
+    let function = if call.get("function").is_some() { &mut call["function"] } else { call };
+    match function.get_mut("arguments") {
+        Some(Value::Object(arguments)) => _ = arguments.insert(mark.into(), mark.into()),
+        Some(Value::String(text)) if text.trim().is_empty() => *text = mark.into(),
+        Some(_) => {}
+        None => function["name"] = mark.into(),
+    }
 }
 
 /// Whether the last text of the last call is one that [`marked`] marks.

@@ -156,3 +156,11 @@ fn a_mark_in_the_data_is_refused() {
     let message = conversation(SMOLLM2, &[("user", "a\u{FDD0}"), ("assistant", "b")]).unwrap_err();
     assert!(message.starts_with("record: ") && message.contains("U+FDD0"), "{message}");
 }
+
+#[test]
+fn a_template_may_write_the_first_of_several_calls_alone() {
+    let template = TOOLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]");
+    let call = |name: &str| json!({"function": {"name": name, "arguments": {"x": 3}}});
+    let talk = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [call("f"), call("g")]}]);
+    assert_eq!(json_runs(&template, talk), ["<|endoftext|>f {\"x\": 3}<|endoftext|><|im_end|>"]);
+}

@@ -132,3 +132,27 @@ fn masks_are_those_of_an_independent_computation() {
     }
     assert!(different.is_empty(), "{equal} equal, {refused} refused, {} different:\n{}", different.len(), different.join("\n"));
 }
+
+#[test]
+fn a_quote_of_special_tokens_does_not_end_a_call() {
+    // As Gemma 4: texts of arguments stand between special tokens, and what ends a call ends nothing else.
+    let source = "{% for m in messages %}{% if m.role != 'tool' %}{{ '<turn>' + m.role + ' ' }}{% endif %}{% for c in m.tool_calls or [] %}{{ c.function.name + '{' }}\
+        {% for key, text in c.function.arguments.items() %}{{ key + ':<q>' + text + '<q>' }}{% endfor %}{{ '}<called><answer>' }}{% endfor %}\
+        {{ m.content or '' }}{% if not m.tool_calls %}<ends>{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<turn>assistant ' }}{% endif %}";
+    let template = Template {
+        source: source.into(),
+        special_tokens: ["<turn>", "<q>", "<called>", "<answer>", "<ends>"].map(str::to_owned).into(),
+        bos_token: None,
+        eos_token: None,
+        parts: false,
+        expected: BTreeMap::new(),
+    };
+    let chat = ChatTemplate::new(source, None, None).unwrap();
+    let call = json!([{"function": {"name": "f", "arguments": {"lake": "Como"}}}]);
+    let record = json!({"messages": [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": call}, {"role": "tool", "content": "40"},
+    ]});
+    let (text, spans) = trained(&template, &chat, &tokenizer(&template.special_tokens, None), record.as_object().unwrap()).unwrap();
+    let written: Vec<&str> = spans.iter().map(|&[start, end]| &text[start..end]).collect();
+    assert_eq!(written, ["f{lake:<q>Como<q>}<called><answer>"]);
+}
