@@ -25,6 +25,7 @@ pub struct ChatTemplate {
     special_tokens: Vec<(&'static str, String)>,
     fingerprint: String,
     accepts: OnceLock<Accepts>,
+    tool_use: Option<Box<ChatTemplate>>,
 }
 
 /// Forms of a conversation that some templates write as they are meant, and others as Python prints a list or as a quoted string.
@@ -67,7 +68,18 @@ impl ChatTemplate {
         fingerprint.add(source);
         fingerprint.add(format!("{special_tokens:?}"));
         let (source, fingerprint) = (source.to_owned(), fingerprint.finish());
-        Ok(Self { program, source, special_tokens, fingerprint, accepts: OnceLock::new() })
+        Ok(Self { program, source, special_tokens, fingerprint, accepts: OnceLock::new(), tool_use: None })
+    }
+
+    /// The same with another template for conversations that have tools, as transformers chooses among several (`get_chat_template`).
+    #[must_use]
+    pub fn with_tool_use(mut self, tool_use: Self) -> Self {
+        let mut fingerprint = Fingerprint::new("chat templates");
+        fingerprint.add(&self.fingerprint);
+        fingerprint.add(&tool_use.fingerprint);
+        self.fingerprint = fingerprint.finish();
+        self.tool_use = Some(Box::new(tool_use));
+        self
     }
 
     /// The conversation as text; with `add_generation_prompt`, followed by what opens the assistant's next turn.
@@ -89,6 +101,9 @@ impl ChatTemplate {
 
     /// A conversation in the form that this template writes, made once for all its renderings.
     pub(crate) fn chat(&self, mut conversation: Conversation) -> Chat<'_> {
+        if let Some(tool_use) = self.tool_use.as_ref().filter(|_| conversation.tools.is_some()) {
+            return tool_use.chat(conversation);
+        }
         for message in &mut conversation.messages {
             self.adapt(message);
         }
@@ -305,6 +320,18 @@ pub(crate) mod tests {
     #[test]
     fn blocks_leave_no_white_space() {
         assert_eq!(render("a\n  {% if true %}\nb\n  {% endif %}\nc").unwrap(), "a\nb\nc");
+    }
+
+    #[test]
+    fn tools_choose_the_template_for_them() {
+        let new = |source| ChatTemplate::new(source, None, None).unwrap();
+        let (plain, both) = (new("plain"), new("plain").with_tool_use(new("tools: {{ tools | length }}")));
+        let mut conversation = Conversation::new(conversation());
+        assert_eq!(both.render_conversation(&conversation, false).unwrap(), "plain");
+        conversation.tools = Some(json!([{"type": "function", "function": {"name": "f"}}]));
+        assert_eq!(both.render_conversation(&conversation, false).unwrap(), "tools: 1");
+        assert_eq!(plain.render_conversation(&conversation, false).unwrap(), "plain");
+        assert_ne!(plain.fingerprint(), both.fingerprint());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use adapter::{
     Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, read_labels,
     write_adapter, write_labels,
 };
-pub use checkpoint::{Checkpoint, GgufTokenizer, TokenizerSource};
+pub use checkpoint::{ChatTemplates, Checkpoint, GgufTokenizer, TokenizerSource};
 pub use classifier::{Classifier, Losses};
 pub use config::{
     Architecture, EncoderConfig, ImageConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES,

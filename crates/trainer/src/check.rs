@@ -1,8 +1,8 @@
 use crate::config::{Run, StartingWeights, Task};
-use crate::{Result, base, classify, device, policy, policy_lora, policy_quantization, text};
+use crate::{Result, base, classify, device, policy, policy_lora, policy_quantization};
 use models::Decoder;
 
-/// Finds everything that is wrong with a run's input but its data (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
+/// Finds everything that is wrong with a run's input but its data, tokenizer and chat template (see [`crate::RunData::prepare`]), without reading a weight or writing anything.
 ///
 /// # Errors
 /// The first fault, an [`crate::Error::is_input`].
@@ -25,7 +25,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
         return Err(run.refuse("data", "sequence_length", &what).into());
     }
-    text::open(run, &checkpoint).map(|_| ())
+    Ok(())
 }
 
 /// Whether a model that is trained whole can be written, and one that begins from nothing is trained whole.

@@ -33,7 +33,7 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, devic
         }
     }
     let checkpoint = Checkpoint::open(model)?;
-    let text = text::of(None, checkpoint.chat_template(), &checkpoint)?;
+    let text = text::of(None, checkpoint.chat_templates(), &checkpoint)?;
     let tokenizer = text.tokenizer.ok_or_else(|| Error::Input(format!("{} has no tokenizer.json", model.display())))?;
     let kind = if device == Device::Cpu { Kind::Float } else { Kind::BFloat16 };
     let mut decoder = Decoder::load(&checkpoint, kind, device)?;

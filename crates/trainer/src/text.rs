@@ -1,7 +1,7 @@
 use crate::config::Run;
 use crate::{Error, Result};
 use data::{BpeParts, ChatTemplate, Tokenizer};
-use models::{Checkpoint, GgufTokenizer, TokenizerSource};
+use models::{ChatTemplates, Checkpoint, GgufTokenizer, TokenizerSource};
 use std::path::Path;
 
 /// How a model reads and writes text.
@@ -14,15 +14,15 @@ pub(crate) struct Text {
 
 /// The tokenizer and the chat template of a run: its own files, else those that came with the model.
 pub(crate) fn open(run: &Run, checkpoint: &Checkpoint) -> Result<Text> {
-    let text = match &run.model.chat_template {
-        Some(path) => Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?),
-        None => checkpoint.chat_template().map(str::to_owned),
+    let templates = match &run.model.chat_template {
+        Some(path) => ChatTemplates { default: Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?), tool_use: None },
+        None => checkpoint.chat_templates().clone(),
     };
-    of(run.model.tokenizer.as_deref(), text.as_deref(), checkpoint)
+    of(run.model.tokenizer.as_deref(), &templates, checkpoint)
 }
 
-/// The tokenizer at `tokenizer`, else the model's; and a template from its source.
-pub(crate) fn of(tokenizer: Option<&Path>, template: Option<&str>, checkpoint: &Checkpoint) -> Result<Text> {
+/// The tokenizer at `tokenizer`, else the model's; and templates from their sources.
+pub(crate) fn of(tokenizer: Option<&Path>, templates: &ChatTemplates, checkpoint: &Checkpoint) -> Result<Text> {
     let tokenizer = match (tokenizer, checkpoint.tokenizer()) {
         (Some(path), TokenizerSource::Folder(folder)) => Some(Tokenizer::from_file(path)?.with_model_dir(folder)?),
         (Some(path), TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_file(path)?.with_model_ids(parts.bos, parts.eos.as_slice())),
@@ -32,9 +32,10 @@ pub(crate) fn of(tokenizer: Option<&Path>, template: Option<&str>, checkpoint: &
         (None, TokenizerSource::None) => None,
     };
     let special = tokenizer.as_ref().map(|tokenizer| tokenizer.special_tokens().clone()).unwrap_or_default();
-    let template = match template {
-        Some(source) => Some(ChatTemplate::with_special_tokens(source, &special)?),
-        None => None,
+    let parse = |source: &Option<String>| source.as_deref().map(|source| ChatTemplate::with_special_tokens(source, &special)).transpose();
+    let template = match (parse(&templates.default)?, parse(&templates.tool_use)?) {
+        (Some(default), Some(tool_use)) => Some(default.with_tool_use(tool_use)),
+        (default, _) => default,
     };
     Ok(Text { tokenizer, template })
 }

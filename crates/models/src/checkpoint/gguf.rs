@@ -32,7 +32,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let tokenizer = metadata::tokenizer(&content, path)?;
     let text = match tokenizer {
         None => Text::default(),
-        Some(tokenizer) => Text { chat_template: tokenizer.chat_template.clone(), tokenizer: TokenizerSource::Gguf(Box::new(tokenizer)) },
+        Some(tokenizer) => Text { templates: tokenizer.templates.clone(), tokenizer: TokenizerSource::Gguf(Box::new(tokenizer)) },
     };
     Ok(Checkpoint { path: path.to_owned(), architecture: Architecture::Decoder(config), weights: Box::new(weights), text })
 }

@@ -1,6 +1,6 @@
 //! Hugging Face directories.
 
-use super::{Checkpoint, Text, TokenizerSource, Weights};
+use super::{ChatTemplates, Checkpoint, Text, TokenizerSource, Weights};
 use crate::config::hugging_face;
 use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};
@@ -183,23 +183,22 @@ impl Weights for Shards {
     }
 }
 
-/// `chat_template.jinja`, else the template in `tokenizer_config.json`. The other files of the tokenizer are opened by who needs it.
+/// `chat_template.jinja` and `additional_chat_templates`, else the templates in `tokenizer_config.json`. The other files of the tokenizer are opened by who needs it.
 fn text(folder: &Path) -> Result<Text> {
     let settings = read_table(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
-    let chat_template = match read_text(&folder.join("chat_template.jinja"))? {
-        Some(template) => Some(template),
-        None => settings.get("chat_template").and_then(default_template),
+    let templates = match read_text(&folder.join("chat_template.jinja"))? {
+        Some(template) => {
+            ChatTemplates { default: Some(template), tool_use: read_text(&folder.join("additional_chat_templates/tool_use.jinja"))? }
+        }
+        None => settings.get("chat_template").map(templates).unwrap_or_default(),
     };
-    Ok(Text { tokenizer: TokenizerSource::Folder(folder.to_owned()), chat_template })
+    Ok(Text { tokenizer: TokenizerSource::Folder(folder.to_owned()), templates })
 }
 
-/// A template, or the one called `default` among several.
-fn default_template(value: &Value) -> Option<String> {
-    let template = match value {
-        Value::Array(several) => several.iter().find(|one| one["name"] == "default")?.get("template")?,
-        one => one,
-    };
-    template.as_str().map(str::to_owned)
+/// A template, or several with their names.
+fn templates(value: &Value) -> ChatTemplates {
+    let named = |name: &str| value.as_array()?.iter().find(|one| one["name"] == name)?["template"].as_str().map(str::to_owned);
+    ChatTemplates { default: value.as_str().map(str::to_owned).or_else(|| named("default")), tool_use: named("tool_use") }
 }
 
 fn read_table(path: &Path) -> Result<Option<Map<String, Value>>> {

@@ -47,7 +47,16 @@ trait Weights: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Default)]
 struct Text {
     tokenizer: TokenizerSource,
-    chat_template: Option<String>,
+    templates: ChatTemplates,
+}
+
+/// The sources of a model's chat templates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChatTemplates {
+    /// The one that conversations are written with.
+    pub default: Option<String>,
+    /// The one for conversations with tools, where the model has one of its own for them.
+    pub tool_use: Option<String>,
 }
 
 impl Checkpoint {
@@ -195,9 +204,9 @@ impl Checkpoint {
         &self.text.tokenizer
     }
 
-    /// The Jinja template that turns a conversation into text.
-    pub fn chat_template(&self) -> Option<&str> {
-        self.text.chat_template.as_deref()
+    /// The Jinja templates that turn a conversation into text.
+    pub fn chat_templates(&self) -> &ChatTemplates {
+        &self.text.templates
     }
 
     fn missing(&self, name: &str) -> Error {

@@ -1,5 +1,6 @@
 //! What a checkpoint says about its tokenizer.
 
+use super::ChatTemplates;
 use std::path::PathBuf;
 
 /// Where the tokenizer of a checkpoint is.
@@ -37,6 +38,6 @@ pub struct GgufTokenizer {
     pub pad: Option<u32>,
     /// Whether a text is to begin with `bos`.
     pub add_bos: bool,
-    /// The Jinja template that turns a conversation into text.
-    pub chat_template: Option<String>,
+    /// The Jinja templates that turn a conversation into text.
+    pub templates: ChatTemplates,
 }

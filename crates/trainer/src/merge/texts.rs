@@ -3,7 +3,7 @@
 use super::MergeRequest;
 use crate::{Error, Result, text};
 use data::Tokenizer;
-use models::{Checkpoint, ModelConfig, TokenizerSource};
+use models::{ChatTemplates, Checkpoint, ModelConfig, TokenizerSource};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -26,12 +26,16 @@ const TOKENIZER: [&str; 11] = [
 /// Its other files that belong to the text side, and how generation is begun.
 const OTHERS: [&str; 4] = ["chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE"];
 
+/// Beside `chat_template.jinja`: the template for conversations with tools. A run's own template is the only one.
+const TOOL_USE: &str = "additional_chat_templates/tool_use.jinja";
+
 /// Writes them into `folder`: the base's, with the run's own tokenizer and template in the place of those.
 pub(super) fn write(checkpoint: &Checkpoint, request: &MergeRequest, folder: &Path) -> Result<()> {
     let own = request.tokenizer.as_deref();
     if checkpoint.path().is_dir() {
         let of_base = if own.is_none() { &TOKENIZER[..] } else { &[] };
-        for file in of_base.iter().chain(&OTHERS) {
+        let tool_use = if request.chat_template.is_none() { &[TOOL_USE][..] } else { &[] };
+        for file in of_base.iter().chain(&OTHERS).chain(tool_use) {
             let from = checkpoint.path().join(file);
             if from.is_file() {
                 copy(&from, &folder.join(file))?;
@@ -42,7 +46,7 @@ pub(super) fn write(checkpoint: &Checkpoint, request: &MergeRequest, folder: &Pa
     }
     // As it was opened for training: its files may be of a kind that stands for another in another folder.
     let is_made = own.is_some() || matches!(checkpoint.tokenizer(), TokenizerSource::Gguf(_));
-    if is_made && let Some(tokenizer) = text::of(own, None, checkpoint)?.tokenizer {
+    if is_made && let Some(tokenizer) = text::of(own, &ChatTemplates::default(), checkpoint)?.tokenizer {
         write_json(&folder.join("tokenizer_config.json"), tokenizer_config(checkpoint, &tokenizer))?;
         tokenizer.write(&folder.join("tokenizer.json"))?;
     }
@@ -53,6 +57,9 @@ pub(super) fn write(checkpoint: &Checkpoint, request: &MergeRequest, folder: &Pa
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder, "make the directory"))?;
+    }
     fs::copy(from, to).map(|_| ()).map_err(Error::io(from, "copy"))
 }
 
@@ -80,7 +87,14 @@ fn tokenizer_config(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Map<Strin
     for (key, token) in tokens {
         table.extend(token.as_ref().map(|token| (key.to_owned(), json!(token))));
     }
-    table.extend(checkpoint.chat_template().map(|template| ("chat_template".to_owned(), json!(template))));
+    let ChatTemplates { default, tool_use } = checkpoint.chat_templates();
+    let templates = match (default, tool_use) {
+        (Some(default), Some(tool_use)) => {
+            Some(json!([{"name": "default", "template": default}, {"name": "tool_use", "template": tool_use}]))
+        }
+        (default, _) => default.as_ref().map(|template| json!(template)),
+    };
+    table.extend(templates.map(|templates| ("chat_template".to_owned(), templates)));
     table
 }
 

@@ -1,6 +1,6 @@
 //! The metadata of a GGUF file: scalars for the configuration, arrays for the tokenizer.
 
-use super::super::GgufTokenizer;
+use super::super::{ChatTemplates, GgufTokenizer};
 use crate::{Error, Result};
 use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::{Map, Number, Value as Json};
@@ -52,6 +52,10 @@ pub(super) fn tokenizer(content: &Content, path: &Path) -> Result<Option<GgufTok
     }
     let merges = reader.list("merges", "strings", as_text)?;
     let id = |key| reader.id(key, tokens.len());
+    let template = |key: &str| match content.metadata.get(key) {
+        Some(Value::String(template)) => Some(template.clone()),
+        _ => None,
+    };
     Ok(Some(GgufTokenizer {
         bos: id("bos_token_id")?,
         eos: id("eos_token_id")?,
@@ -63,10 +67,7 @@ pub(super) fn tokenizer(content: &Content, path: &Path) -> Result<Option<GgufTok
             // What llama.cpp assumes: SentencePiece texts begin with the token, byte-level BPE ones do not.
             _ => model == "llama",
         },
-        chat_template: match content.metadata.get("tokenizer.chat_template") {
-            Some(Value::String(template)) => Some(template.clone()),
-            _ => None,
-        },
+        templates: ChatTemplates { default: template("tokenizer.chat_template"), tool_use: template("tokenizer.chat_template.tool_use") },
         model,
         tokens,
         merges,

@@ -184,7 +184,7 @@ fn metadata_become_configuration_and_tokenizer() {
     assert_eq!(tokenizer.token_types[..4], [3, 3, 3, 1]);
     assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.unk, tokenizer.pad), (Some(1), Some(2), None, None));
     assert!(tokenizer.add_bos);
-    assert_eq!(checkpoint.chat_template(), Some("{{ messages }}"));
+    assert_eq!(checkpoint.chat_templates().default.as_deref(), Some("{{ messages }}"));
     assert_eq!(checkpoint.bytes_on_disk(), std::fs::metadata(&path).unwrap().len());
 }
 

@@ -56,7 +56,7 @@ fn the_recorded_llama_has_the_shapes_of_its_configuration() {
     assert_eq!(checkpoint.names().len(), expected(config).len());
     assert_eq!(checkpoint.bytes_on_disk(), 95160);
     assert_eq!(checkpoint.tokenizer(), &TokenizerSource::Folder(recorded()));
-    assert_eq!(checkpoint.chat_template(), None);
+    assert_eq!(checkpoint.chat_templates(), &ChatTemplates::default());
 }
 
 #[test]
@@ -186,18 +186,24 @@ fn a_checkpoint_of_the_model_without_its_head_is_completed() {
 }
 
 #[test]
-fn the_chat_template_is_found() {
+fn chat_templates_are_found() {
     let dir = tempfile::tempdir().unwrap();
     copy("config.json", dir.path());
     copy("model.safetensors", dir.path());
     let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
-    let open = || Checkpoint::open(dir.path()).unwrap();
+    let open = || {
+        let ChatTemplates { default, tool_use } = Checkpoint::open(dir.path()).unwrap().chat_templates().clone();
+        (default, tool_use)
+    };
     write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#);
-    assert_eq!(open().chat_template(), Some("D"));
+    assert_eq!(open(), (Some("D".into()), Some("T".into())));
     write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
-    assert_eq!(open().chat_template(), Some("one"));
+    assert_eq!(open(), (Some("one".into()), None));
     write("chat_template.jinja", "newest");
-    assert_eq!(open().chat_template(), Some("newest"));
+    assert_eq!(open(), (Some("newest".into()), None));
+    std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "tools");
+    assert_eq!(open(), (Some("newest".into()), Some("tools".into())));
     write("tokenizer_config.json", "[");
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Corrupt { .. })));
 }

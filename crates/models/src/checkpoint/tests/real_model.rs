@@ -32,7 +32,7 @@ fn smollm2_brings_its_tokenizer_and_template() {
     assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
     assert!(!tokenizer.add_bos);
     assert_eq!(tokenizer.eos.map(|id| tokenizer.tokens[id as usize].as_str()), Some("<|im_end|>"));
-    assert!(checkpoint.chat_template().unwrap().contains("<|im_start|>"));
+    assert!(checkpoint.chat_templates().default.as_deref().unwrap().contains("<|im_start|>"));
 }
 
 /// The logits after the last of `ids`, computed in the plainest way (transformers' `LlamaForCausalLM`, eager attention).
