@@ -73,8 +73,8 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-impl From<trainer::config::Error> for Failure {
-    fn from(error: trainer::config::Error) -> Self {
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
         Self::Input(error.to_string())
     }
 }

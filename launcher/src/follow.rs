@@ -5,6 +5,7 @@ use crate::{
     progress::{Progress, words},
     run_dir::RunDir,
 };
+use config::{Length, Run};
 use std::{
     sync::{
         Arc,
@@ -13,7 +14,6 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use trainer::config::{Length, Run};
 
 /// Time between two looks at a run.
 pub const LOOK_EVERY: Duration = Duration::from_millis(100);

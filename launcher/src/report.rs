@@ -178,8 +178,8 @@ fn against(value: Option<f64>, exact: Option<f64>, how: &str) -> Option<String> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use config::Run;
     use std::path::Path;
-    use trainer::config::Run;
 
     fn dir(at: &Path) -> RunDir {
         let config = at.join("c.toml");

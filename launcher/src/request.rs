@@ -1,7 +1,7 @@
 //! A signal that asks the ranks to save and stop, on its way to them.
 
 use crate::{fault, mpirun::Job, run_dir::RunDir};
-use trainer::config::Run;
+use config::Run;
 
 /// Somebody's wish that the run saves and stops.
 pub struct Request<'a> {
@@ -27,7 +27,8 @@ impl<'a> Request<'a> {
 
     /// Takes a signal for such a wish, if it is one of those that are, and the first.
     pub fn take(&mut self, number: usize) -> bool {
-        let is_wish = self.signal.is_none() && self.run.checkpoint.signals.iter().any(|signal| signal.number() as usize == number);
+        let is_wish =
+            self.signal.is_none() && self.run.checkpoint.signals.iter().any(|signal| trainer::signal_number(*signal) as usize == number);
         if is_wish {
             self.signal = Some(number);
             let name = fault::signal_name(i32::try_from(number).unwrap_or_default());

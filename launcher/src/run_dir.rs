@@ -2,8 +2,8 @@
 
 use crate::failure::Failure;
 use anyhow::Context;
+use config::Run;
 use std::path::{Path, PathBuf};
-use trainer::config::Run;
 
 /// The directory of a run.
 #[derive(Debug, Clone)]

@@ -2,9 +2,9 @@
 
 use crate::failure::Failure;
 use collective::ProcessGroup;
+use config::{Device, Run};
 use models::Merged;
 use std::{path::Path, sync::Arc};
-use trainer::config::{Device, Run};
 use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, ShownToken, StopRequest, Weights};
 
 /// Finds everything that is wrong with a run's input, writing nothing.

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::config::{Run, StartingWeights};
+use config::{Run, StartingWeights};
 use models::Checkpoint;
 
 /// The model that a run starts from.

@@ -1,5 +1,5 @@
-use crate::config::{Run, StartingWeights, Task};
 use crate::{Result, base, classify, device, policy, policy_lora, policy_quantization};
+use config::{Run, StartingWeights, Task};
 use models::Decoder;
 
 /// Finds everything that is wrong with a run's input but its data, tokenizer and chat template (see [`crate::RunData::prepare`]), without reading a weight or writing anything.

@@ -1,9 +1,17 @@
-use crate::config::{self, Run};
 use crate::{Error, Result};
-use tch::{Cuda, Device};
+use config::{Dtype, Run};
+use tch::{Cuda, Device, Kind};
 
 const NO_GPU: &str = "libtorch sees no GPU here; set it to \"cpu\", or build against a PyTorch with CUDA (LIBTORCH=…/site-packages/torch) on a \
                       machine with a driver";
+
+/// The tensor kind of `[model] dtype`.
+pub(crate) fn tensor_kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+    }
+}
 
 /// Where this rank computes, the `local_rank`-th of its host: on the GPU of that number.
 ///

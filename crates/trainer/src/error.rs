@@ -3,7 +3,7 @@
 pub enum Error {
     /// The configuration cannot be used, in itself or with this model and data.
     #[error(transparent)]
-    Config(#[from] crate::config::Error),
+    Config(#[from] config::Error),
     /// The model, or an adapter, cannot be used.
     #[error(transparent)]
     Model(#[from] models::Error),

@@ -3,13 +3,13 @@
 use crate::checkpoint::{self, CheckpointChoice, Manifest};
 use crate::classes::ClassReport;
 use crate::classify::{Classes, Rows};
-use crate::config::{Run, Task};
 use crate::learner::{Language, Learner};
 use crate::run_data::RunData;
 use crate::step::tensors;
 use crate::train::add_lora;
-use crate::{Error, Result, base, device, text};
+use crate::{Error, Result, base, device, policy_quantization, text};
 use collective::{ProcessGroup, Reduce, Single};
+use config::{Run, Task};
 use data::{Batch, Dataset, Padding};
 use layers::{Scope, Targets};
 use models::{Activations, Checkpoint, Classifier, Decoder, Model, read_adapter};
@@ -60,7 +60,7 @@ impl Evaluation {
 /// What [`crate::check`] finds; no held-out data; an adapter or a checkpoint that is not there, is broken, or is of another run.
 pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
     let trained = Trained::find(run, weights)?;
-    let (device, kind) = (device::choose(run, 0)?, run.model.dtype.kind());
+    let (device, kind) = (device::choose(run, 0)?, device::tensor_kind(run.model.dtype));
     let checkpoint = trained.open_base()?;
     match run.model.task {
         Task::CausalLm => {
@@ -102,7 +102,11 @@ impl<'a> Trained<'a> {
 
     /// How its weights are held: those of another model as they are.
     fn quantization(&self) -> models::Quantization {
-        if let Weights::Model(_) = self.weights { models::Quantization::default() } else { self.run.model.quantization.of_model() }
+        if let Weights::Model(_) = self.weights {
+            models::Quantization::default()
+        } else {
+            policy_quantization::model_quantization(self.run.model.quantization)
+        }
     }
 
     fn put_into(&self, model: &mut impl Model) -> Result<()> {

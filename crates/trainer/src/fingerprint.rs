@@ -3,10 +3,10 @@
 //! Gradients are summed to the same bits on every rank, and every rank steps by the same rule, so that parameters stay equal to the last bit.
 //! Where they do not, a memory has failed, a model file is another one, or hosts round differently; and each step makes it worse.
 
-use crate::config::Run;
 use crate::{Error, Result};
 use autograd::Parameter;
 use collective::ProcessGroup;
+use config::Run;
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,10 +1,10 @@
 //! What a run learns, and how its samples become losses.
 
-use crate::config::Run;
 use crate::evaluate::{self, HeldOut};
 use crate::step::{micro_batches, tensors};
 use crate::{Result, run_data};
 use collective::ProcessGroup;
+use config::Run;
 use data::{Batch, Order, Prepared};
 use layers::{Scope, Targets};
 use models::{Activations, Decoder, Model};

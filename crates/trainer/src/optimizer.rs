@@ -17,12 +17,12 @@ pub(crate) use split::EXCHANGE_BYTES;
 pub use split::Part;
 
 use crate::Result;
-use crate::config::{self, OptimizerName};
 use adamw::AdamW;
 use adamw8bit::AdamW8bit;
 pub(crate) use blockwise::BLOCK;
 use blockwise::Levels;
 use collective::ProcessGroup;
+use config::OptimizerName;
 use lion::Lion;
 use muon::Muon;
 use sgd::Sgd;

@@ -1,7 +1,7 @@
 //! What is said when memory runs out: what there was, and what would have fitted.
 
-use crate::config::Run;
 use crate::{Error, Plan, plan};
+use config::Run;
 use std::error::Error as _;
 use tch::Device;
 

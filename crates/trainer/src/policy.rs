@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::config::{self, Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
+use config::{Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
 use layers::Keep;
 use lowrank::coded::{Rate, Rounding};
 use lowrank::{Method, Options, Rank, TestMatrix};

@@ -1,5 +1,5 @@
 use crate::Result;
-use crate::config::{self, Init, Run, Task};
+use config::{Init, Run, Task};
 use models::{Adapter, AdapterConfig, Classifier, Decoder, EncoderConfig, LayerNumbers, ModelConfig, TargetModules, read_adapter};
 
 /// What targets every linear layer of the blocks.

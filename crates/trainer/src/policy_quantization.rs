@@ -1,16 +1,14 @@
 use crate::Result;
-use crate::config::{Quantization, Run};
 use crate::policy_lora::Lora;
+use config::{Quantization, Run};
 use models::{Checkpoint, ModelConfig};
 
-impl Quantization {
-    /// As the model reads it.
-    pub(crate) fn of_model(self) -> models::Quantization {
-        match self {
-            Self::None => models::Quantization::None,
-            Self::Nf4 => models::Quantization::Nf4,
-            Self::Gguf => models::Quantization::Gguf,
-        }
+/// The model's quantization for `[model] quantization`.
+pub(crate) fn model_quantization(key: Quantization) -> models::Quantization {
+    match key {
+        Quantization::None => models::Quantization::None,
+        Quantization::Nf4 => models::Quantization::Nf4,
+        Quantization::Gguf => models::Quantization::Gguf,
     }
 }
 
@@ -39,7 +37,7 @@ pub(crate) fn check(run: &Run, model: &ModelConfig, checkpoint: Option<&Checkpoi
             format!("is PiSSA, which changes the weights, and [model] quantization = \"{quantization}\" freezes them; leave one out");
         return refuse("lora", init, what);
     }
-    let packed = quantization.of_model().packed_bytes(model, checkpoint);
+    let packed = model_quantization(quantization).packed_bytes(model, checkpoint);
     if let Some((name, _)) = packed.iter().find(|(name, _)| config.saves(name)) {
         let what = format!("trains {name} whole, which [model] quantization = \"{quantization}\" freezes; leave one out");
         return refuse("lora", modules_to_save, what);

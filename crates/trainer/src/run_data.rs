@@ -1,7 +1,7 @@
 use crate::classify::Rows;
-use crate::config::{self, DataFormat, DataSource, Run, Task};
 use crate::fault_injection::FaultInjection;
 use crate::{Error, Result, base, text};
+use config::{DataFormat, DataSource, Run, Task};
 use data::{Dataset, Format, Options, Order, OrderConfig, Prepared, ShownToken, Source, Sources, Tokenizer};
 use std::path::PathBuf;
 

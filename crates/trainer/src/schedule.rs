@@ -1,4 +1,4 @@
-use crate::config::{Decay, Schedule, ScheduleKind};
+use config::{Decay, Schedule, ScheduleKind};
 use std::f64::consts::PI;
 
 /// The learning rate of step `step` (from 0) of `steps`, as a fraction of the highest: rising to 1 in the warm-up, whose step `t` has

@@ -1,7 +1,7 @@
 //! Signals that ask a run to save and stop.
 
-use crate::config::StopSignal;
 use crate::{Error, Result};
+use config::StopSignal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl StopRequest {
             return Ok(request);
         }
         let refused = |cause| Error::Input(format!("cannot wait for signals: {cause}; set [checkpoint] signals = []"));
-        let mut arriving = Signals::new(signals.iter().map(|signal| signal.number())).map_err(refused)?;
+        let mut arriving = Signals::new(signals.iter().map(|signal| signal_number(*signal))).map_err(refused)?;
         let asked = Arc::clone(&request.0);
         let listen = move || {
             let mut first = None;
@@ -80,16 +80,14 @@ fn wish(first: &mut Option<Instant>, now: Instant) -> Wish {
     }
 }
 
-impl StopSignal {
-    /// Its number.
-    pub fn number(self) -> i32 {
-        match self {
-            Self::Usr1 => SIGUSR1,
-            Self::Usr2 => SIGUSR2,
-            Self::Term => SIGTERM,
-            Self::Int => SIGINT,
-            Self::Hup => SIGHUP,
-        }
+/// The number of a signal.
+pub fn signal_number(signal: StopSignal) -> i32 {
+    match signal {
+        StopSignal::Usr1 => SIGUSR1,
+        StopSignal::Usr2 => SIGUSR2,
+        StopSignal::Term => SIGTERM,
+        StopSignal::Int => SIGINT,
+        StopSignal::Hup => SIGHUP,
     }
 }
 

@@ -1,5 +1,5 @@
-use crate::config::Run;
 use crate::{Error, Result};
+use config::Run;
 use data::{BpeParts, ChatTemplate, Tokenizer};
 use models::{ChatTemplates, Checkpoint, GgufTokenizer, TokenizerSource};
 use std::path::Path;

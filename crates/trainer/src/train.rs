@@ -1,7 +1,6 @@
 use crate::budget::{self, Samples};
 use crate::checkpoint::{Moment, Saver, Start, resume};
 use crate::classify::{Classes, Rows};
-use crate::config::{GradientMethod, Length, Run, Stream, Task};
 use crate::fault_injection::FaultInjection;
 use crate::fingerprint::compare_parameters;
 use crate::learner::{Language, Learner};
@@ -15,8 +14,9 @@ use crate::run_data::{self, RunData};
 use crate::shared_bases::{self, Reader};
 use crate::signals::StopRequest;
 use crate::step::{RankStatus, Stepper};
-use crate::{Error, Result, base, device, learning_rate, out_of_memory, text, watch};
+use crate::{Error, Result, base, device, learning_rate, out_of_memory, policy_quantization, text, watch};
 use collective::ProcessGroup;
+use config::{GradientMethod, Length, Run, Stream, Task};
 use layers::Sites;
 use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
 use reduce::{GradientReducer, Known};
@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// How training ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +66,12 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
     match run.model.task {
         Task::CausalLm => {
             let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-            let mut decoder = Decoder::load_quantized(&checkpoint, run.model.quantization.of_model(), run.model.dtype.kind(), device)?;
+            let mut decoder = Decoder::load_quantized(
+                &checkpoint,
+                policy_quantization::model_quantization(run.model.quantization),
+                device::tensor_kind(run.model.dtype),
+                device,
+            )?;
             drop(checkpoint);
             let fan_in_fan_out = decoder.config().fan_in_fan_out();
             let adapter = add_lora(run, &mut decoder)?.map(|adapter| AdapterConfig { fan_in_fan_out, ..adapter });
@@ -84,7 +89,8 @@ fn train_watched(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) ->
         }
         Task::SequenceClassification | Task::ImageClassification => {
             let rows = Rows::read(run, group.world_size(), &|_, _| ())?;
-            let mut classifier = Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, run.model.dtype.kind(), device)?;
+            let mut classifier =
+                Classifier::load(&checkpoint, Some(rows.labels.clone()), run.seed, device::tensor_kind(run.model.dtype), device)?;
             if checkpoint.is_untrained() {
                 tracing::info!("the weights are drawn from the seed");
             } else if !classifier.drawn().is_empty() {
@@ -329,14 +335,4 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
         }),
     };
     reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes, overlap: table.overlap }
-}
-
-impl crate::config::Dtype {
-    /// As libtorch calls it.
-    pub(crate) fn kind(self) -> Kind {
-        match self {
-            Self::F32 => Kind::Float,
-            Self::Bf16 => Kind::BFloat16,
-        }
-    }
 }

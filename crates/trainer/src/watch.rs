@@ -1,9 +1,9 @@
 //! What the ranks of a run have an eye on, beside the work: that they were given the same configuration, and that all are alive.
 
 use crate::Result;
-use crate::config::Run;
 use crate::fingerprint;
 use collective::{Heartbeat, HeartbeatOptions, ProcessGroup};
+use config::Run;
 use std::time::Duration;
 
 /// Compares the ranks' configurations, and starts the heartbeat between them. It ends with [`Heartbeat::leave`] when the work is done, and

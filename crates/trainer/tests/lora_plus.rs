@@ -1,8 +1,8 @@
 //! LoRA+ for some steps of AdamW against PEFT's `create_loraplus_optimizer`, with DoRA. `tests/fixtures/lora/make.py` recorded it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use config::Run;
 use layers::{Scope, Targets};
-use loract_trainer::config::Run;
 use loract_trainer::{Optimizer, Part, parameter_groups};
 use models::{Activations, Adapter, Checkpoint, Decoder, Inputs, Model, TensorFile, read_adapter};
 use std::path::Path;

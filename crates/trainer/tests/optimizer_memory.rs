@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
-use loract_trainer::config::Run;
+use config::Run;
 use loract_trainer::{Optimizer, Part, Trained};
 use tch::{Device, Kind, Tensor};
 

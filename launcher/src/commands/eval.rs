@@ -4,9 +4,10 @@ use super::{shard::prepare, train::threads};
 use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units, work};
 use clap::Args;
 use comfy_table::{Table, presets};
+use config::Run;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{CheckpointChoice, Evaluation, Weights, config::Run};
+use trainer::{CheckpointChoice, Evaluation, Weights};
 
 /// Measure how good on held-out data is what a run has trained
 ///

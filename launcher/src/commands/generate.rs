@@ -2,11 +2,11 @@
 
 use crate::{failure::Failure, run_dir::RunDir, work};
 use clap::Args;
+use config::{Device, Run};
 use std::{
     io::Write,
     path::{Path, PathBuf},
 };
-use trainer::config::{Device, Run};
 
 /// Continue a prompt with a model, or with what a run has trained
 #[derive(Debug, Args)]

@@ -4,11 +4,12 @@ use super::{shard::prepare, train::threads};
 use crate::{cli::Config, failure::Failure, page, progress::Progress, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use config::Run;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
-use trainer::{Division, GradientReport, Inspection, Look, config::Run};
+use trainer::{Division, GradientReport, Inspection, Look};
 
 /// Show what compression does to this model on this data, site by site
 ///

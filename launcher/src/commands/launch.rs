@@ -17,6 +17,7 @@ use crate::{
 };
 use anyhow::Context;
 use clap::Args;
+use config::Run;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::{
     collections::BTreeSet,
@@ -31,7 +32,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use trainer::config::Run;
 
 /// Start the ranks of a run with mpirun, show their progress, and report
 ///
@@ -140,7 +140,7 @@ impl Launch {
     /// Starts the ranks, again after failures as often as is allowed, until the run is done.
     fn follow_all(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
         let signal = Arc::new(AtomicUsize::new(0));
-        let ours = run.checkpoint.signals.iter().map(|signal| signal.number());
+        let ours = run.checkpoint.signals.iter().map(|signal| trainer::signal_number(*signal));
         for number in BTreeSet::from_iter(ours.chain([SIGINT, SIGTERM, SIGHUP])) {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;

@@ -3,10 +3,11 @@
 use crate::{failure::Failure, progress::Progress, run_dir::RunDir, units, work};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
+use config::Run;
 use serde_json::json;
 use std::path::PathBuf;
 use tch::Kind;
-use trainer::{MergeRequest, config::Run};
+use trainer::MergeRequest;
 
 /// Merge an adapter into its model's weights, and write them as Hugging Face has them
 ///
@@ -118,7 +119,7 @@ impl Merge {
             let what = format!("is {}, where no run has written an adapter yet; train first, or give --adapter DIR", run.dir.display());
             return Err(run.refuse("run", "dir", &what).into());
         }
-        let trainer::config::Model { path: model, tokenizer, chat_template, .. } = run.model;
+        let config::Model { path: model, tokenizer, chat_template, .. } = run.model;
         Ok(MergeRequest { model, adapter, tokenizer, chat_template, out, kind, shard_bytes })
     }
 }

@@ -4,8 +4,9 @@ use super::train::threads;
 use crate::{cli::Config, failure::Failure, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use config::Run;
 use std::path::PathBuf;
-use trainer::{ModePlan, Plan as Found, config::Run};
+use trainer::{ModePlan, Plan as Found};
 
 /// Say how much memory a run will take, and what fits, before anything is loaded
 ///

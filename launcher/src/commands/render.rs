@@ -7,8 +7,8 @@ use crate::{
 };
 use anyhow::Context;
 use clap::Args;
+use config::Run;
 use std::path::PathBuf;
-use trainer::config::Run;
 
 /// Make the job file of a run for a cluster's scheduler
 ///

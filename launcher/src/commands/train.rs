@@ -13,15 +13,13 @@ use crate::{
 };
 use clap::Args;
 use collective::ProcessGroup;
+use config::{Run, StopSignal};
 use std::{
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
 };
-use trainer::{
-    Ending, RunData, StopRequest,
-    config::{Run, StopSignal},
-};
+use trainer::{Ending, RunData, StopRequest};
 
 /// Train as one rank: alone, or started by mpirun or srun with others
 #[derive(Debug, Args)]

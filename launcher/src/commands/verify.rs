@@ -3,9 +3,10 @@
 use crate::{failure::Failure, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use config::Device;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{Compared, config::Device};
+use trainer::Compared;
 
 /// Compare a model's outputs and gradients with recorded ones
 #[derive(Debug, Args)]

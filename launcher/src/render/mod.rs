@@ -2,10 +2,10 @@
 
 use crate::failure::Failure;
 use clap::ValueEnum;
+use config::Run;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use std::path::Path;
-use trainer::config::Run;
 
 /// What a job is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

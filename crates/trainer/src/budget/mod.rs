@@ -9,11 +9,11 @@
 mod divide;
 mod sensitivity;
 
-use crate::config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
 use crate::probe::Probe;
 use crate::step::micro_batches;
 use crate::{Error, Result, policy};
 use collective::{ProcessGroup, Reduce};
+use config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
 use data::{Batch, Dataset};
 use divide::{Choice, LEVELS, divide, least};
 use lowrank::coded::{Coded, Rate};

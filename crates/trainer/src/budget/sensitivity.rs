@@ -1,9 +1,9 @@
 //! How much the gradients suffer from a loss at each site of each layer.
 
 use super::divide::LEVELS;
-use crate::config::{Activations, BasisKind, Bits, Form, Keeping, Site};
 use crate::probe::{Probe, Taken};
 use crate::{Result, policy};
+use config::{Activations, BasisKind, Bits, Form, Keeping, Site};
 use data::Batch;
 use layers::{Keep, Sites};
 use lowrank::coded::{Basis, bound};

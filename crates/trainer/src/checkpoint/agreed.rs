@@ -1,6 +1,6 @@
 //! What a run must share with the run that it goes on with.
 
-use crate::config::{self, Error, Run};
+use config::{Error, Run};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 
 use super::directory::Directory;
 use super::manifest::Manifest;
-use crate::config::Run;
 use crate::{Error, Result};
+use config::Run;
 use std::path::{Path, PathBuf};
 
 /// Which checkpoint of a run.

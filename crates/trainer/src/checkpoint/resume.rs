@@ -3,10 +3,10 @@
 use super::directory::Directory;
 use super::manifest::{Best, Manifest};
 use super::share;
-use crate::config::Run;
 use crate::step::Stepper;
 use crate::{Error, Result};
 use collective::ProcessGroup;
+use config::Run;
 
 /// Where a run begins.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,8 +1,8 @@
 //! What is wrong with the configuration of a classifier.
 
 use super::images;
-use crate::config::{BadLines, DataFormat, Quantization, Run, Task};
 use crate::{Error, Result, policy, policy_lora, text};
+use config::{BadLines, DataFormat, Quantization, Run, Task};
 use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
 
 /// As [`crate::check`]: the head, which the checkpoint need not hold, and the keys that such data do not have.

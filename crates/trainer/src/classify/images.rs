@@ -3,7 +3,7 @@
 use super::check::other_input;
 use super::rows::{Read, Samples};
 use crate::Result;
-use crate::config::Run;
+use config::Run;
 use data::images::{Augmentation, ImageKeys, ImageProcessor, LabelledImages};
 use models::{Checkpoint, EncoderInputs, ImageConfig, InputConfig};
 use std::sync::Arc;

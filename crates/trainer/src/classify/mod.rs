@@ -11,12 +11,12 @@ pub(crate) use check::check;
 pub(crate) use rows::Rows;
 
 use crate::classes::Confusion;
-use crate::config::Run;
 use crate::evaluate::HeldOut;
 use crate::learner::{Learner, MicroBatch, Share};
 use crate::{Result, run_data};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
+use config::Run;
 use data::Order;
 use layers::Scope;
 use models::{Activations, Classifier, Model};

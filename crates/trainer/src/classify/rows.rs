@@ -2,8 +2,8 @@
 
 use super::images::Images;
 use super::texts::Texts;
-use crate::config::{ClassWeights, Run, Task};
 use crate::{Error, Result, base, run_data};
+use config::{ClassWeights, Run, Task};
 use data::hold_out;
 use models::{Checkpoint, Classifier, EncoderInputs, Labels};
 use std::path::Path;

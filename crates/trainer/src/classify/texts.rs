@@ -2,8 +2,8 @@
 
 use super::check::other_input;
 use super::rows::{Read, Samples};
-use crate::config::Run;
 use crate::{Error, Result, run_data, text};
+use config::Run;
 use data::{Batch, LabelKeys, Labelled, LabelledTexts, Padding, Sample, Tokenizer, read_labelled};
 use models::{Checkpoint, EncoderInputs, InputConfig};
 use std::sync::Arc;

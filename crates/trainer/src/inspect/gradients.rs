@@ -1,8 +1,8 @@
 use super::{Candidate, Look};
 use crate::Result;
-use crate::config::{self, Form, Run, Site, Sites};
 use crate::policy;
 use crate::probe::Taken;
+use config::{Form, Run, Site, Sites};
 use data::Batch;
 use layers::Keep;
 use models::{Activations, Decoder};
@@ -158,7 +158,7 @@ impl Case {
 
 /// A form in a few words.
 fn described(form: &Form) -> String {
-    use crate::config::{Bits, Keeping, Rank};
+    use config::{Bits, Keeping, Rank};
     let bits = match form.bits {
         Bits::Number(bits) => bits.to_string(),
         Bits::Auto => format!("error {}", form.error),

@@ -10,12 +10,12 @@ pub use gradients::{GradientReport, LayerGradient};
 pub use sites::{CurvePoint, MethodError, SiteReport};
 
 use crate::budget::{Division, Samples};
-use crate::config::Run;
 use crate::probe::Probe;
 use crate::step::micro_batches;
-use crate::{Result, RunData, device, run_data, text};
+use crate::{Result, RunData, device, policy_quantization, run_data, text};
 use autograd::random::{Law, derive_seed, draw};
 use collective::Single;
+use config::Run;
 use data::Batch;
 use gradients::Gradients;
 use layers::Sites;
@@ -75,7 +75,12 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     let device = device::choose(run, 0)?;
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let pad = text::open(run, &checkpoint)?.tokenizer.map_or(0, |tokenizer| tokenizer.pad_token_id());
-    let mut decoder = Decoder::load_quantized(&checkpoint, run.model.quantization.of_model(), run.model.dtype.kind(), device)?;
+    let mut decoder = Decoder::load_quantized(
+        &checkpoint,
+        policy_quantization::model_quantization(run.model.quantization),
+        device::tensor_kind(run.model.dtype),
+        device,
+    )?;
     crate::train::add_lora(run, &mut decoder)?;
     fill_b(run, &decoder)?;
     let Some(prepared) = data.prepared() else { return Err(run.refuse("model", "task", "classifies, which is not inspected yet").into()) };

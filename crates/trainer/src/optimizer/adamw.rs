@@ -1,6 +1,6 @@
 use super::{At, Rule, Space, decay, zeros_like};
 use crate::Result;
-use crate::config::Optimizer;
+use config::Optimizer;
 use tch::Tensor;
 
 /// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), as `torch.optim.AdamW`. It remembers 8 bytes for each element.

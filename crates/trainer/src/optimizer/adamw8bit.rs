@@ -2,7 +2,7 @@ use super::adamw::Adam;
 use super::blockwise::{BLOCK, Blockwise, Levels, Piece};
 use super::{At, Rule, Space, decay};
 use crate::Result;
-use crate::config::Optimizer;
+use config::Optimizer;
 use tch::{Kind, Tensor};
 
 /// AdamW whose moments take a byte for each element and an f32 for each block of 256 (Dettmers et al. 2022, arXiv 2110.02861). In a step they

@@ -2,7 +2,7 @@
 
 use super::blockwise::BLOCK;
 use super::space::Space;
-use crate::config::{Optimizer, OptimizerName};
+use config::{Optimizer, OptimizerName};
 use tch::Kind;
 
 /// A parameter to be trained, without its numbers.
@@ -61,7 +61,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::{Optimizer, Part, Trained};
     use super::*;
-    use crate::config::Run;
+    use config::Run;
     use tch::{Device, Tensor};
 
     #[test]

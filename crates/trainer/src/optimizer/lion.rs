@@ -1,6 +1,6 @@
 use super::{At, Rule, Space, decay, zeros_like};
 use crate::Result;
-use crate::config::Optimizer;
+use config::Optimizer;
 use tch::{Kind, Tensor};
 
 /// Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2): the sign of a mean of the gradient. It remembers 4 bytes for each element.

@@ -1,6 +1,6 @@
 use super::{At, Rule, Space, decay, zeros_like};
 use crate::Result;
-use crate::config::{MuonScale, Optimizer};
+use config::{MuonScale, Optimizer};
 use tch::{Device, Kind, Tensor};
 
 /// Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; `torch.optim.Muon`): momentum whose singular values are all brought near one. It

@@ -1,6 +1,6 @@
 use super::{At, Rule, Space, zeros_like};
 use crate::Result;
-use crate::config::Optimizer;
+use config::Optimizer;
 use tch::{Kind, Tensor};
 
 /// Gradient descent with momentum, as `torch.optim.SGD`: weight decay is part of the gradient. It remembers 4 bytes for each element, without

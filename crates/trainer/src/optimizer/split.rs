@@ -4,8 +4,8 @@
 use super::Trained;
 use super::blockwise::BLOCK;
 use crate::Result;
-use crate::config::OptimizerName;
 use collective::ProcessGroup;
+use config::OptimizerName;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 

@@ -17,8 +17,8 @@ mod step;
 pub use meter::Moment;
 pub use modes::ModePlan;
 
-use crate::config::Run;
 use crate::{Result, policy};
+use config::Run;
 use models::{Checkpoint, ModelConfig};
 use serde::Serialize;
 use sizes::Sizes;

@@ -2,8 +2,8 @@
 
 use super::sizes::Sizes;
 use super::step::{Course, Shape};
-use crate::config::{Activations, Bits, Keeping, Run, Site, Sites};
 use crate::policy;
+use config::{Activations, Bits, Keeping, Run, Site, Sites};
 use models::ModelConfig;
 use serde::Serialize;
 
@@ -67,9 +67,9 @@ fn others(configured: &Activations) -> Vec<(String, Activations)> {
             (format!("{site}, {words}"), table)
         };
         let rank = match configured.form.rank {
-            crate::config::Rank::Fraction(fraction) => format!("rank {fraction}"),
-            crate::config::Rank::Columns(columns) => format!("rank {columns}"),
-            crate::config::Rank::Auto => "rank auto".into(),
+            config::Rank::Fraction(fraction) => format!("rank {fraction}"),
+            config::Rank::Columns(columns) => format!("rank {columns}"),
+            config::Rank::Auto => "rank auto".into(),
         };
         ways.push(way(format!("qb, rowspace, rsvd, svd, nystrom ({rank})"), Keeping::Svd, configured.form.bits));
         ways.push(way("quantized (8 bits)".into(), Keeping::Quantized, Bits::Number(8.0)));

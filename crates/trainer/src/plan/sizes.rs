@@ -3,10 +3,10 @@
 use super::block::Block;
 use super::operations::{Heads, Map};
 use super::step::Shape;
-use crate::config::{Dtype, GradientMethod, Run};
 use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
 use crate::{Result, device, policy, policy_quantization, shared_bases};
+use config::{Dtype, GradientMethod, Run};
 use layers::Keep;
 use lowrank::Method;
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
@@ -57,7 +57,7 @@ impl<'a> Sizes<'a> {
             Lora::New(config) => *config,
             Lora::From(adapter) => adapter.config,
         });
-        let packed = run.model.quantization.of_model().packed_bytes(model, checkpoint).into_iter().collect();
+        let packed = policy_quantization::model_quantization(run.model.quantization).packed_bytes(model, checkpoint).into_iter().collect();
         Ok(Self { run, model, lora, packed, element: run.model.dtype.bytes() as u64 })
     }
 

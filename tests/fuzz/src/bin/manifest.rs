@@ -4,7 +4,7 @@
 use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
-use trainer::config::Run;
+use config::Run;
 use trainer::{CheckpointChoice, RunData, Weights, evaluate};
 
 /// A run of the tiny Llama, which holds nothing out: what comes after the manifest is refused.

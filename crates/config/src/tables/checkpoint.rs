@@ -1,6 +1,6 @@
 //! `[checkpoint]`: when the state of a run is written, how much of it is kept, and which signals ask for it.
 
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 
 choice! {

@@ -1,6 +1,6 @@
 //! `[gradients]`: how the ranks' gradients become their mean (PowerSGD: arXiv 1905.13727).
 
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 
 choice! {

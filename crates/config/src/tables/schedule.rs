@@ -1,7 +1,7 @@
 //! `[schedule]`: the learning rate from step to step.
 
 use super::Length;
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 
 choice! {
@@ -44,7 +44,7 @@ pub enum Decay {
 
 impl Decay {
     /// Steps of it, of `steps` in all: at least one.
-    pub(crate) fn steps(self, steps: u64) -> u64 {
+    pub fn steps(self, steps: u64) -> u64 {
         match self {
             Self::Steps(own) => own.clamp(1, steps.max(1)),
             Self::Fraction(fraction) => ((fraction * steps as f64).round() as u64).max(1),

@@ -1,6 +1,6 @@
 //! `[cluster]`: how many ranks, how they are started, and what a scheduler is asked for.
 
-use crate::config::{Error, place::Table, raw};
+use crate::{Error, place::Table, raw};
 use serde::Serialize;
 
 /// `[cluster]`.

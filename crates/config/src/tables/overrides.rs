@@ -2,7 +2,7 @@
 
 use super::activations::{Site, Sites};
 use super::form::{Form, PartialForm};
-use crate::config::{Error, choice::Choice, place::Table, raw};
+use crate::{Error, choice::Choice, place::Table, raw};
 use serde::{Serialize, Serializer};
 use wildmatch::WildMatch;
 

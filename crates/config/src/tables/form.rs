@@ -1,6 +1,6 @@
 //! How a site keeps its tensor: the keys that `[activations]` and its overrides share.
 
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::{Serialize, Serializer};
 
 choice! {

@@ -28,7 +28,7 @@ macro_rules! choice {
             }
         }
 
-        impl $crate::config::choice::Choice for $name {
+        impl $crate::choice::Choice for $name {
             const NAMES: &'static [&'static str] = &[$($text),+];
             const NOT_YET: &'static [&'static str] = &[$($($later),+)?];
             fn from_name(name: &str) -> Option<Self> {
@@ -39,8 +39,8 @@ macro_rules! choice {
         impl std::str::FromStr for $name {
             type Err = String;
             fn from_str(name: &str) -> Result<Self, String> {
-                let choices = <Self as $crate::config::choice::Choice>::NAMES.join(", ");
-                <Self as $crate::config::choice::Choice>::from_name(name).ok_or_else(|| format!("it must be one of {choices}"))
+                let choices = <Self as $crate::choice::Choice>::NAMES.join(", ");
+                <Self as $crate::choice::Choice>::from_name(name).ok_or_else(|| format!("it must be one of {choices}"))
             }
         }
 

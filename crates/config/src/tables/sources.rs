@@ -1,6 +1,6 @@
 //! `[data] train` and `eval`: where samples come from.
 
-use crate::config::{Error, place::Table};
+use crate::{Error, place::Table};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;

@@ -1,7 +1,7 @@
 //! `[run]`, and the whole configuration around it.
 
 use super::{Activations, Checkpoint, Cluster, Data, GradientMethod, Gradients, Lora, Model, Optimizer, Schedule, Task};
-use crate::config::{Error, choice::choice, place::Places, source::Source};
+use crate::{Error, choice::choice, place::Places, source::Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,7 +90,7 @@ impl Run {
     }
 
     /// The checked configuration of a source that was read from `path`.
-    pub(in crate::config) fn resolve(source: &Source, path: &Path) -> Result<Self, Error> {
+    pub(crate) fn resolve(source: &Source, path: &Path) -> Result<Self, Error> {
         let (raw, places) = source.parse()?;
         let at = places.table("run");
         let keys = raw.run;
@@ -202,7 +202,7 @@ impl Run {
     }
 
     /// Every key that has a value, as `table.key`, with that value in TOML.
-    pub(crate) fn keys(&self) -> BTreeMap<String, String> {
+    pub fn keys(&self) -> BTreeMap<String, String> {
         // What was resolved has a form in TOML.
         keys(&self.to_toml()).unwrap_or_default()
     }
@@ -214,7 +214,7 @@ impl Run {
     }
 
     /// The same, at a key of the form in which activations are kept: in the override `given`, or in the table itself.
-    pub(crate) fn refuse_form(&self, given: Option<usize>, key: &str, what: &str) -> Error {
+    pub fn refuse_form(&self, given: Option<usize>, key: &str, what: &str) -> Error {
         match given {
             Some(index) => self.places.misfit_item("activations.overrides", index, key, what),
             None => self.refuse("activations", key, what),
@@ -267,7 +267,7 @@ impl Run {
 }
 
 /// The keys of a configuration that [`Run::to_toml`] has written, as [`Run::keys`] gives them, unless `text` is none.
-pub(crate) fn keys(text: &str) -> Option<BTreeMap<String, String>> {
+pub fn keys(text: &str) -> Option<BTreeMap<String, String>> {
     let tables: toml::Table = text.parse().ok()?;
     let mut keys = BTreeMap::new();
     for (table, value) in &tables {

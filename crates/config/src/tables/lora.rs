@@ -1,7 +1,7 @@
 //! `[lora]`: the trained low-rank update of the frozen weights (arXiv 2106.09685). The names are those of PEFT's `LoraConfig` where it has them.
 
-use crate::config::{Error, choice::choice, place::Table, raw};
-use models::check_pattern;
+use crate::{Error, choice::choice, place::Table, raw};
+use fancy_regex::Regex;
 use serde::{Serialize, Serializer};
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -132,6 +132,14 @@ impl Lora {
             alpha_pattern,
         })
     }
+}
+
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    let problem = |why: fancy_regex::Error| {
+        let why = why.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("{pattern:?} is not a regular expression: {why}")
+    };
+    Regex::new(pattern).map(|_| ()).map_err(problem)
 }
 
 fn is_positive(value: f64) -> bool {

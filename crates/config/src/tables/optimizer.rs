@@ -1,6 +1,6 @@
 //! `[optimizer]`: how a gradient becomes a step.
 
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 
 choice! {
@@ -101,23 +101,28 @@ impl Optimizer {
         })
     }
 
-    pub(crate) fn betas(&self) -> [f64; 2] {
+    /// `betas`, or their default where the method has none.
+    pub fn betas(&self) -> [f64; 2] {
         self.betas.unwrap_or(BETAS)
     }
 
-    pub(crate) fn eps(&self) -> f64 {
+    /// `eps`, or its default.
+    pub fn eps(&self) -> f64 {
         self.eps.unwrap_or(EPS)
     }
 
-    pub(crate) fn momentum(&self) -> f64 {
+    /// `momentum`; 0 where the method has none.
+    pub fn momentum(&self) -> f64 {
         self.momentum.unwrap_or(0.0)
     }
 
-    pub(crate) fn nesterov(&self) -> bool {
+    /// `nesterov`; false where the method has none.
+    pub fn nesterov(&self) -> bool {
         self.nesterov.unwrap_or(false)
     }
 
-    pub(crate) fn scale(&self) -> MuonScale {
+    /// `scale`, or its default.
+    pub fn scale(&self) -> MuonScale {
         self.scale.unwrap_or(MuonScale::MatchRmsAdamW)
     }
 }

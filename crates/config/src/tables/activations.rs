@@ -2,7 +2,7 @@
 
 use super::form::{BasisKind, Form, Keeping, PartialForm};
 use super::overrides::{Override, Overrides};
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::{Serialize, Serializer};
 
 choice! {

@@ -1,7 +1,7 @@
 //! `[data]`: what is learnt, and what is held out.
 
 use super::DataSources;
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 //! `[model]`: which model, and in which numbers.
 
-use crate::config::{Error, choice::choice, place::Table, raw};
+use crate::{Error, choice::choice, place::Table, raw};
 use serde::Serialize;
 use std::path::PathBuf;
 

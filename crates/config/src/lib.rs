@@ -19,7 +19,7 @@ mod source;
 mod tables;
 
 pub use error::Error;
-pub(crate) use tables::keys as keys_of;
+pub use tables::keys as keys_of;
 pub use tables::{
     Activations, BadLines, BasisKind, Bits, Budget, Checkpoint, ClassWeights, Cluster, Columns, Data, DataFormat, DataSource, DataSources,
     Decay, Device, Dtype, Factors, Form, GradientMethod, Gradients, Init, Keeping, Layers, Length, Lora, LoraBias, LossOn, Model,

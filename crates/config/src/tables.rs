@@ -24,7 +24,7 @@ pub use lora::{Init, Lora, LoraBias, TargetModules};
 pub use model::{Dtype, Model, Quantization, StartingWeights, Task};
 pub use optimizer::{MuonScale, Optimizer, OptimizerName};
 pub use overrides::{Layers, Override};
-pub(crate) use run::keys;
+pub use run::keys;
 pub use run::{Device, Length, Run};
 pub use schedule::{Decay, Schedule, ScheduleKind};
 pub use sources::{DataSource, DataSources};
