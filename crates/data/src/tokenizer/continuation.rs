@@ -60,7 +60,7 @@ fn without_prefix(pre_tokenizer: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::tests::bytes_only;
@@ -71,8 +71,8 @@ mod tests {
     pub(super) fn sentencepiece(normalizer: Value, pre_tokenizer: Value, strips: bool) -> Tokenizer {
         let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
         tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
-        tokens.extend(["▁", "a", "b", "日", "▁a", "▁▁", "ab", "▁ab", "▁▁▁"].map(str::to_owned));
-        let merges = json!([["a", "b"], ["▁", "ab"], ["▁", "a"], ["▁", "▁"], ["▁▁", "▁"]]);
+        tokens.extend(["▁", "a", "b", "日", "▁a", "▁▁", "ab", "▁ab", "▁▁▁", "a▁", "b>"].map(str::to_owned));
+        let merges = json!([["a", "b"], ["▁", "ab"], ["▁", "a"], ["▁", "▁"], ["▁▁", "▁"], ["a", "▁"]]);
         let vocabulary: serde_json::Map<String, Value> = tokens.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
@@ -112,6 +112,16 @@ mod tests {
         let mut inner = bytes_only().inner;
         inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(true, true, true)));
         all.push(Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new()));
+        all
+    }
+
+    /// Those that are cut where no token reaches across.
+    pub(in super::super) fn of_sentencepiece() -> Vec<Tokenizer> {
+        let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+        let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+        let mut all = vec![prepend(), sentencepiece(replace, split, false)];
+        all.extend(["first", "always", "never"].map(|scheme| metaspace(scheme, false)));
+        assert!(all.iter().all(|tokenizer| tokenizer.words.is_some()));
         all
     }
 

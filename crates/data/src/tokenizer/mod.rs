@@ -23,7 +23,7 @@ pub use bpe::BpeParts;
 use continuation::Continuation;
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
-use words::Words;
+use words::{Begins, Words};
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -195,7 +195,7 @@ impl Tokenizer {
     /// The same, of which only the first `limit` tokens are wanted: a long text need not be tokenised to its end. There may be more.
     pub(crate) fn encode_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Encoded> {
         let encoded = match &self.words {
-            Some(words) if words.takes(text) => words.encode(&self.inner, text, add_special, limit),
+            Some(words) if words.takes(text) => words.encode(&self.inner, text, begins(add_special), limit),
             // A text in one piece: what follows may change how its beginning is normalized or cut.
             _ => self.encode_whole(text, add_special),
         };
@@ -205,7 +205,7 @@ impl Tokenizer {
     /// The ids alone, of which only the first `limit` are wanted. There may be more.
     pub(crate) fn ids_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Vec<u32>> {
         let ids = match &self.words {
-            Some(words) if words.takes(text) => words.ids(&self.inner, text, add_special, limit),
+            Some(words) if words.takes(text) => words.ids(&self.inner, text, begins(add_special), limit),
             _ => self.encode_whole(text, add_special).map(|encoded| encoded.ids),
         };
         ids.map_err(|error| self.cannot_encode(error))
@@ -219,10 +219,12 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer has no token for a part of the text.
     pub fn encode_continuation(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
-        match &self.continuation {
-            Some(continuation) => continuation.encode(&self.inner, text).map_err(|error| self.cannot_encode(error)),
-            None => Ok(self.encode_up_to(text, false, limit)?.ids),
-        }
+        let ids = match (&self.continuation, &self.words) {
+            (None, _) => return self.ids_up_to(text, false, limit),
+            (Some(_), Some(words)) if words.takes(text) => words.ids(&self.inner, text, Begins::Continuing, limit),
+            (Some(continuation), _) => continuation.encode(&self.inner, text),
+        };
+        ids.map_err(|error| self.cannot_encode(error))
     }
 
     fn encode_whole(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoded> {
@@ -319,6 +321,10 @@ impl Tokenizer {
             remedy: "check that the tokenizer belongs to the model".into(),
         }
     }
+}
+
+fn begins(add_special: bool) -> Begins {
+    if add_special { Begins::WithSpecial } else { Begins::Plainly }
 }
 
 #[cfg(test)]

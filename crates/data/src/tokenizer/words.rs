@@ -1,9 +1,11 @@
-//! A byte-level BPE word by word, with a memory of words.
+//! A BPE word by word, with a memory of words.
 //!
 //! `tokenizers` carries with each piece of a text where each of its bytes came from, in several vectors, and looks its words up only after that: on
-//! one core it does less than a megabyte of dialogue a second. Here a text is cut by the same expressions, but into plain slices of it, and a word that
-//! was seen before is copied from the memory; one that was not is asked of `tokenizers`. A tokenizer with any step that is not known here is left
-//! to that crate altogether. Tests hold the two against each other.
+//! one core it does less than a megabyte of dialogue per second. Here a text is cut by the same expressions (or, for a BPE as SentencePiece has it, where
+//! no token can reach across), but into plain slices of it. A word that was seen before is copied from the memory; `tokenizers` is asked for the others.
+//! A tokenizer with any step that is not known here is left to that crate altogether. Tests compare the two.
+
+mod spaces;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,13 +16,14 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::utils::SysRegex;
 use tokenizers::{
-    Model, ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper, PreTokenizedString, PreTokenizer,
-    PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
 };
 
 use unicode_normalization_alignments::is_nfc;
 
 use super::Encoded;
+use spaces::{META, Spaces};
 
 /// GPT-2's expression, which `tokenizers`' `ByteLevel` applies.
 const GPT_2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -33,7 +36,7 @@ const LONGEST: usize = 64;
 /// What cuts a text into words, and the words that were seen.
 #[derive(Debug)]
 pub(super) struct Words {
-    steps: Vec<Step>,
+    cut: Cut,
     /// Finds where added tokens are written. `tokenizers` says which of them count, but takes 16 bytes for each of the text in which it looks.
     added: AhoCorasick,
     /// Whether only texts in NFC are cut here: of those the normalizer changes nothing.
@@ -42,6 +45,15 @@ pub(super) struct Words {
     before: Vec<u32>,
     after: Vec<u32>,
     known: RwLock<HashMap<Box<str>, Word>>,
+}
+
+/// How a text is cut.
+#[derive(Debug)]
+enum Cut {
+    /// A BPE on bytes, by the expressions of its pre-tokenizers.
+    Steps(Vec<Step>),
+    /// One on characters, where no token can reach across.
+    Spaces(Spaces),
 }
 
 /// The ids of a word's tokens, each with the byte of the word at which it ends.
@@ -61,25 +73,26 @@ enum Step {
 }
 
 impl Words {
-    /// The words of a tokenizer, if it is of this kind: a BPE on bytes, without dropout, with no normalizer but NFC.
+    /// The words of a tokenizer, if it is of a known kind: a BPE on bytes with no normalizer but NFC, or one as SentencePiece has it; without dropout.
     pub(super) fn of(inner: &Inner) -> Option<Self> {
         let ModelWrapper::BPE(model) = inner.get_model() else { return None };
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
             && inner.get_truncation().is_none()
             && inner.get_padding().is_none()
             && inner.get_post_processor().is_none_or(keeps_offsets);
-        let steps = steps(inner.get_pre_tokenizer().filter(|_| plain)?)?;
-        let composed_only = match inner.get_normalizer() {
-            Some(normalizer) => composes_at_most(normalizer)?,
-            None => false,
+        if !plain {
+            return None;
+        }
+        let (cut, composed_only) = match inner.get_pre_tokenizer().and_then(steps) {
+            Some(steps) => (Cut::Steps(steps), inner.get_normalizer().map_or(Some(false), composes_at_most)?),
+            None => (Cut::Spaces(Spaces::new(inner, model)?), false),
         };
         let ids = |special| Some(inner.encode_fast("a", special).ok()?.get_ids().to_vec());
         let (bare, whole) = (ids(false)?, ids(true)?);
-        let added = inner.get_added_tokens_decoder().into_values().map(|token| token.content).filter(|content| !content.is_empty());
-        let added = AhoCorasick::new(added).ok()?;
+        let added = AhoCorasick::new(added_contents(inner)).ok()?;
         let start = whole.windows(bare.len().max(1)).position(|window| window == bare)?;
         let (before, after) = (whole[..start].to_vec(), whole[start + bare.len()..].to_vec());
-        Some(Self { steps, added, composed_only, before, after, known: RwLock::default() })
+        Some(Self { cut, added, composed_only, before, after, known: RwLock::default() })
     }
 
     /// Whether `text` can be cut here. Most texts are in NFC as they are; what is not, `tokenizers` composes and keeps account of.
@@ -89,35 +102,35 @@ impl Words {
     }
 
     /// Tokens of `text`: all, or the first ones, at least `limit`.
-    pub(super) fn encode(&self, inner: &Inner, text: &str, add_special: bool, limit: usize) -> tokenizers::Result<Encoded> {
-        self.encode_to(Encoded::default(), inner, text, add_special, limit)
+    pub(super) fn encode(&self, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<Encoded> {
+        self.encode_to(Encoded::default(), inner, text, begins, limit)
     }
 
     /// The same without offsets, which take four times as much as the ids.
-    pub(super) fn ids(&self, inner: &Inner, text: &str, add_special: bool, limit: usize) -> tokenizers::Result<Vec<u32>> {
-        Ok(self.encode_to(Ids::default(), inner, text, add_special, limit)?.0)
+    pub(super) fn ids(&self, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<Vec<u32>> {
+        Ok(self.encode_to(Ids::default(), inner, text, begins, limit)?.0)
     }
 
-    fn encode_to<T: Tokens>(&self, mut encoded: T, inner: &Inner, text: &str, add_special: bool, limit: usize) -> tokenizers::Result<T> {
-        if add_special {
+    fn encode_to<T: Tokens>(&self, mut encoded: T, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<T> {
+        if begins == Begins::WithSpecial {
             encoded.add(&self.before, (0, 0));
         }
-        self.pieces(inner, text, &mut encoded, limit)?;
-        if add_special && encoded.count() < limit {
+        self.pieces(inner, text, begins, &mut encoded, limit)?;
+        if begins == Begins::WithSpecial && encoded.count() < limit {
             encoded.add(&self.after, (0, 0));
         }
         Ok(encoded)
     }
 
     /// Adds the added tokens of a text, and the words between them.
-    fn pieces(&self, inner: &Inner, text: &str, encoded: &mut impl Tokens, limit: usize) -> tokenizers::Result<()> {
+    fn pieces(&self, inner: &Inner, text: &str, begins: Begins, encoded: &mut impl Tokens, limit: usize) -> tokenizers::Result<()> {
         let mut done = 0;
         for window in self.windows(text) {
             let split = inner.get_added_vocabulary().extract_and_normalize(None::<&NormalizerWrapper>, &text[window.clone()]);
             for (_, (start, end), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
                 let (start, end) = (window.start + start, window.start + end);
                 if let Some(tokens) = tokens {
-                    self.piece(inner, &text[done..start], done, encoded, limit)?;
+                    self.piece(inner, &text[done..start], done, begins, encoded, limit)?;
                     if encoded.count() >= limit {
                         return Ok(());
                     }
@@ -126,7 +139,7 @@ impl Words {
                 }
             }
         }
-        self.piece(inner, &text[done..], done, encoded, limit)
+        self.piece(inner, &text[done..], done, begins, encoded, limit)
     }
 
     /// The parts of a text that may hold added tokens: where one is written, with what may make it another one or none, or go with it, which is
@@ -148,70 +161,130 @@ impl Words {
     }
 
     /// Adds the words of a piece without added tokens, which begins at byte `start` of the text.
-    fn piece(&self, inner: &Inner, piece: &str, start: usize, encoded: &mut impl Tokens, limit: usize) -> tokenizers::Result<()> {
-        self.cut(&self.steps, piece, start, &mut |word, start| {
-            if encoded.count() < limit { self.word(inner, word, start, encoded) } else { Ok(()) }
-        })
-    }
-
-    /// Gives `each` the words of a piece that begins at byte `start` of the text.
-    fn cut<'t>(
+    fn piece(
         &self,
-        steps: &[Step],
-        piece: &'t str,
+        inner: &Inner,
+        piece: &str,
         start: usize,
-        each: &mut dyn FnMut(&'t str, usize) -> tokenizers::Result<()>,
+        begins: Begins,
+        encoded: &mut impl Tokens,
+        limit: usize,
     ) -> tokenizers::Result<()> {
-        let Some((step, rest)) = steps.split_first() else {
-            return if piece.is_empty() { Ok(()) } else { each(piece, start) };
-        };
-        let mut done = 0;
-        let mut next = |from: usize, to: usize| {
-            for (from, to) in [(done, from), (from, to)] {
-                if from < to {
-                    self.cut(rest, &piece[from..to], start + from, each)?;
-                }
-            }
-            done = to;
-            Ok(())
-        };
-        match step {
-            Step::Expression(expression) => expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?,
-            Step::Matches(expression) => {
-                let mut matches = expression.find_iter(piece).filter(|(from, to)| from < to);
-                return matches.try_for_each(|(from, to)| self.cut(rest, &piece[from..to], start + from, each));
-            }
-            Step::Digits => piece
-                .char_indices()
-                .filter(|(_, character)| character.is_numeric())
-                .try_for_each(|(from, character)| next(from, from + character.len_utf8()))?,
-            Step::Numbers => {
-                let mut from = 0;
-                while let Some(first) = piece[from..].find(char::is_numeric) {
-                    let first = from + first;
-                    let count = piece[first..].find(|character: char| !character.is_numeric()).unwrap_or(piece.len() - first);
-                    next(first, first + count)?;
-                    from = first + count;
-                }
+        let mut each = |word: At<'_>| if encoded.count() < limit { self.word(inner, word, encoded) } else { Ok(()) };
+        match &self.cut {
+            Cut::Steps(steps) => cut(steps, piece, start, &mut |word, start| each(At { word, start, prefix: None })),
+            Cut::Spaces(spaces) => {
+                let first = piece.chars().next().map_or(0, char::len_utf8);
+                let prefixed = begins != Begins::Continuing && spaces.is_prefixed(piece, start);
+                spaces.cut(piece, prefixed, &mut |word, from, prefixed| {
+                    each(At { word, start: start + from, prefix: prefixed.then_some(first) })
+                })
             }
         }
-        next(piece.len(), piece.len())
     }
 
-    fn word(&self, inner: &Inner, word: &str, start: usize, encoded: &mut impl Tokens) -> tokenizers::Result<()> {
+    fn word(&self, inner: &Inner, at: At<'_>, encoded: &mut impl Tokens) -> tokenizers::Result<()> {
+        let prefixed;
+        let word = match at.prefix {
+            Some(_) => {
+                prefixed = format!("{META}{}", at.word);
+                prefixed.as_str()
+            }
+            None => at.word,
+        };
         // A panic elsewhere cannot leave half a word behind.
         if let Some(tokens) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(word) {
-            encoded.add_word(word, start, tokens);
+            encoded.add_word(at, tokens);
             return Ok(());
         }
-        let tokens = ask(inner, word)?;
-        encoded.add_word(word, start, &tokens);
+        let tokens = match &self.cut {
+            Cut::Steps(_) => ask(inner, word)?,
+            Cut::Spaces(_) => spaces::ask(inner, word)?,
+        };
+        encoded.add_word(at, &tokens);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if word.len() <= LONGEST && known.len() < REMEMBERED {
             known.insert(word.into(), tokens);
         }
         Ok(())
     }
+}
+
+/// What stands before a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// What the tokenizer puts around a text (bos), and a space where it puts one.
+    WithSpecial,
+    /// A space where the tokenizer puts one.
+    Plainly,
+    /// Another text, which this one continues.
+    Continuing,
+}
+
+/// A word in its text.
+#[derive(Clone, Copy, Debug)]
+struct At<'t> {
+    word: &'t str,
+    /// Its first byte.
+    start: usize,
+    /// If [`META`] is put before it: the bytes of the character that follows, to which `tokenizers` counts it.
+    prefix: Option<usize>,
+}
+
+/// Gives `each` the words of a piece that begins at byte `start` of the text.
+fn cut<'t>(
+    steps: &[Step],
+    piece: &'t str,
+    start: usize,
+    each: &mut dyn FnMut(&'t str, usize) -> tokenizers::Result<()>,
+) -> tokenizers::Result<()> {
+    let Some((step, rest)) = steps.split_first() else {
+        return if piece.is_empty() { Ok(()) } else { each(piece, start) };
+    };
+    let mut done = 0;
+    let mut next = |from: usize, to: usize| {
+        for (from, to) in [(done, from), (from, to)] {
+            if from < to {
+                cut(rest, &piece[from..to], start + from, each)?;
+            }
+        }
+        done = to;
+        Ok(())
+    };
+    match step {
+        Step::Expression(expression) => expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?,
+        Step::Matches(expression) => {
+            let mut matches = expression.find_iter(piece).filter(|(from, to)| from < to);
+            return matches.try_for_each(|(from, to)| cut(rest, &piece[from..to], start + from, each));
+        }
+        Step::Digits => piece
+            .char_indices()
+            .filter(|(_, character)| character.is_numeric())
+            .try_for_each(|(from, character)| next(from, from + character.len_utf8()))?,
+        Step::Numbers => {
+            let mut from = 0;
+            while let Some(first) = piece[from..].find(char::is_numeric) {
+                let first = from + first;
+                let count = piece[first..].find(|character: char| !character.is_numeric()).unwrap_or(piece.len() - first);
+                next(first, first + count)?;
+                from = first + count;
+            }
+        }
+    }
+    next(piece.len(), piece.len())
+}
+
+/// How added tokens are written: as they are given, and as the normalizer leaves them.
+fn added_contents(inner: &Inner) -> Vec<String> {
+    let mut contents: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let normalized = |content: &String| {
+        let mut normalized = NormalizedString::from(content.as_str());
+        inner.get_normalizer()?.normalize(&mut normalized).ok()?;
+        Some(normalized.get().to_owned()).filter(|normalized| normalized != content)
+    };
+    contents.extend(contents.iter().filter_map(normalized).collect::<Vec<_>>());
+    contents.retain(|content| !content.is_empty());
+    contents
 }
 
 /// Whether a normalizer composes characters (NFC) or, `Some(false)`, does nothing; `None` if it does more.
@@ -291,8 +364,8 @@ trait Tokens {
     /// Adds tokens that all stand for the same part of the text.
     fn add(&mut self, ids: &[u32], offsets: (usize, usize));
 
-    /// Adds the tokens of a word that begins at byte `start` of the text.
-    fn add_word(&mut self, word: &str, start: usize, tokens: &[(u32, u32)]);
+    /// Adds the tokens of a word.
+    fn add_word(&mut self, at: At<'_>, tokens: &[(u32, u32)]);
 }
 
 /// Ids alone.
@@ -308,7 +381,7 @@ impl Tokens for Ids {
         self.0.extend_from_slice(ids);
     }
 
-    fn add_word(&mut self, _word: &str, _start: usize, tokens: &[(u32, u32)]) {
+    fn add_word(&mut self, _at: At<'_>, tokens: &[(u32, u32)]) {
         self.0.extend(tokens.iter().map(|&(id, _)| id));
     }
 }
@@ -323,12 +396,18 @@ impl Tokens for Encoded {
         self.offsets.extend(ids.iter().map(|_| offsets));
     }
 
-    fn add_word(&mut self, word: &str, start: usize, tokens: &[(u32, u32)]) {
+    fn add_word(&mut self, at: At<'_>, tokens: &[(u32, u32)]) {
+        let before = at.prefix.map_or(0, |_| META.len_utf8());
         let mut from = 0;
         for &(id, to) in tokens {
             let to = to as usize;
+            let first = at.word.floor_char_boundary(from.max(before) - before);
+            let last = match at.prefix {
+                Some(next) if to <= before => next,
+                _ => at.word.ceil_char_boundary(to.max(before) - before),
+            };
             self.ids.push(id);
-            self.offsets.push((start + word.floor_char_boundary(from), start + word.ceil_char_boundary(to)));
+            self.offsets.push((at.start + first, at.start + last));
             from = to;
         }
     }
@@ -383,6 +462,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_added_token_is_found_as_the_normalizer_leaves_it() {
+        let mut inner = composing().inner;
+        inner.add_tokens(&[AddedToken::from("e\u{301}n", false).normalized(true)]);
+        let tokenizer = Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new());
+        let text = "aénb";
+        assert!(tokenizer.words.as_ref().unwrap().takes(text));
+        assert_eq!(tokenizer.encode_with_offsets(text, false).unwrap(), tokenizer.encode_whole(text, false).unwrap());
+    }
+
     /// As Qwen's tokenizers have it.
     fn composing() -> Tokenizer {
         let mut inner = tokenizer("qwen2", true).inner;
@@ -431,6 +520,28 @@ mod tests {
             prop_assert!(tokenizer.words.is_some());
             for text in &texts {
                 prop_assert_eq!(tokenizer.encode_with_offsets(text, special).unwrap(), tokenizer.encode_whole(text, special).unwrap(), "{:?}", text);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sentencepiece_is_cut_where_no_token_reaches_across(
+            text in "(<s>|</s>|[ab ▁]{1,6}|[ab ▁日本😀é\\n>]{1,6}){0,8}", special in any::<bool>(), limit in 0_usize..12
+        ) {
+            for tokenizer in super::super::continuation::tests::of_sentencepiece() {
+                let slow = tokenizer.encode_whole(&text, special).unwrap();
+                // The second time from memory.
+                for _ in 0..2 {
+                    prop_assert_eq!(&tokenizer.encode_with_offsets(&text, special).unwrap(), &slow);
+                    prop_assert_eq!(&tokenizer.encode(&text, special).unwrap(), &slow.ids);
+                }
+                let part = tokenizer.encode_up_to(&text, special, limit).unwrap().ids;
+                prop_assert!(part.len() >= limit.min(slow.ids.len()) && slow.ids.starts_with(&part));
+                if let Some(continuation) = &tokenizer.continuation {
+                    let slow = continuation.encode(&tokenizer.inner, &text).unwrap();
+                    prop_assert_eq!(tokenizer.encode_continuation(&text, usize::MAX).unwrap(), slow);
+                }
             }
         }
     }
