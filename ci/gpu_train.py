@@ -106,7 +106,7 @@ def row(name, result, rows=8):
 
 def write(name, rows):
     table = [
-        "| way | rows | ms a step | tokens a second | GB at the peak | GB foretold | MB kept | loss |",
+        "| mode | rows | ms per step | tokens/s | GB at the peak | GB predicted | MB saved | loss |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
         *(row(*one) for one in rows),
     ]

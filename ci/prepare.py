@@ -170,7 +170,7 @@ def against_datasets(given):
         shutil.rmtree(out / name, ignore_errors=True)
     output, seconds, busy, peak = watched(shard("ours"))
     ours = json.loads(output)
-    print("| | seconds | MB of JSONL a second | tokens a second | cores busy | MB of memory, largest process |\n|---|---:|---:|---:|---:|---:|")
+    print("| | seconds | MB of JSONL/s | tokens/s | cores busy | MB of memory, largest process |\n|---|---:|---:|---:|---:|---:|")
     row = lambda name, seconds, tokens, busy, peak: print(
         f"| {name} | {seconds:.1f} | {megabytes / seconds:.2f} | {tokens / seconds:,.0f} | {busy} | {peak} |", flush=True
     )
