@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p loract-examples --bin compressed_linear`
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use layers::{Keep, Projection, Scope, Sites, project};
 use lowrank::{Options, Rank};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 fn main() -> anyhow::Result<()> {
     let (tokens, width, outputs) = (2048, 512, 256);
-    let normal = |shape: &[i64], seed| draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed);
+    let normal = |shape: &[i64], seed| draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed);
     // Activations are nearly of low rank: columns whose sizes fall off.
     let sizes = (Tensor::arange(width, (Kind::Float, Device::Cpu)) * -0.02).exp();
     let x = normal(&[tokens, width], 1)? * sizes;

@@ -6,7 +6,7 @@
 //! `4 k r (rows + n)`, and as much of x is read as is kept. The input's gradient, `2 rows m n` of the frozen weight, is the same in both and
 //! much larger; it is measured with and without.
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use layers::{Keep, Lora, Projection, Scope, project};
 use loract_layers as layers;
 use lowrank::{Options, Rank};
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The median time of a backward, in milliseconds.
 fn times(rows: i64, width: i64, out: i64, input: bool, keep: Keep) -> Result<f64, Box<dyn std::error::Error>> {
-    let normal = |shape: &[i64], seed| draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed);
+    let normal = |shape: &[i64], seed| draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed);
     let x = normal(&[rows, width], 1)?.set_requires_grad(input);
     let weight = normal(&[out, width], 2)?;
     let (a, b) = (normal(&[8, width], 3)?.set_requires_grad(true), normal(&[out, 8], 4)?.set_requires_grad(true));

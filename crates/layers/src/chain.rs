@@ -73,7 +73,7 @@ impl Chain {
         };
         // What a difference loses is made up for by the next, so that the least error is what it is coded for.
         let options = Options { keep_norms: options.keep_norms && sum.is_none(), ..*options };
-        let coded = scope.sites().with_memory(place, |memory| decompose(&difference, &options, scope.seed(), memory));
+        let coded = scope.sites().with_state(place, |state| decompose(&difference, &options, scope.seed(), state));
         let code = coded.map_err(|source| Error::Compression { place, source })?;
         let part = decoded(&code, kind)?;
         state.sum = Some(match sum {

@@ -58,7 +58,7 @@ impl Keep {
             let bytes = link.bytes();
             return Ok(Some((Form::Link(link), bytes)));
         }
-        let code = || sites.with_memory(place, |memory| decompose(&matrix, options, scope.seed(), memory)).map_err(fault);
+        let code = || sites.with_state(place, |state| decompose(&matrix, options, scope.seed(), state)).map_err(fault);
         let (code, ready) = match sites.side() {
             Some(side) => {
                 let (code, ready) = side.run(&[&matrix], || {

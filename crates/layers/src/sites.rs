@@ -3,7 +3,7 @@ mod state;
 use crate::{Error, Ledger, Place};
 use autograd::SideStream;
 use lowrank::coded::Basis;
-use lowrank::{Memory, is_finite};
+use lowrank::{SiteState, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ pub trait Observer: Send + Sync {
 pub struct Sites {
     ledger: Arc<Ledger>,
     /// A memory is taken out while its site is at work, so that no lock is held meanwhile.
-    memories: Mutex<BTreeMap<Place, Memory>>,
+    states: Mutex<BTreeMap<Place, SiteState>>,
     watched: Mutex<Vec<(Place, Tensor)>>,
     /// Neighbouring layers that share a memory; 0 stands for 1.
     shared_layers: usize,
@@ -58,13 +58,13 @@ impl Sites {
 
     /// Bytes that the sites' memories hold between steps.
     pub fn memory_bytes(&self) -> u64 {
-        lock(&self.memories).values().map(Memory::bytes).sum()
+        lock(&self.states).values().map(SiteState::bytes).sum()
     }
 
     /// The basis in which each place codes, of those that have one; of neighbours that share it, the place of the first.
     pub fn bases(&self) -> Vec<(Place, Arc<Basis>)> {
-        let of = |(place, memory): (&Place, &Memory)| Some((self.first_of(*place), Arc::clone(memory.coded_basis()?)));
-        lock(&self.memories).iter().filter_map(of).collect()
+        let of = |(place, state): (&Place, &SiteState)| Some((self.first_of(*place), Arc::clone(state.coded_basis()?)));
+        lock(&self.states).iter().filter_map(of).collect()
     }
 
     /// Whether the bases of [`lowrank::Method::Shared`] see what is kept from now on, for [`Sites::agree`].
@@ -75,8 +75,8 @@ impl Sites {
     /// What those bases have seen since they were agreed on, each `[width, rank]`, by place; of neighbours that share one, the place of the first.
     /// All ranks add them up, and give the sums to [`Sites::agree`].
     pub fn seen(&self) -> Vec<(Place, Tensor)> {
-        let of = |(place, memory): (&Place, &Memory)| Some((self.first_of(*place), memory.seen()?.shallow_clone()));
-        lock(&self.memories).iter().filter_map(of).collect()
+        let of = |(place, state): (&Place, &SiteState)| Some((self.first_of(*place), state.accumulated()?.shallow_clone()));
+        lock(&self.states).iter().filter_map(of).collect()
     }
 
     /// Turns the shared bases to what all ranks have seen: the sums of what [`Sites::seen`] gave. Between two steps, when nothing is kept.
@@ -84,17 +84,17 @@ impl Sites {
     /// # Errors
     /// [`Error::Compression`] for a sum of another shape; those of libtorch.
     pub fn agree(&self, sums: &[(Place, Tensor)]) -> Result<(), Error> {
-        let mut memories = lock(&self.memories);
+        let mut states = lock(&self.states);
         for (place, sum) in sums {
-            let Some(memory) = memories.get_mut(&self.filed(*place)) else { continue };
-            memory.agree(sum).map_err(|source| Error::Compression { place: *place, source })?;
+            let Some(state) = states.get_mut(&self.filed(*place)) else { continue };
+            state.sync(sum).map_err(|source| Error::Compression { place: *place, source })?;
         }
         Ok(())
     }
 
     /// The basis on which the inputs kept at `place` are projected, `[width, rank]`, if there is one.
     pub fn shared_basis(&self, place: Place) -> Option<Tensor> {
-        lock(&self.memories).get(&self.filed(place))?.shared_basis().map(Tensor::shallow_clone)
+        lock(&self.states).get(&self.filed(place))?.shared_basis().map(Tensor::shallow_clone)
     }
 
     /// Where the memory of a place is filed: by groups of neighbouring layers.
@@ -132,14 +132,14 @@ impl Sites {
     }
 
     /// Runs `work` with the site's memory, which its neighbours may share.
-    pub(crate) fn with_memory<T>(&self, place: Place, work: impl FnOnce(&mut Memory) -> T) -> T {
+    pub(crate) fn with_state<T>(&self, place: Place, work: impl FnOnce(&mut SiteState) -> T) -> T {
         let place = self.filed(place);
         let sharers = self.shared_layers.max(1) as u64;
-        let mut memory = lock(&self.memories).remove(&place).unwrap_or_else(|| Memory::of_sharers(sharers));
-        memory.look(self.looks.load(Ordering::Relaxed));
-        let done = work(&mut memory);
-        if memory.bytes() > 0 {
-            lock(&self.memories).insert(place, memory);
+        let mut state = lock(&self.states).remove(&place).unwrap_or_else(|| SiteState::shared_by(sharers));
+        state.observe(self.looks.load(Ordering::Relaxed));
+        let done = work(&mut state);
+        if state.bytes() > 0 {
+            lock(&self.states).insert(place, state);
         }
         done
     }

@@ -130,9 +130,10 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
         layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], Keep::Exact, &scope).unwrap().remove(0)
     };
     // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
-    let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, device(), scope.at(0).seed())
-        .unwrap()
-        / 0.75;
+    let mask =
+        autograd::random::draw(autograd::random::Distribution::Bernoulli(0.75), &[40, 6], Kind::Double, device(), scope.at(0).seed())
+            .unwrap()
+            / 0.75;
     agree(
         &leaves,
         |leaf| vec![ours(leaf, 0.25)],

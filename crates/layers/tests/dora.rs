@@ -3,7 +3,7 @@
 
 mod drawing;
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use drawing::{agree, assert_close, device, gradients, normal};
 use layers::{Keep, Lora, Projection, Scope, Sites, reference};
 use loract_layers as layers;
@@ -61,7 +61,8 @@ fn a_weight_stored_the_other_way_round_and_no_bias() {
 fn dropout_is_where_peft_has_it() {
     for trained in [0b11_1111, 0b11_1001, 0b10_0001, 0b00_0011] {
         let (leaves, scope) = (leaves(20, trained), scope());
-        let mask = draw(Law::Bernoulli(0.75), &[40, 7], Kind::Double, device(), scope.at(0).seed()).unwrap().view([2, 20, 7]) / 0.75;
+        let mask =
+            draw(Distribution::Bernoulli(0.75), &[40, 7], Kind::Double, device(), scope.at(0).seed()).unwrap().view([2, 20, 7]) / 0.75;
         let peft = |leaf: &[Tensor]| {
             let norms = (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE).detach().square().sum_dim_intlist(1, false, Kind::Double).sqrt();
             let (gain, dropped) = (&leaf[5] / norms, &leaf[0] * &mask);

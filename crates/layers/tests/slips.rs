@@ -155,7 +155,7 @@ fn a_view_that_keeps_a_larger_storage_alive() {
     let x = normal(&[64, 64], 1);
     for method in [Method::Svd, Method::Qb { test_matrix: TestMatrix::Norm }, Method::Quantized { bits: 4, group: 32 }] {
         let options = Options { method, rank: Rank::Components(3), ..Options::default() };
-        let code = lowrank::decompose(&x, &options, 0, &mut lowrank::Memory::default()).unwrap();
+        let code = lowrank::decompose(&x, &options, 0, &mut lowrank::SiteState::default()).unwrap();
         for tensor in code.tensors() {
             assert!(tensor.internal_has_same_storage_numel(&tensor.empty_like()), "{method:?}");
         }

@@ -7,14 +7,14 @@ use crate::qb::qb_of;
 use crate::row_space::row_space;
 use crate::rsvd::rsvd;
 use crate::svd::svd;
-use crate::{Code, Error, Factors, Memory, Method, Options, Quantized, Rank};
+use crate::{Code, Error, Factors, Method, Options, Quantized, Rank, SiteState};
 use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
 
 /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32, or in f64 for f64).
 ///
-/// The same seed and memory give the same code; no global generator is used, and no graph is recorded. `memory` is the site's own, read and
+/// The same seed and memory give the same code; no global generator is used, and no graph is recorded. `state` is the site's own, read and
 /// written by the methods that need it.
 ///
 /// The host never waits for a GPU here: a NaN in a matrix on one makes a code of NaN, which [`is_finite`](crate::is_finite) of the matrix tells
@@ -24,8 +24,8 @@ const OPERATION: &str = "decompose";
 /// # Errors
 /// [`Error::NotFinite`] for a NaN or infinity (on the CPU); [`Error::Shape`], [`Error::Kind`], [`Error::Rank`], [`Error::Setting`] for what it
 /// does not take; those of libtorch.
-pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<Code, Error> {
-    Ok(run(matrix, options, seed, memory, false)?.code)
+pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Result<Code, Error> {
+    Ok(run(matrix, options, seed, state, false)?.code)
 }
 
 /// A code and what it lost.
@@ -42,8 +42,8 @@ pub struct Measured {
 ///
 /// # Errors
 /// As [`decompose`].
-pub fn decompose_measured(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<Measured, Error> {
-    run(matrix, options, seed, memory, true)
+pub fn decompose_measured(matrix: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Result<Measured, Error> {
+    run(matrix, options, seed, state, true)
 }
 
 /// What a method works on.
@@ -72,10 +72,10 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
     }
 }
 
-fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measure: bool) -> Result<Measured, Error> {
+fn run(matrix: &Tensor, options: &Options, seed: u64, state: &mut SiteState, measure: bool) -> Result<Measured, Error> {
     let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
     if let Method::Coded { .. } = options.method {
-        let (coded, error) = coded(&matrix.f_detach()?, options, seed, memory)?;
+        let (coded, error) = coded(&matrix.f_detach()?, options, seed, state)?;
         return Ok(Measured { code: Code::Coded(coded), error: measure.then_some(error) });
     }
     let a = matrix.f_detach()?.f_to_kind(kind)?;
@@ -89,14 +89,14 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     }
     let shares = options.method == Method::Shared;
     let rank = options.rank.of(if shares { columns } else { rows }, columns)?;
-    let warm = if options.method.is_warm() { memory.recall(&a)? } else { None };
+    let warm = if options.method.is_warm() { state.load(&a)? } else { None };
 
     // Squares of such elements would leave the range of f32.
     let unit = if largest > 0.0 && !(1e-15..1e15).contains(&largest) { largest } else { 1.0 };
     let a = if unit == 1.0 { a } else { a.f_div_scalar(unit)? };
     let inputs = Inputs { a: &a, seed, warm: warm.as_ref() };
     let mut found = match options.rank {
-        _ if shares => memory.share(&inputs, rank)?,
+        _ if shares => state.share(&inputs, rank)?,
         Rank::Auto { error, .. } => auto(&inputs, options.method, error, rank, options.keep_norms, options.factors)?,
         _ => components(&inputs, options.method, rank)?,
     };
@@ -116,19 +116,19 @@ fn run(matrix: &Tensor, options: &Options, seed: u64, memory: &mut Memory, measu
     }
     let factors = Factors::new(&found.left, &found.right, options.factors)?;
     if options.method.is_warm() {
-        memory.remember(&factors)?;
+        state.store(&factors)?;
     }
     Ok(Measured { code: Code::Factors(factors), error })
 }
 
 /// A code in the basis that the site remembers, and its relative error; the basis is made or brought up to date as its method says.
-fn coded(a: &Tensor, options: &Options, seed: u64, memory: &mut Memory) -> Result<(Coded, f64), Error> {
+fn coded(a: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Result<(Coded, f64), Error> {
     let Method::Coded { rate, rounding, drift, rotate } = options.method else { unreachable!("asked for one method only") };
     if drift.is_nan() {
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    let coded = if rotate { memory.code(a, &coding, drift, options.factors, seed)? } else { Coded::of_columns(a, &coding, seed)? };
+    let coded = if rotate { state.code(a, &coding, drift, options.factors, seed)? } else { Coded::of_columns(a, &coding, seed)? };
     let error = coded.relative_error();
     Ok((coded, error))
 }

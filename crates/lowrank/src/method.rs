@@ -14,7 +14,7 @@ pub enum TestMatrix {
     Uniform,
     /// Independent standard normals (Halko, Martinsson and Tropp 2011, algorithm 4.1).
     Gaussian,
-    /// The right basis of the same site's previous matrix, which the site's [`Memory`](crate::Memory) holds: nearly as good as a power
+    /// The right basis of the same site's previous matrix, which the site's [`SiteState`](crate::SiteState) holds: nearly as good as a power
     /// iteration, for one product less. [`TestMatrix::Norm`] for what it lacks.
     Warm,
 }
@@ -54,7 +54,7 @@ pub enum Method {
         /// Elements that share a scale.
         group: i64,
     },
-    /// Components of a basis that the site's [`Memory`](crate::Memory) holds, each with the bits it deserves ([`coded`](crate::coded)).
+    /// Components of a basis that the site's [`SiteState`](crate::SiteState) holds, each with the bits it deserves ([`coded`](crate::coded)).
     /// No rank. The first matrix of a site makes the basis, held in the dtype of factors.
     Coded {
         /// How many bits.
@@ -68,8 +68,8 @@ pub enum Method {
         /// Components are those of the principal basis; else they are the columns as they stand, and the memory holds nothing.
         rotate: bool,
     },
-    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`Memory`](crate::Memory) holds, in f32, made of its first matrix and turned by
-    /// [`Memory::agree`](crate::Memory::agree) since. The rank is that of the columns alone: no matrix changes it.
+    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`SiteState`](crate::SiteState) holds, in f32, made of its first matrix and turned by
+    /// [`SiteState::sync`](crate::SiteState::sync) since. The rank is that of the columns alone: no matrix changes it.
     Shared,
 }
 

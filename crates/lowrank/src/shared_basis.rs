@@ -14,7 +14,7 @@ pub(crate) struct SharedBasis {
     pub vectors: Tensor,
     /// The sum of `Nᵀ N V` over the matrices seen, `N` being a matrix with rows of unit norm: a step of subspace iteration, to be added up over
     /// all ranks.
-    pub seen: Option<Tensor>,
+    pub accumulated: Option<Tensor>,
 }
 
 impl SharedBasis {
@@ -26,7 +26,7 @@ impl SharedBasis {
         // Fewer rows than the basis has columns: the rest is arbitrary, until it is agreed on.
         let missing = sketch.f_new_zeros([columns, rank - known], (sketch.kind(), sketch.device()))?;
         let vectors = if known == rank { sketch.f_contiguous()? } else { orthonormalize(&Tensor::f_cat(&[sketch, missing], 1)?)? };
-        Ok(Self { vectors, seen: None })
+        Ok(Self { vectors, accumulated: None })
     }
 
     /// Adds `a`, whose components are `left`, to what was seen.
@@ -34,27 +34,27 @@ impl SharedBasis {
         let norms = a.f_square()?.f_sum_dim_intlist(1, true, a.kind())?;
         let empty = norms.f_eq(0.0)?;
         let weighted = left.f_mul(&norms.f_reciprocal()?.f_masked_fill(&empty, 0.0)?)?;
-        match &mut self.seen {
+        match &mut self.accumulated {
             Some(seen) => {
                 let _ = seen.f_addmm_(&a.f_tr()?, &weighted)?;
             }
-            None => self.seen = Some(a.f_tr()?.f_matmul(&weighted)?),
+            None => self.accumulated = Some(a.f_tr()?.f_matmul(&weighted)?),
         }
         Ok(())
     }
 
     /// Turns to the space of what all have seen, `sum` `[columns, rank]`: the same bits wherever that has the same bits.
-    pub fn agree(&mut self, sum: &Tensor) -> Result<(), Error> {
+    pub fn sync(&mut self, sum: &Tensor) -> Result<(), Error> {
         if sum.size() != self.vectors.size() {
             return Err(Error::Shape { operation: "agree", expected: format!("{:?}", self.vectors.size()), got: sum.size() });
         }
         self.vectors = orthonormalize(sum)?;
-        self.seen = None;
+        self.accumulated = None;
         Ok(())
     }
 
     pub fn bytes(&self) -> u64 {
         let of = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-        of(&self.vectors) + self.seen.as_ref().map_or(0, of)
+        of(&self.vectors) + self.accumulated.as_ref().map_or(0, of)
     }
 }

@@ -29,7 +29,7 @@ pub fn spectrum(matrix: &Tensor) -> Result<Vec<f64>, Error> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{Memory, Method, Options, Rank, decompose, per_token_error};
+    use crate::{Method, Options, Rank, SiteState, decompose, per_token_error};
     use tch::Device;
 
     #[test]
@@ -44,7 +44,7 @@ mod tests {
             let options = Options { method: Method::Svd, rank: Rank::Components(5), keep_norms: false, factors: Kind::Double };
             let unit = &a / norms;
             let least =
-                per_token_error(&unit, &decompose(&unit, &options, 0, &mut Memory::default()).unwrap().restore(Kind::Double).unwrap());
+                per_token_error(&unit, &decompose(&unit, &options, 0, &mut SiteState::default()).unwrap().restore(Kind::Double).unwrap());
             assert!((1.0 - shares[..5].iter().sum::<f64>() - least.unwrap().powi(2)).abs() < 1e-12);
         }
         assert!(spectrum(&Tensor::zeros([3, 4], (Kind::Float, Device::Cpu))).unwrap().is_empty());

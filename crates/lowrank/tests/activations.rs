@@ -1,7 +1,7 @@
 //! The methods on activations of real models (SmolLM2-135M and MiniLM, 512 tokens each).
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use loract_lowrank::{Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error};
+use loract_lowrank::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error};
 use tch::{Kind, Tensor};
 
 const SVD: Method = Method::Svd;
@@ -25,14 +25,14 @@ fn quarter(method: Method, factors: Kind) -> Options {
     Options { method, rank: Rank::Fraction(0.25), keep_norms: false, factors }
 }
 
-fn frobenius(a: &Tensor, options: &Options, memory: &mut Memory) -> f64 {
-    relative_error(a, &decompose(a, options, 7, memory).unwrap().restore(Kind::Float).unwrap()).unwrap()
+fn frobenius(a: &Tensor, options: &Options, state: &mut SiteState) -> f64 {
+    relative_error(a, &decompose(a, options, 7, state).unwrap().restore(Kind::Float).unwrap()).unwrap()
 }
 
 #[test]
 fn svd_is_best_and_norm_columns_are_nearer_to_it_than_uniform_ones() {
     for (name, a) in matrices() {
-        let error = |method| frobenius(&a, &quarter(method, Kind::Float), &mut Memory::default());
+        let error = |method| frobenius(&a, &quarter(method, Kind::Float), &mut SiteState::default());
         let optimum = error(SVD);
         for method in [NORM, UNIFORM, GAUSSIAN, RSVD, Method::Nystrom] {
             assert!(error(method) > optimum, "{name}: {method:?} {} beats {optimum}", error(method));
@@ -47,7 +47,7 @@ fn svd_is_best_and_norm_columns_are_nearer_to_it_than_uniform_ones() {
 fn a_projection_of_the_rows_comes_nearer_to_every_token() {
     for (name, a) in matrices() {
         let token = |method| {
-            let code = decompose(&a, &quarter(method, Kind::Float), 7, &mut Memory::default()).unwrap();
+            let code = decompose(&a, &quarter(method, Kind::Float), 7, &mut SiteState::default()).unwrap();
             per_token_error(&a, &code.restore(Kind::Float).unwrap()).unwrap()
         };
         let plain = Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: false };
@@ -66,14 +66,14 @@ fn a_warm_start_from_the_previous_batch_is_nearer_than_norm_columns() {
         // A basis of the rows is half a power iteration nearer already, and gains nothing more.
         (warm(rows(TestMatrix::Warm)), quarter(rows(TestMatrix::Norm), Kind::Float), 1.01),
     ] {
-        let mut memory = Memory::default();
-        let token = |a: &Tensor, options: &Options, memory: &mut Memory| {
-            per_token_error(a, &decompose(a, options, 7, memory).unwrap().restore(Kind::Float).unwrap()).unwrap()
+        let mut state = SiteState::default();
+        let token = |a: &Tensor, options: &Options, state: &mut SiteState| {
+            per_token_error(a, &decompose(a, options, 7, state).unwrap().restore(Kind::Float).unwrap()).unwrap()
         };
-        let nothing = &mut Memory::default();
-        assert_eq!(token(&before, &warm, &mut memory), token(&before, &cold, nothing), "without a memory, columns of largest norm");
-        assert_eq!(memory.bytes(), 4 * 576 * 144);
-        let (started, afresh) = (token(&now, &warm, &mut memory), token(&now, &cold, nothing));
+        let nothing = &mut SiteState::default();
+        assert_eq!(token(&before, &warm, &mut state), token(&before, &cold, nothing), "without a memory, columns of largest norm");
+        assert_eq!(state.bytes(), 4 * 576 * 144);
+        let (started, afresh) = (token(&now, &warm, &mut state), token(&now, &cold, nothing));
         println!("{:?}: {started} warm, {afresh} afresh", warm.method);
         assert!(started < most * afresh, "{:?}: {started} {afresh}", warm.method);
         assert_eq!(nothing.bytes(), 0, "other methods remember nothing");
@@ -84,7 +84,7 @@ fn a_warm_start_from_the_previous_batch_is_nearer_than_norm_columns() {
 fn rounding_costs_little_and_as_much_as_its_bits() {
     for (name, a) in matrices() {
         let token = |options: &Options| {
-            per_token_error(&a, &decompose(&a, options, 7, &mut Memory::default()).unwrap().restore(Kind::Float).unwrap()).unwrap()
+            per_token_error(&a, &decompose(&a, options, 7, &mut SiteState::default()).unwrap().restore(Kind::Float).unwrap()).unwrap()
         };
         let exact = token(&quarter(NORM, Kind::Float));
         let bf16 = token(&quarter(NORM, Kind::BFloat16));
@@ -111,7 +111,7 @@ fn auto_meets_its_error_with_hardly_more_rank_than_the_optimum() {
                     let lost = if keep_norms { &restored } else { &plain };
                     let optimum = 1 + lost.iter().position(|&lost| lost <= wanted).unwrap() as i64;
                     let rank = Rank::Auto { error: wanted, max_rank: 384 };
-                    let code = decompose(&a, &Options { method, rank, keep_norms, factors }, 3, &mut Memory::default()).unwrap();
+                    let code = decompose(&a, &Options { method, rank, keep_norms, factors }, 3, &mut SiteState::default()).unwrap();
                     let error = per_token_error(&a, &code.restore(Kind::Float).unwrap()).unwrap();
                     let rank = code.rank().unwrap();
                     let case = format!("{name} {wanted} {method:?} {keep_norms} {factors:?}: error {error} at {rank}, optimum {optimum}");
@@ -133,7 +133,7 @@ fn auto_needs_no_wide_bound() {
         for wanted in [0.6, 0.4, 0.3] {
             let auto = |method, max_rank| {
                 let rank = Rank::Auto { error: wanted, max_rank };
-                decompose(&a, &Options { rank, ..quarter(method, Kind::Float) }, 3, &mut Memory::default()).unwrap().rank().unwrap()
+                decompose(&a, &Options { rank, ..quarter(method, Kind::Float) }, 3, &mut SiteState::default()).unwrap().rank().unwrap()
             };
             let optimum = auto(SVD, 384);
             for method in [NORM, UNIFORM, GAUSSIAN, RSVD, Method::Nystrom] {
@@ -154,6 +154,6 @@ fn auto_stops_at_its_bound() {
     let a = named("smollm2.l15.layer_in.b0");
     for method in [SVD, NORM] {
         let options = Options { rank: Rank::Auto { error: 0.01, max_rank: 50 }, ..quarter(method, Kind::Float) };
-        assert_eq!(decompose(&a, &options, 0, &mut Memory::default()).unwrap().rank(), Some(50));
+        assert_eq!(decompose(&a, &options, 0, &mut SiteState::default()).unwrap().rank(), Some(50));
     }
 }

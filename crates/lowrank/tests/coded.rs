@@ -5,7 +5,7 @@ mod drawing;
 
 use drawing::{device, norm, normal, values};
 use loract_lowrank::coded::{Basis, Coded, Coding, Rate, Rounding};
-use loract_lowrank::{Code, Error, Memory, Method, Options, Rank, decompose, decompose_measured, per_token_error, relative_error};
+use loract_lowrank::{Code, Error, Method, Options, Rank, SiteState, decompose, decompose_measured, per_token_error, relative_error};
 use proptest::prelude::*;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -303,7 +303,7 @@ fn codes_and_memories_go_to_other_threads() {
     let code = of_itself(&a, &Coding::default(), 0);
     let (basis, restored) = (Arc::clone(code.basis().unwrap()), code.restore(Kind::Float).unwrap());
     assert_eq!(sent(Code::Coded(code)).restore(Kind::Float).unwrap(), restored);
-    assert!(Arc::ptr_eq(sent(Memory::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(), &basis));
+    assert!(Arc::ptr_eq(sent(SiteState::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(), &basis));
 }
 
 #[test]
@@ -341,15 +341,15 @@ fn sharers_have_one_basis_from_all_of_them() {
         keep_norms: true,
         factors: Kind::Float,
     };
-    let mut memory = Memory::of_sharers(3);
+    let mut state = SiteState::shared_by(3);
     let mut round = || -> Vec<f64> {
-        let codes: Vec<Code> = sites.iter().map(|site| decompose(site, &options, 0, &mut memory).unwrap()).collect();
+        let codes: Vec<Code> = sites.iter().map(|site| decompose(site, &options, 0, &mut state).unwrap()).collect();
         codes.iter().zip(&sites).map(|(code, site)| per_token_error(site, &code.restore(Kind::Double).unwrap()).unwrap()).collect()
     };
     let (first, second, third) = (round(), round(), round());
     assert!(first[1] > 1.08 * second[1] && second[0] > first[0], "{first:?} {second:?}");
     assert_eq!(second, third);
-    assert_eq!(memory.bytes(), 24 * (4 * 24 + 4));
+    assert_eq!(state.bytes(), 24 * (4 * 24 + 4));
 }
 
 /// An update that gains nothing is not made again at once.
@@ -362,15 +362,15 @@ fn a_basis_follows_no_oftener_than_it_pays() {
         keep_norms: true,
         factors: Kind::Float,
     };
-    let mut memory = Memory::default();
-    let updates = |rounds: std::ops::Range<u64>, memory: &mut Memory| {
+    let mut state = SiteState::default();
+    let updates = |rounds: std::ops::Range<u64>, state: &mut SiteState| {
         let mut follows = |round: u64| {
-            drop(decompose(&decaying(300, 16, round), &options, 0, memory).unwrap());
-            memory.bytes() > 16 * (4 * 16 + 4)
+            drop(decompose(&decaying(300, 16, round), &options, 0, state).unwrap());
+            state.bytes() > 16 * (4 * 16 + 4)
         };
         rounds.filter(|round| follows(*round % 2)).count()
     };
-    let (early, late) = (updates(0..40, &mut memory), updates(40..80, &mut memory));
+    let (early, late) = (updates(0..40, &mut state), updates(40..80, &mut state));
     assert!(early >= 3 && late <= 3 && late < early, "{early} {late}");
 }
 
@@ -385,29 +385,29 @@ fn a_site_remembers_its_basis_and_updates_it() {
         factors: Kind::Float,
     };
     let basis_bytes = 32 * (4 * 32 + 4);
-    let mut memory = Memory::default();
+    let mut state = SiteState::default();
     let errors: Vec<f64> = (0..9)
         .map(|step| {
             let matrix = if step == 0 { &old } else { &new };
-            let measured = decompose_measured(matrix, &options(0.0), 0, &mut memory).unwrap();
+            let measured = decompose_measured(matrix, &options(0.0), 0, &mut state).unwrap();
             assert_eq!(measured.code.bytes(), options(0.0).bytes(200, 32).unwrap());
             // The first matrix makes the basis, each other one the next.
-            assert_eq!(memory.bytes(), if step == 0 { basis_bytes } else { 2 * basis_bytes });
+            assert_eq!(state.bytes(), if step == 0 { basis_bytes } else { 2 * basis_bytes });
             let restored = measured.code.restore(Kind::Double).unwrap();
             assert!((measured.error.unwrap() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3);
             let Code::Coded(code) = measured.code else { panic!("not coded") };
-            assert!(Arc::ptr_eq(memory.coded_basis().unwrap(), code.basis().unwrap()));
+            assert!(Arc::ptr_eq(state.coded_basis().unwrap(), code.basis().unwrap()));
             code.error()
         })
         .collect();
     assert!(errors[1] > 1.5 * errors[0] && errors[8] < 0.7 * errors[1], "{errors:?}");
 
-    let mut other = Memory::from_coded_basis(Arc::clone(memory.coded_basis().unwrap()));
+    let mut other = SiteState::from_coded_basis(Arc::clone(state.coded_basis().unwrap()));
     let first = decompose(&old, &options(f64::INFINITY), 0, &mut other).unwrap();
-    drop(memory);
+    drop(state);
     assert_eq!(other.bytes(), basis_bytes);
     drop(first);
-    let coded = |matrix: &Tensor, drift, memory: &mut Memory| match decompose(matrix, &options(drift), 0, memory).unwrap() {
+    let coded = |matrix: &Tensor, drift, state: &mut SiteState| match decompose(matrix, &options(drift), 0, state).unwrap() {
         Code::Coded(code) => code,
         _ => panic!("not coded"),
     };

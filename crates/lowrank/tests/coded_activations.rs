@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use loract_lowrank::coded::{Basis, Coded, Coding, Rate, Rounding, bits_at_bound, bound};
-use loract_lowrank::{Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error};
+use loract_lowrank::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
@@ -32,7 +32,7 @@ fn low_rank(a: &Tensor, bits: f64) -> f64 {
             for matrix in [a, &unit] {
                 let rank = Rank::Components((bits * width as f64 / 16.0).round() as i64);
                 let options = Options { method, rank, keep_norms, factors: Kind::BFloat16 };
-                let pair = decompose(matrix, &options, 0, &mut Memory::default()).unwrap();
+                let pair = decompose(matrix, &options, 0, &mut SiteState::default()).unwrap();
                 least = least.min(per_token_error(matrix, &pair.restore(Kind::Float).unwrap()).unwrap());
             }
         }

@@ -4,7 +4,7 @@
 mod drawing;
 
 use drawing::{device, norm, normal, values};
-use loract_lowrank::{Code, Error, Factors, Memory, Method, Options, Rank, TestMatrix, decompose, orthonormalize};
+use loract_lowrank::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, decompose, orthonormalize};
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
@@ -22,7 +22,7 @@ fn options(rank: i64, test_matrix: TestMatrix) -> Options {
 }
 
 fn qb(matrix: &Tensor, options: &Options, seed: u64) -> Result<Factors, Error> {
-    decompose(matrix, options, seed, &mut Memory::default()).map(|code| match code {
+    decompose(matrix, options, seed, &mut SiteState::default()).map(|code| match code {
         Code::Factors(factors) => factors,
         _ => panic!("factors were asked for"),
     })

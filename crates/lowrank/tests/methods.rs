@@ -5,7 +5,7 @@ mod drawing;
 
 use drawing::{device, norm, normal, values};
 use loract_lowrank::{
-    Code, Error, Factors, Memory, Method, Options, Rank, TestMatrix, cholesky_qr, decompose, decompose_measured, relative_error,
+    Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, cholesky_qr, decompose, decompose_measured, relative_error,
 };
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
@@ -36,7 +36,7 @@ fn factors(code: Code) -> Factors {
 }
 
 fn restored(a: &Tensor, options: &Options) -> Tensor {
-    decompose(a, options, 5, &mut Memory::default()).unwrap().restore(Kind::Double).unwrap()
+    decompose(a, options, 5, &mut SiteState::default()).unwrap().restore(Kind::Double).unwrap()
 }
 
 /// Odd shapes: one row, one column, rows ≪ columns and the reverse; a rank up to the most, often one less.
@@ -57,7 +57,7 @@ proptest! {
     fn a_projection_is_orthogonal_and_the_svd_the_best((rows, columns, rank) in shapes(), which in 0usize..METHODS.len(), seed in 0u64..1000) {
         let a = normal(rows, columns, seed);
         let method = METHODS[which];
-        let measured = decompose_measured(&a, &options(method, rank), seed, &mut Memory::default()).unwrap();
+        let measured = decompose_measured(&a, &options(method, rank), seed, &mut SiteState::default()).unwrap();
         let kept = measured.code.restore(Kind::Double).unwrap();
         let (total, held, lost) = (norm(&a), norm(&kept), norm(&(&a - &kept)));
         let values = a.svd(true, true).1;
@@ -98,7 +98,7 @@ proptest! {
         let kind = [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half, Kind::Int8][held];
         let options = Options { factors: kind, ..options(method, rank) };
         let a = normal(rows, columns, seed);
-        let code = decompose(&a, &options, seed, &mut Memory::default()).unwrap();
+        let code = decompose(&a, &options, seed, &mut SiteState::default()).unwrap();
         prop_assert_eq!(code.bytes(), options.bytes(rows, columns).unwrap());
         let restored = code.restore(Kind::Double).unwrap();
         prop_assert_eq!(restored.size(), [rows, columns]);
@@ -157,7 +157,7 @@ fn every_dtype_goes_in_and_out() {
         for method in METHODS {
             let a = exact.to_kind(input);
             for (held, more) in [(Kind::Double, 0.0), (Kind::Float, 1e-6), (Kind::BFloat16, 1e-2), (Kind::Half, 2e-3), (Kind::Int8, 3e-2)] {
-                let code = decompose(&a, &Options { factors: held, ..options(method, 12) }, 3, &mut Memory::default()).unwrap();
+                let code = decompose(&a, &Options { factors: held, ..options(method, 12) }, 3, &mut SiteState::default()).unwrap();
                 let error = relative_error(&exact, &code.restore(Kind::Double).unwrap()).unwrap();
                 assert!(error < tolerance + more, "{input:?} {held:?} {method:?}: {error}");
             }
@@ -209,7 +209,7 @@ fn nan_and_infinity_are_reported_not_spread() {
             let a = normal(9, 5, 1).to_kind(kind);
             let _ = a.get(3).get(2).fill_(bad);
             for method in METHODS.into_iter().chain([Method::Quantized { bits: 8, group: 4 }]) {
-                let error = decompose(&a, &options(method, 2), 0, &mut Memory::default()).unwrap_err();
+                let error = decompose(&a, &options(method, 2), 0, &mut SiteState::default()).unwrap_err();
                 assert!(matches!(error, Error::NotFinite { rows: 9, columns: 5, .. }), "{error}");
             }
         }
@@ -222,7 +222,7 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
     for method in METHODS {
         for held in [Kind::Float, Kind::BFloat16, Kind::Int8] {
             for rank in [Rank::Components(7), Rank::Auto { error: 0.9, max_rank: 20 }] {
-                let code = decompose(&a, &Options { method, rank, keep_norms: true, factors: held }, 0, &mut Memory::default()).unwrap();
+                let code = decompose(&a, &Options { method, rank, keep_norms: true, factors: held }, 0, &mut SiteState::default()).unwrap();
                 let found = factors(code.shallow_clone());
                 // In the dtype in which it is held, the factor itself comes out.
                 for tensor in [found.left(held).unwrap(), found.right(held).unwrap()] {
@@ -241,7 +241,7 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
 fn seeds_decide_and_no_global_generator_is_used() {
     let a = normal(30, 20, 1);
     for method in METHODS {
-        let of = |seed| decompose(&a, &options(method, 4), seed, &mut Memory::default()).unwrap().restore(Kind::Double).unwrap();
+        let of = |seed| decompose(&a, &options(method, 4), seed, &mut SiteState::default()).unwrap().restore(Kind::Double).unwrap();
         tch::manual_seed(1);
         let next = Tensor::rand([1], (Kind::Double, device()));
         tch::manual_seed(1);
@@ -261,27 +261,27 @@ fn seeds_decide_and_no_global_generator_is_used() {
 fn a_warm_basis_is_used_and_filled_up() {
     let a = normal(30, 5, 1).matmul(&normal(5, 20, 2));
     let warm = |rank| options(Method::Qb { test_matrix: TestMatrix::Warm }, rank);
-    let best = decompose(&a, &options(Method::Svd, 5), 0, &mut Memory::default()).unwrap();
+    let best = decompose(&a, &options(Method::Svd, 5), 0, &mut SiteState::default()).unwrap();
     let basis = factors(best).right_basis(Kind::Float).unwrap();
     assert_eq!(basis.size(), [20, 5]);
     let lost = |rank, basis: &Tensor| {
-        let mut memory = Memory::from_basis(basis.shallow_clone());
-        let code = decompose(&a, &warm(rank), 0, &mut memory).unwrap();
+        let mut state = SiteState::from_basis(basis.shallow_clone());
+        let code = decompose(&a, &warm(rank), 0, &mut state).unwrap();
         assert_eq!(code.rank(), Some(rank));
-        assert_eq!(memory.basis().unwrap().size(), [20, rank], "the next matrix starts from this one");
+        assert_eq!(state.basis().unwrap().size(), [20, rank], "the next matrix starts from this one");
         relative_error(&a, &code.restore(Kind::Double).unwrap()).unwrap()
     };
     assert!(lost(5, &basis) < 1e-6);
     assert!((lost(3, &basis) - relative_error(&a, &restored(&a, &options(Method::Svd, 3))).unwrap()).abs() < 1e-6);
     assert!(lost(5, &basis.narrow(1, 0, 2)) < 1e-6);
-    let message = decompose(&a, &warm(5), 0, &mut Memory::from_basis(basis.tr())).unwrap_err().to_string();
+    let message = decompose(&a, &warm(5), 0, &mut SiteState::from_basis(basis.tr())).unwrap_err().to_string();
     assert_eq!(message, "decompose: expected [20, rank] for the warm basis, got a tensor of shape [5, 20]");
 }
 
 #[test]
 fn wrong_use_is_refused_with_the_numbers() {
     let a = normal(4, 3, 1);
-    let message = |matrix: &Tensor, options: &Options| decompose(matrix, options, 0, &mut Memory::default()).unwrap_err().to_string();
+    let message = |matrix: &Tensor, options: &Options| decompose(matrix, options, 0, &mut SiteState::default()).unwrap_err().to_string();
     assert_eq!(message(&a, &options(Method::Svd, 4)), "decompose: rank 4 of a [4, 3] matrix; it must lie between 1 and 3");
     assert!(message(&a.view([2, 2, 3]), &options(Method::Svd, 1)).contains("got a tensor of shape [2, 2, 3]"));
     assert!(message(&Tensor::zeros([0, 3], (Kind::Float, device())), &options(Method::Svd, 1)).contains("neither of them 0"));

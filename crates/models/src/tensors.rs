@@ -1,7 +1,7 @@
 use crate::quantization::{Packing, Role};
 use crate::{Checkpoint, Error, Quantization, Result, Weight};
 use autograd::Parameter;
-use autograd::random::{Law, derive_seed, draw};
+use autograd::random::{Distribution, derive_seed, draw};
 use layers::{Nf4, Packed};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl Drawn {
         }
         let name = name.bytes().map(u64::from).collect::<Vec<_>>();
         // Drawn on the CPU, so that a seed means the same everywhere.
-        let drawn = draw(Law::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
+        let drawn = draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
         let drawn = drawn.map_err(|why| TchError::Torch(why.to_string()))?;
         drawn.f_mul_scalar(self.deviation)?.f_to_device(device)?.f_to_kind(kind)
     }

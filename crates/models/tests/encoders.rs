@@ -2,7 +2,7 @@
 //! the code loses nothing and those of the restored activations where it does, padding is not seen, and a head that no file holds is drawn.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use autograd::{GradMode, grad};
 use layers::{Keep, Observer, Place, Scope, Site, Sites};
 use loract_models::config::RelativePositions;
@@ -77,7 +77,7 @@ fn trained(folder: &Path, kind: Kind) -> Classifier {
     model.add_lora(&lora, None, 0, folder).unwrap();
     let _mode = GradMode::disabled();
     for (index, parameter) in model.trained().into_iter().filter(|parameter| parameter.name().contains("lora_")).enumerate() {
-        let noise = draw(Law::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
+        let noise = draw(Distribution::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
         parameter.shallow_clone().copy_(&noise);
     }
     model.train_weights(true);
@@ -95,7 +95,7 @@ fn alike(config: &EncoderConfig) -> EncoderInputs {
         }
         InputConfig::Image(image) => {
             let size = if image.any_size { [1, 1] } else { image.size };
-            let one = draw(Law::Normal, &[1, image.channels, size[0], size[1]], Kind::Float, Device::Cpu, 5).unwrap();
+            let one = draw(Distribution::Normal, &[1, image.channels, size[0], size[1]], Kind::Float, Device::Cpu, 5).unwrap();
             EncoderInputs::Images(one.expand([ROWS, image.channels, image.size[0], image.size[1]], false).contiguous())
         }
     }
@@ -110,7 +110,7 @@ fn different(config: &EncoderConfig) -> EncoderInputs {
         }
         InputConfig::Image(image) => {
             let size = [ROWS, image.channels, image.size[0], image.size[1]];
-            EncoderInputs::Images(draw(Law::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap())
+            EncoderInputs::Images(draw(Distribution::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap())
         }
     }
 }
@@ -120,7 +120,7 @@ fn labels(model: &Classifier) -> Tensor {
     let classes = model.labels().len() as i64;
     match model.config().problem {
         None if classes > 1 => Tensor::arange(ROWS, (Kind::Int64, Device::Cpu)).remainder(classes),
-        _ => draw(Law::Uniform, &[ROWS, classes], Kind::Float, Device::Cpu, 2).unwrap(),
+        _ => draw(Distribution::Uniform, &[ROWS, classes], Kind::Float, Device::Cpu, 2).unwrap(),
     }
 }
 
@@ -255,7 +255,7 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
         let last = Place { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
         let seen = seen.0.lock().unwrap();
         let x = &seen.iter().find(|(place, _)| *place == last).unwrap().1;
-        let code = lowrank::decompose(x, &options, 0, &mut lowrank::Memory::default()).unwrap();
+        let code = lowrank::decompose(x, &options, 0, &mut lowrank::SiteState::default()).unwrap();
         let restored = code.restore(Kind::Float).unwrap();
         // With x = U S Vᵀ cut to two directions, dyᵀ x̂ is dyᵀ x projected on them.
         let directions = restored.svd(true, true).2.narrow(1, 0, 2);
@@ -389,7 +389,7 @@ fn an_adapter_holds_the_classifier_as_peft_saves_it() {
 #[test]
 fn class_weights_weigh_rows_and_their_count() {
     let model = load(&folder("bert"));
-    let logits = draw(Law::Normal, &[4, 3], Kind::Float, Device::Cpu, 3).unwrap();
+    let logits = draw(Distribution::Normal, &[4, 3], Kind::Float, Device::Cpu, 3).unwrap();
     let labels = Tensor::from_slice(&[2i64, 0, -100, 2]);
     let weights = Tensor::from_slice(&[0.5f32, 1.0, 2.0]);
     let weighted = model.losses(&logits, &labels, Some(&weights)).unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::GradMode;
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use layers::{Keep, Scope, Sites, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
 use lowrank::{Method, Options, Rank};
@@ -36,7 +36,7 @@ fn trained(folder: &Path, kind: Kind) -> Decoder {
     decoder.add_lora(&lora, None, 0, folder).unwrap();
     let _mode = GradMode::disabled();
     for (index, parameter) in decoder.trained().into_iter().enumerate() {
-        let noise = draw(Law::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
+        let noise = draw(Distribution::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
         parameter.shallow_clone().copy_(&noise);
     }
     decoder.train_weights(true);

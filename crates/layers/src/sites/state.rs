@@ -2,7 +2,7 @@
 
 use super::{Sites, lock};
 use crate::{Error, Place, Site};
-use lowrank::Memory;
+use lowrank::SiteState;
 use std::collections::BTreeMap;
 use tch::{Device, Tensor};
 
@@ -16,12 +16,12 @@ impl Sites {
     /// # Errors
     /// Those of libtorch.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>, Error> {
-        let mut state = Vec::new();
-        for (place, memory) in &*lock(&self.memories) {
-            let parts = memory.state().map_err(|source| Error::Compression { place: *place, source })?;
-            state.extend(parts.into_iter().map(|(part, tensor)| (format!("{}.{part}", name(*place)), tensor)));
+        let mut tensors = Vec::new();
+        for (place, state) in &*lock(&self.states) {
+            let parts = state.tensors().map_err(|source| Error::Compression { place: *place, source })?;
+            tensors.extend(parts.into_iter().map(|(part, tensor)| (format!("{}.{part}", name(*place)), tensor)));
         }
-        Ok(state)
+        Ok(tensors)
     }
 
     /// Takes up what [`Sites::state`] gave, on `device`; what was remembered before is forgotten.
@@ -34,13 +34,13 @@ impl Sites {
             let (place, part) = parse(&name).ok_or_else(|| Error::State { name: name.clone() })?;
             parts.entry(place).or_default().push((part.to_owned(), tensor));
         }
-        let mut memories = BTreeMap::new();
+        let mut states = BTreeMap::new();
         for (place, parts) in parts {
             let parts = parts.iter().map(|(part, tensor)| (part.as_str(), tensor.shallow_clone()));
-            let memory = Memory::from_state(parts, device).map_err(|source| Error::Compression { place, source })?;
-            memories.insert(place, memory);
+            let state = SiteState::from_tensors(parts, device).map_err(|source| Error::Compression { place, source })?;
+            states.insert(place, state);
         }
-        *lock(&self.memories) = memories;
+        *lock(&self.states) = states;
         Ok(())
     }
 }
@@ -82,13 +82,13 @@ mod tests {
         let basis = |value: f64| Tensor::full([4, 2], value, (Kind::Float, Device::Cpu));
         for layer in 0..3 {
             let place = Place { layer: Some(layer), site: Some(Site::AttentionNorm) };
-            sites.with_memory(place, |memory| *memory = Memory::from_basis(basis(layer as f64)));
+            sites.with_state(place, |state| *state = SiteState::from_basis(basis(layer as f64)));
         }
         let again = Sites::default();
         again.load_state(sites.state().unwrap(), Device::Cpu).unwrap();
         assert_eq!(again.memory_bytes(), sites.memory_bytes());
         let place = Place { layer: Some(2), site: Some(Site::AttentionNorm) };
-        again.with_memory(place, |memory| assert_eq!(memory.basis().unwrap(), &basis(2.0)));
+        again.with_state(place, |state| assert_eq!(state.basis().unwrap(), &basis(2.0)));
         let refused = again.load_state(vec![("2.elsewhere.basis".into(), basis(0.0))], Device::Cpu).unwrap_err();
         assert!(refused.to_string().contains("2.elsewhere.basis"), "{refused}");
     }

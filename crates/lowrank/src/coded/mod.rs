@@ -14,10 +14,10 @@
 //! On a GPU, kernels do all this where the matrix is, to the same bits; the host gives out the bits from what they count. Where the driver or NVRTC
 //! is missing, matrices are coded by the CPU and decoded by libtorch.
 
+mod adaptive_basis;
 mod basis;
 mod code;
 mod components;
-mod following;
 mod kernels;
 mod levels;
 mod outliers;
@@ -32,9 +32,9 @@ mod trellis;
 mod unit_rows;
 mod water_filling;
 
+pub(crate) use adaptive_basis::AdaptiveBasis;
 pub use basis::Basis;
 pub use code::Coded;
-pub(crate) use following::Following;
 use serde::{Deserialize, Serialize};
 pub use water_filling::{bits_at_bound, bound};
 

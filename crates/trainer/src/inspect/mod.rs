@@ -13,7 +13,7 @@ use crate::budget::{Division, Samples};
 use crate::probe::Probe;
 use crate::step::micro_batches;
 use crate::{Result, RunData, device, policy_quantization, run_data, text};
-use autograd::random::{Law, derive_seed, draw};
+use autograd::random::{Distribution, derive_seed, draw};
 use collective::Single;
 use config::Run;
 use data::Batch;
@@ -148,7 +148,7 @@ fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
         if b.tensor().f_any()?.f_int64_value(&[])? != 0 {
             continue;
         }
-        let drawn = draw(Law::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[run.seed, index as u64]))?;
+        let drawn = draw(Distribution::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[run.seed, index as u64]))?;
         b.tensor().shallow_clone().f_copy_(&drawn.f_mul_scalar(0.01)?)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 use super::Candidate;
 use crate::Result;
 use layers::{Keep, Observer, Place, Site};
-use lowrank::{Memory, decompose, per_token_error, relative_error, spectrum};
+use lowrank::{SiteState, decompose, per_token_error, relative_error, spectrum};
 use models::{Activations, BlockActivations, Recompute};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -122,7 +122,7 @@ impl SiteObserver {
         sums.methods.resize(self.0.candidates.len(), MethodSums::default());
         for (candidate, method) in self.0.candidates.iter().zip(&mut sums.methods) {
             let Some(options) = candidate.options(rows, width).filter(|_| !candidate.difference) else { continue };
-            let code = decompose(&matrix, &options, self.0.seed, &mut Memory::default())?;
+            let code = decompose(&matrix, &options, self.0.seed, &mut SiteState::default())?;
             let restored = code.restore(Kind::Float)?;
             method.batches += 1.0;
             method.bits = 8.0 * code.bytes() as f64 / (rows * width) as f64;

@@ -1,4 +1,6 @@
-use crate::coded::{Basis, Coded, Coding, Following};
+mod tensors;
+
+use crate::coded::{AdaptiveBasis, Basis, Coded, Coding};
 use crate::decompose::Inputs;
 use crate::projection::Projection;
 use crate::shared_basis::SharedBasis;
@@ -12,44 +14,44 @@ use tch::{Kind, Tensor};
 ///
 /// One site, one memory: the same sequence of matrices gives the same codes.
 #[derive(Debug)]
-pub struct Memory {
+pub struct SiteState {
     basis: Option<Tensor>,
-    coded: Option<Following>,
+    coded: Option<AdaptiveBasis>,
     shared: Option<SharedBasis>,
-    looks: bool,
+    observes: bool,
     sharers: u64,
 }
 
-impl Default for Memory {
+impl Default for SiteState {
     fn default() -> Self {
-        Self::of_sharers(1)
+        Self::shared_by(1)
     }
 }
 
-impl Memory {
+impl SiteState {
     /// An empty one that so many sites share, each showing it a matrix a step.
-    pub fn of_sharers(sharers: u64) -> Self {
-        Self { basis: None, coded: None, shared: None, looks: false, sharers }
+    pub fn shared_by(sharers: u64) -> Self {
+        Self { basis: None, coded: None, shared: None, observes: false, sharers }
     }
 
-    pub(crate) fn of_parts(basis: Option<Tensor>, coded: Option<Following>, shared: Option<Tensor>) -> Self {
-        let sharers = coded.as_ref().map_or(1, Following::sharers);
-        let shared = shared.map(|vectors| SharedBasis { vectors, seen: None });
-        Self { basis, coded, shared, ..Self::of_sharers(sharers) }
+    pub(crate) fn from_parts(basis: Option<Tensor>, coded: Option<AdaptiveBasis>, shared: Option<Tensor>) -> Self {
+        let sharers = coded.as_ref().map_or(1, AdaptiveBasis::sharers);
+        let shared = shared.map(|vectors| SharedBasis { vectors, accumulated: None });
+        Self { basis, coded, shared, ..Self::shared_by(sharers) }
     }
 
-    pub(crate) fn following(&self) -> Option<&Following> {
+    pub(crate) fn adaptive(&self) -> Option<&AdaptiveBasis> {
         self.coded.as_ref()
     }
 
-    /// One that starts from a right basis `[columns, any]`, such as a [`Memory::basis`] that was written down.
+    /// One that starts from a right basis `[columns, any]`, such as a [`SiteState::basis`] that was written down.
     pub fn from_basis(basis: Tensor) -> Self {
         Self { basis: Some(basis), ..Self::default() }
     }
 
     /// One that codes in `basis`, which other memories may hold too.
     pub fn from_coded_basis(basis: Arc<Basis>) -> Self {
-        Self { coded: Some(Following::from_basis(basis, 1)), ..Self::default() }
+        Self { coded: Some(AdaptiveBasis::from_basis(basis, 1)), ..Self::default() }
     }
 
     /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are); `None` before the first.
@@ -59,7 +61,7 @@ impl Memory {
 
     /// The basis in which the next matrix is coded; `None` before the first.
     pub fn coded_basis(&self) -> Option<&Arc<Basis>> {
-        self.coded.as_ref().map(Following::basis)
+        self.coded.as_ref().map(AdaptiveBasis::basis)
     }
 
     /// The basis of [`Method::Shared`](crate::Method::Shared) `[columns, rank]`, orthonormal; `None` before the first matrix.
@@ -68,32 +70,32 @@ impl Memory {
     }
 
     /// Whether the matrices that come now are seen by the basis of [`Method::Shared`](crate::Method::Shared), which costs one product more.
-    pub fn look(&mut self, looks: bool) {
-        self.looks = looks;
+    pub fn observe(&mut self, observes: bool) {
+        self.observes = observes;
     }
 
-    /// What that basis has seen since it was agreed on, `[columns, rank]`: to be summed over all ranks, and given to [`Memory::agree`].
-    pub fn seen(&self) -> Option<&Tensor> {
-        self.shared.as_ref()?.seen.as_ref()
+    /// What that basis has seen since it was agreed on, `[columns, rank]`: to be summed over all ranks, and given to [`SiteState::sync`].
+    pub fn accumulated(&self) -> Option<&Tensor> {
+        self.shared.as_ref()?.accumulated.as_ref()
     }
 
     /// Turns that basis to what all ranks have seen, and forgets what was seen here. Without such a basis nothing happens.
     ///
     /// # Errors
     /// [`Error::Shape`] if `sum` is not shaped as the basis; those of libtorch.
-    pub fn agree(&mut self, sum: &Tensor) -> Result<(), Error> {
-        self.shared.as_mut().map_or(Ok(()), |shared| shared.agree(sum))
+    pub fn sync(&mut self, sum: &Tensor) -> Result<(), Error> {
+        self.shared.as_mut().map_or(Ok(()), |shared| shared.sync(sum))
     }
 
     /// Bytes held between two matrices, a basis that other memories hold too counted in full. While a basis of
     /// [`Method::Coded`](crate::Method::Coded) follows what it sees, there are two of it.
     pub fn bytes(&self) -> u64 {
         let warm = self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
-        warm + self.coded.as_ref().map_or(0, Following::bytes) + self.shared.as_ref().map_or(0, SharedBasis::bytes)
+        warm + self.coded.as_ref().map_or(0, AdaptiveBasis::bytes) + self.shared.as_ref().map_or(0, SharedBasis::bytes)
     }
 
     /// The basis as `like` has its dtype and device.
-    pub(crate) fn recall(&self, like: &Tensor) -> Result<Option<Tensor>, Error> {
+    pub(crate) fn load(&self, like: &Tensor) -> Result<Option<Tensor>, Error> {
         let Some(basis) = &self.basis else { return Ok(None) };
         let columns = like.size2()?.1;
         match basis.size()[..] {
@@ -107,12 +109,12 @@ impl Memory {
 
     /// Codes in the basis, which is made of the first matrix, in `kind`, and follows as [`Method::Coded`](crate::Method::Coded) says.
     pub(crate) fn code(&mut self, matrix: &Tensor, coding: &Coding, drift: f64, kind: Kind, seed: u64) -> Result<Coded, Error> {
-        if let Some(following) = &mut self.coded {
-            return following.code(matrix, coding, drift, seed, false);
+        if let Some(adaptive) = &mut self.coded {
+            return adaptive.code(matrix, coding, drift, seed, false);
         }
-        let mut following = Following::of(matrix, kind, self.sharers)?;
-        let coded = following.code(matrix, coding, drift, seed, true)?;
-        self.coded = Some(following);
+        let mut adaptive = AdaptiveBasis::of(matrix, kind, self.sharers)?;
+        let coded = adaptive.code(matrix, coding, drift, seed, true)?;
+        self.coded = Some(adaptive);
         Ok(coded)
     }
 
@@ -128,13 +130,13 @@ impl Memory {
             None => self.shared.insert(SharedBasis::of(inputs, rank)?),
         };
         let projection = Projection::onto_rows(inputs.a, &shared.vectors)?;
-        if self.looks {
+        if self.observes {
             shared.see(inputs.a, &projection.left)?;
         }
         Ok(projection)
     }
 
-    pub(crate) fn remember(&mut self, factors: &Factors) -> Result<(), Error> {
+    pub(crate) fn store(&mut self, factors: &Factors) -> Result<(), Error> {
         let kind = if matches!(factors.kind(), Kind::Float | Kind::Double) { factors.kind() } else { Kind::BFloat16 };
         self.basis = Some(factors.right_basis(Kind::Float)?.f_to_kind(kind)?);
         Ok(())

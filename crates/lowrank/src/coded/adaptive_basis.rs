@@ -20,7 +20,7 @@ const MOST_PATIENCE: u64 = 64;
 /// code of the round is gone, so that there are never more than two. The first round of several sharers always follows, as the basis was
 /// made of the first of them alone.
 #[derive(Debug)]
-pub(crate) struct Following {
+pub(crate) struct AdaptiveBasis {
     current: Arc<Basis>,
     next: Option<Basis>,
     /// Sites that share it.
@@ -45,13 +45,13 @@ struct Period {
     drift: f64,
 }
 
-impl Following {
+impl AdaptiveBasis {
     /// The principal basis of the first matrix, held in `kind`.
     pub(crate) fn of(matrix: &Tensor, kind: Kind, sharers: u64) -> Result<Self, Error> {
-        let mut following = Self::from_basis(Arc::new(Basis::of(matrix)?.rounded(kind)?), sharers);
-        following.rows = matrix.size2()?.0 as u64;
-        following.follows = sharers > 1;
-        Ok(following)
+        let mut adaptive = Self::from_basis(Arc::new(Basis::of(matrix)?.rounded(kind)?), sharers);
+        adaptive.rows = matrix.size2()?.0 as u64;
+        adaptive.follows = sharers > 1;
+        Ok(adaptive)
     }
 
     /// From a basis that is there already.
@@ -74,7 +74,7 @@ impl Following {
         self.sharers
     }
 
-    /// All of it but the bases, in numbers that [`Following::from_numbers`] reads.
+    /// All of it but the bases, in numbers that [`AdaptiveBasis::from_numbers`] reads.
     pub(crate) fn numbers(&self) -> [f64; 9] {
         let Period { codes, error, drift } = self.period;
         let (patience, left) = (self.patience as f64, self.left as f64);

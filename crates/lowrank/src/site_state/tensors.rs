@@ -1,18 +1,18 @@
 //! A site's memory as tensors, to be written down and taken up again.
 
-use crate::coded::{Basis, Following};
-use crate::{Error, Memory};
+use crate::coded::{AdaptiveBasis, Basis};
+use crate::{Error, SiteState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tch::{Device, Tensor};
 
 const OPERATION: &str = "memory";
-/// [`Memory::basis`].
+/// [`SiteState::basis`].
 const BASIS: &str = "basis";
-/// Of [`Memory::coded_basis`], and of the one that is being made beside it.
+/// Of [`SiteState::coded_basis`], and of the one that is being made beside it.
 const CODED: BasisNames = BasisNames { vectors: "vectors", variances: "variances" };
 const NEXT: BasisNames = BasisNames { vectors: "next_vectors", variances: "next_variances" };
-/// [`Memory::shared_basis`].
+/// [`SiteState::shared_basis`].
 const SHARED: &str = "shared";
 /// How the basis follows what it sees.
 const FOLLOWS: &str = "follows";
@@ -23,32 +23,32 @@ struct BasisNames {
     variances: &'static str,
 }
 
-impl Memory {
+impl SiteState {
     /// All that the next matrix's code depends on, by name: copies on the CPU. Empty before the first matrix.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn state(&self) -> Result<Vec<(&'static str, Tensor)>, Error> {
-        let mut state = Vec::new();
+    pub fn tensors(&self) -> Result<Vec<(&'static str, Tensor)>, Error> {
+        let mut tensors = Vec::new();
         if let Some(basis) = self.basis() {
-            state.push((BASIS, copy(basis)?));
+            tensors.push((BASIS, copy(basis)?));
         }
         if let Some(basis) = self.shared_basis() {
-            state.push((SHARED, copy(basis)?));
+            tensors.push((SHARED, copy(basis)?));
         }
-        if let Some(following) = self.following() {
-            CODED.write(following.basis(), &mut state)?;
-            following.next().map_or(Ok(()), |next| NEXT.write(next, &mut state))?;
-            state.push((FOLLOWS, Tensor::f_from_slice(&following.numbers())?));
+        if let Some(adaptive) = self.adaptive() {
+            CODED.write(adaptive.basis(), &mut tensors)?;
+            adaptive.next().map_or(Ok(()), |next| NEXT.write(next, &mut tensors))?;
+            tensors.push((FOLLOWS, Tensor::f_from_slice(&adaptive.numbers())?));
         }
-        Ok(state)
+        Ok(tensors)
     }
 
-    /// The memory that [`Memory::state`] described, on `device`.
+    /// The memory that [`SiteState::tensors`] described, on `device`.
     ///
     /// # Errors
     /// [`Error::Setting`] for a part that is unknown or missing, and whatever [`Basis::from_parts`] refuses.
-    pub fn from_state<'a>(parts: impl IntoIterator<Item = (&'a str, Tensor)>, device: Device) -> Result<Self, Error> {
+    pub fn from_tensors<'a>(parts: impl IntoIterator<Item = (&'a str, Tensor)>, device: Device) -> Result<Self, Error> {
         let mut parts: BTreeMap<&str, Tensor> = parts.into_iter().collect();
         let basis = parts.remove(BASIS).map(|basis| basis.f_to_device(device)).transpose()?;
         let shared = parts.remove(SHARED).map(|basis| basis.f_to_device(device)).transpose()?;
@@ -57,21 +57,21 @@ impl Memory {
         if let Some(unknown) = parts.keys().next() {
             return refuse(unknown);
         }
-        let following = match (coded, numbers) {
+        let adaptive = match (coded, numbers) {
             (Some(coded), Some(numbers)) => {
-                Some(Following::from_numbers(Arc::new(coded), next, &numbers).map_or_else(|| refuse("other numbers of a basis"), Ok)?)
+                Some(AdaptiveBasis::from_numbers(Arc::new(coded), next, &numbers).map_or_else(|| refuse("other numbers of a basis"), Ok)?)
             }
             (None, None) if next.is_none() => None,
             _ => return refuse("a part of a basis without the others"),
         };
-        Ok(Self::of_parts(basis, following, shared))
+        Ok(Self::from_parts(basis, adaptive, shared))
     }
 }
 
 impl BasisNames {
-    fn write(&self, basis: &Basis, state: &mut Vec<(&'static str, Tensor)>) -> Result<(), Error> {
-        state.push((self.vectors, copy(&basis.vectors(basis.kind())?)?));
-        state.push((self.variances, Tensor::f_from_slice(&basis.variances()?)?));
+    fn write(&self, basis: &Basis, tensors: &mut Vec<(&'static str, Tensor)>) -> Result<(), Error> {
+        tensors.push((self.vectors, copy(&basis.vectors(basis.kind())?)?));
+        tensors.push((self.variances, Tensor::f_from_slice(&basis.variances()?)?));
         Ok(())
     }
 
@@ -129,24 +129,24 @@ mod tests {
         ];
         for (method, factors) in methods.into_iter().flat_map(|method| [(method, Kind::Float), (method, Kind::BFloat16)]) {
             let options = Options { method, factors, ..Options::default() };
-            let mut memory = Memory::default();
-            assert!(memory.state().unwrap().is_empty());
+            let mut state = SiteState::default();
+            assert!(state.tensors().unwrap().is_empty());
             for step in 0..3 {
-                memory.look(method == Method::Shared);
-                decompose(&matrix(step), &options, 1, &mut memory).unwrap();
-                if let Some(seen) = memory.seen().map(Tensor::copy) {
-                    memory.agree(&seen).unwrap();
+                state.observe(method == Method::Shared);
+                decompose(&matrix(step), &options, 1, &mut state).unwrap();
+                if let Some(seen) = state.accumulated().map(Tensor::copy) {
+                    state.sync(&seen).unwrap();
                 }
             }
-            memory.look(false);
-            let state = memory.state().unwrap();
-            assert!(!state.is_empty(), "{method:?} has a memory");
-            let mut again = Memory::from_state(state, Device::Cpu).unwrap();
+            state.observe(false);
+            let tensors = state.tensors().unwrap();
+            assert!(!tensors.is_empty(), "{method:?} has a memory");
+            let mut again = SiteState::from_tensors(tensors, Device::Cpu).unwrap();
             for step in 3..6 {
-                let next = |memory| decompose(&matrix(step), &options, 1, memory).unwrap().restore(Kind::Float).unwrap();
-                assert_eq!(next(&mut memory), next(&mut again), "{method:?} in {factors:?}, step {step}");
+                let next = |state| decompose(&matrix(step), &options, 1, state).unwrap().restore(Kind::Float).unwrap();
+                assert_eq!(next(&mut state), next(&mut again), "{method:?} in {factors:?}, step {step}");
             }
-            let cold = decompose(&matrix(5), &options, 1, &mut Memory::default()).unwrap().restore(Kind::Float).unwrap();
+            let cold = decompose(&matrix(5), &options, 1, &mut SiteState::default()).unwrap().restore(Kind::Float).unwrap();
             let warm = decompose(&matrix(5), &options, 1, &mut again).unwrap().restore(Kind::Float).unwrap();
             assert_ne!(cold, warm, "{method:?}: the memory matters");
         }
@@ -156,7 +156,7 @@ mod tests {
     fn a_part_that_is_unknown_or_missing_is_named() {
         let tensor = || Tensor::zeros([4, 2], (Kind::Float, Device::Cpu));
         for parts in [vec![("base", tensor())], vec![("vectors", tensor())]] {
-            assert!(Memory::from_state(parts, Device::Cpu).unwrap_err().to_string().contains("vectors with variances"));
+            assert!(SiteState::from_tensors(parts, Device::Cpu).unwrap_err().to_string().contains("vectors with variances"));
         }
     }
 }
