@@ -18,7 +18,7 @@ use crate::{Linear, Result};
 use attention::Attention;
 use autograd::Parameter;
 use experts::Experts;
-use layers::{Error, Keep, Scope, SharedKeep, Site, Source, drop_path, dropout, recompute};
+use layers::{Error, SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
 use mlp::Mlp;
 use std::sync::Arc;
 use tch::Tensor;
@@ -173,21 +173,21 @@ impl Block {
     pub fn forward(self: &Arc<Self>, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
         match &activations.recompute {
             Recompute::Nothing => self.run(x, shared, activations, scope),
-            Recompute::Layer(keep) => {
-                let (block, shared, policy, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
-                let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
+            Recompute::Layer(policy) => {
+                let (block, shared, activations, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
+                let run = move |x: &Tensor| block.run(x, &shared, &activations, &inner);
+                recompute(run, x, &trained(self.parameters()), policy, &scope.site(Site::Layer))
             }
-            Recompute::Sublayer(keep) if self.joining.parallel => {
+            Recompute::Sublayer(policy) if self.joining.parallel => {
                 // Both halves read the same input, of which one kept form serves both.
-                let source = SharedKeep::new(*keep);
-                let attended = self.recomputed_attention(x, shared, activations, scope, &source, false)?;
-                let mapped = self.recomputed_mlp(x, activations, scope, &source, false)?;
+                let input = SharedSave::new(*policy);
+                let attended = self.recomputed_attention(x, shared, activations, scope, &input, false)?;
+                let mapped = self.recomputed_mlp(x, activations, scope, &input, false)?;
                 Ok(x.f_add(&attended)?.f_add(&mapped)?)
             }
-            Recompute::Sublayer(keep) => {
-                let x = self.recomputed_attention(x, shared, activations, scope, keep, true)?;
-                self.recomputed_mlp(&x, activations, scope, keep, true)
+            Recompute::Sublayer(policy) => {
+                let x = self.recomputed_attention(x, shared, activations, scope, policy, true)?;
+                self.recomputed_mlp(&x, activations, scope, policy, true)
             }
         }
     }
@@ -199,7 +199,7 @@ impl Block {
         shared: &Shared,
         activations: &BlockActivations,
         scope: &Scope,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         whole: bool,
     ) -> Done {
         let (block, shared, activations, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
@@ -207,7 +207,7 @@ impl Block {
             let around = Surroundings { activations: &activations, scope: &inner };
             if whole { block.attended(x, &shared, None, around) } else { block.attention_half(x, &shared, None, around) }
         };
-        recompute(run, x, &trained(self.attention_parameters()), source, &scope.site(Site::Attention))
+        recompute(run, x, &trained(self.attention_parameters()), input, &scope.site(Site::Attention))
     }
 
     /// The other half, likewise.
@@ -216,7 +216,7 @@ impl Block {
         x: &Tensor,
         activations: &BlockActivations,
         scope: &Scope,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         whole: bool,
     ) -> Done {
         let (block, activations, inner) = (self.clone(), *activations, scope.clone());
@@ -224,7 +224,7 @@ impl Block {
             let around = Surroundings { activations: &activations, scope: &inner };
             if whole { block.mapped(x, around) } else { block.mlp_half(x, around) }
         };
-        recompute(run, x, &trained(self.mlp_parameters()), source, &scope.site(Site::Mlp))
+        recompute(run, x, &trained(self.mlp_parameters()), input, &scope.site(Site::Mlp))
     }
 
     fn run(&self, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
@@ -245,9 +245,9 @@ impl Block {
         let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
         // Attention and MLP read the same tensor: it is kept once, and as it is if either is to have it so.
         let BlockActivations { attn_in, mlp_in, .. } = *around.activations;
-        let source = SharedKeep::new(if mlp_in == Keep::Exact { Keep::Exact } else { attn_in });
-        let attended = self.attend(&normed, &source, shared, seen, around)?;
-        let mapped = self.map(&normed, &source, around)?;
+        let input = SharedSave::new(if mlp_in == SavePolicy::Exact { SavePolicy::Exact } else { attn_in });
+        let attended = self.attend(&normed, &input, shared, seen, around)?;
+        let mapped = self.map(&normed, &input, around)?;
         Ok(x.f_add(&attended)?.f_add(&mapped)?)
     }
 
@@ -270,12 +270,12 @@ impl Block {
 
     fn mlp_half(&self, x: &Tensor, around: Surroundings<'_>) -> Done {
         let normed = normed(self.norm_of_mlp(), x, Site::MlpNorm, around)?;
-        self.map(&normed, &SharedKeep::new(around.activations.mlp_in), around)
+        self.map(&normed, &SharedSave::new(around.activations.mlp_in), around)
     }
 
     /// Attention of what is normed already, up to the residual stream.
-    fn attend(&self, x: &Tensor, source: impl Into<Source>, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        let attend = |x: &Tensor, shared: &Shared| self.attention.forward(x, source, shared, seen, around.activations, around.scope);
+    fn attend(&self, x: &Tensor, input: impl Into<SavedInput>, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
+        let attend = |x: &Tensor, shared: &Shared| self.attention.forward(x, input, shared, seen, around.activations, around.scope);
         let out = match &self.windows {
             Some(windows) => windows.attend(x, shared, attend)?,
             None => attend(x, shared)?,
@@ -286,10 +286,10 @@ impl Block {
     }
 
     /// The MLP of what is normed already, up to the residual stream.
-    fn map(&self, x: &Tensor, source: &SharedKeep, around: Surroundings<'_>) -> Done {
+    fn map(&self, x: &Tensor, input: &SharedSave, around: Surroundings<'_>) -> Done {
         let out = match &self.mlp {
-            FeedForward::Dense(mlp) => mlp.forward(x, source, around.activations, around.scope)?,
-            FeedForward::Mixture(experts) => experts.forward(x, source, around.activations, around.scope)?,
+            FeedForward::Dense(mlp) => mlp.forward(x, input, around.activations, around.scope)?,
+            FeedForward::Mixture(experts) => experts.forward(x, input, around.activations, around.scope)?,
         };
         let out = normed(self.after_mlp.as_ref(), &out, Site::MlpPostNorm, around)?;
         self.weighted(out, Site::Mlp, self.joining.dropout[1], around)

@@ -4,7 +4,7 @@ use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Result, Weight};
 use autograd::Parameter;
-use layers::{Error, Keep, Projection, Scope, project};
+use layers::{Error, Projection, SavePolicy, Scope, project};
 use tch::{Kind, Tensor};
 
 /// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
@@ -67,10 +67,10 @@ impl Tail {
     pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, Error> {
         // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
         let scope = Scope::evaluation();
-        let normed = self.norm.forward(hidden, &Keep::Exact, &scope)?;
+        let normed = self.norm.forward(hidden, &SavePolicy::Exact, &scope)?;
         let bias = self.bias.as_ref().map(Parameter::tensor);
         let head = Projection { bias, ..Projection::new(self.head.matrix()) };
-        let logits = project(&normed, &[head], Keep::Exact, &scope)?.remove(0);
+        let logits = project(&normed, &[head], SavePolicy::Exact, &scope)?.remove(0);
         let logits = if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? };
         let HeadConfig { multiplier, soft_cap, .. } = self.config;
         let logits = if multiplier == 1.0 { logits } else { logits.f_mul_scalar(multiplier)? };

@@ -9,7 +9,7 @@ use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use autograd::Parameter;
-use layers::{Error, Scope, Scores, Site, Source, biased_attention, clamp, project, rotary, split};
+use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
 use tch::Tensor;
 
 /// The attention of a layer: queries, keys and values, and the map behind them.
@@ -139,7 +139,7 @@ impl Attention {
     pub fn forward(
         &self,
         x: &Tensor,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         shared: &Shared,
         seen: Option<&mut Seen>,
         activations: &BlockActivations,
@@ -147,9 +147,9 @@ impl Attention {
     ) -> std::result::Result<Tensor, Error> {
         let table = shared.table(self.layer.rope);
         let [q, mut k, mut v] = match (&self.maps, table) {
-            (Maps::Latent(latent), Some(table)) => latent.forward(x, source.into(), table, activations, scope)?,
+            (Maps::Latent(latent), Some(table)) => latent.forward(x, input.into(), table, activations, scope)?,
             _ => {
-                let [q, k, v] = self.queries(x, source.into(), activations, scope)?;
+                let [q, k, v] = self.queries(x, input.into(), activations, scope)?;
                 match table {
                     Some(table) => [rotary(&q, table)?, rotary(&k, table)?, v],
                     None => [q, k, v],
@@ -161,25 +161,25 @@ impl Attention {
         }
         let mask = shared.mask(self.layer.window)?;
         let bias = self.relative.as_ref().map(Relative::bias);
-        let (out, kept) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
-        let source = kept.map_or(Source::Keep(activations.attn_out), Source::Kept);
-        Ok(project(&out, &[self.o.projection()], source, &scope.site(Site::AttnOut))?.remove(0))
+        let (out, saved) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
+        let input = saved.map_or(SavedInput::Policy(activations.attn_out), SavedInput::Saved);
+        Ok(project(&out, &[self.o.projection()], input, &scope.site(Site::AttnOut))?.remove(0))
     }
 
     /// Queries, keys and values by head, cut and normed but not yet turned.
     fn queries(
         &self,
         x: &Tensor,
-        source: Source,
+        input: SavedInput,
         activations: &BlockActivations,
         scope: &Scope,
     ) -> std::result::Result<[Tensor; 3], Error> {
         let into = scope.site(Site::AttnIn);
         let Heads { queries, keys, width } = self.heads;
         let mut qkv = match &self.maps {
-            Maps::Separate(maps) => project(x, &[maps[0].projection(), maps[1].projection(), maps[2].projection()], source, &into)?,
+            Maps::Separate(maps) => project(x, &[maps[0].projection(), maps[1].projection(), maps[2].projection()], input, &into)?,
             Maps::Fused(map) => {
-                let all = project(x, &[map.projection()], source, &into)?.remove(0);
+                let all = project(x, &[map.projection()], input, &into)?.remove(0);
                 split(&all, &[queries * width, keys * width, keys * width])?
             }
             Maps::Latent(_) => Vec::new(),

@@ -3,7 +3,7 @@
 use super::Decoder;
 use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 use autograd::Parameter;
-use layers::Packed;
+use layers::QuantizedWeight;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -38,10 +38,10 @@ impl Model for Decoder {
         self.embedding.parameter().into_iter().chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
     }
 
-    fn packed(&self) -> Vec<&Packed> {
+    fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
         // In a mixture of experts the router is a linear layer, and is not packed.
-        let linears = self.linears().into_iter().filter_map(|linear| linear.weight().packed());
-        self.embedding.packed().into_iter().chain(linears).chain(self.tail.head().and_then(Weight::packed)).collect()
+        let linears = self.linears().into_iter().filter_map(|linear| linear.weight().quantized());
+        self.embedding.quantized().into_iter().chain(linears).chain(self.tail.head().and_then(Weight::quantized)).collect()
     }
 
     fn tables(&self) -> Vec<&Parameter> {

@@ -53,10 +53,10 @@ impl Merge {
     ) -> std::result::Result<Tensor, Error> {
         match &activations.recompute {
             Recompute::Nothing => self.run(x, grid, activations, scope),
-            Recompute::Layer(keep) | Recompute::Sublayer(keep) => {
+            Recompute::Layer(policy) | Recompute::Sublayer(policy) => {
                 let (merge, activations, inner) = (self.clone(), *activations, scope.clone());
                 let run = move |x: &Tensor| merge.run(x, grid, &activations, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Merge))
+                recompute(run, x, &trained(self.parameters()), policy, &scope.site(Site::Merge))
             }
         }
     }

@@ -3,7 +3,7 @@ use crate::config::{EncoderConfig, LAYER_NORM, Positions, TextConfig};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use autograd::Parameter;
-use layers::{Error, Keep, Scope, Site, dropout, embedding};
+use layers::{Error, SavePolicy, Scope, Site, dropout, embedding};
 use tch::{Kind, TchError, Tensor};
 
 /// The sum of the embeddings of tokens, their types and their positions, normed (`BertEmbeddings` of transformers).
@@ -58,7 +58,7 @@ impl TextEmbedding {
         }
         let scope = scope.site(Site::EmbeddingNorm);
         if let Some(norm) = &self.norm {
-            x = norm.forward(&x, &Keep::Exact, &scope)?;
+            x = norm.forward(&x, &SavePolicy::Exact, &scope)?;
         }
         dropout(&x, self.dropout, &scope)
     }

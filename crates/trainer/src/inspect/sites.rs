@@ -1,6 +1,6 @@
 use super::Candidate;
 use crate::Result;
-use layers::{Keep, Observer, Place, Site};
+use layers::{Observer, SavePolicy, Site, SiteId};
 use lowrank::{SiteState, decompose, per_token_error, relative_error, spectrum};
 use models::{Activations, BlockActivations, Recompute};
 use serde::Serialize;
@@ -52,7 +52,7 @@ pub struct MethodError {
 
 /// Every half of every block recomputed from its exact input: every site is shown, and little held.
 pub(super) fn all_exact() -> Activations {
-    BlockActivations { recompute: Recompute::Sublayer(Keep::Exact), ..BlockActivations::default() }.into()
+    BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }.into()
 }
 
 /// Measures what it is shown, at once, so that nothing is stored.
@@ -68,7 +68,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Seen {
-    places: BTreeMap<Place, Sums>,
+    places: BTreeMap<SiteId, Sums>,
     fault: Option<lowrank::Error>,
 }
 
@@ -136,7 +136,7 @@ impl SiteObserver {
     /// What was seen, in the order of the forward.
     pub fn reports(&self) -> Vec<SiteReport> {
         let seen = self.seen();
-        let mut reports: Vec<(Place, SiteReport)> = Vec::new();
+        let mut reports: Vec<(SiteId, SiteReport)> = Vec::new();
         for (&place, sums) in &seen.places {
             let (Some(layer), Some(site)) = (place.layer, place.site) else { continue };
             let mean = |sum: f64, count: f64| (sum / count.max(1.0)).sqrt();
@@ -165,7 +165,7 @@ impl SiteObserver {
 }
 
 impl Observer for SiteObserver {
-    fn observe(&self, place: Place, tensor: &Tensor) {
+    fn observe(&self, place: SiteId, tensor: &Tensor) {
         let shown =
             place.layer.is_some_and(|layer| self.0.layers.contains(&layer)) && place.site.is_some_and(|site| !name(site).is_empty());
         let mut seen = self.seen();

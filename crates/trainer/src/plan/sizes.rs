@@ -7,7 +7,7 @@ use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
 use crate::{Result, device, policy, policy_quantization, shared_bases};
 use config::{Dtype, GradientMethod, Run};
-use layers::Keep;
+use layers::SavePolicy;
 use lowrank::Method;
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
 use std::collections::HashMap;
@@ -258,8 +258,8 @@ impl<'a> Sizes<'a> {
 }
 
 /// What a site of this width remembers.
-fn memory(keep: &Keep, width: i64) -> u64 {
-    let (Keep::Code(options) | Keep::Difference(options)) = keep else { return 0 };
+fn memory(keep: &SavePolicy, width: i64) -> u64 {
+    let (SavePolicy::Code(options) | SavePolicy::Delta(options)) = keep else { return 0 };
     let element = if options.factors == Kind::Float { 4 } else { 2 };
     match options.method {
         Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,

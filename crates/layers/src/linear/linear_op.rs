@@ -1,16 +1,16 @@
 use super::{Projection, dora};
-use crate::{Error, Keep, Kept, Matrix, Packed, Scope, dropout};
+use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
 use autograd::{Backward, BoxError, Forward};
 use std::cell::OnceCell;
 use std::sync::Arc;
 use tch::{TchError, Tensor};
 
 /// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
-pub(crate) struct Part {
+pub(crate) struct LinearOp {
     weight: Weight,
     fan_in_fan_out: bool,
     bias: Option<usize>,
-    lora: Option<Pair>,
+    lora: Option<LoraSlots>,
 }
 
 /// Where the weight is.
@@ -18,19 +18,19 @@ enum Weight {
     /// Among the inputs.
     Slot(usize),
     /// Here, in few bits: it is frozen.
-    Packed(Arc<Packed>),
+    Quantized(Arc<QuantizedWeight>),
 }
 
 impl Weight {
     fn slot(&self) -> Option<usize> {
         match self {
             Self::Slot(slot) => Some(*slot),
-            Self::Packed(_) => None,
+            Self::Quantized(_) => None,
         }
     }
 }
 
-struct Pair {
+struct LoraSlots {
     a: usize,
     b: usize,
     magnitude: Option<usize>,
@@ -38,10 +38,10 @@ struct Pair {
     dropout: f64,
     seed: u64,
     /// `scale · dropout(rows) Aᵀ`, if it is kept instead of the rows.
-    projected: Option<Kept>,
+    projected: Option<SavedActivation>,
 }
 
-impl Pair {
+impl LoraSlots {
     /// Where its tensors stand.
     fn slots(&self) -> impl Iterator<Item = usize> {
         [self.a, self.b].into_iter().chain(self.magnitude)
@@ -53,9 +53,15 @@ impl Pair {
     }
 
     /// What `dy` is behind the magnitude, beside a weight `[out, in]`.
-    fn pull(&self, dy: &Tensor, weight: &Expanded<'_>, parameters: &[Tensor], context: &Backward<'_>) -> Result<Pulled, BoxError> {
+    fn output_grads(
+        &self,
+        dy: &Tensor,
+        weight: &Expanded<'_>,
+        parameters: &[Tensor],
+        context: &Backward<'_>,
+    ) -> Result<OutputGrads, BoxError> {
         let Some(magnitude) = self.magnitude else {
-            return Ok(Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None });
+            return Ok(OutputGrads { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None });
         };
         let norms = dora::norms(weight.get()?, &parameters[self.a - 1], &parameters[self.b - 1], self.scale)?;
         let gain = dora::gain(&parameters[magnitude - 1], &norms)?;
@@ -63,48 +69,48 @@ impl Pair {
         let norms = context.needs_grad(magnitude).then_some(norms);
         if self.dropout > 0.0 {
             let dropped = Some(dora::scaled(dy, &gain.f_sub_scalar(1.0)?)?);
-            return Ok(Pulled { pair, weight: dy.shallow_clone(), dropped, norms });
+            return Ok(OutputGrads { pair, weight: dy.shallow_clone(), dropped, norms });
         }
-        Ok(Pulled { weight: pair.shallow_clone(), pair, dropped: None, norms })
+        Ok(OutputGrads { weight: pair.shallow_clone(), pair, dropped: None, norms })
     }
 }
 
 /// The rows that went in, as backward finds them.
-pub(crate) enum Input<'a> {
+pub(crate) enum LinearInput<'a> {
     /// Kept, if a weight needed them.
-    Kept(Option<&'a Kept>),
+    Saved(Option<&'a SavedActivation>),
     /// Rebuilt already.
     Rows(&'a Tensor),
 }
 
-impl Input<'_> {
-    fn kept<'a>(kept: &Option<&'a Kept>) -> Result<&'a Kept, BoxError> {
-        kept.ok_or_else(|| "the input was not kept, as no weight needed it in forward".into())
+impl LinearInput<'_> {
+    fn saved<'a>(saved: &Option<&'a SavedActivation>) -> Result<&'a SavedActivation, BoxError> {
+        saved.ok_or_else(|| "the input was not kept, as no weight needed it in forward".into())
     }
 
     fn contract(&self, gradient: &Tensor) -> Result<Tensor, BoxError> {
         match self {
-            Self::Kept(kept) => Ok(Self::kept(kept)?.contract(gradient)?),
+            Self::Saved(saved) => Ok(Self::saved(saved)?.contract(gradient)?),
             Self::Rows(rows) => Ok(gradient.f_tr()?.f_matmul(rows)?),
         }
     }
 
     fn project(&self, weight: &Tensor) -> Result<Tensor, BoxError> {
         match self {
-            Self::Kept(kept) => Ok(Self::kept(kept)?.project(weight)?),
+            Self::Saved(saved) => Ok(Self::saved(saved)?.project(weight)?),
             Self::Rows(rows) => Ok(rows.f_matmul(&weight.f_tr()?)?),
         }
     }
 
     fn rows(&self, width: i64) -> Result<Tensor, BoxError> {
         match self {
-            Self::Kept(kept) => Ok(Self::kept(kept)?.restore()?.f_reshape([-1, width])?),
+            Self::Saved(saved) => Ok(Self::saved(saved)?.restore()?.f_reshape([-1, width])?),
             Self::Rows(rows) => Ok(rows.shallow_clone()),
         }
     }
 }
 
-impl Part {
+impl LinearOp {
     /// Puts the tensors of `projection`, which maps `x`, behind the other `inputs`; `scope` is its own.
     pub fn new<'a>(projection: &Projection<'a>, x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Self, Error> {
         let (width, size) = (x.size().last().copied().unwrap_or(0), projection.weight.size());
@@ -120,11 +126,11 @@ impl Part {
         Ok(Self {
             weight: match projection.weight {
                 Matrix::Dense(weight) => Weight::Slot(slot(weight)),
-                Matrix::Packed(weight) => Weight::Packed(weight.clone()),
+                Matrix::Quantized(weight) => Weight::Quantized(weight.clone()),
             },
             fan_in_fan_out: projection.fan_in_fan_out,
             bias: projection.bias.map(&mut slot),
-            lora: projection.lora.map(|lora| Pair {
+            lora: projection.lora.map(|lora| LoraSlots {
                 a: slot(lora.a),
                 b: slot(lora.b),
                 magnitude: lora.magnitude.map(&mut slot),
@@ -136,7 +142,7 @@ impl Part {
         })
     }
 
-    /// Whether the input is needed again in backward, after [`Part::forward`]: for a weight, or a pair.
+    /// Whether the input is needed again in backward, after [`LinearOp::forward`]: for a weight, or a pair.
     pub fn reads_input(&self, context: &Forward<'_>) -> bool {
         let pair = self.lora.as_ref().filter(|pair| pair.projected.is_none());
         let lora = pair.is_some_and(|pair| pair.slots().any(|slot| context.needs_grad(slot)));
@@ -163,7 +169,7 @@ impl Part {
                 && context.needs_grad(pair.b)
                 && a.size()[0] < a.size()[1]
             {
-                pair.projected = Some(Keep::Exact.keep(&small, scope)?);
+                pair.projected = Some(SavePolicy::Exact.save(&small, scope)?);
             }
             return Ok(affine(bias)?.f_addmm_(&small, &b.f_tr()?)?);
         };
@@ -184,54 +190,54 @@ impl Part {
     fn weight<'a>(&self, at: impl FnOnce(usize) -> &'a Tensor) -> Result<Tensor, TchError> {
         let weight = match &self.weight {
             Weight::Slot(slot) => at(*slot).shallow_clone(),
-            Weight::Packed(weight) => weight.expand()?,
+            Weight::Quantized(weight) => weight.expand()?,
         };
         if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight) }
     }
 
-    /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their `answers`, the input's added to `d_input` if that
+    /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their `grad_inputs`, the input's added to `d_input` if that
     /// is wanted. `parameters` are the function's inputs but the first.
     pub fn backward(
         &self,
         dy: &Tensor,
         parameters: &[Tensor],
-        input: &Input<'_>,
+        input: &LinearInput<'_>,
         context: &Backward<'_>,
-        answers: &mut [Option<Tensor>],
-        mut d_input: Option<&mut Sum>,
+        grad_inputs: &mut [Option<Tensor>],
+        mut d_input: Option<&mut GradSum>,
     ) -> Result<(), BoxError> {
         let parameter = |slot: usize| &parameters[slot - 1];
         if let Some(bias) = self.bias.filter(|bias| context.needs_grad(*bias)) {
-            answers[bias] = Some(dy.f_sum_dim_intlist(0, false, dy.kind())?);
+            grad_inputs[bias] = Some(dy.f_sum_dim_intlist(0, false, dy.kind())?);
         }
-        let weight = Expanded { part: self, parameters, found: OnceCell::new() };
-        let pulled = match &self.lora {
-            Some(pair) => pair.pull(dy, &weight, parameters, context)?,
-            None => Pulled { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None },
+        let weight = Expanded { op: self, parameters, found: OnceCell::new() };
+        let output_grads = match &self.lora {
+            Some(pair) => pair.output_grads(dy, &weight, parameters, context)?,
+            None => OutputGrads { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None },
         };
         if let Some(sum) = &mut d_input {
-            sum.add_product(&pulled.weight, weight.get()?)?;
+            sum.add_product(&output_grads.weight, weight.get()?)?;
         }
         let trained = self.weight.slot().filter(|slot| context.needs_grad(*slot));
         let dropped = match &self.lora {
             Some(pair) if pair.dropout > 0.0 && pair.projected.is_none() => {
-                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (trained.is_some() && pulled.dropped.is_some());
+                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (trained.is_some() && output_grads.dropped.is_some());
                 if is_read { Some(pair.drop_elements(&input.rows(parameter(pair.a).size()[1])?)?) } else { None }
             }
             _ => None,
         };
         if let Some(slot) = trained {
-            let mut gradient = input.contract(&pulled.weight)?;
-            if let (Some(more), Some(dropped)) = (&pulled.dropped, &dropped) {
+            let mut gradient = input.contract(&output_grads.weight)?;
+            if let (Some(more), Some(dropped)) = (&output_grads.dropped, &dropped) {
                 gradient = gradient.f_add(&more.f_tr()?.f_matmul(dropped)?)?;
             }
-            answers[slot] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
+            grad_inputs[slot] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
         }
         let Some(pair) = &self.lora else { return Ok(()) };
         let (a, b) = (parameter(pair.a).f_to_kind(dy.kind())?, parameter(pair.b).f_to_kind(dy.kind())?);
-        let small = pulled.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
+        let small = output_grads.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
         if context.needs_grad(pair.a) {
-            answers[pair.a] = Some(match &dropped {
+            grad_inputs[pair.a] = Some(match &dropped {
                 Some(dropped) => small.f_tr()?.f_matmul(dropped)?,
                 None => input.contract(&small)?,
             });
@@ -243,15 +249,15 @@ impl Part {
         let magnitude = pair.magnitude.filter(|slot| context.needs_grad(*slot));
         if context.needs_grad(pair.b) || magnitude.is_some() {
             let projected = match &pair.projected {
-                Some(kept) => kept.restore()?,
+                Some(saved) => saved.restore()?,
                 None => project(&a)?.f_mul_scalar(pair.scale)?,
             };
             if context.needs_grad(pair.b) {
-                answers[pair.b] = Some(pulled.pair.f_tr()?.f_matmul(&projected)?);
+                grad_inputs[pair.b] = Some(output_grads.pair.f_tr()?.f_matmul(&projected)?);
             }
-            if let (Some(slot), Some(norms)) = (magnitude, &pulled.norms) {
+            if let (Some(slot), Some(norms)) = (magnitude, &output_grads.norms) {
                 let unscaled = project(weight.get()?)?.f_addmm_(&projected, &b.f_tr()?)?;
-                answers[slot] = Some(
+                grad_inputs[slot] = Some(
                     dy.f_mul(&unscaled)?
                         .f_sum_dim_intlist(0, false, norms.kind())?
                         .f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?,
@@ -261,7 +267,7 @@ impl Part {
         if let Some(sum) = d_input {
             if pair.dropout > 0.0 {
                 let mut through = small.f_matmul(&a)?;
-                if let Some(more) = &pulled.dropped {
+                if let Some(more) = &output_grads.dropped {
                     through = through.f_addmm_(more, weight.get()?)?;
                 }
                 sum.add(pair.drop_elements(&through)?)?;
@@ -275,7 +281,7 @@ impl Part {
 
 /// The weight `[out, in]` in backward, expanded where it is first needed.
 struct Expanded<'a> {
-    part: &'a Part,
+    op: &'a LinearOp,
     parameters: &'a [Tensor],
     found: OnceCell<Tensor>,
 }
@@ -285,7 +291,7 @@ impl Expanded<'_> {
         match self.found.get() {
             Some(weight) => Ok(weight),
             None => {
-                let weight = self.part.weight(|slot| &self.parameters[slot - 1])?;
+                let weight = self.op.weight(|slot| &self.parameters[slot - 1])?;
                 Ok(self.found.get_or_init(|| weight))
             }
         }
@@ -293,7 +299,7 @@ impl Expanded<'_> {
 }
 
 /// The output's gradient `[rows, out]` as the parts of the map see it.
-struct Pulled {
+struct OutputGrads {
     /// At the output of the pair.
     pair: Tensor,
     /// At the output of the weight, whose input is whole.
@@ -306,9 +312,9 @@ struct Pulled {
 
 /// A gradient that grows in place.
 #[derive(Default)]
-pub(crate) struct Sum(Option<Tensor>);
+pub(crate) struct GradSum(Option<Tensor>);
 
-impl Sum {
+impl GradSum {
     pub fn into_inner(self) -> Option<Tensor> {
         self.0
     }

@@ -1,4 +1,4 @@
-use crate::{Error, Place, Scope};
+use crate::{Error, Scope, SiteId};
 use lowrank::{Code, Options, decompose};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Kind, Tensor};
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 /// others'. Nothing but the codes is held between forward and backward: backward asks for the last input first, for which it adds them all up
 /// once, and then takes one off for each block that it goes down.
 #[derive(Debug, Default)]
-pub(crate) struct Chain(Mutex<State>);
+pub(crate) struct DeltaChain(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,12 +21,12 @@ struct State {
 
 /// An input in a chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
-    chain: Arc<Chain>,
+pub(crate) struct DeltaEntry {
+    chain: Arc<DeltaChain>,
     index: usize,
     bytes: u64,
     kind: Kind,
-    place: Place,
+    site_id: SiteId,
 }
 
 impl State {
@@ -54,14 +54,14 @@ fn summed(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
-impl Chain {
+impl DeltaChain {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Codes `matrix` `[rows, width]` as the next input.
-    pub(crate) fn extend(self: &Arc<Self>, matrix: &Tensor, options: &Options, scope: &Scope) -> Result<Link, Error> {
-        let (place, kind) = (scope.place(), matrix.kind());
+    pub(crate) fn extend(self: &Arc<Self>, matrix: &Tensor, options: &Options, scope: &Scope) -> Result<DeltaEntry, Error> {
+        let (site_id, kind) = (scope.site_id(), matrix.kind());
         let mut state = self.state();
         let sum = state.take_sum(kind)?;
         let difference = match &sum {
@@ -73,16 +73,16 @@ impl Chain {
         };
         // What a difference loses is made up for by the next, so that the least error is what it is coded for.
         let options = Options { keep_norms: options.keep_norms && sum.is_none(), ..*options };
-        let coded = scope.sites().with_state(place, |state| decompose(&difference, &options, scope.seed(), state));
-        let code = coded.map_err(|source| Error::Compression { place, source })?;
+        let coded = scope.store().with_state(site_id, |state| decompose(&difference, &options, scope.seed(), state));
+        let code = coded.map_err(|source| Error::Compression { site_id, source })?;
         let part = decoded(&code, kind)?;
         state.sum = Some(match sum {
             None => part,
             Some(sum) => sum.f_add(&part)?,
         });
-        let link = Link { chain: Arc::clone(self), index: state.codes.len(), bytes: code.bytes(), kind, place };
+        let entry = DeltaEntry { chain: Arc::clone(self), index: state.codes.len(), bytes: code.bytes(), kind, site_id };
         state.codes.push(code);
-        Ok(link)
+        Ok(entry)
     }
 
     /// The forward has passed the last block: only the codes are kept.
@@ -91,7 +91,7 @@ impl Chain {
     }
 }
 
-impl Link {
+impl DeltaEntry {
     /// Bytes of its code.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -101,10 +101,10 @@ impl Link {
     pub(crate) fn restore(&self) -> Result<Tensor, Error> {
         let mut state = self.chain.state();
         if state.codes.len() != self.index + 1 {
-            return Err(Error::OutOfOrder { place: self.place });
+            return Err(Error::OutOfOrder { site_id: self.site_id });
         }
         let sum = state.take_sum(self.kind)?;
-        let (Some(sum), Some(code)) = (sum, state.codes.pop()) else { return Err(Error::OutOfOrder { place: self.place }) };
+        let (Some(sum), Some(code)) = (sum, state.codes.pop()) else { return Err(Error::OutOfOrder { site_id: self.site_id }) };
         if self.index > 0 {
             state.sum = Some(sum.f_sub(&decoded(&code, self.kind)?)?);
         }

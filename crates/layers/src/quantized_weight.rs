@@ -13,7 +13,7 @@ use tch::{Device, Kind, TchError, Tensor};
 /// The expansion is written in operations of libtorch, so that it runs wherever the weight is. Each of its roundings is one of its format's own:
 /// the numbers are, bit for bit, those that the whole weight would have.
 #[derive(Debug)]
-pub struct Packed {
+pub struct QuantizedWeight {
     shape: [i64; 2],
     kind: Kind,
     form: Form,
@@ -31,7 +31,7 @@ enum Form {
 const PIECE: i64 = 1 << 18;
 const GPU_PIECE: i64 = 1 << 22;
 
-impl Packed {
+impl QuantizedWeight {
     /// Blocks as a GGUF file holds them: `bytes` `[out, bytes of a row]`, which expand to `kind`. None if they are not rows of whole blocks.
     pub fn blocks(name: impl Into<String>, format: BlockFormat, bytes: Tensor, kind: Kind) -> Option<Self> {
         let (BlockSize { bytes: block, elements }, size) = (format.size(), bytes.size());
@@ -138,7 +138,7 @@ pub enum Matrix<'a> {
     /// As it is; it may be trained.
     Dense(&'a Tensor),
     /// Expanded in forward, and again in backward.
-    Packed(&'a Arc<Packed>),
+    Quantized(&'a Arc<QuantizedWeight>),
 }
 
 impl Matrix<'_> {
@@ -146,7 +146,7 @@ impl Matrix<'_> {
     pub fn size(&self) -> Vec<i64> {
         match self {
             Self::Dense(weight) => weight.size(),
-            Self::Packed(weight) => weight.size().to_vec(),
+            Self::Quantized(weight) => weight.size().to_vec(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Matrix<'_> {
     pub fn dense(&self) -> Result<Tensor, TchError> {
         match self {
             Self::Dense(weight) => Ok(weight.shallow_clone()),
-            Self::Packed(weight) => weight.expand(),
+            Self::Quantized(weight) => weight.expand(),
         }
     }
 }
@@ -168,8 +168,8 @@ impl<'a> From<&'a Tensor> for Matrix<'a> {
     }
 }
 
-impl<'a> From<&'a Arc<Packed>> for Matrix<'a> {
-    fn from(weight: &'a Arc<Packed>) -> Self {
-        Self::Packed(weight)
+impl<'a> From<&'a Arc<QuantizedWeight>> for Matrix<'a> {
+    fn from(weight: &'a Arc<QuantizedWeight>) -> Self {
+        Self::Quantized(weight)
     }
 }
