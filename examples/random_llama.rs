@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
         }
         Ok((draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed as u64)? * 0.02).to_kind(kind))
     };
-    let tensors = Decoder::expected(&config)
+    let tensors = Decoder::tensor_shapes(&config)
         .into_iter()
         .enumerate()
         .map(|(seed, (name, shape))| Ok((name, random(seed, &shape)?)))

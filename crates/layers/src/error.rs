@@ -1,6 +1,9 @@
 use crate::SiteId;
 use tch::TchError;
 
+/// What an operation gives, or why it cannot.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// What can go wrong in this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

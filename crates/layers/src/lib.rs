@@ -43,7 +43,7 @@ pub use attention::{Bias, Scores, attention, biased_attention};
 pub use clamp::clamp;
 pub use dropout::{drop_path, dropout};
 pub use embedding::embedding;
-pub use error::Error;
+pub use error::{Error, Result};
 pub use experts::{Dispatch, expert_inputs, expert_outputs};
 pub use gated::{activate, gated};
 pub use layer_norm::layer_norm;

@@ -17,7 +17,7 @@ pub trait Model {
     }
 
     /// Tables of which a forward reads a row for each token and nothing else: embeddings, but not one that is the head.
-    fn tables(&self) -> Vec<&Parameter> {
+    fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
         Vec::new()
     }
 

@@ -56,7 +56,7 @@ fn step(decoder: &Decoder, activations: BlockActivations) -> (f64, Vec<Tensor>, 
     let (inputs, targets) = batch(decoder);
     let sites = Arc::new(ActivationStore::default());
     let scope = Scope::training(1, sites.clone());
-    let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
+    let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
     let bytes = [sites.saved_bytes().held(), sites.saved_bytes().exact()];
     let loss = decoder.loss(&hidden, &targets, 1.0 / 48.0, 0, &scope).unwrap();
     let wanted: Vec<&Tensor> = decoder.trained().into_iter().map(|parameter| parameter.tensor()).collect();
@@ -76,7 +76,7 @@ fn a_step_touches_a_row_of_a_table_for_each_token_and_no_others() {
     for folder in families() {
         let decoder = trained(&folder, Kind::Float);
         let config = decoder.config();
-        let tables: Vec<&str> = decoder.tables().into_iter().map(|table| table.name()).collect();
+        let tables: Vec<&str> = decoder.sparse_grad_embeddings().into_iter().map(|table| table.name()).collect();
         assert_eq!(tables.contains(&config.ends().1.as_str()), !config.tie_embeddings, "{}", name(&folder));
         let (_, gradients, _) = step(&decoder, BlockActivations::default());
         for (parameter, gradient) in decoder.trained().into_iter().zip(gradients).filter(|(of, _)| tables.contains(&of.name())) {
@@ -124,14 +124,14 @@ fn frozen_weights_without_adapters_keep_nothing() {
     for folder in families() {
         let decoder = Decoder::load(&Checkpoint::open(&folder).unwrap(), Kind::Float, Device::Cpu).unwrap();
         let sites = Arc::new(ActivationStore::default());
-        let hidden = decoder.hidden(&batch(&decoder).0, &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
+        let hidden = decoder.forward(&batch(&decoder).0, &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
         assert_eq!((sites.saved_bytes().held(), hidden.requires_grad()), (0, false), "{}", name(&folder));
     }
 }
 
 /// The logits of a row, `[tokens, vocabulary]`.
 fn logits(decoder: &Decoder, inputs: &Inputs) -> Tensor {
-    let hidden = decoder.hidden(inputs, &Activations::default(), &Scope::evaluation()).unwrap();
+    let hidden = decoder.forward(inputs, &Activations::default(), &Scope::evaluation()).unwrap();
     decoder.logits(&hidden).unwrap().squeeze_dim(0)
 }
 

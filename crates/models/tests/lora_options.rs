@@ -49,7 +49,7 @@ fn batch(file: &TensorFile) -> (Inputs, Targets) {
 fn step(decoder: &Decoder, file: &TensorFile, activations: BlockActivations) -> (f64, Vec<(String, Tensor)>) {
     let (inputs, targets) = batch(file);
     let scope = Scope::training(1, Arc::new(ActivationStore::default()));
-    let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
+    let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
     let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count() as f64, 0, &scope).unwrap();
     let trained = decoder.trained();
     let wanted: Vec<&Tensor> = trained.iter().map(|parameter| parameter.tensor()).collect();
@@ -130,7 +130,7 @@ fn a_new_adapter_targets_the_modules_that_peft_did_and_changes_nothing_at_first(
         let mut decoder = base(&config);
         let plain = {
             let _mode = GradMode::disabled();
-            decoder.hidden(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap()
+            decoder.forward(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap()
         };
         decoder.add_lora(&config, None, 3, &folder).unwrap();
         let shapes = |decoder: &Decoder| {
@@ -139,7 +139,7 @@ fn a_new_adapter_targets_the_modules_that_peft_did_and_changes_nothing_at_first(
         };
         assert_eq!(shapes(&decoder), shapes(&loaded), "{}", name(&folder));
         let _mode = GradMode::disabled();
-        let hidden = decoder.hidden(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap();
+        let hidden = decoder.forward(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap();
         let error = relative(&hidden, &plain);
         assert!(error < 1e-5, "{}: the first step would start at {error:e}", name(&folder));
     }

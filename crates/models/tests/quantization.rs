@@ -89,7 +89,7 @@ fn step(decoder: &Decoder, activations: BlockActivations) -> Vec<Tensor> {
         }
     }
     let scope = Scope::training(7, Arc::default());
-    let hidden = decoder.hidden(&Inputs::rows(ids), &activations.into(), &scope).unwrap();
+    let hidden = decoder.forward(&Inputs::rows(ids), &activations.into(), &scope).unwrap();
     let loss = decoder.loss(&hidden, &targets, 1.0, 16, &scope).unwrap();
     let trained: Vec<&Tensor> = decoder.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = autograd::grad(&[&loss], &trained, &[None], false, false).unwrap();

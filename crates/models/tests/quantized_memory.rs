@@ -29,7 +29,7 @@ fn predicted(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind) ->
     let config = checkpoint.config().unwrap();
     let packed = quantization.packed_bytes(config, Some(checkpoint));
     let (mut held, mut few) = (0, [0, 0]);
-    for (name, shape) in Decoder::expected(config) {
+    for (name, shape) in Decoder::tensor_shapes(config) {
         let elements = shape.iter().product::<i64>() as u64;
         match packed.iter().find(|(packed, _)| *packed == name) {
             Some((_, bytes)) => {

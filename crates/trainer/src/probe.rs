@@ -29,7 +29,7 @@ impl Probe<'_> {
     /// A forward alone, from which the sites remember what they do.
     pub fn show(&self, batch: &Batch, index: usize, activations: &Activations, sites: &Arc<ActivationStore>) -> Result<()> {
         let (inputs, _) = tensors(batch, self.decoder.device())?;
-        drop(self.decoder.hidden(&inputs, activations, &self.scope(index, sites))?);
+        drop(self.decoder.forward(&inputs, activations, &self.scope(index, sites))?);
         Ok(())
     }
 
@@ -39,7 +39,7 @@ impl Probe<'_> {
         let (inputs, targets) = tensors(batch, decoder.device())?;
         let targets = Targets::new(&targets)?;
         let scope = self.scope(index, &sites);
-        let hidden = decoder.hidden(&inputs, activations, &scope)?;
+        let hidden = decoder.forward(&inputs, activations, &scope)?;
         let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count().max(1) as f64, self.loss_chunk, &scope)?;
         drop(hidden);
         let (kept_bytes, exact_bytes) = (sites.saved_bytes().held(), sites.saved_bytes().exact());

@@ -139,7 +139,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: O
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
     let known = Known {
         in_bases: readers.iter().map(|reader| reader.parameter.clone()).collect(),
-        tables: model.tables().into_iter().map(|table| table.name().to_owned()).collect(),
+        tables: model.sparse_grad_embeddings().into_iter().map(|table| table.name().to_owned()).collect(),
     };
     let mut stepper = Stepper {
         learner,

@@ -72,7 +72,7 @@ fn kept_bytes_are_the_count_by_formula() {
             let inputs = Inputs::rows(ids.shallow_clone());
             let found = Targets::new(&targets).unwrap();
             let before = memory::current(Device::Cpu).unwrap() as i64;
-            let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
+            let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
             let loss = decoder.loss(&hidden, &found, 1.0, 5, &scope).unwrap();
             drop(hidden);
             // The loss keeps the gradient of the states it was computed from.

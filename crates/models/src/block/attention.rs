@@ -1,6 +1,6 @@
+use super::attention_context::{AttentionContext, KvCache};
 use super::latent::Latent;
 use super::relative::Relative;
-use super::shared::{Seen, Shared};
 use crate::activations::BlockActivations;
 use crate::config::names::QueryNames;
 use crate::config::{EncoderConfig, HeadNorm, LayerConfig, LayerRope, ModelConfig, StageConfig};
@@ -135,17 +135,17 @@ impl Attention {
         self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).chain(relative)
     }
 
-    /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in what it has `seen`.
+    /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in its `cache`.
     pub fn forward(
         &self,
         x: &Tensor,
         input: impl Into<SavedInput>,
-        shared: &Shared,
-        seen: Option<&mut Seen>,
+        context: &AttentionContext,
+        cache: Option<&mut KvCache>,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
-        let table = shared.table(self.layer.rope);
+    ) -> layers::Result<Tensor> {
+        let table = context.table(self.layer.rope);
         let [q, mut k, mut v] = match (&self.maps, table) {
             (Maps::Latent(latent), Some(table)) => latent.forward(x, input.into(), table, activations, scope)?,
             _ => {
@@ -156,10 +156,10 @@ impl Attention {
                 }
             }
         };
-        if let Some(seen) = seen {
-            (k, v) = seen.extend(k, v)?;
+        if let Some(cache) = cache {
+            (k, v) = cache.extend(k, v)?;
         }
-        let mask = shared.mask(self.layer.window)?;
+        let mask = context.mask(self.layer.window)?;
         let bias = self.relative.as_ref().map(Relative::bias);
         let (out, saved) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
         let input = saved.map_or(SavedInput::Policy(activations.attn_out), SavedInput::Saved);
@@ -167,13 +167,7 @@ impl Attention {
     }
 
     /// Queries, keys and values by head, cut and normed but not yet turned.
-    fn queries(
-        &self,
-        x: &Tensor,
-        input: SavedInput,
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<[Tensor; 3], Error> {
+    fn queries(&self, x: &Tensor, input: SavedInput, activations: &BlockActivations, scope: &Scope) -> layers::Result<[Tensor; 3]> {
         let into = scope.site(Site::AttnIn);
         let Heads { queries, keys, width } = self.heads;
         let mut qkv = match &self.maps {

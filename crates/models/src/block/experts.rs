@@ -6,7 +6,7 @@ use crate::linear::Shape;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Dispatch, Error, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
+use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
 use tch::Tensor;
 
 /// A mixture of experts in the place of an MLP: a router gives each token to some of them, and perhaps one sees all tokens.
@@ -83,13 +83,7 @@ impl Experts {
     }
 
     /// `x` `[batch, tokens, hidden]` to the same. What reads `x` here shares one kept tensor: router, experts, and the shared one.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        input: &SharedSave,
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
+    pub fn forward(&self, x: &Tensor, input: &SharedSave, activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         let size = x.size();
         let rows = x.f_reshape([-1, self.router.size().1])?;
         let into = scope.site(Site::MlpIn);

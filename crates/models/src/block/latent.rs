@@ -94,7 +94,7 @@ impl Latent {
         table: &RotaryTable,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<[Tensor; 3], Error> {
+    ) -> layers::Result<[Tensor; 3]> {
         let LatentConfig { key_rank, plain_dim, rotary_dim, value_dim, .. } = self.config;
         let size = x.size();
         let heads = |y: &Tensor, width: i64| y.f_view([size[0], size[1], -1, width]);

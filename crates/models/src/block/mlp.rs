@@ -3,7 +3,7 @@ use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Error, SavedInput, Scope, Site, activate, gated, project, split};
+use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
 use tch::Tensor;
 
 /// An MLP, with a gate or without.
@@ -95,7 +95,7 @@ impl Mlp {
         input: impl Into<SavedInput>,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
+    ) -> layers::Result<Tensor> {
         let (gate, up) = (scope.site(self.sites.gate), scope.site(self.sites.up));
         let into = scope.site(Site::MlpIn);
         let into = self.sites.stream.map_or_else(|| into.clone(), |stream| into.at(stream));

@@ -57,7 +57,7 @@ impl ImageEmbedding {
     }
 
     /// `pixels` `[batch, channels, height, width]` to `[batch, tokens, width]`, and the map that the patches make, rows and columns.
-    pub fn forward(&self, pixels: &Tensor, scope: &Scope) -> std::result::Result<(Tensor, [i64; 2]), Error> {
+    pub fn forward(&self, pixels: &Tensor, scope: &Scope) -> layers::Result<(Tensor, [i64; 2])> {
         let (size, [height, width]) = (pixels.size(), self.config.size);
         let fits = size.len() == 4 && size[1] == self.config.channels && (self.config.any_size || size[2..] == [height, width]);
         if !fits {

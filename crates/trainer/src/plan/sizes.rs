@@ -81,7 +81,7 @@ impl<'a> Sizes<'a> {
     pub fn held(&self, ranks: usize) -> Result<(Held, Vec<TrainedShape>)> {
         let kind = if self.run.model.dtype == Dtype::F32 { Kind::Float } else { Kind::BFloat16 };
         let (head, _) = self.model.ends();
-        let mut expected = Decoder::expected(self.model);
+        let mut expected = Decoder::tensor_shapes(self.model);
         if self.unties() {
             expected.push((head, vec![self.model.vocab_size, self.model.hidden_size]));
         }

@@ -4,7 +4,7 @@ use tch::{TchError, Tensor};
 
 /// What all blocks of one forward share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct AttentionContext {
     /// The rotary table of the model, and that of its local layers.
     pub tables: [Option<RotaryTable>; 2],
     /// The mask of each window that layers have.
@@ -13,7 +13,7 @@ pub(crate) struct Shared {
     pub grid: Option<[i64; 2]>,
 }
 
-impl Shared {
+impl AttentionContext {
     pub fn shallow_clone(&self) -> Self {
         Self {
             tables: self.tables.each_ref().map(|table| table.as_ref().map(RotaryTable::shallow_clone)),
@@ -46,9 +46,9 @@ impl Shared {
 
 /// The keys and values of the tokens already seen while generating, `[1, tokens, kv_heads, width]` each.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(Option<(Tensor, Tensor)>);
+pub(crate) struct KvCache(Option<(Tensor, Tensor)>);
 
-impl Seen {
+impl KvCache {
     /// Puts new ones behind, and gives all.
     pub fn extend(&mut self, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor), TchError> {
         let (k, v) = match &self.0 {

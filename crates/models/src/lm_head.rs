@@ -4,12 +4,12 @@ use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Result, Weight};
 use autograd::Parameter;
-use layers::{Error, Projection, SavePolicy, Scope, project};
+use layers::{Projection, SavePolicy, Scope, project};
 use tch::{Kind, Tensor};
 
 /// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(crate) struct LmHead {
     config: HeadConfig,
     norm: Norm,
     head: Weight,
@@ -17,7 +17,7 @@ pub(crate) struct Tail {
     tied: bool,
 }
 
-impl Tail {
+impl LmHead {
     pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, embedding: &Weight) -> Result<Self> {
         let names = config.names;
         let norm = Norm::new(tensors, config.norms(), names.final_norm, &[config.hidden_size])?;
@@ -64,7 +64,7 @@ impl Tail {
     }
 
     /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
-    pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, Error> {
+    pub fn logits(&self, hidden: &Tensor) -> layers::Result<Tensor> {
         // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
         let scope = Scope::evaluation();
         let normed = self.norm.forward(hidden, &SavePolicy::Exact, &scope)?;
