@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::frame::{Frame, Line, Token};
-use super::meeting::Visitor;
+use super::frame::{Connection, Frame, Token};
+use super::rendezvous::PendingConnection;
 use super::watch::Watch;
 use crate::activity;
 
@@ -31,26 +31,26 @@ pub(super) enum End {
 }
 
 /// One rank's end of the heartbeat: a star, of which rank 0 is the centre.
-pub(super) struct Station {
+pub(super) struct Server {
     pub(super) watch: Watch,
     /// The connections to other ranks: on rank 0 to all that have come, on others to rank 0.
-    pub(super) lines: BTreeMap<usize, Line>,
+    pub(super) connections: BTreeMap<usize, Connection>,
     /// On rank 0, where the others come.
-    pub(super) door: Option<Door>,
+    pub(super) listener: Option<Listener>,
     /// Something to read, or the end of it, means that this rank leaves.
     pub(super) leave: UnixStream,
     pub(super) interval: Duration,
 }
 
 /// Where other ranks come to.
-pub(super) struct Door {
-    pub(super) listener: TcpListener,
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
     pub(super) token: Token,
     pub(super) world_size: usize,
-    pub(super) visitors: Vec<Visitor>,
+    pub(super) pending: Vec<PendingConnection>,
 }
 
-impl Station {
+impl Server {
     /// Beats and listens until this rank leaves or the job has failed.
     pub(super) fn run(mut self) -> End {
         let (mut last_look, mut next_beat) = (Instant::now(), Instant::now());
@@ -61,24 +61,25 @@ impl Station {
             if now >= next_beat {
                 next_beat = now + self.interval;
                 let own = activity::own();
-                self.watch.tell(self.own(), own.clone());
-                self.lines.values_mut().for_each(|line| line.send(&Frame::Beat(own.clone())));
+                self.watch.update(self.own(), own.clone());
+                self.connections.values_mut().for_each(|connection| connection.send(&Frame::Beat(own.clone())));
             }
-            self.open_door();
+            self.accept_ranks();
             if let Some(words) = self.listen() {
                 return End::Failed { words, is_told: true };
             }
             if self.is_leaving() {
-                self.tell_all(&Frame::Farewell, true);
+                self.send_to_all(&Frame::Goodbye, true);
                 return End::Left;
             }
             if let Some(words) = self.watch.verdict() {
-                self.tell_all(&Frame::Verdict(words.clone()), false);
+                self.send_to_all(&Frame::Verdict(words.clone()), false);
                 return End::Failed { words, is_told: false };
             }
             let mut descriptors = vec![self.leave.as_raw_fd()];
-            descriptors.extend(self.door.iter().flat_map(Door::descriptors));
-            descriptors.extend(self.lines.values().filter(|line| line.is_open).map(|line| line.stream.as_raw_fd()));
+            descriptors.extend(self.listener.iter().flat_map(Listener::descriptors));
+            descriptors
+                .extend(self.connections.values().filter(|connection| connection.is_open).map(|connection| connection.stream.as_raw_fd()));
             wait(&descriptors, next_beat.saturating_duration_since(Instant::now()));
         }
     }
@@ -94,12 +95,12 @@ impl Station {
     }
 
     /// Lets in whoever has come to stay.
-    fn open_door(&mut self) {
-        let Some(door) = &mut self.door else { return };
-        for (rank, line, frames) in door.look() {
+    fn accept_ranks(&mut self) {
+        let Some(listener) = &mut self.listener else { return };
+        for (rank, connection, frames) in listener.poll() {
             // A second connection of the same rank is none of its own making.
-            if let Entry::Vacant(place) = self.lines.entry(rank) {
-                place.insert(line);
+            if let Entry::Vacant(place) = self.connections.entry(rank) {
+                place.insert(connection);
                 self.watch.heard(rank);
                 self.take(rank, frames);
             }
@@ -108,12 +109,12 @@ impl Station {
 
     /// Takes what has come from all. The verdict, if rank 0 has told one.
     fn listen(&mut self) -> Option<String> {
-        let ranks: Vec<usize> = self.lines.keys().copied().collect();
+        let ranks: Vec<usize> = self.connections.keys().copied().collect();
         for rank in ranks {
-            let Some(line) = self.lines.get_mut(&rank) else { continue };
-            line.flush();
-            let received = line.receive();
-            let is_closed = line.is_closed;
+            let Some(connection) = self.connections.get_mut(&rank) else { continue };
+            connection.flush();
+            let received = connection.receive();
+            let is_closed = connection.is_closed;
             if received.any {
                 self.watch.heard(rank);
             }
@@ -131,11 +132,11 @@ impl Station {
     fn take(&mut self, rank: usize, frames: Vec<Frame>) -> Option<String> {
         for frame in frames {
             match frame {
-                Frame::Beat(activity) => self.watch.tell(rank, activity),
-                Frame::Farewell => {
+                Frame::Beat(activity) => self.watch.update(rank, activity),
+                Frame::Goodbye => {
                     self.watch.left(rank);
                     // Which tells the rank that its farewell was heard.
-                    self.lines.remove(&rank);
+                    self.connections.remove(&rank);
                 }
                 // A rank that is not the first has lost sight of the first; the first sees more.
                 Frame::Verdict(words) if self.own() != 0 => return Some(words),
@@ -146,26 +147,26 @@ impl Station {
     }
 
     /// Says a last thing to all, and waits a little until it is on its way, or until all have `heard` it and hung up.
-    fn tell_all(&mut self, frame: &Frame, heard: bool) {
+    fn send_to_all(&mut self, frame: &Frame, heard: bool) {
         let end = Instant::now() + LAST_WORDS;
         // A rank that was welcome may not have beaten yet: without a farewell it would miss this one.
-        let visitors = self.door.iter_mut().flat_map(|door| door.visitors.drain(..));
-        let welcome = visitors.filter(|visitor| visitor.rank.is_some()).map(|visitor| visitor.line);
-        let mut lines: Vec<Line> = std::mem::take(&mut self.lines).into_values().chain(welcome).collect();
-        lines.iter_mut().for_each(|line| line.send(frame));
+        let pending = self.listener.iter_mut().flat_map(|listener| listener.pending.drain(..));
+        let welcome = pending.filter(|candidate| candidate.rank.is_some()).map(|candidate| candidate.connection);
+        let mut connections: Vec<Connection> = std::mem::take(&mut self.connections).into_values().chain(welcome).collect();
+        connections.iter_mut().for_each(|connection| connection.send(frame));
         loop {
-            lines.retain_mut(|line| {
-                if line.flush() {
+            connections.retain_mut(|connection| {
+                if connection.flush() {
                     if !heard {
                         return false;
                     }
-                    line.hang_up();
-                    line.receive();
+                    connection.hang_up();
+                    connection.receive();
                 }
-                line.is_open
+                connection.is_open
             });
             let left = end.saturating_duration_since(Instant::now());
-            if lines.is_empty() || left.is_zero() {
+            if connections.is_empty() || left.is_zero() {
                 return;
             }
             std::thread::sleep(left.min(Duration::from_millis(5)));
@@ -173,26 +174,26 @@ impl Station {
     }
 }
 
-impl Door {
+impl Listener {
     fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        std::iter::once(self.listener.as_raw_fd()).chain(self.visitors.iter().map(|visitor| visitor.line.stream.as_raw_fd()))
+        std::iter::once(self.socket.as_raw_fd()).chain(self.pending.iter().map(|candidate| candidate.connection.stream.as_raw_fd()))
     }
 
     /// Looks who is there; those that stay, with what they have said.
-    fn look(&mut self) -> Vec<(usize, Line, Vec<Frame>)> {
-        while let Ok((stream, _)) = self.listener.accept() {
+    fn poll(&mut self) -> Vec<(usize, Connection, Vec<Frame>)> {
+        while let Ok((stream, _)) = self.socket.accept() {
             // One that cannot even be set up is as if it had not come.
-            self.visitors.extend(Line::new(stream).ok().map(Visitor::new));
+            self.pending.extend(Connection::new(stream).ok().map(PendingConnection::new));
         }
         let (mut stay, mut wait) = (Vec::new(), Vec::new());
-        for mut visitor in self.visitors.drain(..) {
-            match visitor.hear(&self.token, self.world_size) {
-                Ok(Some((rank, frames))) => stay.push((rank, visitor.line, frames)),
-                Ok(None) => wait.push(visitor),
+        for mut candidate in self.pending.drain(..) {
+            match candidate.hear(&self.token, self.world_size) {
+                Ok(Some((rank, frames))) => stay.push((rank, candidate.connection, frames)),
+                Ok(None) => wait.push(candidate),
                 Err(()) => {}
             }
         }
-        self.visitors = wait;
+        self.pending = wait;
         stay
     }
 }
@@ -209,7 +210,7 @@ fn wait(descriptors: &[RawFd], longest: Duration) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::meeting::{Invitation, listen};
+    use super::super::rendezvous::{Endpoint, listen};
     use super::*;
     use std::thread::JoinHandle;
 
@@ -224,24 +225,30 @@ mod tests {
         thread: JoinHandle<End>,
     }
 
-    fn start(own: usize, ranks: usize, silence: Duration, lines: BTreeMap<usize, Line>, door: Option<Door>) -> Rank {
+    fn start(
+        own: usize,
+        world_size: usize,
+        silence: Duration,
+        connections: BTreeMap<usize, Connection>,
+        listener: Option<Listener>,
+    ) -> Rank {
         let (owner, leave) = UnixStream::pair().unwrap();
         leave.set_nonblocking(true).unwrap();
-        let hosts = (0..ranks).map(|rank| format!("node{rank}")).collect();
+        let hosts = (0..world_size).map(|rank| format!("node{rank}")).collect();
         let watch = Watch::new(own, hosts, silence, None, LONG);
-        let station = Station { watch, lines, door, leave, interval: Duration::from_millis(50) };
-        Rank { owner, thread: std::thread::spawn(move || station.run()) }
+        let server = Server { watch, connections, listener, leave, interval: Duration::from_millis(50) };
+        Rank { owner, thread: std::thread::spawn(move || server.run()) }
     }
 
     /// Rank 0, and how to reach it.
-    fn centre(ranks: usize, silence: Duration) -> (Rank, Invitation) {
-        let (listener, invitation) = listen().unwrap();
-        let door = Door { listener, token: invitation.token, world_size: ranks, visitors: Vec::new() };
-        (start(0, ranks, silence, BTreeMap::new(), Some(door)), invitation)
+    fn centre(world_size: usize, silence: Duration) -> (Rank, Endpoint) {
+        let (listener, endpoint) = listen().unwrap();
+        let listener = Listener { socket: listener, token: endpoint.token, world_size, pending: Vec::new() };
+        (start(0, world_size, silence, BTreeMap::new(), Some(listener)), endpoint)
     }
 
-    fn other(rank: usize, ranks: usize, invitation: &Invitation) -> Rank {
-        start(rank, ranks, LONG, BTreeMap::from([(0, invitation.accept(rank, LONG).unwrap())]), None)
+    fn other(rank: usize, world_size: usize, endpoint: &Endpoint) -> Rank {
+        start(rank, world_size, LONG, BTreeMap::from([(0, endpoint.connect(rank, LONG).unwrap())]), None)
     }
 
     impl Rank {
@@ -262,8 +269,8 @@ mod tests {
     #[test]
     fn ranks_that_leave_one_by_one_alarm_nobody() {
         for first_to_leave in 0..3 {
-            let (zero, invitation) = centre(3, LONG);
-            let mut ranks = vec![zero, other(1, 3, &invitation), other(2, 3, &invitation)];
+            let (zero, endpoint) = centre(3, LONG);
+            let mut ranks = vec![zero, other(1, 3, &endpoint), other(2, 3, &endpoint)];
             // It leaves when the others have heard it and hung up.
             assert_eq!(ranks.remove(first_to_leave).leave(), End::Left);
             assert!(ranks.into_iter().all(|rank| rank.leave() == End::Left));
@@ -272,9 +279,9 @@ mod tests {
 
     #[test]
     fn a_rank_that_dies_is_named_to_all() {
-        let (zero, invitation) = centre(3, LONG);
-        let one = other(1, 3, &invitation);
-        let mut two = invitation.accept(2, LONG).unwrap();
+        let (zero, endpoint) = centre(3, LONG);
+        let one = other(1, 3, &endpoint);
+        let mut two = endpoint.connect(2, LONG).unwrap();
         two.send(&Frame::Beat(crate::activity::Activity { step: 7, entered: 9, left: 8, operation: "barrier".into() }));
         drop(two);
         let words = "rank 2 (host node2) has ended without a word; last heard of at step 7, in barrier (collective 9)".to_owned();
@@ -284,9 +291,9 @@ mod tests {
 
     #[test]
     fn a_rank_that_falls_silent_is_named_to_all() {
-        let (zero, invitation) = centre(3, SILENCE);
-        let one = other(1, 3, &invitation);
-        let mut two = invitation.accept(2, LONG).unwrap();
+        let (zero, endpoint) = centre(3, SILENCE);
+        let one = other(1, 3, &endpoint);
+        let mut two = endpoint.connect(2, LONG).unwrap();
         two.send(&Frame::Beat(activity::Activity::default()));
         let (words, is_told) = zero.verdict();
         assert!(words.starts_with("rank 2 (host node2) has not been heard of for ") && !is_told, "{words}");
@@ -295,17 +302,17 @@ mod tests {
 
     #[test]
     fn a_rank_that_loses_rank_0_ends_by_itself() {
-        let (listener, invitation) = listen().unwrap();
-        let token = invitation.token;
+        let (listener, endpoint) = listen().unwrap();
+        let token = endpoint.token;
         let host = std::thread::spawn(move || {
-            let mut door = Door { listener, token, world_size: 2, visitors: Vec::new() };
+            let mut listener = Listener { socket: listener, token, world_size: 2, pending: Vec::new() };
             loop {
-                if let Some((_, line, _)) = door.look().pop() {
-                    return line;
+                if let Some((_, connection, _)) = listener.poll().pop() {
+                    return connection;
                 }
             }
         });
-        let one = other(1, 2, &invitation);
+        let one = other(1, 2, &endpoint);
         let silent = host.join().unwrap();
         // It starts with a grace in which it waits for the first sign of life.
         assert!(!one.thread.is_finished());

@@ -111,7 +111,7 @@ impl Nccl {
 
     fn scatter(&self, tensor: &Tensor, payload: &Payload, reduce: Reduce, own: &mut Tensor) -> Result<(), String> {
         // SAFETY: as in `combine`; `own` was made for it, and the tensors' memory goes to nothing that is queued earlier than this.
-        self.after_meeting(|communicator| unsafe {
+        self.after_rendezvous(|communicator| unsafe {
             communicator.reduce_scatter(tensor.data_ptr(), own.data_ptr(), own.numel(), payload.element, reduce)
         })
     }
@@ -119,24 +119,24 @@ impl Nccl {
     fn combine(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
         // SAFETY: the payload was accepted: a dense, contiguous tensor of so many elements on this device, whose memory libtorch hands on only to
         // what it queues later. That all ranks call the same was found out before.
-        self.after_meeting(|communicator| unsafe { communicator.all_reduce(tensor.data_ptr(), payload.numel, payload.element, reduce) })
+        self.after_rendezvous(|communicator| unsafe { communicator.all_reduce(tensor.data_ptr(), payload.numel, payload.element, reduce) })
     }
 
     /// Replaces `tensor` by that of rank `root`.
     pub(crate) fn broadcast(&self, tensor: &mut Tensor, payload: &Payload, root: usize) -> Result<(), String> {
         // SAFETY: as in `combine`.
-        self.after_meeting(|communicator| unsafe { communicator.broadcast(tensor.data_ptr(), payload.numel, payload.element, root) })
+        self.after_rendezvous(|communicator| unsafe { communicator.broadcast(tensor.data_ptr(), payload.numel, payload.element, root) })
     }
 
     /// Gathers `tensor` of every rank into `all`, which has room for them.
     pub(crate) fn all_gather(&self, tensor: &Tensor, payload: &Payload, all: &mut Tensor) -> Result<(), String> {
         // SAFETY: as in `combine`; `all` was made for it.
-        self.after_meeting(|communicator| unsafe {
+        self.after_rendezvous(|communicator| unsafe {
             communicator.all_gather(tensor.data_ptr(), all.data_ptr(), payload.numel, payload.element)
         })
     }
 
-    fn after_meeting(&self, call: impl FnOnce(&Communicator) -> Result<(), String>) -> Result<(), String> {
+    fn after_rendezvous(&self, call: impl FnOnce(&Communicator) -> Result<(), String>) -> Result<(), String> {
         let communicator = self.communicator.lock().unwrap_or_else(PoisonError::into_inner).clone();
         communicator.as_deref().map_or_else(|| Err("the ranks have not met".to_owned()), call)
     }

@@ -7,12 +7,12 @@
 //! job ends, on every rank that can be told, and on the others by themselves, since they miss rank 0.
 //!
 //! Any byte is a sign of life, however late it comes, so that a slow network or a rank that computes for an hour alarms nobody. [`watch`]
-//! judges, [`meeting`] finds the way to rank 0, [`frame`] is what is said, [`station`] the thread.
+//! judges, [`rendezvous`] finds the way to rank 0, [`frame`] is what is said, [`server`] the thread.
 
 mod frame;
 mod interfaces;
-mod meeting;
-mod station;
+mod rendezvous;
+mod server;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,9 +22,9 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::frame::Line;
-use self::meeting::Invitation;
-use self::station::{Door, End, Station};
+use self::frame::Connection;
+use self::rendezvous::Endpoint;
+use self::server::{End, Listener, Server};
 use self::watch::Watch;
 use crate::{Error, ProcessGroup, Result, daemon, failure};
 
@@ -62,21 +62,21 @@ impl Heartbeat {
             return Ok(Heartbeat { running: None });
         }
         let (rank, world_size) = (group.rank(), group.world_size());
-        let mut invitation = Vec::new();
+        let mut endpoint = Vec::new();
         let mut fault = String::new();
         let mut heartbeat = None;
-        let spawn = |lines, door| spawn(group, options, lines, door).map_err(|cause| cause.to_string());
+        let spawn = |connections, listener| spawn(group, options, connections, listener).map_err(|cause| cause.to_string());
         if rank == 0 {
             // It listens before anybody comes.
-            let opened = meeting::listen().map_err(|cause| format!("rank 0 cannot listen: {cause}")).and_then(|(listener, opened)| {
-                invitation = opened.encoded();
-                spawn(BTreeMap::new(), Some(Door { listener, token: opened.token, world_size, visitors: Vec::new() }))
+            let opened = rendezvous::listen().map_err(|cause| format!("rank 0 cannot listen: {cause}")).and_then(|(listener, opened)| {
+                endpoint = opened.encoded();
+                spawn(BTreeMap::new(), Some(Listener { socket: listener, token: opened.token, world_size, pending: Vec::new() }))
             });
             opened.map_or_else(|cause| fault = cause, |running| heartbeat = Some(running));
         }
-        group.broadcast_bytes(&mut invitation, 0)?;
-        if let Some(invitation) = Invitation::decoded(&invitation).filter(|_| rank != 0) {
-            let reached = invitation.accept(rank, meeting::LIMIT).and_then(|line| spawn(BTreeMap::from([(0, line)]), None));
+        group.broadcast_bytes(&mut endpoint, 0)?;
+        if let Some(endpoint) = Endpoint::decoded(&endpoint).filter(|_| rank != 0) {
+            let reached = endpoint.connect(rank, rendezvous::LIMIT).and_then(|connection| spawn(BTreeMap::from([(0, connection)]), None));
             reached.map_or_else(|cause| fault = cause, |running| heartbeat = Some(running));
         }
         let faults = group.all_gather_bytes(fault.as_bytes())?;
@@ -112,8 +112,8 @@ impl Drop for Heartbeat {
 fn spawn(
     group: &dyn ProcessGroup,
     options: HeartbeatOptions,
-    lines: BTreeMap<usize, Line>,
-    door: Option<Door>,
+    connections: BTreeMap<usize, Connection>,
+    listener: Option<Listener>,
 ) -> io::Result<(UnixStream, JoinHandle<()>)> {
     let (owner, leave) = UnixStream::pair()?;
     leave.set_nonblocking(true)?;
@@ -122,11 +122,11 @@ fn spawn(
     let silence = options.deadline.mul_f64(0.9);
     // Rank 0 alone hears what all are doing.
     let stall = options.stall.filter(|_| group.rank() == 0);
-    let watch = Watch::new(group.rank(), hosts, silence, stall, meeting::LIMIT);
+    let watch = Watch::new(group.rank(), hosts, silence, stall, rendezvous::LIMIT);
     let interval = (options.deadline / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
-    let station = Station { watch, lines, door, leave, interval };
+    let server = Server { watch, connections, listener, leave, interval };
     let beat = move || {
-        if let End::Failed { words, is_told } = station.run() {
+        if let End::Failed { words, is_told } = server.run() {
             fail(&words, is_told, options.told);
         }
     };
