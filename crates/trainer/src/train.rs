@@ -19,7 +19,7 @@ use collective::ProcessGroup;
 use config::{GradientMethod, Length, Run, Stream, Task};
 use layers::ActivationStore;
 use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
-use reduce::{GradientReducer, Known};
+use reduce::{GradientReducer, ParamHints};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -137,16 +137,16 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: O
         Stream::Side => ActivationStore::on_side_stream(model.device())?,
     };
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
-    let known = Known {
-        in_bases: readers.iter().map(|reader| reader.parameter.clone()).collect(),
-        tables: model.sparse_grad_embeddings().into_iter().map(|table| table.name().to_owned()).collect(),
+    let hints = ParamHints {
+        with_basis: readers.iter().map(|reader| reader.parameter.clone()).collect(),
+        sparse_grad_embeddings: model.sparse_grad_embeddings().into_iter().map(|table| table.name().to_owned()).collect(),
     };
     let mut stepper = Stepper {
         learner,
         group: &**group,
         order: &order,
         activations,
-        reducer: GradientReducer::knowing(group.clone(), &named, &known, reduce_config(run, group.world_size()))?,
+        reducer: GradientReducer::with_hints(group.clone(), &named, &hints, reduce_config(run, group.world_size()))?,
         optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
         sites: Arc::new(sites.shared_over(basis_layers.unwrap_or(1))),

@@ -1,21 +1,21 @@
-//! PowerSGD's random test matrices ("queries"): each a function of seed, step and parameter alone, so that all ranks draw the same.
+//! The random matrices `Q` from which PowerSGD starts: each a function of seed, step and parameter alone, so that all ranks draw the same.
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 use tch::Tensor;
 
-use crate::Result;
+use crate::error::Result;
 
-/// Fills `query` (`[n, k]`, f32) with independent standard normal numbers.
-pub(crate) fn draw(query: &mut Tensor, seed: u64, step: u64, parameter: usize) -> Result<()> {
+/// Fills `q` (`[n, k]`, f32) with independent standard normal numbers.
+pub(crate) fn init_q(q: &mut Tensor, seed: u64, step: u64, parameter: usize) -> Result<()> {
     let mut key = *b"................powersgd queries";
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&step.to_le_bytes());
     let mut generator = ChaCha8Rng::from_seed(key);
     generator.set_stream(parameter as u64);
-    let numbers: Vec<f32> = (0..query.numel()).map(|_| StandardNormal.sample(&mut generator)).collect();
-    Ok(query.f_copy_(&Tensor::f_from_slice(&numbers)?.f_view(query.size().as_slice())?)?)
+    let numbers: Vec<f32> = (0..q.numel()).map(|_| StandardNormal.sample(&mut generator)).collect();
+    Ok(q.f_copy_(&Tensor::f_from_slice(&numbers)?.f_view(q.size().as_slice())?)?)
 }
 
 #[cfg(test)]
@@ -25,9 +25,9 @@ mod tests {
     use tch::{Device, Kind};
 
     fn drawn(seed: u64, step: u64, parameter: usize) -> Tensor {
-        let mut query = Tensor::zeros([500, 4], (Kind::Float, Device::Cpu));
-        draw(&mut query, seed, step, parameter).unwrap();
-        query
+        let mut q = Tensor::zeros([500, 4], (Kind::Float, Device::Cpu));
+        init_q(&mut q, seed, step, parameter).unwrap();
+        q
     }
 
     #[test]

@@ -5,30 +5,30 @@
 use collective::{ProcessGroup, Reduce};
 use tch::Kind;
 
-use crate::Result;
+use crate::all_reduce::{all_reduce, all_reduce_mean};
 use crate::bucket::Bucket;
+use crate::error::Result;
 use crate::parameter::Parameter;
-use crate::unit::{Unit, Way, all_reduce, all_reduce_mean};
 
 /// Smaller tables travel whole, with their neighbours: to ask which rows there are takes longer than to send all.
 const LEAST_BYTES: usize = 1 << 20;
 
 /// A table `[rows, columns]`, alone in its bucket.
-pub(crate) struct Rows {
+pub(crate) struct SparseRows {
     shape: [i64; 2],
 }
 
-impl Rows {
+impl SparseRows {
     /// Whether a parameter is large enough to be looked at row by row.
     pub(crate) fn suits(parameter: &Parameter) -> bool {
         parameter.shape.len() == 2 && parameter.numel() * Kind::Float.elt_size_in_bytes() >= LEAST_BYTES
     }
 
     /// A bucket for that parameter, in `kind`.
-    pub(crate) fn unit(parameters: &[Parameter], member: usize, kind: Kind) -> Result<Unit> {
+    pub(crate) fn new(parameters: &[Parameter], member: usize, kind: Kind) -> Result<(Bucket, SparseRows)> {
         let shape = &parameters[member].shape;
-        let rows = Rows { shape: [shape[0], shape[1]] };
-        Ok(Unit { bucket: Bucket::new(parameters, vec![member], kind)?, way: Way::Rows(rows) })
+        let rows = SparseRows { shape: [shape[0], shape[1]] };
+        Ok((Bucket::new(parameters, vec![member], kind)?, rows))
     }
 
     /// Replaces the gradient in `bucket` by its mean over the ranks; returns the bytes handed over: two for each row and then the rows that differ from
