@@ -3,8 +3,8 @@
 //! `cargo run --release -p loract-examples --bin compressed_linear`
 
 use autograd::random::{Distribution, draw};
+use compression::{Options, Rank};
 use layers::{ActivationStore, Projection, SavePolicy, Scope, project};
-use lowrank::{Options, Rank};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 

@@ -7,9 +7,9 @@
 //! much larger; it is measured with and without.
 
 use autograd::random::{Distribution, draw};
+use compression::{Options, Rank};
 use layers::{Lora, Projection, SavePolicy, Scope, project};
 use loract_layers as layers;
-use lowrank::{Options, Rank};
 use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};

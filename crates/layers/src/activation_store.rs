@@ -2,8 +2,8 @@ mod state;
 
 use crate::{Error, SavedBytes, SiteId};
 use autograd::SideStream;
-use lowrank::coded::Basis;
-use lowrank::{SiteState, is_finite};
+use compression::coded::Basis;
+use compression::{SiteState, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +67,7 @@ impl ActivationStore {
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Whether the bases of [`lowrank::Method::Shared`] see what is kept from now on, for [`ActivationStore::agree`].
+    /// Whether the bases of [`compression::Method::Shared`] see what is kept from now on, for [`ActivationStore::agree`].
     pub fn observe(&self, observes: bool) {
         self.observes.store(observes, Ordering::Relaxed);
     }

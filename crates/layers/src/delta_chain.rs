@@ -1,5 +1,5 @@
 use crate::{Error, Scope, SiteId};
-use lowrank::{Code, Options, decompose};
+use compression::{Code, Options, decompose};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Kind, Tensor};
 

@@ -23,7 +23,7 @@ pub enum Error {
         /// Where it was to be kept.
         site_id: SiteId,
         /// Why not.
-        source: lowrank::Error,
+        source: compression::Error,
     },
     /// A tensor that was kept holds a NaN or an infinity (found at the end of the step, on a GPU).
     #[error("{site_id}: the activation holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)")]
@@ -57,7 +57,7 @@ pub enum Error {
     Autograd(#[from] autograd::Error),
     /// A decomposition failed.
     #[error(transparent)]
-    LowRank(#[from] lowrank::Error),
+    LowRank(#[from] compression::Error),
     /// An error of libtorch.
     #[error(transparent)]
     Tch(#[from] TchError),

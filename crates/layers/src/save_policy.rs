@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use lowrank::{Options, Rank, decompose};
+use compression::{Options, Rank, decompose};
 use tch::{Device, Tensor};
 
 use crate::saved_activation::Form;
@@ -12,7 +12,7 @@ pub enum SavePolicy {
     /// As it is.
     #[default]
     Exact,
-    /// Compressed ([`lowrank::decompose`]); as it is where that would be no smaller.
+    /// Compressed ([`compression::decompose`]); as it is where that would be no smaller.
     Code(Options),
     /// Compressed, as the difference from what the last block's input was restored to; as it is where that would be no smaller. For the inputs
     /// of blocks that are recomputed: they come back once, from the last to the first.
@@ -42,13 +42,17 @@ impl SavePolicy {
         let (Self::Code(options) | Self::Delta(options)) = self else { return Ok(None) };
         let width = tensor.size().last().copied().unwrap_or(1);
         let rows = if width == 0 { 0 } else { tensor.numel() as i64 / width };
-        // A rank that a small matrix cannot have has no size either; that of an automatic one is known afterwards.
-        let most = options.bytes(rows, width);
-        if !most.is_ok_and(|bytes| bytes < exact || (rows > 0 && matches!(options.rank, Rank::Auto { .. }))) {
-            return Ok(None);
-        }
         let (site_id, store) = (scope.site_id(), scope.store());
         let fault = |source| Error::Compression { site_id, source };
+        // The rank of an automatic one is known afterwards; one that a small matrix cannot have would save nothing.
+        let pays = match options.bytes(rows, width) {
+            Ok(bytes) => bytes < exact || (rows > 0 && matches!(options.rank, Rank::Auto { .. })),
+            Err(compression::Error::Rank { .. }) => false,
+            Err(setting) => return Err(fault(setting)),
+        };
+        if !pays {
+            return Ok(None);
+        }
         let matrix = tensor.detach().f_reshape([rows, width])?;
         if let Self::Delta(_) = self {
             if matrix.device() != Device::Cpu {

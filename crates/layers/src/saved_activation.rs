@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use autograd::Ready;
-use lowrank::Code;
+use compression::Code;
 use tch::{Kind, Tensor};
 
 use crate::delta_chain::DeltaEntry;

@@ -3,10 +3,10 @@
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{assert_close, gradients, normal, relative};
 use layers::{Activation, ActivationStore, Lora, Mask, Projection, RmsWeight, SavePolicy, Scope, Scores, SharedSave, Site, reference};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
@@ -189,6 +189,13 @@ fn a_pair_that_would_be_no_smaller_is_not_made() {
     let options = Options { rank: Rank::Components(3), factors: Kind::Double, ..Options::default() };
     let kept = SavePolicy::Code(options).save(&x, &scope(&sites)).unwrap();
     assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
+}
+
+#[test]
+fn a_number_of_bits_that_no_code_has_is_refused_and_not_saved_exactly() {
+    let options = Options { method: Method::Quantized { bits: 3, group: 8 }, ..Options::default() };
+    let refused = SavePolicy::Code(options).save(&normal(&[40, 64], 1), &scope(&Arc::default())).unwrap_err().to_string();
+    assert!(refused.contains("bits = 3; it must be 4 or 8"), "{refused}");
 }
 
 #[test]

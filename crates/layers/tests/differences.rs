@@ -3,11 +3,11 @@
 
 mod drawing;
 
+use compression::coded::{Rate, Rounding};
+use compression::{Method, Options, Rank};
 use drawing::{assert_close, normal, relative};
 use layers::{ActivationStore, Error, SavePolicy, SavedActivation, Scope, Site, recompute};
 use loract_layers as layers;
-use lowrank::coded::{Rate, Rounding};
-use lowrank::{Method, Options, Rank};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 

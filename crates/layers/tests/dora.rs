@@ -4,10 +4,10 @@
 mod drawing;
 
 use autograd::random::{Distribution, draw};
+use compression::{Method, Options, Rank};
 use drawing::{agree, assert_close, device, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, SavePolicy, Scope, reference};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 

@@ -3,12 +3,12 @@
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{
     Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope, Scoring, SharedSave, Site, reference,
 };
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 

@@ -4,10 +4,10 @@
 
 mod drawing;
 
+use compression::{Method, Options};
 use drawing::{device, gradients, values};
 use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
 use loract_layers as layers;
-use lowrank::{Method, Options};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};

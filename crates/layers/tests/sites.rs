@@ -3,10 +3,10 @@
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{assert_close, gradients, normal, values};
 use layers::{Activation, ActivationStore, Mask, Observer, Projection, SavePolicy, SavedInput, Scope, Site, SiteId, reference};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
@@ -20,10 +20,10 @@ fn a_warm_site_remembers_its_own_basis_and_no_other_site_s() {
     let scope = |layer| Scope::training(1, sites.clone()).layer(layer).site(Site::MlpIn);
     let warm = keep(Method::RowSpace { test_matrix: TestMatrix::Warm, unit_rows: true });
     let spread = values(&(0..16).map(|j| 0.8f64.powi(j)).collect::<Vec<_>>());
-    let turn = lowrank::orthonormalize(&normal(&[16, 16], 3)).unwrap();
+    let turn = compression::orthonormalize(&normal(&[16, 16], 3)).unwrap();
     let batch = |seed| (normal(&[40, 16], seed) * &spread).matmul(&turn);
     let lost = |keep: &SavePolicy, x: &Tensor, layer| {
-        lowrank::per_token_error(x, &keep.save(x, &scope(layer)).unwrap().restore().unwrap()).unwrap()
+        compression::per_token_error(x, &keep.save(x, &scope(layer)).unwrap().restore().unwrap()).unwrap()
     };
     let afresh = lost(&warm, &batch(1), 0);
     assert_eq!(sites.state_bytes(), 8 * 16 * 3);

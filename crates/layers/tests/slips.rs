@@ -1,14 +1,14 @@
 //! What goes wrong in other implementations of compressed activations, one test each; those of a decomposition alone (a view that keeps a larger
-//! storage alive, the global generator) stand in `lowrank/tests/methods.rs`, those of a configuration (a rank that rounds to zero or saves nothing)
+//! storage alive, the global generator) stand in `compression/tests/methods.rs`, those of a configuration (a rank that rounds to zero or saves nothing)
 //! in `trainer/src/policy.rs`, and Gemma's norm and gate, which are no RMSNorm and SiLU, in `tests/verify.rs`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{assert_close, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, RmsWeight, SavePolicy, Scope, Site, recompute};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 
@@ -155,7 +155,7 @@ fn a_view_that_keeps_a_larger_storage_alive() {
     let x = normal(&[64, 64], 1);
     for method in [Method::Svd, Method::Qb { test_matrix: TestMatrix::Norm }, Method::Quantized { bits: 4, group: 32 }] {
         let options = Options { method, rank: Rank::Components(3), ..Options::default() };
-        let code = lowrank::decompose(&x, &options, 0, &mut lowrank::SiteState::default()).unwrap();
+        let code = compression::decompose(&x, &options, 0, &mut compression::SiteState::default()).unwrap();
         for tensor in code.tensors() {
             assert!(tensor.internal_has_same_storage_numel(&tensor.empty_like()), "{method:?}");
         }

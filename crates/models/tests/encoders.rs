@@ -4,13 +4,13 @@
 
 use autograd::random::{Distribution, draw};
 use autograd::{GradMode, grad};
+use compression::{Method, Options, Rank};
 use layers::{ActivationStore, Observer, SavePolicy, Scope, Site, SiteId};
 use loract_models::config::RelativePositions;
 use loract_models::{
     Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig, EncoderInputs, InputConfig, Labels,
     Model, Recompute, TargetModules, TensorFile, read_adapter, write_adapter,
 };
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
@@ -255,7 +255,7 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
         let last = SiteId { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
         let seen = seen.0.lock().unwrap();
         let x = &seen.iter().find(|(place, _)| *place == last).unwrap().1;
-        let code = lowrank::decompose(x, &options, 0, &mut lowrank::SiteState::default()).unwrap();
+        let code = compression::decompose(x, &options, 0, &mut compression::SiteState::default()).unwrap();
         let restored = code.restore(Kind::Float).unwrap();
         // With x = U S Vᵀ cut to two directions, dyᵀ x̂ is dyᵀ x projected on them.
         let directions = restored.svd(true, true).2.narrow(1, 0, 2);

@@ -4,9 +4,9 @@
 
 use autograd::GradMode;
 use autograd::random::{Distribution, draw};
+use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::GradMode;
+use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
 use loract_models::{TargetModules, read_adapter, write_adapter};
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};

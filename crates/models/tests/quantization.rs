@@ -4,10 +4,10 @@
 mod gguf_file;
 
 use candle_core::quantized::{GgmlDType, ggml_file};
+use compression::{Method, Options};
 use gguf_file::gguf;
 use layers::{BlockFormat, QuantizedWeight, SavePolicy, Scope, Targets};
 use loract_models as models;
-use lowrank::{Method, Options};
 use models::{AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Quantization, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;

@@ -106,7 +106,7 @@ impl PowerSgd {
             return Ok(bytes + all_reduce_mean(group, flat)?);
         }
         for stack in &mut self.stacks {
-            stack.p.f_copy_(&lowrank::orthonormalize(&stack.p)?)?;
+            stack.p.f_copy_(&compression::orthonormalize(&stack.p)?)?;
             let _ = stack.gradient.f_transpose(1, 2)?.f_bmm_out(&stack.q, &stack.p)?;
             if let Some(error) = &stack.error {
                 let _ = stack.q.f_baddbmm_(&error.f_transpose(1, 2)?, &stack.p)?;

@@ -1,8 +1,8 @@
 use crate::Result;
+use compression::coded::{Rate, Rounding};
+use compression::{Method, Options, Rank, TestMatrix};
 use config::{Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
 use layers::SavePolicy;
-use lowrank::coded::{Rate, Rounding};
-use lowrank::{Method, Options, Rank, TestMatrix};
 use models::{Activations, BlockActivations, EncoderConfig, ModelConfig, Recompute};
 use tch::Kind;
 

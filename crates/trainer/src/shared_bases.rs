@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::fingerprint::compare_tensors;
 use collective::{ProcessGroup, Reduce};
+use compression::{Method, Options};
 use layers::{ActivationStore, SavePolicy, Site, SiteId};
-use lowrank::{Method, Options};
 use models::{Activations, AdapterConfig, Decoder, ModelConfig};
 use reduce::GradientReducer;
 use tch::Tensor;

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
+use compression::{Method, Options, Rank, TestMatrix};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
-use lowrank::{Method, Options, Rank, TestMatrix};
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use crate::{failure::Failure, progress::Progress};
 use autograd::GradMode;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use lowrank::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
-use lowrank::{Code, Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error, spectrum};
+use compression::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
+use compression::{Code, Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error, spectrum};
 use models::TensorFile;
 use serde_json::{Value, json};
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Instant};
@@ -339,9 +339,9 @@ fn input(fault: models::Error) -> Failure {
     Failure::Input(fault.to_string())
 }
 
-fn of_matrix(name: &str, fault: lowrank::Error) -> Failure {
+fn of_matrix(name: &str, fault: compression::Error) -> Failure {
     match fault {
-        lowrank::Error::Tch(fault) => Failure::other(format!("{name}: {fault}")),
+        compression::Error::Tch(fault) => Failure::other(format!("{name}: {fault}")),
         fault => Failure::Input(format!("{name}: {fault}")),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ActivationStore, lock};
 use crate::{Error, Site, SiteId};
-use lowrank::SiteState;
+use compression::SiteState;
 use std::collections::BTreeMap;
 use tch::{Device, Tensor};
 

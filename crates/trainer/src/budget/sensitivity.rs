@@ -3,10 +3,10 @@
 use super::divide::LEVELS;
 use crate::probe::{Probe, Taken};
 use crate::{Result, policy};
+use compression::coded::{Basis, bound};
 use config::{Activations, BasisKind, Bits, Form, Keeping, Site};
 use data::Batch;
 use layers::{ActivationStore, SavePolicy};
-use lowrank::coded::{Basis, bound};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Kind;

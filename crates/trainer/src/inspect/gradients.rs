@@ -142,7 +142,7 @@ impl Case {
     /// The policies for a batch.
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
-        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<lowrank::Options>| {
+        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<compression::Options>| {
             let kept = |site, options| if difference { policy::chained(site, options) } else { SavePolicy::Code(options) };
             let keep = |site, layer| options(policy::width(site, model, layer)).map_or(SavePolicy::Exact, |options| kept(site, options));
             let layers = 0..model.num_layers as usize;

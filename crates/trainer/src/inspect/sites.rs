@@ -1,7 +1,7 @@
 use super::Candidate;
 use crate::Result;
+use compression::{SiteState, decompose, per_token_error, relative_error, spectrum};
 use layers::{Observer, SavePolicy, Site, SiteId};
-use lowrank::{SiteState, decompose, per_token_error, relative_error, spectrum};
 use models::{Activations, BlockActivations, Recompute};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ struct Inner {
 #[derive(Default)]
 struct Seen {
     places: BTreeMap<SiteId, Sums>,
-    fault: Option<lowrank::Error>,
+    fault: Option<compression::Error>,
 }
 
 /// Sums over batches: of squares, where they are of errors.
@@ -106,7 +106,7 @@ impl SiteObserver {
     }
 
     /// Adds up one tensor.
-    fn add(&self, sums: &mut Sums, tensor: &Tensor) -> std::result::Result<(), lowrank::Error> {
+    fn add(&self, sums: &mut Sums, tensor: &Tensor) -> std::result::Result<(), compression::Error> {
         let width = tensor.size().last().copied().unwrap_or(1);
         let matrix = tensor.f_reshape([-1, width])?.f_to_kind(Kind::Float)?;
         let rows = matrix.size()[0];

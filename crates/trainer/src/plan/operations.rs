@@ -2,8 +2,8 @@
 //! room in the same order.
 
 use super::meter::{Meter, Room};
+use compression::Rank;
 use layers::{RmsWeight, SavePolicy, Site};
-use lowrank::Rank;
 use models::config::NormKind;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
