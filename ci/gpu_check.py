@@ -24,12 +24,13 @@ def checks():
     yield test("the GPU, libtorch's stream on it, its identity", "cuda-lib")
     yield test("streams beside the main one, and their order", "autograd-lib", "stream")
     yield test("bytes that the allocator counts", "autograd-memory")
-    yield test("kernels of the code: bit for bit as on the CPU", "lowrank-lib", "kernels")
+    yield test("kernels: bit for bit as on the CPU", "kernels-lib", "gpu")
+    yield test("matrices coded by kernels: as by the CPU", "compression-lib", "kernel_tests")
     for program, name in {
-        "lowrank-coded": "coded activations: laws",
-        "lowrank-methods": "factorisations: laws",
-        "lowrank-laws": "what all codes owe",
-        "lowrank-shared": "projections on shared bases",
+        "compression-coded": "coded activations: laws",
+        "compression-methods": "factorisations: laws",
+        "compression-laws": "what all codes owe",
+        "compression-shared": "projections on shared bases",
         "layers-against_reference": "layers against plain references",
         "layers-attention": "attention, masked, biased, capped",
         "layers-compressed": "gradients through what was saved",

@@ -2,15 +2,15 @@
 //!
 //! `cargo run --release -p loract-examples --bin compressed_linear`
 
-use autograd::random::{Law, draw};
-use layers::{Keep, Projection, Scope, Sites, project};
-use lowrank::{Options, Rank};
+use autograd::random::{Distribution, draw};
+use compression::{Options, Rank};
+use layers::{ActivationStore, Projection, SavePolicy, Scope, project};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 fn main() -> anyhow::Result<()> {
     let (tokens, width, outputs) = (2048, 512, 256);
-    let normal = |shape: &[i64], seed| draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed);
+    let normal = |shape: &[i64], seed| draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed);
     // Activations are nearly of low rank: columns whose sizes fall off.
     let sizes = (Tensor::arange(width, (Kind::Float, Device::Cpu)) * -0.02).exp();
     let x = normal(&[tokens, width], 1)? * sizes;
@@ -18,20 +18,20 @@ fn main() -> anyhow::Result<()> {
     let weight = normal(&[outputs, width], 3)?.set_requires_grad(true);
     let dy = normal(&[tokens, outputs], 4)?;
 
-    let gradient = |keep: Keep| -> anyhow::Result<(Tensor, u64)> {
-        let sites = Arc::new(Sites::default());
+    let gradient = |keep: SavePolicy| -> anyhow::Result<(Tensor, u64)> {
+        let sites = Arc::new(ActivationStore::default());
         let projection = Projection::new(&weight);
         let y = project(&x, &[projection], keep, &Scope::training(0, sites.clone()))?.remove(0);
-        let kept = sites.ledger().kept_bytes();
+        let kept = sites.saved_bytes().held();
         let found = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false)?.remove(0);
         Ok((found.ok_or_else(|| anyhow::anyhow!("the weight has no gradient"))?, kept))
     };
-    let (exact, exact_bytes) = gradient(Keep::Exact)?;
+    let (exact, exact_bytes) = gradient(SavePolicy::Exact)?;
     println!("{:>10} {:>12} {:>22}", "rank", "kept bytes", "gradient error");
     println!("{:>10} {exact_bytes:>12} {:>22}", "exact", 0.0);
     for rank in [32, 64, 128, 256] {
         let options = Options { rank: Rank::Components(rank), keep_norms: false, ..Options::default() };
-        let keep = Keep::Code(options);
+        let keep = SavePolicy::Code(options);
         let (found, bytes) = gradient(keep)?;
         let error = ((found - &exact).norm() / exact.norm()).double_value(&[]);
         println!("{rank:>10} {bytes:>12} {error:>22.4}");

@@ -5,7 +5,7 @@
 //! FOLDER then holds `config.json` and `model.safetensors` in the layout of Hugging Face, and `batches.safetensors` for `[data] train`.
 
 use anyhow::{Context, anyhow, bail};
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use models::{Decoder, ModelConfig, tensor_file};
 use std::{collections::BTreeMap, path::Path};
 use tch::{Device, Kind, Tensor};
@@ -49,9 +49,9 @@ fn main() -> anyhow::Result<()> {
         if shape.len() == 1 {
             return Ok(Tensor::ones(shape, (kind, Device::Cpu)));
         }
-        Ok((draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed as u64)? * 0.02).to_kind(kind))
+        Ok((draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed as u64)? * 0.02).to_kind(kind))
     };
-    let tensors = Decoder::expected(&config)
+    let tensors = Decoder::tensor_shapes(&config)
         .into_iter()
         .enumerate()
         .map(|(seed, (name, shape))| Ok((name, random(seed, &shape)?)))
@@ -59,7 +59,7 @@ fn main() -> anyhow::Result<()> {
     tensor_file::write(&folder.join("model.safetensors"), &tensors, &[("format", "pt")])?;
 
     let shape = [number("steps")?, number("batch")?, number("tokens")?];
-    let ids = (draw(Law::Uniform, &shape, Kind::Double, Device::Cpu, 1)? * config.vocab_size as f64).to_kind(Kind::Int64);
+    let ids = (draw(Distribution::Uniform, &shape, Kind::Double, Device::Cpu, 1)? * config.vocab_size as f64).to_kind(Kind::Int64);
     tensor_file::write(&folder.join("batches.safetensors"), &[("batches".into(), ids)], &[])?;
     let parameters: usize = tensors.iter().map(|(_, tensor)| tensor.numel()).sum();
     println!(

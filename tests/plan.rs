@@ -27,7 +27,7 @@ fn place() -> Place {
         1 => Tensor::ones(shape, (Kind::Float, Device::Cpu)),
         _ => Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.02,
     };
-    let tensors: Vec<(String, Tensor)> = Decoder::expected(&config).into_iter().map(|(name, shape)| (name, random(&shape))).collect();
+    let tensors: Vec<(String, Tensor)> = Decoder::tensor_shapes(&config).into_iter().map(|(name, shape)| (name, random(&shape))).collect();
     tensor_file::write(&model.join("model.safetensors"), &tensors, &[("format", "pt")]).unwrap();
     for batch in [1, 2, 4] {
         let ids: Vec<i64> = (0..2 * batch * 192).map(|index| 3 + index * 31 % 497).collect();

@@ -7,9 +7,9 @@ use crate::Error;
 use crate::ffi::{self, check, device_index};
 use tch::{Device, Kind, Tensor};
 
-/// The law of a random tensor.
+/// The distribution of a random tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Law {
+pub enum Distribution {
     /// Uniform in [0, 1).
     Uniform,
     /// Normal with mean 0 and variance 1.
@@ -18,16 +18,16 @@ pub enum Law {
     Bernoulli(f64),
 }
 
-/// A new tensor of independent draws from `law`, determined by `seed`, shape, kind and the kind of device alone.
+/// A new tensor of independent draws from `distribution`, determined by `seed`, shape, kind and the kind of device alone.
 ///
 /// # Errors
-/// Those of libtorch: a law the kind cannot hold, a probability outside [0, 1].
-pub fn draw(law: Law, shape: &[i64], kind: Kind, device: Device, seed: u64) -> Result<Tensor, Error> {
+/// Those of libtorch: a distribution that the kind cannot hold, a probability outside [0, 1].
+pub fn draw(distribution: Distribution, shape: &[i64], kind: Kind, device: Device, seed: u64) -> Result<Tensor, Error> {
     let mut tensor = Tensor::f_empty(shape, (kind, device))?;
-    let (number, p) = match law {
-        Law::Uniform => (0, 0.0),
-        Law::Normal => (1, 0.0),
-        Law::Bernoulli(p) => (2, p),
+    let (number, p) = match distribution {
+        Distribution::Uniform => (0, 0.0),
+        Distribution::Normal => (1, 0.0),
+        Distribution::Bernoulli(p) => (2, p),
     };
     // SAFETY: fills a tensor that is ours.
     check(unsafe { ffi::loract_random_fill(tensor.as_mut_ptr(), seed, number, p) })?;

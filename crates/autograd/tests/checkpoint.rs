@@ -14,7 +14,7 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn normal(shape: &[i64], seed: u64) -> Tensor {
-    random::draw(random::Law::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
+    random::draw(random::Distribution::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
 }
 
 fn block(x: &Tensor, weight: &Tensor) -> Tensor {
@@ -96,7 +96,7 @@ fn an_error_or_panic_in_the_repetition_comes_out_and_restores_the_generator() {
 fn seeds_determine_draws_and_the_global_generator_stays() {
     let _alone = alone();
     let before = random::state(Device::Cpu).unwrap();
-    let draw = |seed| random::draw(random::Law::Bernoulli(0.25), &[100_000], Kind::Float, Device::Cpu, seed).unwrap();
+    let draw = |seed| random::draw(random::Distribution::Bernoulli(0.25), &[100_000], Kind::Float, Device::Cpu, seed).unwrap();
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
     let mean = draw(3).mean(Kind::Float).double_value(&[]);

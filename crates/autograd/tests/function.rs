@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tch::{Device, Kind, Tensor};
 
 fn random(shape: &[i64], seed: u64) -> Tensor {
-    autograd::random::draw(autograd::random::Law::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
+    autograd::random::draw(autograd::random::Distribution::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
 }
 
 /// `(x * y, x + y)`; y is saved, and the product too if asked.

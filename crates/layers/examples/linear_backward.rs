@@ -6,10 +6,10 @@
 //! `4 k r (rows + n)`, and as much of x is read as is kept. The input's gradient, `2 rows m n` of the frozen weight, is the same in both and
 //! much larger; it is measured with and without.
 
-use autograd::random::{Law, draw};
-use layers::{Keep, Lora, Projection, Scope, project};
+use autograd::random::{Distribution, draw};
+use compression::{Options, Rank};
+use layers::{Lora, Projection, SavePolicy, Scope, project};
 use loract_layers as layers;
-use lowrank::{Options, Rank};
 use std::sync::Arc;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
@@ -23,9 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (rows, width, out) in [(4096, 576, 1536), (4096, 1536, 576), (2048, 2048, 2048)] {
         for part in [0.125, 0.25] {
             for input in [false, true] {
-                let (exact, factors) = (times(rows, width, out, input, Keep::Exact)?, {
+                let (exact, factors) = (times(rows, width, out, input, SavePolicy::Exact)?, {
                     let options = Options { rank: Rank::Fraction(part), ..Options::default() };
-                    times(rows, width, out, input, Keep::Code(options))?
+                    times(rows, width, out, input, SavePolicy::Code(options))?
                 });
                 println!("| {rows} | {width} | {out} | {part} | {input} | {exact:.2} | {factors:.2} | {:.2} |", factors / exact);
             }
@@ -35,8 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// The median time of a backward, in milliseconds.
-fn times(rows: i64, width: i64, out: i64, input: bool, keep: Keep) -> Result<f64, Box<dyn std::error::Error>> {
-    let normal = |shape: &[i64], seed| draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed);
+fn times(rows: i64, width: i64, out: i64, input: bool, policy: SavePolicy) -> Result<f64, Box<dyn std::error::Error>> {
+    let normal = |shape: &[i64], seed| draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed);
     let x = normal(&[rows, width], 1)?.set_requires_grad(input);
     let weight = normal(&[out, width], 2)?;
     let (a, b) = (normal(&[8, width], 3)?.set_requires_grad(true), normal(&[out, 8], 4)?.set_requires_grad(true));
@@ -44,7 +44,7 @@ fn times(rows: i64, width: i64, out: i64, input: bool, keep: Keep) -> Result<f64
     let mut times = Vec::new();
     for _ in 0..=RUNS {
         let lora = Some(Lora { a: &a, b: &b, scale: 2.0, dropout: 0.0, magnitude: None });
-        let y = project(&x, &[Projection { lora, ..Projection::new(&weight) }], keep, &Scope::training(0, Arc::default()))?.remove(0);
+        let y = project(&x, &[Projection { lora, ..Projection::new(&weight) }], policy, &Scope::training(0, Arc::default()))?.remove(0);
         let wanted: Vec<&Tensor> = if input { vec![&a, &b, &x] } else { vec![&a, &b] };
         let start = Instant::now();
         autograd::grad(&[&y], &wanted, &[Some(&dy)], false, false)?;

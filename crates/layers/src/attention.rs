@@ -1,12 +1,12 @@
 mod bias;
-mod by_scores;
+mod eager;
 mod fused;
 mod kernel;
 
 pub use bias::Bias;
 
 use self::{fused::Fused, kernel::Kernel};
-use crate::{Error, Keep, Kept, Mask, Scope, Site};
+use crate::{Error, Mask, SavePolicy, SavedActivation, Scope, Site};
 use autograd::{BoxError, apply};
 use std::sync::{Arc, Mutex};
 use tch::{TchError, Tensor};
@@ -34,7 +34,7 @@ impl From<f64> for Scores {
 /// unless scores are capped or weights dropped, which these cannot do.
 ///
 /// Kept are q, k, v (before the groups are spread out) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
-/// `keep` says, at [`Site::AttnOut`]. The output's `Kept` is returned, for the linear map that reads it next.
+/// `policy` says, at [`Site::AttnOut`]. The output's `SavedActivation` is returned, for the linear map that reads it next.
 ///
 /// # Errors
 /// [`Error::Shape`] if the tensors do not fit together; those of keeping and of libtorch.
@@ -44,10 +44,10 @@ pub fn attention(
     v: &Tensor,
     mask: &Mask,
     scores: impl Into<Scores>,
-    keep: &Keep,
+    policy: &SavePolicy,
     scope: &Scope,
-) -> Result<(Tensor, Option<Kept>), Error> {
-    biased_attention([q, k, v], None, mask, scores, keep, scope)
+) -> Result<(Tensor, Option<SavedActivation>), Error> {
+    biased_attention([q, k, v], None, mask, scores, policy, scope)
 }
 
 /// [`attention`] of `q, k, v` with a bias, whose weight gets a gradient if it requires one. It needs the scores written out, but for a table that is
@@ -60,9 +60,9 @@ pub fn biased_attention(
     bias: Option<&Bias<'_>>,
     mask: &Mask,
     scores: impl Into<Scores>,
-    keep: &Keep,
+    policy: &SavePolicy,
     scope: &Scope,
-) -> Result<(Tensor, Option<Kept>), Error> {
+) -> Result<(Tensor, Option<SavedActivation>), Error> {
     let (size, keys, values) = (q.size(), k.size(), v.size());
     let fits = size.len() == 4
         && keys.len() == 4
@@ -93,60 +93,61 @@ pub fn biased_attention(
     };
     let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0 && bias.is_none();
     let kernel = if plain { Kernel::of(q, k, v, mask) } else { None };
-    let handover = Handover::default();
-    let saving = Saving { keep: *keep, scope: scope.clone(), handover: handover.clone(), saved: None };
+    let output = SavedOutput::default();
+    let saved = SavedContext { policy: *policy, scope: scope.clone(), output: output.clone(), tensors: None };
     let mask = mask.shallow_clone();
     let mut out = match kernel {
-        Some(kernel) => apply(Fused { kernel, mask, scale: scores.scale, saving }, &[q, k, v])?,
+        Some(kernel) => apply(Fused { kernel, mask, scale: scores.scale, saved }, &[q, k, v])?,
         None => {
             let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(bias.map(Bias::weight)).collect();
-            apply(by_scores::ByScores { mask, scores, bias: bias.map(Bias::rule), saving }, &inputs)?
+            apply(eager::EagerAttention { mask, scores, bias: bias.map(Bias::rule), saved }, &inputs)?
         }
     };
-    let kept = handover.lock().map_or(None, |mut kept| kept.take());
-    Ok((out.remove(0), kept))
+    let saved = output.lock().map_or(None, |mut saved| saved.take());
+    Ok((out.remove(0), saved))
 }
 
-/// Takes the output's `Kept` out to the caller.
-type Handover = Arc<Mutex<Option<Kept>>>;
+/// Takes the output's `SavedActivation` out to the caller.
+type SavedOutput = Arc<Mutex<Option<SavedActivation>>>;
 
 /// What either way of computing attention keeps.
-struct Saving {
-    keep: Keep,
+struct SavedContext {
+    policy: SavePolicy,
     scope: Scope,
-    handover: Handover,
-    saved: Option<Saved>,
+    output: SavedOutput,
+    tensors: Option<SavedTensors>,
 }
 
-struct Saved {
-    q: Kept,
-    k: Kept,
-    v: Kept,
+struct SavedTensors {
+    q: SavedActivation,
+    k: SavedActivation,
+    v: SavedActivation,
     /// `[batch, tokens, heads · e]`.
-    out: Kept,
+    out: SavedActivation,
     /// Log of the sum of exponentials, `[batch, heads, tokens]`, in f32 or better.
-    log_sums: Kept,
+    log_sums: SavedActivation,
 }
 
-impl Saving {
+impl SavedContext {
     fn save(&mut self, inputs: &[&Tensor], out: &Tensor, log_sums: &Tensor) -> Result<(), BoxError> {
         let core = self.scope.site(Site::Core);
-        let exact = |x: &Tensor| Keep::Exact.keep(x, &core);
-        let out = self.keep.keep(out, &self.scope.site(Site::AttnOut))?;
-        *self.handover.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
-        self.saved = Some(Saved { q: exact(inputs[0])?, k: exact(inputs[1])?, v: exact(inputs[2])?, out, log_sums: exact(log_sums)? });
+        let exact = |x: &Tensor| SavePolicy::Exact.save(x, &core);
+        let out = self.policy.save(out, &self.scope.site(Site::AttnOut))?;
+        *self.output.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
+        self.tensors =
+            Some(SavedTensors { q: exact(inputs[0])?, k: exact(inputs[1])?, v: exact(inputs[2])?, out, log_sums: exact(log_sums)? });
         Ok(())
     }
 }
 
 /// `[batch, keys, kv_heads, d]` to `[batch, heads, keys, d]`, each head of a group given its own copy.
-fn spread(x: &Tensor, groups: i64) -> Result<Tensor, TchError> {
+fn repeat_kv(x: &Tensor, groups: i64) -> Result<Tensor, TchError> {
     let x = x.f_transpose(1, 2)?;
     if groups == 1 { Ok(x) } else { x.f_repeat_interleave_self_int(groups, 1, None) }
 }
 
 /// The inverse for gradients: the sum over each group, back to `[batch, keys, kv_heads, d]`.
-fn gather(gradient: &Tensor, groups: i64) -> Result<Tensor, TchError> {
+fn sum_kv_groups(gradient: &Tensor, groups: i64) -> Result<Tensor, TchError> {
     let size = gradient.size();
     let summed = match groups {
         1 => gradient.shallow_clone(),

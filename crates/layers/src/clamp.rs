@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope};
+use crate::{Error, SavePolicy, SavedActivation, Scope};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
 
@@ -15,7 +15,7 @@ struct Clamp {
     limit: f64,
     scope: Scope,
     /// 1 where the element was left as it is, as bytes.
-    within: Option<Kept>,
+    within: Option<SavedActivation>,
 }
 
 impl Function for Clamp {
@@ -27,7 +27,7 @@ impl Function for Clamp {
         let x = inputs[0];
         if context.any_needs_grad() {
             let within = x.f_abs()?.f_le(self.limit)?.f_to_kind(Kind::Uint8)?;
-            self.within = Some(Keep::Exact.keep(&within, &self.scope)?);
+            self.within = Some(SavePolicy::Exact.save(&within, &self.scope)?);
         }
         Ok(vec![x.f_clamp(-self.limit, self.limit)?])
     }

@@ -1,5 +1,5 @@
 use crate::{Error, Scope};
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
@@ -37,7 +37,7 @@ struct Dropout {
 /// What elements of a tensor shaped like `x` are multiplied with: 0, or more than 1.
 pub(crate) fn mask(x: &Tensor, probability: f64, seed: u64) -> Result<Tensor, Error> {
     let kept = 1.0 - probability;
-    let mask = draw(Law::Bernoulli(kept), &x.size(), x.kind(), x.device(), seed)?;
+    let mask = draw(Distribution::Bernoulli(kept), &x.size(), x.kind(), x.device(), seed)?;
     Ok(mask.f_mul_scalar(if kept > 0.0 { 1.0 / kept } else { 0.0 })?)
 }
 

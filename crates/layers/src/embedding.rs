@@ -9,6 +9,6 @@ use tch::Tensor;
 pub fn embedding<'a>(weight: impl Into<Matrix<'a>>, ids: &Tensor, padding: Option<i64>) -> Result<Tensor, Error> {
     match weight.into() {
         Matrix::Dense(weight) => Ok(Tensor::f_embedding(weight, ids, padding.unwrap_or(-1), false, false)?),
-        Matrix::Packed(weight) => Ok(weight.rows(ids)?),
+        Matrix::Quantized(weight) => Ok(weight.rows(ids)?),
     }
 }

@@ -1,7 +1,7 @@
 //! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts keep at a site is one tensor.
 
-use crate::linear::{Input, Part, Sum};
-use crate::{Error, Keep, Kept, Projection, Scope, Site, Source};
+use crate::linear::{GradSum, LinearInput, LinearOp};
+use crate::{Error, Projection, SavePolicy, SavedActivation, SavedInput, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
 
@@ -66,37 +66,37 @@ pub fn expert_inputs(
     x: &Tensor,
     experts: &[Vec<Projection<'_>>],
     dispatch: &Dispatch,
-    source: impl Into<Source>,
+    input: impl Into<SavedInput>,
     scope: &Scope,
 ) -> Result<Vec<Tensor>, Error> {
     dispatch.check("expert_inputs", experts.len())?;
     let mut inputs = vec![x];
-    let parts = parts(experts, x, scope, &mut inputs)?;
+    let ops = ops(experts, x, scope, &mut inputs)?;
     let function =
-        Inputs { parts, dispatch: dispatch.shallow_clone(), source: source.into(), scope: scope.clone(), shape: x.size(), kept: None };
+        ExpertInputs { ops, dispatch: dispatch.shallow_clone(), input: input.into(), scope: scope.clone(), shape: x.size(), saved: None };
     Ok(apply(function, &inputs)?)
 }
 
 /// The parts of all projections, by expert, each with a random stream of its own.
-fn parts<'a>(experts: &[Vec<Projection<'a>>], x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Vec<Vec<Part>>, Error> {
+fn ops<'a>(experts: &[Vec<Projection<'a>>], x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Vec<Vec<LinearOp>>, Error> {
     let mut stream = 0;
     let mut one = |projection: &Projection<'a>| {
         stream += 1;
-        Part::new(projection, x, &scope.at(stream), inputs)
+        LinearOp::new(projection, x, &scope.at(stream), inputs)
     };
     experts.iter().map(|maps| maps.iter().map(&mut one).collect()).collect()
 }
 
-struct Inputs {
-    parts: Vec<Vec<Part>>,
+struct ExpertInputs {
+    ops: Vec<Vec<LinearOp>>,
     dispatch: Dispatch,
-    source: Source,
+    input: SavedInput,
     scope: Scope,
     shape: Vec<i64>,
-    kept: Option<Kept>,
+    saved: Option<SavedActivation>,
 }
 
-impl Function for Inputs {
+impl Function for ExpertInputs {
     fn name(&self) -> String {
         "expert inputs".into()
     }
@@ -104,18 +104,18 @@ impl Function for Inputs {
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let x = inputs[0];
         let rows = x.f_index_select(0, &self.dispatch.tokens)?;
-        let mut outputs: Vec<Vec<Tensor>> = (0..self.parts[0].len()).map(|_| Vec::new()).collect();
-        for (expert, maps) in self.parts.iter_mut().enumerate() {
+        let mut outputs: Vec<Vec<Tensor>> = (0..self.ops[0].len()).map(|_| Vec::new()).collect();
+        for (expert, maps) in self.ops.iter_mut().enumerate() {
             let (first, count) = self.dispatch.of(expert);
             let own = rows.f_narrow(0, first, count)?;
-            for (part, outputs) in maps.iter_mut().zip(&mut outputs) {
-                outputs.push(part.forward(&own, inputs, Some((context, &self.scope)))?);
+            for (op, outputs) in maps.iter_mut().zip(&mut outputs) {
+                outputs.push(op.forward(&own, inputs, Some((context, &self.scope)))?);
             }
         }
-        if self.parts.iter().flatten().any(|part| part.reads_input(context)) {
-            self.kept = Some(self.source.keep(x, &self.scope)?);
+        if self.ops.iter().flatten().any(|op| op.reads_input(context)) {
+            self.saved = Some(self.input.save(x, &self.scope)?);
         }
-        self.source = Source::Keep(Keep::Exact);
+        self.input = SavedInput::Policy(SavePolicy::Exact);
         if context.any_needs_grad() {
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
@@ -124,44 +124,44 @@ impl Function for Inputs {
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
-        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let Some(any) = gradients.iter().flatten().next() else { return Ok(answers) };
+        let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let Some(any) = gradients.iter().flatten().next() else { return Ok(grad_inputs) };
         let (kind, device) = (any.kind(), any.device());
         let tokens = &self.dispatch.tokens;
-        let rows = match &self.kept {
-            Some(kept) => Some(kept.restore()?.f_index_select(0, tokens)?),
+        let rows = match &self.saved {
+            Some(saved) => Some(saved.restore()?.f_index_select(0, tokens)?),
             None => None,
         };
         let mut d_x = match context.needs_grad(0) {
             true => Some(Tensor::f_zeros(&self.shape[..], (kind, device))?),
             false => None,
         };
-        for (expert, maps) in self.parts.iter().enumerate() {
+        for (expert, maps) in self.ops.iter().enumerate() {
             let (first, count) = self.dispatch.of(expert);
             let own = match &rows {
                 Some(rows) => Some(rows.f_narrow(0, first, count)?),
                 None => None,
             };
-            let input = own.as_ref().map_or(Input::Kept(None), Input::Rows);
-            let mut sum = Sum::default();
-            for (part, gradient) in maps.iter().zip(gradients) {
+            let input = own.as_ref().map_or(LinearInput::Saved(None), LinearInput::Rows);
+            let mut sum = GradSum::default();
+            for (op, gradient) in maps.iter().zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 let dy = gradient.f_narrow(0, first, count)?;
-                part.backward(&dy, &parameters, &input, context, &mut answers, d_x.is_some().then_some(&mut sum))?;
+                op.backward(&dy, &parameters, &input, context, &mut grad_inputs, d_x.is_some().then_some(&mut sum))?;
             }
             if let (Some(d_x), Some(sum)) = (&mut d_x, sum.into_inner()) {
                 let _ = d_x.f_index_add_(0, &tokens.f_narrow(0, first, count)?, &sum)?;
             }
         }
-        answers[0] = d_x;
-        Ok(answers)
+        grad_inputs[0] = d_x;
+        Ok(grad_inputs)
     }
 }
 
 /// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
 /// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
 ///
-/// Kept are `inner` as `keep` says at the place of `scope`, if a weight needs it or the router learns, and the weights as they are, at [`Site::Router`] of `layer`.
+/// Kept are `inner` as `policy` says at the place of `scope`, if a weight needs it or the router learns, and the weights as they are, at [`Site::Router`] of `layer`.
 ///
 /// # Errors
 /// [`Error::Shape`] if something does not fit; those of keeping.
@@ -170,7 +170,7 @@ pub fn expert_outputs(
     weights: &Tensor,
     experts: &[Projection<'_>],
     dispatch: &Dispatch,
-    keep: &Keep,
+    policy: &SavePolicy,
     scope: &Scope,
     layer: &Scope,
 ) -> Result<Tensor, Error> {
@@ -182,55 +182,55 @@ pub fn expert_outputs(
     }
     let mut inputs = vec![inner, weights];
     let maps: Vec<Vec<Projection<'_>>> = experts.iter().map(|expert| vec![*expert]).collect();
-    let parts = parts(&maps, inner, scope, &mut inputs)?.into_iter().flatten().collect();
-    let function = Outputs {
-        parts,
+    let ops = ops(&maps, inner, scope, &mut inputs)?.into_iter().flatten().collect();
+    let function = ExpertOutputs {
+        ops,
         dispatch: dispatch.shallow_clone(),
-        keep: *keep,
+        policy: *policy,
         scope: scope.clone(),
         router: layer.site(Site::Router),
-        kept: None,
+        saved: None,
     };
     Ok(apply(function, &inputs)?.remove(0))
 }
 
-struct Outputs {
-    parts: Vec<Part>,
+struct ExpertOutputs {
+    ops: Vec<LinearOp>,
     dispatch: Dispatch,
-    keep: Keep,
+    policy: SavePolicy,
     scope: Scope,
     router: Scope,
     /// `inner`, if something needs it, and the weights of the pairs.
-    kept: Option<(Option<Kept>, Kept)>,
+    saved: Option<(Option<SavedActivation>, SavedActivation)>,
 }
 
-impl Outputs {
+impl ExpertOutputs {
     /// The weight of each row, `[rows, 1]`.
     fn row_weights(&self, weights: &Tensor) -> Result<Tensor, tch::TchError> {
         weights.f_reshape([-1])?.f_index_select(0, &self.dispatch.pairs)?.f_unsqueeze(1)
     }
 }
 
-impl Function for Outputs {
+impl Function for ExpertOutputs {
     fn name(&self) -> String {
         "expert outputs".into()
     }
 
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (inner, weights) = (inputs[0], inputs[1]);
-        let mut outputs = Vec::with_capacity(self.parts.len());
-        for (expert, part) in self.parts.iter_mut().enumerate() {
+        let mut outputs = Vec::with_capacity(self.ops.len());
+        for (expert, op) in self.ops.iter_mut().enumerate() {
             let (first, count) = self.dispatch.of(expert);
             // In backward its rows are weighted: what it keeps of its own would not be.
-            outputs.push(part.forward(&inner.f_narrow(0, first, count)?, inputs, None)?);
+            outputs.push(op.forward(&inner.f_narrow(0, first, count)?, inputs, None)?);
         }
         let rows = Tensor::f_cat(&outputs, 0)?.f_mul(&self.row_weights(weights)?)?;
         let mut sum = Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;
         let sum = sum.f_index_add_(0, &self.dispatch.tokens, &rows)?;
         if context.any_needs_grad() {
-            let reads_inner = context.needs_grad(1) || self.parts.iter().any(|part| part.reads_input(context));
-            let inner = if reads_inner { Some(self.keep.keep(inner, &self.scope)?) } else { None };
-            self.kept = Some((inner, Keep::Exact.keep(weights, &self.router)?));
+            let reads_inner = context.needs_grad(1) || self.ops.iter().any(|op| op.reads_input(context));
+            let inner = if reads_inner { Some(self.policy.save(inner, &self.scope)?) } else { None };
+            self.saved = Some((inner, SavePolicy::Exact.save(weights, &self.router)?));
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
         Ok(vec![sum])
@@ -238,9 +238,9 @@ impl Function for Outputs {
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
-        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.kept) else { return Ok(answers) };
-        let (inner, weights) = (inner.as_ref().map(Kept::restore).transpose()?, weights.restore()?);
+        let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.saved) else { return Ok(grad_inputs) };
+        let (inner, weights) = (inner.as_ref().map(SavedActivation::restore).transpose()?, weights.restore()?);
         let (row_weights, kind) = (self.row_weights(&weights)?, dy.kind());
         let gradients = dy.f_index_select(0, &self.dispatch.tokens)?;
         // The maps are linear: their weights see rows of `weight · inner`, and d weight = dy · map(inner) = mapᵀ(dy) · inner.
@@ -248,27 +248,27 @@ impl Function for Outputs {
             Some(inner) => Some(inner.f_mul(&row_weights)?),
             None => None,
         };
-        let mut pulled = Vec::with_capacity(self.parts.len());
-        for (expert, part) in self.parts.iter().enumerate() {
+        let mut output_grads = Vec::with_capacity(self.ops.len());
+        for (expert, op) in self.ops.iter().enumerate() {
             let (first, count) = self.dispatch.of(expert);
             let own = match &weighted {
                 Some(weighted) => Some(weighted.f_narrow(0, first, count)?),
                 None => None,
             };
-            let input = own.as_ref().map_or(Input::Kept(None), Input::Rows);
-            let mut sum = Sum::default();
-            part.backward(&gradients.f_narrow(0, first, count)?, &parameters, &input, context, &mut answers, Some(&mut sum))?;
-            pulled.extend(sum.into_inner());
+            let input = own.as_ref().map_or(LinearInput::Saved(None), LinearInput::Rows);
+            let mut sum = GradSum::default();
+            op.backward(&gradients.f_narrow(0, first, count)?, &parameters, &input, context, &mut grad_inputs, Some(&mut sum))?;
+            output_grads.extend(sum.into_inner());
         }
-        let pulled = Tensor::f_cat(&pulled, 0)?;
+        let output_grads = Tensor::f_cat(&output_grads, 0)?;
         if let (true, Some(inner)) = (context.needs_grad(1), &inner) {
-            let along = pulled.f_mul(inner)?.f_sum_dim_intlist(-1, false, kind)?;
+            let along = output_grads.f_mul(inner)?.f_sum_dim_intlist(-1, false, kind)?;
             let flat = Tensor::f_zeros([self.dispatch.rows()], (kind, dy.device()))?.f_index_copy(0, &self.dispatch.pairs, &along)?;
-            answers[1] = Some(flat.f_view(&weights.size()[..])?);
+            grad_inputs[1] = Some(flat.f_view(&weights.size()[..])?);
         }
         if context.needs_grad(0) {
-            answers[0] = Some(pulled.f_mul(&row_weights)?);
+            grad_inputs[0] = Some(output_grads.f_mul(&row_weights)?);
         }
-        Ok(answers)
+        Ok(grad_inputs)
     }
 }

@@ -1,25 +1,25 @@
-use crate::{Activation, Error, Keep, Kept, Scope};
+use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
 /// `f(gate) · up`, elementwise, of two tensors of one shape: the gated activation of an MLP (Shazeer 2020, arXiv 2002.05202).
 ///
-/// Both are kept as `keep` says, each at its own place: the gate at that of `scopes[0]`, the other at that of `scopes[1]`.
+/// Both are kept as `policy` says, each at its own place: the gate at that of `scopes[0]`, the other at that of `scopes[1]`.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes differ; those of keeping.
-pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor, keep: &Keep, scopes: [Scope; 2]) -> Result<Tensor, Error> {
+pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor, policy: &SavePolicy, scopes: [Scope; 2]) -> Result<Tensor, Error> {
     if gate.size() != up.size() {
         return Err(Error::Shape { operation: "gated", expected: format!("two tensors {:?}", gate.size()), got: up.size() });
     }
-    Ok(apply(Gated { activation, keep: *keep, scopes, kept: None }, &[gate, up])?.remove(0))
+    Ok(apply(Gated { activation, policy: *policy, scopes, saved: None }, &[gate, up])?.remove(0))
 }
 
 struct Gated {
     activation: Activation,
-    keep: Keep,
+    policy: SavePolicy,
     scopes: [Scope; 2],
-    kept: Option<(Kept, Kept)>,
+    saved: Option<(SavedActivation, SavedActivation)>,
 }
 
 impl Function for Gated {
@@ -30,13 +30,13 @@ impl Function for Gated {
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         let (gate, up) = (inputs[0], inputs[1]);
         if context.any_needs_grad() {
-            self.kept = Some((self.keep.keep(gate, &self.scopes[0])?, self.keep.keep(up, &self.scopes[1])?));
+            self.saved = Some((self.policy.save(gate, &self.scopes[0])?, self.policy.save(up, &self.scopes[1])?));
         }
         Ok(vec![self.activation.forward(gate)?.f_mul_(up)?])
     }
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some((gate, up))) = (&gradients[0], &self.kept) else { return Ok(vec![None, None]) };
+        let (Some(dy), Some((gate, up))) = (&gradients[0], &self.saved) else { return Ok(vec![None, None]) };
         let gate = gate.restore()?;
         let d_gate = if context.needs_grad(0) { Some(self.activation.backward(&gate, &dy.f_mul(&up.restore()?)?)?) } else { None };
         let d_up = if context.needs_grad(1) { Some(self.activation.forward(&gate)?.f_mul_(dy)?) } else { None };
@@ -44,19 +44,19 @@ impl Function for Gated {
     }
 }
 
-/// `f(x)`, elementwise: the activation of an MLP without a gate. `x` is kept as `keep` says, at the place of `scope`.
+/// `f(x)`, elementwise: the activation of an MLP without a gate. `x` is kept as `policy` says, at the place of `scope`.
 ///
 /// # Errors
 /// Those of keeping.
-pub fn activate(activation: Activation, x: &Tensor, keep: &Keep, scope: Scope) -> Result<Tensor, Error> {
-    Ok(apply(Plain { activation, keep: *keep, scope, kept: None }, &[x])?.remove(0))
+pub fn activate(activation: Activation, x: &Tensor, policy: &SavePolicy, scope: Scope) -> Result<Tensor, Error> {
+    Ok(apply(Plain { activation, policy: *policy, scope, saved: None }, &[x])?.remove(0))
 }
 
 struct Plain {
     activation: Activation,
-    keep: Keep,
+    policy: SavePolicy,
     scope: Scope,
-    kept: Option<Kept>,
+    saved: Option<SavedActivation>,
 }
 
 impl Function for Plain {
@@ -66,13 +66,13 @@ impl Function for Plain {
 
     fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
         if context.any_needs_grad() {
-            self.kept = Some(self.keep.keep(inputs[0], &self.scope)?);
+            self.saved = Some(self.policy.save(inputs[0], &self.scope)?);
         }
         Ok(vec![self.activation.forward(inputs[0])?])
     }
 
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(vec![None]) };
-        Ok(vec![Some(self.activation.backward(&kept.restore()?, dy)?)])
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else { return Ok(vec![None]) };
+        Ok(vec![Some(self.activation.backward(&saved.restore()?, dy)?)])
     }
 }

@@ -1,11 +1,11 @@
-use crate::{Error, Keep, Kept, Scope, wide};
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
 
 /// LayerNorm over the last dimension, `y = w · (x − mean(x)) / sqrt(var(x) + eps) + b` (Ba et al. 2016, arXiv 1607.06450), computed in f32 or
 /// better.
 ///
-/// `x` `[.., width]` is kept as `keep` says if any gradient is needed. `weight` and `bias` may be absent; their shape is `[width]`, or more of
+/// `x` `[.., width]` is kept as `policy` says if any gradient is needed. `weight` and `bias` may be absent; their shape is `[width]`, or more of
 /// the last dimensions of `x` where these have a weight of their own (`CohereLayerNorm` on heads: `[heads, width]`).
 ///
 /// # Errors
@@ -15,7 +15,7 @@ pub fn layer_norm(
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
-    keep: &Keep,
+    policy: &SavePolicy,
     scope: &Scope,
 ) -> Result<Tensor, Error> {
     let size = x.size();
@@ -26,7 +26,7 @@ pub fn layer_norm(
         }
     }
     let inputs: Vec<&Tensor> = [Some(x), weight, bias].into_iter().flatten().collect();
-    let function = LayerNorm { weighted: weight.is_some(), eps, keep: *keep, scope: scope.clone(), kept: None };
+    let function = LayerNorm { weighted: weight.is_some(), eps, policy: *policy, scope: scope.clone(), saved: None };
     Ok(apply(function, &inputs)?.remove(0))
 }
 
@@ -34,9 +34,9 @@ struct LayerNorm {
     /// Whether the second input is a weight; a bias is the last input.
     weighted: bool,
     eps: f64,
-    keep: Keep,
+    policy: SavePolicy,
     scope: Scope,
-    kept: Option<Kept>,
+    saved: Option<SavedActivation>,
 }
 
 impl LayerNorm {
@@ -71,7 +71,7 @@ impl Function for LayerNorm {
             y = y.f_add_(&bias.f_to_kind(kind)?)?;
         }
         if context.any_needs_grad() {
-            self.kept = Some(self.keep.keep(x, &self.scope)?);
+            self.saved = Some(self.policy.save(x, &self.scope)?);
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
         Ok(vec![y.f_to_kind(x.kind())?])
@@ -79,15 +79,15 @@ impl Function for LayerNorm {
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
-        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(answers) };
-        let x = kept.restore()?;
+        let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else { return Ok(grad_inputs) };
+        let x = saved.restore()?;
         let kind = wide(x.kind());
         let dy = dy.f_to_kind(kind)?;
         let (normed, inverse) = self.norm(&x.f_to_kind(kind)?)?;
         for (index, parameter) in parameters.iter().enumerate().filter(|(index, _)| context.needs_grad(index + 1)) {
             let of_weight = self.weighted && index == 0;
-            answers[index + 1] =
+            grad_inputs[index + 1] =
                 Some(if of_weight { sum_to(&dy.f_mul(&normed)?, parameter, kind)? } else { sum_to(&dy, parameter, kind)? });
         }
         if context.needs_grad(0) {
@@ -95,8 +95,8 @@ impl Function for LayerNorm {
             let g = if self.weighted { dy.f_mul(&parameters[0].f_to_kind(kind)?)? } else { dy };
             let along = normed.f_mul(&g.f_mul(&normed)?.f_mean_dim(-1, true, kind)?)?;
             let d_x = g.f_sub(&g.f_mean_dim(-1, true, kind)?)?.f_sub_(&along)?.f_mul_(&inverse)?;
-            answers[0] = Some(d_x);
+            grad_inputs[0] = Some(d_x);
         }
-        Ok(answers)
+        Ok(grad_inputs)
     }
 }

@@ -1,9 +1,9 @@
 mod dora;
-mod part;
+mod linear_op;
 
-pub(crate) use part::{Input, Part, Sum};
+pub(crate) use linear_op::{GradSum, LinearInput, LinearOp};
 
-use crate::{Error, Keep, Kept, Matrix, Scope, Source};
+use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
@@ -52,21 +52,21 @@ pub struct Lora<'a> {
 ///
 /// # Errors
 /// [`Error::Shape`] if a weight does not fit the input; those of keeping.
-pub fn project(x: &Tensor, projections: &[Projection<'_>], source: impl Into<Source>, scope: &Scope) -> Result<Vec<Tensor>, Error> {
+pub fn project(x: &Tensor, projections: &[Projection<'_>], input: impl Into<SavedInput>, scope: &Scope) -> Result<Vec<Tensor>, Error> {
     let mut inputs = vec![x];
-    let mut parts = Vec::with_capacity(projections.len());
+    let mut ops = Vec::with_capacity(projections.len());
     for (index, projection) in projections.iter().enumerate() {
-        parts.push(Part::new(projection, x, &scope.at(index as u64), &mut inputs)?);
+        ops.push(LinearOp::new(projection, x, &scope.at(index as u64), &mut inputs)?);
     }
-    let function = Project { parts, source: source.into(), scope: scope.clone(), kept: None };
+    let function = Project { ops, input: input.into(), scope: scope.clone(), saved: None };
     Ok(apply(function, &inputs)?)
 }
 
 struct Project {
-    parts: Vec<Part>,
-    source: Source,
+    ops: Vec<LinearOp>,
+    input: SavedInput,
     scope: Scope,
-    kept: Option<Kept>,
+    saved: Option<SavedActivation>,
 }
 
 impl Function for Project {
@@ -79,18 +79,18 @@ impl Function for Project {
         let mut shape = x.size();
         let width = shape.pop().unwrap_or(1);
         let rows = x.f_reshape([-1, width])?;
-        let mut outputs = Vec::with_capacity(self.parts.len());
-        for part in &mut self.parts {
-            let y = part.forward(&rows, inputs, Some((context, &self.scope)))?;
+        let mut outputs = Vec::with_capacity(self.ops.len());
+        for op in &mut self.ops {
+            let y = op.forward(&rows, inputs, Some((context, &self.scope)))?;
             let mut size = shape.clone();
             size.push(y.size()[1]);
             outputs.push(y.f_view(&size[..])?);
         }
-        if self.parts.iter().any(|part| part.reads_input(context)) {
-            self.kept = Some(self.source.keep(&rows, &self.scope)?);
+        if self.ops.iter().any(|op| op.reads_input(context)) {
+            self.saved = Some(self.input.save(&rows, &self.scope)?);
         }
         // The source's own share goes: only what is read is held.
-        self.source = Source::Keep(Keep::Exact);
+        self.input = SavedInput::Policy(SavePolicy::Exact);
         if context.any_needs_grad() {
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
@@ -99,24 +99,24 @@ impl Function for Project {
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
-        let mut answers: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let mut sum = Sum::default();
+        let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
+        let mut sum = GradSum::default();
         let mut shape = Vec::new();
-        for (part, gradient) in self.parts.iter().zip(gradients) {
+        for (op, gradient) in self.ops.iter().zip(gradients) {
             let Some(gradient) = gradient else { continue };
             shape = gradient.size();
             let out = shape.pop().unwrap_or(1);
             let dy = gradient.f_reshape([-1, out])?;
             let d_input = context.needs_grad(0).then_some(&mut sum);
-            part.backward(&dy, &parameters, &Input::Kept(self.kept.as_ref()), context, &mut answers, d_input)?;
+            op.backward(&dy, &parameters, &LinearInput::Saved(self.saved.as_ref()), context, &mut grad_inputs, d_input)?;
         }
-        answers[0] = match sum.into_inner() {
+        grad_inputs[0] = match sum.into_inner() {
             Some(sum) => {
                 shape.push(sum.size()[1]);
                 Some(sum.f_view(&shape[..])?)
             }
             None => None,
         };
-        Ok(answers)
+        Ok(grad_inputs)
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope, Site};
+use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
 use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
 use tch::{Kind, Tensor};
 
@@ -70,7 +70,7 @@ where
         scope: scope.clone(),
         shape: hidden.size(),
         total: targets.total,
-        kept: Vec::new(),
+        saved: Vec::new(),
     };
     Ok(apply(function, &inputs)?.remove(0))
 }
@@ -87,7 +87,7 @@ struct ChunkedLoss<T> {
     shape: Vec<i64>,
     total: i64,
     /// The gradients of the inputs, made in forward: of the rows of `hidden` that have a target, then of the parameters.
-    kept: Vec<Option<Kept>>,
+    saved: Vec<Option<SavedActivation>>,
 }
 
 impl<T> Function for ChunkedLoss<T>
@@ -141,39 +141,39 @@ where
         }
         let mut d_parameters = d_parameters.into_iter();
         let scope = self.scope.site(Site::Loss);
-        let mut keep = |needed: bool, gradient: Option<Tensor>| -> Result<(), Error> {
-            self.kept.push(match gradient.filter(|_| needed) {
-                Some(gradient) => Some(Keep::Exact.keep(&gradient, &scope)?),
+        let mut policy = |needed: bool, gradient: Option<Tensor>| -> Result<(), Error> {
+            self.saved.push(match gradient.filter(|_| needed) {
+                Some(gradient) => Some(SavePolicy::Exact.save(&gradient, &scope)?),
                 None => None,
             });
             Ok(())
         };
-        keep(context.needs_grad(0), d_hidden)?;
+        policy(context.needs_grad(0), d_hidden)?;
         for index in 1..inputs.len() {
             let needed = context.needs_grad(index);
-            keep(needed, if needed { d_parameters.next() } else { None })?;
+            policy(needed, if needed { d_parameters.next() } else { None })?;
         }
         Ok(vec![sum.f_mul_scalar(self.weight)?])
     }
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let Some(upstream) = &gradients[0] else { return Ok(self.kept.iter().map(|_| None).collect()) };
-        let mut answers = Vec::with_capacity(self.kept.len());
-        for (index, kept) in self.kept.iter().enumerate() {
-            let (Some(kept), true) = (kept, context.needs_grad(index)) else {
-                answers.push(None);
+        let Some(upstream) = &gradients[0] else { return Ok(self.saved.iter().map(|_| None).collect()) };
+        let mut grad_inputs = Vec::with_capacity(self.saved.len());
+        for (index, saved) in self.saved.iter().enumerate() {
+            let (Some(saved), true) = (saved, context.needs_grad(index)) else {
+                grad_inputs.push(None);
                 continue;
             };
-            let gradient = kept.restore()?;
+            let gradient = saved.restore()?;
             let gradient = gradient.f_mul(&upstream.f_to_kind(gradient.kind())?)?;
-            answers.push(Some(if index > 0 {
+            grad_inputs.push(Some(if index > 0 {
                 gradient
             } else {
                 let mut all = Tensor::f_zeros([self.total, gradient.size()[1]], (gradient.kind(), gradient.device()))?;
                 all.f_index_copy_(0, &self.rows, &gradient)?.f_view(&self.shape[..])?
             }));
         }
-        Ok(answers)
+        Ok(grad_inputs)
     }
 }
 

@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope, wide};
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
 
@@ -23,25 +23,25 @@ impl RmsWeight {
 
 /// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (Zhang and Sennrich 2019, arXiv 1910.07467).
 ///
-/// `x` `[.., width]` is kept as `keep` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
+/// `x` `[.., width]` is kept as `policy` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
 ///
 /// # Errors
 /// [`Error::Shape`] if the weight does not fit; those of keeping.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, rule: RmsWeight, keep: &Keep, scope: &Scope) -> Result<Tensor, Error> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, rule: RmsWeight, policy: &SavePolicy, scope: &Scope) -> Result<Tensor, Error> {
     let width = x.size().last().copied().unwrap_or(0);
     if weight.size() != [width] {
         return Err(Error::Shape { operation: "rms_norm", expected: format!("a weight [{width}]"), got: weight.size() });
     }
-    let function = RmsNorm { eps, rule, keep: *keep, scope: scope.clone(), kept: None };
+    let function = RmsNorm { eps, rule, policy: *policy, scope: scope.clone(), saved: None };
     Ok(apply(function, &[x, weight])?.remove(0))
 }
 
 struct RmsNorm {
     eps: f64,
     rule: RmsWeight,
-    keep: Keep,
+    policy: SavePolicy,
     scope: Scope,
-    kept: Option<Kept>,
+    saved: Option<SavedActivation>,
 }
 
 impl RmsNorm {
@@ -65,16 +65,16 @@ impl Function for RmsNorm {
             rule => normed.f_mul(&rule.factor(weight, normed.kind())?)?.f_to_kind(x.kind())?,
         };
         if context.any_needs_grad() {
-            self.kept = Some(self.keep.keep(x, &self.scope)?);
+            self.saved = Some(self.policy.save(x, &self.scope)?);
             context.save(weight);
         }
         Ok(vec![y])
     }
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(kept)) = (&gradients[0], &self.kept) else { return Ok(vec![None, None]) };
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else { return Ok(vec![None, None]) };
         let weight = &context.saved()?[0];
-        let x = kept.restore()?;
+        let x = saved.restore()?;
         let kind = wide(x.kind());
         let (x, dy) = (x.f_to_kind(kind)?, dy.f_to_kind(kind)?);
         let inverse = self.inverse_rms(&x)?;

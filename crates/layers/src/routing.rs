@@ -1,4 +1,4 @@
-use crate::{Error, Keep, Kept, Scope, wide};
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
 
@@ -41,7 +41,7 @@ pub struct Groups {
 /// # Errors
 /// Those of libtorch, as more experts per token than there are.
 pub fn route(scores: &Tensor, correction: Option<&Tensor>, routing: &Routing, scope: &Scope) -> Result<(Tensor, Tensor), Error> {
-    let function = Route { routing: *routing, correction: correction.map(Tensor::shallow_clone), scope: scope.clone(), kept: None };
+    let function = Route { routing: *routing, correction: correction.map(Tensor::shallow_clone), scope: scope.clone(), saved: None };
     let mut outputs = apply(function, &[scores])?;
     let chosen = outputs.remove(1);
     Ok((chosen, outputs.remove(0)))
@@ -52,7 +52,7 @@ struct Route {
     correction: Option<Tensor>,
     scope: Scope,
     /// The scores and the choice.
-    kept: Option<(Kept, Kept)>,
+    saved: Option<(SavedActivation, SavedActivation)>,
 }
 
 impl Route {
@@ -99,8 +99,8 @@ impl Function for Route {
         let probabilities = self.probabilities(inputs[0])?;
         let chosen = self.choose(&probabilities)?;
         if context.any_needs_grad() {
-            let exact = |x: &Tensor| Keep::Exact.keep(x, &self.scope);
-            self.kept = Some((exact(inputs[0])?, exact(&chosen)?));
+            let exact = |x: &Tensor| SavePolicy::Exact.save(x, &self.scope);
+            self.saved = Some((exact(inputs[0])?, exact(&chosen)?));
         }
         context.mark_constant(1);
         let (weights, sum) = self.raw_weights(&probabilities, &chosen)?;
@@ -112,7 +112,7 @@ impl Function for Route {
     }
 
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some((scores, chosen))) = (&gradients[0], &self.kept) else { return Ok(vec![None]) };
+        let (Some(dy), Some((scores, chosen))) = (&gradients[0], &self.saved) else { return Ok(vec![None]) };
         let (scores, chosen) = (scores.restore()?, chosen.restore()?);
         let p = self.probabilities(&scores)?;
         let kind = p.kind();

@@ -1,5 +1,5 @@
-use crate::chain::Chain;
-use crate::{Ledger, Place, Site, Sites};
+use crate::delta_chain::DeltaChain;
+use crate::{ActivationStore, SavedBytes, Site, SiteId};
 use autograd::random::derive_seed;
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use std::sync::Arc;
 pub struct Scope {
     seed: u64,
     training: bool,
-    place: Place,
-    sites: Arc<Sites>,
-    chain: Arc<Chain>,
+    site_id: SiteId,
+    store: Arc<ActivationStore>,
+    chain: Arc<DeltaChain>,
 }
 
 impl Scope {
     /// For one forward of a training step: dropout is on.
-    pub fn training(seed: u64, sites: Arc<Sites>) -> Self {
-        Self { seed, training: true, place: Place::default(), sites, chain: Arc::default() }
+    pub fn training(seed: u64, store: Arc<ActivationStore>) -> Self {
+        Self { seed, training: true, site_id: SiteId::default(), store, chain: Arc::default() }
     }
 
     /// For evaluation: dropout is off.
     pub fn evaluation() -> Self {
-        Self { seed: 0, training: false, place: Place::default(), sites: Arc::default(), chain: Arc::default() }
+        Self { seed: 0, training: false, site_id: SiteId::default(), store: Arc::default(), chain: Arc::default() }
     }
 
     /// The scope of a layer of the model.
     pub fn layer(&self, index: usize) -> Self {
-        Self { place: Place { layer: Some(index), site: None }, ..self.at(index as u64) }
+        Self { site_id: SiteId { layer: Some(index), site: None }, ..self.at(index as u64) }
     }
 
     /// The scope of a site of this layer.
     pub fn site(&self, site: Site) -> Self {
-        Self { place: Place { site: Some(site), ..self.place }, ..self.at(site as u64) }
+        Self { site_id: SiteId { site: Some(site), ..self.site_id }, ..self.at(site as u64) }
     }
 
     /// The same place with a random stream of its own for the `part`-th of several alike.
@@ -53,13 +53,13 @@ impl Scope {
     }
 
     /// Where in the model this is.
-    pub fn place(&self) -> Place {
-        self.place
+    pub fn site_id(&self) -> SiteId {
+        self.site_id
     }
 
     /// What all sites share.
-    pub fn sites(&self) -> &Sites {
-        &self.sites
+    pub fn store(&self) -> &ActivationStore {
+        &self.store
     }
 
     /// The same scope for blocks whose inputs are no differences from those before: the width of the residual stream changes there.
@@ -73,12 +73,12 @@ impl Scope {
     }
 
     /// The inputs of blocks that are kept as differences.
-    pub(crate) fn chain(&self) -> &Arc<Chain> {
+    pub(crate) fn delta_chain(&self) -> &Arc<DeltaChain> {
         &self.chain
     }
 
     /// Where what is kept is entered.
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        self.sites.ledger()
+    pub fn saved_bytes(&self) -> &Arc<SavedBytes> {
+        self.store.saved_bytes()
     }
 }

@@ -153,14 +153,14 @@ impl Site {
 
 /// A site of one layer of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct SiteId {
     /// The layer, from 0; absent outside the layers.
     pub layer: Option<usize>,
     /// The site; absent where no operation has said which it is.
     pub site: Option<Site>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SiteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.layer, self.site) {
             (Some(layer), Some(site)) => write!(f, "layer {layer}, {}", site.name()),

@@ -4,7 +4,7 @@
 mod drawing;
 
 use drawing::{agree, assert_close, device, gradients, normal, values};
-use layers::{Activation, Keep, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, Scope, Targets, reference};
+use layers::{Activation, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, SavePolicy, Scope, Targets, reference};
 use loract_layers as layers;
 use std::sync::Arc;
 use tch::{Kind, Tensor};
@@ -21,7 +21,7 @@ fn rms_norm() {
             let leaves = [normal(&shape, seed), normal(&[width], seed + 9)].map(|leaf| leaf.set_requires_grad(true));
             agree(
                 &leaves,
-                |leaf| vec![layers::rms_norm(&leaf[0], &leaf[1], 1e-5, rule, &Keep::Exact, &scope()).unwrap()],
+                |leaf| vec![layers::rms_norm(&leaf[0], &leaf[1], 1e-5, rule, &SavePolicy::Exact, &scope()).unwrap()],
                 |leaf| vec![reference::rms_norm(&leaf[0], &leaf[1], 1e-5, rule)],
             );
         }
@@ -32,7 +32,7 @@ fn rms_norm() {
 fn a_norm_weight_of_zero_gives_finite_gradients() {
     let x = normal(&[3, 8], 1).set_requires_grad(true);
     let weight = Tensor::zeros([8], (Kind::Double, x.device())).set_requires_grad(true);
-    let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &Keep::Exact, &scope()).unwrap();
+    let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &SavePolicy::Exact, &scope()).unwrap();
     for gradient in gradients(&[x, weight], vec![y]) {
         assert!(bool::try_from(gradient.isfinite().all()).unwrap());
     }
@@ -51,7 +51,7 @@ fn layer_norm_with_and_without_weight_and_bias_also_by_head() {
                 &leaves,
                 |leaf| {
                     let (weight, bias) = (given(weight, &leaf[1]), given(bias, &leaf[2]));
-                    vec![layers::layer_norm(&leaf[0], weight, bias, 1e-5, &Keep::Exact, &scope()).unwrap()]
+                    vec![layers::layer_norm(&leaf[0], weight, bias, 1e-5, &SavePolicy::Exact, &scope()).unwrap()]
                 },
                 |leaf| vec![reference::layer_norm(&leaf[0], given(weight, &leaf[1]), given(bias, &leaf[2]), 1e-5)],
             );
@@ -81,12 +81,12 @@ fn every_activation_with_a_gate_and_without() {
         let leaves = [normal(&[2, 3, 11], 1) * 4.0, normal(&[2, 3, 11], 2)].map(|leaf| leaf.set_requires_grad(true));
         agree(
             &leaves,
-            |leaf| vec![layers::gated(activation, &leaf[0], &leaf[1], &Keep::Exact, [scope(), scope()]).unwrap()],
+            |leaf| vec![layers::gated(activation, &leaf[0], &leaf[1], &SavePolicy::Exact, [scope(), scope()]).unwrap()],
             |leaf| vec![reference::gated(activation, &leaf[0], &leaf[1])],
         );
         agree(
             &leaves[..1],
-            |leaf| vec![layers::activate(activation, &leaf[0], &Keep::Exact, scope()).unwrap()],
+            |leaf| vec![layers::activate(activation, &leaf[0], &SavePolicy::Exact, scope()).unwrap()],
             |leaf| vec![reference::activate(activation, &leaf[0])],
         );
     }
@@ -111,7 +111,7 @@ fn linear_with_and_without_bias_and_lora_several_at_once() {
         }
         agree(
             &leaves,
-            |leaf| layers::project(&leaf[0], &maps(leaf), Keep::Exact, &scope()).unwrap(),
+            |leaf| layers::project(&leaf[0], &maps(leaf), SavePolicy::Exact, &scope()).unwrap(),
             |leaf| maps(leaf).iter().map(|one| reference::linear(&leaf[0], one)).collect(),
         );
     }
@@ -127,12 +127,13 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
     let scope = scope();
     let ours = |leaf: &[Tensor], dropout| {
         let lora = Some(Lora { a: &leaf[2], b: &leaf[3], scale: 0.5, dropout, magnitude: None });
-        layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], Keep::Exact, &scope).unwrap().remove(0)
+        layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], SavePolicy::Exact, &scope).unwrap().remove(0)
     };
     // The output is linear in A for a fixed mask, so the mask can be read off and put into the reference.
-    let mask = autograd::random::draw(autograd::random::Law::Bernoulli(0.75), &[40, 6], Kind::Double, device(), scope.at(0).seed())
-        .unwrap()
-        / 0.75;
+    let mask =
+        autograd::random::draw(autograd::random::Distribution::Bernoulli(0.75), &[40, 6], Kind::Double, device(), scope.at(0).seed())
+            .unwrap()
+            / 0.75;
     agree(
         &leaves,
         |leaf| vec![ours(leaf, 0.25)],
@@ -141,7 +142,7 @@ fn lora_dropout_is_the_same_mask_forward_and_backward_and_scales() {
     let evaluation = {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.25, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
-        layers::project(&leaves[0], &[projection], Keep::Exact, &Scope::evaluation()).unwrap().remove(0)
+        layers::project(&leaves[0], &[projection], SavePolicy::Exact, &Scope::evaluation()).unwrap().remove(0)
     };
     assert_close(&evaluation, &ours(&leaves, 0.0), 1e-12, "evaluation drops nothing");
 }
@@ -156,7 +157,7 @@ fn a_weight_may_be_stored_the_other_way_round() {
     }
     agree(
         &leaves,
-        |leaf| layers::project(&leaf[0], &[map(leaf)], Keep::Exact, &scope()).unwrap(),
+        |leaf| layers::project(&leaf[0], &[map(leaf)], SavePolicy::Exact, &scope()).unwrap(),
         |leaf| vec![reference::linear(&leaf[0], &map(leaf))],
     );
 }
@@ -240,7 +241,7 @@ fn a_recomputed_block_with_exact_keeping_changes_nothing() {
         |leaf| {
             let weight = leaf[1].shallow_clone();
             let run = move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
-            vec![layers::recompute(run, &leaf[0], &[&leaf[1]], Keep::Exact, &scope()).unwrap()]
+            vec![layers::recompute(run, &leaf[0], &[&leaf[1]], SavePolicy::Exact, &scope()).unwrap()]
         },
         |leaf| vec![leaf[0].matmul(&leaf[1]).tanh() + &leaf[0]],
     );
@@ -249,16 +250,16 @@ fn a_recomputed_block_with_exact_keeping_changes_nothing() {
 #[test]
 fn tensors_that_do_not_fit_are_refused_with_their_shapes() {
     let x = normal(&[2, 3, 4], 1);
-    let error = layers::rms_norm(&x, &normal(&[5], 1), 1e-5, RmsWeight::Rounded, &Keep::Exact, &scope()).unwrap_err();
+    let error = layers::rms_norm(&x, &normal(&[5], 1), 1e-5, RmsWeight::Rounded, &SavePolicy::Exact, &scope()).unwrap_err();
     assert_eq!(error.to_string(), "rms_norm: expected a weight [4], got [5]");
     let weight = normal(&[7, 5], 1);
     let projection = Projection::new(&weight);
     assert_eq!(
-        layers::project(&x, &[projection], Keep::Exact, &scope()).unwrap_err().to_string(),
+        layers::project(&x, &[projection], SavePolicy::Exact, &scope()).unwrap_err().to_string(),
         "linear: expected a weight [out, 4], got [7, 5]"
     );
     let (q, k) = (normal(&[1, 2, 4, 8], 1), normal(&[1, 2, 3, 8], 1));
-    assert!(layers::attention(&q, &k, &k, &Mask::Full, 1.0, &Keep::Exact, &scope()).is_err());
+    assert!(layers::attention(&q, &k, &k, &Mask::Full, 1.0, &SavePolicy::Exact, &scope()).is_err());
     let targets = Targets::new(&values(&[1i64, 2])).unwrap();
     assert!(layers::loss_over_chunks(|x| Ok(x.shallow_clone()), &x, &[], &targets, 1.0, 8, &scope()).is_err());
 }

@@ -5,7 +5,7 @@ mod drawing;
 
 use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{
-    Bias, Keep, Mask, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
+    Bias, Mask, SavePolicy, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
 };
 use loract_layers as layers;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn every_mask_grouping_and_width_of_values_with_a_soft_cap_and_without() {
                 let scores = Scores { soft_cap, ..Scores::from(0.3) };
                 agree(
                     &leaves(heads, kv_heads, value_width),
-                    |leaf| vec![layers::attention(&leaf[0], &leaf[1], &leaf[2], &mask, scores, &Keep::Exact, &scope()).unwrap().0],
+                    |leaf| vec![layers::attention(&leaf[0], &leaf[1], &leaf[2], &mask, scores, &SavePolicy::Exact, &scope()).unwrap().0],
                     |leaf| vec![reference::attention(&leaf[0], &leaf[1], &leaf[2], &mask, scores)],
                 );
             }
@@ -62,7 +62,7 @@ fn shorter_floats_agree_with_f64() {
                     other => other.shallow_clone(),
                 };
                 let [q, k, v] = &short;
-                let y = layers::attention(q, k, v, &own, 0.3, &Keep::Exact, &scope()).unwrap().0;
+                let y = layers::attention(q, k, v, &own, 0.3, &SavePolicy::Exact, &scope()).unwrap().0;
                 let [q, k, v] = &exact;
                 let expected = reference::attention(q, k, v, &mask, Scores::from(0.3));
                 let what = format!("{kind:?} {heads} {kv_heads} {value_width} {mask:?}");
@@ -97,7 +97,7 @@ fn dropped_weights_are_the_same_forward_and_backward() {
     let [q, k, _] = leaves(1, 1, 7);
     let identity = Tensor::eye(7, (Kind::Double, device())).view([1, 7, 1, 7]).repeat([2, 1, 1, 1]);
     let run = |q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores| {
-        layers::attention(q, k, v, &Mask::Causal, scores, &Keep::Exact, &scope()).unwrap().0
+        layers::attention(q, k, v, &Mask::Causal, scores, &SavePolicy::Exact, &scope()).unwrap().0
     };
     let plain = reference::attention(&q, &k, &identity, &Mask::Causal, 0.3);
     let factor = (run(&q, &k, &identity, scores) / plain.clamp_min(1e-30)).detach();
@@ -110,7 +110,7 @@ fn dropped_weights_are_the_same_forward_and_backward() {
             vec![weights.matmul(&leaf[2].squeeze_dim(2))]
         },
     );
-    let evaluation = layers::attention(&q, &k, &identity, &Mask::Causal, scores, &Keep::Exact, &Scope::evaluation()).unwrap().0;
+    let evaluation = layers::attention(&q, &k, &identity, &Mask::Causal, scores, &SavePolicy::Exact, &Scope::evaluation()).unwrap().0;
     assert_close(&evaluation, &plain, 1e-12, "evaluation drops nothing");
 }
 
@@ -133,7 +133,7 @@ fn a_table_of_biases_is_added_and_trained() {
     for mask in [Mask::Full, padding()] {
         let ours = |leaf: &[Tensor], table: &Tensor| {
             let bias = Bias::Table { table, rows: &rows };
-            vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &Keep::Exact, &scope()).unwrap().0]
+            vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &SavePolicy::Exact, &scope()).unwrap().0]
         };
         let plain = |leaf: &[Tensor], table: &Tensor| {
             let added = match &mask {
@@ -159,7 +159,7 @@ fn embeddings_of_distances_meet_queries_and_keys() {
                 &trained,
                 |leaf| {
                     let bias = Bias::Distances { embedding: &leaf[3], of_keys };
-                    vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &Keep::Exact, &scope()).unwrap().0]
+                    vec![biased_attention([&leaf[0], &leaf[1], &leaf[2]], Some(&bias), &mask, 0.3, &SavePolicy::Exact, &scope()).unwrap().0]
                 },
                 |leaf| vec![reference::attention_by_distance(&leaf[0], &leaf[1], &leaf[2], &leaf[3], of_keys, &mask, 0.3)],
             );
@@ -168,7 +168,7 @@ fn embeddings_of_distances_meet_queries_and_keys() {
     let [q, k, v] = leaves(4, 4, 8);
     let short = normal(&[11, 8], 9);
     let bias = Bias::Distances { embedding: &short, of_keys: false };
-    let refused = biased_attention([&q, &k, &v], Some(&bias), &Mask::Full, 0.3, &Keep::Exact, &scope()).unwrap_err().to_string();
+    let refused = biased_attention([&q, &k, &v], Some(&bias), &Mask::Full, 0.3, &SavePolicy::Exact, &scope()).unwrap_err().to_string();
     assert_eq!(refused, "attention: expected embeddings [2 n - 1, 8] of distances for n = 7 tokens or more, got [11, 8]");
 }
 

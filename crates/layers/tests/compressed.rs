@@ -3,27 +3,27 @@
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{assert_close, gradients, normal, relative};
-use layers::{Activation, Keep, Lora, Mask, Projection, RmsWeight, Scope, Scores, SharedKeep, Site, Sites, reference};
+use layers::{Activation, ActivationStore, Lora, Mask, Projection, RmsWeight, SavePolicy, Scope, Scores, SharedSave, Site, reference};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-const KEEP: Keep = Keep::Code(Options {
+const KEEP: SavePolicy = SavePolicy::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },
     rank: Rank::Fraction(0.25),
     keep_norms: true,
     factors: Kind::Double,
 });
 
-fn scope(sites: &Arc<Sites>) -> Scope {
+fn scope(sites: &Arc<ActivationStore>) -> Scope {
     Scope::training(5, sites.clone())
 }
 
 /// What `KEEP` makes of a tensor in this scope.
 fn restored(x: &Tensor, scope: &Scope) -> Tensor {
-    let kept = KEEP.keep(x, scope).unwrap();
+    let kept = KEEP.save(x, scope).unwrap();
     assert!(kept.bytes() < kept.exact_bytes());
     let restored = kept.restore().unwrap();
     assert!(relative(&restored, x) > 0.01, "a test of compression needs an error to see");
@@ -32,27 +32,27 @@ fn restored(x: &Tensor, scope: &Scope) -> Tensor {
 
 #[test]
 fn linear_gradients_are_contracted_through_the_factors() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let leaves: Vec<Tensor> = [&[3i64, 8, 16][..], &[12, 16], &[4, 16], &[12, 4]]
         .iter()
         .enumerate()
         .map(|(i, shape)| normal(shape, i as u64).set_requires_grad(true))
         .collect();
-    let run = |x: &Tensor, keep: Keep| {
+    let run = |x: &Tensor, keep: SavePolicy| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 2.0, dropout: 0.0, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
         layers::project(x, &[projection], keep, &scope(&sites)).unwrap().remove(0)
     };
     let y = run(&leaves[0], KEEP);
-    assert_eq!(y, run(&leaves[0], Keep::Exact), "the forward is exact");
+    assert_eq!(y, run(&leaves[0], SavePolicy::Exact), "the forward is exact");
     drop(run(&leaves[0], KEEP));
-    assert_eq!(sites.ledger().kept_bytes(), (4 * (24 + 16) * 8) as u64);
-    assert_eq!(sites.ledger().exact_bytes(), (24 * 16 * 8) as u64);
+    assert_eq!(sites.saved_bytes().held(), (4 * (24 + 16) * 8) as u64);
+    assert_eq!(sites.saved_bytes().exact(), (24 * 16 * 8) as u64);
     let ours = gradients(&leaves, vec![y]);
-    assert_eq!((sites.ledger().kept_bytes(), sites.ledger().exact_bytes()), (0, 0), "backward frees what was kept");
+    assert_eq!((sites.saved_bytes().held(), sites.saved_bytes().exact()), (0, 0), "backward frees what was kept");
     // dx does not depend on x; the weights' gradients are those at the restored input.
     let x = restored(&leaves[0].view([24, 16]).detach(), &scope(&sites)).view([3, 8, 16]).set_requires_grad(true);
-    let y = run(&x, Keep::Exact);
+    let y = run(&x, SavePolicy::Exact);
     let leaves = [x, leaves[1].shallow_clone(), leaves[2].shallow_clone(), leaves[3].shallow_clone()];
     for (index, (ours, formula)) in ours.iter().zip(gradients(&leaves, vec![y])).enumerate() {
         assert_close(ours, &formula, 1e-10, &format!("leaf {index}"));
@@ -61,7 +61,7 @@ fn linear_gradients_are_contracted_through_the_factors() {
 
 #[test]
 fn norm_and_activation_gradients_are_those_at_the_restored_input() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let (x, weight) = (normal(&[9, 16], 1).set_requires_grad(true), normal(&[16], 2).set_requires_grad(true));
     for rule in [RmsWeight::Rounded, RmsWeight::Precise, RmsWeight::OnePlus] {
         let y = layers::rms_norm(&x, &weight, 1e-5, rule, &KEEP, &scope(&sites)).unwrap();
@@ -100,7 +100,7 @@ fn norm_and_activation_gradients_are_those_at_the_restored_input() {
 
 #[test]
 fn capped_attention_reads_the_restored_output_as_the_fused_kernel_does() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let leaves = [1, 2, 3].map(|seed| normal(&[2, 6, 4, 4], seed).set_requires_grad(true));
     let scores = Scores { soft_cap: Some(1e9), ..Scores::from(0.5) };
     let run = |scores: Scores| {
@@ -116,28 +116,28 @@ fn capped_attention_reads_the_restored_output_as_the_fused_kernel_does() {
 
 #[test]
 fn operations_that_share_an_input_keep_it_once_when_the_first_needs_it() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let x = normal(&[8, 16], 1);
     let (frozen, trained) = (normal(&[4, 16], 2), normal(&[4, 16], 3).set_requires_grad(true));
-    let shared = SharedKeep::new(Keep::Exact);
+    let shared = SharedSave::new(SavePolicy::Exact);
     let run = |weight: &Tensor| layers::project(&x, &[Projection::new(weight)], &shared, &scope(&sites)).unwrap().remove(0);
     let first = run(&frozen);
-    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen map keeps nothing for the others");
+    assert_eq!(sites.saved_bytes().held(), 0, "a frozen map keeps nothing for the others");
     let outputs = [run(&trained), run(&trained)];
-    assert_eq!(sites.ledger().kept_bytes(), 8 * 16 * 8);
+    assert_eq!(sites.saved_bytes().held(), 8 * 16 * 8);
     drop((first, outputs));
     drop(shared);
-    assert_eq!(sites.ledger().kept_bytes(), 0);
+    assert_eq!(sites.saved_bytes().held(), 0);
 }
 
 #[test]
 fn a_recomputed_block_is_differentiated_at_the_restored_input() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let (x, weight) = (normal(&[2, 6, 16], 1).set_requires_grad(true), normal(&[16, 16], 2).set_requires_grad(true));
     let run = |weight: Tensor| move |x: &Tensor| Ok(x.matmul(&weight).tanh() + x);
     let y = layers::recompute(run(weight.shallow_clone()), &x, &[&weight], KEEP, &scope(&sites)).unwrap();
     assert_close(&y, &(x.matmul(&weight).tanh() + &x), 1e-14, "the forward is exact");
-    assert_eq!(sites.ledger().kept_bytes(), (4 * (12 + 16) * 8) as u64);
+    assert_eq!(sites.saved_bytes().held(), (4 * (12 + 16) * 8) as u64);
     let ours = gradients(&[x.shallow_clone(), weight.shallow_clone()], vec![y]);
     let at = restored(&x.detach(), &scope(&sites)).set_requires_grad(true);
     let formula = gradients(&[at.shallow_clone(), weight.shallow_clone()], vec![at.matmul(&weight).tanh() + &at]);
@@ -147,53 +147,60 @@ fn a_recomputed_block_is_differentiated_at_the_restored_input() {
 
 #[test]
 fn what_needs_no_gradient_is_not_kept() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let scope = scope(&sites);
     let x = normal(&[8, 16], 1).set_requires_grad(true);
     let weight = normal(&[4, 16], 2);
     let frozen = Projection::new(&weight);
-    let y = layers::project(&x, &[frozen], Keep::Exact, &scope).unwrap();
-    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen linear layer keeps nothing");
+    let y = layers::project(&x, &[frozen], SavePolicy::Exact, &scope).unwrap();
+    assert_eq!(sites.saved_bytes().held(), 0, "a frozen linear layer keeps nothing");
     assert!(y[0].requires_grad());
     let norm = normal(&[16], 3);
-    let y = layers::rms_norm(&x.detach(), &norm, 1e-5, RmsWeight::Rounded, &Keep::Exact, &scope).unwrap();
-    assert_eq!(sites.ledger().kept_bytes(), 0, "a frozen norm of a frozen input keeps nothing");
+    let y = layers::rms_norm(&x.detach(), &norm, 1e-5, RmsWeight::Rounded, &SavePolicy::Exact, &scope).unwrap();
+    assert_eq!(sites.saved_bytes().held(), 0, "a frozen norm of a frozen input keeps nothing");
     drop(y);
     let _mode = autograd::GradMode::disabled();
-    let y = layers::gated(Activation::Silu, &x, &x, &Keep::Exact, [scope.clone(), scope.clone()]).unwrap();
-    assert_eq!(sites.ledger().kept_bytes(), 0, "with gradients off nothing is kept");
+    let y = layers::gated(Activation::Silu, &x, &x, &SavePolicy::Exact, [scope.clone(), scope.clone()]).unwrap();
+    assert_eq!(sites.saved_bytes().held(), 0, "with gradients off nothing is kept");
     drop(y);
 }
 
 #[test]
 fn three_maps_and_the_attention_before_them_share_one_kept_tensor() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let scope = scope(&sites);
     let q = normal(&[2, 5, 2, 4], 1).set_requires_grad(true);
-    let (out, kept) = layers::attention(&q, &q, &q, &Mask::Causal, 0.5, &Keep::Exact, &scope).unwrap();
+    let (out, kept) = layers::attention(&q, &q, &q, &Mask::Causal, 0.5, &SavePolicy::Exact, &scope).unwrap();
     // q, k, v, the output [2, 5, 8] and a sum for each head and token, all f64.
     let bytes = (3 * 80 + 80 + 2 * 2 * 5) * 8;
-    assert_eq!(sites.ledger().kept_bytes(), bytes);
+    assert_eq!(sites.saved_bytes().held(), bytes);
     let weight = normal(&[3, 8], 2).set_requires_grad(true);
     let one = Projection::new(&weight);
-    let y = layers::project(&out, &[one, one, one], layers::Source::Kept(kept.unwrap()), &scope).unwrap();
-    assert_eq!(sites.ledger().kept_bytes(), bytes, "the maps read what the attention kept");
+    let y = layers::project(&out, &[one, one, one], layers::SavedInput::Saved(kept.unwrap()), &scope).unwrap();
+    assert_eq!(sites.saved_bytes().held(), bytes, "the maps read what the attention kept");
     drop((out, y));
-    assert_eq!(sites.ledger().kept_bytes(), 0);
+    assert_eq!(sites.saved_bytes().held(), 0);
 }
 
 #[test]
 fn a_pair_that_would_be_no_smaller_is_not_made() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let x = normal(&[3, 16], 1);
     let options = Options { rank: Rank::Components(3), factors: Kind::Double, ..Options::default() };
-    let kept = Keep::Code(options).keep(&x, &scope(&sites)).unwrap();
+    let kept = SavePolicy::Code(options).save(&x, &scope(&sites)).unwrap();
     assert_eq!((kept.bytes(), kept.restore().unwrap()), (3 * 16 * 8, x));
 }
 
 #[test]
+fn a_number_of_bits_that_no_code_has_is_refused_and_not_saved_exactly() {
+    let options = Options { method: Method::Quantized { bits: 3, group: 8 }, ..Options::default() };
+    let refused = SavePolicy::Code(options).save(&normal(&[40, 64], 1), &scope(&Arc::default())).unwrap_err().to_string();
+    assert!(refused.contains("bits = 3; it must be 4 or 8"), "{refused}");
+}
+
+#[test]
 fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let x = normal(&[40, 64], 1);
     let (weight, dy) = (normal(&[12, 64], 2).set_requires_grad(true), normal(&[40, 12], 3));
     for method in [
@@ -207,10 +214,10 @@ fn every_method_keeps_less_and_gives_the_gradients_of_what_it_restores() {
     ] {
         let options = Options { method, rank: Rank::Components(6), ..Options::default() };
         let projection = Projection::new(&weight);
-        let y = layers::project(&x, &[projection], Keep::Code(options), &scope(&sites)).unwrap().remove(0);
-        assert_eq!(sites.ledger().kept_bytes(), options.bytes(40, 64).unwrap(), "{method:?}");
+        let y = layers::project(&x, &[projection], SavePolicy::Code(options), &scope(&sites)).unwrap().remove(0);
+        assert_eq!(sites.saved_bytes().held(), options.bytes(40, 64).unwrap(), "{method:?}");
         let ours = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false).unwrap().remove(0).unwrap();
-        let restored = Keep::Code(options).keep(&x, &scope(&sites)).unwrap().restore().unwrap();
+        let restored = SavePolicy::Code(options).save(&x, &scope(&sites)).unwrap().restore().unwrap();
         assert_close(&ours, &dy.tr().matmul(&restored), 1e-5, &format!("{method:?}"));
     }
 }
@@ -221,12 +228,12 @@ fn a_nan_in_an_activation_is_an_error_and_not_spread() {
     if drawing::device() != tch::Device::Cpu {
         return;
     }
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let x = normal(&[40, 64], 1);
     let _ = x.get(3).get(5).fill_(f64::NAN);
     let weight = normal(&[12, 64], 2).set_requires_grad(true);
     let projection = Projection::new(&weight);
     let error = layers::project(&x, &[projection], KEEP, &scope(&sites)).unwrap_err().to_string();
     assert!(error.contains("forward of linear"), "{error}");
-    assert_eq!(sites.ledger().kept_bytes(), 0);
+    assert_eq!(sites.saved_bytes().held(), 0);
 }

@@ -3,14 +3,16 @@
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{agree, assert_close, device, gradients, normal, values};
-use layers::{Activation, Dispatch, Groups, Keep, Lora, Projection, Routing, Scope, Scoring, SharedKeep, Site, Sites, reference};
+use layers::{
+    Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope, Scoring, SharedSave, Site, reference,
+};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::Arc;
 use tch::{Kind, Tensor};
 
-const KEEP: Keep = Keep::Code(Options {
+const KEEP: SavePolicy = SavePolicy::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },
     rank: Rank::Components(3),
     keep_norms: true,
@@ -19,7 +21,7 @@ const KEEP: Keep = Keep::Code(Options {
 
 const EXPERTS: i64 = 4;
 
-fn scope(sites: &Arc<Sites>) -> Scope {
+fn scope(sites: &Arc<ActivationStore>) -> Scope {
     Scope::training(5, sites.clone()).layer(0)
 }
 
@@ -91,12 +93,12 @@ fn chosen() -> Tensor {
     values(&[0i64, 1, 3, 0, 0, 3, 1, 0, 0, 3, 3, 1]).view([6, 2])
 }
 
-fn run(leaf: &[Tensor], keep: [Keep; 3], scope: &Scope) -> Tensor {
+fn run(leaf: &[Tensor], keep: [SavePolicy; 3], scope: &Scope) -> Tensor {
     let maps = maps(leaf);
     let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
-    let source = SharedKeep::new(keep[0]);
+    let source = SharedSave::new(keep[0]);
     let pair = layers::expert_inputs(&leaf[0], &into, &dispatch, &source, &scope.site(Site::MlpIn)).unwrap();
     let places = [scope.site(Site::Gate), scope.site(Site::Up)];
     let inner = layers::gated(Activation::Silu, &pair[0], &pair[1], &keep[1], places).unwrap();
@@ -108,44 +110,45 @@ fn a_mixture_is_the_weighted_sum_of_its_experts() {
     let sites = Arc::default();
     agree(
         &leaves(7),
-        |leaf| vec![run(leaf, [Keep::Exact; 3], &scope(&sites))],
+        |leaf| vec![run(leaf, [SavePolicy::Exact; 3], &scope(&sites))],
         |leaf| vec![reference::mixture(&leaf[0], &maps(leaf), &chosen(), &leaf[1], Activation::Silu)],
     );
 }
 
 #[test]
 fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_restored_tensors() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let scope = scope(&sites);
     let leaves = leaves(9);
-    let exact = run(&leaves, [Keep::Exact; 3], &scope);
-    let y = run(&leaves, [Keep::Exact, Keep::Exact, KEEP], &scope);
+    let exact = run(&leaves, [SavePolicy::Exact; 3], &scope);
+    let y = run(&leaves, [SavePolicy::Exact, SavePolicy::Exact, KEEP], &scope);
     assert_eq!(y, exact, "the forward is exact");
     // x, gate and up as they are, 12 rows of the inner width as a pair, and the weights.
     let bytes = 8 * (6 * 5 + 2 * 12 * 9 + 3 * (12 + 9) + 12);
     drop(exact);
-    assert_eq!(sites.ledger().kept_bytes(), bytes as u64);
+    assert_eq!(sites.saved_bytes().held(), bytes as u64);
     let ours = gradients(&leaves, vec![y]);
-    assert_eq!(sites.ledger().kept_bytes(), 0);
+    assert_eq!(sites.saved_bytes().held(), 0);
 
     // Rows of the inner width as they were kept, and what depends on them.
     let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
     let maps = maps(&leaves);
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
-    let pair = layers::expert_inputs(&leaves[0], &into, &dispatch, Keep::Exact, &Scope::evaluation()).unwrap();
+    let pair = layers::expert_inputs(&leaves[0], &into, &dispatch, SavePolicy::Exact, &Scope::evaluation()).unwrap();
     let inner = reference::gated(Activation::Silu, &pair[0], &pair[1]).detach();
-    let restored = KEEP.keep(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
+    let restored = KEEP.save(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
     let leaf = leaves.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
     let at = restored.set_requires_grad(true);
-    let y = layers::expert_outputs(&at, &leaf[1], &down, &dispatch, &Keep::Exact, &Scope::evaluation(), &Scope::evaluation()).unwrap();
+    let y =
+        layers::expert_outputs(&at, &leaf[1], &down, &dispatch, &SavePolicy::Exact, &Scope::evaluation(), &Scope::evaluation()).unwrap();
     let formula = gradients(&leaves, vec![y]);
     for index in [1, 6, 7, 8, 13, 14, 15] {
         assert_close(&ours[index], &formula[index], 1e-9, &format!("leaf {index}"));
     }
 
     for which in 0..2 {
-        let mut keep = [Keep::Exact; 3];
+        let mut keep = [SavePolicy::Exact; 3];
         keep[which] = KEEP;
         let y = run(&leaves, keep, &scope);
         for gradient in gradients(&leaves, vec![y]) {
@@ -156,27 +159,27 @@ fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_
 
 #[test]
 fn with_nothing_to_train_or_gradients_off_nothing_is_kept() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let leaves = leaves(7);
     let frozen: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
-    let y = run(&frozen, [Keep::Exact; 3], &scope(&sites));
-    assert_eq!((sites.ledger().kept_bytes(), y.requires_grad()), (0, false));
+    let y = run(&frozen, [SavePolicy::Exact; 3], &scope(&sites));
+    assert_eq!((sites.saved_bytes().held(), y.requires_grad()), (0, false));
     let _mode = autograd::GradMode::disabled();
-    let y = run(&leaves, [Keep::Exact; 3], &scope(&sites));
-    assert_eq!((sites.ledger().kept_bytes(), y.device()), (0, device()));
+    let y = run(&leaves, [SavePolicy::Exact; 3], &scope(&sites));
+    assert_eq!((sites.saved_bytes().held(), y.device()), (0, device()));
 }
 
 #[test]
 fn frozen_maps_behind_the_activation_keep_no_inner_rows_unless_the_router_learns() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let leaves: Vec<Tensor> = leaves(7).iter().map(Tensor::detach).collect();
     let y = |router_learns: bool| {
         // Only a gate is trained, in the first expert.
         let mut leaf: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
         leaf[2] = leaf[2].detach().set_requires_grad(true);
         leaf[1] = leaf[1].detach().set_requires_grad(router_learns);
-        let y = run(&leaf, [Keep::Exact; 3], &scope(&sites));
-        (sites.ledger().kept_bytes(), gradients(&leaf, vec![y]))
+        let y = run(&leaf, [SavePolicy::Exact; 3], &scope(&sites));
+        (sites.saved_bytes().held(), gradients(&leaf, vec![y]))
     };
     let needed = 8 * (6 * 5 + 2 * 12 * 7 + 12);
     let (frozen, learning) = (y(false), y(true));

@@ -4,10 +4,10 @@
 
 mod drawing;
 
+use compression::{Method, Options};
 use drawing::{device, gradients, values};
-use layers::{BlockFormat, Dispatch, Keep, Lora, Matrix, Nf4, Packed, Projection, Scope, embedding, expert_inputs, project};
+use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
 use loract_layers as layers;
-use lowrank::{Method, Options};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -45,7 +45,7 @@ fn nf4_is_that_of_bitsandbytes_bit_for_bit() {
                 assert_eq!(tensor.name(), format!("w.{part}"));
                 same(tensor, &recorded[&format!("{prefix}.{part}")], &format!("{prefix}: {part}"));
             }
-            let expanded = Packed::nf4(quantized, Kind::Float).expand().unwrap();
+            let expanded = QuantizedWeight::nf4(quantized, Kind::Float).expand().unwrap();
             assert_eq!(expanded.size(), weight.size());
             let rows = if name == "small" { expanded } else { expanded.index_select(0, &values(&[0_i64, 79])) };
             same(&rows, &recorded[&format!("{prefix}.expanded")], &format!("{prefix}: expanded"));
@@ -58,7 +58,7 @@ fn nf4_expands_its_code_books() {
     let recorded = recorded();
     // Each level is its own nearest one.
     let levels = &recorded["levels"].repeat([4]).view([1, 64]);
-    let back = Packed::nf4(Nf4::quantize("w", levels, false).unwrap(), Kind::Float).expand().unwrap();
+    let back = QuantizedWeight::nf4(Nf4::quantize("w", levels, false).unwrap(), Kind::Float).expand().unwrap();
     same(&back, levels, "levels");
     // A block whose largest magnitude is a level of eight bits above the mean; the largest of these is one, and the mean of all zero.
     let map = &recorded["dynamic_map"].index_select(0, &(Tensor::arange(255, (Kind::Int64, device()))));
@@ -68,7 +68,7 @@ fn nf4_expands_its_code_books() {
     let magnitudes = &map + 1.0;
     let weight = magnitudes.unsqueeze(1).expand([256, 64], false).contiguous();
     let quantized = Nf4::quantize("w", &weight, true).unwrap();
-    let off = (Packed::nf4(quantized, Kind::Float).expand().unwrap() - &weight).abs().max().double_value(&[]);
+    let off = (QuantizedWeight::nf4(quantized, Kind::Float).expand().unwrap() - &weight).abs().max().double_value(&[]);
     // Half the widest step between two levels of eight bits, times the largest difference from the mean.
     assert!(off < 0.5 * 0.0142 * 2.0 && mean.double_value(&[]).abs() < 0.01, "{off}");
 }
@@ -77,7 +77,7 @@ fn nf4_expands_its_code_books() {
 fn nf4_takes_four_bits_and_an_eighth() {
     for shape in [[64, 1], [16, 4], [256, 128], [300, 192], [1024, 4096]] {
         let weight = Tensor::ones(shape, (Kind::Float, device()));
-        let packed = Packed::nf4(Nf4::quantize("w", &weight, true).unwrap(), Kind::Float);
+        let packed = QuantizedWeight::nf4(Nf4::quantize("w", &weight, true).unwrap(), Kind::Float);
         assert_eq!(Some(packed.bytes()), Nf4::bytes(shape[0] * shape[1]), "{shape:?}");
     }
     let large = Nf4::bytes(1 << 24).unwrap() as f64 * 8.0 / f64::from(1 << 24);
@@ -87,21 +87,21 @@ fn nf4_takes_four_bits_and_an_eighth() {
 }
 
 /// Random blocks of Q4_1 with modest scales, `[out, inputs]`.
-fn blocks(out: i64, inputs: i64, kind: Kind, seed: u64) -> Arc<Packed> {
+fn blocks(out: i64, inputs: i64, kind: Kind, seed: u64) -> Arc<QuantizedWeight> {
     let numbers = drawing::normal(&[out, inputs / 32, 2], seed).to_kind(Kind::Half) * 0.1;
     let scales = numbers.view_dtype(Kind::Uint8).view([out, inputs / 32, 4]);
     let codes = (drawing::normal(&[out, inputs / 32, 16], seed + 1).abs() * 97).remainder(256).to_kind(Kind::Uint8);
     let bytes = Tensor::cat(&[scales, codes], 2).view([out, -1]);
-    Arc::new(Packed::blocks("w", BlockFormat::Q4_1, bytes, kind).unwrap())
+    Arc::new(QuantizedWeight::blocks("w", BlockFormat::Q4_1, bytes, kind).unwrap())
 }
 
-fn nf4(out: i64, inputs: i64, kind: Kind, seed: u64) -> Arc<Packed> {
+fn nf4(out: i64, inputs: i64, kind: Kind, seed: u64) -> Arc<QuantizedWeight> {
     let weight = drawing::normal(&[out, inputs], seed);
-    Arc::new(Packed::nf4(Nf4::quantize("w", &weight, true).unwrap(), kind))
+    Arc::new(QuantizedWeight::nf4(Nf4::quantize("w", &weight, true).unwrap(), kind))
 }
 
 /// Outputs and gradients of `run` with the packed weights and with the expanded ones are the same bits.
-fn agree(weights: &[Arc<Packed>], leaves: &[Tensor], run: impl Fn(&[Matrix<'_>], &[Tensor]) -> Vec<Tensor>, what: &str) {
+fn agree(weights: &[Arc<QuantizedWeight>], leaves: &[Tensor], run: impl Fn(&[Matrix<'_>], &[Tensor]) -> Vec<Tensor>, what: &str) {
     let expanded: Vec<Tensor> = weights.iter().map(|weight| weight.expand().unwrap()).collect();
     let dense: Vec<Matrix<'_>> = expanded.iter().map(Matrix::from).collect();
     let packed: Vec<Matrix<'_>> = weights.iter().map(Matrix::from).collect();
@@ -134,15 +134,15 @@ fn a_linear_map_and_its_gradients_are_those_of_the_expanded_weight() {
             let scope = || Scope::training(1, Arc::default());
             let run = |weights: &[Matrix<'_>], leaf: &[Tensor]| {
                 let map = Projection { bias: Some(&leaf[1]), ..Projection::new(weights[0]) };
-                project(&leaf[0], &[map], Keep::Exact, &scope()).unwrap()
+                project(&leaf[0], &[map], SavePolicy::Exact, &scope()).unwrap()
             };
             agree(std::slice::from_ref(&weight), &plain, run, &format!("{form} {kind:?}"));
-            let code = Keep::Code(Options { method: Method::Quantized { bits: 8, group: 64 }, ..Options::default() });
+            let code = SavePolicy::Code(Options { method: Method::Quantized { bits: 8, group: 64 }, ..Options::default() });
             for (name, dropout, has_magnitude, keep) in [
-                ("lora", 0.0, false, Keep::Exact),
+                ("lora", 0.0, false, SavePolicy::Exact),
                 ("lora of a compressed input", 0.0, false, code),
-                ("dropout", 0.25, false, Keep::Exact),
-                ("dora", 0.0, true, Keep::Exact),
+                ("dropout", 0.25, false, SavePolicy::Exact),
+                ("dora", 0.0, true, SavePolicy::Exact),
                 ("dora with dropout", 0.25, true, code),
             ] {
                 let mut leaves = vec![x.shallow_clone(), pair[0].shallow_clone(), pair[1].shallow_clone()];
@@ -162,7 +162,7 @@ fn a_weight_stored_the_other_way_is_turned() {
     let (weight, x) = (blocks(32, 64, Kind::Float, 1), leaf(&[5, 32], Kind::Float, 2));
     let run = |weights: &[Matrix<'_>], leaf: &[Tensor]| {
         let map = Projection { fan_in_fan_out: true, ..Projection::new(weights[0]) };
-        project(&leaf[0], &[map], Keep::Exact, &Scope::training(1, Arc::default())).unwrap()
+        project(&leaf[0], &[map], SavePolicy::Exact, &Scope::training(1, Arc::default())).unwrap()
     };
     agree(&[weight], &[x], run, "fan_in_fan_out");
 }
@@ -173,7 +173,7 @@ fn experts_read_packed_weights() {
     let dispatch = Dispatch::new(&values(&[0_i64, 2, 1, 2, 0, 1, 2, 0]).view([4, 2]), 3).unwrap();
     let run = |weights: &[Matrix<'_>], leaf: &[Tensor]| {
         let maps: Vec<_> = weights.iter().map(|weight| vec![Projection::new(*weight)]).collect();
-        expert_inputs(&leaf[0], &maps, &dispatch, Keep::Exact, &Scope::training(1, Arc::default())).unwrap()
+        expert_inputs(&leaf[0], &maps, &dispatch, SavePolicy::Exact, &Scope::training(1, Arc::default())).unwrap()
     };
     agree(&weights, &[leaf(&[4, 64], Kind::Float, 3)], run, "experts");
 }
@@ -194,7 +194,7 @@ fn rows_are_those_of_the_expanded_weight() {
 #[test]
 fn blocks_that_are_not_whole_are_no_weight() {
     let bytes = |shape: &[i64], kind| Tensor::zeros(shape, (kind, device()));
-    let weight = |bytes| Packed::blocks("w", BlockFormat::Q4_1, bytes, Kind::Float);
+    let weight = |bytes| QuantizedWeight::blocks("w", BlockFormat::Q4_1, bytes, Kind::Float);
     assert!(weight(bytes(&[3, 41], Kind::Uint8)).is_none());
     assert!(weight(bytes(&[40], Kind::Uint8)).is_none());
     assert!(weight(bytes(&[3, 40], Kind::Int8)).is_none());
@@ -209,7 +209,7 @@ fn a_weight_of_many_pieces_is_expanded_as_its_rows_are() {
         let whole = weight.expand().unwrap();
         let bytes = weight.tensors();
         if let Some(own) = bytes[0].size().get(1) {
-            let last = Packed::blocks("w", BlockFormat::Q4_1, bytes[0].narrow(0, 1690, 10).contiguous(), Kind::Float).unwrap();
+            let last = QuantizedWeight::blocks("w", BlockFormat::Q4_1, bytes[0].narrow(0, 1690, 10).contiguous(), Kind::Float).unwrap();
             assert_eq!(*own, 200);
             same(&whole.narrow(0, 1690, 10), &last.expand().unwrap(), "last rows");
         } else {

@@ -1,25 +1,25 @@
 //! What goes wrong in other implementations of compressed activations, one test each; those of a decomposition alone (a view that keeps a larger
-//! storage alive, the global generator) stand in `lowrank/tests/methods.rs`, those of a configuration (a rank that rounds to zero or saves nothing)
+//! storage alive, the global generator) stand in `compression/tests/methods.rs`, those of a configuration (a rank that rounds to zero or saves nothing)
 //! in `trainer/src/policy.rs`, and Gemma's norm and gate, which are no RMSNorm and SiLU, in `tests/verify.rs`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
 
+use compression::{Method, Options, Rank, TestMatrix};
 use drawing::{assert_close, gradients, normal};
-use layers::{Keep, Lora, Projection, RmsWeight, Scope, Site, Sites, recompute};
+use layers::{ActivationStore, Lora, Projection, RmsWeight, SavePolicy, Scope, Site, recompute};
 use loract_layers as layers;
-use lowrank::{Method, Options, Rank, TestMatrix};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 
 /// Held by the tests that draw from the global generator, which threads share.
 static GLOBAL_GENERATOR: Mutex<()> = Mutex::new(());
 
-fn code(method: Method) -> Keep {
-    Keep::Code(Options { method, rank: Rank::Components(4), keep_norms: true, factors: Kind::Double })
+fn code(method: Method) -> SavePolicy {
+    SavePolicy::Code(Options { method, rank: Rank::Components(4), keep_norms: true, factors: Kind::Double })
 }
 
-fn random_methods() -> [Keep; 5] {
+fn random_methods() -> [SavePolicy; 5] {
     [
         code(Method::Qb { test_matrix: TestMatrix::Uniform }),
         code(Method::Qb { test_matrix: TestMatrix::Gaussian }),
@@ -34,7 +34,7 @@ fn scope() -> Scope {
 }
 
 /// A block with dropout in it: `x + W x + B A dropout(x)`.
-fn block(leaves: &[Tensor]) -> impl Fn(&Tensor, Keep, &Scope) -> Result<Tensor, layers::Error> + Send + use<> {
+fn block(leaves: &[Tensor]) -> impl Fn(&Tensor, SavePolicy, &Scope) -> Result<Tensor, layers::Error> + Send + use<> {
     let leaves: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
     move |x, keep, scope| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.4, magnitude: None });
@@ -57,12 +57,12 @@ fn the_generator_state_saved_after_the_forward() {
     let _alone = GLOBAL_GENERATOR.lock().unwrap();
     let leaves = leaves();
     let plain = block(&leaves);
-    let direct = plain(&leaves[0], Keep::Exact, &scope()).unwrap();
+    let direct = plain(&leaves[0], SavePolicy::Exact, &scope()).unwrap();
     let expected = gradients(&leaves, vec![direct.shallow_clone()]);
     let inner = scope();
     let again = block(&leaves);
-    let run = move |x: &Tensor| again(x, Keep::Exact, &inner);
-    let y = recompute(run, &leaves[0], &[&leaves[1], &leaves[2], &leaves[3]], Keep::Exact, &scope().site(Site::Layer)).unwrap();
+    let run = move |x: &Tensor| again(x, SavePolicy::Exact, &inner);
+    let y = recompute(run, &leaves[0], &[&leaves[1], &leaves[2], &leaves[3]], SavePolicy::Exact, &scope().site(Site::Layer)).unwrap();
     assert_eq!(y, direct);
     let _ = Tensor::rand([100], (Kind::Float, Device::Cpu));
     for (ours, expected) in gradients(&leaves, vec![y]).iter().zip(&expected) {
@@ -75,7 +75,7 @@ fn the_global_generator_consumed() {
     // Compression on or off, of whatever kind: the same dropout masks, and the global generator where it was.
     let _alone = GLOBAL_GENERATOR.lock().unwrap();
     let leaves = leaves();
-    let exact = block(&leaves)(&leaves[0], Keep::Exact, &scope()).unwrap();
+    let exact = block(&leaves)(&leaves[0], SavePolicy::Exact, &scope()).unwrap();
     tch::manual_seed(5);
     let next = Tensor::rand([1], (Kind::Double, Device::Cpu));
     for keep in random_methods() {
@@ -90,45 +90,45 @@ fn the_global_generator_consumed() {
 #[test]
 fn stale_factors_after_an_edit_in_place() {
     let leaves = leaves();
-    for keep in [Keep::Exact, code(Method::Svd)] {
+    for keep in [SavePolicy::Exact, code(Method::Svd)] {
         let x = normal(&[12, 16], 7);
         let y = block(&leaves)(&x, keep, &scope()).unwrap();
         let _ = x.shallow_clone().zero_();
         let gradient = autograd::grad(&[&y.sum(Kind::Double)], &[&leaves[1]], &[None], false, false);
         match keep {
             // What is kept as it is has changed under us: an error, and not the gradient of another tensor.
-            Keep::Exact => {
+            SavePolicy::Exact => {
                 let error = gradient.unwrap_err().to_string();
                 assert!(error.contains("layer 3, mlp_in: the kept tensor was edited in place before backward read it"), "{error}");
             }
             // A code is of the tensor as it was when it was read, and so is the gradient.
-            Keep::Code(_) | Keep::Difference(_) => {
-                let kept = keep.keep(&normal(&[12, 16], 7), &scope().site(Site::MlpIn)).unwrap().restore().unwrap();
+            SavePolicy::Code(_) | SavePolicy::Delta(_) => {
+                let kept = keep.save(&normal(&[12, 16], 7), &scope().site(Site::MlpIn)).unwrap().restore().unwrap();
                 let expected = Tensor::ones([16, 12], (Kind::Double, Device::Cpu)).matmul(&kept);
                 assert_close(gradient.unwrap()[0].as_ref().unwrap(), &expected, 1e-10, "of the tensor before the edit");
             }
         }
         // The edited tensor, kept again, is kept as it is now: nothing is remembered by identity.
-        assert_eq!(keep.keep(&x, &scope()).unwrap().restore().unwrap(), x);
+        assert_eq!(keep.save(&x, &scope()).unwrap().restore().unwrap(), x);
     }
 }
 
 #[test]
 fn inputs_of_frozen_layers_compressed_for_nothing() {
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let scope = Scope::training(1, sites.clone());
     let (x, weight) = (normal(&[12, 16], 1).set_requires_grad(true), normal(&[8, 16], 2));
     let frozen = Projection::new(&weight);
     for keep in random_methods() {
         let y = layers::project(&x, &[frozen], keep, &scope).unwrap();
-        assert_eq!(sites.ledger().kept_bytes() + sites.memory_bytes(), 0, "{keep:?}");
+        assert_eq!(sites.saved_bytes().held() + sites.state_bytes(), 0, "{keep:?}");
         drop(y);
     }
 }
 
 #[test]
 fn a_norm_weight_of_zero() {
-    for keep in [Keep::Exact, code(Method::Svd), code(Method::Quantized { bits: 4, group: 8 })] {
+    for keep in [SavePolicy::Exact, code(Method::Svd), code(Method::Quantized { bits: 4, group: 8 })] {
         let x = normal(&[12, 16], 1).set_requires_grad(true);
         let weight = normal(&[16], 2);
         let _ = weight.narrow(0, 3, 5).zero_();
@@ -145,7 +145,7 @@ fn one_nan_spreading() {
     let x = normal(&[12, 16], 1);
     let _ = x.get(5).get(2).fill_(f64::NAN);
     for keep in random_methods().into_iter().chain([code(Method::Quantized { bits: 8, group: 8 })]) {
-        let error = keep.keep(&x, &scope().site(Site::AttnIn)).unwrap_err().to_string();
+        let error = keep.save(&x, &scope().site(Site::AttnIn)).unwrap_err().to_string();
         assert!(error.starts_with("layer 3, attn_in: decompose: the [12, 16] matrix holds NaN or infinity"), "{error}");
     }
 }
@@ -155,7 +155,7 @@ fn a_view_that_keeps_a_larger_storage_alive() {
     let x = normal(&[64, 64], 1);
     for method in [Method::Svd, Method::Qb { test_matrix: TestMatrix::Norm }, Method::Quantized { bits: 4, group: 32 }] {
         let options = Options { method, rank: Rank::Components(3), ..Options::default() };
-        let code = lowrank::decompose(&x, &options, 0, &mut lowrank::Memory::default()).unwrap();
+        let code = compression::decompose(&x, &options, 0, &mut compression::SiteState::default()).unwrap();
         for tensor in code.tensors() {
             assert!(tensor.internal_has_same_storage_numel(&tensor.empty_like()), "{method:?}");
         }

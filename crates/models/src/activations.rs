@@ -1,4 +1,4 @@
-use layers::Keep;
+use layers::SavePolicy;
 
 /// In what form each site of each layer keeps what backward needs.
 ///
@@ -34,17 +34,17 @@ pub struct BlockActivations {
     /// Whether the block is recomputed in backward, and from what.
     pub recompute: Recompute,
     /// The inputs of both norms of a block.
-    pub norm: Keep,
+    pub norm: SavePolicy,
     /// The input of q, k and v.
-    pub attn_in: Keep,
+    pub attn_in: SavePolicy,
     /// The output of the attention, the input of o.
-    pub attn_out: Keep,
+    pub attn_out: SavePolicy,
     /// The input of gate and up.
-    pub mlp_in: Keep,
+    pub mlp_in: SavePolicy,
     /// The input of down.
-    pub mlp_out: Keep,
+    pub mlp_out: SavePolicy,
     /// The inputs of the gated activation.
-    pub act: Keep,
+    pub act: SavePolicy,
 }
 
 /// What is computed again in backward. Inside, the sites' own policies hold while that happens.
@@ -54,7 +54,7 @@ pub enum Recompute {
     #[default]
     Nothing,
     /// The decoder layer, from its input kept so.
-    Layer(Keep),
+    Layer(SavePolicy),
     /// Attention with its norm, and MLP with its norm, each from its input kept so.
-    Sublayer(Keep),
+    Sublayer(SavePolicy),
 }

@@ -1,14 +1,14 @@
 mod attention;
+mod attention_context;
 mod encoding;
 mod experts;
 mod latent;
 mod mlp;
 mod relative;
-mod shared;
 mod windows;
 
+pub(crate) use attention_context::{AttentionContext, KvCache};
 pub(crate) use mlp::MlpShape;
-pub(crate) use shared::{Seen, Shared};
 
 use crate::activations::{BlockActivations, Recompute};
 use crate::config::{ModelConfig, ResidualConfig};
@@ -18,51 +18,51 @@ use crate::{Linear, Result};
 use attention::Attention;
 use autograd::Parameter;
 use experts::Experts;
-use layers::{Error, Keep, Scope, SharedKeep, Site, Source, drop_path, dropout, recompute};
+use layers::{SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
 use mlp::Mlp;
 use std::sync::Arc;
 use tch::Tensor;
 use windows::Windows;
 
-/// One layer of a model: a half that attends and a half that does not, each with the norms its model has, added to the residual stream one
+/// One layer of a model: an attention sublayer and an MLP sublayer, each with the norms its model has, added to the residual stream one
 /// after the other or both together.
 #[derive(Debug)]
 pub(crate) struct Block {
-    joining: Joining,
-    before_attention: Option<Norm>,
+    residual: Residual,
+    pre_attention_norm: Option<Norm>,
     windows: Option<Windows>,
     attention: Attention,
-    after_attention: Option<Norm>,
-    /// The norm of the residual stream behind the sum.
-    of_attended: Option<Norm>,
-    before_mlp: Option<Norm>,
+    post_attention_norm: Option<Norm>,
+    /// The norm of the residual stream after the sum (post-norm models).
+    post_attn_residual_norm: Option<Norm>,
+    pre_mlp_norm: Option<Norm>,
     mlp: FeedForward,
-    after_mlp: Option<Norm>,
-    /// As `of_attended`.
-    of_mapped: Option<Norm>,
+    post_mlp_norm: Option<Norm>,
+    /// As `post_attn_residual_norm`.
+    post_mlp_residual_norm: Option<Norm>,
 }
 
-/// How the halves are joined to the residual stream.
+/// How the sublayers are added to the residual stream.
 #[derive(Clone, Copy, Debug)]
-struct Joining {
+struct Residual {
     /// Whether attention and MLP read the same normed input, and are added together.
     parallel: bool,
-    /// What each half is multiplied with before it is added.
+    /// What each sublayer's output is multiplied with before it is added.
     multiplier: f64,
-    /// The chance that an element of the attending half, and of the other, is dropped, in training.
+    /// The probability with which an element of the attention sublayer's output, and of the MLP's, is dropped, in training.
     dropout: [f64; 2],
-    /// The chance that the attending half of a whole sample is.
+    /// The probability with which the attention sublayer of a whole sample is dropped (stochastic depth).
     drop_path: f64,
 }
 
-impl From<ResidualConfig> for Joining {
+impl From<ResidualConfig> for Residual {
     fn from(config: ResidualConfig) -> Self {
         let ResidualConfig { parallel, multiplier, dropout } = config;
         Self { parallel, multiplier, dropout: [dropout; 2], drop_path: 0.0 }
     }
 }
 
-/// The half that does not attend.
+/// The MLP sublayer: one MLP, or a mixture of experts.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a layer, and it is never moved in a step")]
 enum FeedForward {
@@ -70,12 +70,9 @@ enum FeedForward {
     Mixture(Box<Experts>),
 }
 
-/// The result of an operation.
-type Done = std::result::Result<Tensor, Error>;
-
-/// What a half reads beside its input.
+/// What a sublayer reads in addition to its input.
 #[derive(Clone, Copy)]
-struct Surroundings<'a> {
+struct BlockContext<'a> {
     activations: &'a BlockActivations,
     scope: &'a Scope,
 }
@@ -90,19 +87,19 @@ impl Block {
             None => Ok(None),
         };
         Ok(Self {
-            joining: config.residual.into(),
+            residual: config.residual.into(),
             windows: None,
-            of_attended: None,
-            of_mapped: None,
-            before_attention: norm(names.norms.before_attention)?,
+            post_attn_residual_norm: None,
+            post_mlp_residual_norm: None,
+            pre_attention_norm: norm(names.norms.pre_attention_norm)?,
             attention: Attention::new(tensors, config, &prefix, layer)?,
-            after_attention: norm(names.norms.after_attention)?,
-            before_mlp: norm(names.norms.before_mlp)?,
+            post_attention_norm: norm(names.norms.post_attention_norm)?,
+            pre_mlp_norm: norm(names.norms.pre_mlp_norm)?,
             mlp: match (config.experts.filter(|_| layer.mixture), &names.experts) {
                 (Some(experts), Some(names)) => FeedForward::Mixture(Box::new(Experts::new(tensors, config, &prefix, names, experts)?)),
                 _ => FeedForward::Dense(Mlp::new(tensors, config.mlp(config.intermediate_size), &prefix, &names.mlp, mlp::OWN)?),
             },
-            after_mlp: norm(names.norms.after_mlp)?,
+            post_mlp_norm: norm(names.norms.post_mlp_norm)?,
         })
     }
 
@@ -138,174 +135,207 @@ impl Block {
 
     /// Whether there is a norm before attention, behind it, before the MLP, and behind that.
     pub fn norms(&self) -> [bool; 4] {
-        [&self.before_attention, &self.after_attention, &self.before_mlp, &self.after_mlp].map(Option::is_some)
+        [&self.pre_attention_norm, &self.post_attention_norm, &self.pre_mlp_norm, &self.post_mlp_norm].map(Option::is_some)
     }
 
     /// All parameters, each once.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let own = self.before_mlp.iter().flat_map(Norm::parameters);
-        self.attention_parameters().chain(own).chain(self.rest_of_mlp_parameters())
+        let own = self.pre_mlp_norm.iter().flat_map(Norm::parameters);
+        self.attention_parameters().chain(own).chain(self.mlp_parameters_without_norm())
     }
 
     fn attention_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        let norms = self.before_attention.iter().chain(&self.after_attention).chain(&self.of_attended).flat_map(Norm::parameters);
+        let norms =
+            self.pre_attention_norm.iter().chain(&self.post_attention_norm).chain(&self.post_attn_residual_norm).flat_map(Norm::parameters);
         norms.chain(self.attention.parameters())
     }
 
-    /// Those that the half of the MLP reads. In parallel halves its norm is that of attention.
+    /// Those that the MLP sublayer reads. Where the sublayers run in parallel, its norm is that of attention.
     fn mlp_parameters(&self) -> impl Iterator<Item = &Parameter> {
-        self.norm_of_mlp().into_iter().flat_map(Norm::parameters).chain(self.rest_of_mlp_parameters())
+        self.mlp_norm().into_iter().flat_map(Norm::parameters).chain(self.mlp_parameters_without_norm())
     }
 
-    fn rest_of_mlp_parameters(&self) -> impl Iterator<Item = &Parameter> {
+    fn mlp_parameters_without_norm(&self) -> impl Iterator<Item = &Parameter> {
         let maps: Box<dyn Iterator<Item = &Parameter>> = match &self.mlp {
             FeedForward::Dense(mlp) => Box::new(mlp.linears().into_iter().flat_map(Linear::parameters)),
             FeedForward::Mixture(experts) => Box::new(experts.parameters()),
         };
-        maps.chain(self.after_mlp.iter().chain(&self.of_mapped).flat_map(Norm::parameters))
+        maps.chain(self.post_mlp_norm.iter().chain(&self.post_mlp_residual_norm).flat_map(Norm::parameters))
     }
 
-    fn norm_of_mlp(&self) -> Option<&Norm> {
-        if self.joining.parallel { self.before_attention.as_ref() } else { self.before_mlp.as_ref() }
+    fn mlp_norm(&self) -> Option<&Norm> {
+        if self.residual.parallel { self.pre_attention_norm.as_ref() } else { self.pre_mlp_norm.as_ref() }
     }
 
-    /// The block as training runs it: `x` `[batch, tokens, hidden]` to the same, what backward needs being kept as `activations` say.
-    pub fn forward(self: &Arc<Self>, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
+    /// The block as training runs it: `x` `[batch, tokens, hidden]` to the same, what backward needs being saved as `activations` say.
+    pub fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        attn: &AttentionContext,
+        activations: &BlockActivations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         match &activations.recompute {
-            Recompute::Nothing => self.run(x, shared, activations, scope),
-            Recompute::Layer(keep) => {
-                let (block, shared, policy, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
-                let run = move |x: &Tensor| block.run(x, &shared, &policy, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Layer))
+            Recompute::Nothing => self.run(x, attn, activations, scope),
+            Recompute::Layer(policy) => {
+                let (block, attn, activations, inner) = (self.clone(), attn.shallow_clone(), *activations, scope.clone());
+                let run = move |x: &Tensor| block.run(x, &attn, &activations, &inner);
+                recompute(run, x, &trained(self.parameters()), policy, &scope.site(Site::Layer))
             }
-            Recompute::Sublayer(keep) if self.joining.parallel => {
-                // Both halves read the same input, of which one kept form serves both.
-                let source = SharedKeep::new(*keep);
-                let attended = self.recomputed_attention(x, shared, activations, scope, &source, false)?;
-                let mapped = self.recomputed_mlp(x, activations, scope, &source, false)?;
-                Ok(x.f_add(&attended)?.f_add(&mapped)?)
+            Recompute::Sublayer(policy) if self.residual.parallel => {
+                // Both sublayers read the same input: one saved activation serves both.
+                let input = SharedSave::new(*policy);
+                let attention = self.recompute_attention(x, attn, activations, scope, &input, false)?;
+                let mlp = self.recompute_mlp(x, activations, scope, &input, false)?;
+                Ok(x.f_add(&attention)?.f_add(&mlp)?)
             }
-            Recompute::Sublayer(keep) => {
-                let x = self.recomputed_attention(x, shared, activations, scope, keep, true)?;
-                self.recomputed_mlp(&x, activations, scope, keep, true)
+            Recompute::Sublayer(policy) => {
+                let x = self.recompute_attention(x, attn, activations, scope, policy, true)?;
+                self.recompute_mlp(&x, activations, scope, policy, true)
             }
         }
     }
 
-    /// The attending half from its kept input, added to it if it is the `whole` sublayer.
-    fn recomputed_attention(
+    /// The attention sublayer, recomputed in backward from its saved input; added to the residual stream if `whole`.
+    fn recompute_attention(
         self: &Arc<Self>,
         x: &Tensor,
-        shared: &Shared,
+        attn: &AttentionContext,
         activations: &BlockActivations,
         scope: &Scope,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         whole: bool,
-    ) -> Done {
-        let (block, shared, activations, inner) = (self.clone(), shared.shallow_clone(), *activations, scope.clone());
+    ) -> layers::Result<Tensor> {
+        let (block, attn, activations, inner) = (self.clone(), attn.shallow_clone(), *activations, scope.clone());
         let run = move |x: &Tensor| {
-            let around = Surroundings { activations: &activations, scope: &inner };
-            if whole { block.attended(x, &shared, None, around) } else { block.attention_half(x, &shared, None, around) }
+            let context = BlockContext { activations: &activations, scope: &inner };
+            if whole { block.attn_residual(x, &attn, None, context) } else { block.attention_sublayer(x, &attn, None, context) }
         };
-        recompute(run, x, &trained(self.attention_parameters()), source, &scope.site(Site::Attention))
+        recompute(run, x, &trained(self.attention_parameters()), input, &scope.site(Site::Attention))
     }
 
-    /// The other half, likewise.
-    fn recomputed_mlp(
+    /// The MLP sublayer, likewise.
+    fn recompute_mlp(
         self: &Arc<Self>,
         x: &Tensor,
         activations: &BlockActivations,
         scope: &Scope,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         whole: bool,
-    ) -> Done {
+    ) -> layers::Result<Tensor> {
         let (block, activations, inner) = (self.clone(), *activations, scope.clone());
         let run = move |x: &Tensor| {
-            let around = Surroundings { activations: &activations, scope: &inner };
-            if whole { block.mapped(x, around) } else { block.mlp_half(x, around) }
+            let context = BlockContext { activations: &activations, scope: &inner };
+            if whole { block.mlp_residual(x, context) } else { block.mlp_sublayer(x, context) }
         };
-        recompute(run, x, &trained(self.mlp_parameters()), source, &scope.site(Site::Mlp))
+        recompute(run, x, &trained(self.mlp_parameters()), input, &scope.site(Site::Mlp))
     }
 
-    fn run(&self, x: &Tensor, shared: &Shared, activations: &BlockActivations, scope: &Scope) -> Done {
-        self.joined(x, shared, None, Surroundings { activations, scope })
+    fn run(&self, x: &Tensor, attn: &AttentionContext, activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
+        self.forward_inner(x, attn, None, BlockContext { activations, scope })
     }
 
-    /// The block as generation runs it, on the tokens that follow those in `seen`.
-    pub fn forward_after(&self, x: &Tensor, shared: &Shared, seen: &mut Seen) -> Done {
+    /// The block as generation runs it, on the tokens that follow those in `cache`.
+    pub fn forward_after(&self, x: &Tensor, attn: &AttentionContext, cache: &mut KvCache) -> layers::Result<Tensor> {
         let (activations, scope) = (BlockActivations::default(), Scope::evaluation());
-        self.joined(x, shared, Some(seen), Surroundings { activations: &activations, scope: &scope })
+        self.forward_inner(x, attn, Some(cache), BlockContext { activations: &activations, scope: &scope })
     }
 
-    /// Both halves, added to the residual stream.
-    fn joined(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        if !self.joining.parallel {
-            return self.mapped(&self.attended(x, shared, seen, around)?, around);
+    /// Both sublayers, added to the residual stream.
+    fn forward_inner(
+        &self,
+        x: &Tensor,
+        attn: &AttentionContext,
+        cache: Option<&mut KvCache>,
+        context: BlockContext<'_>,
+    ) -> layers::Result<Tensor> {
+        if !self.residual.parallel {
+            return self.mlp_residual(&self.attn_residual(x, attn, cache, context)?, context);
         }
-        let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
-        // Attention and MLP read the same tensor: it is kept once, and as it is if either is to have it so.
-        let BlockActivations { attn_in, mlp_in, .. } = *around.activations;
-        let source = SharedKeep::new(if mlp_in == Keep::Exact { Keep::Exact } else { attn_in });
-        let attended = self.attend(&normed, &source, shared, seen, around)?;
-        let mapped = self.map(&normed, &source, around)?;
-        Ok(x.f_add(&attended)?.f_add(&mapped)?)
+        let normed = normed(self.pre_attention_norm.as_ref(), x, Site::AttentionNorm, context)?;
+        // Attention and MLP read the same tensor: it is saved once, and exactly if either asks for that.
+        let BlockActivations { attn_in, mlp_in, .. } = *context.activations;
+        let input = SharedSave::new(if mlp_in == SavePolicy::Exact { SavePolicy::Exact } else { attn_in });
+        let attention = self.attend(&normed, &input, attn, cache, context)?;
+        let mlp = self.mlp(&normed, &input, context)?;
+        Ok(x.f_add(&attention)?.f_add(&mlp)?)
     }
 
-    /// The residual stream behind attention.
-    fn attended(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        let sum = x.f_add(&self.attention_half(x, shared, seen, around)?)?;
-        normed(self.of_attended.as_ref(), &sum, Site::AttentionPostNorm, around)
+    /// The residual stream after attention.
+    fn attn_residual(
+        &self,
+        x: &Tensor,
+        attn: &AttentionContext,
+        cache: Option<&mut KvCache>,
+        context: BlockContext<'_>,
+    ) -> layers::Result<Tensor> {
+        let sum = x.f_add(&self.attention_sublayer(x, attn, cache, context)?)?;
+        normed(self.post_attn_residual_norm.as_ref(), &sum, Site::AttentionPostNorm, context)
     }
 
-    /// The residual stream behind the MLP.
-    fn mapped(&self, x: &Tensor, around: Surroundings<'_>) -> Done {
-        let sum = x.f_add(&self.mlp_half(x, around)?)?;
-        normed(self.of_mapped.as_ref(), &sum, Site::MlpPostNorm, around)
+    /// The residual stream after the MLP.
+    fn mlp_residual(&self, x: &Tensor, context: BlockContext<'_>) -> layers::Result<Tensor> {
+        let sum = x.f_add(&self.mlp_sublayer(x, context)?)?;
+        normed(self.post_mlp_residual_norm.as_ref(), &sum, Site::MlpPostNorm, context)
     }
 
-    fn attention_half(&self, x: &Tensor, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        let normed = normed(self.before_attention.as_ref(), x, Site::AttentionNorm, around)?;
-        self.attend(&normed, around.activations.attn_in, shared, seen, around)
+    fn attention_sublayer(
+        &self,
+        x: &Tensor,
+        attn: &AttentionContext,
+        cache: Option<&mut KvCache>,
+        context: BlockContext<'_>,
+    ) -> layers::Result<Tensor> {
+        let normed = normed(self.pre_attention_norm.as_ref(), x, Site::AttentionNorm, context)?;
+        self.attend(&normed, context.activations.attn_in, attn, cache, context)
     }
 
-    fn mlp_half(&self, x: &Tensor, around: Surroundings<'_>) -> Done {
-        let normed = normed(self.norm_of_mlp(), x, Site::MlpNorm, around)?;
-        self.map(&normed, &SharedKeep::new(around.activations.mlp_in), around)
+    fn mlp_sublayer(&self, x: &Tensor, context: BlockContext<'_>) -> layers::Result<Tensor> {
+        let normed = normed(self.mlp_norm(), x, Site::MlpNorm, context)?;
+        self.mlp(&normed, &SharedSave::new(context.activations.mlp_in), context)
     }
 
     /// Attention of what is normed already, up to the residual stream.
-    fn attend(&self, x: &Tensor, source: impl Into<Source>, shared: &Shared, seen: Option<&mut Seen>, around: Surroundings<'_>) -> Done {
-        let attend = |x: &Tensor, shared: &Shared| self.attention.forward(x, source, shared, seen, around.activations, around.scope);
+    fn attend(
+        &self,
+        x: &Tensor,
+        input: impl Into<SavedInput>,
+        attn: &AttentionContext,
+        cache: Option<&mut KvCache>,
+        context: BlockContext<'_>,
+    ) -> layers::Result<Tensor> {
+        let attend =
+            |x: &Tensor, attn: &AttentionContext| self.attention.forward(x, input, attn, cache, context.activations, context.scope);
         let out = match &self.windows {
-            Some(windows) => windows.attend(x, shared, attend)?,
-            None => attend(x, shared)?,
+            Some(windows) => windows.attend(x, attn, attend)?,
+            None => attend(x, attn)?,
         };
-        let out = normed(self.after_attention.as_ref(), &out, Site::AttentionPostNorm, around)?;
-        let out = self.weighted(out, Site::Attention, self.joining.dropout[0], around)?;
-        drop_path(&out, self.joining.drop_path, &around.scope.site(Site::Attention).at(2))
+        let out = normed(self.post_attention_norm.as_ref(), &out, Site::AttentionPostNorm, context)?;
+        let out = self.scale_and_drop(out, Site::Attention, self.residual.dropout[0], context)?;
+        drop_path(&out, self.residual.drop_path, &context.scope.site(Site::Attention).at(2))
     }
 
     /// The MLP of what is normed already, up to the residual stream.
-    fn map(&self, x: &Tensor, source: &SharedKeep, around: Surroundings<'_>) -> Done {
+    fn mlp(&self, x: &Tensor, input: &SharedSave, context: BlockContext<'_>) -> layers::Result<Tensor> {
         let out = match &self.mlp {
-            FeedForward::Dense(mlp) => mlp.forward(x, source, around.activations, around.scope)?,
-            FeedForward::Mixture(experts) => experts.forward(x, source, around.activations, around.scope)?,
+            FeedForward::Dense(mlp) => mlp.forward(x, input, context.activations, context.scope)?,
+            FeedForward::Mixture(experts) => experts.forward(x, input, context.activations, context.scope)?,
         };
-        let out = normed(self.after_mlp.as_ref(), &out, Site::MlpPostNorm, around)?;
-        self.weighted(out, Site::Mlp, self.joining.dropout[1], around)
+        let out = normed(self.post_mlp_norm.as_ref(), &out, Site::MlpPostNorm, context)?;
+        self.scale_and_drop(out, Site::Mlp, self.residual.dropout[1], context)
     }
 
-    /// A half as it is added: with elements dropped, and multiplied.
-    fn weighted(&self, half: Tensor, site: Site, chance: f64, around: Surroundings<'_>) -> Done {
-        let half = dropout(&half, chance, &around.scope.site(site).at(1))?;
-        if self.joining.multiplier == 1.0 { Ok(half) } else { Ok(half.f_mul_scalar(self.joining.multiplier)?) }
+    /// A sublayer's output as it is added: with elements dropped, and multiplied.
+    fn scale_and_drop(&self, output: Tensor, site: Site, chance: f64, context: BlockContext<'_>) -> layers::Result<Tensor> {
+        let output = dropout(&output, chance, &context.scope.site(site).at(1))?;
+        if self.residual.multiplier == 1.0 { Ok(output) } else { Ok(output.f_mul_scalar(self.residual.multiplier)?) }
     }
 }
 
 /// `x` through a norm, if there is one here.
-fn normed(norm: Option<&Norm>, x: &Tensor, site: Site, around: Surroundings<'_>) -> Done {
+fn normed(norm: Option<&Norm>, x: &Tensor, site: Site, context: BlockContext<'_>) -> layers::Result<Tensor> {
     match norm {
-        Some(norm) => norm.forward(x, &around.activations.norm, &around.scope.site(site)),
+        Some(norm) => norm.forward(x, &context.activations.norm, &context.scope.site(site)),
         None => Ok(x.shallow_clone()),
     }
 }

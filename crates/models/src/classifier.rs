@@ -9,7 +9,7 @@ use crate::tensors::{Drawn, Tensors};
 use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
 use autograd::Parameter;
 use head::Head;
-use layers::{Error, Scope};
+use layers::Scope;
 use tch::{Device, Kind, Tensor};
 
 /// An encoder with a head that says to which classes a row belongs (the `…ForSequenceClassification` and `…ForImageClassification` classes of
@@ -23,7 +23,7 @@ pub struct Classifier {
 
 impl Classifier {
     /// The names and shapes of the tensors of a model of this configuration.
-    pub fn expected(config: &EncoderConfig) -> Vec<(String, Vec<i64>)> {
+    pub fn tensor_shapes(config: &EncoderConfig) -> Vec<(String, Vec<i64>)> {
         let tensors = Tensors::list();
         let _ = Self::new(&tensors, config);
         tensors.into_list()
@@ -38,8 +38,8 @@ impl Classifier {
     pub fn load(checkpoint: &Checkpoint, labels: Option<Labels>, seed: u64, kind: Kind, device: Device) -> Result<Self> {
         let mut config = checkpoint.encoder_config()?.clone();
         config.labels = labels.unwrap_or(config.labels);
-        let body = if checkpoint.is_untrained() { 0 } else { Encoder::expected(&config).len() };
-        let mut expected = Self::expected(&config);
+        let body = if checkpoint.is_untrained() { 0 } else { Encoder::tensor_shapes(&config).len() };
+        let mut expected = Self::tensor_shapes(&config);
         let head = expected.split_off(body);
         let (held, drawn): (Vec<_>, Vec<_>) = head.into_iter().partition(|(name, shape)| checkpoint.holds(name, shape));
         expected.extend(held);
@@ -57,7 +57,7 @@ impl Classifier {
     /// Whether a checkpoint holds a head for the classes that its configuration names.
     pub fn is_whole(checkpoint: &Checkpoint) -> bool {
         let Ok(config) = checkpoint.encoder_config() else { return false };
-        Self::expected(config).iter().all(|(name, shape)| checkpoint.holds(name, shape))
+        Self::tensor_shapes(config).iter().all(|(name, shape)| checkpoint.holds(name, shape))
     }
 
     /// The paths of the linear layers, as adapters name them.
@@ -84,9 +84,9 @@ impl Classifier {
     /// The logits `[batch, classes]`, in f32 or better.
     ///
     /// # Errors
-    /// Those of [`Encoder::hidden`].
-    pub fn logits(&self, inputs: &EncoderInputs, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, Error> {
-        let hidden = self.encoder.hidden(inputs, activations, scope)?;
+    /// Those of [`Encoder::forward`].
+    pub fn logits(&self, inputs: &EncoderInputs, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
+        let hidden = self.encoder.forward(inputs, activations, scope)?;
         let pooled = self.encoder.pooled(self.config().classifier.pooling, inputs, &hidden, activations, scope)?;
         let logits = self.head.forward(&pooled, &scope.at(self.config().num_layers() as u64))?;
         Ok(if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
@@ -97,7 +97,7 @@ impl Classifier {
     ///
     /// # Errors
     /// Those of [`Losses::new`].
-    pub fn losses(&self, logits: &Tensor, labels: &Tensor, class_weights: Option<&Tensor>) -> std::result::Result<Losses, Error> {
+    pub fn losses(&self, logits: &Tensor, labels: &Tensor, class_weights: Option<&Tensor>) -> layers::Result<Losses> {
         let are_integers = !matches!(labels.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
         let problem = self.config().problem.unwrap_or_else(|| Problem::of(self.labels().len(), are_integers));
         Losses::new(problem, logits, labels, class_weights)
@@ -109,8 +109,8 @@ impl Model for Classifier {
         self.encoder.parameters().into_iter().chain(self.head.linears().flat_map(Linear::parameters)).collect()
     }
 
-    fn tables(&self) -> Vec<&Parameter> {
-        self.encoder.tables()
+    fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
+        self.encoder.sparse_grad_embeddings()
     }
 
     fn linears(&self) -> Vec<&Linear> {

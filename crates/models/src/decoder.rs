@@ -3,10 +3,10 @@ mod outline;
 
 pub use outline::{BlockOutline, LinearOutline};
 
-use crate::block::{Block, Seen, Shared};
+use crate::block::{AttentionContext, Block, KvCache};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
+use crate::lm_head::LmHead;
 use crate::quantization::Role;
-use crate::tail::Tail;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
 use autograd::Parameter;
@@ -22,7 +22,7 @@ pub struct Decoder {
     /// The embedding of positions, in models that learn one.
     positions: Option<Parameter>,
     blocks: Vec<Arc<Block>>,
-    tail: Arc<Tail>,
+    lm_head: Arc<LmHead>,
 }
 
 /// A batch as a decoder reads it.
@@ -46,20 +46,20 @@ impl Inputs {
 /// What generation remembers of the tokens already seen.
 #[derive(Debug)]
 pub struct Cache {
-    layers: Vec<Seen>,
+    layers: Vec<KvCache>,
     tokens: i64,
 }
 
 impl Decoder {
     /// The names and shapes of the tensors a checkpoint of this configuration must hold.
-    pub fn expected(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
+    pub fn tensor_shapes(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
         let tensors = Tensors::list();
         let _ = Self::new(&tensors, config);
         tensors.into_list()
     }
 
     /// The same, with what each is for.
-    pub(crate) fn roles(config: &ModelConfig) -> Vec<(String, Vec<i64>, Role)> {
+    pub(crate) fn tensor_roles(config: &ModelConfig) -> Vec<(String, Vec<i64>, Role)> {
         let tensors = Tensors::list();
         let _ = Self::new(&tensors, config);
         tensors.into_roles()
@@ -79,7 +79,7 @@ impl Decoder {
     /// As [`Decoder::load`].
     pub fn load_quantized(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind, device: Device) -> Result<Self> {
         let config = checkpoint.config()?;
-        checkpoint.check(&Self::expected(config))?;
+        checkpoint.check(&Self::tensor_shapes(config))?;
         Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization }, config)
     }
 
@@ -91,9 +91,9 @@ impl Decoder {
             Some(name) => Some(tensors.parameter(format!("{name}.weight"), &[config.max_positions, config.hidden_size])?),
             None => None,
         };
-        let tail = Arc::new(Tail::new(tensors, config, &embedding)?);
+        let lm_head = Arc::new(LmHead::new(tensors, config, &embedding)?);
         let blocks = (0..config.layers.len()).map(|index| Block::new(tensors, config, index).map(Arc::new)).collect::<Result<_>>()?;
-        Ok(Self { config: config.clone(), embedding, positions, blocks, tail })
+        Ok(Self { config: config.clone(), embedding, positions, blocks, lm_head })
     }
 
     /// The architecture.
@@ -102,7 +102,7 @@ impl Decoder {
     }
 
     /// The position of each token, `[batch or 1, tokens]`.
-    fn positions(&self, inputs: &Inputs, seen: i64) -> std::result::Result<Tensor, layers::Error> {
+    fn positions(&self, inputs: &Inputs, seen: i64) -> layers::Result<Tensor> {
         let tokens = inputs.ids.size()[1];
         match &inputs.positions {
             Some(positions) => Ok(positions.shallow_clone()),
@@ -111,7 +111,7 @@ impl Decoder {
     }
 
     /// What all blocks share in a forward of tokens that follow `seen` others.
-    fn shared(&self, inputs: &Inputs, positions: &Tensor, seen: i64) -> std::result::Result<Shared, layers::Error> {
+    fn attention_context(&self, inputs: &Inputs, positions: &Tensor, seen: i64) -> layers::Result<AttentionContext> {
         let (tokens, kind) = (inputs.ids.size()[1], self.kind());
         let used = |rope| self.config.layers.iter().any(|layer| layer.rope == rope);
         let table = |rope: Option<&RopeConfig>, is_used: bool| match rope.filter(|_| is_used) {
@@ -130,11 +130,11 @@ impl Decoder {
                 masks.push((layer.window, mask));
             }
         }
-        Ok(Shared { tables, masks, grid: None })
+        Ok(AttentionContext { tables, masks, grid: None })
     }
 
     /// The rotary table of `rope` at `positions` that lie below `end`.
-    fn table(&self, rope: &RopeConfig, positions: &Tensor, end: i64) -> std::result::Result<RotaryTable, layers::Error> {
+    fn table(&self, rope: &RopeConfig, positions: &Tensor, end: i64) -> layers::Result<RotaryTable> {
         // Positions restart in packed rows: what counts is the largest. Only a table that depends on it makes the host wait for it.
         let length = match rope.changes_beyond() {
             Some(limit) if end > limit => positions.f_max()?.f_int64_value(&[])? + 1,
@@ -146,7 +146,7 @@ impl Decoder {
     }
 
     /// The hidden states that go into the first block.
-    fn embed(&self, ids: &Tensor, positions: &Tensor, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
+    fn embed(&self, ids: &Tensor, positions: &Tensor, scope: &Scope) -> layers::Result<Tensor> {
         let config = &self.config.embedding;
         let mut x = embedding(self.embedding.matrix(), ids, config.padding)?;
         if let Some(weight) = &self.positions {
@@ -167,12 +167,12 @@ impl Decoder {
     ///
     /// # Errors
     /// Those of the operations, as an id outside the vocabulary.
-    pub fn hidden(&self, inputs: &Inputs, activations: &Activations, scope: &Scope) -> std::result::Result<Tensor, layers::Error> {
+    pub fn forward(&self, inputs: &Inputs, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
         let positions = self.positions(inputs, 0)?;
-        let shared = self.shared(inputs, &positions, 0)?;
+        let context = self.attention_context(inputs, &positions, 0)?;
         let mut x = self.embed(&inputs.ids, &positions, scope)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &shared, activations.layer(index), &scope.layer(index))?;
+            x = block.forward(&x, &context, activations.layer(index), &scope.layer(index))?;
         }
         scope.end_of_blocks();
         Ok(x)
@@ -182,46 +182,39 @@ impl Decoder {
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn logits(&self, hidden: &Tensor) -> std::result::Result<Tensor, layers::Error> {
-        self.tail.logits(hidden)
+    pub fn logits(&self, hidden: &Tensor) -> layers::Result<Tensor> {
+        self.lm_head.logits(hidden)
     }
 
     /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: as many as take 64 MiB).
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn loss(
-        &self,
-        hidden: &Tensor,
-        targets: &Targets,
-        weight: f64,
-        chunk: i64,
-        scope: &Scope,
-    ) -> std::result::Result<Tensor, layers::Error> {
+    pub fn loss(&self, hidden: &Tensor, targets: &Targets, weight: f64, chunk: i64, scope: &Scope) -> layers::Result<Tensor> {
         let chunk = if chunk > 0 { chunk } else { layers::chunk_tokens(self.config.vocab_size) };
-        let tail = self.tail.clone();
-        let parameters = self.tail.tensors();
+        let lm_head = self.lm_head.clone();
+        let parameters = self.lm_head.tensors();
         let scope = scope.at(self.blocks.len() as u64);
-        loss_over_chunks(move |hidden: &Tensor| tail.logits(hidden), hidden, &parameters, targets, weight, chunk, &scope)
+        loss_over_chunks(move |hidden: &Tensor| lm_head.logits(hidden), hidden, &parameters, targets, weight, chunk, &scope)
     }
 
     /// An empty cache.
     pub fn cache(&self) -> Cache {
-        Cache { layers: self.blocks.iter().map(|_| Seen::default()).collect(), tokens: 0 }
+        Cache { layers: self.blocks.iter().map(|_| KvCache::default()).collect(), tokens: 0 }
     }
 
     /// The logits `[vocabulary]` of the token that follows those in the cache and `ids` (one row, at least one); the cache then holds them too.
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn next_logits(&self, ids: &[i64], cache: &mut Cache) -> std::result::Result<Tensor, layers::Error> {
+    pub fn next_logits(&self, ids: &[i64], cache: &mut Cache) -> layers::Result<Tensor> {
         let _mode = autograd::GradMode::disabled();
         let inputs = Inputs::rows(Tensor::f_from_slice(ids)?.f_view([1, -1])?.f_to_device(self.device())?);
         let positions = self.positions(&inputs, cache.tokens)?;
-        let shared = self.shared(&inputs, &positions, cache.tokens)?;
+        let context = self.attention_context(&inputs, &positions, cache.tokens)?;
         let mut x = self.embed(&inputs.ids, &positions, &Scope::evaluation())?;
-        for (block, seen) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.forward_after(&x, &shared, seen)?;
+        for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
+            x = block.forward_after(&x, &context, cache)?;
         }
         cache.tokens += ids.len() as i64;
         Ok(self.logits(&x.f_select(1, -1)?)?.f_view([-1])?)

@@ -2,7 +2,7 @@ mod image;
 mod merge;
 mod text;
 
-use crate::block::{Block, Shared};
+use crate::block::{AttentionContext, Block};
 use crate::config::{EncoderConfig, InputConfig, LAYER_NORM, Pooling};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
@@ -73,12 +73,9 @@ impl EncoderInputs {
     }
 }
 
-/// The result of an operation.
-type Done = std::result::Result<Tensor, Error>;
-
 impl Encoder {
     /// The names and shapes of the tensors a checkpoint of this configuration must hold.
-    pub fn expected(config: &EncoderConfig) -> Vec<(String, Vec<i64>)> {
+    pub fn tensor_shapes(config: &EncoderConfig) -> Vec<(String, Vec<i64>)> {
         let tensors = Tensors::list();
         let _ = Self::new(&tensors, config);
         tensors.into_list()
@@ -90,7 +87,7 @@ impl Encoder {
     /// Those of [`Checkpoint::encoder_config`], [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
         let config = checkpoint.encoder_config()?;
-        checkpoint.check(&Self::expected(config))?;
+        checkpoint.check(&Self::tensor_shapes(config))?;
         Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization: Quantization::None }, config)
     }
 
@@ -129,7 +126,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`Error::Shape`] if the batch does not fit the model; those of the operations, as an id outside the vocabulary.
-    pub fn hidden(&self, inputs: &EncoderInputs, activations: &Activations, scope: &Scope) -> Done {
+    pub fn forward(&self, inputs: &EncoderInputs, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
         let (mut x, mut grid) = match (&self.embedding, inputs) {
             (Embedding::Text(embedding), EncoderInputs::Text { ids, types, .. }) => (embedding.forward(ids, types.as_ref(), scope)?, None),
             (Embedding::Image(embedding), EncoderInputs::Images(pixels)) => {
@@ -149,9 +146,9 @@ impl Encoder {
         };
         let mut layer = 0;
         for stage in &self.stages {
-            let (scope, shared) = (scope.stage(), Shared::masked(mask.shallow_clone(), grid));
+            let (scope, context) = (scope.stage(), AttentionContext::masked(mask.shallow_clone(), grid));
             for block in &stage.blocks {
-                x = block.forward(&x, &shared, activations.layer(layer), &scope.layer(layer))?;
+                x = block.forward(&x, &context, activations.layer(layer), &scope.layer(layer))?;
                 layer += 1;
             }
             if let (Some(merge), Some(map)) = (&stage.merge, grid) {
@@ -167,7 +164,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn normed(&self, hidden: &Tensor, activations: &Activations, scope: &Scope) -> Done {
+    pub fn normed(&self, hidden: &Tensor, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
         match &self.norm {
             Some(norm) => {
                 let last = self.config.num_layers() - 1;
@@ -181,7 +178,14 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn pooled(&self, pooling: Pooling, inputs: &EncoderInputs, hidden: &Tensor, activations: &Activations, scope: &Scope) -> Done {
+    pub fn pooled(
+        &self,
+        pooling: Pooling,
+        inputs: &EncoderInputs,
+        hidden: &Tensor,
+        activations: &Activations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         match pooling {
             Pooling::First => {
                 // A copy: a view would hold all tokens as long as the norm holds this one.
@@ -202,11 +206,11 @@ impl Encoder {
     /// MiniLM and its like. Without gradients.
     ///
     /// # Errors
-    /// Those of [`Encoder::hidden`].
-    pub fn sentence_embeddings(&self, inputs: &EncoderInputs) -> Done {
+    /// Those of [`Encoder::forward`].
+    pub fn sentence_embeddings(&self, inputs: &EncoderInputs) -> layers::Result<Tensor> {
         let _mode = autograd::GradMode::disabled();
         let (activations, scope) = (Activations::default(), Scope::evaluation());
-        let hidden = self.hidden(inputs, &activations, &scope)?;
+        let hidden = self.forward(inputs, &activations, &scope)?;
         let mean = self.pooled(Pooling::Mean, inputs, &hidden, &activations, &scope)?;
         let length = mean.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(1e-12)?;
         Ok(mean.f_div(&length)?)
@@ -227,9 +231,9 @@ impl Model for Encoder {
         parameters
     }
 
-    fn tables(&self) -> Vec<&Parameter> {
+    fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
         match &self.embedding {
-            Embedding::Text(embedding) => embedding.tables().to_vec(),
+            Embedding::Text(embedding) => embedding.sparse_grad_embeddings().to_vec(),
             Embedding::Image(_) => Vec::new(),
         }
     }

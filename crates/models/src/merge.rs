@@ -49,7 +49,7 @@ pub fn merge(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Merged> {
     let model = checkpoint.config()?;
-    checkpoint.check(&Decoder::expected(model))?;
+    checkpoint.check(&Decoder::tensor_shapes(model))?;
     let decoder = Decoder::listed(model)?;
     check_modules(&decoder.linears(), &adapter.weights.modules, place)?;
     let weights = weights(checkpoint, adapter, &decoder, place, options)?;
@@ -142,7 +142,7 @@ fn weights<'a>(
 ) -> Result<Vec<Weight<'a>>> {
     let model = checkpoint.config()?;
     let mut expected: Vec<(String, Vec<i64>, String)> =
-        Decoder::expected(model).into_iter().map(|(name, shape)| (name.clone(), shape, name)).collect();
+        Decoder::tensor_shapes(model).into_iter().map(|(name, shape)| (name.clone(), shape, name)).collect();
     if unties(model, &adapter.config) {
         // The head begins as the embedding is in the base.
         let embedding = format!("{}.weight", model.names.embedding);

@@ -2,7 +2,7 @@
 
 use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
 use autograd::Parameter;
-use layers::Packed;
+use layers::QuantizedWeight;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -12,12 +12,12 @@ pub trait Model {
     fn parameters(&self) -> Vec<&Parameter>;
 
     /// The weights that are held in few bits, which are no parameters, in the order of the forward.
-    fn packed(&self) -> Vec<&Packed> {
+    fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
         Vec::new()
     }
 
     /// Tables of which a forward reads a row for each token and nothing else: embeddings, but not one that is the head.
-    fn tables(&self) -> Vec<&Parameter> {
+    fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
         Vec::new()
     }
 
@@ -152,7 +152,7 @@ pub(crate) fn add_pair(linear: &mut Linear, config: &AdapterConfig, pair: Option
         return refuse(format!("{}: A {a:?} and B {b:?} do not fit a weight {size:?}", linear.path()));
     }
     let rank = config.rank_of(linear.path());
-    if config.is_pissa() && linear.weight().packed().is_some() {
+    if config.is_pissa() && linear.weight().quantized().is_some() {
         return refuse(format!("{}: PiSSA changes the weight, which is quantised; load the model without quantisation", linear.path()));
     }
     if config.is_pissa() && rank > outputs.min(inputs) {

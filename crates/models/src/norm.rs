@@ -2,7 +2,7 @@ use crate::Result;
 use crate::config::NormKind;
 use crate::tensors::Tensors;
 use autograd::Parameter;
-use layers::{Error, Keep, Scope, layer_norm, rms_norm};
+use layers::{SavePolicy, Scope, layer_norm, rms_norm};
 use tch::Tensor;
 
 /// A norm of a model, of whatever kind.
@@ -29,12 +29,12 @@ impl Norm {
         self.weight.iter().chain(&self.bias)
     }
 
-    /// `x` normed; what backward needs of it is kept as `keep` says at the place of `scope`.
-    pub fn forward(&self, x: &Tensor, keep: &Keep, scope: &Scope) -> std::result::Result<Tensor, Error> {
+    /// `x` normed; what backward needs of it is kept as `policy` says at the place of `scope`.
+    pub fn forward(&self, x: &Tensor, policy: &SavePolicy, scope: &Scope) -> layers::Result<Tensor> {
         let weight = self.weight.as_ref().map(Parameter::tensor);
         match (self.kind, weight) {
-            (NormKind::Rms(rule), Some(weight)) => rms_norm(x, weight, self.eps, rule, keep, scope),
-            _ => layer_norm(x, weight, self.bias.as_ref().map(Parameter::tensor), self.eps, keep, scope),
+            (NormKind::Rms(rule), Some(weight)) => rms_norm(x, weight, self.eps, rule, policy, scope),
+            _ => layer_norm(x, weight, self.bias.as_ref().map(Parameter::tensor), self.eps, policy, scope),
         }
     }
 }

@@ -32,7 +32,7 @@ pub fn write_model(folder: &Path, source: &Path, model: &dyn Model, labels: Opti
     let mut tensors: Vec<_> =
         model.parameters().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     let file = aside.join("model.safetensors");
-    for packed in model.packed() {
+    for packed in model.quantized_weights() {
         tensors.push((packed.name().to_owned(), packed.expand().map_err(Error::torch(packed.name(), &file))?));
     }
     tensor_file::write(&file, &tensors, &[("format", "pt")])?;

@@ -1,8 +1,8 @@
 use crate::quantization::{Packing, Role};
 use crate::{Checkpoint, Error, Quantization, Result, Weight};
 use autograd::Parameter;
-use autograd::random::{Law, derive_seed, draw};
-use layers::{Nf4, Packed};
+use autograd::random::{Distribution, derive_seed, draw};
+use layers::{Nf4, QuantizedWeight};
 use std::cell::RefCell;
 use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
@@ -59,16 +59,16 @@ impl Tensors<'_> {
         let torch = || Error::torch(&name, checkpoint.path());
         let packed = match quantization.packing(role, Some(checkpoint), &name, shape) {
             None => return self.parameter(name, shape).map(Weight::Dense),
-            Some(Packing::Blocks(format)) => Packed::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
+            Some(Packing::Blocks(format)) => QuantizedWeight::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
                 .ok_or_else(|| Error::corrupt(checkpoint.path(), format!("{name} is not rows of whole blocks")))?,
             Some(Packing::Nf4) => {
                 // From what is stored, not from its rounding to the model's dtype, and on the CPU: the same codes on every device.
                 let whole = checkpoint.tensor(&name, Kind::Float, Device::Cpu)?;
                 let codes = Nf4::quantize(&name, &whole, true).and_then(|codes| codes.to_device(device)).map_err(torch())?;
-                Packed::nf4(codes, kind)
+                QuantizedWeight::nf4(codes, kind)
             }
         };
-        Ok(Weight::Packed(Arc::new(packed)))
+        Ok(Weight::Quantized(Arc::new(packed)))
     }
 
     /// The weight `name` of this shape; a list gives an undefined one.
@@ -129,7 +129,7 @@ impl Drawn {
         }
         let name = name.bytes().map(u64::from).collect::<Vec<_>>();
         // Drawn on the CPU, so that a seed means the same everywhere.
-        let drawn = draw(Law::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
+        let drawn = draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
         let drawn = drawn.map_err(|why| TchError::Torch(why.to_string()))?;
         drawn.f_mul_scalar(self.deviation)?.f_to_device(device)?.f_to_kind(kind)
     }

@@ -1,5 +1,5 @@
 use autograd::Parameter;
-use layers::{Matrix, Packed};
+use layers::{Matrix, QuantizedWeight};
 use std::sync::Arc;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -9,7 +9,7 @@ pub enum Weight {
     /// In the model's dtype; it may be trained.
     Dense(Parameter),
     /// In few bits, and frozen.
-    Packed(Arc<Packed>),
+    Quantized(Arc<QuantizedWeight>),
 }
 
 impl Weight {
@@ -17,7 +17,7 @@ impl Weight {
     pub fn name(&self) -> &str {
         match self {
             Self::Dense(weight) => weight.name(),
-            Self::Packed(weight) => weight.name(),
+            Self::Quantized(weight) => weight.name(),
         }
     }
 
@@ -30,7 +30,7 @@ impl Weight {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Dense(weight) => weight.kind(),
-            Self::Packed(weight) => weight.kind(),
+            Self::Quantized(weight) => weight.kind(),
         }
     }
 
@@ -38,7 +38,7 @@ impl Weight {
     pub fn device(&self) -> Device {
         match self {
             Self::Dense(weight) => weight.device(),
-            Self::Packed(weight) => weight.device(),
+            Self::Quantized(weight) => weight.device(),
         }
     }
 
@@ -54,15 +54,15 @@ impl Weight {
     pub fn parameter(&self) -> Option<&Parameter> {
         match self {
             Self::Dense(weight) => Some(weight),
-            Self::Packed(_) => None,
+            Self::Quantized(_) => None,
         }
     }
 
     /// What is held in few bits, if it is.
-    pub fn packed(&self) -> Option<&Packed> {
+    pub fn quantized(&self) -> Option<&QuantizedWeight> {
         match self {
             Self::Dense(_) => None,
-            Self::Packed(weight) => Some(weight),
+            Self::Quantized(weight) => Some(weight),
         }
     }
 
@@ -70,14 +70,14 @@ impl Weight {
     pub(crate) fn matrix(&self) -> Matrix<'_> {
         match self {
             Self::Dense(weight) => Matrix::Dense(weight.tensor()),
-            Self::Packed(weight) => Matrix::Packed(weight),
+            Self::Quantized(weight) => Matrix::Quantized(weight),
         }
     }
 
     pub(crate) fn shallow_clone(&self) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(Parameter::new(weight.name(), weight.shallow_clone())),
-            Self::Packed(weight) => Self::Packed(weight.clone()),
+            Self::Quantized(weight) => Self::Quantized(weight.clone()),
         }
     }
 }

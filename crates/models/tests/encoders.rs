@@ -2,20 +2,20 @@
 //! the code loses nothing and those of the restored activations where it does, padding is not seen, and a head that no file holds is drawn.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use autograd::{GradMode, grad};
-use layers::{Keep, Observer, Place, Scope, Site, Sites};
+use compression::{Method, Options, Rank};
+use layers::{ActivationStore, Observer, SavePolicy, Scope, Site, SiteId};
 use loract_models::config::RelativePositions;
 use loract_models::{
     Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig, EncoderInputs, InputConfig, Labels,
     Model, Recompute, TargetModules, TensorFile, read_adapter, write_adapter,
 };
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
 
-const fn every(keep: Keep) -> BlockActivations {
+const fn every(keep: SavePolicy) -> BlockActivations {
     BlockActivations { recompute: Recompute::Nothing, norm: keep, attn_in: keep, attn_out: keep, mlp_in: keep, mlp_out: keep, act: keep }
 }
 
@@ -24,8 +24,8 @@ fn svd(rank: i64) -> Options {
 }
 
 /// A code of as many components as the tokens of [`alike`] are independent: it loses nothing.
-fn lossless(config: &EncoderConfig) -> Keep {
-    Keep::Code(svd(match &config.input {
+fn lossless(config: &EncoderConfig) -> SavePolicy {
+    SavePolicy::Code(svd(match &config.input {
         InputConfig::Text(_) => 3,
         // All patches of Swin are the same, but where windows are padded.
         InputConfig::Image(image) if image.any_size => 4,
@@ -77,7 +77,7 @@ fn trained(folder: &Path, kind: Kind) -> Classifier {
     model.add_lora(&lora, None, 0, folder).unwrap();
     let _mode = GradMode::disabled();
     for (index, parameter) in model.trained().into_iter().filter(|parameter| parameter.name().contains("lora_")).enumerate() {
-        let noise = draw(Law::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
+        let noise = draw(Distribution::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
         parameter.shallow_clone().copy_(&noise);
     }
     model.train_weights(true);
@@ -95,7 +95,7 @@ fn alike(config: &EncoderConfig) -> EncoderInputs {
         }
         InputConfig::Image(image) => {
             let size = if image.any_size { [1, 1] } else { image.size };
-            let one = draw(Law::Normal, &[1, image.channels, size[0], size[1]], Kind::Float, Device::Cpu, 5).unwrap();
+            let one = draw(Distribution::Normal, &[1, image.channels, size[0], size[1]], Kind::Float, Device::Cpu, 5).unwrap();
             EncoderInputs::Images(one.expand([ROWS, image.channels, image.size[0], image.size[1]], false).contiguous())
         }
     }
@@ -110,7 +110,7 @@ fn different(config: &EncoderConfig) -> EncoderInputs {
         }
         InputConfig::Image(image) => {
             let size = [ROWS, image.channels, image.size[0], image.size[1]];
-            EncoderInputs::Images(draw(Law::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap())
+            EncoderInputs::Images(draw(Distribution::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap())
         }
     }
 }
@@ -120,16 +120,16 @@ fn labels(model: &Classifier) -> Tensor {
     let classes = model.labels().len() as i64;
     match model.config().problem {
         None if classes > 1 => Tensor::arange(ROWS, (Kind::Int64, Device::Cpu)).remainder(classes),
-        _ => draw(Law::Uniform, &[ROWS, classes], Kind::Float, Device::Cpu, 2).unwrap(),
+        _ => draw(Distribution::Uniform, &[ROWS, classes], Kind::Float, Device::Cpu, 2).unwrap(),
     }
 }
 
 /// The loss, the gradients of all trained parameters, and the bytes kept and exact before backward.
-fn step(model: &Classifier, inputs: &EncoderInputs, activations: BlockActivations, sites: Sites) -> (f64, Vec<Tensor>, [u64; 2]) {
+fn step(model: &Classifier, inputs: &EncoderInputs, activations: BlockActivations, sites: ActivationStore) -> (f64, Vec<Tensor>, [u64; 2]) {
     let sites = Arc::new(sites);
     let scope = Scope::training(1, sites.clone());
     let logits = model.logits(inputs, &Activations::from(activations), &scope).unwrap();
-    let bytes = [sites.ledger().kept_bytes(), sites.ledger().exact_bytes()];
+    let bytes = [sites.saved_bytes().held(), sites.saved_bytes().exact()];
     let loss = model.losses(&logits, &labels(model), None).unwrap().mean().unwrap();
     let wanted: Vec<&Tensor> = model.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = grad(&[&loss], &wanted, &[None], false, false).unwrap();
@@ -173,9 +173,9 @@ fn every_site_of_every_family_may_be_compressed() {
     for folder in families() {
         let (family, model) = (name(&folder), trained(&folder, Kind::Float));
         let (config, inputs) = (model.config(), alike(model.config()));
-        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), Sites::default());
+        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         assert!(exact.iter().all(|gradient| bool::try_from(gradient.isfinite().all()).unwrap()));
-        let (same, gradients, bytes) = step(&model, &inputs, every(lossless(config)), Sites::default());
+        let (same, gradients, bytes) = step(&model, &inputs, every(lossless(config)), ActivationStore::default());
         assert_eq!((same, bytes[1], plain[0]), (loss, plain[1], plain[1]), "{family}: the forward is exact");
         assert!(bytes[0] < bytes[1] * 9 / 10, "{family}: {} of {} bytes", bytes[0], bytes[1]);
         let (error, limit) = (relative(&gradients, &exact), if fills_windows(config) { 1e-4 } else { 1.0 });
@@ -184,14 +184,14 @@ fn every_site_of_every_family_may_be_compressed() {
         // Beside the layers: what the embeddings, the last norm and the head keep.
         let layers = |index: usize| config.stages[index].layers.len() as i64;
         let merges = |index: usize| i64::from(index + 1 < config.stages.len());
-        let checkpointed = BlockActivations { recompute: Recompute::Layer(Keep::Exact), ..BlockActivations::default() };
-        let (same, gradients, kept) = step(&model, &inputs, checkpointed, Sites::default());
+        let checkpointed = BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() };
+        let (same, gradients, kept) = step(&model, &inputs, checkpointed, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: checkpointed: {error:e}");
         let layer_inputs = inputs_of(config, |stage| layers(stage) + merges(stage));
         let beside = kept[0] - layer_inputs;
-        let halves = BlockActivations { recompute: Recompute::Sublayer(Keep::Exact), ..BlockActivations::default() };
-        let (same, gradients, kept) = step(&model, &inputs, halves, Sites::default());
+        let halves = BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() };
+        let (same, gradients, kept) = step(&model, &inputs, halves, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: sublayers: {error:e}");
         assert_eq!(kept[0] - beside, inputs_of(config, |stage| 2 * layers(stage) + merges(stage)), "{family}");
@@ -222,10 +222,10 @@ fn patches(config: &EncoderConfig) -> i64 {
 
 /// Writes down what every site sees.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(Place, Tensor)>>>);
+struct Seen(Arc<Mutex<Vec<(SiteId, Tensor)>>>);
 
 impl Observer for Seen {
-    fn observe(&self, place: Place, tensor: &Tensor) {
+    fn observe(&self, place: SiteId, tensor: &Tensor) {
         self.0.lock().unwrap().push((place, tensor.copy()));
     }
 }
@@ -247,15 +247,15 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
         let down = model.linears().into_iter().find(|linear| linear.path() == path).unwrap().weight().parameter().unwrap();
         let _ = down.set_requires_grad(true);
         let options = svd(2);
-        let activations = BlockActivations { mlp_out: Keep::Code(options), ..BlockActivations::default() };
+        let activations = BlockActivations { mlp_out: SavePolicy::Code(options), ..BlockActivations::default() };
         let inputs = different(config);
         let seen = Seen::default();
-        let (_, lossy, _) = step(&model, &inputs, activations, Sites::observed(seen.clone()));
-        let (_, exact, _) = step(&model, &inputs, BlockActivations::default(), Sites::default());
-        let last = Place { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
+        let (_, lossy, _) = step(&model, &inputs, activations, ActivationStore::with_observer(seen.clone()));
+        let (_, exact, _) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
+        let last = SiteId { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
         let seen = seen.0.lock().unwrap();
         let x = &seen.iter().find(|(place, _)| *place == last).unwrap().1;
-        let code = lowrank::decompose(x, &options, 0, &mut lowrank::Memory::default()).unwrap();
+        let code = compression::decompose(x, &options, 0, &mut compression::SiteState::default()).unwrap();
         let restored = code.restore(Kind::Float).unwrap();
         // With x = U S Vᵀ cut to two directions, dyᵀ x̂ is dyᵀ x projected on them.
         let directions = restored.svd(true, true).2.narrow(1, 0, 2);
@@ -271,12 +271,12 @@ fn differences_of_the_residual_stream_begin_anew_where_its_width_changes() {
     for folder in families() {
         let (family, model) = (name(&folder), trained(&folder, Kind::Float));
         let inputs = alike(model.config());
-        let Keep::Code(options) = lossless(model.config()) else { panic!("a code") };
+        let SavePolicy::Code(options) = lossless(model.config()) else { panic!("a code") };
         let limit = if fills_windows(model.config()) { 1e-3 } else { 1.0 };
-        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), Sites::default());
-        for recompute in [Recompute::Layer(Keep::Difference(options)), Recompute::Sublayer(Keep::Difference(options))] {
+        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
+        for recompute in [Recompute::Layer(SavePolicy::Delta(options)), Recompute::Sublayer(SavePolicy::Delta(options))] {
             let activations = BlockActivations { recompute, ..BlockActivations::default() };
-            let (same, gradients, kept) = step(&model, &inputs, activations, Sites::default());
+            let (same, gradients, kept) = step(&model, &inputs, activations, ActivationStore::default());
             assert!(same == loss && kept[0] < plain[0], "{family}: {recompute:?}");
             let error = relative(&gradients, &exact);
             assert!(error < limit, "{family}: {recompute:?}: {error:e}");
@@ -288,9 +288,9 @@ fn differences_of_the_residual_stream_begin_anew_where_its_width_changes() {
 fn frozen_weights_without_adapters_keep_nothing() {
     for folder in families() {
         let model = load(&folder);
-        let sites = Arc::new(Sites::default());
+        let sites = Arc::new(ActivationStore::default());
         let logits = model.logits(&alike(model.config()), &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
-        assert_eq!((sites.ledger().kept_bytes(), logits.requires_grad()), (0, false), "{}", name(&folder));
+        assert_eq!((sites.saved_bytes().held(), logits.requires_grad()), (0, false), "{}", name(&folder));
     }
 }
 
@@ -299,7 +299,7 @@ fn every_family_runs_in_bfloat16() {
     for folder in families() {
         let losses = [Kind::Float, Kind::BFloat16].map(|kind| {
             let model = trained(&folder, kind);
-            let (loss, gradients, _) = step(&model, &alike(model.config()), every(lossless(model.config())), Sites::default());
+            let (loss, gradients, _) = step(&model, &alike(model.config()), every(lossless(model.config())), ActivationStore::default());
             assert!(gradients.iter().all(|gradient| bool::try_from(gradient.isfinite().all()).unwrap()), "{}", name(&folder));
             loss
         });
@@ -389,7 +389,7 @@ fn an_adapter_holds_the_classifier_as_peft_saves_it() {
 #[test]
 fn class_weights_weigh_rows_and_their_count() {
     let model = load(&folder("bert"));
-    let logits = draw(Law::Normal, &[4, 3], Kind::Float, Device::Cpu, 3).unwrap();
+    let logits = draw(Distribution::Normal, &[4, 3], Kind::Float, Device::Cpu, 3).unwrap();
     let labels = Tensor::from_slice(&[2i64, 0, -100, 2]);
     let weights = Tensor::from_slice(&[0.5f32, 1.0, 2.0]);
     let weighted = model.losses(&logits, &labels, Some(&weights)).unwrap();

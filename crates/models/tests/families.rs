@@ -3,16 +3,17 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::GradMode;
-use autograd::random::{Law, draw};
-use layers::{Keep, Scope, Sites, Targets};
+use autograd::random::{Distribution, draw};
+use compression::{Method, Options, Rank};
+use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 const RANK: i64 = 12;
-const KEEP: Keep = Keep::Code(Options { method: Method::Svd, rank: Rank::Components(RANK), keep_norms: false, factors: Kind::Float });
+const KEEP: SavePolicy =
+    SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Components(RANK), keep_norms: false, factors: Kind::Float });
 const SIX_SITES: BlockActivations =
     BlockActivations { recompute: Recompute::Nothing, norm: KEEP, attn_in: KEEP, attn_out: KEEP, mlp_in: KEEP, mlp_out: KEEP, act: KEEP };
 
@@ -36,7 +37,7 @@ fn trained(folder: &Path, kind: Kind) -> Decoder {
     decoder.add_lora(&lora, None, 0, folder).unwrap();
     let _mode = GradMode::disabled();
     for (index, parameter) in decoder.trained().into_iter().enumerate() {
-        let noise = draw(Law::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
+        let noise = draw(Distribution::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
         parameter.shallow_clone().copy_(&noise);
     }
     decoder.train_weights(true);
@@ -53,10 +54,10 @@ fn batch(decoder: &Decoder) -> (Inputs, Targets) {
 /// The loss, the gradients of all trained parameters, and the bytes kept and exact before backward.
 fn step(decoder: &Decoder, activations: BlockActivations) -> (f64, Vec<Tensor>, [u64; 2]) {
     let (inputs, targets) = batch(decoder);
-    let sites = Arc::new(Sites::default());
+    let sites = Arc::new(ActivationStore::default());
     let scope = Scope::training(1, sites.clone());
-    let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
-    let bytes = [sites.ledger().kept_bytes(), sites.ledger().exact_bytes()];
+    let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
+    let bytes = [sites.saved_bytes().held(), sites.saved_bytes().exact()];
     let loss = decoder.loss(&hidden, &targets, 1.0 / 48.0, 0, &scope).unwrap();
     let wanted: Vec<&Tensor> = decoder.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = autograd::grad(&[&loss], &wanted, &[None], false, false).unwrap();
@@ -75,7 +76,7 @@ fn a_step_touches_a_row_of_a_table_for_each_token_and_no_others() {
     for folder in families() {
         let decoder = trained(&folder, Kind::Float);
         let config = decoder.config();
-        let tables: Vec<&str> = decoder.tables().into_iter().map(|table| table.name()).collect();
+        let tables: Vec<&str> = decoder.sparse_grad_embeddings().into_iter().map(|table| table.name()).collect();
         assert_eq!(tables.contains(&config.ends().1.as_str()), !config.tie_embeddings, "{}", name(&folder));
         let (_, gradients, _) = step(&decoder, BlockActivations::default());
         for (parameter, gradient) in decoder.trained().into_iter().zip(gradients).filter(|(of, _)| tables.contains(&of.name())) {
@@ -106,7 +107,7 @@ fn every_site_of_every_family_may_be_compressed() {
         let pair = 4 * RANK as u64 * (rows + config.hidden_size as u64);
         let halves = if config.residual.parallel { 1 } else { 2 };
         for (recompute, kept) in
-            [(Recompute::Layer(Keep::Exact), layers * 4 * rows * config.hidden_size as u64), (Recompute::Layer(KEEP), layers * pair)]
+            [(Recompute::Layer(SavePolicy::Exact), layers * 4 * rows * config.hidden_size as u64), (Recompute::Layer(KEEP), layers * pair)]
                 .into_iter()
                 .chain([(Recompute::Sublayer(KEEP), halves * layers * pair)])
         {
@@ -122,15 +123,15 @@ fn every_site_of_every_family_may_be_compressed() {
 fn frozen_weights_without_adapters_keep_nothing() {
     for folder in families() {
         let decoder = Decoder::load(&Checkpoint::open(&folder).unwrap(), Kind::Float, Device::Cpu).unwrap();
-        let sites = Arc::new(Sites::default());
-        let hidden = decoder.hidden(&batch(&decoder).0, &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
-        assert_eq!((sites.ledger().kept_bytes(), hidden.requires_grad()), (0, false), "{}", name(&folder));
+        let sites = Arc::new(ActivationStore::default());
+        let hidden = decoder.forward(&batch(&decoder).0, &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
+        assert_eq!((sites.saved_bytes().held(), hidden.requires_grad()), (0, false), "{}", name(&folder));
     }
 }
 
 /// The logits of a row, `[tokens, vocabulary]`.
 fn logits(decoder: &Decoder, inputs: &Inputs) -> Tensor {
-    let hidden = decoder.hidden(inputs, &Activations::default(), &Scope::evaluation()).unwrap();
+    let hidden = decoder.forward(inputs, &Activations::default(), &Scope::evaluation()).unwrap();
     decoder.logits(&hidden).unwrap().squeeze_dim(0)
 }
 

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::GradMode;
-use layers::{Keep, Scope, Sites, Targets};
+use compression::{Method, Options, Rank};
+use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
 use loract_models::{TargetModules, read_adapter, write_adapter};
-use lowrank::{Method, Options, Rank};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -48,8 +48,8 @@ fn batch(file: &TensorFile) -> (Inputs, Targets) {
 /// The loss, and the gradient of each trained parameter under its name.
 fn step(decoder: &Decoder, file: &TensorFile, activations: BlockActivations) -> (f64, Vec<(String, Tensor)>) {
     let (inputs, targets) = batch(file);
-    let scope = Scope::training(1, Arc::new(Sites::default()));
-    let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
+    let scope = Scope::training(1, Arc::new(ActivationStore::default()));
+    let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
     let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count() as f64, 0, &scope).unwrap();
     let trained = decoder.trained();
     let wanted: Vec<&Tensor> = trained.iter().map(|parameter| parameter.tensor()).collect();
@@ -98,7 +98,7 @@ fn loss_and_gradients_of_every_option_are_those_of_peft() {
 
 #[test]
 fn every_option_goes_with_every_site_of_kept_activations() {
-    let keep = Keep::Code(Options { method: Method::Svd, rank: Rank::Fraction(1.0), keep_norms: false, factors: Kind::Float });
+    let keep = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Fraction(1.0), keep_norms: false, factors: Kind::Float });
     // With 27 tokens, rank 27 loses nothing; at full rank a pair may be no smaller and is then kept as it is.
     let sites = BlockActivations {
         recompute: Recompute::Nothing,
@@ -114,8 +114,8 @@ fn every_option_goes_with_every_site_of_kept_activations() {
         let file = TensorFile::open(&folder.join("expected.safetensors")).unwrap();
         for (way, activations) in [
             ("sites", sites),
-            ("layer", BlockActivations { recompute: Recompute::Layer(Keep::Exact), ..BlockActivations::default() }),
-            ("sublayer", BlockActivations { recompute: Recompute::Sublayer(Keep::Exact), ..BlockActivations::default() }),
+            ("layer", BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() }),
+            ("sublayer", BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }),
         ] {
             agree(&format!("{} by {way}", name(&folder)), &decoder, &file, activations, 2e-4);
         }
@@ -130,7 +130,7 @@ fn a_new_adapter_targets_the_modules_that_peft_did_and_changes_nothing_at_first(
         let mut decoder = base(&config);
         let plain = {
             let _mode = GradMode::disabled();
-            decoder.hidden(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap()
+            decoder.forward(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap()
         };
         decoder.add_lora(&config, None, 3, &folder).unwrap();
         let shapes = |decoder: &Decoder| {
@@ -139,7 +139,7 @@ fn a_new_adapter_targets_the_modules_that_peft_did_and_changes_nothing_at_first(
         };
         assert_eq!(shapes(&decoder), shapes(&loaded), "{}", name(&folder));
         let _mode = GradMode::disabled();
-        let hidden = decoder.hidden(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap();
+        let hidden = decoder.forward(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap();
         let error = relative(&hidden, &plain);
         assert!(error < 1e-5, "{}: the first step would start at {error:e}", name(&folder));
     }

@@ -4,10 +4,10 @@
 mod gguf_file;
 
 use candle_core::quantized::{GgmlDType, ggml_file};
+use compression::{Method, Options};
 use gguf_file::gguf;
-use layers::{BlockFormat, Keep, Packed, Scope, Targets};
+use layers::{BlockFormat, QuantizedWeight, SavePolicy, Scope, Targets};
 use loract_models as models;
-use lowrank::{Method, Options};
 use models::{AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Quantization, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;
@@ -58,12 +58,12 @@ fn every_kind_of_block_expands_as_candle_expands_it() {
         let expected = ggml_file::qtensor_from_ggml(dtype, &bytes, vec![elements], &cpu).unwrap().dequantize(&cpu).unwrap();
         let expected = Tensor::from_slice(&expected.to_vec1::<f32>().unwrap()).view([rows, -1]);
         let bytes = Tensor::from_slice(&bytes).view([rows, -1]);
-        let packed = Packed::blocks("w", format, bytes.shallow_clone(), Kind::Float).unwrap();
+        let packed = QuantizedWeight::blocks("w", format, bytes.shallow_clone(), Kind::Float).unwrap();
         assert_eq!(packed.size(), [rows, per_row * size.elements], "{format:?}");
         assert!(expected.isfinite().all().int64_value(&[]) == 1 && expected.std(true).double_value(&[]) > 0.0, "{format:?}");
         assert!(packed.expand().unwrap().equal(&expected), "{format:?}");
         // In the model's dtype each is rounded once.
-        let narrow = Packed::blocks("w", format, bytes, Kind::BFloat16).unwrap();
+        let narrow = QuantizedWeight::blocks("w", format, bytes, Kind::BFloat16).unwrap();
         assert!(narrow.expand().unwrap().equal(&expected.to_kind(Kind::BFloat16)), "{format:?} in bf16");
     }
 }
@@ -89,7 +89,7 @@ fn step(decoder: &Decoder, activations: BlockActivations) -> Vec<Tensor> {
         }
     }
     let scope = Scope::training(7, Arc::default());
-    let hidden = decoder.hidden(&Inputs::rows(ids), &activations.into(), &scope).unwrap();
+    let hidden = decoder.forward(&Inputs::rows(ids), &activations.into(), &scope).unwrap();
     let loss = decoder.loss(&hidden, &targets, 1.0, 16, &scope).unwrap();
     let trained: Vec<&Tensor> = decoder.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = autograd::grad(&[&loss], &trained, &[None], false, false).unwrap();
@@ -99,7 +99,7 @@ fn step(decoder: &Decoder, activations: BlockActivations) -> Vec<Tensor> {
 #[test]
 fn losses_and_gradients_are_those_of_the_expanded_model() {
     let folder = tempfile::tempdir().unwrap();
-    let code = Keep::Code(Options { method: Method::Quantized { bits: 8, group: 64 }, ..Options::default() });
+    let code = SavePolicy::Code(Options { method: Method::Quantized { bits: 8, group: 64 }, ..Options::default() });
     let sites = BlockActivations { norm: code, attn_in: code, mlp_in: code, mlp_out: code, act: code, ..BlockActivations::default() };
     let layer = BlockActivations { recompute: Recompute::Layer(code), ..BlockActivations::default() };
     for (dtype, tied, kind) in
@@ -112,7 +112,7 @@ fn losses_and_gradients_are_those_of_the_expanded_model() {
             assert_eq!((model.kind(), model.device()), (kind, Device::Cpu));
         }
         // Fourteen linear layers, the embedding, and a head that is not the embedding.
-        assert_eq!(models.each_ref().map(|model| model.packed().len()), [0, if tied { 15 } else { 16 }]);
+        assert_eq!(models.each_ref().map(|model| model.quantized_weights().len()), [0, if tied { 15 } else { 16 }]);
         for (name, policy) in [("exact", BlockActivations::default()), ("sites", sites), ("layer", layer)] {
             let [expanded, packed] = models.each_ref().map(|model| step(model, policy));
             assert_eq!(expanded.len(), 1 + 2 * 14);

@@ -6,7 +6,7 @@ mod gguf_file;
 use autograd::memory;
 use candle_core::quantized::GgmlDType;
 use gguf_file::gguf;
-use layers::Packed;
+use layers::QuantizedWeight;
 use loract_models as models;
 use models::{Checkpoint, Decoder, Model, Quantization};
 use std::path::Path;
@@ -29,7 +29,7 @@ fn predicted(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind) ->
     let config = checkpoint.config().unwrap();
     let packed = quantization.packed_bytes(config, Some(checkpoint));
     let (mut held, mut few) = (0, [0, 0]);
-    for (name, shape) in Decoder::expected(config) {
+    for (name, shape) in Decoder::tensor_shapes(config) {
         let elements = shape.iter().product::<i64>() as u64;
         match packed.iter().find(|(packed, _)| *packed == name) {
             Some((_, bytes)) => {
@@ -53,7 +53,7 @@ fn what_is_held_is_what_the_formats_say() {
         let (decoder, held) = measured(&path, Quantization::Gguf, Kind::Float);
         let (all, few) = predicted(&Checkpoint::open(&path).unwrap(), Quantization::Gguf, Kind::Float);
         assert_eq!((held, bits(few)), (all, expected), "{dtype:?}");
-        assert_eq!(few[1], decoder.packed().iter().map(|packed| packed.bytes()).sum::<u64>());
+        assert_eq!(few[1], decoder.quantized_weights().iter().map(|packed| packed.bytes()).sum::<u64>());
         // All but the norms: of the whole model it is the same, to a hundredth.
         let parameters = few[0] + 5 * 256;
         let each = held as f64 / parameters as f64;
@@ -65,7 +65,7 @@ fn what_is_held_is_what_the_formats_say() {
     for kind in [Kind::Float, Kind::BFloat16] {
         let (decoder, held) = measured(&path, Quantization::Nf4, kind);
         let (all, few) = predicted(&Checkpoint::open(&path).unwrap(), Quantization::Nf4, kind);
-        assert_eq!((held, decoder.packed().len()), (all, 14));
+        assert_eq!((held, decoder.quantized_weights().len()), (all, 14));
         assert!(few[1] as f64 <= 0.6 * few[0] as f64 && (bits(few) - 4.127).abs() < 0.003, "{}", bits(few));
         let (_, dense) = measured(&path, Quantization::None, kind);
         let embedding = 320 * 256 * kind.elt_size_in_bytes() as u64;
@@ -85,7 +85,7 @@ fn smollm2_is_held_as_its_file_has_it() {
         let (decoder, held) = measured(&path, quantization, Kind::Float);
         let (all, few) = predicted(&checkpoint, quantization, Kind::Float);
         assert_eq!(held, all, "{quantization:?}");
-        let linears: Vec<&Packed> = decoder.linears().into_iter().filter_map(|linear| linear.weight().packed()).collect();
+        let linears: Vec<&QuantizedWeight> = decoder.linears().into_iter().filter_map(|linear| linear.weight().quantized()).collect();
         assert_eq!(linears.len(), 210);
         let (bytes, elements) =
             linears.iter().fold((0, 0), |(bytes, elements), of| (bytes + of.bytes(), elements + of.size().iter().product::<i64>()));

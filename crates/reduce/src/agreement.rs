@@ -5,8 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 use collective::{ProcessGroup, Reduce};
 use tch::Tensor;
 
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::hints::ParamHints;
 use crate::parameter::Parameter;
-use crate::{Config, Error, Known, Result};
 
 /// How many of a rank's faults are told.
 const FAULTS_TOLD: usize = 4;
@@ -15,10 +17,10 @@ const FAULTS_TOLD: usize = 4;
 pub(crate) fn agree_on_parameters(
     group: &dyn ProcessGroup,
     local: Result<Vec<Parameter>>,
-    known: &Known,
+    hints: &ParamHints,
     config: &Config,
 ) -> Result<Vec<Parameter>> {
-    let digest = digest(local.as_deref().unwrap_or_default(), known, config);
+    let digest = digest(local.as_deref().unwrap_or_default(), hints, config);
     agree(group, local, &[("parameters", digest[0]), ("settings", digest[1])])
 }
 
@@ -60,13 +62,13 @@ fn agree<T>(group: &dyn ProcessGroup, local: Result<T>, digests: &[(&str, u64)])
 }
 
 /// Fingerprints of the parameters and of the configuration: equal in one program for equal ones.
-fn digest(parameters: &[Parameter], known: &Known, config: &Config) -> [u64; 2] {
+fn digest(parameters: &[Parameter], hints: &ParamHints, config: &Config) -> [u64; 2] {
     let mut of_parameters = DefaultHasher::new();
     for parameter in parameters {
         (parameter.name(), &parameter.shape, parameter.kind as i64).hash(&mut of_parameters);
     }
     let mut of_config = DefaultHasher::new();
-    (format!("{config:?}"), known).hash(&mut of_config);
+    (format!("{config:?}"), hints).hash(&mut of_config);
     [of_parameters.finish(), of_config.finish()]
 }
 

@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 
-use crate::Result;
-use crate::parameter::Parameter;
+use crate::error::Result;
+use crate::parameter::{Parameter, device_of};
 
 /// One flat buffer for the gradients of several parameters, in this order.
 pub(crate) struct Bucket {
@@ -24,7 +24,7 @@ impl Bucket {
     /// so far is taken over.
     pub(crate) fn new(parameters: &[Parameter], members: Vec<usize>, kind: Kind) -> Result<Bucket> {
         let elements: usize = members.iter().map(|&member| parameters[member].numel()).sum();
-        let device = crate::device_of(parameters);
+        let device = device_of(parameters);
         let flat = Tensor::f_zeros([elements as i64], (kind, device))?;
         let mut start = 0;
         let mut slots = Vec::with_capacity(members.len());

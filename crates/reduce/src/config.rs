@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How gradients become their mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A parameter, and what its gradients look like.
 pub(crate) struct Parameter {
@@ -73,4 +73,9 @@ impl Parameter {
             Ok(())
         }
     }
+}
+
+/// The device of all parameters.
+pub(crate) fn device_of(parameters: &[Parameter]) -> Device {
+    parameters.first().map_or(Device::Cpu, |parameter| parameter.device)
 }

@@ -12,12 +12,14 @@ use std::collections::BTreeMap;
 use collective::ProcessGroup;
 use tch::{Kind, Tensor};
 
+use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;
+use crate::config::PowerSgdConfig;
+use crate::error::Result;
 use crate::parameter::Parameter;
-use crate::unit::{Unit, Way, all_reduce_mean, all_reduce_sum};
-use crate::{PowerSgdConfig, Result, query};
+use crate::powersgd_init;
 
-/// The matrices of one shape, stacked so that one batched product serves all. But for `query`, these are views into flat buffers.
+/// The matrices of one shape, stacked so that one batched product serves all. But for `initial_q`, these are views into flat buffers.
 struct Stack {
     /// Their parameters' numbers.
     members: Vec<usize>,
@@ -30,7 +32,7 @@ struct Stack {
     /// `[count, n, k]`
     q: Tensor,
     /// `[count, n, k]`: the `Q` that the next step starts from.
-    query: Tensor,
+    initial_q: Tensor,
 }
 
 /// What compresses one bucket.
@@ -46,7 +48,7 @@ pub(crate) struct PowerSgd {
 
 impl PowerSgd {
     /// A bucket for the parameters with these numbers, all of which are compressed.
-    pub(crate) fn unit(parameters: &[Parameter], members: &[usize], config: PowerSgdConfig, seed: u64) -> Result<Unit> {
+    pub(crate) fn new(parameters: &[Parameter], members: &[usize], config: PowerSgdConfig, seed: u64) -> Result<(Bucket, PowerSgd)> {
         let mut shapes: BTreeMap<(i64, i64, i64), Vec<usize>> = BTreeMap::new();
         for &member in members {
             if let Some(shape) = config.compression(&parameters[member].shape) {
@@ -63,25 +65,25 @@ impl PowerSgd {
         let p = Tensor::f_zeros([total(|shape| shape.0)], options)?;
         let q = Tensor::f_zeros([total(|shape| shape.1)], options)?;
 
-        let (mut start, mut p_start, mut q_start) = (0, 0, 0);
+        let (mut start, mut p_offset, mut q_offset) = (0, 0, 0);
         let mut stacks = Vec::with_capacity(shapes.len());
         for ((m, n, k), members) in shapes {
             let count = members.len() as i64;
             stacks.push(Stack {
                 gradient: part(&flat, start, [count, m, n])?,
                 error: error.as_ref().map(|error| part(error, start, [count, m, n])).transpose()?,
-                p: part(&p, p_start, [count, m, k])?,
-                q: part(&q, q_start, [count, n, k])?,
-                query: Tensor::f_zeros([count, n, k], options)?,
+                p: part(&p, p_offset, [count, m, k])?,
+                q: part(&q, q_offset, [count, n, k])?,
+                initial_q: Tensor::f_zeros([count, n, k], options)?,
                 members,
             });
             start += count * m * n;
-            p_start += count * m * k;
-            q_start += count * n * k;
+            p_offset += count * m * k;
+            q_offset += count * n * k;
         }
         let mut powersgd = PowerSgd { config, seed, p, q, stacks };
-        powersgd.draw_queries(0)?;
-        Ok(Unit { bucket, way: Way::PowerSgd(powersgd) })
+        powersgd.init_q(0)?;
+        Ok((bucket, powersgd))
     }
 
     /// Replaces the gradients, all of which are `flat`, by their mean; returns the bytes handed over.
@@ -90,12 +92,12 @@ impl PowerSgd {
             return all_reduce_mean(group, flat);
         }
         if !self.config.warm_start {
-            self.draw_queries(step)?;
+            self.init_q(step)?;
         }
         for stack in &mut self.stacks {
-            let _ = stack.gradient.f_bmm_out(&stack.p, &stack.query)?;
+            let _ = stack.gradient.f_bmm_out(&stack.p, &stack.initial_q)?;
             if let Some(error) = &stack.error {
-                let _ = stack.p.f_baddbmm_(error, &stack.query)?;
+                let _ = stack.p.f_baddbmm_(error, &stack.initial_q)?;
             }
         }
         // The length of P does not matter, it is normalised: the sum does as well as the mean.
@@ -104,7 +106,7 @@ impl PowerSgd {
             return Ok(bytes + all_reduce_mean(group, flat)?);
         }
         for stack in &mut self.stacks {
-            stack.p.f_copy_(&lowrank::orthonormalize(&stack.p)?)?;
+            stack.p.f_copy_(&compression::orthonormalize(&stack.p)?)?;
             let _ = stack.gradient.f_transpose(1, 2)?.f_bmm_out(&stack.q, &stack.p)?;
             if let Some(error) = &stack.error {
                 let _ = stack.q.f_baddbmm_(&error.f_transpose(1, 2)?, &stack.p)?;
@@ -117,15 +119,15 @@ impl PowerSgd {
         }
         self.stacks.iter_mut().try_for_each(Stack::decompress)?;
         if self.config.warm_start {
-            self.stacks.iter_mut().try_for_each(|stack| stack.query.f_copy_(&stack.q))?;
+            self.stacks.iter_mut().try_for_each(|stack| stack.initial_q.f_copy_(&stack.q))?;
         }
         Ok(bytes)
     }
 
-    fn draw_queries(&mut self, step: u64) -> Result<()> {
+    fn init_q(&mut self, step: u64) -> Result<()> {
         for stack in &mut self.stacks {
             for (position, &member) in stack.members.iter().enumerate() {
-                query::draw(&mut stack.query.f_get(position as i64)?, self.seed, step, member)?;
+                powersgd_init::init_q(&mut stack.initial_q.f_get(position as i64)?, self.seed, step, member)?;
             }
         }
         Ok(())
@@ -141,7 +143,7 @@ impl PowerSgd {
                     state.push((format!("error.{name}"), error.get(position as i64)));
                 }
                 if self.config.warm_start {
-                    state.push((format!("query.{name}"), stack.query.get(position as i64)));
+                    state.push((format!("query.{name}"), stack.initial_q.get(position as i64)));
                 }
             }
         }
@@ -166,8 +168,4 @@ impl Stack {
 /// The elements of `flat` from `start` on, in a shape of their own.
 fn part(flat: &Tensor, start: i64, shape: [i64; 3]) -> Result<Tensor> {
     Ok(flat.f_narrow(0, start, shape.iter().product())?.f_view(shape)?)
-}
-
-pub(crate) fn is_finite(tensor: &Tensor) -> Result<bool> {
-    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }

@@ -7,11 +7,10 @@
 use collective::ProcessGroup;
 use tch::{Kind, Tensor};
 
+use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;
+use crate::error::{Error, Result};
 use crate::parameter::Parameter;
-use crate::powersgd::is_finite;
-use crate::unit::{Unit, Way, all_reduce_mean, all_reduce_sum};
-use crate::{Error, Result};
 
 /// What compresses one bucket.
 pub(crate) struct SharedBasis {
@@ -41,7 +40,7 @@ struct Basis {
 
 impl SharedBasis {
     /// A bucket for the parameters with these numbers, which have no basis yet.
-    pub(crate) fn unit(parameters: &[Parameter], members: Vec<usize>, min_ratio: f64) -> Result<Unit> {
+    pub(crate) fn new(parameters: &[Parameter], members: Vec<usize>, min_ratio: f64) -> Result<(Bucket, SharedBasis)> {
         let bucket = Bucket::new(parameters, members, Kind::Float)?;
         let mut start = 0;
         let mut slots = Vec::new();
@@ -51,7 +50,7 @@ impl SharedBasis {
         }
         let coefficients = Tensor::f_zeros([0], (Kind::Float, bucket.flat().device()))?;
         let shared = SharedBasis { min_ratio, slots, coefficients, rest: if start > 0 { vec![(0, start)] } else { Vec::new() } };
-        Ok(Unit { bucket, way: Way::SharedBasis(shared) })
+        Ok((bucket, shared))
     }
 
     /// From now on the gradients of these parameters are multiples of these bases `[n, k]`, which fit them, and no others are.

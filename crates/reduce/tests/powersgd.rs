@@ -38,7 +38,7 @@ fn set_gradients(parameters: &[(String, Tensor)], rank: usize, step: u64) {
 }
 
 fn find<'a>(state: &'a [(String, Tensor)], name: &str) -> &'a Tensor {
-    &state.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1
+    &state.iter().find(|(other, _)| other == name).unwrap_or_else(|| panic!("no {name}")).1
 }
 
 /// Runs steps on `world_size` ranks: each rank's gradients of each step, and its states before and after.

@@ -3,7 +3,7 @@
 
 mod simulation;
 
-use reduce::{Config, GradientReducer, Known, Method, PowerSgdConfig, Traffic};
+use reduce::{Config, GradientReducer, Method, ParamHints, PowerSgdConfig, Traffic};
 use simulation::{device, gradient, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Kind, Tensor};
 
@@ -12,8 +12,8 @@ const SHAPES: &[&[i64]] = &[&[1001, 300], &[30, 7], &[1001, 300], &[5]];
 const ROWS: i64 = 1001;
 const OTHERS: u64 = 30 * 7 + 1001 * 300 + 5;
 
-fn known() -> Known {
-    Known { tables: vec!["p0".into(), "p1".into(), "p3".into(), "unknown".into()], ..Known::default() }
+fn hints() -> ParamHints {
+    ParamHints { sparse_grad_embeddings: vec!["p0".into(), "p1".into(), "p3".into(), "unknown".into()], ..ParamHints::default() }
 }
 
 /// A rank's gradient of the large table: rows `start..start + count` and the one before the last.
@@ -34,7 +34,7 @@ fn of(rank: usize, step: u64, index: usize, count: i64) -> Tensor {
 fn reduced(world_size: usize, kind: Kind, config: Config, of: impl Fn(usize, usize) -> Tensor + Sync) -> Vec<(Traffic, Vec<Tensor>)> {
     ranks(world_size, |group| {
         let parameters = parameters(SHAPES, kind);
-        let mut reducer = GradientReducer::knowing(group.clone(), &parameters, &known(), config).unwrap();
+        let mut reducer = GradientReducer::with_hints(group.clone(), &parameters, &hints(), config).unwrap();
         reducer.begin(0);
         for (index, (_, parameter)) in parameters.iter().enumerate().rev() {
             set_gradient(parameter, &of(group.rank(), index));
@@ -104,8 +104,8 @@ fn methods_that_compress_tables_still_do() {
 fn ranks_that_know_of_other_tables_hear_it() {
     let errors = ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::Float);
-        let known = if group.rank() == 1 { Known::default() } else { known() };
-        GradientReducer::knowing(group.clone(), &parameters, &known, Config::default()).err().unwrap().to_string()
+        let hints = if group.rank() == 1 { ParamHints::default() } else { hints() };
+        GradientReducer::with_hints(group.clone(), &parameters, &hints, Config::default()).err().unwrap().to_string()
     });
     assert!(errors.iter().all(|error| error.contains("rank 1") && error.contains("settings")), "{errors:?}");
 }

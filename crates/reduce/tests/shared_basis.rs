@@ -3,7 +3,7 @@
 
 mod simulation;
 
-use reduce::{Config, GradientReducer, Known, Method};
+use reduce::{Config, GradientReducer, Method, ParamHints};
 use std::sync::Arc;
 
 use collective::ProcessGroup;
@@ -44,8 +44,8 @@ fn mean(world_size: usize, of: impl Fn(usize) -> Tensor) -> Tensor {
 }
 
 fn reducer(group: &Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> GradientReducer {
-    let in_bases = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
-    GradientReducer::knowing(group.clone(), parameters, &Known { in_bases, ..Known::default() }, config).unwrap()
+    let with_basis = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
+    GradientReducer::with_hints(group.clone(), parameters, &ParamHints { with_basis, ..ParamHints::default() }, config).unwrap()
 }
 
 fn config(bucket_bytes: usize, overlap: bool) -> Config {

@@ -15,7 +15,7 @@ pub fn check(run: &Run, ranks: usize) -> Result<()> {
         return classify::check(run, &checkpoint, ranks);
     }
     let model = checkpoint.config()?;
-    checkpoint.check(&Decoder::expected(model))?;
+    checkpoint.check(&Decoder::tensor_shapes(model))?;
     let rows = run.rows_at_once(ranks)?;
     policy::check_activations(run, model, (rows * run.data.sequence_length) as i64)?;
     let lora = policy_lora::lora(run)?;

@@ -89,7 +89,7 @@ pub enum Error {
     Layers(#[from] layers::Error),
     /// A decomposition failed.
     #[error(transparent)]
-    LowRank(#[from] lowrank::Error),
+    LowRank(#[from] compression::Error),
     /// Backward failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),

@@ -173,7 +173,7 @@ pub(crate) fn held_out_loss(
         let batch = Batch::collate(&samples, pad, Padding::Longest)?;
         let (inputs, targets) = tensors(&batch, decoder.device())?;
         let targets = Targets::new(&targets)?;
-        let hidden = decoder.hidden(&inputs, &Activations::default(), &Scope::evaluation())?;
+        let hidden = decoder.forward(&inputs, &Activations::default(), &Scope::evaluation())?;
         sum += decoder.loss(&hidden, &targets, 1.0, chunk, &Scope::evaluation())?.f_double_value(&[])?;
         count += targets.count();
     }

@@ -1,5 +1,5 @@
 use crate::{Error, Result, text};
-use autograd::random::{Law, derive_seed, draw};
+use autograd::random::{Distribution, derive_seed, draw};
 use data::Message;
 use models::{Checkpoint, Decoder, Model, read_adapter};
 use std::path::Path;
@@ -72,7 +72,7 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, devic
 fn choose(logits: &Tensor, prompt: &Prompt<'_>, seed: u64) -> Result<u32> {
     let scores = if prompt.temperature > 0.0 {
         let logits = logits.f_to_kind(Kind::Double)?.f_mul_scalar(1.0 / prompt.temperature)?;
-        let uniform = draw(Law::Uniform, &logits.size(), Kind::Double, logits.device(), seed)?;
+        let uniform = draw(Distribution::Uniform, &logits.size(), Kind::Double, logits.device(), seed)?;
         let gumbel = uniform.f_clamp_min(1e-300)?.f_log()?.f_neg()?.f_log()?.f_neg()?;
         let noisy = logits.f_add(&gumbel)?;
         if prompt.top_p < 1.0 { noisy.f_masked_fill(&beyond(&logits, prompt.top_p)?, f64::NEG_INFINITY)? } else { noisy }

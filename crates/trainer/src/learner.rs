@@ -98,7 +98,7 @@ impl MicroBatch for TokenBatch<'_> {
         let Language { decoder, loss_chunk, .. } = self.language;
         let (inputs, targets) = tensors(&self.batch, decoder.device())?;
         let targets = Targets::new(&targets)?;
-        let hidden = decoder.hidden(&inputs, activations, scope)?;
+        let hidden = decoder.forward(&inputs, activations, scope)?;
         Ok(decoder.loss(&hidden, &targets, weight, *loss_chunk, scope)?)
     }
 }

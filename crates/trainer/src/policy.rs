@@ -1,8 +1,8 @@
 use crate::Result;
+use compression::coded::{Rate, Rounding};
+use compression::{Method, Options, Rank, TestMatrix};
 use config::{Bits, Columns, Factors, Form, Keeping, Run, Site, Sites};
-use layers::Keep;
-use lowrank::coded::{Rate, Rounding};
-use lowrank::{Method, Options, Rank, TestMatrix};
+use layers::SavePolicy;
 use models::{Activations, BlockActivations, EncoderConfig, ModelConfig, Recompute};
 use tch::Kind;
 
@@ -102,21 +102,21 @@ pub fn activations(table: &config::Activations, model: &impl Widths) -> Activati
 fn block_activations(table: &config::Activations, model: &impl Widths, layer: usize) -> BlockActivations {
     block_of(&table.sites, |site| {
         let form = table.form_at(site, layer).and_then(|(form, _)| options(&form, model.width(site, layer)));
-        form.map_or(Keep::Exact, |options| if table.difference { chained(site, options) } else { Keep::Code(options) })
+        form.map_or(SavePolicy::Exact, |options| if table.difference { chained(site, options) } else { SavePolicy::Code(options) })
     })
 }
 
 /// As a difference, if the site is the input of blocks or of their halves.
-pub(crate) fn chained(site: Site, options: Options) -> Keep {
-    if matches!(site, Site::Layer | Site::Sublayer) { Keep::Difference(options) } else { Keep::Code(options) }
+pub(crate) fn chained(site: Site, options: Options) -> SavePolicy {
+    if matches!(site, Site::Layer | Site::Sublayer) { SavePolicy::Delta(options) } else { SavePolicy::Code(options) }
 }
 
 /// The policies of a layer of which `sites` are kept as `keep` says.
-pub(crate) fn block_of(sites: &Sites, keep: impl Fn(Site) -> Keep) -> BlockActivations {
-    let at = |site| if sites.has(site) { keep(site) } else { Keep::Exact };
+pub(crate) fn block_of(sites: &Sites, keep: impl Fn(Site) -> SavePolicy) -> BlockActivations {
+    let at = |site| if sites.has(site) { keep(site) } else { SavePolicy::Exact };
     let recompute = match sites {
         Sites::None => Recompute::Nothing,
-        Sites::Checkpoint => Recompute::Layer(Keep::Exact),
+        Sites::Checkpoint => Recompute::Layer(SavePolicy::Exact),
         sites if sites.has(Site::Layer) => Recompute::Layer(at(Site::Layer)),
         sites if sites.has(Site::Sublayer) => Recompute::Sublayer(at(Site::Sublayer)),
         Sites::Of(_) => Recompute::Nothing,
@@ -257,11 +257,11 @@ mod tests {
             run("sites = [\"sublayer\", \"act\"]\nrank = \"auto\"\nmax_rank = 0.25\n[[activations.overrides]]\nsites = \"sub*\"\n\
              layers = \"0..1\"\nmethod = \"exact\"");
         let activations = activations(&run.activations, &model());
-        let code = |keep: &Keep| match keep {
-            Keep::Code(options) | Keep::Difference(options) => Some(options.rank),
-            Keep::Exact => None,
+        let code = |keep: &SavePolicy| match keep {
+            SavePolicy::Code(options) | SavePolicy::Delta(options) => Some(options.rank),
+            SavePolicy::Exact => None,
         };
-        assert_eq!(activations.layer(0).recompute, Recompute::Sublayer(Keep::Exact));
+        assert_eq!(activations.layer(0).recompute, Recompute::Sublayer(SavePolicy::Exact));
         let Recompute::Sublayer(keep) = activations.layer(1).recompute else { panic!("not recomputed") };
         assert_eq!(code(&keep), Some(Rank::Auto { error: 0.1, max_rank: 16 }));
         assert_eq!(code(&activations.layer(0).act), Some(Rank::Auto { error: 0.1, max_rank: 24 }));

@@ -75,7 +75,7 @@ impl From<&ModelConfig> for Modules {
 
 impl From<&EncoderConfig> for Modules {
     fn from(model: &EncoderConfig) -> Self {
-        let names = Classifier::expected(model).into_iter().map(|(name, _)| name).collect();
+        let names = Classifier::tensor_shapes(model).into_iter().map(|(name, _)| name).collect();
         Self { paths: Classifier::linear_paths(model), names, layers: model.num_layers() as i64 }
     }
 }

@@ -2,7 +2,7 @@ use crate::Result;
 use crate::step::tensors;
 use autograd::random::derive_seed;
 use data::Batch;
-use layers::{Scope, Sites, Targets};
+use layers::{ActivationStore, Scope, Targets};
 use models::{Activations, Decoder, Model};
 use std::sync::Arc;
 use tch::Tensor;
@@ -22,27 +22,27 @@ pub(crate) struct Taken {
 }
 
 impl Probe<'_> {
-    fn scope(&self, index: usize, sites: &Arc<Sites>) -> Scope {
+    fn scope(&self, index: usize, sites: &Arc<ActivationStore>) -> Scope {
         Scope::training(derive_seed(&[self.seed, index as u64]), Arc::clone(sites))
     }
 
     /// A forward alone, from which the sites remember what they do.
-    pub fn show(&self, batch: &Batch, index: usize, activations: &Activations, sites: &Arc<Sites>) -> Result<()> {
+    pub fn show(&self, batch: &Batch, index: usize, activations: &Activations, sites: &Arc<ActivationStore>) -> Result<()> {
         let (inputs, _) = tensors(batch, self.decoder.device())?;
-        drop(self.decoder.hidden(&inputs, activations, &self.scope(index, sites))?);
+        drop(self.decoder.forward(&inputs, activations, &self.scope(index, sites))?);
         Ok(())
     }
 
     /// Of the mean loss over the targets of `batch`; `index` draws the dropout.
-    pub fn gradients(&self, batch: &Batch, index: usize, activations: &Activations, sites: Arc<Sites>) -> Result<Taken> {
+    pub fn gradients(&self, batch: &Batch, index: usize, activations: &Activations, sites: Arc<ActivationStore>) -> Result<Taken> {
         let decoder = self.decoder;
         let (inputs, targets) = tensors(batch, decoder.device())?;
         let targets = Targets::new(&targets)?;
         let scope = self.scope(index, &sites);
-        let hidden = decoder.hidden(&inputs, activations, &scope)?;
+        let hidden = decoder.forward(&inputs, activations, &scope)?;
         let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count().max(1) as f64, self.loss_chunk, &scope)?;
         drop(hidden);
-        let (kept_bytes, exact_bytes) = (sites.ledger().kept_bytes(), sites.ledger().exact_bytes());
+        let (kept_bytes, exact_bytes) = (sites.saved_bytes().held(), sites.saved_bytes().exact());
         let trained = decoder.trained();
         let wanted: Vec<&Tensor> = trained.iter().map(|parameter| parameter.tensor()).collect();
         let found = autograd::grad(&[&loss], &wanted, &[None], false, false)?;

@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::fingerprint::compare_tensors;
 use collective::{ProcessGroup, Reduce};
-use layers::{Keep, Place, Site, Sites};
-use lowrank::{Method, Options};
+use compression::{Method, Options};
+use layers::{ActivationStore, SavePolicy, Site, SiteId};
 use models::{Activations, AdapterConfig, Decoder, ModelConfig};
 use reduce::GradientReducer;
 use tch::Tensor;
@@ -19,7 +19,7 @@ pub(crate) struct Reader {
     /// Columns of the basis.
     pub rank: i64,
     /// Where its input is kept.
-    pub place: Place,
+    pub place: SiteId,
 }
 
 /// The weights and LoRA matrices A that read an input kept by [`Method::Shared`], of those that are `trained`. Inputs from which LoRA drops elements
@@ -45,8 +45,8 @@ pub(crate) fn readers(
             (Site::MlpIn, policy.mlp_in, mlp_in),
             (Site::MlpOut, policy.mlp_out, mlp_out),
         ] {
-            let Keep::Code(Options { method: Method::Shared, rank, .. }) = keep else { continue };
-            let place = Place { layer: Some(layer), site: Some(site) };
+            let SavePolicy::Code(Options { method: Method::Shared, rank, .. }) = keep else { continue };
+            let place = SiteId { layer: Some(layer), site: Some(site) };
             for linear in linears {
                 let width = linear.inputs;
                 let rank = rank.of(width, width).unwrap_or(width);
@@ -74,15 +74,21 @@ pub(crate) fn is_due(step: u64, basis_steps: u64) -> bool {
 ///
 /// # Errors
 /// On every rank, if bases differ between ranks.
-pub(crate) fn agree(sites: &Sites, group: &dyn ProcessGroup, reducer: &mut GradientReducer, readers: &[Reader], step: u64) -> Result<u64> {
+pub(crate) fn agree(
+    sites: &ActivationStore,
+    group: &dyn ProcessGroup,
+    reducer: &mut GradientReducer,
+    readers: &[Reader],
+    step: u64,
+) -> Result<u64> {
     let _mode = autograd::GradMode::disabled();
-    let mut seen = sites.seen();
+    let mut seen = sites.accumulated();
     let mut bytes = 0;
     for (_, sum) in &mut seen {
         bytes += (sum.numel() * sum.kind().elt_size_in_bytes()) as u64;
         group.all_reduce(sum, Reduce::Sum)?;
     }
-    sites.agree(&seen)?;
+    sites.sync(&seen)?;
     let bases: Vec<(String, Tensor)> =
         seen.iter().filter_map(|(place, _)| Some((place.to_string(), sites.shared_basis(*place)?))).collect();
     compare_tensors(group, step + 1, "bases", bases.iter().map(|(name, basis)| (name.clone(), basis)))?;
@@ -91,7 +97,7 @@ pub(crate) fn agree(sites: &Sites, group: &dyn ProcessGroup, reducer: &mut Gradi
 }
 
 /// Tells the reducer which gradients lie in which bases. All ranks call it.
-pub(crate) fn tell(sites: &Sites, reducer: &mut GradientReducer, readers: &[Reader]) -> Result<()> {
+pub(crate) fn tell(sites: &ActivationStore, reducer: &mut GradientReducer, readers: &[Reader]) -> Result<()> {
     let of = |reader: &Reader| Some((reader.parameter.clone(), sites.shared_basis(reader.place)?));
     Ok(reducer.set_bases(&readers.iter().filter_map(of).collect::<Vec<(String, Tensor)>>())?)
 }

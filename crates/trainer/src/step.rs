@@ -5,7 +5,7 @@ use crate::shared_bases::{self, Reader};
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
 use data::{Batch, Dataset, Order, Padding, Sample};
-use layers::{Scope, Sites};
+use layers::{ActivationStore, Scope};
 use models::{Activations, Inputs};
 use reduce::{GradientReducer, Traffic};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) struct Stepper<'a> {
     pub activations: Activations,
     pub reducer: GradientReducer,
     pub optimizer: Optimizer,
-    pub sites: Arc<Sites>,
+    pub sites: Arc<ActivationStore>,
     /// Weights whose gradients lie in bases that the ranks share.
     pub readers: Vec<Reader>,
     /// Steps from one agreement on these bases to the next.
@@ -69,7 +69,7 @@ impl Stepper<'_> {
         let weight = world_size as f64 / global_targets;
 
         let agrees = shared_bases::is_due(step, self.basis_steps);
-        self.sites.look(agrees);
+        self.sites.observe(agrees);
         let (mut loss, mut kept_bytes, mut exact_bytes) = (0.0, 0, 0);
         for (micro, batch) in batches.iter().enumerate() {
             let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), self.sites.clone());
@@ -77,10 +77,10 @@ impl Stepper<'_> {
                 let _span = tracing::trace_span!("forward", micro).entered();
                 batch.loss(weight, &self.activations, &scope)?
             };
-            let ledger = self.sites.ledger();
-            let held = ledger.kept_bytes() + self.sites.memory_bytes();
+            let ledger = self.sites.saved_bytes();
+            let held = ledger.held() + self.sites.state_bytes();
             if held >= kept_bytes {
-                (kept_bytes, exact_bytes) = (held, ledger.exact_bytes());
+                (kept_bytes, exact_bytes) = (held, ledger.exact());
             }
             if micro + 1 == batches.len() {
                 self.reducer.begin(step);

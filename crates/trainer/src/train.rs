@@ -17,9 +17,9 @@ use crate::step::{RankStatus, Stepper};
 use crate::{Error, Result, base, device, learning_rate, out_of_memory, policy_quantization, text, watch};
 use collective::ProcessGroup;
 use config::{GradientMethod, Length, Run, Stream, Task};
-use layers::Sites;
+use layers::ActivationStore;
 use models::{AdapterConfig, Classifier, Decoder, Labels, Model, TargetModules, write_adapter, write_labels, write_model};
-use reduce::{GradientReducer, Known};
+use reduce::{GradientReducer, ParamHints};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,27 +129,27 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: O
     let trained = model.trained();
     let named: Vec<(String, Tensor)> = trained.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
     let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
-    let packed: u64 = model.packed().iter().map(|weight| weight.size().iter().product::<i64>() as u64).sum();
+    let packed: u64 = model.quantized_weights().iter().map(|weight| weight.size().iter().product::<i64>() as u64).sum();
     let (trained_parameters, parameters) = (count(&trained), count(&model.parameters()) + packed);
     let trained: Vec<&Tensor> = trained.into_iter().map(|parameter| parameter.tensor()).collect();
     let sites = match run.activations.stream {
-        Stream::Main => Sites::default(),
-        Stream::Side => Sites::beside(model.device())?,
+        Stream::Main => ActivationStore::default(),
+        Stream::Side => ActivationStore::on_side_stream(model.device())?,
     };
     let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
-    let known = Known {
-        in_bases: readers.iter().map(|reader| reader.parameter.clone()).collect(),
-        tables: model.tables().into_iter().map(|table| table.name().to_owned()).collect(),
+    let hints = ParamHints {
+        with_basis: readers.iter().map(|reader| reader.parameter.clone()).collect(),
+        sparse_grad_embeddings: model.sparse_grad_embeddings().into_iter().map(|table| table.name().to_owned()).collect(),
     };
     let mut stepper = Stepper {
         learner,
         group: &**group,
         order: &order,
         activations,
-        reducer: GradientReducer::knowing(group.clone(), &named, &known, reduce_config(run, group.world_size()))?,
+        reducer: GradientReducer::with_hints(group.clone(), &named, &hints, reduce_config(run, group.world_size()))?,
         optimizer: Optimizer::new(&parameter_groups(model, lora_plus_ratio), &run.optimizer, optimizer_part(run, &**group))?,
         trained,
-        sites: Arc::new(sites.sharing(basis_layers.unwrap_or(1))),
+        sites: Arc::new(sites.shared_over(basis_layers.unwrap_or(1))),
         readers,
         basis_steps: run.activations.basis_steps,
         seed: run.seed,
@@ -164,7 +164,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: O
     let mut saver = Saver::new(run, &**group, learner.fingerprint().to_owned(), best, fault.clone());
 
     // The frozen ones too, this once: a rank may have read another file.
-    let packed = model.packed().into_iter().flat_map(|weight| weight.tensors());
+    let packed = model.quantized_weights().into_iter().flat_map(|weight| weight.tensors());
     compare_parameters(&**group, first, &model.parameters().into_iter().chain(packed).collect::<Vec<_>>())?;
     if first == 0 {
         eval_loss_before = learner.evaluate(run, &**group, &mut |_, _| ())?.map(|evaluation| evaluation.loss);

@@ -128,7 +128,7 @@ impl Subject {
         let (activations, scope) = (Activations::default(), Scope::evaluation());
         match self {
             Self::Language { decoder, ids, targets, .. } => {
-                let hidden = decoder.hidden(&Inputs::rows(ids.shallow_clone()), &activations, &scope)?;
+                let hidden = decoder.forward(&Inputs::rows(ids.shallow_clone()), &activations, &scope)?;
                 let logits = {
                     let _mode = autograd::GradMode::disabled();
                     decoder.logits(&hidden)?

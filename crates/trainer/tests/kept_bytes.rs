@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
-use layers::{Keep, Scope, Sites, Targets};
-use lowrank::{Method, Options, Rank, TestMatrix};
+use compression::{Method, Options, Rank, TestMatrix};
+use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const OPTIONS: Options = Options {
     keep_norms: true,
     factors: Kind::BFloat16,
 };
-const KEEP: Keep = Keep::Code(OPTIONS);
+const KEEP: SavePolicy = SavePolicy::Code(OPTIONS);
 
 /// Bytes of the low-rank pair of a `[rows, width]` matrix.
 fn pair(rows: i64, width: i64) -> i64 {
@@ -61,25 +61,25 @@ fn kept_bytes_are_the_count_by_formula() {
             + (layers - 1) * pair(rows, n);
         for (name, activations, formula, exact_formula) in [
             ("none", BlockActivations::default(), plain, plain),
-            ("checkpoint", recompute(Recompute::Layer(Keep::Exact)), layers * exact(n), layers * exact(n)),
+            ("checkpoint", recompute(Recompute::Layer(SavePolicy::Exact)), layers * exact(n), layers * exact(n)),
             ("layer", recompute(Recompute::Layer(KEEP)), layers * pair(rows, n), layers * exact(n)),
             ("sublayer", recompute(Recompute::Sublayer(KEEP)), 2 * layers * pair(rows, n), 2 * layers * exact(n)),
-            ("layer, differences", recompute(Recompute::Layer(Keep::Difference(OPTIONS))), layers * pair(rows, n), layers * exact(n)),
+            ("layer, differences", recompute(Recompute::Layer(SavePolicy::Delta(OPTIONS))), layers * pair(rows, n), layers * exact(n)),
             ("six sites", six_sites, six, plain),
         ] {
-            let sites = Arc::new(Sites::default());
+            let sites = Arc::new(ActivationStore::default());
             let scope = Scope::training(1, sites.clone());
             let inputs = Inputs::rows(ids.shallow_clone());
             let found = Targets::new(&targets).unwrap();
             let before = memory::current(Device::Cpu).unwrap() as i64;
-            let hidden = decoder.hidden(&inputs, &Activations::from(activations), &scope).unwrap();
+            let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
             let loss = decoder.loss(&hidden, &found, 1.0, 5, &scope).unwrap();
             drop(hidden);
             // The loss keeps the gradient of the states it was computed from.
             let of_loss = 4 * predicted * n;
             let case = format!("{name} at {batch} x {tokens}");
-            assert_eq!(sites.ledger().kept_bytes() as i64, formula + of_loss, "{case}");
-            assert_eq!(sites.ledger().exact_bytes() as i64, exact_formula + of_loss, "{case}: exact");
+            assert_eq!(sites.saved_bytes().held() as i64, formula + of_loss, "{case}");
+            assert_eq!(sites.saved_bytes().exact() as i64, exact_formula + of_loss, "{case}: exact");
             // Beside what is kept there are the rotary table, shared by all layers, and the loss, in f64.
             let table = 2 * 4 * tokens * config.head_dim / 2;
             let held = memory::current(Device::Cpu).unwrap() as i64 - before;
@@ -87,7 +87,7 @@ fn kept_bytes_are_the_count_by_formula() {
 
             autograd::backward(&[&loss], &[None], false).unwrap();
             drop(loss);
-            assert_eq!((sites.ledger().kept_bytes(), sites.ledger().exact_bytes()), (0, 0), "{case}: freed by backward");
+            assert_eq!((sites.saved_bytes().held(), sites.saved_bytes().exact()), (0, 0), "{case}: freed by backward");
             // The first backward makes the gradients; later ones add to them.
             let gradients: i64 = decoder.trained().iter().map(|parameter| 4 * parameter.grad().numel() as i64).sum();
             let made = if std::mem::replace(&mut first, false) { gradients } else { 0 };

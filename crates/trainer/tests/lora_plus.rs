@@ -41,7 +41,7 @@ fn steps_of_lora_plus_are_those_of_peft() {
         targets.narrow(1, 0, tokens - 1).copy_(&labels.narrow(1, 1, tokens - 1));
         let targets = Targets::new(&targets).unwrap();
         let inputs = Inputs::rows(recorded.tensor(&format!("input_ids.{step}")).unwrap());
-        let hidden = decoder.hidden(&inputs, &Activations::default(), &Scope::evaluation()).unwrap();
+        let hidden = decoder.forward(&inputs, &Activations::default(), &Scope::evaluation()).unwrap();
         let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count() as f64, 0, &Scope::evaluation()).unwrap();
         let ours = loss.double_value(&[]);
         assert!((ours / expected - 1.0).abs() < 1e-5, "step {step}: {ours}, recorded {expected}");

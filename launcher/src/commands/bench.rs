@@ -4,8 +4,8 @@ use crate::{failure::Failure, progress::Progress};
 use autograd::GradMode;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
-use lowrank::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
-use lowrank::{Code, Memory, Method, Options, Rank, TestMatrix, decompose, per_token_error, relative_error, spectrum};
+use compression::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
+use compression::{Code, Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error, spectrum};
 use models::TensorFile;
 use serde_json::{Value, json};
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Instant};
@@ -147,7 +147,7 @@ impl Compression {
                 progress.update(done, Some(cases as u64), format!("{name}: {label}"));
                 let options =
                     Options { method, rank: rank.map_or(self.ranks[0], |at| self.ranks[at]), keep_norms: self.keep_norms, factors: kind };
-                rows.push(self.row(&name, &a, &shares, label, &options, rank.map(|at| optima[at]), &Memory::default)?);
+                rows.push(self.row(&name, &a, &shares, label, &options, rank.map(|at| optima[at]), &SiteState::default)?);
                 done += 1;
             }
             let mut bases = vec![("coded", self.basis(&name, &a)?)];
@@ -160,7 +160,7 @@ impl Compression {
                     progress.update(done, Some(cases as u64), format!("{name}: {label}"));
                     let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
                     let options = Options { method, rank: self.ranks[0], keep_norms: self.keep_norms, factors: Kind::Float };
-                    rows.push(self.row(&name, &a, &shares, label, &options, None, &|| Memory::from_coded_basis(Arc::clone(&basis)))?);
+                    rows.push(self.row(&name, &a, &shares, label, &options, None, &|| SiteState::from_coded_basis(Arc::clone(&basis)))?);
                     done += 1;
                 }
             }
@@ -212,7 +212,7 @@ impl Compression {
 
     fn optimum(&self, name: &str, a: &Tensor, rank: Rank) -> Result<f64, Failure> {
         let options = Options { method: Method::Svd, rank, keep_norms: false, factors: Kind::Float };
-        let code = decompose(a, &options, self.seed, &mut Memory::default()).map_err(|fault| of_matrix(name, fault))?;
+        let code = decompose(a, &options, self.seed, &mut SiteState::default()).map_err(|fault| of_matrix(name, fault))?;
         let restored = code.restore(Kind::Float).map_err(|fault| of_matrix(name, fault))?;
         relative_error(a, &restored).map_err(|fault| of_matrix(name, fault))
     }
@@ -230,14 +230,14 @@ impl Compression {
         method: &'static str,
         options: &Options,
         optimum: Option<f64>,
-        memory: &dyn Fn() -> Memory,
+        state: &dyn Fn() -> SiteState,
     ) -> Result<Row, Failure> {
         let fault = |fault| of_matrix(name, fault);
-        let code = decompose(a, options, self.seed, &mut memory()).map_err(fault)?;
+        let code = decompose(a, options, self.seed, &mut state()).map_err(fault)?;
         let mut times = [0.0; RUNS];
         for time in &mut times {
             let start = Instant::now();
-            decompose(a, options, self.seed, &mut memory()).map_err(fault)?;
+            decompose(a, options, self.seed, &mut state()).map_err(fault)?;
             *time = start.elapsed().as_secs_f64() * 1e3;
         }
         times.sort_by(f64::total_cmp);
@@ -339,9 +339,9 @@ fn input(fault: models::Error) -> Failure {
     Failure::Input(fault.to_string())
 }
 
-fn of_matrix(name: &str, fault: lowrank::Error) -> Failure {
+fn of_matrix(name: &str, fault: compression::Error) -> Failure {
     match fault {
-        lowrank::Error::Tch(fault) => Failure::other(format!("{name}: {fault}")),
+        compression::Error::Tch(fault) => Failure::other(format!("{name}: {fault}")),
         fault => Failure::Input(format!("{name}: {fault}")),
     }
 }
@@ -402,8 +402,9 @@ mod tests {
     fn every_method_is_measured_at_every_rank_and_none_beats_the_optimum() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
-        let normal =
-            |rows, seed| autograd::random::draw(autograd::random::Law::Normal, &[rows, 24], Kind::Float, Device::Cpu, seed).unwrap();
+        let normal = |rows, seed| {
+            autograd::random::draw(autograd::random::Distribution::Normal, &[rows, 24], Kind::Float, Device::Cpu, seed).unwrap()
+        };
         let tensors = [("a".to_owned(), normal(40, 1)), ("ids".to_owned(), Tensor::zeros([3, 3], (Kind::Int64, Device::Cpu)))];
         models::tensor_file::write(&path, &tensors, &[]).unwrap();
         let bench = bench(path.clone(), &["0.25", "3"]);
@@ -415,7 +416,7 @@ mod tests {
         for (label, method, factors, at) in cases {
             let options = Options { method, rank: bench.ranks[at.unwrap_or(0)], keep_norms: false, factors };
             let optimum = at.map(|at| bench.optimum("a", &tensors[0].1, bench.ranks[at]).unwrap());
-            let row = bench.row("a", &tensors[0].1, &shares, label, &options, optimum, &Memory::default).unwrap();
+            let row = bench.row("a", &tensors[0].1, &shares, label, &options, optimum, &SiteState::default).unwrap();
             assert_eq!(row.rank, at.map(|at| [6, 3][at]));
             assert!(row.of_optimum.is_none_or(|ratio| ratio > 0.999), "{label}");
             let bytes = options.bytes(40, 24).unwrap() as f64;
@@ -426,8 +427,8 @@ mod tests {
         for &bits in &bench.bits {
             let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
             let options = Options { method, ..Options::default() };
-            let memory = || Memory::from_coded_basis(Arc::clone(&basis));
-            let row = bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &memory).unwrap();
+            let state = || SiteState::from_coded_basis(Arc::clone(&basis));
+            let row = bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &state).unwrap();
             assert_eq!((row.bits_per_element, row.bits_beside), (bits, 8.0 * basis.bytes() as f64 / (40.0 * 24.0)));
             assert!(row.per_token > row.bound && row.bits_above > 0.0 && row.bits_above < bits);
         }

@@ -18,7 +18,7 @@ pub(super) enum Frame {
     /// A sign of life.
     Beat(Activity),
     /// The rank has done its work.
-    Farewell,
+    Goodbye,
     /// Rank 0's verdict that the job has failed, in words.
     Verdict(String),
 }
@@ -40,7 +40,7 @@ impl Frame {
                 let numbers = [*step, *entered, *left].map(u64::to_le_bytes).concat();
                 (3, [numbers.as_slice(), operation.as_bytes()].concat())
             }
-            Frame::Farewell => (4, Vec::new()),
+            Frame::Goodbye => (4, Vec::new()),
             Frame::Verdict(words) => (5, words.as_bytes()[..words.floor_char_boundary(LONGEST_TEXT)].to_vec()),
         };
         [&[kind], (rest.len() as u16).to_le_bytes().as_slice(), &rest].concat()
@@ -63,7 +63,7 @@ impl Frame {
                 let [step, entered, left] = [0, 1, 2].map(|index| u64::from_le_bytes(numbers.as_chunks().0[index]));
                 Frame::Beat(Activity { step, entered, left, operation: text(operation).into() })
             }
-            (4, []) => Frame::Farewell,
+            (4, []) => Frame::Goodbye,
             (5, rest) => Frame::Verdict(text(rest)),
             _ => return Err(Malformed),
         };
@@ -74,7 +74,7 @@ impl Frame {
 
 /// A connection to another rank.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Connection {
     pub(super) stream: TcpStream,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -92,12 +92,12 @@ pub(super) struct Received {
     pub(super) frames: Vec<Frame>,
 }
 
-impl Line {
+impl Connection {
     /// Takes over a connection.
-    pub(super) fn new(stream: TcpStream) -> std::io::Result<Line> {
+    pub(super) fn new(stream: TcpStream) -> std::io::Result<Connection> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Line { stream, incoming: Vec::new(), outgoing: Vec::new(), is_open: true, is_closed: false })
+        Ok(Connection { stream, incoming: Vec::new(), outgoing: Vec::new(), is_open: true, is_closed: false })
     }
 
     /// Sends a frame as soon as the network takes it. A beat that would wait behind another is left out.
@@ -179,7 +179,7 @@ mod tests {
             Frame::Welcome,
             Frame::Beat(activity),
             Frame::Verdict("rank 1 ist weg: ä".into()),
-            Frame::Farewell,
+            Frame::Goodbye,
         ]
     }
 
@@ -209,8 +209,8 @@ mod tests {
     #[test]
     fn a_line_carries_frames_and_tells_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut here = Line::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
-        let mut there = Line::new(listener.accept().unwrap().0).unwrap();
+        let mut here = Connection::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+        let mut there = Connection::new(listener.accept().unwrap().0).unwrap();
         frames().iter().for_each(|frame| here.send(frame));
         drop(here);
         let (mut all, end) = (Vec::new(), Instant::now() + Duration::from_secs(600));

@@ -62,7 +62,7 @@ impl Watch {
     }
 
     /// What `rank` is doing.
-    pub(super) fn tell(&mut self, rank: usize, activity: Activity) {
+    pub(super) fn update(&mut self, rank: usize, activity: Activity) {
         let peer = &mut self.peers[rank];
         if peer.activity != activity {
             tracing::trace!("heard of rank {rank}: {activity}");
@@ -175,8 +175,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn watch(own: usize, ranks: usize) -> Watch {
-        let hosts = ["a", "a", "b", "c", "d", "e", "f"][..ranks].iter().map(ToString::to_string).collect();
+    fn watch(own: usize, world_size: usize) -> Watch {
+        let hosts = ["a", "a", "b", "c", "d", "e", "f"][..world_size].iter().map(ToString::to_string).collect();
         Watch::new(own, hosts, 10 * SECOND, Some(100 * SECOND), Duration::ZERO)
     }
 
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_silent_rank_is_named_with_what_it_did() {
         let mut watch = watch(0, 4);
-        watch.tell(2, at(12, 345, 344));
+        watch.update(2, at(12, 345, 344));
         pass(&mut watch, 50, &[1, 2, 3]);
         assert_eq!(watch.verdict(), None);
         pass(&mut watch, 9, &[1, 3]);
@@ -236,7 +236,7 @@ mod tests {
         watch.left(1);
         watch.gone(1);
         assert_eq!(watch.verdict(), None);
-        watch.tell(2, at(3, 20, 20));
+        watch.update(2, at(3, 20, 20));
         watch.gone(2);
         assert_eq!(
             watch.verdict().unwrap(),
@@ -258,9 +258,9 @@ mod tests {
     fn a_rank_that_beats_and_does_nothing_is_named_when_others_have_waited() {
         let mut watch = watch(0, 3);
         pass(&mut watch, 50, &[1, 2]);
-        watch.tell(0, at(4, 31, 30));
-        watch.tell(1, at(4, 30, 30));
-        watch.tell(2, at(4, 31, 30));
+        watch.update(0, at(4, 31, 30));
+        watch.update(1, at(4, 30, 30));
+        watch.update(2, at(4, 31, 30));
         pass(&mut watch, 99, &[1, 2]);
         assert_eq!(watch.verdict(), None);
         pass(&mut watch, 1, &[1, 2]);
@@ -269,7 +269,7 @@ mod tests {
             "rank 1 (host a) has made no progress for 100 s; last heard of at step 4, after all_reduce (collective 30); \
              rank 2 (host b) waits at step 4, in all_reduce (collective 31)"
         );
-        watch.tell(1, at(4, 31, 30));
+        watch.update(1, at(4, 31, 30));
         assert_eq!(watch.verdict(), None, "it goes on");
         pass(&mut watch, 100, &[1, 2]);
         assert!(watch.verdict().unwrap().starts_with("no rank has made progress for 100 s: all are at step 4, in all_reduce"));
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn long_work_without_waiting_is_no_stall() {
         let mut watch = watch(0, 3);
-        (0..3).for_each(|rank| watch.tell(rank, at(4, 30, 30)));
+        (0..3).for_each(|rank| watch.update(rank, at(4, 30, 30)));
         pass(&mut watch, 1000, &[1, 2]);
         assert_eq!(watch.verdict(), None);
     }

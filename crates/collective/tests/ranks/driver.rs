@@ -31,18 +31,18 @@ impl Outcome {
 }
 
 /// Runs this program on `ranks` ranks. A job that hangs is ended.
-pub fn mpirun(ranks: usize, arguments: &[&str]) -> Outcome {
-    mpirun_with(ranks, arguments, &[])
+pub fn mpirun(world_size: usize, arguments: &[&str]) -> Outcome {
+    mpirun_with(world_size, arguments, &[])
 }
 
 /// The same with these variables.
-pub fn mpirun_with(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+pub fn mpirun_with(world_size: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     // mpirun keeps a folder there, which it shares with no other test.
     let scratch = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
         .args(["-k", "5", &HANG_LIMIT.as_secs().to_string()])
         .args(crate::mpirun::mpirun())
-        .args(["-n", &ranks.to_string()])
+        .args(["-n", &world_size.to_string()])
         .arg(std::env::current_exe().unwrap())
         .args(arguments)
         .env("OMP_NUM_THREADS", "1")

@@ -8,9 +8,9 @@ use tch::{Kind, Tensor};
 use crate::driver::{self, device};
 use crate::times::LOOK_EVERY;
 
-pub fn start(ranks: usize) {
-    let directory = driver::empty_directory(&format!("misuse-{ranks}"));
-    driver::mpirun(ranks, &["misuse", directory.to_str().unwrap()]).expect_success();
+pub fn start(world_size: usize) {
+    let directory = driver::empty_directory(&format!("misuse-{world_size}"));
+    driver::mpirun(world_size, &["misuse", directory.to_str().unwrap()]).expect_success();
     std::fs::remove_dir_all(directory).unwrap();
 }
 

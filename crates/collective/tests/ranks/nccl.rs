@@ -32,21 +32,21 @@ fn has_its_own() -> bool {
     is
 }
 
-fn mpirun(ranks: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
+fn mpirun(world_size: usize, arguments: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let path = match std::env::var("LD_LIBRARY_PATH") {
         Ok(others) => format!("{}:{others}", library()),
         Err(_) => library().to_owned(),
     };
-    driver::mpirun_with(ranks, &[&["nccl"], arguments].concat(), &[variables, &[("LD_LIBRARY_PATH", &path)]].concat())
+    driver::mpirun_with(world_size, &[&["nccl"], arguments].concat(), &[variables, &[("LD_LIBRARY_PATH", &path)]].concat())
 }
 
-pub fn start(ranks: usize) {
+pub fn start(world_size: usize) {
     if has_its_own() {
         return;
     }
-    mpirun(ranks, &["operations"], &[]).expect_success();
-    let directory = driver::empty_directory(&format!("nccl-misuse-{ranks}"));
-    mpirun(ranks, &["misuse", directory.to_str().unwrap()], &[]).expect_success();
+    mpirun(world_size, &["operations"], &[]).expect_success();
+    let directory = driver::empty_directory(&format!("nccl-misuse-{world_size}"));
+    mpirun(world_size, &["misuse", directory.to_str().unwrap()], &[]).expect_success();
     std::fs::remove_dir_all(directory).unwrap();
 }
 
@@ -64,14 +64,14 @@ pub fn join(body: impl FnOnce(&dyn ProcessGroup) -> Result<(), Error>) {
 }
 
 /// By the real NCCL, where there is a GPU: that many ranks share it.
-pub fn on_a_gpu(ranks: usize) {
+pub fn on_a_gpu(world_size: usize) {
     if !Cuda::is_available() {
         return println!("no GPU here");
     }
     // A rank is told that it has a host of its own, as NCCL refuses two of one host on one GPU.
-    let directory = driver::empty_directory(&format!("nccl-gpu-{ranks}"));
+    let directory = driver::empty_directory(&format!("nccl-gpu-{world_size}"));
     for arguments in [&["nccl", "operations"][..], &["nccl", "misuse", directory.to_str().unwrap()]] {
-        driver::mpirun_with(ranks, &[&["on-a-gpu"], arguments].concat(), &[("LORACT_TEST_DEVICE", "cuda")]).expect_success();
+        driver::mpirun_with(world_size, &[&["on-a-gpu"], arguments].concat(), &[("LORACT_TEST_DEVICE", "cuda")]).expect_success();
     }
     std::fs::remove_dir_all(directory).unwrap();
 }

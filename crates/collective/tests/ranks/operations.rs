@@ -8,9 +8,10 @@ use crate::driver::{self, device};
 const KINDS: [Kind; 5] = [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16, Kind::Int64];
 const SHAPES: [&[i64]; 8] = [&[], &[0], &[1], &[3, 0, 2], &[2, 3], &[7], &[1, 13, 1, 5], &[1031]];
 
-pub fn start(ranks: usize) {
-    driver::mpirun(ranks, &["operations"]).expect_success();
-    driver::mpirun_with(ranks, &["operations", "chunked"], &[("OMPI_MCA_btl_tcp_links", "3"), ("LORACT_TEST_LINKS", "3")]).expect_success();
+pub fn start(world_size: usize) {
+    driver::mpirun(world_size, &["operations"]).expect_success();
+    driver::mpirun_with(world_size, &["operations", "chunked"], &[("OMPI_MCA_btl_tcp_links", "3"), ("LORACT_TEST_LINKS", "3")])
+        .expect_success();
 }
 
 /// Small whole numbers that differ from rank to rank: their sums are exact in every dtype.

@@ -1,4 +1,4 @@
-use super::by_scores::Stretch;
+use super::eager::QueryChunk;
 use crate::{Error, Mask};
 use tch::{Kind, TchError, Tensor};
 
@@ -80,7 +80,7 @@ pub(super) enum Rule {
 
 impl Rule {
     /// The rows of the weight that belong to the pairs of a stretch, `[queries · keys]`.
-    fn rows(&self, weight: &Tensor, at: &Stretch) -> Result<Tensor, TchError> {
+    fn rows(&self, weight: &Tensor, at: &QueryChunk) -> Result<Tensor, TchError> {
         match self {
             Self::Table { rows } => rows.f_narrow(0, at.first, at.queries)?.f_narrow(1, 0, at.keys)?.f_reshape([-1]),
             Self::Distances { .. } => {
@@ -93,12 +93,12 @@ impl Rule {
     }
 
     /// `[queries, keys, ..]`: the weight of each pair of a stretch.
-    fn pairs(&self, weight: &Tensor, at: &Stretch) -> Result<Tensor, TchError> {
+    fn pairs(&self, weight: &Tensor, at: &QueryChunk) -> Result<Tensor, TchError> {
         weight.f_index_select(0, &self.rows(weight, at)?)?.f_view([at.queries, at.keys, -1])
     }
 
     /// What is added to the products of `q` `[batch, heads, queries, d]`, the stretch's own, and `k` `[batch, heads, keys, d]`.
-    pub fn to_products(&self, weight: &Tensor, q: &Tensor, k: &Tensor, at: &Stretch) -> Result<Option<Tensor>, TchError> {
+    pub fn to_products(&self, weight: &Tensor, q: &Tensor, k: &Tensor, at: &QueryChunk) -> Result<Option<Tensor>, TchError> {
         let Self::Distances { of_keys } = self else { return Ok(None) };
         let pairs = self.pairs(weight, at)?.f_to_kind(q.kind())?;
         let added = einsum("bhld,lrd->bhlr", q, &pairs)?;
@@ -106,7 +106,7 @@ impl Rule {
     }
 
     /// What is added to the scaled scores, `[heads, queries, keys]`.
-    pub fn to_scores(&self, weight: &Tensor, at: &Stretch, kind: Kind) -> Result<Option<Tensor>, TchError> {
+    pub fn to_scores(&self, weight: &Tensor, at: &QueryChunk, kind: Kind) -> Result<Option<Tensor>, TchError> {
         let Self::Table { .. } = self else { return Ok(None) };
         Ok(Some(self.pairs(weight, at)?.f_permute([2, 0, 1])?.f_to_kind(kind)?))
     }
@@ -118,7 +118,7 @@ impl Rule {
         weight: &Tensor,
         [q, k]: [&Tensor; 2],
         [d_scores, d_products]: [&Tensor; 2],
-        at: &Stretch,
+        at: &QueryChunk,
         d_weight: &mut Tensor,
     ) -> Result<[Option<Tensor>; 2], TchError> {
         let rows = self.rows(weight, at)?;

@@ -1,7 +1,7 @@
 //! Attention by one of libtorch's kernels, which never write the scores out.
 
 use super::kernel::{Call, Kernel};
-use super::{Saving, gather};
+use super::{SavedContext, sum_kv_groups};
 use crate::Mask;
 use autograd::{Backward, BoxError, Forward, Function};
 use tch::Tensor;
@@ -10,7 +10,7 @@ pub(super) struct Fused {
     pub kernel: Kernel,
     pub mask: Mask,
     pub scale: f64,
-    pub saving: Saving,
+    pub saved: SavedContext,
 }
 
 impl Fused {
@@ -32,13 +32,13 @@ impl Function for Fused {
         let (out, log_sums) = self.kernel.forward(&self.call(q, k, v), [q, k, v])?;
         let out = out.f_narrow(3, 0, e)?.f_reshape([size[0], size[1], size[2] * e])?;
         if context.any_needs_grad() {
-            self.saving.save(inputs, &out, &log_sums)?;
+            self.saved.save(inputs, &out, &log_sums)?;
         }
         Ok(vec![out])
     }
 
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saving.saved) else { return Ok(vec![None, None, None]) };
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved.tensors) else { return Ok(vec![None, None, None]) };
         let (q, k, v) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?);
         let (size, e) = (q.size(), v.size()[3]);
         let heads = |x: &Tensor| x.f_reshape([size[0], size[1], size[2], e]);
@@ -47,7 +47,7 @@ impl Function for Fused {
             self.kernel.backward(&call, &heads(dy)?, [&q, &k, &v], &heads(&saved.out.restore()?)?, &saved.log_sums.restore()?)?;
         let (dq, dk, dv) = (dq.f_narrow(3, 0, size[3])?, dk.f_narrow(3, 0, size[3])?, dv.f_narrow(3, 0, e)?);
         let groups = dk.size()[2] / k.size()[2];
-        let of_keys = |gradient: &Tensor| gather(&gradient.f_transpose(1, 2)?, groups);
+        let of_keys = |gradient: &Tensor| sum_kv_groups(&gradient.f_transpose(1, 2)?, groups);
         Ok(vec![Some(dq), Some(of_keys(&dk)?), Some(of_keys(&dv)?)])
     }
 }

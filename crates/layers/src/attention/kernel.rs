@@ -1,7 +1,7 @@
 //! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
 #![allow(unsafe_code)]
 
-use super::spread;
+use super::repeat_kv;
 use crate::Mask;
 use cuda::Gpu;
 use std::ffi::{CStr, c_char};
@@ -44,8 +44,8 @@ impl Call<'_> {
     }
 
     /// Keys or values `[batch, heads, keys, width]`, each head of a group given its own copy.
-    fn spread(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        spread(&self.widened(x)?, self.groups)
+    fn repeat_kv(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        repeat_kv(&self.widened(x)?, self.groups)
     }
 
     /// The written-out mask `[batch, heads, queries, keys]`, in rows of a length that the efficient kernel can read.
@@ -85,15 +85,15 @@ impl Kernel {
             Kernel::Flash => return flash_forward(&q, &call.widened(k)?, &call.widened(v)?, causal, scale),
             Kernel::Cpu => Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(
                 &q.f_transpose(1, 2)?,
-                &call.spread(k)?,
-                &call.spread(v)?,
+                &call.repeat_kv(k)?,
+                &call.repeat_kv(v)?,
                 0.0,
                 causal,
                 call.mask.additive(),
                 scale,
             )?,
             Kernel::Efficient => {
-                let (k_heads, v_heads, bias) = (call.spread(k)?, call.spread(v)?, call.bias(&q, k)?);
+                let (k_heads, v_heads, bias) = (call.repeat_kv(k)?, call.repeat_kv(v)?, call.bias(&q, k)?);
                 let q = q.f_transpose(1, 2)?;
                 let (out, log_sums, ..) =
                     Tensor::f_internal_scaled_dot_product_efficient_attention(&q, &k_heads, &v_heads, bias, true, 0.0, causal, scale)?;
@@ -142,8 +142,8 @@ impl Kernel {
                 let (dq, dk, dv, _) = Tensor::f_internal_efficient_attention_backward(
                     &dy.f_contiguous()?,
                     &q,
-                    &by_token(call.spread(k)?)?,
-                    &by_token(call.spread(v)?)?,
+                    &by_token(call.repeat_kv(k)?)?,
+                    &by_token(call.repeat_kv(v)?)?,
                     call.bias(&q, k)?,
                     &out,
                     None,
@@ -168,8 +168,8 @@ impl Kernel {
                 let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
                     &heads(&dy)?,
                     &heads(&q)?,
-                    &call.spread(k)?,
-                    &call.spread(v)?,
+                    &call.repeat_kv(k)?,
+                    &call.repeat_kv(v)?,
                     &heads(&out)?,
                     log_sums,
                     0.0,

@@ -6,7 +6,7 @@ mod test_device;
 
 pub use test_device::device;
 
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 use tch::{Kind, Tensor};
 
 pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
@@ -14,7 +14,7 @@ pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
 }
 
 pub fn normal(shape: &[i64], seed: u64) -> Tensor {
-    draw(Law::Normal, shape, Kind::Double, device(), seed).unwrap()
+    draw(Distribution::Normal, shape, Kind::Double, device(), seed).unwrap()
 }
 
 /// The gradients of all leaves that require one, for outputs weighted by fixed random directions.

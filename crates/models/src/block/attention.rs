@@ -1,6 +1,6 @@
+use super::attention_context::{AttentionContext, KvCache};
 use super::latent::Latent;
 use super::relative::Relative;
-use super::shared::{Seen, Shared};
 use crate::activations::BlockActivations;
 use crate::config::names::QueryNames;
 use crate::config::{EncoderConfig, HeadNorm, LayerConfig, LayerRope, ModelConfig, StageConfig};
@@ -9,7 +9,7 @@ use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use autograd::Parameter;
-use layers::{Error, Scope, Scores, Site, Source, biased_attention, clamp, project, rotary, split};
+use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
 use tch::Tensor;
 
 /// The attention of a layer: queries, keys and values, and the map behind them.
@@ -135,51 +135,45 @@ impl Attention {
         self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).chain(relative)
     }
 
-    /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in what it has `seen`.
+    /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in its `cache`.
     pub fn forward(
         &self,
         x: &Tensor,
-        source: impl Into<Source>,
-        shared: &Shared,
-        seen: Option<&mut Seen>,
+        input: impl Into<SavedInput>,
+        context: &AttentionContext,
+        cache: Option<&mut KvCache>,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
-        let table = shared.table(self.layer.rope);
+    ) -> layers::Result<Tensor> {
+        let table = context.table(self.layer.rope);
         let [q, mut k, mut v] = match (&self.maps, table) {
-            (Maps::Latent(latent), Some(table)) => latent.forward(x, source.into(), table, activations, scope)?,
+            (Maps::Latent(latent), Some(table)) => latent.forward(x, input.into(), table, activations, scope)?,
             _ => {
-                let [q, k, v] = self.queries(x, source.into(), activations, scope)?;
+                let [q, k, v] = self.queries(x, input.into(), activations, scope)?;
                 match table {
                     Some(table) => [rotary(&q, table)?, rotary(&k, table)?, v],
                     None => [q, k, v],
                 }
             }
         };
-        if let Some(seen) = seen {
-            (k, v) = seen.extend(k, v)?;
+        if let Some(cache) = cache {
+            (k, v) = cache.extend(k, v)?;
         }
-        let mask = shared.mask(self.layer.window)?;
+        let mask = context.mask(self.layer.window)?;
         let bias = self.relative.as_ref().map(Relative::bias);
-        let (out, kept) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
-        let source = kept.map_or(Source::Keep(activations.attn_out), Source::Kept);
-        Ok(project(&out, &[self.o.projection()], source, &scope.site(Site::AttnOut))?.remove(0))
+        let (out, saved) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
+        let input = saved.map_or(SavedInput::Policy(activations.attn_out), SavedInput::Saved);
+        Ok(project(&out, &[self.o.projection()], input, &scope.site(Site::AttnOut))?.remove(0))
     }
 
     /// Queries, keys and values by head, cut and normed but not yet turned.
-    fn queries(
-        &self,
-        x: &Tensor,
-        source: Source,
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<[Tensor; 3], Error> {
+    fn queries(&self, x: &Tensor, input: SavedInput, activations: &BlockActivations, scope: &Scope) -> layers::Result<[Tensor; 3]> {
         let into = scope.site(Site::AttnIn);
         let Heads { queries, keys, width } = self.heads;
         let mut qkv = match &self.maps {
-            Maps::Separate(maps) => project(x, &[maps[0].projection(), maps[1].projection(), maps[2].projection()], source, &into)?,
+            Maps::Separate(maps) => project(x, &[maps[0].projection(), maps[1].projection(), maps[2].projection()], input, &into)?,
             Maps::Fused(map) => {
-                let all = project(x, &[map.projection()], source, &into)?.remove(0);
+                let all = project(x, &[map.projection()], input, &into)?.remove(0);
                 split(&all, &[queries * width, keys * width, keys * width])?
             }
             Maps::Latent(_) => Vec::new(),

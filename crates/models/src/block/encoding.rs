@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::mlp::{self, Mlp, MlpShape};
 use super::windows::Windows;
-use super::{Block, FeedForward, Joining};
+use super::{Block, FeedForward, Residual};
 use crate::Result;
 use crate::config::names::MlpNames;
 use crate::config::{EncoderConfig, NormOrder, RelativePositions};
@@ -22,19 +22,19 @@ impl Block {
         let [attention, mlp] = names.norms;
         let shape = MlpShape { hidden: stage.width, width: stage.inner, bias: true, fan_in_fan_out: false, activation: config.activation };
         Ok(Self {
-            joining: Joining { parallel: false, multiplier: 1.0, dropout: config.dropout.halves, drop_path: layer.drop_path },
-            before_attention: norm(NormOrder::BeforeHalves, attention)?,
+            residual: Residual { parallel: false, multiplier: 1.0, dropout: config.dropout.sublayers, drop_path: layer.drop_path },
+            pre_attention_norm: norm(NormOrder::PreNorm, attention)?,
             windows: match config.attention.relative {
                 RelativePositions::Windows { size } => Some(Windows { size, shift: layer.shift }),
                 _ => None,
             },
             attention: Attention::of_encoder(tensors, config, &prefix, stage)?,
-            after_attention: None,
-            of_attended: norm(NormOrder::BehindSums, attention)?,
-            before_mlp: norm(NormOrder::BeforeHalves, mlp)?,
+            post_attention_norm: None,
+            post_attn_residual_norm: norm(NormOrder::PostNorm, attention)?,
+            pre_mlp_norm: norm(NormOrder::PreNorm, mlp)?,
             mlp: FeedForward::Dense(Mlp::new(tensors, shape, &prefix, &MlpNames::Plain(names.mlp), mlp::OWN)?),
-            after_mlp: None,
-            of_mapped: norm(NormOrder::BehindSums, mlp)?,
+            post_mlp_norm: None,
+            post_mlp_residual_norm: norm(NormOrder::PostNorm, mlp)?,
         })
     }
 }

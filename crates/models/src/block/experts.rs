@@ -1,4 +1,4 @@
-use super::mlp::{self, Mlp, Sites};
+use super::mlp::{self, Mlp, MlpSites};
 use crate::activations::BlockActivations;
 use crate::config::names::{ExpertNames, MlpNames};
 use crate::config::{ExpertsConfig, ModelConfig};
@@ -6,7 +6,7 @@ use crate::linear::Shape;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Dispatch, Error, Scope, SharedKeep, Site, expert_inputs, expert_outputs, gated, project, route};
+use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
 use tch::Tensor;
 
 /// A mixture of experts in the place of an MLP: a router gives each token to some of them, and perhaps one sees all tokens.
@@ -25,7 +25,7 @@ pub(crate) struct Experts {
 type Constant = autograd::Parameter;
 
 /// Where the shared expert keeps what: its places are its own, as its tensors stand beside those of the others.
-const SHARED: Sites = Sites { gate: Site::SharedGate, up: Site::SharedUp, out: Site::SharedOut, stream: Some(u64::MAX) };
+const SHARED: MlpSites = MlpSites { gate: Site::SharedGate, up: Site::SharedUp, out: Site::SharedOut, stream: Some(u64::MAX) };
 
 impl Experts {
     /// The mixture whose tensors are called `names` behind `prefix`.
@@ -83,24 +83,18 @@ impl Experts {
     }
 
     /// `x` `[batch, tokens, hidden]` to the same. What reads `x` here shares one kept tensor: router, experts, and the shared one.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        source: &SharedKeep,
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
+    pub fn forward(&self, x: &Tensor, input: &SharedSave, activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         let size = x.size();
         let rows = x.f_reshape([-1, self.router.size().1])?;
         let into = scope.site(Site::MlpIn);
         let routing = scope.site(Site::Router);
-        let scores = project(&rows, &[self.router.projection()], source, &into)?.remove(0);
+        let scores = project(&rows, &[self.router.projection()], input, &into)?.remove(0);
         let correction = self.correction.as_ref().map(Constant::tensor);
         let (chosen, weights) = route(&scores, correction, &self.config.routing, &routing)?;
         drop(scores);
         let dispatch = Dispatch::new(&chosen, self.config.count)?;
         let maps: Vec<_> = self.experts.iter().map(|[gate, up, _]| vec![gate.projection(), up.projection()]).collect();
-        let pair = expert_inputs(&rows, &maps, &dispatch, source, &into)?;
+        let pair = expert_inputs(&rows, &maps, &dispatch, input, &into)?;
         let places = [scope.site(mlp::OWN.gate), scope.site(mlp::OWN.up)];
         let inner = gated(self.activation, &pair[0], &pair[1], &activations.act, places)?;
         drop(pair);
@@ -108,7 +102,7 @@ impl Experts {
         let out = expert_outputs(&inner, &weights, &down, &dispatch, &activations.mlp_out, &scope.site(mlp::OWN.out), scope)?;
         drop(inner);
         let out = match &self.shared {
-            Some(shared) => out.f_add(&shared.forward(&rows, source, activations, scope)?)?,
+            Some(shared) => out.f_add(&shared.forward(&rows, input, activations, scope)?)?,
             None => out,
         };
         Ok(out.f_view(&size[..])?)

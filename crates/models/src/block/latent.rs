@@ -5,7 +5,7 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Error, RotaryTable, Scope, Site, Source, project, rotary, split};
+use layers::{Error, RotaryTable, SavedInput, Scope, Site, project, rotary, split};
 use tch::Tensor;
 
 /// Queries, keys and values by way of narrow latent forms (`DeepseekV3Attention` of transformers).
@@ -90,11 +90,11 @@ impl Latent {
     pub fn forward(
         &self,
         x: &Tensor,
-        source: Source,
+        input: SavedInput,
         table: &RotaryTable,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<[Tensor; 3], Error> {
+    ) -> layers::Result<[Tensor; 3]> {
         let LatentConfig { key_rank, plain_dim, rotary_dim, value_dim, .. } = self.config;
         let size = x.size();
         let heads = |y: &Tensor, width: i64| y.f_view([size[0], size[1], -1, width]);
@@ -106,7 +106,7 @@ impl Latent {
             Query::Direct(map) => map,
             Query::Latent { down, .. } => down,
         };
-        let mut maps = project(x, &[first.projection(), self.key_down.projection()], source, &scope.site(Site::AttnIn))?;
+        let mut maps = project(x, &[first.projection(), self.key_down.projection()], input, &scope.site(Site::AttnIn))?;
         let (compressed, q) = (maps.remove(1), maps.remove(0));
         let q = match &self.query {
             Query::Direct(_) => q,

@@ -3,7 +3,7 @@ use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Error, Scope, Site, Source, activate, gated, project, split};
+use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
 use tch::Tensor;
 
 /// An MLP, with a gate or without.
@@ -12,7 +12,7 @@ pub(crate) struct Mlp {
     activation: Activation,
     inner: Inner,
     down: Linear,
-    sites: Sites,
+    sites: MlpSites,
 }
 
 /// The maps into the inner width.
@@ -26,7 +26,7 @@ enum Inner {
 
 /// Where an MLP keeps what.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sites {
+pub(crate) struct MlpSites {
     pub gate: Site,
     pub up: Site,
     pub out: Site,
@@ -35,7 +35,7 @@ pub(crate) struct Sites {
 }
 
 /// Those of a layer's own MLP.
-pub(crate) const OWN: Sites = Sites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
+pub(crate) const OWN: MlpSites = MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
 
 /// What an MLP is like.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub(crate) struct MlpShape {
 
 impl Mlp {
     /// The MLP whose tensors are called `names` behind `prefix`.
-    pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: Sites) -> Result<Self> {
+    pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: MlpSites) -> Result<Self> {
         let MlpShape { hidden, width, bias, fan_in_fan_out, activation } = shape;
         let linear = |name: &str, outputs: i64, inputs: i64| {
             let shape = Shape { outputs, inputs, bias, fan_in_fan_out };
@@ -92,27 +92,27 @@ impl Mlp {
     pub fn forward(
         &self,
         x: &Tensor,
-        source: impl Into<Source>,
+        input: impl Into<SavedInput>,
         activations: &BlockActivations,
         scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
+    ) -> layers::Result<Tensor> {
         let (gate, up) = (scope.site(self.sites.gate), scope.site(self.sites.up));
         let into = scope.site(Site::MlpIn);
         let into = self.sites.stream.map_or_else(|| into.clone(), |stream| into.at(stream));
         let inner = match &self.inner {
             Inner::Gated(maps) => {
-                let pair = project(x, &[maps[0].projection(), maps[1].projection()], source, &into)?;
+                let pair = project(x, &[maps[0].projection(), maps[1].projection()], input, &into)?;
                 gated(self.activation, &pair[0], &pair[1], &activations.act, [gate, up])?
             }
             Inner::Fused(map) => {
-                let both = project(x, &[map.projection()], source, &into)?.remove(0);
+                let both = project(x, &[map.projection()], input, &into)?.remove(0);
                 let width = map.size().0 / 2;
                 let pair = split(&both, &[width, width])?;
                 drop(both);
                 gated(self.activation, &pair[0], &pair[1], &activations.act, [gate, up])?
             }
             Inner::Plain(map) => {
-                let up = project(x, &[map.projection()], source, &into)?.remove(0);
+                let up = project(x, &[map.projection()], input, &into)?.remove(0);
                 activate(self.activation, &up, &activations.act, gate)?
             }
         };

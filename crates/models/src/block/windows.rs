@@ -1,5 +1,4 @@
-use super::Done;
-use super::shared::Shared;
+use super::attention_context::AttentionContext;
 use layers::{Error, Mask, window_mask};
 use tch::{Kind, TchError, Tensor};
 
@@ -15,12 +14,17 @@ pub(crate) struct Windows {
 impl Windows {
     /// `attend` on the windows of `x` `[batch, tokens, width]`, and its result in the order of `x`. A map that is no multiple of a window is padded
     /// with zeros, which are attended to.
-    pub fn attend(self, x: &Tensor, shared: &Shared, attend: impl FnOnce(&Tensor, &Shared) -> Done) -> Done {
+    pub fn attend(
+        self,
+        x: &Tensor,
+        context: &AttentionContext,
+        attend: impl FnOnce(&Tensor, &AttentionContext) -> layers::Result<Tensor>,
+    ) -> layers::Result<Tensor> {
         let (batch, width) = (x.size()[0], x.size()[2]);
-        let [rows, columns] = shared.grid.filter(|[rows, columns]| rows.min(columns) >= &self.size).ok_or_else(|| Error::Shape {
+        let [rows, columns] = context.grid.filter(|[rows, columns]| rows.min(columns) >= &self.size).ok_or_else(|| Error::Shape {
             operation: "window attention",
             expected: format!("a map of {0} by {0} tokens or more, as window_size says", self.size),
-            got: shared.grid.unwrap_or_default().to_vec(),
+            got: context.grid.unwrap_or_default().to_vec(),
         })?;
         // A map no higher or no wider than a window is not shifted.
         let shift = if rows.min(columns) == self.size { 0 } else { self.shift };
@@ -35,7 +39,7 @@ impl Windows {
             let regions = self.cut(&self.regions(padded, shift).f_to_device(x.device())?)?.f_squeeze_dim(2)?;
             mask = window_mask(&regions, batch, x.kind())?;
         }
-        let out = attend(&self.cut(&map)?, &Shared::masked(mask, None))?;
+        let out = attend(&self.cut(&map)?, &AttentionContext::masked(mask, None))?;
         let mut map = self.joined(&out, batch, padded)?;
         if shift > 0 {
             map = map.f_roll([shift, shift], [1, 2])?;
@@ -81,8 +85,8 @@ mod tests {
         for (rows, columns, shift) in [(6, 9, 0), (6, 9, 1), (4, 5, 1), (3, 7, 1), (8, 8, 2)] {
             let x = map(rows, columns);
             let windows = Windows { size: 3, shift };
-            let shared = Shared::masked(Mask::Full, Some([rows, columns]));
-            let same = windows.attend(&x, &shared, |x, _| Ok(x.copy())).unwrap();
+            let context = AttentionContext::masked(Mask::Full, Some([rows, columns]));
+            let same = windows.attend(&x, &context, |x, _| Ok(x.copy())).unwrap();
             assert_eq!(same, x, "{rows} by {columns}, shifted by {shift}");
         }
     }
@@ -90,8 +94,8 @@ mod tests {
     #[test]
     fn a_shifted_map_attends_within_what_was_together() {
         let windows = Windows { size: 2, shift: 1 };
-        let attended = windows.attend(&map(4, 4), &Shared::masked(Mask::Full, Some([4, 4])), |x, shared| {
-            let Mask::Additive(mask) = shared.mask(None).unwrap() else { panic!("a mask") };
+        let attended = windows.attend(&map(4, 4), &AttentionContext::masked(Mask::Full, Some([4, 4])), |x, context| {
+            let Mask::Additive(mask) = context.mask(None).unwrap() else { panic!("a mask") };
             // The first window lies inside the map; the last is made of its four corners.
             assert_eq!(x.get(0).flatten(0, -1), Tensor::from_slice(&[5f32, 6.0, 9.0, 10.0]));
             assert_eq!(x.get(3).flatten(0, -1), Tensor::from_slice(&[15f32, 12.0, 3.0, 0.0]));
@@ -104,8 +108,8 @@ mod tests {
 
     #[test]
     fn a_map_smaller_than_a_window_is_refused() {
-        let shared = Shared::masked(Mask::Full, Some([2, 5]));
-        let refused = Windows { size: 3, shift: 0 }.attend(&map(2, 5), &shared, |x, _| Ok(x.copy())).unwrap_err().to_string();
+        let context = AttentionContext::masked(Mask::Full, Some([2, 5]));
+        let refused = Windows { size: 3, shift: 0 }.attend(&map(2, 5), &context, |x, _| Ok(x.copy())).unwrap_err().to_string();
         assert!(refused.contains("3 by 3 tokens or more, as window_size says, got [2, 5]"), "{refused}");
     }
 }

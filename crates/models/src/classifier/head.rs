@@ -2,7 +2,7 @@ use crate::config::{ClassifierConfig, EncoderConfig};
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Error, Keep, Scope, Site, activate, dropout, project};
+use layers::{Activation, SavePolicy, Scope, Site, activate, dropout, project};
 use tch::Tensor;
 
 /// What makes logits of one vector for each row: dropout, perhaps a map and `tanh` (`BertPooler`, `RobertaClassificationHead`), dropout, the map to
@@ -37,13 +37,13 @@ impl Head {
     }
 
     /// `[batch, width]` to `[batch, classes]`. What it keeps is one row for each of the batch, as it is.
-    pub fn forward(&self, x: &Tensor, scope: &Scope) -> std::result::Result<Tensor, Error> {
+    pub fn forward(&self, x: &Tensor, scope: &Scope) -> layers::Result<Tensor> {
         let (pooled, last) = (scope.site(Site::Pooled), scope.site(Site::HeadOut));
-        let map = |linear: &Linear, x: &Tensor, scope: &Scope| Ok(project(x, &[linear.projection()], Keep::Exact, scope)?.remove(0));
+        let map = |linear: &Linear, x: &Tensor, scope: &Scope| Ok(project(x, &[linear.projection()], SavePolicy::Exact, scope)?.remove(0));
         let mut x = x.shallow_clone();
         if let Some(dense) = &self.dense {
             x = dropout(&x, self.config.dropout_before, &pooled.at(1))?;
-            x = activate(Activation::Tanh, &map(dense, &x, &pooled)?, &Keep::Exact, scope.site(Site::HeadGate))?;
+            x = activate(Activation::Tanh, &map(dense, &x, &pooled)?, &SavePolicy::Exact, scope.site(Site::HeadGate))?;
         }
         x = dropout(&x, self.config.dropout, &last.at(1))?;
         match &self.out {

@@ -151,9 +151,9 @@ pub struct EncoderLayer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormOrder {
     /// Before each half.
-    BeforeHalves,
+    PreNorm,
     /// Behind each sum, on the residual stream itself.
-    BehindSums,
+    PostNorm,
 }
 
 /// How tokens attend to each other, in both directions.
@@ -192,7 +192,7 @@ pub struct EncoderDropout {
     /// Elements of the embeddings.
     pub embedding: f64,
     /// Elements of the attending half of a layer, and of the other.
-    pub halves: [f64; 2],
+    pub sublayers: [f64; 2],
 }
 
 /// How hidden states become logits: one vector for each row, dropout, perhaps a map and `tanh`, dropout, and the map to classes.

@@ -43,10 +43,10 @@ impl TensorNames {
 /// The norms of a layer that there are.
 #[derive(Debug, PartialEq)]
 pub(crate) struct NormNames {
-    pub before_attention: Option<&'static str>,
-    pub after_attention: Option<&'static str>,
-    pub before_mlp: Option<&'static str>,
-    pub after_mlp: Option<&'static str>,
+    pub pre_attention_norm: Option<&'static str>,
+    pub post_attention_norm: Option<&'static str>,
+    pub pre_mlp_norm: Option<&'static str>,
+    pub post_mlp_norm: Option<&'static str>,
 }
 
 /// The maps that make queries, keys and values.
@@ -106,10 +106,10 @@ pub(crate) const LLAMA: TensorNames = TensorNames {
     final_norm: "model.norm",
     head: "lm_head",
     norms: NormNames {
-        before_attention: Some("input_layernorm"),
-        after_attention: None,
-        before_mlp: Some("post_attention_layernorm"),
-        after_mlp: None,
+        pre_attention_norm: Some("input_layernorm"),
+        post_attention_norm: None,
+        pre_mlp_norm: Some("post_attention_layernorm"),
+        post_mlp_norm: None,
     },
     queries: QueryNames::Separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
     query_norm: "self_attn.q_norm",

@@ -3,7 +3,7 @@
 use super::Decoder;
 use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 use autograd::Parameter;
-use layers::Packed;
+use layers::QuantizedWeight;
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind};
@@ -17,7 +17,7 @@ impl Decoder {
     /// The names of all parameters, a head that is the embedding having its own.
     pub fn parameter_names(config: &ModelConfig) -> Vec<String> {
         let head = config.tie_embeddings.then(|| format!("{}.weight", config.names.head));
-        Self::expected(config).into_iter().map(|(name, _)| name).chain(head).collect()
+        Self::tensor_shapes(config).into_iter().map(|(name, _)| name).chain(head).collect()
     }
 
     /// The model with parameters that have names and no numbers.
@@ -35,17 +35,17 @@ pub(crate) fn unties(model: &ModelConfig, adapter: &AdapterConfig) -> bool {
 impl Model for Decoder {
     fn parameters(&self) -> Vec<&Parameter> {
         let blocks = self.blocks.iter().flat_map(|block| block.parameters());
-        self.embedding.parameter().into_iter().chain(&self.positions).chain(blocks).chain(self.tail.parameters()).collect()
+        self.embedding.parameter().into_iter().chain(&self.positions).chain(blocks).chain(self.lm_head.parameters()).collect()
     }
 
-    fn packed(&self) -> Vec<&Packed> {
+    fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
         // In a mixture of experts the router is a linear layer, and is not packed.
-        let linears = self.linears().into_iter().filter_map(|linear| linear.weight().packed());
-        self.embedding.packed().into_iter().chain(linears).chain(self.tail.head().and_then(Weight::packed)).collect()
+        let linears = self.linears().into_iter().filter_map(|linear| linear.weight().quantized());
+        self.embedding.quantized().into_iter().chain(linears).chain(self.lm_head.head().and_then(Weight::quantized)).collect()
     }
 
-    fn tables(&self) -> Vec<&Parameter> {
-        let tokens = self.tail.head().and_then(|_| self.embedding.parameter());
+    fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
+        let tokens = self.lm_head.head().and_then(|_| self.embedding.parameter());
         tokens.into_iter().chain(&self.positions).collect()
     }
 
@@ -70,7 +70,7 @@ impl Model for Decoder {
         let head = format!("{}.weight", self.config.names.head);
         if unties(&self.config, config) {
             let in_use = || Error::Adapter { path: place.to_owned(), why: "the model is in use".into() };
-            Arc::get_mut(&mut self.tail).ok_or_else(in_use)?.untie(head.clone()).map_err(Error::torch(&head, place))?;
+            Arc::get_mut(&mut self.lm_head).ok_or_else(in_use)?.untie(head.clone()).map_err(Error::torch(&head, place))?;
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ impl Decoder {
 }
 
 fn shapes(config: &ModelConfig) -> HashMap<String, Vec<i64>> {
-    Decoder::expected(config).into_iter().collect()
+    Decoder::tensor_shapes(config).into_iter().collect()
 }
 
 fn outline(linear: &Linear, config: &ModelConfig, shapes: &HashMap<String, Vec<i64>>) -> LinearOutline {

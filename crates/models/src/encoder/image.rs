@@ -3,7 +3,7 @@ use crate::config::{EncoderConfig, ImageConfig, LAYER_NORM};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use autograd::Parameter;
-use layers::{Error, Keep, Projection, Scope, Site, dropout, project};
+use layers::{Error, Projection, SavePolicy, Scope, Site, dropout, project};
 use tch::{TchError, Tensor};
 
 /// A linear map of each patch of an image, with what stands for its place (`ViTEmbeddings` and `SwinEmbeddings` of transformers). A convolution
@@ -57,7 +57,7 @@ impl ImageEmbedding {
     }
 
     /// `pixels` `[batch, channels, height, width]` to `[batch, tokens, width]`, and the map that the patches make, rows and columns.
-    pub fn forward(&self, pixels: &Tensor, scope: &Scope) -> std::result::Result<(Tensor, [i64; 2]), Error> {
+    pub fn forward(&self, pixels: &Tensor, scope: &Scope) -> layers::Result<(Tensor, [i64; 2])> {
         let (size, [height, width]) = (pixels.size(), self.config.size);
         let fits = size.len() == 4 && size[1] == self.config.channels && (self.config.any_size || size[2..] == [height, width]);
         if !fits {
@@ -67,13 +67,13 @@ impl ImageEmbedding {
         let (patches, grid) = self.patches(&pixels.f_to_kind(self.weight.kind())?)?;
         let weight = self.weight.f_flatten(1, -1)?;
         let map = Projection { bias: Some(&self.bias), ..Projection::new(&weight) };
-        let mut x = project(&patches, &[map], Keep::Exact, &scope.site(Site::Patches))?.remove(0);
+        let mut x = project(&patches, &[map], SavePolicy::Exact, &scope.site(Site::Patches))?.remove(0);
         if let Some(token) = &self.class_token {
             x = Tensor::f_cat(&[token.f_expand([size[0], 1, -1], false)?, x], 1)?;
         }
         let scope = scope.site(Site::EmbeddingNorm);
         if let Some(norm) = &self.norm {
-            x = norm.forward(&x, &Keep::Exact, &scope)?;
+            x = norm.forward(&x, &SavePolicy::Exact, &scope)?;
         }
         if let Some(positions) = &self.positions {
             x = x.f_add(positions.tensor())?;

@@ -6,7 +6,7 @@ use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use autograd::Parameter;
-use layers::{Error, Scope, Site, project, recompute};
+use layers::{Scope, Site, project, recompute};
 use std::sync::Arc;
 use tch::{TchError, Tensor};
 
@@ -44,24 +44,18 @@ impl Merge {
 
     /// `x` `[batch, rows · columns, width]` to `[batch, half the rows · half the columns, 2 width]`, both rounded up. It keeps what backward needs as the
     /// layer before it does: its norm's input as that of a norm, its map's as that of an MLP.
-    pub fn forward(
-        self: &Arc<Self>,
-        x: &Tensor,
-        grid: [i64; 2],
-        activations: &BlockActivations,
-        scope: &Scope,
-    ) -> std::result::Result<Tensor, Error> {
+    pub fn forward(self: &Arc<Self>, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         match &activations.recompute {
             Recompute::Nothing => self.run(x, grid, activations, scope),
-            Recompute::Layer(keep) | Recompute::Sublayer(keep) => {
+            Recompute::Layer(policy) | Recompute::Sublayer(policy) => {
                 let (merge, activations, inner) = (self.clone(), *activations, scope.clone());
                 let run = move |x: &Tensor| merge.run(x, grid, &activations, &inner);
-                recompute(run, x, &trained(self.parameters()), keep, &scope.site(Site::Merge))
+                recompute(run, x, &trained(self.parameters()), policy, &scope.site(Site::Merge))
             }
         }
     }
 
-    fn run(&self, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> std::result::Result<Tensor, Error> {
+    fn run(&self, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         let gathered = gathered(x, grid)?;
         let normed = self.norm.forward(&gathered, &activations.norm, &scope.site(Site::MergeNorm))?;
         Ok(project(&normed, &[self.reduction.projection()], activations.mlp_in, &scope.site(Site::MergeIn))?.remove(0))

@@ -3,7 +3,7 @@ use crate::config::{EncoderConfig, LAYER_NORM, Positions, TextConfig};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use autograd::Parameter;
-use layers::{Error, Keep, Scope, Site, dropout, embedding};
+use layers::{Error, SavePolicy, Scope, Site, dropout, embedding};
 use tch::{Kind, TchError, Tensor};
 
 /// The sum of the embeddings of tokens, their types and their positions, normed (`BertEmbeddings` of transformers).
@@ -35,15 +35,15 @@ impl TextEmbedding {
     }
 
     pub fn parameters(&self) -> Vec<&Parameter> {
-        self.tables().into_iter().chain(self.norm.iter().flat_map(Norm::parameters)).collect()
+        self.sparse_grad_embeddings().into_iter().chain(self.norm.iter().flat_map(Norm::parameters)).collect()
     }
 
-    pub fn tables(&self) -> [&Parameter; 3] {
+    pub fn sparse_grad_embeddings(&self) -> [&Parameter; 3] {
         [&self.tokens, &self.types, &self.positions]
     }
 
     /// `ids` and `types` `[batch, tokens]` to `[batch, tokens, width]`.
-    pub fn forward(&self, ids: &Tensor, types: Option<&Tensor>, scope: &Scope) -> std::result::Result<Tensor, Error> {
+    pub fn forward(&self, ids: &Tensor, types: Option<&Tensor>, scope: &Scope) -> layers::Result<Tensor> {
         let longest = self.config.max_tokens();
         if ids.dim() != 2 || ids.size()[1] > longest {
             return Err(Error::Shape { operation: "embeddings", expected: format!("[batch, up to {longest} tokens]"), got: ids.size() });
@@ -58,7 +58,7 @@ impl TextEmbedding {
         }
         let scope = scope.site(Site::EmbeddingNorm);
         if let Some(norm) = &self.norm {
-            x = norm.forward(&x, &Keep::Exact, &scope)?;
+            x = norm.forward(&x, &SavePolicy::Exact, &scope)?;
         }
         dropout(&x, self.dropout, &scope)
     }

@@ -1,7 +1,7 @@
 //! What a LoRA pair begins with, as in PEFT's `LoraLayer`.
 
 use crate::AdapterConfig;
-use autograd::random::{Law, derive_seed, draw};
+use autograd::random::{Distribution, derive_seed, draw};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// A `[rank, in]` and B `[out, rank]`.
@@ -25,10 +25,10 @@ impl Factors {
         let path = path.bytes().map(u64::from).collect::<Vec<_>>();
         let seed = derive_seed(&[seed, derive_seed(&path)]);
         let a = if config.init_lora_weights == "gaussian" {
-            draw(Law::Normal, &[rank, inputs], kind, device, seed)?.f_mul_scalar(1.0 / rank as f64)?
+            draw(Distribution::Normal, &[rank, inputs], kind, device, seed)?.f_mul_scalar(1.0 / rank as f64)?
         } else {
             let bound = 1.0 / (inputs as f64).sqrt();
-            draw(Law::Uniform, &[rank, inputs], kind, device, seed)?.f_mul_scalar(2.0 * bound)?.f_sub_scalar(bound)?
+            draw(Distribution::Uniform, &[rank, inputs], kind, device, seed)?.f_mul_scalar(2.0 * bound)?.f_sub_scalar(bound)?
         };
         Ok(Self { a, b: Tensor::f_zeros([outputs, rank], (kind, device))? })
     }

@@ -3,10 +3,10 @@
 use super::divide::LEVELS;
 use crate::probe::{Probe, Taken};
 use crate::{Result, policy};
+use compression::coded::{Basis, bound};
 use config::{Activations, BasisKind, Bits, Form, Keeping, Site};
 use data::Batch;
-use layers::{Keep, Sites};
-use lowrank::coded::{Basis, bound};
+use layers::{ActivationStore, SavePolicy};
 use std::ops::Range;
 use std::sync::Arc;
 use tch::Kind;
@@ -58,13 +58,13 @@ pub(super) fn measure(
     let places = places(table, layers);
     let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| places.iter().any(|(of, ..)| of == site)).collect();
     let at_once = |site| if chained(table, site) { 1 } else { layers.div_ceil((PROBES / sites.len().max(1)).max(1)) };
-    let kept = |keep: &dyn Fn(Site, usize) -> Keep| {
+    let kept = |keep: &dyn Fn(Site, usize) -> SavePolicy| {
         models::Activations::of_layers((0..layers).map(|layer| policy::block_of(&table.sites, |site| keep(site, layer))).collect())
     };
     let total = sites.iter().map(|site| layers.div_ceil(at_once(*site)) as u64).sum();
     let mut done = 0;
     progress(done, total);
-    let exact = probe.gradients(batch, 0, &kept(&|_, _| Keep::Exact), Arc::default())?;
+    let exact = probe.gradients(batch, 0, &kept(&|_, _| SavePolicy::Exact), Arc::default())?;
     let mut found = Vec::new();
     for &site in &sites {
         for start in (0..layers).step_by(at_once(site)) {
@@ -74,9 +74,12 @@ pub(super) fn measure(
                 let form = if of == site { form(layer) } else { None };
                 let form = form.and_then(|form| as_tried(form, tried.contains(&layer), chained(table, site)));
                 let options = form.and_then(|form| policy::options(&form, policy::width(of, model, layer)));
-                options.map_or(Keep::Exact, |options| if chained(table, of) { Keep::Difference(options) } else { Keep::Code(options) })
+                options.map_or(
+                    SavePolicy::Exact,
+                    |options| if chained(table, of) { SavePolicy::Delta(options) } else { SavePolicy::Code(options) },
+                )
             };
-            let shown = Arc::new(Sites::default());
+            let shown = Arc::new(ActivationStore::default());
             let compressed = probe.gradients(batch, 0, &kept(&keep), Arc::clone(&shown))?;
             found.extend(shared_out(site, &tried, distance(&exact, &compressed)?, &shown.bases(), tokens)?);
             done += 1;
@@ -105,7 +108,7 @@ fn shared_out(
     site: Site,
     tried: &Range<usize>,
     error: f64,
-    bases: &[(layers::Place, Arc<Basis>)],
+    bases: &[(layers::SiteId, Arc<Basis>)],
     tokens: i64,
 ) -> Result<Vec<Sensitivity>> {
     let mut found: Vec<Sensitivity> =
@@ -163,7 +166,7 @@ mod tests {
             let size = variances.len() as i64;
             Arc::new(Basis::from_parts(&Tensor::eye(size, (Kind::Float, Device::Cpu)), variances).unwrap())
         };
-        let place = |layer| layers::Place { layer: Some(layer), site: Some(layers::Site::Layer) };
+        let place = |layer| layers::SiteId { layer: Some(layer), site: Some(layers::Site::Layer) };
         let mut few = [0.001; 64];
         few[0] = 1.0 - 63.0 * 0.001;
         let bases = [(place(4), basis(&[1.0 / 64.0; 64])), (place(6), basis(&few))];

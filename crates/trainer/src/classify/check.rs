@@ -9,7 +9,7 @@ use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
 pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<()> {
     let model = checkpoint.encoder_config()?;
     if !checkpoint.is_untrained() && !Classifier::is_whole(checkpoint) {
-        checkpoint.check(&Encoder::expected(model))?;
+        checkpoint.check(&Encoder::tensor_shapes(model))?;
     }
     let tokens = match (&model.input, run.model.task) {
         (InputConfig::Text(input), Task::SequenceClassification) => {

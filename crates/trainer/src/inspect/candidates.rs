@@ -1,5 +1,5 @@
-use lowrank::coded::{Rate, Rounding};
-use lowrank::{Factors, Method, Options, Rank, TestMatrix};
+use compression::coded::{Rate, Rounding};
+use compression::{Factors, Method, Options, Rank, TestMatrix};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use tch::Kind;

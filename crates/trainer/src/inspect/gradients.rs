@@ -4,7 +4,7 @@ use crate::policy;
 use crate::probe::Taken;
 use config::{Form, Run, Site, Sites};
 use data::Batch;
-use layers::Keep;
+use layers::SavePolicy;
 use models::{Activations, Decoder};
 use serde::Serialize;
 use tch::{Kind, Tensor};
@@ -142,9 +142,9 @@ impl Case {
     /// The policies for a batch.
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
-        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<lowrank::Options>| {
-            let kept = |site, options| if difference { policy::chained(site, options) } else { Keep::Code(options) };
-            let keep = |site, layer| options(policy::width(site, model, layer)).map_or(Keep::Exact, |options| kept(site, options));
+        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<compression::Options>| {
+            let kept = |site, options| if difference { policy::chained(site, options) } else { SavePolicy::Code(options) };
+            let keep = |site, layer| options(policy::width(site, model, layer)).map_or(SavePolicy::Exact, |options| kept(site, options));
             let layers = 0..model.num_layers as usize;
             Activations::of_layers(layers.map(|layer| policy::block_of(&self.sites, |site| keep(site, layer))).collect())
         };

@@ -13,12 +13,12 @@ use crate::budget::{Division, Samples};
 use crate::probe::Probe;
 use crate::step::micro_batches;
 use crate::{Result, RunData, device, policy_quantization, run_data, text};
-use autograd::random::{Law, derive_seed, draw};
+use autograd::random::{Distribution, derive_seed, draw};
 use collective::Single;
 use config::Run;
 use data::Batch;
 use gradients::Gradients;
-use layers::Sites;
+use layers::ActivationStore;
 use models::{Checkpoint, Decoder, Model};
 use serde::Serialize;
 use sites::SiteObserver;
@@ -117,12 +117,12 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     for (index, (batch, _)) in batches.iter().enumerate() {
         step("exact, and what each method makes of it");
         // Halves recomputed from exact inputs show every site and hold little; their gradients are the exact ones.
-        let exact = probe.gradients(batch, index, &sites::all_exact(), Arc::new(Sites::observed(observer.clone())))?;
+        let exact = probe.gradients(batch, index, &sites::all_exact(), Arc::new(ActivationStore::with_observer(observer.clone())))?;
         observer.take_fault()?;
         for (case, compared) in cases.iter().zip(&mut compared) {
             step(&case.name());
             let activations = case.activations(&decoder, batch);
-            let sites = Arc::new(Sites::default().sharing(case.basis_layers()));
+            let sites = Arc::new(ActivationStore::default().shared_over(case.basis_layers()));
             if let (true, Some((older, _))) = (case.is_older(), older.get(index)) {
                 probe.show(older, index, &activations, &sites)?;
             }
@@ -148,7 +148,7 @@ fn fill_b(run: &Run, decoder: &Decoder) -> Result<()> {
         if b.tensor().f_any()?.f_int64_value(&[])? != 0 {
             continue;
         }
-        let drawn = draw(Law::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[run.seed, index as u64]))?;
+        let drawn = draw(Distribution::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[run.seed, index as u64]))?;
         b.tensor().shallow_clone().f_copy_(&drawn.f_mul_scalar(0.01)?)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 use super::Candidate;
 use crate::Result;
-use layers::{Keep, Observer, Place, Site};
-use lowrank::{Memory, decompose, per_token_error, relative_error, spectrum};
+use compression::{SiteState, decompose, per_token_error, relative_error, spectrum};
+use layers::{Observer, SavePolicy, Site, SiteId};
 use models::{Activations, BlockActivations, Recompute};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ pub struct MethodError {
 
 /// Every half of every block recomputed from its exact input: every site is shown, and little held.
 pub(super) fn all_exact() -> Activations {
-    BlockActivations { recompute: Recompute::Sublayer(Keep::Exact), ..BlockActivations::default() }.into()
+    BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }.into()
 }
 
 /// Measures what it is shown, at once, so that nothing is stored.
@@ -68,8 +68,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Seen {
-    places: BTreeMap<Place, Sums>,
-    fault: Option<lowrank::Error>,
+    places: BTreeMap<SiteId, Sums>,
+    fault: Option<compression::Error>,
 }
 
 /// Sums over batches: of squares, where they are of errors.
@@ -106,7 +106,7 @@ impl SiteObserver {
     }
 
     /// Adds up one tensor.
-    fn add(&self, sums: &mut Sums, tensor: &Tensor) -> std::result::Result<(), lowrank::Error> {
+    fn add(&self, sums: &mut Sums, tensor: &Tensor) -> std::result::Result<(), compression::Error> {
         let width = tensor.size().last().copied().unwrap_or(1);
         let matrix = tensor.f_reshape([-1, width])?.f_to_kind(Kind::Float)?;
         let rows = matrix.size()[0];
@@ -122,7 +122,7 @@ impl SiteObserver {
         sums.methods.resize(self.0.candidates.len(), MethodSums::default());
         for (candidate, method) in self.0.candidates.iter().zip(&mut sums.methods) {
             let Some(options) = candidate.options(rows, width).filter(|_| !candidate.difference) else { continue };
-            let code = decompose(&matrix, &options, self.0.seed, &mut Memory::default())?;
+            let code = decompose(&matrix, &options, self.0.seed, &mut SiteState::default())?;
             let restored = code.restore(Kind::Float)?;
             method.batches += 1.0;
             method.bits = 8.0 * code.bytes() as f64 / (rows * width) as f64;
@@ -136,7 +136,7 @@ impl SiteObserver {
     /// What was seen, in the order of the forward.
     pub fn reports(&self) -> Vec<SiteReport> {
         let seen = self.seen();
-        let mut reports: Vec<(Place, SiteReport)> = Vec::new();
+        let mut reports: Vec<(SiteId, SiteReport)> = Vec::new();
         for (&place, sums) in &seen.places {
             let (Some(layer), Some(site)) = (place.layer, place.site) else { continue };
             let mean = |sum: f64, count: f64| (sum / count.max(1.0)).sqrt();
@@ -165,7 +165,7 @@ impl SiteObserver {
 }
 
 impl Observer for SiteObserver {
-    fn observe(&self, place: Place, tensor: &Tensor) {
+    fn observe(&self, place: SiteId, tensor: &Tensor) {
         let shown =
             place.layer.is_some_and(|layer| self.0.layers.contains(&layer)) && place.site.is_some_and(|site| !name(site).is_empty());
         let mut seen = self.seen();

@@ -137,7 +137,7 @@ impl Blockwise {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use autograd::random::{Law, draw};
+    use autograd::random::{Distribution, draw};
 
     #[test]
     fn there_are_256_levels_as_in_bitsandbytes() {
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn every_element_is_rounded_to_the_nearest_level_of_its_block() {
         let (elements, levels) = (2 * BLOCK + 31, Levels::signed(Device::Cpu).unwrap());
-        let mut values = draw(Law::Normal, &[3 * BLOCK], Kind::Float, Device::Cpu, 5).unwrap().pow_tensor_scalar(3);
+        let mut values = draw(Distribution::Normal, &[3 * BLOCK], Kind::Float, Device::Cpu, 5).unwrap().pow_tensor_scalar(3);
         let _ = values.narrow(0, 0, BLOCK).zero_();
         let _ = values.get(2 * BLOCK).fill_(-1000.0);
         let exact = Vec::<f32>::try_from(&values.narrow(0, 0, elements)).unwrap();

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use autograd::random::{Law, draw};
+use autograd::random::{Distribution, draw};
 
 mod reference;
 use reference::Reference;
@@ -18,7 +18,7 @@ fn options(text: &str) -> config::Optimizer {
 }
 
 fn normal(shape: &[i64], seed: u64) -> Tensor {
-    draw(Law::Normal, shape, Kind::Float, Device::Cpu, seed).unwrap()
+    draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, seed).unwrap()
 }
 
 fn parameter(shape: &[i64], seed: u64) -> Tensor {

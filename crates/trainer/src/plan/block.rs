@@ -2,7 +2,7 @@
 
 use super::meter::Room;
 use super::operations::{Bench, Heads, Kept, Map};
-use layers::{Keep, Site};
+use layers::{SavePolicy, Site};
 use models::config::NormKind;
 use models::{BlockActivations, Recompute};
 
@@ -106,7 +106,7 @@ impl Block {
                 };
                 let read = if self.is_parallel { x } else { &between };
                 let out = self.added(at, &between, self.mlp_half(at, read, policy, false).0);
-                let second = second.unwrap_or_else(|| bench.keep(&Keep::Exact, &x.room, (0, 0), Site::Mlp));
+                let second = second.unwrap_or_else(|| bench.keep(&SavePolicy::Exact, &x.room, (0, 0), Site::Mlp));
                 (Hidden { needs, ..out }, needs.then_some(KeptBlock::Halves(first, second)))
             }
         }
@@ -169,7 +169,7 @@ impl Block {
         }
     }
 
-    fn normed(&self, at: &At<'_>, x: &Hidden, which: usize, keep: Option<&Keep>, site: Site) -> (Hidden, Option<Kept>) {
+    fn normed(&self, at: &At<'_>, x: &Hidden, which: usize, keep: Option<&SavePolicy>, site: Site) -> (Hidden, Option<Kept>) {
         if !self.norms[which] {
             return (x.clone(), None);
         }
@@ -191,7 +191,7 @@ impl Block {
             kept.input = Some(bench.keep(&policy.attn_in, &normed.room, (rows, self.hidden), Site::AttnIn));
         }
         if keeping && self.latent > 0 && core_needs {
-            kept.latent = Some(bench.keep(&Keep::Exact, &bench.tensor(rows * self.latent), (rows, self.latent), Site::KeyLatent));
+            kept.latent = Some(bench.keep(&SavePolicy::Exact, &bench.tensor(rows * self.latent), (rows, self.latent), Site::KeyLatent));
         }
         let [wide, narrow, values] = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.value];
         let cut = || [wide, narrow, values].map(|width| bench.tensor(rows * width)).to_vec();
@@ -214,9 +214,9 @@ impl Block {
         let (out, log_sums) = bench.attention(heads);
         if keeping && core_needs {
             let core = [(&made[0], wide), (&made[1], narrow), (&made[2], values)];
-            kept.core = core.map(|(room, width)| bench.keep(&Keep::Exact, room, (rows, width), Site::Core)).into();
+            kept.core = core.map(|(room, width)| bench.keep(&SavePolicy::Exact, room, (rows, width), Site::Core)).into();
             // In f32, whatever the model has.
-            kept.core.push(bench.keep(&Keep::Exact, &log_sums, (rows, heads.queries * 4 / bench.element), Site::Core));
+            kept.core.push(bench.keep(&SavePolicy::Exact, &log_sums, (rows, heads.queries * 4 / bench.element), Site::Core));
             kept.output = Some(bench.keep(&policy.attn_out, &out, (rows, heads.queries * heads.value), Site::AttnOut));
         }
         let room = bench.project(rows, &[self.out_of_attention]).remove(0);

@@ -2,8 +2,8 @@
 //! room in the same order.
 
 use super::meter::{Meter, Room};
-use layers::{Keep, RmsWeight, Site};
-use lowrank::Rank;
+use compression::Rank;
+use layers::{RmsWeight, SavePolicy, Site};
 use models::config::NormKind;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -104,11 +104,11 @@ impl Bench {
     }
 
     /// `[rows, width]` as `keep` says.
-    pub fn keep(&self, keep: &Keep, x: &Room, (rows, width): (u64, u64), site: Site) -> Kept {
+    pub fn keep(&self, keep: &SavePolicy, x: &Room, (rows, width): (u64, u64), site: Site) -> Kept {
         let exact = rows * width * self.element;
         let code = match keep {
-            Keep::Exact => None,
-            Keep::Code(options) | Keep::Difference(options) => {
+            SavePolicy::Exact => None,
+            SavePolicy::Code(options) | SavePolicy::Delta(options) => {
                 let bytes = options.bytes(rows as i64, width as i64).ok();
                 bytes.filter(|bytes| *bytes < exact || matches!(options.rank, Rank::Auto { .. })).map(|bytes| bytes.min(exact))
             }
@@ -122,7 +122,7 @@ impl Bench {
                 // While it is coded: a copy in f32, and what is computed from it, of the same size.
                 let (_copy, _work) = (self.wide(rows * width), self.wide(rows * width));
                 // The sum of what was kept before this block, from which the next one is taken, in f32.
-                let sum = if matches!(keep, Keep::Difference(_)) { rows * width * WIDE } else { 0 };
+                let sum = if matches!(keep, SavePolicy::Delta(_)) { rows * width * WIDE } else { 0 };
                 Kept { room: self.meter.take(bytes), restored: Some(exact + sum) }
             }
         }

@@ -6,9 +6,9 @@ use super::step::Shape;
 use crate::optimizer::{EXCHANGE_BYTES, TrainedShape, bytes_of};
 use crate::policy_lora::{self, Lora};
 use crate::{Result, device, policy, policy_quantization, shared_bases};
+use compression::Method;
 use config::{Dtype, GradientMethod, Run};
-use layers::Keep;
-use lowrank::Method;
+use layers::SavePolicy;
 use models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, LinearOutline, ModelConfig, Recompute};
 use std::collections::HashMap;
 use tch::Kind;
@@ -81,7 +81,7 @@ impl<'a> Sizes<'a> {
     pub fn held(&self, ranks: usize) -> Result<(Held, Vec<TrainedShape>)> {
         let kind = if self.run.model.dtype == Dtype::F32 { Kind::Float } else { Kind::BFloat16 };
         let (head, _) = self.model.ends();
-        let mut expected = Decoder::expected(self.model);
+        let mut expected = Decoder::tensor_shapes(self.model);
         if self.unties() {
             expected.push((head, vec![self.model.vocab_size, self.model.hidden_size]));
         }
@@ -258,8 +258,8 @@ impl<'a> Sizes<'a> {
 }
 
 /// What a site of this width remembers.
-fn memory(keep: &Keep, width: i64) -> u64 {
-    let (Keep::Code(options) | Keep::Difference(options)) = keep else { return 0 };
+fn memory(keep: &SavePolicy, width: i64) -> u64 {
+    let (SavePolicy::Code(options) | SavePolicy::Delta(options)) = keep else { return 0 };
     let element = if options.factors == Kind::Float { 4 } else { 2 };
     match options.method {
         Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,

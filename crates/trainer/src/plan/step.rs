@@ -3,7 +3,7 @@
 use super::block::{At, Block, Hidden};
 use super::meter::{Meter, Moment};
 use super::operations::{Bench, Heads};
-use layers::{Keep, Site};
+use layers::{SavePolicy, Site};
 use models::Activations;
 use models::config::NormKind;
 use std::cell::{Cell, RefCell};
@@ -110,7 +110,7 @@ impl Shape {
         {
             let part = bench.tensor(chunk * hidden);
             let normed = bench.norm(&part, chunk * hidden, self.norm);
-            let norm = bench.keep(&Keep::Exact, &part, (chunk, hidden), Site::Loss);
+            let norm = bench.keep(&SavePolicy::Exact, &part, (chunk, hidden), Site::Loss);
             let expanded = || bench.expanded(self.head_packed, self.vocabulary * hidden);
             let logits = {
                 let _head = expanded();
@@ -132,6 +132,9 @@ impl Shape {
         }
         bench.sites.borrow_mut().remove(&Site::Loss);
         let head = if self.head_trained { (self.vocabulary, hidden) } else { (0, 0) };
-        [bench.keep(&Keep::Exact, &d_hidden, (targets, hidden), Site::Loss), bench.keep(&Keep::Exact, &d_head, head, Site::Loss)]
+        [
+            bench.keep(&SavePolicy::Exact, &d_hidden, (targets, hidden), Site::Loss),
+            bench.keep(&SavePolicy::Exact, &d_head, head, Site::Loss),
+        ]
     }
 }

@@ -9,7 +9,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(checkpoint) = Checkpoint::open(&path)
         && let Ok(config) = checkpoint.config()
     {
-        drop(checkpoint.check(&Decoder::expected(config)));
+        drop(checkpoint.check(&Decoder::tensor_shapes(config)));
         checkpoint.names().iter().for_each(|name| drop(checkpoint.tensor(name, Kind::Float, Device::Cpu)));
     }
 });

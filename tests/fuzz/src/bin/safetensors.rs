@@ -10,7 +10,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some(folder) = config.parent() else { return };
     if let Ok(checkpoint) = Checkpoint::open(folder)
         && let Ok(config) = checkpoint.config()
-        && checkpoint.check(&Decoder::expected(config)).is_ok()
+        && checkpoint.check(&Decoder::tensor_shapes(config)).is_ok()
     {
         checkpoint.names().iter().for_each(|name| drop(checkpoint.tensor(name, Kind::Float, Device::Cpu)));
     }

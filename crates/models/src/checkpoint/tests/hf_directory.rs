@@ -179,7 +179,7 @@ fn a_checkpoint_of_the_model_without_its_head_is_completed() {
     bare.push(("h.0.attn.bias".to_owned(), Tensor::ones([1, 1, 4, 4], (Kind::Float, Device::Cpu))));
     tensor_file::write(&dir.path().join("model.safetensors"), &bare, &[]).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    checkpoint.check(&crate::Decoder::expected(checkpoint.config().unwrap())).unwrap();
+    checkpoint.check(&crate::Decoder::tensor_shapes(checkpoint.config().unwrap())).unwrap();
     for (name, tensor) in whole {
         assert!(checkpoint.tensor(&name, Kind::Float, Device::Cpu).unwrap().equal(&tensor), "{name}");
     }

@@ -22,7 +22,7 @@ pub(super) const SWIN: EncoderFamily = EncoderFamily {
             model_type: "swin".into(),
             input: InputConfig::Image(input),
             stages,
-            order: NormOrder::BeforeHalves,
+            order: NormOrder::PreNorm,
             norm_eps: epsilon(fields, 1e-5)?,
             activation: hidden_act(fields, "gelu")?,
             attention: EncoderAttention {
@@ -30,7 +30,7 @@ pub(super) const SWIN: EncoderFamily = EncoderFamily {
                 dropout: attention_dropout,
                 relative: RelativePositions::Windows { size },
             },
-            dropout: EncoderDropout { embedding: dropout, halves: [attention_dropout, dropout] },
+            dropout: EncoderDropout { embedding: dropout, sublayers: [attention_dropout, dropout] },
             classifier: ClassifierConfig { pooling: Pooling::Mean, dropout_before: 0.0, dropout: 0.0 },
             labels: Labels::read(fields)?,
             problem: Problem::read(fields)?,

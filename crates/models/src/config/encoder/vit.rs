@@ -14,7 +14,7 @@ pub(super) const VIT: EncoderFamily = EncoderFamily {
             model_type: "vit".into(),
             input: InputConfig::Image(ImageConfig { class_token: true, ..image::read(fields, 224, 16)? }),
             stages: vec![one_stage(fields, 768, 12, 12, 3072)?],
-            order: NormOrder::BeforeHalves,
+            order: NormOrder::PreNorm,
             norm_eps: epsilon(fields, 1e-12)?,
             activation: hidden_act(fields, "gelu")?,
             attention: EncoderAttention {
@@ -22,7 +22,7 @@ pub(super) const VIT: EncoderFamily = EncoderFamily {
                 dropout: chance(fields, "attention_probs_dropout_prob", 0.0)?,
                 relative: RelativePositions::None,
             },
-            dropout: EncoderDropout { embedding: dropout, halves: [dropout; 2] },
+            dropout: EncoderDropout { embedding: dropout, sublayers: [dropout; 2] },
             classifier: ClassifierConfig { pooling: Pooling::First, dropout_before: 0.0, dropout: 0.0 },
             labels: Labels::read(fields)?,
             problem: Problem::read(fields)?,

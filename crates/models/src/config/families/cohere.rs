@@ -27,7 +27,7 @@ const COHERE_DEFAULTS: Defaults = Defaults {
 };
 
 const ONE_NORM: TensorNames = TensorNames {
-    norms: NormNames { before_attention: Some("input_layernorm"), after_attention: None, before_mlp: None, after_mlp: None },
+    norms: NormNames { pre_attention_norm: Some("input_layernorm"), post_attention_norm: None, pre_mlp_norm: None, post_mlp_norm: None },
     ..names::LLAMA
 };
 

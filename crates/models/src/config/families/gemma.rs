@@ -33,10 +33,10 @@ const SMALLER: Defaults =
 
 const SANDWICH: TensorNames = TensorNames {
     norms: NormNames {
-        before_attention: Some("input_layernorm"),
-        after_attention: Some("post_attention_layernorm"),
-        before_mlp: Some("pre_feedforward_layernorm"),
-        after_mlp: Some("post_feedforward_layernorm"),
+        pre_attention_norm: Some("input_layernorm"),
+        post_attention_norm: Some("post_attention_layernorm"),
+        pre_mlp_norm: Some("pre_feedforward_layernorm"),
+        post_mlp_norm: Some("post_feedforward_layernorm"),
     },
     ..names::LLAMA
 };

@@ -26,10 +26,10 @@ pub(super) const GLM4: Family = Family {
     },
     tensors: &TensorNames {
         norms: NormNames {
-            before_attention: Some("input_layernorm"),
-            after_attention: Some("post_self_attn_layernorm"),
-            before_mlp: Some("post_attention_layernorm"),
-            after_mlp: Some("post_mlp_layernorm"),
+            pre_attention_norm: Some("input_layernorm"),
+            post_attention_norm: Some("post_self_attn_layernorm"),
+            pre_mlp_norm: Some("post_attention_layernorm"),
+            post_mlp_norm: Some("post_mlp_layernorm"),
         },
         mlp: MlpNames::Fused(["mlp.gate_up_proj", "mlp.down_proj"]),
         ..names::LLAMA

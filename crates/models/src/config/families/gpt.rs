@@ -73,7 +73,7 @@ pub(super) const GPT2: Family = Family {
         positions: Some("transformer.wpe"),
         layers: "transformer.h.",
         final_norm: "transformer.ln_f",
-        norms: NormNames { before_attention: Some("ln_1"), after_attention: None, before_mlp: Some("ln_2"), after_mlp: None },
+        norms: NormNames { pre_attention_norm: Some("ln_1"), post_attention_norm: None, pre_mlp_norm: Some("ln_2"), post_mlp_norm: None },
         queries: QueryNames::Fused("attn.c_attn"),
         output: "attn.c_proj",
         mlp: MlpNames::Plain(["mlp.c_fc", "mlp.c_proj"]),

@@ -29,10 +29,10 @@ pub(super) const OLMO2: Family = Family {
     defaults: Defaults { norm_eps: 1e-5, ..OLMO_DEFAULTS },
     tensors: &TensorNames {
         norms: NormNames {
-            before_attention: None,
-            after_attention: Some("post_attention_layernorm"),
-            before_mlp: None,
-            after_mlp: Some("post_feedforward_layernorm"),
+            pre_attention_norm: None,
+            post_attention_norm: Some("post_attention_layernorm"),
+            pre_mlp_norm: None,
+            post_mlp_norm: Some("post_feedforward_layernorm"),
         },
         ..names::LLAMA
     },

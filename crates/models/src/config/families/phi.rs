@@ -23,7 +23,12 @@ pub(super) const PHI: Family = Family {
     },
     tensors: &TensorNames {
         final_norm: "model.final_layernorm",
-        norms: NormNames { before_attention: Some("input_layernorm"), after_attention: None, before_mlp: None, after_mlp: None },
+        norms: NormNames {
+            pre_attention_norm: Some("input_layernorm"),
+            post_attention_norm: None,
+            pre_mlp_norm: None,
+            post_mlp_norm: None,
+        },
         query_norm: "self_attn.q_layernorm",
         key_norm: "self_attn.k_layernorm",
         output: "self_attn.dense",

@@ -156,11 +156,11 @@ fn an_unknown_architecture_is_told_what_is_supported() {
 fn every_family_is_read_and_has_tensors() {
     for model_type in SUPPORTED_MODEL_TYPES {
         let (expected, layers) = match encoder(model_type, json!({})) {
-            Ok(config) => (crate::Classifier::expected(&config), config.num_layers()),
+            Ok(config) => (crate::Classifier::tensor_shapes(&config), config.num_layers()),
             Err(_) => {
                 let config = of(model_type, json!({})).unwrap_or_else(|why| panic!("{model_type}: {why}"));
                 assert_eq!((config.model_type.as_str(), config.layers.len()), (*model_type, config.num_layers as usize));
-                (crate::Decoder::expected(&config), config.layers.len())
+                (crate::Decoder::tensor_shapes(&config), config.layers.len())
             }
         };
         assert!(expected.len() > 4 * layers, "{model_type}");
@@ -185,7 +185,7 @@ fn defaults_of_encoders_are_those_of_transformers() {
     let InputConfig::Text(text) = &bert.input else { panic!("text") };
     assert_eq!((text.vocab_size, text.max_tokens(), text.token_types, text.padding), (30522, 512, 2, Some(0)));
     assert_eq!((bert.width(), bert.num_layers(), bert.stages[0].heads, bert.stages[0].inner), (768, 12, 12, 3072));
-    assert_eq!((bert.norm_eps, bert.activation, bert.dropout.halves, bert.attention.dropout), (1e-12, Activation::Gelu, [0.1; 2], 0.1));
+    assert_eq!((bert.norm_eps, bert.activation, bert.dropout.sublayers, bert.attention.dropout), (1e-12, Activation::Gelu, [0.1; 2], 0.1));
     assert_eq!((bert.labels.names().to_vec(), bert.problem), (vec!["LABEL_0".to_owned(), "LABEL_1".into()], None));
     let InputConfig::Text(text) = encoder("roberta", json!({})).unwrap().input else { panic!("text") };
     assert_eq!((text.vocab_size, text.max_tokens(), text.padding), (50265, 510, Some(1)), "positions begin behind the padding's");
