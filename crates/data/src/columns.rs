@@ -115,35 +115,31 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Writes a file of these columns, in this order, and a checksum: aside as `.part`, synced, then renamed; the folder is synced too, without which
-/// a power cut could undo the rename.
+/// Writes a file of these columns, in this order, and a checksum; whole or not at all. No other process may write it at the same time.
 pub(crate) fn write(path: &Path, facts: &impl Serialize, columns: Vec<Column<'_>>) -> Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".part");
-    let aside = PathBuf::from(aside);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    files::remove_leftovers(path)?;
     let header = header(path, facts, &columns)?;
-    let whole = || -> Result<(), Fault> {
-        let mut out = Hashed { out: BufWriter::with_capacity(1 << 20, File::create(&aside)?), hash: Sha256::new() };
-        out.write_all(&header)?;
-        for column in columns {
-            (column.values)(&mut out)?;
-        }
-        let Hashed { mut out, hash } = out;
-        out.write_all(&hash.finalize())?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        Ok(())
-    };
-    whole().map_err(|fault| match fault {
-        Fault::Read(error) => error,
-        Fault::Write(error) => Error::io("write", &aside)(error),
-    })?;
-    std::fs::rename(&aside, path).map_err(Error::io("rename to", path))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io("sync", folder))
+    files::replace(path, |aside| {
+        write_to(aside, &header, columns).map_err(|fault| match fault {
+            Fault::Read(error) => error,
+            Fault::Write(error) => Error::io("write", path)(error),
+        })
+    })
+}
+
+fn write_to(path: &Path, header: &[u8], columns: Vec<Column<'_>>) -> Result<(), Fault> {
+    let mut out = Hashed { out: BufWriter::with_capacity(1 << 20, File::create(path)?), hash: Sha256::new() };
+    out.write_all(header)?;
+    for column in columns {
+        (column.values)(&mut out)?;
+    }
+    let Hashed { mut out, hash } = out;
+    out.write_all(&hash.finalize())?;
+    out.flush()?;
+    Ok(())
 }
 
 fn header(path: &Path, facts: &impl Serialize, columns: &[Column<'_>]) -> Result<Vec<u8>> {

@@ -101,6 +101,12 @@ pub enum Error {
     },
 }
 
+impl From<files::Unwritten> for Error {
+    fn from(files::Unwritten { path, action, source }: files::Unwritten) -> Self {
+        Self::Io { action, path, source }
+    }
+}
+
 impl Error {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { action, path: path.to_owned(), source }

@@ -1,4 +1,4 @@
-//! What a file is, told by its type and its first bytes, whatever it is called.
+//! What a file is, told by its type and its first bytes, whatever it is called; and files that are replaced whole or not at all.
 //!
 //! Files that come from elsewhere are often not what their name says: a pointer that Git LFS left in the place of the file, the web page of a failed
 //! download, an archive, a pickle. A reader that asks this crate first can say so, instead of reporting where the parser stopped.
@@ -13,13 +13,17 @@
 //! assert_eq!(content(b"{\"text\": \"a\"}"), Content::Unknown);
 //! ```
 //!
+//! [`write`] and [`replace`] put a file in the place of another one in a single step.
+//!
 //! The crate has no dependencies, and reads no format: it names them.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod content;
+mod replace;
 
 pub use content::{Content, HEAD, content};
+pub use replace::{Unwritten, remove_leftovers, replace, write};
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek};

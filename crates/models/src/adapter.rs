@@ -11,7 +11,7 @@ pub use config::{AdapterConfig, LayerNumbers, TargetModules};
 pub use target::check_pattern;
 
 use crate::config::fields::Fields;
-use crate::{Error, Labels, Result, TensorFile, durable, tensor_file};
+use crate::{Error, Labels, Result, TensorFile, tensor_file};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -97,7 +97,7 @@ pub fn write_adapter(folder: &Path, config: &AdapterConfig, weights: &AdapterWei
     }
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
     tensor_file::write(&folder.join(WEIGHTS), &tensors, &[("format", "pt")])?;
-    durable::replace(&path, |aside| std::fs::write(aside, &text).map_err(Error::io(&path, "write")))
+    Ok(files::write(&path, &text)?)
 }
 
 /// Writes the names of a classifier's classes beside its adapter, whole or not at all: `labels.json` with `id2label` and `label2id`, which PEFT's files
@@ -110,7 +110,7 @@ pub fn write_labels(folder: &Path, labels: &Labels) -> Result<()> {
     let text = serde_json::to_string_pretty(&labels.to_json());
     let text = text.map_err(|why| Error::Io { path: path.clone(), action: "write", source: why.into() })?;
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-    durable::replace(&path, |aside| std::fs::write(aside, &text).map_err(Error::io(&path, "write")))
+    Ok(files::write(&path, &text)?)
 }
 
 /// Reads what [`write_labels`] wrote; absent where nothing was.

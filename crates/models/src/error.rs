@@ -156,6 +156,12 @@ pub enum Error {
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+impl From<files::Unwritten> for Error {
+    fn from(files::Unwritten { path, action, source }: files::Unwritten) -> Self {
+        Self::Io { path, action, source }
+    }
+}
+
 impl Error {
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.to_owned();

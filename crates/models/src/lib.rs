@@ -20,7 +20,6 @@ pub mod checkpoint;
 mod classifier;
 pub mod config;
 mod decoder;
-mod durable;
 mod encoder;
 mod error;
 mod file;

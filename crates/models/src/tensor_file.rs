@@ -1,7 +1,7 @@
 //! Safetensors files, read and written as tch tensors.
 
 use crate::stretch::{self, Stretch};
-use crate::{Error, Result, durable};
+use crate::{Error, Result};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
@@ -161,7 +161,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)
         views.push((name.as_str(), OnDisk { name, tensor, dtype, shape, fault: &fault }));
     }
     let metadata = (!metadata.is_empty()).then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
-    durable::replace(path, |aside| {
+    files::replace(path, |aside| {
         safetensors::serialize_to_file(views, metadata, aside).map_err(|why| match why {
             safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), action: "write", source },
             why => Error::Io { path: path.to_owned(), action: "write", source: std::io::Error::other(why) },
