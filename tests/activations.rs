@@ -77,7 +77,7 @@ fn a_code_takes_its_bits_and_the_basis_that_layers_may_share() {
     let (code, basis) = (4 * ROWS * HIDDEN / 8, HIDDEN * (2 * HIDDEN + 4));
     let layer = 4 * ROWS * HIDDEN;
     assert!(coded("").iter().all(|step| step.0 == all - 2 * (layer - code - basis)));
-    // The first step's basis is of the first layer alone; the one for the next step is made beside it.
+    // The first step's basis is of the first layer alone; the one for the next step is made at the same time.
     let shared: Vec<i64> = coded("basis_layers = 2\n").iter().map(|step| step.0 - all + 2 * (layer - code)).collect();
     assert_eq!(shared[0], 2 * basis);
     assert!(shared.len() > 2 && shared[1..].iter().all(|bytes| *bytes == basis), "{shared:?} {basis}");
@@ -126,7 +126,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     let differences: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
     assert_eq!(taken[0], differences["basis_bytes"].as_i64().unwrap() + differences["code_bytes"].as_i64().unwrap());
     let sensitivity = |of: &Value, layer: usize| of["shares"][layer]["sensitivity"].as_f64().unwrap();
-    // The first input is coded as it is, and what stands beside it meanwhile loses next to nothing; the second is coded as a step from the first.
+    // The first input is coded as it is, and what is stored with it meanwhile loses next to nothing; the second is coded as a step from the first.
     assert!((sensitivity(&differences, 0) / sensitivity(&written, 0) - 1.0).abs() < 0.01, "{written} {differences}");
     assert!((sensitivity(&differences, 1) / sensitivity(&written, 1) - 1.0).abs() > 0.01, "{written} {differences}");
 

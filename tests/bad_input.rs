@@ -399,7 +399,8 @@ fn no_sample_left_to_learn_from() {
         ["[data] train: gives nothing to learn from: records: 1, of them bad: 0, without a trained token: 1", "raise sequence_length"];
     launch_refuses(&place, &[], &says);
     place.edit("sequence_length = 16", "sequence_length = 64");
-    let says = ["--set data.eval_samples=1: [data] eval_samples: 1 samples shall be held out, but there are only 1", "hold out fewer"];
+    let says =
+        ["--set data.eval_samples=1: [data] eval_samples: 1 samples are to be taken for validation, but there are only 1", "take fewer"];
     launch_refuses(&place, &["data.eval_samples=1"], &says);
 }
 

@@ -1,5 +1,5 @@
 //! A run that learns the classes of texts: from JSON lines and from a table, with the head that the model has or a new one, to an adapter that holds the
-//! head and the names, and a summary of how held-out rows were classified. What is wrong with a row is one line with its place.
+//! head and the names, and a summary of how validation rows were classified. What is wrong with a row is one line with its place.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod classifier;
@@ -82,7 +82,7 @@ impl Place {
         path
     }
 
-    /// Runs `train` with `data` as the keys of `[data]`, and `more` behind.
+    /// Runs `train` with `data` as the keys of `[data]`, and `more` after it.
     fn train(&self, data: &str, more: &str) -> Output {
         self.configure(data, more);
         self.loract(&["train", "--overwrite"], &[])
@@ -118,7 +118,7 @@ impl Place {
 }
 
 #[test]
-fn rows_are_learnt_with_compressed_activations_and_without() {
+fn rows_are_learned_with_compressed_activations_and_without() {
     let place = Place::new();
     let lines = place.write_lines();
     // A table says the same, under other names; its classes are those of the rows, as the model is bare.
@@ -210,7 +210,7 @@ fn a_model_trained_whole_is_a_classifier_and_is_judged_as_in_training() {
         );
         assert_eq!(judged(&["--base"])["loss"], summary["eval_loss_before"]);
     }
-    // What was written stands alone: its classes are its own, and its head is there to go on with.
+    // What was written stands alone: its classes are its own, and its head is there to train further.
     assert_eq!(place.json("run/model/config.json")["id2label"], json!({"0": "ham", "1": "spam"}));
     fs::rename(place.at("run/model"), place.at("model")).unwrap();
     let data = format!("train = {:?}\neval_samples = 15", place.at("rows.jsonl"));

@@ -1,4 +1,4 @@
-//! A run that learns the classes of images, from nothing but a model's description: with exact and compressed activations, on several ranks, interrupted,
+//! A run that learns the classes of images from a model's description alone: with exact and compressed activations, on several ranks, interrupted,
 //! from IDX files and from folders. What is wrong is one line with its place.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -80,7 +80,7 @@ impl Place {
 }
 
 #[test]
-fn images_are_learnt_from_nothing_on_any_number_of_ranks() {
+fn images_are_learned_from_scratch_on_any_number_of_ranks() {
     let place = Place::new();
     place.configure("weights = \"random\"", "labels = [\"up\", \"down\"]");
     let sublayer = ["activations.sites=sublayer", "activations.method=coded", "activations.bits=4"];

@@ -1,4 +1,4 @@
-//! `loract eval` repeats what training wrote down: the held-out loss of the model alone, of each checkpoint, and of the adapter, to the
+//! `loract eval` repeats what training wrote down: the validation loss of the model alone, of each checkpoint, and of the adapter, to the
 //! last digit on one rank; and it refuses what it cannot evaluate.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -30,7 +30,7 @@ fn answer(place: &Place, arguments: &[&str]) -> Value {
     serde_json::from_str(&ended.stdout).unwrap()
 }
 
-/// (step, held-out loss) as `metrics.jsonl` has them, where there is one.
+/// (step, validation loss) as `metrics.jsonl` has them, where there is one.
 fn written(place: &Place) -> Vec<(u64, f64)> {
     let metrics = fs::read_to_string(place.metrics()).unwrap();
     let lines = metrics.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

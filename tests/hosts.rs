@@ -235,7 +235,7 @@ fn two_configurations_are_named_with_what_differs() {
     });
 }
 
-/// The run goes on, with the checkpoint before, and says whose disk is full.
+/// The run continues, with the checkpoint before, and says whose disk is full.
 #[test]
 fn a_full_disk_is_named() {
     each(2, |cluster| {

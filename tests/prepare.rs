@@ -62,7 +62,7 @@ fn made(place: &Place, name: &str, train: &str) -> (Value, PathBuf) {
     (serde_json::from_str(&ended.stdout).unwrap(), dir.join("data/train.safetensors"))
 }
 
-/// Everything behind the header, without the checksum of header and all.
+/// Everything after the header, without the checksum of header and all.
 fn content(file: &Path) -> Vec<u8> {
     let bytes = fs::read(file).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
@@ -179,7 +179,7 @@ fn much_data_takes_little_memory_and_an_interruption_loses_nothing() {
     };
     interrupted(1, Signal::KILL);
     let first = modified(0);
-    // Interrupted again while it goes on, which it does behind those two.
+    // Interrupted again while it resumes, which it does after those two.
     // Not INT, which a shell that starts the tests in the background has them ignore.
     interrupted(2, Signal::TERM);
     assert_eq!(modified(0), first);

@@ -123,7 +123,7 @@ fn what_cannot_be_is_refused_at_its_key() {
     }
 }
 
-/// A job script with stand-ins for the schedulers' programs beside it: the ranks' starter becomes the rank, and the queue notes what it is told.
+/// A job script with stand-ins for the schedulers' programs next to it: the ranks' starter becomes the rank, and the queue notes what it is told.
 struct Job<'a> {
     place: &'a Place,
 }

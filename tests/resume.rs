@@ -301,7 +301,7 @@ fn an_unsound_checkpoint_is_skipped_and_named() {
 fn a_full_disk_leaves_the_checkpoint_before() {
     let place = place(STEPS);
     place.edit("every = 2", "every = 25");
-    // The run goes on without it.
+    // The run continues without it.
     done(&place.run(place.launch().env(INJECT_FAULT_VARIABLE, "full-disk:1:50")));
     assert_eq!(checkpoints(&place), [25]);
     assert_eq!(fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count(), 1, "nothing is left of it");

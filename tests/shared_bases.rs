@@ -1,4 +1,4 @@
-//! Gradients as coefficients in bases that the ranks share: they train as exact sums do, send what the formula says, and go on where they stopped.
+//! Gradients as coefficients in bases that the ranks share: they train as exact sums do, send what the formula says, and resume where they stopped.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;

@@ -1,4 +1,4 @@
-//! Runs the program as a user does: in a folder of its own, with a time limit, and with nothing left behind.
+//! Runs the program as a user does: in a folder of its own, with a time limit, and leaving nothing.
 #![allow(dead_code)] // each test file uses its own part
 
 #[path = "../../crates/collective/tests/ranks/mpirun.rs"]

@@ -56,7 +56,7 @@ impl<'a> Chosen<'a> {
         documents.iter().filter(|&&document| self.documents.is(self.starts[document], flag::TRUNCATED)).count()
     }
 
-    /// The documents that are trained on, and those that are held out: whole ones, drawn until they make `eval_samples` samples.
+    /// The documents that are trained on, and those for validation: whole ones, drawn until they make `eval_samples` samples.
     pub(crate) fn hold_out(&self) -> Result<(Vec<usize>, Vec<usize>)> {
         let refuse = |problem: String, remedy: &str| Err(Error::Options { option: "eval_samples", problem, remedy: remedy.into() });
         let (count, all) = (self.options.eval_samples, self.all());
@@ -65,7 +65,7 @@ impl<'a> Chosen<'a> {
         }
         if self.batch_size.is_some() {
             return refuse(
-                "ready batches are taken as they are, none of their samples can be held out".into(),
+                "ready batches are taken as they are, none of their samples can be taken for validation".into(),
                 "set it to 0, and give an evaluation source of its own",
             );
         }
@@ -76,8 +76,8 @@ impl<'a> Chosen<'a> {
         }
         let split = drawn.iter().map(samples).sum::<usize>() > drawn.len();
         let what = if split { "documents, and whole ones are drawn" } else { "" };
-        let problem = format!("{count} samples shall be held out, but there are only {} {what}", drawn.len());
-        refuse(problem.trim_end().into(), "hold out fewer, or give more data")
+        let problem = format!("{count} samples are to be taken for validation, but there are only {} {what}", drawn.len());
+        refuse(problem.trim_end().into(), "take fewer, or give more data")
     }
 
     /// Repeats the documents of each source as its weight says.

@@ -61,7 +61,7 @@ fn check(index: &Index, facts: &Facts) -> Result<(), String> {
 /// Writes it, document by document.
 pub(crate) fn write(dataset: &Dataset, path: &Path) -> Result<()> {
     let Dataset { store, index, facts, .. } = dataset;
-    // The index first: it is read at once, and the tokens behind it by parts.
+    // The index first: it is read at once, and the tokens after it by parts.
     let columns = vec![
         Column::u64s("sample_starts", &index.sample_starts),
         Column::u64s("segment_starts", &index.segment_starts),

@@ -7,7 +7,7 @@
 //! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
 //!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates or splits ([`Overflow`]), holds samples out for evaluation and packs.
 //!    A bad line is an [`Error`] that names file and line, or is counted. Nothing is written while it does so, or
-//!    ([`Dataset::prepare_for`]) parts from which it goes on after an interruption, in bounded memory.
+//!    ([`Dataset::prepare_for`]) parts from which it resumes after an interruption, in bounded memory.
 //! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and [`Dataset::open`] reads samples
 //!    from it as they are asked for.
 //! 4. [`Order`] says which samples make up a step, the same for any number of ranks, and which of them are a rank's.

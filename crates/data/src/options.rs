@@ -61,14 +61,14 @@ pub struct Options {
     pub overflow: Option<Overflow>,
     /// What is trained.
     pub loss_on: LossOn,
-    /// Whether several samples share a row of `sequence_length` tokens. Held-out samples and ready batches never do.
+    /// Whether several samples share a row of `sequence_length` tokens. Validation samples and ready batches never do.
     pub packing: bool,
     /// What to do with a record that cannot be used.
     pub bad_lines: BadLines,
     /// The first so many records of the training sources are read; absent: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_samples: Option<usize>,
-    /// How many samples are held out of the training sources for evaluation.
+    /// How many samples of the training sources are taken for validation.
     pub eval_samples: usize,
     /// Seed of that draw.
     pub seed: u64,

@@ -112,7 +112,7 @@ impl Order {
     }
 
     fn permutation(&self, epoch: u64) -> Arc<[usize]> {
-        // A panic elsewhere cannot leave a wrong permutation behind: each is put in whole.
+        // A panic elsewhere cannot leave a wrong permutation: each is put in whole.
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, known)) = recent.iter().find(|(known, _)| *known == epoch) {
             return Arc::clone(known);

@@ -1,4 +1,4 @@
-//! Documents on their way to a data set: in memory, or in part files from which an interrupted preparation goes on.
+//! Documents on their way to a data set: in memory, or in part files from which an interrupted preparation resumes.
 
 use std::path::{Path, PathBuf};
 
@@ -52,7 +52,7 @@ impl Documents {
         self.flags[entry] & flag != 0
     }
 
-    /// The entries with which documents begin, and the number of entries behind the last.
+    /// The entries with which documents begin, and the number of entries after the last.
     pub(crate) fn document_starts(&self) -> Vec<usize> {
         (0..self.flags.len()).filter(|&entry| !self.is(entry, flag::CONTINUES)).chain([self.flags.len()]).collect()
     }
@@ -78,7 +78,7 @@ struct Facts {
     fingerprint: String,
     /// Its number, from 0.
     part: usize,
-    /// The record behind its last.
+    /// The record after its last.
     next: Cursor,
     /// What happened up to there, the parts before included, and how many documents of each source there are.
     report: Report,
@@ -117,7 +117,7 @@ impl<'a> Parts<'a> {
         folder.join(format!("{}-{part:05}.safetensors", self.role))
     }
 
-    /// What an earlier preparation of the same data has left, and where it goes on.
+    /// What an earlier preparation of the same data has left, and where to resume.
     pub(crate) fn resume(&self) -> (Documents, Cursor) {
         let (mut documents, mut next) = (Documents::default(), Cursor::default());
         let Some(Aside { folder, .. }) = self.aside else { return (documents, next) };
@@ -129,7 +129,7 @@ impl<'a> Parts<'a> {
             documents.source_ends = facts.source_ends;
         }
         if documents.len() > 0 {
-            tracing::info!("going on with the {} data behind {} records", self.role, documents.report.records);
+            tracing::info!("resuming the {} data after {} records", self.role, documents.report.records);
         }
         (documents, next)
     }
@@ -156,7 +156,7 @@ impl<'a> Parts<'a> {
         Ok(facts)
     }
 
-    /// Moves what is in memory into a part, if it is enough for one. `next` is the record behind it.
+    /// Moves what is in memory into a part, if it is enough for one. `next` is the record after it.
     pub(crate) fn flush(&self, documents: &mut Documents, next: Cursor) -> Result<()> {
         let Some(Aside { folder, .. }) = self.aside.filter(|aside| documents.store.tokens.len() >= aside.tokens) else { return Ok(()) };
         let part = documents.store.files().len();

@@ -32,7 +32,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Writes the training set to `path` and the evaluation set, where there is one, beside it
+    /// Writes the training set to `path` and the evaluation set, where there is one, next to it
     /// (`train.safetensors`, `train.eval.safetensors`). The training set comes last: where it is, both are. The parts of
     /// [`Dataset::prepare_for`] are removed then: open what was written.
     ///
@@ -101,10 +101,10 @@ impl Dataset {
     }
 
     /// The same in bounded memory, for data that will be written to `path`: every eight million tokens are written to a part, in a folder
-    /// beside it (`train.parts/`). Less stays in memory until [`Prepared::write`] puts all into one file; only the index, some 60 bytes for each document,
+    /// next to it (`train.parts/`). Less stays in memory until [`Prepared::write`] puts all into one file; only the index, some 60 bytes for each document,
     /// is always there.
     ///
-    /// Where the process is ended, the parts remain. Called again for the same data it goes on behind the last one that is whole, as its checksum
+    /// Where the process is ended, the parts remain. Called again for the same data it resumes after the last one that is whole, as its checksum
     /// says, and comes to the same bytes. Parts of other data are removed, and so are those of data that are refused.
     ///
     /// # Errors
@@ -176,7 +176,7 @@ fn check(sources: &Sources, options: &Options) -> Result<()> {
     if !sources.eval.is_empty() && options.eval_samples > 0 {
         return refuse(
             "eval_samples",
-            "evaluation samples shall be held out, but there is an evaluation source too",
+            "evaluation samples would be taken from the training data, but there is an evaluation source too",
             "set it to 0, or remove the evaluation source",
         );
     }
@@ -263,7 +263,7 @@ impl Maker<'_> {
             if ready < files.len() {
                 return Err(Error::Options {
                     option: "sources",
-                    problem: "ready batches stand beside sources of another kind".into(),
+                    problem: "ready batches are mixed with sources of another kind".into(),
                     remedy: "train on the one or the other".into(),
                 });
             }

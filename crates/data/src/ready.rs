@@ -53,7 +53,7 @@ pub(crate) fn read(path: &Path) -> Result<Ready> {
             let problem = format!("`labels` is {labels_shape:?}, `batches` {shape:?}");
             return Err(Error::file(path, problem, REMEDY));
         }
-        // A label stands beside its own token; the shift comes when a batch is made.
+        // A label stands at its own token; the shift comes when a batch is made.
         if let Some(index) = (0..ids.len()).find(|&index| labels[index] != IGNORED && labels[index] != ids[index]) {
             let problem = format!("a label is {}, its token {}, at {}", labels[index], ids[index], place(index));
             return Err(Error::file(path, problem, "give each token's own id as its label, not shifted, or -100"));

@@ -25,7 +25,7 @@ pub struct Report {
     pub too_long: usize,
     /// Records, or pieces of them, left out because no trained token was left in them.
     pub dropped: usize,
-    /// Documents held out for validation.
+    /// Documents taken for validation.
     pub held_out: usize,
     /// Keys of records that nothing reads, and how many records have each; those that are known to be harmless, such as `id`, are not counted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -71,7 +71,7 @@ impl Report {
     /// Counts a record that is left out.
     pub(crate) fn skip(&mut self, path: &Path, line: usize, problem: String) {
         self.skipped += 1;
-        // Files come one behind the other.
+        // Files come one after the other.
         if self.bad.last().is_none_or(|file| file.path != path) {
             self.bad.push(BadFile { path: path.to_owned(), count: 0, first: Vec::new() });
         }

@@ -37,7 +37,7 @@ pub struct Source {
     /// How often each of its training samples comes in an epoch. The whole part says how often all of them do; of the fraction `f` that is left,
     /// `f` times their number, rounded, come once more: a draw that depends on the seed, the source's place in the list and its number of
     /// samples only. So 2.0 is all of them twice, 0.25 a quarter of them once, the same quarter in every epoch and on any number of ranks. What is
-    /// held out for evaluation is drawn before, so that no sample of it is trained on, and is not weighted.
+    /// taken for validation is drawn before, so that no sample of it is trained on, and is not weighted.
     #[serde(default = "one")]
     pub weight: f64,
 }

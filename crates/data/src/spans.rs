@@ -134,7 +134,7 @@ impl Aligned<'_> {
         };
         // It may lie within the words of the turn, where they begin with the thought that the prompt has opened.
         let start = self.common_tokens(&prompt)?;
-        // A prompt that leaves the text before its end may go on after something that only the last turn has or has not, as a line break.
+        // A prompt that leaves the text before its end may continue after something that only the last turn has or has not, as a line break.
         let opened = || Some(before + head.rfind(&self.generation_prompt()?)?).filter(|&opened| opened >= start);
         let start = match opened().filter(|_| !self.text.starts_with(&prompt) && start >= before) {
             Some(opened) => opened + self.generation_prompt().map_or(0, |prompt| prompt.len()),

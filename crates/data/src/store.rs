@@ -1,4 +1,4 @@
-//! Tokenised documents one behind the other: in files, and the last of them in memory.
+//! Tokenised documents one after the other: in files, and the last of them in memory.
 
 use crate::columns::ColumnFile;
 use crate::error::Result;
@@ -9,7 +9,7 @@ use safetensors::Dtype;
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     files: Vec<TokenFile>,
-    /// Where each file begins, `[files + 1]`; behind the last, what is in memory.
+    /// Where each file begins, `[files + 1]`; after the last, what is in memory.
     starts: Vec<u64>,
     pub(crate) tokens: Vec<u32>,
     pub(crate) trained: Vec<bool>,
@@ -52,7 +52,7 @@ impl Store {
         store
     }
 
-    /// Adds a file behind those that are there; nothing may be in memory.
+    /// Adds a file after those that are there; nothing may be in memory.
     pub(crate) fn add(&mut self, file: TokenFile) {
         let start = self.in_files();
         if self.starts.is_empty() {

@@ -62,7 +62,7 @@ fn control_tokens_inside_an_answer_do_not_end_it() {
 fn without_an_end_token_the_newline_ends_the_turn() {
     let plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
                  {% if add_generation_prompt %}assistant: {% endif %}";
-    // `trim_blocks` takes the newline behind the block, so the template writes it as an expression.
+    // `trim_blocks` takes the newline after the block, so the template writes it as an expression.
     let plain = plain.replace("{{ m.content }}\n", "{{ m.content + '\n' }}");
     assert_eq!(conversation(&plain, &[("user", "a"), ("assistant", "b")]).unwrap().1, ["b\n"]);
 }

@@ -13,10 +13,10 @@ pub(super) struct Pair {
     pub largest: u8,
 }
 
-/// Reads grey images, and the classes from the file beside theirs.
+/// Reads grey images, and the classes from the file next to theirs.
 pub(super) fn read(path: &Path) -> Result<Pair> {
     let ([count, height, width], pixels) = array::<3>(path)?;
-    let labels = labels_beside(path)?;
+    let labels = labels_next_to(path)?;
     let ([labelled], classes) = array::<1>(&labels)?;
     if labelled != count {
         let problem = format!("it holds {labelled} labels, and {} holds {count} images", path.display());
@@ -27,17 +27,17 @@ pub(super) fn read(path: &Path) -> Result<Pair> {
 }
 
 /// `…images-idx3…` → `…labels-idx1…`, compressed or not.
-fn labels_beside(path: &Path) -> Result<PathBuf> {
+fn labels_next_to(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let labels = name.replace("images", "labels").replace("idx3", "idx1");
     let plain = labels.strip_suffix(".gz").unwrap_or(&labels);
     let found = [plain.to_owned(), format!("{plain}.gz")].into_iter().map(|name| path.with_file_name(name)).find(|file| file.exists());
     found.filter(|file| file != path).ok_or_else(|| {
-        let problem = format!("there is no {plain} with the classes of its images beside it");
+        let problem = format!("there is no {plain} with the classes of its images next to it");
         Error::file(
             path,
             problem,
-            "give an images file such as train-images-idx3-ubyte, with train-labels-idx1-ubyte beside it, or a folder",
+            "give an images file such as train-images-idx3-ubyte, with train-labels-idx1-ubyte next to it, or a folder",
         )
     })
 }

@@ -17,7 +17,7 @@ pub struct LabelledImages {
 #[derive(Debug)]
 enum Content {
     Files(Vec<PathBuf>),
-    /// Grey ones of one size, one behind the other.
+    /// Grey ones of one size, one after the other.
     Idx {
         path: PathBuf,
         size: [u32; 2],
@@ -33,7 +33,7 @@ enum Content {
 /// The columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageKeys {
-    /// That of the image: its file's bytes, alone or with its path beside them.
+    /// That of the image: its file's bytes, alone or with its path.
     pub image: String,
     /// That of the class.
     pub label: String,
@@ -47,7 +47,7 @@ impl Default for ImageKeys {
 
 impl LabelledImages {
     /// Opens a folder with a folder of images for each class, which is called like it; or the images file of a pair of IDX files
-    /// (`train-images-idx3-ubyte`, with `train-labels-idx1-ubyte` beside it), either of which may end in `.gz`; or a `.parquet` file with columns of
+    /// (`train-images-idx3-ubyte`, with `train-labels-idx1-ubyte` next to it), either of which may end in `.gz`; or a `.parquet` file with columns of
     /// the names `keys`. The classes are `labels` where they are given, else the folders' names in their order, those that a Parquet file names, or
     /// those that occur.
     ///

@@ -53,7 +53,7 @@ impl ImageProcessor {
         self.channels * self.size[0] as usize * self.size[1] as usize
     }
 
-    /// Images as the model reads them, one behind the other, each of [`ImageProcessor::numbers`]; with what `augmentation` draws by its seed.
+    /// Images as the model reads them, one after the other, each of [`ImageProcessor::numbers`]; with what `augmentation` draws by its seed.
     ///
     /// # Errors
     /// If an image cannot be read, or, where the processor leaves the size as it is, has another than the model's.

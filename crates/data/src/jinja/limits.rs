@@ -14,7 +14,7 @@ use minijinja::{Error, Value};
 
 use super::types::fail;
 
-/// Steps: about a second.
+/// Steps: about one second.
 const STEPS: u64 = 20_000_000;
 const STEPS_PER_BYTE: u64 = 64;
 /// Bytes of values.

@@ -128,7 +128,7 @@ fn nothing_left_is_an_error() {
     let options = Options { bad_lines: BadLines::Skip, ..Options::default() };
     let message = desk.prepare(&sources, &options).unwrap_err().to_string();
     assert!(message.contains("records: 1, of them bad: 1"), "{message}");
-    // The answer lies behind the end of what is kept.
+    // The answer lies after the end of what is kept.
     let sources = Sources::train([desk.file("good.jsonl", GOOD)]);
     let message = desk.prepare(&sources, &Options { sequence_length: 20, ..Options::default() }).unwrap_err().to_string();
     assert!(message.contains("without a trained token: 1") && message.contains("sequence_length"), "{message}");
@@ -292,7 +292,7 @@ fn files_that_are_cut_off_or_corrupt_are_refused() {
         let message = Dataset::open(&desk.file("cut.safetensors", &whole[..length])).unwrap_err().to_string();
         assert!(message.contains("cut.safetensors; delete it and prepare the data again"), "{length}: {message}");
     }
-    // The index stands first behind the header; every byte of it counts.
+    // The index stands first after the header; every byte of it counts.
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize + 8;
     for position in header..header + 2 * 21 * 8 + 20 * 4 {
         let mut corrupt = whole.clone();
@@ -338,7 +338,7 @@ fn tables_say_what_records_say() {
     assert_eq!(expected.len(), 3);
     assert_eq!(made(desk.file("a.csv", table)), expected);
     assert_eq!(made(parquet.clone()), expected);
-    // The same record again behind the first two of a table.
+    // The same record again after the first two of a table.
     let limited = Options { max_samples: Some(2), ..Options::default() };
     assert_eq!(samples(&desk.prepare(&Sources::train([parquet.clone()]), &limited).unwrap().train), expected[..2]);
     let wrong = Sources { train: vec![Source { format: crate::Format::Text, ..parquet.into() }], ..Sources::default() };
@@ -375,7 +375,7 @@ fn weights_repeat_training_samples_only() {
     assert_eq!(text[..8], ["a", "b", "c", "d", "a", "b", "c", "d"]);
     assert_eq!((text.len(), train.report().records), (10 + 10, 24));
     assert_eq!(train.tokens(), text.iter().map(|text| text.len() as u64 + 1).sum::<u64>());
-    // What is held out is drawn before, as without weights.
+    // What is taken for validation is drawn before, as without weights.
     let options = Options { eval_samples: 6, seed: 3, ..Options::default() };
     let held = |sources: &Sources| desk.prepare(sources, &options).unwrap();
     let (plain, more) = (held(&weighted(1.0, 1.0)), held(&weighted(3.0, 1.0)));
@@ -438,7 +438,7 @@ fn an_interrupted_preparation_goes_on_to_the_same_bytes() {
     };
     let expected = bytes(prepare(None, &|_, _| ()).unwrap(), "plain.safetensors");
 
-    // Interrupted behind each of its parts in turn; each time it goes on where it was.
+    // Interrupted after each of its parts in turn; each time it resumes where it was.
     for done_before in 0.. {
         let (first, calls) = (RefCell::new(None), RefCell::new(0));
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -458,7 +458,7 @@ fn an_interrupted_preparation_goes_on_to_the_same_bytes() {
     }
     assert!(!folder.exists());
 
-    // A part that is damaged is made again, and so are those behind it; what was left half written does not matter.
+    // A part that is damaged is made again, and so are those after it; what was left half written does not matter.
     prepare(Some(aside), &|_, _| ()).unwrap();
     let damaged = folder.join("train-00004.safetensors");
     let mut part = std::fs::read(&damaged).unwrap();

@@ -10,7 +10,7 @@ use crate::error::Result;
 pub struct StreamDecoder<'a> {
     tokenizer: &'a Tokenizer,
     skip_special: bool,
-    /// Tokens whose text was not given out, behind those whose text (`shown`) the decoder needs to see again.
+    /// Tokens whose text was not given out, after those whose text (`shown`) the decoder needs to see again.
     ids: Vec<u32>,
     shown: String,
     shown_ids: usize,

@@ -55,7 +55,7 @@ fn merges_apply_in_their_order() {
 
 #[test]
 fn each_pre_tokenizer_cuts_as_published() {
-    // Digits stand alone; GPT-2 leaves them together, but apart from letters; a space goes with the word behind it.
+    // Digits stand alone; GPT-2 leaves them together, but apart from letters; a space goes with the word after it.
     assert_eq!(words("smollm", "abc 123"), ["abc", "Ġ", "1", "2", "3"]);
     assert_eq!(words("gpt-2", "abc 123"), ["abc", "Ġ", "123"]);
     assert_eq!(words("gpt-2", "  abc"), ["Ġ", "Ġa", "b", "c"]);

@@ -192,7 +192,7 @@ impl Words {
             }
             None => at.word,
         };
-        // A panic elsewhere cannot leave half a word behind.
+        // A panic elsewhere cannot leave half a word.
         if let Some(tokens) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(word) {
             encoded.add_word(at, tokens);
             return Ok(());

@@ -106,7 +106,7 @@ fn split_conversations_lose_pieces_without_a_trained_token() {
         assert_eq!((train.len(), train.tokens(), train.targets()), (3, 18 + 3, 5 + 7 + 2));
         assert!(samples(&train).iter().all(|sample| sample.len() <= 10 && sample.target_count() > 0));
     }
-    // Both pieces are held out together.
+    // Both pieces are taken together.
     let held = desk.prepare(&sources, &Options { eval_samples: 1, ..of(Overflow::Split, 10) }).unwrap();
     assert_eq!(held.train.documents() + held.eval.as_ref().unwrap().documents(), 2);
     assert_eq!(held.train.len() + held.eval.unwrap().len(), 3);
