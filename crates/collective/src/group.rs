@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use crate::{Result, Single, launched_by_mpi};
+use crate::Result;
 
 /// How [`ProcessGroup::all_reduce`] and [`ProcessGroup::reduce_scatter`] combine the ranks' values, element by element.
 ///
@@ -87,24 +87,5 @@ pub trait ProcessGroup: Send + Sync {
     /// Ends the whole job with exit code 1 and `rank 1 (host NAME): message` on stderr.
     fn abort(&self, message: &str) -> ! {
         crate::abort(message)
-    }
-}
-
-/// Joins the group this process was started in: [`Mpi`](crate::Mpi) if a launcher started it, [`Single`] if it is alone.
-///
-/// # Errors
-/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
-pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
-    match launched_by_mpi() {
-        None => Ok(Arc::new(Single::new())),
-        #[cfg(feature = "mpi")]
-        Some(_) => Ok(Arc::new(crate::Mpi::initialize()?)),
-        #[cfg(not(feature = "mpi"))]
-        Some(launch) if launch.world_size == Some(1) => Ok(Arc::new(Single::new())),
-        #[cfg(not(feature = "mpi"))]
-        Some(launch) => {
-            let ranks = launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
-            Err(crate::Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
-        }
     }
 }

@@ -2,7 +2,7 @@
 //! beforehand, [`fold`] adds the numbers that MPI cannot, [`gpus`] hands what is on a GPU to NCCL.
 
 mod agreement;
-mod call;
+pub(crate) mod call;
 mod fold;
 mod gpus;
 
@@ -13,7 +13,6 @@ use tch::{Device, Tensor};
 
 use self::agreement::{Header, Operation};
 use self::call::{Communicator, Datatype, Fold};
-pub(crate) use self::call::{abort_if_up, is_up};
 use self::fold::Folds;
 use crate::nccl::Nccl;
 use crate::payload::{self, Payload};

@@ -1,4 +1,5 @@
-use crate::decompose::{Inputs, components};
+use crate::components::components;
+use crate::inputs::Inputs;
 use crate::projection::{Basis, Projection};
 use crate::row_space::row_space;
 use crate::svd::svd;

@@ -1,14 +1,12 @@
+use tch::{Device, Kind, Tensor};
+
 use crate::auto::auto;
 use crate::coded::{Coded, Coding};
+use crate::components::components;
+use crate::inputs::Inputs;
 use crate::measure::{check_finite, check_matrix};
-use crate::nystrom::nystrom;
 use crate::projection::Projection;
-use crate::qb::qb_of;
-use crate::row_space::row_space;
-use crate::rsvd::rsvd;
-use crate::svd::svd;
 use crate::{Code, Error, Factors, Method, Options, Quantized, Rank, SiteState};
-use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
 
@@ -68,32 +66,6 @@ pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, state: &mut Site
         state.store(&factors)?;
     }
     Ok(Code::Factors(factors))
-}
-
-/// What a method works on.
-#[derive(Clone, Copy)]
-pub(crate) struct Inputs<'a> {
-    pub a: &'a Tensor,
-    pub seed: u64,
-    pub warm: Option<&'a Tensor>,
-}
-
-/// `rank` components by `method`.
-pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Result<Projection, Error> {
-    let a = inputs.a;
-    match method {
-        Method::Qb { test_matrix } => qb_of(inputs, rank, test_matrix),
-        Method::RowSpace { test_matrix, unit_rows } => row_space(inputs, rank, test_matrix, unit_rows),
-        Method::Rsvd { oversampling, power_iterations } => {
-            let (rows, columns) = a.size2()?;
-            let sketch = (rank + oversampling).min(rows).min(columns);
-            let found = rsvd(a, sketch, power_iterations, inputs.seed)?;
-            if sketch == rank { Ok(found) } else { found.cut(rank) }
-        }
-        Method::Nystrom => nystrom(a, rank, inputs.seed),
-        // Codes without a rank, and in a basis that there is, are made before this is asked.
-        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } | Method::Shared => svd(a, rank),
-    }
 }
 
 /// A code in the basis of the site, which is made or brought up to date as its method says.

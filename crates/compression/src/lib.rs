@@ -15,9 +15,11 @@
 mod auto;
 mod code;
 pub mod coded;
+mod components;
 mod decompose;
 mod error;
 mod factors;
+mod inputs;
 mod linalg;
 mod measure;
 mod method;

@@ -1,7 +1,7 @@
 //! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their products `gᵀ A` are multiples of `Vᵀ`: what a sum
 //! over them needs is the sum of coefficients `gᵀ U`.
 
-use crate::decompose::Inputs;
+use crate::inputs::Inputs;
 use crate::orthonormalize::orthonormalize;
 use crate::row_space::row_space;
 use crate::{Error, TestMatrix};

@@ -1,7 +1,7 @@
 mod tensors;
 
 use crate::coded::{AdaptiveBasis, Basis, Coded, Coding};
-use crate::decompose::Inputs;
+use crate::inputs::Inputs;
 use crate::projection::Projection;
 use crate::shared_basis::SharedBasis;
 use crate::{Error, Factors};

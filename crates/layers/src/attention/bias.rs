@@ -1,4 +1,4 @@
-use super::eager::QueryChunk;
+use super::query_chunk::QueryChunk;
 use crate::{Error, Mask};
 use tch::{Kind, TchError, Tensor};
 

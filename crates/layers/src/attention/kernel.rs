@@ -1,7 +1,7 @@
 //! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
 #![allow(unsafe_code)]
 
-use super::repeat_kv;
+use super::kv_groups::repeat_kv;
 use crate::Mask;
 use cuda::Gpu;
 use std::ffi::{CStr, c_char};
