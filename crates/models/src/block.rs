@@ -8,7 +8,6 @@ mod relative;
 mod windows;
 
 pub(crate) use attention_context::{AttentionContext, KvCache};
-pub(crate) use mlp::MlpShape;
 
 use crate::activations::{BlockActivations, Recompute};
 use crate::config::{ModelConfig, ResidualConfig};

@@ -1,5 +1,6 @@
 pub(crate) mod adapted;
 mod outline;
+mod quantized;
 
 pub use outline::{BlockOutline, LinearOutline};
 

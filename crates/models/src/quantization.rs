@@ -1,7 +1,8 @@
 //! Which frozen weights of a model are held in few bits, and in which.
 
-use crate::{Checkpoint, Decoder, ModelConfig};
 use layers::{BlockFormat, Nf4};
+
+use crate::Checkpoint;
 
 /// How frozen weights are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,18 +45,5 @@ impl Quantization {
             }
             _ => None,
         }
-    }
-
-    /// The weights of a decoder that would be packed, and their bytes. For the blocks of a GGUF file it takes the `checkpoint`.
-    pub fn packed_bytes(self, config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Vec<(String, u64)> {
-        let packed = Decoder::tensor_roles(config).into_iter().filter_map(|(name, shape, role)| {
-            let elements: i64 = shape.iter().product();
-            let bytes = match self.packing(role, checkpoint, &name, &shape)? {
-                Packing::Nf4 => Nf4::bytes(elements)?,
-                Packing::Blocks(format) => (elements / format.size().elements * format.size().bytes) as u64,
-            };
-            Some((name, bytes))
-        });
-        packed.collect()
     }
 }

@@ -1,12 +1,12 @@
 //! The layers of encoders.
 
 use super::attention::Attention;
-use super::mlp::{self, Mlp, MlpShape};
+use super::mlp::{self, Mlp};
 use super::windows::Windows;
 use super::{Block, FeedForward, Residual};
 use crate::Result;
 use crate::config::names::MlpNames;
-use crate::config::{EncoderConfig, NormOrder, RelativePositions};
+use crate::config::{EncoderConfig, MlpShape, NormOrder, RelativePositions};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 

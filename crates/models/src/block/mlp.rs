@@ -1,4 +1,5 @@
 use crate::activations::BlockActivations;
+use crate::config::MlpShape;
 use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
@@ -36,17 +37,6 @@ pub(crate) struct MlpSites {
 
 /// Those of a layer's own MLP.
 pub(crate) const OWN: MlpSites = MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
-
-/// What an MLP is like.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MlpShape {
-    pub hidden: i64,
-    /// Inside.
-    pub width: i64,
-    pub bias: bool,
-    pub fan_in_fan_out: bool,
-    pub activation: Activation,
-}
 
 impl Mlp {
     /// The MLP whose tensors are called `names` behind `prefix`.

@@ -4,7 +4,9 @@ mod header;
 mod metadata;
 mod names;
 
-use super::{Checkpoint, Text, TokenizerSource, Weights};
+use super::text::Text;
+use super::tokenizer::TokenizerSource;
+use super::{Checkpoint, ROPE_DIVISORS, Weights};
 use crate::config::{self, gguf::TensorFacts};
 use crate::stretch::{self, Stretch};
 use crate::{Architecture, Error, Result};
@@ -16,9 +18,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-
-/// The divisors of the rotary frequencies, which GGUF keeps as a tensor.
-pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = crate::file::open(path)?;

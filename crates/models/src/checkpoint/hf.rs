@@ -1,6 +1,9 @@
 //! Hugging Face directories.
 
-use super::{ChatTemplates, Checkpoint, Text, TokenizerSource, Weights};
+use super::templates::ChatTemplates;
+use super::text::Text;
+use super::tokenizer::TokenizerSource;
+use super::{Checkpoint, Weights};
 use crate::config::hugging_face;
 use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};

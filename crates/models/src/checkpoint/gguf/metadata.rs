@@ -1,6 +1,7 @@
 //! The metadata of a GGUF file: scalars for the configuration, arrays for the tokenizer.
 
-use super::super::{ChatTemplates, GgufTokenizer};
+use super::super::templates::ChatTemplates;
+use super::super::tokenizer::GgufTokenizer;
 use crate::{Error, Result};
 use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::{Map, Number, Value as Json};

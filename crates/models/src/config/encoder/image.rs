@@ -1,6 +1,6 @@
 //! What the configurations of image models say in the same way.
 
-use super::ImageConfig;
+use super::description::ImageConfig;
 use crate::Result;
 use crate::config::families::positive;
 use crate::config::fields::Fields;

@@ -1,7 +1,11 @@
-use super::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderFamily, EncoderNames, InputConfig, Labels, NormOrder,
-    Pooling, Problem, RelativePositions, chance, epsilon, hidden_act, image, initializer_range, one_stage,
+use super::description::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, RelativePositions,
 };
+use super::family::EncoderFamily;
+use super::image;
+use super::keys::{chance, epsilon, hidden_act, initializer_range, one_stage};
+use super::labels::{Labels, Problem};
+use super::names::EncoderNames;
 use crate::Result;
 use crate::config::fields::Fields;
 use serde_json::{Map, Value};

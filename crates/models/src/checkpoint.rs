@@ -3,9 +3,15 @@
 
 mod gguf;
 mod hf;
+mod open;
+mod templates;
+mod text;
 mod tokenizer;
 
+pub use templates::ChatTemplates;
 pub use tokenizer::{GgufTokenizer, TokenizerSource};
+
+use text::Text;
 
 use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
 use layers::BlockFormat;
@@ -22,6 +28,9 @@ pub struct Checkpoint {
     weights: Box<dyn Weights>,
     text: Text,
 }
+
+/// The tensor in which GGUF stores divisors of the rotary frequencies.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
 
 /// Where the weights of a checkpoint lie.
 trait Weights: std::fmt::Debug + Send + Sync {
@@ -43,56 +52,7 @@ trait Weights: std::fmt::Debug + Send + Sync {
     fn bytes_on_disk(&self) -> u64;
 }
 
-/// What a checkpoint says about text.
-#[derive(Debug, Default)]
-struct Text {
-    tokenizer: TokenizerSource,
-    templates: ChatTemplates,
-}
-
-/// The sources of a model's chat templates.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChatTemplates {
-    /// The one that conversations are written with.
-    pub default: Option<String>,
-    /// The one for conversations with tools, where the model has one of its own for them.
-    pub tool_use: Option<String>,
-}
-
 impl Checkpoint {
-    /// Opens a Hugging Face directory (`config.json` with `model.safetensors`, or with `model.safetensors.index.json`
-    /// and the files it names) or a `.gguf` file of version 2 or 3.
-    ///
-    /// # Errors
-    /// [`Error::MissingFile`], [`Error::NotAModel`], [`Error::Corrupt`], or what is wrong with the configuration
-    /// ([`Error::UnsupportedModel`], [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
-    pub fn open(path: &Path) -> Result<Self> {
-        let facts = std::fs::metadata(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::MissingFile { path: path.to_owned(), remedy: "give the directory of a Hugging Face model, or a .gguf file".into() }
-            }
-            _ => Error::Io { path: path.to_owned(), action: "open", source },
-        })?;
-        if facts.is_dir() {
-            return hf::open(path);
-        }
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some(extension) if extension.eq_ignore_ascii_case("gguf") => gguf::open(path),
-            _ => Err(Error::NotAModel { path: path.to_owned(), why: "it is a single file".into() }),
-        }
-    }
-
-    /// Opens the description of a model, `config.json` and what there is of its text side, and no weights: it holds none, and [`Classifier::load`]
-    /// draws them.
-    ///
-    /// [`Classifier::load`]: crate::Classifier::load
-    ///
-    /// # Errors
-    /// [`Error::NotAModel`], or what is wrong with the configuration.
-    pub fn open_untrained(folder: &Path) -> Result<Self> {
-        hf::open_untrained(folder)
-    }
-
     /// Whether it holds no weights at all.
     pub fn is_untrained(&self) -> bool {
         self.weights.names().is_empty()
@@ -220,7 +180,7 @@ impl Checkpoint {
 
     fn is_harmless(&self, name: &str) -> bool {
         // GGUF stores divisors of the rotary frequencies, which have become part of the configuration.
-        self.architecture.ignores(name) || name == gguf::ROPE_DIVISORS
+        self.architecture.ignores(name) || name == ROPE_DIVISORS
     }
 }
 
