@@ -1,5 +1,6 @@
-use crate::{Backward, BoxError, Error, Forward, Function, GradMode, apply, grad, random};
 use tch::{Device, Tensor};
+
+use crate::{Backward, BoxError, Error, Forward, Function, GradMode, apply, grad, random};
 
 /// Runs a block, keeping its inputs only; backward computes the block again (Chen et al. 2016, arXiv 1604.06174).
 ///

@@ -1,10 +1,12 @@
-use crate::ffi::{self, check, pointers};
-use crate::{BoxError, Error, GradMode, grad_enabled};
 use std::any::Any;
 use std::ffi::{CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tch::Tensor;
 use torch_sys::C_tensor;
+
+use crate::ffi::{self, check, pointers};
+use crate::{BoxError, Error, GradMode, grad_enabled};
 
 /// An operation whose backward is written in Rust; the counterpart of `torch.autograd.Function`.
 ///

@@ -1,9 +1,11 @@
 //! A second queue of work on a GPU.
 
+use std::ffi::c_void;
+
+use tch::{Device, Tensor};
+
 use crate::Error;
 use crate::ffi::{self, check, device_index, pointers};
-use std::ffi::c_void;
-use tch::{Device, Tensor};
 
 /// A stream of a GPU beside the one on which forward and backward run. The host never waits for either: events put the work in order.
 #[derive(Debug)]

@@ -1,11 +1,14 @@
 //! Draws the bits of each component of a real matrix, and the energy that they follow from, as SVG.
 //!
 //! `cargo run --release -p loract-compression --example bits_over_components > docs/bits.svg`
-use loract_compression::coded::{Basis, Coded, Coding, Rate};
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+
 use tch::{Kind, Tensor};
+
+use loract_compression::coded::{Basis, Coded, Coding, Rate};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;

@@ -4,11 +4,14 @@
 //! `cargo run --release -p loract-compression --example coded_speed [TOKENSxWIDTH ...]`: milliseconds, the least of several, on a GPU if there is one. The last two
 //! columns are of the matrix column by column, without a multiplication: so many bytes of it are coded and decoded in a second, as a share
 //! of those that are copied.
-use loract_compression::coded::{Basis, Coded, Coding};
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
+
 use tch::{Cuda, Device, Kind, Tensor};
+
+use loract_compression::coded::{Basis, Coded, Coding};
 
 fn least<T>(device: Device, mut work: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
     let finish = || {

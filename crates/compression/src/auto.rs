@@ -1,10 +1,11 @@
+use tch::{Kind, Tensor};
+
 use crate::components::components;
 use crate::inputs::Inputs;
 use crate::projection::{Basis, Projection};
 use crate::row_space::row_space;
 use crate::svd::svd;
 use crate::{Error, Method};
-use tch::{Kind, Tensor};
 
 /// The fewest components, at most `most`, whose per-token error is at most `error`, after rounding to `kind` and with or without norms kept.
 ///

@@ -1,5 +1,6 @@
-use crate::{Error, rounded::Rounded};
 use tch::{Kind, Tensor};
+
+use crate::{Error, rounded::Rounded};
 
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///

@@ -1,7 +1,8 @@
-use crate::coded::{Coded, Rate, Rounding};
-use crate::{Error, Factors, Quantized};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
+
+use crate::coded::{Coded, Rate, Rounding};
+use crate::{Error, Factors, Quantized};
 
 /// What the test matrix `Ω` of [`Method::Qb`] is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

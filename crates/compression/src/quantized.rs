@@ -1,7 +1,8 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::measure::check_matrix;
 use crate::rounded::{owned, quantize, scales};
-use tch::{Kind, Tensor};
 
 /// A matrix whose elements are signed integers of 8 or 4 bits, with one bf16 scale per group of neighbours in a row.
 ///

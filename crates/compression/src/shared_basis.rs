@@ -1,11 +1,12 @@
 //! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their products `gᵀ A` are multiples of `Vᵀ`: what a sum
 //! over them needs is the sum of coefficients `gᵀ U`.
 
+use tch::Tensor;
+
 use crate::inputs::Inputs;
 use crate::orthonormalize::orthonormalize;
 use crate::row_space::row_space;
 use crate::{Error, TestMatrix};
-use tch::Tensor;
 
 /// The basis of a site, and what it has seen since that was agreed on.
 #[derive(Debug)]

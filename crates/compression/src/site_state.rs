@@ -1,12 +1,14 @@
 mod tensors;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use crate::coded::{AdaptiveBasis, Basis, Coded, Coding};
 use crate::inputs::Inputs;
 use crate::projection::Projection;
 use crate::shared_basis::SharedBasis;
 use crate::{Error, Factors};
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 /// What a site remembers from one matrix to the next, for the methods that start where the last one ended
 /// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)) or code in a basis of the site ([`Method::Coded`](crate::Method::Coded),

@@ -3,12 +3,15 @@
 
 mod drawing;
 
-use drawing::{device, norm, normal, values};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tch::{Kind, Tensor};
+
 use loract_compression::coded::{Basis, Coded, Coding, Rate, Rounding};
 use loract_compression::{Code, Error, Method, Options, Rank, SiteState, decompose, per_token_error, relative_error};
-use proptest::prelude::*;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{device, norm, normal, values};
 
 const ROUNDINGS: [Rounding; 3] = [Rounding::Trellis, Rounding::Nearest, Rounding::Stochastic];
 

@@ -1,10 +1,12 @@
 //! Coded activations on those of real models (SmolLM2-135M and MiniLM, 512 tokens each), against all else that there is.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use loract_compression::coded::{Basis, Coded, Coding, Rate, Rounding, bits_at_bound, bound};
 use loract_compression::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error};
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 fn matrices() -> Vec<(String, Tensor)> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/activations/activations.safetensors");

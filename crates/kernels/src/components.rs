@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::Error;
+use plan::BLOCK;
 
 pub use gpu::{HostLaunch, Kernels};
 pub use levels::{TRELLIS_LOST, WIDEST};
@@ -33,8 +34,6 @@ pub use small_float::{gain, gain_near};
 pub use spread::Spread;
 pub use upload::upload;
 pub use widths::{EXACT, Losses, Scales, WIDTHS};
-
-use plan::BLOCK;
 
 /// `[components, rows]` in f32.
 #[derive(Debug)]

@@ -1,14 +1,17 @@
 mod state;
 
-use crate::{Error, SavedBytes, SiteId};
-use autograd::SideStream;
-use compression::coded::Basis;
-use compression::{SiteState, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tch::{Device, Tensor};
+
+use autograd::SideStream;
+use compression::coded::Basis;
+use compression::{SiteState, is_finite};
+
+use crate::{Error, SavedBytes, SiteId};
 
 /// Is shown every tensor that is about to be kept, as it is: `[.., width]`.
 pub trait Observer: Send + Sync {

@@ -10,8 +10,9 @@ mod scores;
 pub use bias::Bias;
 pub use scores::Scores;
 
-use autograd::apply;
 use tch::Tensor;
+
+use autograd::apply;
 
 use self::eager::EagerAttention;
 use self::fused::Fused;

@@ -1,7 +1,10 @@
-use crate::{Error, Scope, SiteId};
-use compression::{Code, Options, decompose};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tch::{Kind, Tensor};
+
+use compression::{Code, Options, decompose};
+
+use crate::{Error, Scope, SiteId};
 
 /// The inputs of a forward's blocks, each coded as its difference from the one before.
 ///

@@ -1,7 +1,9 @@
-use crate::{Error, Scope};
+use tch::Tensor;
+
 use autograd::random::{Distribution, draw};
 use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::Tensor;
+
+use crate::{Error, Scope};
 
 /// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this place of this step.
 /// Nothing is kept: backward draws the mask again.

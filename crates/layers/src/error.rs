@@ -1,5 +1,6 @@
-use crate::SiteId;
 use tch::TchError;
+
+use crate::SiteId;
 
 /// What an operation gives, or why it cannot.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,9 +1,11 @@
 //! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts keep at a site is one tensor.
 
+use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
 use crate::linear::{GradSum, LinearInput, LinearOp};
 use crate::{Error, Projection, SavePolicy, SavedActivation, SavedInput, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::{Kind, Tensor};
 
 /// Which tokens go to which expert: one row for each pair of them, sorted by expert.
 #[derive(Debug)]

@@ -1,6 +1,8 @@
-use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
 
 /// `f(gate) · up`, elementwise, of two tensors of one shape: the gated activation of an MLP (Shazeer 2020, arXiv 2002.05202).
 ///

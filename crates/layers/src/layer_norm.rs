@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// LayerNorm over the last dimension, `y = w · (x − mean(x)) / sqrt(var(x) + eps) + b` (Ba et al. 2016, arXiv 1607.06450), computed in f32 or
 /// better.

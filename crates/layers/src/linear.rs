@@ -3,9 +3,11 @@ mod linear_op;
 
 pub(crate) use linear_op::{GradSum, LinearInput, LinearOp};
 
-use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
 
 /// A linear map `y = x Wᵀ + b`, with or without a LoRA pair beside it.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
 
 /// The tokens to be predicted in a batch, found once.
 #[derive(Debug)]

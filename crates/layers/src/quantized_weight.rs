@@ -4,9 +4,11 @@ mod nf4;
 pub use blocks::BlockFormat;
 pub use nf4::Nf4;
 
-use autograd::Parameter;
 use std::sync::Arc;
+
 use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
 
 /// A frozen weight `[out, in]` that is held in few bits and expanded each time it is used.
 ///

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, SavedInput, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply, replay};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function, apply, replay};
+
+use crate::{Error, SavePolicy, SavedActivation, SavedInput, Scope};
 
 /// Runs a block on `x`, keeping `x` as `source` says and nothing else; backward restores `x` and runs the block again.
 ///

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// How the weight of an [`rms_norm`] enters, which differs between model classes of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,8 @@
-use crate::Error;
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::Error;
 
 /// Which columns of a head are turned together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// How a router turns its scores into the choice of some experts and their weights.
 #[derive(Clone, Copy, Debug, PartialEq)]

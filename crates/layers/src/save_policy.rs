@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
-use compression::{Options, Rank, decompose};
 use tch::{Device, Tensor};
+
+use compression::{Options, Rank, decompose};
 
 use crate::saved_activation::Form;
 use crate::{Error, SavedActivation, Scope};

@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
+use tch::{Kind, Tensor};
+
 use autograd::Ready;
 use compression::Code;
-use tch::{Kind, Tensor};
 
 use crate::delta_chain::DeltaEntry;
 use crate::saved_bytes::Entry;

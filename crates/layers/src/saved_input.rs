@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope};
 use std::sync::{Arc, Mutex, PoisonError};
+
 use tch::Tensor;
+
+use crate::{Error, SavePolicy, SavedActivation, Scope};
 
 /// Where an operation gets its kept input from.
 #[derive(Clone, Debug)]

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
+use autograd::random::derive_seed;
+
 use crate::delta_chain::DeltaChain;
 use crate::{ActivationStore, SavedBytes, Site, SiteId};
-use autograd::random::derive_seed;
-use std::sync::Arc;
 
 /// Where an operation runs: its place in the model, its random stream, what the sites share, and whether dropout is on.
 ///

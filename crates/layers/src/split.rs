@@ -1,6 +1,8 @@
-use crate::Error;
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::Error;
 
 /// Cuts the last dimension of `x` into pieces of these `widths`, as a fused projection is. Each piece has a storage of its own, so that keeping
 /// one does not hold the others; nothing is kept here.

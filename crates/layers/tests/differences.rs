@@ -3,13 +3,16 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use compression::coded::{Rate, Rounding};
 use compression::{Method, Options, Rank};
-use drawing::{assert_close, normal, relative};
 use layers::{ActivationStore, Error, SavePolicy, SavedActivation, Scope, Site, recompute};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{assert_close, normal, relative};
 
 const ROWS: i64 = 96;
 const WIDTH: i64 = 24;

@@ -4,13 +4,16 @@
 
 mod drawing;
 
-use compression::{Method, Options};
-use drawing::{device, gradients, values};
-use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
-use loract_layers as layers;
 use std::collections::HashMap;
 use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
+
+use compression::{Method, Options};
+use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
+use loract_layers as layers;
+
+use drawing::{device, gradients, values};
 
 fn recorded() -> HashMap<String, Tensor> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/quantization/nf4.safetensors");

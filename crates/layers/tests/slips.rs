@@ -5,12 +5,15 @@
 
 mod drawing;
 
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{assert_close, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, RmsWeight, SavePolicy, Scope, Site, recompute};
 use loract_layers as layers;
-use std::sync::{Arc, Mutex};
-use tch::{Device, Kind, Tensor};
+
+use drawing::{assert_close, gradients, normal};
 
 /// Held by the tests that draw from the global generator, which threads share.
 static GLOBAL_GENERATOR: Mutex<()> = Mutex::new(());

@@ -10,11 +10,13 @@ mod target;
 pub use config::{AdapterConfig, LayerNumbers, TargetModules};
 pub use target::check_pattern;
 
-use crate::config::fields::Fields;
-use crate::{Error, Labels, Result, TensorFile, durable, tensor_file};
 use std::collections::BTreeMap;
 use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
+
+use crate::config::fields::Fields;
+use crate::{Error, Labels, Result, TensorFile, durable, tensor_file};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

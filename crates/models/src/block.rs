@@ -9,18 +9,21 @@ mod windows;
 
 pub(crate) use attention_context::{AttentionContext, KvCache};
 
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
+
 use crate::activations::{BlockActivations, Recompute};
 use crate::config::{ModelConfig, ResidualConfig};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use attention::Attention;
-use autograd::Parameter;
 use experts::Experts;
-use layers::{SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
 use mlp::Mlp;
-use std::sync::Arc;
-use tch::Tensor;
 use windows::Windows;
 
 /// One layer of a model: an attention sublayer and an MLP sublayer, each with the norms its model has, added to the residual stream one

@@ -11,13 +11,15 @@ mod tokenizer;
 pub use templates::ChatTemplates;
 pub use tokenizer::{GgufTokenizer, TokenizerSource};
 
-use text::Text;
-
-use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
-use layers::BlockFormat;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
 use tch::{Device, Kind, Tensor};
+
+use layers::BlockFormat;
+
+use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
+use text::Text;
 
 /// An open checkpoint. Opening reads headers and configuration only; tensors are read one at a time, from any number
 /// of threads.

@@ -3,14 +3,16 @@ mod losses;
 
 pub use losses::Losses;
 
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::Scope;
+
 use crate::config::{EncoderConfig, Labels, Problem};
 use crate::encoder::{Encoder, EncoderInputs};
 use crate::tensors::{Drawn, Tensors};
 use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
-use autograd::Parameter;
 use head::Head;
-use layers::Scope;
-use tch::{Device, Kind, Tensor};
 
 /// An encoder with a head that says to which classes a row belongs (the `…ForSequenceClassification` and `…ForImageClassification` classes of
 /// transformers).

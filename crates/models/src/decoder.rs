@@ -4,16 +4,19 @@ mod quantized;
 
 pub use outline::{BlockOutline, LinearOutline};
 
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
+
 use crate::block::{AttentionContext, Block, KvCache};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
 use crate::lm_head::LmHead;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
-use autograd::Parameter;
-use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 /// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of what its configuration describes.
 #[derive(Debug)]

@@ -1,8 +1,9 @@
 //! Files that appear whole or not at all, also when the machine stops in between.
 
-use crate::{Error, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
 
 /// Lets `write` fill a file beside `path`, syncs it, and renames it to `path`.
 ///

@@ -2,17 +2,20 @@ mod image;
 mod merge;
 mod text;
 
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Error, Mask, Scope, Site, padding_mask};
+
 use crate::block::{AttentionContext, Block};
 use crate::config::{EncoderConfig, InputConfig, LAYER_NORM, Pooling};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
-use autograd::Parameter;
 use image::ImageEmbedding;
-use layers::{Error, Mask, Scope, Site, padding_mask};
 use merge::Merge;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 use text::TextEmbedding;
 
 /// An encoder (`BertModel`, `ViTModel`, `SwinModel` and their like in transformers), made of what its configuration describes: every token sees all

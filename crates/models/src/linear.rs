@@ -1,12 +1,14 @@
 mod init;
 
+use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Lora, Projection};
+
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{AdapterConfig, Checkpoint, LoraWeights, Result, Weight};
-use autograd::Parameter;
 use init::Factors;
-use layers::{Lora, Projection};
-use tch::{Device, Kind, TchError, Tensor};
 
 /// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
 #[derive(Debug)]

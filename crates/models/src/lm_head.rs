@@ -1,11 +1,13 @@
+use tch::{Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Projection, SavePolicy, Scope, project};
+
 use crate::config::{HeadConfig, ModelConfig};
 use crate::norm::Norm;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Result, Weight};
-use autograd::Parameter;
-use layers::{Projection, SavePolicy, Scope, project};
-use tch::{Kind, Tensor};
 
 /// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
 #[derive(Debug)]

@@ -4,13 +4,15 @@
 
 mod description;
 
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+
 use crate::decoder::adapted::unties;
 use crate::model::{add_pair, check_modules};
 use crate::{Adapter, Checkpoint, Decoder, Error, Linear, LoraWeights, Model, Result, tensor_file};
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
-use std::path::Path;
-use tch::{Device, Kind, Tensor};
 
 /// How a merged model is written.
 #[derive(Clone, Copy, Debug)]

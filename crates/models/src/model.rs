@@ -1,10 +1,13 @@
 //! What training needs of a model, whatever that computes: its parameters, and an adapter in it.
 
-use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
+use std::path::Path;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::Parameter;
 use layers::QuantizedWeight;
-use std::path::Path;
-use tch::{Device, Kind, Tensor};
+
+use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
 
 /// A model whose weights may be trained, or pairs beside them.
 pub trait Model {

@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{SavePolicy, Scope, layer_norm, rms_norm};
+
 use crate::Result;
 use crate::config::NormKind;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::{SavePolicy, Scope, layer_norm, rms_norm};
-use tch::Tensor;
 
 /// A norm of a model, of whatever kind.
 #[derive(Debug)]

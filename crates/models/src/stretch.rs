@@ -3,11 +3,13 @@
 //! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an error and not a
 //! SIGBUS, any number of threads may read at once, and no more than one piece exists beside the tensor itself.
 
-use crate::{Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
 
 /// Bytes read at a time: enough to amortise the calls, little enough to stay in the cache while converted.
 const PIECE: usize = 4 << 20;

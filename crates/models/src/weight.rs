@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+
 use autograd::Parameter;
 use layers::{Matrix, QuantizedWeight};
-use std::sync::Arc;
-use tch::{Device, Kind, TchError, Tensor};
 
 /// A weight of a model as it is held.
 #[derive(Debug)]

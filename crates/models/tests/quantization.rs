@@ -3,15 +3,18 @@
 
 mod gguf_file;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use candle_core::quantized::{GgmlDType, ggml_file};
+use tch::{Device, Kind, Tensor};
+
 use compression::{Method, Options};
-use gguf_file::gguf;
 use layers::{BlockFormat, QuantizedWeight, SavePolicy, Scope, Targets};
 use loract_models as models;
 use models::{AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Quantization, Recompute, TargetModules};
-use std::path::Path;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+
+use gguf_file::gguf;
 
 const FORMATS: [(BlockFormat, GgmlDType); 10] = [
     (BlockFormat::Q4_0, GgmlDType::Q4_0),

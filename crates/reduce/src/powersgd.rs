@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use collective::ProcessGroup;
 use tch::{Kind, Tensor};
+
+use collective::ProcessGroup;
 
 use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;

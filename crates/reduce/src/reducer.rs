@@ -1,8 +1,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use collective::ProcessGroup;
 use tch::Tensor;
+
+use collective::ProcessGroup;
 
 use crate::bucket_reducer::{BucketMethod, BucketReducer};
 use crate::config::Config;

@@ -4,8 +4,9 @@
 //! mean of `G V` over the ranks, times `Vᵀ`, is the mean of the gradients: nothing is lost but rounding, and nothing need be remembered. What is
 //! not in that space (a rank that kept an input as it was) is projected on it.
 
-use collective::ProcessGroup;
 use tch::{Kind, Tensor};
+
+use collective::ProcessGroup;
 
 use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;

@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use autograd::{Ready, SideStream};
 use collective::ProcessGroup;
-use tch::Device;
 
 use crate::bucket_reducer::BucketReducer;
 use crate::error::{Error, Result};

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use super::{Basis, Coded, Coding};
 use crate::Error;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 /// Rows that a basis remembers of each of the sites that share it, in widths: below so many it is the plain mean over all rows seen, and from
 /// there on it forgets old rows as new ones come.

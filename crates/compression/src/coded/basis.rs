@@ -1,3 +1,9 @@
+use std::sync::{Mutex, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+
+use kernels::components::TRELLIS_LOST;
+
 use super::unit_rows::UnitRows;
 use super::water_filling::{Until, normal_losses, widths};
 use crate::Error;
@@ -5,9 +11,6 @@ use crate::measure::{check_finite, check_matrix};
 use crate::orthonormalize::orthonormalize;
 use crate::projection::{gram, leading_eigenvectors};
 use crate::rounded::owned;
-use kernels::components::TRELLIS_LOST;
-use std::sync::{Mutex, PoisonError};
-use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "basis";
 

@@ -1,3 +1,10 @@
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
+
 use super::basis::Basis;
 use super::outliers::{Exact, worth_keeping};
 use super::unit_rows::Normed;
@@ -5,10 +12,6 @@ use super::water_filling::{Until, widths};
 use super::{Coding, Rate, Rounding};
 use crate::Error;
 use crate::rounded::owned;
-use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
-use rayon::prelude::*;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 const OPERATION: &str = "coded";
 

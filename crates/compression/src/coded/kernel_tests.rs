@@ -6,9 +6,10 @@ mod test_matrices;
 
 use std::sync::Arc;
 
-use kernels::components::Kernels;
 use proptest::prelude::*;
 use tch::{Cuda, Device, Kind};
+
+use kernels::components::Kernels;
 
 use super::{Basis, Coded, Coding, Rate, Rounding};
 use crate::per_token_error;

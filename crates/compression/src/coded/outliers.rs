@@ -1,8 +1,9 @@
 //! Rows that the code serves so badly that it is better to keep them as they are, from the same bytes.
 
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::rounded::owned;
-use tch::{Kind, Tensor};
 
 /// Rows kept in bf16.
 #[derive(Debug)]

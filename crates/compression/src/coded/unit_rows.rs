@@ -1,6 +1,7 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::measure::{check_finite, check_matrix};
-use tch::{Kind, Tensor};
 
 /// A matrix taken apart: rows of unit norm, and what their norms were.
 #[derive(Debug)]

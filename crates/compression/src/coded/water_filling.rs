@@ -1,9 +1,11 @@
 //! Bits where they save most: reverse water-filling (Cover and Thomas, "Elements of Information Theory", 10.3.3), in whole bits and in theory.
 
-use kernels::components::{Losses, TRELLIS_LOST, WIDTHS};
-use ordered_float::OrderedFloat;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use ordered_float::OrderedFloat;
+
+use kernels::components::{Losses, TRELLIS_LOST, WIDTHS};
 
 /// When bits are no longer given.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,10 +1,12 @@
 //! A site's memory as tensors, to be written down and taken up again.
 
-use crate::coded::{AdaptiveBasis, Basis};
-use crate::{Error, SiteState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
 use tch::{Device, Tensor};
+
+use crate::coded::{AdaptiveBasis, Basis};
+use crate::{Error, SiteState};
 
 const OPERATION: &str = "memory";
 /// [`SiteState::basis`].

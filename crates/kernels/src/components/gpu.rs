@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, PoisonError};
 
-use cuda::{Gpu, Module};
 use tch::{Cuda, Device, Tensor};
+
+use cuda::{Gpu, Module};
 
 use super::quantizer::{Quantizer, SCALARS, TRELLISES};
 use crate::Error;

@@ -1,10 +1,13 @@
 //! What the sites remember, as tensors: to be written down and taken up again.
 
+use std::collections::BTreeMap;
+
+use tch::{Device, Tensor};
+
+use compression::SiteState;
+
 use super::{ActivationStore, lock};
 use crate::{Error, Site, SiteId};
-use compression::SiteState;
-use std::collections::BTreeMap;
-use tch::{Device, Tensor};
 
 /// Stands for a layer or a site that is absent.
 const NONE: &str = "-";

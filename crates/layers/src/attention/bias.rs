@@ -1,6 +1,7 @@
+use tch::{Kind, TchError, Tensor};
+
 use super::query_chunk::QueryChunk;
 use crate::{Error, Mask};
-use tch::{Kind, TchError, Tensor};
 
 /// What is added to scores by where query and key stand, from a weight that is trained.
 #[derive(Debug)]

@@ -1,13 +1,15 @@
 //! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
 
+use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function};
+
 use super::bias::Rule;
 use super::kv_groups::{repeat_kv, sum_kv_groups};
 use super::query_chunk::QueryChunk;
 use super::saved_context::SavedContext;
 use super::scores::Scores;
 use crate::{Error, Mask, Site, dropout, wide};
-use autograd::{Backward, BoxError, Forward, Function};
-use tch::{Kind, Tensor};
 
 pub(super) struct EagerAttention {
     pub mask: Mask,

@@ -1,13 +1,16 @@
 //! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
 #![allow(unsafe_code)]
 
-use super::kv_groups::repeat_kv;
-use crate::Mask;
-use cuda::Gpu;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
+
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
+
+use cuda::Gpu;
+
+use super::kv_groups::repeat_kv;
+use crate::Mask;
 
 /// One of libtorch's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

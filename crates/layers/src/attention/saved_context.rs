@@ -1,7 +1,8 @@
 use std::sync::{Arc, Mutex};
 
-use autograd::BoxError;
 use tch::Tensor;
+
+use autograd::BoxError;
 
 use crate::{SavePolicy, SavedActivation, Scope, Site};
 

@@ -1,9 +1,12 @@
-use super::{Projection, dora};
-use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
-use autograd::{Backward, BoxError, Forward};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
 use tch::{TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward};
+
+use super::{Projection, dora};
+use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
 
 /// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
 pub(crate) struct LinearOp {

@@ -1,7 +1,8 @@
 //! NF4, the four-bit numbers of QLoRA (arXiv 2305.14314), as bitsandbytes computes and stores them (`quantize_4bit` with `quant_type="nf4"`).
 
-use autograd::Parameter;
 use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
 
 /// A weight `[out, in]` in NF4: a code of four bits for each number, and for each 64 their largest magnitude, in f32 or in eight bits.
 #[derive(Debug)]

@@ -1,3 +1,8 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
+
 use super::attention_context::{AttentionContext, KvCache};
 use super::latent::Latent;
 use super::relative::Relative;
@@ -8,9 +13,6 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use autograd::Parameter;
-use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
-use tch::Tensor;
 
 /// The attention of a layer: queries, keys and values, and the map behind them.
 #[derive(Debug)]

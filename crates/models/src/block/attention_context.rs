@@ -1,6 +1,8 @@
-use crate::config::LayerRope;
-use layers::{Error, Mask, RotaryTable};
 use tch::{TchError, Tensor};
+
+use layers::{Error, Mask, RotaryTable};
+
+use crate::config::LayerRope;
 
 /// What all blocks of one forward share.
 #[derive(Debug)]

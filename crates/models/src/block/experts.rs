@@ -1,3 +1,7 @@
+use tch::Tensor;
+
+use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
+
 use super::mlp::{self, Mlp, MlpSites};
 use crate::activations::BlockActivations;
 use crate::config::names::{ExpertNames, MlpNames};
@@ -6,8 +10,6 @@ use crate::linear::Shape;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
-use tch::Tensor;
 
 /// A mixture of experts in the place of an MLP: a router gives each token to some of them, and perhaps one sees all tokens.
 #[derive(Debug)]

@@ -1,3 +1,7 @@
+use tch::Tensor;
+
+use layers::{Error, RotaryTable, SavedInput, Scope, Site, project, rotary, split};
+
 use crate::activations::BlockActivations;
 use crate::config::names::LatentNames;
 use crate::config::{LatentConfig, ModelConfig};
@@ -5,8 +9,6 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Error, RotaryTable, SavedInput, Scope, Site, project, rotary, split};
-use tch::Tensor;
 
 /// Queries, keys and values by way of narrow latent forms (`DeepseekV3Attention` of transformers).
 #[derive(Debug)]

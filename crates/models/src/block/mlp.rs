@@ -1,11 +1,13 @@
+use tch::Tensor;
+
+use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
+
 use crate::activations::BlockActivations;
 use crate::config::MlpShape;
 use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
-use tch::Tensor;
 
 /// An MLP, with a gate or without.
 #[derive(Debug)]

@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::Bias;
+
 use crate::Result;
 use crate::config::RelativePositions;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::Bias;
-use tch::Tensor;
 
 /// Positions that attention sees by what they add to its scores.
 #[derive(Debug)]

@@ -4,20 +4,23 @@ mod header;
 mod metadata;
 mod names;
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
+use candle_core::quantized::{GgmlDType, ggml_file};
+use tch::{Device, Kind, Tensor};
+
+use layers::BlockFormat;
+
 use super::text::Text;
 use super::tokenizer::TokenizerSource;
 use super::{Checkpoint, ROPE_DIVISORS, Weights};
 use crate::config::{self, gguf::TensorFacts};
 use crate::stretch::{self, Stretch};
 use crate::{Architecture, Error, Result};
-use candle_core::quantized::gguf_file::{Content, TensorInfo};
-use candle_core::quantized::{GgmlDType, ggml_file};
-use layers::BlockFormat;
 use names::Rotary;
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = crate::file::open(path)?;

@@ -1,5 +1,11 @@
 //! Hugging Face directories.
 
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
 use super::templates::ChatTemplates;
 use super::text::Text;
 use super::tokenizer::TokenizerSource;
@@ -7,10 +13,6 @@ use super::{Checkpoint, Weights};
 use crate::config::hugging_face;
 use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};
-use serde_json::{Map, Value};
-use std::collections::HashMap;
-use std::path::{Component, Path};
-use tch::{Device, Kind, Tensor};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

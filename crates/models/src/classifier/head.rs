@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use layers::{Activation, SavePolicy, Scope, Site, activate, dropout, project};
+
 use crate::config::{ClassifierConfig, EncoderConfig};
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, SavePolicy, Scope, Site, activate, dropout, project};
-use tch::Tensor;
 
 /// What makes logits of one vector for each row: dropout, perhaps a map and `tanh` (`BertPooler`, `RobertaClassificationHead`), dropout, the map to
 /// classes.

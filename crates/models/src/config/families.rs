@@ -17,9 +17,8 @@ mod smollm;
 
 pub(super) use family::{activation, multiplier, positive, switch};
 
-use family::Family;
-
 use super::encoder;
+use family::Family;
 
 /// All families.
 pub(super) const FAMILIES: &[&Family] = &[

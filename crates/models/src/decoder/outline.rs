@@ -1,8 +1,9 @@
 //! What a decoder consists of, known from its configuration alone.
 
+use std::collections::HashMap;
+
 use super::Decoder;
 use crate::{Linear, Model, ModelConfig, Result};
-use std::collections::HashMap;
 
 /// A linear layer without its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]

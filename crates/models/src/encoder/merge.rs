@@ -1,3 +1,10 @@
+use std::sync::Arc;
+
+use tch::{TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Scope, Site, project, recompute};
+
 use crate::activations::{BlockActivations, Recompute};
 use crate::block::trained;
 use crate::config::{LAYER_NORM, MergeNames};
@@ -5,10 +12,6 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use autograd::Parameter;
-use layers::{Scope, Site, project, recompute};
-use std::sync::Arc;
-use tch::{TchError, Tensor};
 
 /// Makes one token of each two by two neighbours (`SwinPatchMerging` of transformers).
 #[derive(Debug)]

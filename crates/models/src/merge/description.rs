@@ -1,8 +1,9 @@
 //! The `config.json` of a merged model.
 
-use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
 use serde_json::{Map, Value, json};
 use tch::Kind;
+
+use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
 
 /// That of the base, or for a GGUF file one that says the same; with `kind` as the dtype, and no longer tied if that has changed.
 pub(super) fn of(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> Result<Value> {

@@ -1,9 +1,11 @@
 //! GGUF files written here with candle, in the names and the row order of llama.cpp's converter.
 
-use super::*;
+use std::collections::BTreeMap;
+
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use std::collections::BTreeMap;
+
+use super::*;
 
 const HIDDEN: i64 = 256;
 const MLP: i64 = 512;

@@ -1,6 +1,7 @@
+use serde_json::{Map, Value};
+
 use crate::Result;
 use crate::config::fields::Fields;
-use serde_json::{Map, Value};
 
 /// The names of classes, in the order of their numbers (`id2label` and `label2id` of transformers).
 #[derive(Debug, Clone, PartialEq, Eq)]

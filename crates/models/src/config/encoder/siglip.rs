@@ -1,3 +1,5 @@
+use serde_json::{Map, Value};
+
 use super::description::{
     ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, RelativePositions,
 };
@@ -8,7 +10,6 @@ use super::labels::{Labels, Problem};
 use super::names::EncoderNames;
 use crate::Result;
 use crate::config::fields::Fields;
-use serde_json::{Map, Value};
 
 /// `SiglipForImageClassification` (arXiv 2303.15343), whose file has the vision part in a table of its own, and `SiglipVisionModel`, which is it.
 pub(super) const SIGLIP: EncoderFamily = EncoderFamily {

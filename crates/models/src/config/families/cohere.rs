@@ -1,5 +1,7 @@
 //! Command R and its successors.
 
+use layers::Pairs;
+
 use super::family::{Defaults, Family, attention_bias, local_layers, multiplier, pattern, rotary_where, switch, window};
 use super::llama::DEFAULTS;
 use crate::Result;
@@ -7,7 +9,6 @@ use crate::config::fields::Fields;
 use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::{HeadNorm, ModelConfig, NormKind};
-use layers::Pairs;
 
 const KEYS: Keys = Keys { norm_eps: "layer_norm_eps", ..HUGGING_FACE };
 

@@ -1,5 +1,7 @@
 //! DeepSeek-V3: latent attention, and experts in groups.
 
+use layers::{Groups, Pairs, Routing, Scoring};
+
 use super::family::{Defaults, Family, HeadDim, multiplier, positive, scale, switch};
 use super::llama::DEFAULTS;
 use crate::Result;
@@ -7,7 +9,6 @@ use crate::config::fields::Fields;
 use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, LatentNames, QueryNames, TensorNames};
 use crate::config::{ExpertsConfig, LatentConfig, ModelConfig, RopeScaling};
-use layers::{Groups, Pairs, Routing, Scoring};
 
 pub(super) const DEEPSEEK_V3: Family = Family {
     model_type: "deepseek_v3",

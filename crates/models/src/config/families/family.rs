@@ -1,5 +1,7 @@
 //! What the configurations of all families say in the same way.
 
+use layers::Activation;
+
 use crate::config::fields::Fields;
 use crate::config::keys::Keys;
 use crate::config::model::shared_head_dim;
@@ -7,7 +9,6 @@ use crate::config::names::TensorNames;
 use crate::config::rope_table::{self, RopeDefaults};
 use crate::config::{EmbeddingScale, LayerConfig, LayerRope, ModelConfig};
 use crate::{Error, Result};
-use layers::Activation;
 
 /// A family of models.
 pub(in crate::config) struct Family {

@@ -1,5 +1,7 @@
 //! Gemma 1 to 3.
 
+use layers::RmsWeight;
+
 use super::family::{Defaults, Family, HeadDim, attention_bias, limit, local_layers, multiplier, pattern, root_of_width, scale, window};
 use super::llama::DEFAULTS;
 use crate::Result;
@@ -8,7 +10,6 @@ use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::rope_table::{self, RopeDefaults};
 use crate::config::{HeadNorm, LayerRope, ModelConfig, NormKind};
-use layers::RmsWeight;
 
 const GEMMA_DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,

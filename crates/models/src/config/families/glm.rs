@@ -1,10 +1,11 @@
 //! GLM 4.
 
+use layers::Pairs;
+
 use super::family::{Defaults, Family, HeadDim, switch};
 use super::llama::DEFAULTS;
 use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, MlpNames, NormNames, TensorNames};
-use layers::Pairs;
 
 pub(super) const GLM4: Family = Family {
     model_type: "glm4",

@@ -1,12 +1,13 @@
 //! Llama, and what differs from it by a few numbers.
 
+use layers::{Routing, Scoring};
+
 use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, multiplier, positive, scale, switch, window};
 use crate::Result;
 use crate::config::fields::Fields;
 use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, TensorNames};
 use crate::config::{EmbeddingScale, ExpertsConfig, ModelConfig};
-use layers::{Routing, Scoring};
 
 /// `LlamaConfig`, and what most classes repeat.
 pub(super) const DEFAULTS: Defaults = Defaults {

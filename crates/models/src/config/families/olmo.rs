@@ -1,11 +1,12 @@
 //! OLMo 1 and 2.
 
+use layers::RmsWeight;
+
 use super::family::{Defaults, Family, attention_bias, limit};
 use super::llama::DEFAULTS;
 use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::{HeadNorm, NormKind};
-use layers::RmsWeight;
 
 const OLMO_DEFAULTS: Defaults = Defaults { vocab_size: 50304, bos: None, eos: &[50279], pad: Some(1), ..DEFAULTS };
 

@@ -1,5 +1,7 @@
 //! Qwen 2 and 3.
 
+use layers::{Routing, Scoring};
+
 use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, local_layers, positive, switch, window};
 use super::llama::DEFAULTS;
 use crate::Result;
@@ -7,7 +9,6 @@ use crate::config::fields::Fields;
 use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, TensorNames};
 use crate::config::{ExpertsConfig, HeadNorm, ModelConfig};
-use layers::{Routing, Scoring};
 
 const QWEN: Defaults = Defaults {
     intermediate_size: Some(22016),
