@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 use crate::Error;
 use crate::ffi::{self, check, device_index, pointers};
 
-/// A stream of a GPU beside the one on which forward and backward run. The host never waits for either: events put the work in order.
+/// A second stream of a GPU, apart from the one on which forward and backward run. The host never waits for either: events put the work in order.
 #[derive(Debug)]
 pub struct SideStream {
     device: i64,
@@ -30,7 +30,7 @@ impl SideStream {
         Ok(Some(Self { device, stream }))
     }
 
-    /// Runs `work` with this stream as the current one: behind all that was queued so far, beside all that is queued from here on. The memory of
+    /// Runs `work` with this stream as the current one: after all that was queued so far, in parallel with all that is queued from here on. The memory of
     /// `reads` may be freed meanwhile; it is used again only when the work is done.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ unsafe impl Send for Ready {}
 unsafe impl Sync for Ready {}
 
 impl Ready {
-    /// Lets the current stream wait for the work before it goes on, and not the host. `reads` are the tensors that the work made and that are
+    /// Lets the current stream wait for the work before it continues, and not the host. `reads` are the tensors that the work made and that are
     /// read here: their memory is used again only after that.
     ///
     /// # Errors

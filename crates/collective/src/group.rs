@@ -66,7 +66,7 @@ pub trait ProcessGroup: Send + Sync {
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// Another group of the same ranks. Calls on the two know nothing of each other, so that one thread may use this group while another uses
-    /// the other: that is how gradients travel beside the backward pass. All ranks call it; what the other sends counts here too.
+    /// the other: that is how gradients travel during the backward pass. All ranks call it; what the other sends counts here too.
     ///
     /// # Errors
     /// Where the network library does not allow two threads in it at once.

@@ -12,7 +12,7 @@ const OPERATION: &str = "decompose";
 
 /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32, or in f64 for f64).
 ///
-/// The same seed and memory give the same code; no global generator is used, and no graph is recorded. `state` is the site's own, read and
+/// The same seed and state give the same code; no global generator is used, and no graph is recorded. `state` is the site's own, read and
 /// written by the methods that need it.
 ///
 /// The host never waits for a GPU here: a NaN in a matrix on one makes a code of NaN, which [`is_finite`](crate::is_finite) of the matrix tells
@@ -37,7 +37,7 @@ pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, state: &mut Site
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
     }
     let shares = options.method == Method::Shared;
-    let rank = options.rank.of(if shares { columns } else { rows }, columns)?;
+    let rank = options.rank.resolve(if shares { columns } else { rows }, columns)?;
     let warm = if options.method.is_warm() { state.load(&a)? } else { None };
 
     // Squares of such elements would leave the range of f32.
@@ -75,7 +75,7 @@ fn coded(a: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Res
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    if rotate { state.code(a, &coding, drift, options.factors, seed) } else { Coded::of_columns(a, &coding, seed) }
+    if rotate { state.code(a, &coding, drift, options.factors, seed) } else { Coded::by_columns(a, &coding, seed) }
 }
 
 /// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.

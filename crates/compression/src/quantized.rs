@@ -21,7 +21,7 @@ pub struct Quantized {
 const OPERATION: &str = "quantized";
 
 impl Quantized {
-    /// Quantises `matrix` `[rows, columns]`, which must be finite.
+    /// Quantizes `matrix` `[rows, columns]`, which must be finite.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Kind`]; [`Error::Setting`] if `bits` is neither 4 nor 8, or `group` not positive.

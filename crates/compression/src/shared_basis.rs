@@ -20,7 +20,7 @@ pub(crate) struct SharedBasis {
 
 impl SharedBasis {
     /// The row space of one matrix, every token having the same say, for want of a better one.
-    pub fn of(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
+    pub fn from_matrix(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
         let (rows, columns) = inputs.a.size2()?;
         let known = rank.min(rows);
         let sketch = row_space(inputs, known, TestMatrix::Norm, true)?.right.f_tr()?;

@@ -92,12 +92,12 @@ impl Components {
     /// [`Error::Kernel`]; those of libtorch.
     pub fn spreads(&self, absent: usize) -> Result<Vec<Spread>, Error> {
         match self {
-            Self::Host(y, rows) => Ok(y.par_chunks(*rows).map(|values| Spread::of(values, absent)).collect()),
+            Self::Host(y, rows) => Ok(y.par_chunks(*rows).map(|values| Spread::from_values(values, absent)).collect()),
             Self::Gpu(y, kernels) => kernels.spreads(y, absent),
         }
     }
 
-    /// Quantises and packs: codes in uint8, where the components are.
+    /// Quantizes and packs: codes in uint8, where the components are.
     ///
     /// # Errors
     /// [`Error::Kernel`]; those of libtorch.

@@ -24,11 +24,11 @@ use crate::{Error, Mask, SavePolicy, SavedActivation, Scope};
 /// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · e]`. It runs on libtorch's fused kernels
 /// unless scores are capped or weights dropped, which these cannot do.
 ///
-/// Kept are q, k, v (before the groups are spread out) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
+/// Saved are q, k, v (before `repeat_kv`) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
 /// `policy` says, at [`Site::AttnOut`]. The output's `SavedActivation` is returned, for the linear map that reads it next.
 ///
 /// # Errors
-/// [`Error::Shape`] if the tensors do not fit together; those of keeping and of libtorch.
+/// [`Error::Shape`] if the tensors do not fit together; those of saving and of libtorch.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -83,7 +83,7 @@ pub fn biased_attention(
         None => (bias, mask),
     };
     let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0 && bias.is_none();
-    let kernel = if plain { Kernel::of(q, k, v, mask) } else { None };
+    let kernel = if plain { Kernel::choose(q, k, v, mask) } else { None };
     let output = SavedOutput::default();
     let saved = SavedContext { policy: *policy, scope: scope.clone(), output: output.clone(), tensors: None };
     let mask = mask.shallow_clone();

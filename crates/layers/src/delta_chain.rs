@@ -88,7 +88,7 @@ impl DeltaChain {
         Ok(entry)
     }
 
-    /// The forward has passed the last block: only the codes are kept.
+    /// The forward has passed the last block: only the codes are held.
     pub(crate) fn end(&self) {
         self.state().sum = None;
     }

@@ -1,4 +1,4 @@
-//! The same operations, plain: written for reading, with libtorch's own differentiable operations, keeping whatever those keep.
+//! The same operations, plain: written for reading, with libtorch's own differentiable operations, saving whatever those save.
 
 use tch::{Kind, Tensor};
 

@@ -60,7 +60,7 @@ impl RotaryTable {
 }
 
 /// Rotates each head's pairs of `x` `[batch, tokens, heads, d]` by its token's angles: as many columns as the table has angles for, the others
-/// being left as they are. Nothing is kept: the backward is the rotation back.
+/// being left as they are. Nothing is saved: the backward is the rotation back.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` is not of that shape or narrower than the table.

@@ -93,10 +93,7 @@ fn they_come_back_once_and_from_the_last_to_the_first() {
     assert!(refused(&differences[0]), "not before the one behind it");
     drop(differences[1].restore().unwrap());
     let message = differences[1].restore().unwrap_err().to_string();
-    assert!(
-        message.starts_with("layer 1, layer: inputs kept as differences come back once, from the last block to the first"),
-        "{message}"
-    );
+    assert!(message.starts_with("layer 1, layer: inputs saved as deltas are restored once, from the last block to the first"), "{message}");
     drop(differences[0].restore().unwrap());
 
     let scope = Scope::training(3, sites);

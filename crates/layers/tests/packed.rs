@@ -1,4 +1,4 @@
-//! Weights in few bits: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
+//! Weights quantized: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
 //! weight, bit for bit.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -216,7 +216,7 @@ fn a_weight_of_many_pieces_is_expanded_as_its_rows_are() {
             assert_eq!(*own, 200);
             same(&whole.narrow(0, 1690, 10), &last.expand().unwrap(), "last rows");
         } else {
-            // What was quantised is near what it came from, to the end.
+            // What was quantized is near what it came from, to the end.
             let off = (whole - drawing::normal(&[1700, 320], 2)).abs().amax([1].as_slice(), false).max().double_value(&[]);
             assert!(off < 1.0, "{off}");
         }

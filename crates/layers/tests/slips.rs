@@ -102,7 +102,7 @@ fn stale_factors_after_an_edit_in_place() {
             // What is kept as it is has changed under us: an error, and not the gradient of another tensor.
             SavePolicy::Exact => {
                 let error = gradient.unwrap_err().to_string();
-                assert!(error.contains("layer 3, mlp_in: the kept tensor was edited in place before backward read it"), "{error}");
+                assert!(error.contains("layer 3, mlp_in: the saved tensor was edited in place before backward read it"), "{error}");
             }
             // A code is of the tensor as it was when it was read, and so is the gradient.
             SavePolicy::Code(_) | SavePolicy::Delta(_) => {

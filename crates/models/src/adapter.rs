@@ -27,7 +27,7 @@ const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// The two factors that are trained beside one linear layer.
+/// The two factors that are trained in addition to one linear layer.
 #[derive(Debug)]
 pub struct LoraWeights {
     /// The layer's path in the base model: `model.layers.0.self_attn.q_proj`.

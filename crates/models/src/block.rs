@@ -105,7 +105,7 @@ impl Block {
         })
     }
 
-    /// The linear layers that adapters may be put beside.
+    /// The linear layers that adapters may target.
     pub fn linears(&self) -> Vec<&Linear> {
         let mut linears = self.attention.linears();
         linears.extend(match &self.mlp {
@@ -135,7 +135,7 @@ impl Block {
         ([into_attention, into_mlp], [out_of_attention, out_of_mlp])
     }
 
-    /// Whether there is a norm before attention, behind it, before the MLP, and behind that.
+    /// Whether there is a norm before attention, after it, before the MLP, and after that.
     pub fn norms(&self) -> [bool; 4] {
         [&self.pre_attention_norm, &self.post_attention_norm, &self.pre_mlp_norm, &self.post_mlp_norm].map(Option::is_some)
     }

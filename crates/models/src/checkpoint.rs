@@ -38,7 +38,7 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 trait Weights: std::fmt::Debug + Send + Sync {
     fn names(&self) -> Vec<&str>;
     fn shape(&self, name: &str) -> Option<&[i64]>;
-    /// The kind of number that `name` is stored in; none where it is quantised.
+    /// The kind of number that `name` is stored in; none where it is quantized.
     fn kind(&self, name: &str) -> Option<Kind>;
     /// Fails unless `name` is stored in a format that holds real numbers.
     fn check_format(&self, name: &str) -> Result<()>;
@@ -98,7 +98,7 @@ impl Checkpoint {
         self.weights.shape(name)
     }
 
-    /// The kind of number that `name` is stored in; none where it is quantised, or not there.
+    /// The kind of number that `name` is stored in; none where it is quantized, or not there.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         self.weights.kind(name)
     }
@@ -124,8 +124,8 @@ impl Checkpoint {
         }
     }
 
-    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantised if need be.
-    /// Beside the result only a few MiB are held at a time.
+    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantized if need be.
+    /// In addition to the result, only a few MiB are held at a time.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on `device`).

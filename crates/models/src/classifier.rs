@@ -94,14 +94,14 @@ impl Classifier {
         Ok(if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 
-    /// The losses of `logits` at `labels`, by what the configuration says is learnt, or else by the labels themselves, as transformers does: see
+    /// The losses of `logits` at `labels`, by what the configuration says is learned, or else by the labels themselves, as transformers does: see
     /// [`Losses::new`].
     ///
     /// # Errors
     /// Those of [`Losses::new`].
     pub fn losses(&self, logits: &Tensor, labels: &Tensor, class_weights: Option<&Tensor>) -> layers::Result<Losses> {
         let are_integers = !matches!(labels.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
-        let problem = self.config().problem.unwrap_or_else(|| Problem::of(self.labels().len(), are_integers));
+        let problem = self.config().problem.unwrap_or_else(|| Problem::infer(self.labels().len(), are_integers));
         Losses::new(problem, logits, labels, class_weights)
     }
 }

@@ -190,7 +190,7 @@ impl Decoder {
         self.lm_head.logits(hidden)
     }
 
-    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: as many as take 64 MiB).
+    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: those that fit in 64 MiB).
     ///
     /// # Errors
     /// Those of the operations.

@@ -10,7 +10,7 @@ use crate::tensors::Tensors;
 use crate::{AdapterConfig, Checkpoint, LoraWeights, Result, Weight};
 use init::Factors;
 
-/// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
+/// A linear layer of a model: its weight, and the LoRA pair trained in addition, if there is one.
 #[derive(Debug)]
 pub struct Linear {
     path: String,
@@ -89,7 +89,7 @@ impl Linear {
         })
     }
 
-    /// Puts a pair beside the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
+    /// Adds a pair to the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
     /// f64 model), whatever the weight is. PiSSA takes from the weight what its pair begins with.
     pub(crate) fn add_lora(
         &mut self,

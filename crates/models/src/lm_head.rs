@@ -67,7 +67,7 @@ impl LmHead {
 
     /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
     pub fn logits(&self, hidden: &Tensor) -> layers::Result<Tensor> {
-        // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
+        // Runs on a chunk of tokens at a time, inside the loss, and saves nothing beyond it: nothing is counted.
         let scope = Scope::evaluation();
         let normed = self.norm.forward(hidden, &SavePolicy::Exact, &scope)?;
         let bias = self.bias.as_ref().map(Parameter::tensor);

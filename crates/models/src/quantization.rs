@@ -1,4 +1,4 @@
-//! Which frozen weights of a model are held in few bits, and in which.
+//! Which frozen weights of a model are held quantized, and in which.
 
 use layers::{BlockFormat, Nf4};
 
@@ -10,7 +10,7 @@ pub enum Quantization {
     /// In the model's dtype.
     #[default]
     None,
-    /// The linear layers of the blocks in NF4 with double quantisation, as bitsandbytes does for QLoRA (arXiv 2305.14314). What is not whole blocks of
+    /// The linear layers of the blocks in NF4 with double quantization, as bitsandbytes does for QLoRA (arXiv 2305.14314). What is not whole blocks of
     /// 64 numbers stays in the model's dtype, and so do embedding and head.
     Nf4,
     /// Linear layers, embedding and head in the blocks of a GGUF file, where that has them in blocks.

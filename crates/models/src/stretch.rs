@@ -1,7 +1,7 @@
 //! A tensor filled from a stretch of a file, a few MiB at a time.
 //!
 //! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an error and not a
-//! SIGBUS, any number of threads may read at once, and no more than one piece exists beside the tensor itself.
+//! SIGBUS, any number of threads may read at once, and no more than one piece exists in addition to the tensor itself.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

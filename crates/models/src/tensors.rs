@@ -91,7 +91,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// A tensor that is never trained and kept precise, in f32 or better.
+    /// A tensor that is never trained, in high precision, in f32 or better.
     pub fn constant(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let kind = match self {
             Self::Read { kind: Kind::Double, .. } => Kind::Double,

@@ -60,7 +60,7 @@ impl Weight {
         }
     }
 
-    /// What is held in few bits, if it is.
+    /// What is held quantized, if it is.
     pub fn quantized(&self) -> Option<&QuantizedWeight> {
         match self {
             Self::Dense(_) => None,

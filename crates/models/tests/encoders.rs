@@ -201,7 +201,7 @@ fn every_site_of_every_family_may_be_compressed() {
     }
 }
 
-/// The bytes that embeddings, the norm behind the last layer and the head keep with all weights trained.
+/// The bytes that embeddings, the norm after the last layer and the head keep with all weights trained.
 fn beside_layers(config: &EncoderConfig) -> u64 {
     let (first, last) = (tokens(config)[0], tokens(config)[config.stages.len() - 1]);
     let width = config.stages[0].width;

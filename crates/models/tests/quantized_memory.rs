@@ -1,4 +1,4 @@
-//! What models hold whose weights are in few bits, to the byte.
+//! What models hold whose weights are quantized, to the byte.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod gguf_file;

@@ -1,4 +1,4 @@
-//! The threads that reduce buckets while backward goes on. Each has a process group to itself, so that one's sums travel while another waits for
+//! The threads that reduce buckets while backward continues. Each has a process group to itself, so that one's sums travel while another waits for
 //! a result, compresses, or adds up.
 
 use std::sync::Arc;

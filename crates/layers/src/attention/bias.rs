@@ -31,7 +31,7 @@ impl Bias<'_> {
         }
     }
 
-    /// What an operation holds of it beside the weight.
+    /// What an operation holds of it in addition to the weight.
     pub(super) fn rule(&self) -> Rule {
         match self {
             Self::Table { rows, .. } => Rule::Table { rows: rows.shallow_clone() },

@@ -9,7 +9,7 @@ use crate::{SavePolicy, SavedActivation, Scope, Site};
 /// Takes the output's `SavedActivation` out to the caller.
 pub(super) type SavedOutput = Arc<Mutex<Option<SavedActivation>>>;
 
-/// What either way of computing attention keeps.
+/// What either way of computing attention saves for backward.
 pub(super) struct SavedContext {
     pub policy: SavePolicy,
     pub scope: Scope,

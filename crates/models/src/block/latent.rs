@@ -103,7 +103,7 @@ impl Latent {
         let expand = |y: &Tensor, map: &Linear, site: Site| {
             Ok::<_, Error>(project(y, &[map.projection()], activations.attn_in, &scope.site(site))?.remove(0))
         };
-        // One kept input serves both maps that read it.
+        // One saved input serves both maps that read it.
         let first = match &self.query {
             Query::Direct(map) => map,
             Query::Latent { down, .. } => down,

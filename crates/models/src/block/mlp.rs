@@ -27,7 +27,7 @@ enum Inner {
     Plain(Linear),
 }
 
-/// Where an MLP keeps what.
+/// The sites at which an MLP saves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MlpSites {
     pub gate: Site,
@@ -41,7 +41,7 @@ pub(crate) struct MlpSites {
 pub(crate) const OWN: MlpSites = MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
 
 impl Mlp {
-    /// The MLP whose tensors are called `names` behind `prefix`.
+    /// The MLP whose tensors are called `names` after `prefix`.
     pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: MlpSites) -> Result<Self> {
         let MlpShape { hidden, width, bias, fan_in_fan_out, activation } = shape;
         let linear = |name: &str, outputs: i64, inputs: i64| {
@@ -80,7 +80,7 @@ impl Mlp {
         linears
     }
 
-    /// `x` `[.., hidden]` to the same; `source` keeps it.
+    /// `x` `[.., hidden]` to the same; `input` says how it is saved.
     pub fn forward(
         &self,
         x: &Tensor,

@@ -23,7 +23,7 @@ enum Rule {
     },
 }
 
-/// A tensor beside the parameters, which several threads may read.
+/// A tensor that is not a parameter, which several threads may read.
 type Constant = Parameter;
 
 impl Relative {

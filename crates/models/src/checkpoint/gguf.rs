@@ -95,7 +95,7 @@ impl Blocks {
     /// Rows that rotary embeddings turn must come in pairs per head, or they cannot be put in order.
     fn check_rotary_rows(&self) -> Result<()> {
         for (name, block) in &self.tensors {
-            let Some(heads) = self.heads.of(name) else { continue };
+            let Some(heads) = self.heads.heads(name) else { continue };
             let rows = block.shape.first().copied().unwrap_or(0);
             if rows == 0 || rows % (2 * heads) != 0 {
                 let why = format!("{name} has {rows} rows, which do not make pairs in {heads} heads");
@@ -219,7 +219,7 @@ fn format(dtype: GgmlDType) -> Option<BlockFormat> {
 impl Blocks {
     /// The rows of `stored`, numbers or the bytes of their blocks, in the order of Hugging Face.
     fn in_order(&self, name: &str, stored: Tensor) -> Result<Tensor> {
-        match self.heads.of(name) {
+        match self.heads.heads(name) {
             None => Ok(stored),
             Some(heads) => names::half_split(&stored, heads).map_err(Error::torch(name, &self.path)),
         }

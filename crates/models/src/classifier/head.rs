@@ -38,7 +38,7 @@ impl Head {
         self.dense.iter_mut().chain(&mut self.out)
     }
 
-    /// `[batch, width]` to `[batch, classes]`. What it keeps is one row for each of the batch, as it is.
+    /// `[batch, width]` to `[batch, classes]`. What it saves is one row for each of the batch, exactly.
     pub fn forward(&self, x: &Tensor, scope: &Scope) -> layers::Result<Tensor> {
         let (pooled, last) = (scope.site(Site::Pooled), scope.site(Site::HeadOut));
         let map = |linear: &Linear, x: &Tensor, scope: &Scope| Ok(project(x, &[linear.projection()], SavePolicy::Exact, scope)?.remove(0));

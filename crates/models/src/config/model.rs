@@ -49,7 +49,7 @@ pub struct ModelConfig {
     pub layers: Vec<LayerConfig>,
     /// The mixture of experts, in layers that have one.
     pub experts: Option<ExpertsConfig>,
-    /// How a layer's halves are joined to the residual stream.
+    /// How a layer's sublayers are added to the residual stream.
     pub residual: ResidualConfig,
     /// How tokens become hidden states.
     pub embedding: EmbeddingConfig,

@@ -125,7 +125,7 @@ fn sample() -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// The largest difference that storing in `dtype` may cause in a row: half a quantisation step of its block for plain
+/// The largest difference that storing in `dtype` may cause in a row: half a quantization step of its block for plain
 /// formats, a whole one where the scale itself is rounded.
 fn tolerance(dtype: GgmlDType) -> f64 {
     match dtype {

@@ -29,7 +29,7 @@ pub struct EncoderConfig {
     pub classifier: ClassifierConfig,
     /// The classes.
     pub labels: Labels,
-    /// What is learnt of them, if the file says so.
+    /// What is learned of them, if the file says so.
     pub problem: Option<Problem>,
     /// The deviation that the weights of a new classifier are drawn with.
     pub initializer_range: f64,
@@ -95,7 +95,7 @@ pub struct ImageConfig {
     pub class_token: bool,
     /// Whether each place has an embedding.
     pub positions: bool,
-    /// Whether images of other sizes are taken, and padded to whole patches; else the size is as above, and what is no whole patch is cut off.
+    /// Whether images of other sizes are taken, and padded to whole patches; otherwise the size is as above, and what is no whole patch is cut off.
     pub any_size: bool,
 }
 
@@ -132,14 +132,14 @@ impl StageConfig {
 pub struct EncoderLayer {
     /// By how many tokens windows are shifted.
     pub shift: i64,
-    /// The chance that the attending half of a whole sample is dropped, in training.
+    /// The probability with which the attention sublayer of a whole sample is dropped, in training.
     pub drop_path: f64,
 }
 
 /// Where the norms of a layer stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormOrder {
-    /// Before each half.
+    /// Before each sublayer.
     PreNorm,
     /// Behind each sum, on the residual stream itself.
     PostNorm,
@@ -180,7 +180,7 @@ pub enum RelativePositions {
 pub struct EncoderDropout {
     /// Elements of the embeddings.
     pub embedding: f64,
-    /// Elements of the attending half of a layer, and of the other.
+    /// Elements of the attention sublayer's output, and of the MLP's.
     pub sublayers: [f64; 2],
 }
 
@@ -220,7 +220,7 @@ impl EncoderConfig {
         found.unwrap_or_else(|| self.last())
     }
 
-    /// Width of the hidden states behind the last layer.
+    /// Width of the hidden states after the last layer.
     pub fn width(&self) -> i64 {
         self.last().width
     }

@@ -71,7 +71,7 @@ impl Labels {
     }
 }
 
-/// What is learnt of classes (`problem_type` of transformers).
+/// What is learned of classes (`problem_type` of transformers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
     /// Numbers: the squared error.
@@ -97,8 +97,8 @@ impl Problem {
         })
     }
 
-    /// What is learnt where the file does not say, by the number of classes and whether labels are integers.
-    pub fn of(labels: usize, are_integers: bool) -> Self {
+    /// What is learned where the file does not say, by the number of classes and whether labels are integers.
+    pub fn infer(labels: usize, are_integers: bool) -> Self {
         match labels {
             1 => Self::Regression,
             _ if labels > 1 && are_integers => Self::SingleLabel,

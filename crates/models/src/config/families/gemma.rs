@@ -50,7 +50,7 @@ fn any(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     attention_bias(fields, config, false)
 }
 
-/// What the later ones have beside.
+/// What the later ones have in addition.
 fn later(fields: &Fields<'_>, config: &mut ModelConfig, soft_cap: Option<f64>) -> Result<()> {
     any(fields, config)?;
     config.head.soft_cap = limit(fields, "final_logit_softcapping", soft_cap)?;
