@@ -1,9 +1,11 @@
 //! The bridge to C++ (`bridge/bridge.h`), and the little that both sides share.
 
-use crate::Error;
 use std::ffi::{CStr, c_char, c_void};
+
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
+
+use crate::Error;
 
 unsafe extern "C" {
     pub fn loract_attach(

@@ -1,10 +1,12 @@
+use std::ffi::{c_char, c_void};
+use std::sync::Mutex;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
 use crate::ffi::{self, check, pointers};
 use crate::function::guard;
 use crate::{BoxError, Error};
-use std::ffi::{c_char, c_void};
-use std::sync::Mutex;
-use tch::Tensor;
-use torch_sys::C_tensor;
 
 /// Adds the gradients of all leaves below `outputs` to their `.grad`.
 ///

@@ -135,7 +135,7 @@ pub fn local_rank_hint() -> Option<usize> {
     launched_by_mpi()?.local_rank
 }
 
-/// The number of ranks on this host, if the launcher says so: among so many, cores and memory are shared.
+/// The number of ranks on this host, if the launcher says so: cores and memory are shared among them.
 pub fn local_size_hint() -> Option<usize> {
     launched_by_mpi()?.local_size
 }

@@ -1,5 +1,6 @@
-use crate::Error;
 use tch::{Kind, Tensor};
+
+use crate::Error;
 
 /// The per-token error of an approximation: `sqrt(mean over rows with a_i ≠ 0 of ‖a_i − â_i‖² / ‖a_i‖²)`, in f64; 0 for a zero matrix.
 ///

@@ -1,5 +1,6 @@
-use crate::linalg::ready;
 use tch::{Device, Kind, TchError, Tensor};
+
+use crate::linalg::ready;
 
 /// An orthonormal basis of each matrix's column space, by Householder QR.
 ///

@@ -1,11 +1,12 @@
 //! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their products `gᵀ A` are multiples of `Vᵀ`: what a sum
 //! over them needs is the sum of coefficients `gᵀ U`.
 
-use crate::decompose::Inputs;
+use tch::Tensor;
+
+use crate::inputs::Inputs;
 use crate::orthonormalize::orthonormalize;
 use crate::row_space::row_space;
 use crate::{Error, TestMatrix};
-use tch::Tensor;
 
 /// The basis of a site, and what it has seen since that was agreed on.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct SharedBasis {
 
 impl SharedBasis {
     /// The row space of one matrix, every token having the same say, for want of a better one.
-    pub fn of(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
+    pub fn from_matrix(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
         let (rows, columns) = inputs.a.size2()?;
         let known = rank.min(rows);
         let sketch = row_space(inputs, known, TestMatrix::Norm, true)?.right.f_tr()?;

@@ -1,8 +1,9 @@
+use tch::{Kind, Tensor};
+
 use crate::linalg::ready;
 use crate::measure::check_matrix;
 use crate::projection::gram;
 use crate::{Error, check_finite};
-use tch::{Kind, Tensor};
 
 /// How the energy of tokens is spread over directions: the eigenvalues of `NᵀN`, largest first and with the sum 1, where `N` is `matrix`
 /// `[rows, columns]` with each row scaled to unit norm. `min(rows, columns)` numbers, in f64; none for a zero matrix.

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
 
 /// The tokens to be predicted in a batch, found once.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ pub fn chunk_tokens(vocabulary: i64) -> i64 {
 ///
 /// `hidden` `[.., width]` are the states that `tail` turns into logits `[tokens, vocabulary]` in f32 (or f64): final norm, head, and what else
 /// a model has there. Only rows that predict something are given to it. Each chunk's gradient is computed with its loss and the logits are gone;
-/// what is kept for backward is the gradient of those rows `[targets, width]`, and of the `parameters` of `tail` that require one.
+/// what is saved for backward is the gradient of those rows `[targets, width]`, and of the `parameters` of `tail` that require one.
 ///
 /// # Errors
 /// [`Error::Shape`] if there is not one row of `hidden` for each target; those of `tail`.

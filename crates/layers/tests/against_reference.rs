@@ -3,11 +3,14 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, device, gradients, normal, values};
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use layers::{Activation, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, SavePolicy, Scope, Targets, reference};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal, values};
 
 fn scope() -> Scope {
     Scope::training(1, Arc::default())

@@ -3,13 +3,16 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, device, gradients, normal, values};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use layers::{
     Bias, Mask, SavePolicy, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
 };
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal, values};
 
 fn scope() -> Scope {
     Scope::training(1, Arc::default())

@@ -3,12 +3,15 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{assert_close, gradients, normal, relative};
 use layers::{Activation, ActivationStore, Lora, Mask, Projection, RmsWeight, SavePolicy, Scope, Scores, SharedSave, Site, reference};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{assert_close, gradients, normal, relative};
 
 const KEEP: SavePolicy = SavePolicy::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },

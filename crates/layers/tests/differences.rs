@@ -3,13 +3,16 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use compression::coded::{Rate, Rounding};
 use compression::{Method, Options, Rank};
-use drawing::{assert_close, normal, relative};
 use layers::{ActivationStore, Error, SavePolicy, SavedActivation, Scope, Site, recompute};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{assert_close, normal, relative};
 
 const ROWS: i64 = 96;
 const WIDTH: i64 = 24;
@@ -90,10 +93,7 @@ fn they_come_back_once_and_from_the_last_to_the_first() {
     assert!(refused(&differences[0]), "not before the one behind it");
     drop(differences[1].restore().unwrap());
     let message = differences[1].restore().unwrap_err().to_string();
-    assert!(
-        message.starts_with("layer 1, layer: inputs kept as differences come back once, from the last block to the first"),
-        "{message}"
-    );
+    assert!(message.starts_with("layer 1, layer: inputs saved as deltas are restored once, from the last block to the first"), "{message}");
     drop(differences[0].restore().unwrap());
 
     let scope = Scope::training(3, sites);

@@ -3,13 +3,16 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use autograd::random::{Distribution, draw};
 use compression::{Method, Options, Rank};
-use drawing::{agree, assert_close, device, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, SavePolicy, Scope, reference};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal};
 
 const SCALE: f64 = 1.5;
 

@@ -3,14 +3,17 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{
     Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope, Scoring, SharedSave, Site, reference,
 };
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal, values};
 
 const KEEP: SavePolicy = SavePolicy::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },

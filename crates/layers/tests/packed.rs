@@ -1,16 +1,19 @@
-//! Weights in few bits: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
+//! Weights quantized: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
 //! weight, bit for bit.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
 
-use compression::{Method, Options};
-use drawing::{device, gradients, values};
-use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
-use loract_layers as layers;
 use std::collections::HashMap;
 use std::sync::Arc;
+
 use tch::{Device, Kind, Tensor};
+
+use compression::{Method, Options};
+use layers::{BlockFormat, Dispatch, Lora, Matrix, Nf4, Projection, QuantizedWeight, SavePolicy, Scope, embedding, expert_inputs, project};
+use loract_layers as layers;
+
+use drawing::{device, gradients, values};
 
 fn recorded() -> HashMap<String, Tensor> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/quantization/nf4.safetensors");
@@ -213,7 +216,7 @@ fn a_weight_of_many_pieces_is_expanded_as_its_rows_are() {
             assert_eq!(*own, 200);
             same(&whole.narrow(0, 1690, 10), &last.expand().unwrap(), "last rows");
         } else {
-            // What was quantised is near what it came from, to the end.
+            // What was quantized is near what it came from, to the end.
             let off = (whole - drawing::normal(&[1700, 320], 2)).abs().amax([1].as_slice(), false).max().double_value(&[]);
             assert!(off < 1.0, "{off}");
         }

@@ -3,12 +3,15 @@
 
 mod drawing;
 
+use std::sync::{Arc, Mutex};
+
+use tch::{Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{assert_close, gradients, normal, values};
 use layers::{Activation, ActivationStore, Mask, Observer, Projection, SavePolicy, SavedInput, Scope, Site, SiteId, reference};
 use loract_layers as layers;
-use std::sync::{Arc, Mutex};
-use tch::{Kind, Tensor};
+
+use drawing::{assert_close, gradients, normal, values};
 
 fn keep(method: Method) -> SavePolicy {
     SavePolicy::Code(Options { method, rank: Rank::Components(3), keep_norms: true, factors: Kind::Double })

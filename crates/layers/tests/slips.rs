@@ -5,12 +5,15 @@
 
 mod drawing;
 
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{assert_close, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, RmsWeight, SavePolicy, Scope, Site, recompute};
 use loract_layers as layers;
-use std::sync::{Arc, Mutex};
-use tch::{Device, Kind, Tensor};
+
+use drawing::{assert_close, gradients, normal};
 
 /// Held by the tests that draw from the global generator, which threads share.
 static GLOBAL_GENERATOR: Mutex<()> = Mutex::new(());
@@ -99,7 +102,7 @@ fn stale_factors_after_an_edit_in_place() {
             // What is kept as it is has changed under us: an error, and not the gradient of another tensor.
             SavePolicy::Exact => {
                 let error = gradient.unwrap_err().to_string();
-                assert!(error.contains("layer 3, mlp_in: the kept tensor was edited in place before backward read it"), "{error}");
+                assert!(error.contains("layer 3, mlp_in: the saved tensor was edited in place before backward read it"), "{error}");
             }
             // A code is of the tensor as it was when it was read, and so is the gradient.
             SavePolicy::Code(_) | SavePolicy::Delta(_) => {

@@ -1,7 +1,15 @@
 pub(crate) mod adapted;
 mod outline;
+mod quantized;
 
 pub use outline::{BlockOutline, LinearOutline};
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
 
 use crate::block::{AttentionContext, Block, KvCache};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
@@ -9,10 +17,6 @@ use crate::lm_head::LmHead;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
-use autograd::Parameter;
-use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 /// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of what its configuration describes.
 #[derive(Debug)]
@@ -186,7 +190,7 @@ impl Decoder {
         self.lm_head.logits(hidden)
     }
 
-    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: as many as take 64 MiB).
+    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: those that fit in 64 MiB).
     ///
     /// # Errors
     /// Those of the operations.

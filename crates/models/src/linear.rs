@@ -1,14 +1,16 @@
 mod init;
 
+use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Lora, Projection};
+
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{AdapterConfig, Checkpoint, LoraWeights, Result, Weight};
-use autograd::Parameter;
 use init::Factors;
-use layers::{Lora, Projection};
-use tch::{Device, Kind, TchError, Tensor};
 
-/// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
+/// A linear layer of a model: its weight, and the LoRA pair trained in addition, if there is one.
 #[derive(Debug)]
 pub struct Linear {
     path: String,
@@ -87,7 +89,7 @@ impl Linear {
         })
     }
 
-    /// Puts a pair beside the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
+    /// Adds a pair to the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
     /// f64 model), whatever the weight is. PiSSA takes from the weight what its pair begins with.
     pub(crate) fn add_lora(
         &mut self,

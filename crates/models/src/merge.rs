@@ -1,21 +1,23 @@
 //! A model with an adapter merged into its weights, in the files of Hugging Face.
 //!
-//! Tensor by tensor, in f32, rounded once: beside the files' headers, one shard is in memory at a time, whatever the size of the model.
+//! Tensor by tensor, in f32, rounded once: apart from the files' headers, one shard is in memory at a time, whatever the size of the model.
 
 mod description;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
 
 use crate::decoder::adapted::unties;
 use crate::model::{add_pair, check_modules};
 use crate::{Adapter, Checkpoint, Decoder, Error, Linear, LoraWeights, Model, Result, tensor_file};
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
-use std::path::Path;
-use tch::{Device, Kind, Tensor};
 
 /// How a merged model is written.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
-    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is quantised.
+    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is quantized.
     pub kind: Option<Kind>,
     /// The most bytes of weights in a file, if it holds more than one tensor.
     pub shard_bytes: u64,
@@ -78,7 +80,7 @@ pub fn merge(
         write_json(&folder.join("model.safetensors.index.json"), &json!({"metadata": {"total_size": bytes}, "weight_map": map}))?;
     }
     let kind = options.kind.or_else(|| checkpoint.kind(&weights[0].name)).unwrap_or(Kind::Float);
-    write_json(&folder.join("config.json"), &description::of(checkpoint, kind, unties(model, &adapter.config))?)?;
+    write_json(&folder.join("config.json"), &description::describe(checkpoint, kind, unties(model, &adapter.config))?)?;
     let parameters = weights.iter().map(Weight::elements).sum();
     Ok(Merged { modules: adapter.weights.modules.len() + saved_modules(adapter), parameters, bytes, files })
 }

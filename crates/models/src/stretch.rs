@@ -1,13 +1,15 @@
 //! A tensor filled from a stretch of a file, a few MiB at a time.
 //!
 //! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an error and not a
-//! SIGBUS, any number of threads may read at once, and no more than one piece exists beside the tensor itself.
+//! SIGBUS, any number of threads may read at once, and no more than one piece exists in addition to the tensor itself.
 
-use crate::{Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
 
 /// Bytes read at a time: enough to amortise the calls, little enough to stay in the cache while converted.
 const PIECE: usize = 4 << 20;

@@ -1,16 +1,18 @@
 //! Safetensors files, read and written as tch tensors.
 
-use crate::stretch::{self, Stretch};
-use crate::{Error, Result};
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View};
 use tch::{Device, Kind, TchError, Tensor};
+
+use crate::stretch::{self, Stretch};
+use crate::{Error, Result};
 
 /// The header's size is the first eight bytes of the file.
 const LENGTH_BYTES: u64 = 8;

@@ -1,11 +1,14 @@
-use crate::quantization::{Packing, Role};
-use crate::{Checkpoint, Error, Quantization, Result, Weight};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+
 use autograd::Parameter;
 use autograd::random::{Distribution, derive_seed, draw};
 use layers::{Nf4, QuantizedWeight};
-use std::cell::RefCell;
-use std::sync::Arc;
-use tch::{Device, Kind, TchError, Tensor};
+
+use crate::quantization::{Packing, Role};
+use crate::{Checkpoint, Error, Quantization, Result, Weight};
 
 /// Where the parts of a model get their tensors from when they are built: read from a checkpoint, or written down by name and shape only. A
 /// part says once what it needs, for both.
@@ -88,7 +91,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// A tensor that is never trained and kept precise, in f32 or better.
+    /// A tensor that is never trained, in high precision, in f32 or better.
     pub fn constant(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let kind = match self {
             Self::Read { kind: Kind::Double, .. } => Kind::Double,

@@ -2,6 +2,11 @@
 //! the code loses nothing and those of the restored activations where it does, padding is not seen, and a head that no file holds is drawn.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::random::{Distribution, draw};
 use autograd::{GradMode, grad};
 use compression::{Method, Options, Rank};
@@ -11,9 +16,6 @@ use loract_models::{
     Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig, EncoderInputs, InputConfig, Labels,
     Model, Recompute, TargetModules, TensorFile, read_adapter, write_adapter,
 };
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use tch::{Device, Kind, Tensor};
 
 const fn every(keep: SavePolicy) -> BlockActivations {
     BlockActivations { recompute: Recompute::Nothing, norm: keep, attn_in: keep, attn_out: keep, mlp_in: keep, mlp_out: keep, act: keep }
@@ -199,7 +201,7 @@ fn every_site_of_every_family_may_be_compressed() {
     }
 }
 
-/// The bytes that embeddings, the norm behind the last layer and the head keep with all weights trained.
+/// The bytes that embeddings, the norm after the last layer and the head keep with all weights trained.
 fn beside_layers(config: &EncoderConfig) -> u64 {
     let (first, last) = (tokens(config)[0], tokens(config)[config.stages.len() - 1]);
     let width = config.stages[0].width;

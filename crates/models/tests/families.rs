@@ -2,14 +2,16 @@
 //! the code loses nothing, and it computes the same token by token, in packed rows and in bfloat16.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::GradMode;
 use autograd::random::{Distribution, draw};
 use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 const RANK: i64 = 12;
 const KEEP: SavePolicy =

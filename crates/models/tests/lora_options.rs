@@ -1,14 +1,16 @@
 //! Every LoRA option against PEFT: its adapters are read, and loss and gradients are those that it computed. `tests/fixtures/lora/make.py` made them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::GradMode;
 use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
 use loract_models::{TargetModules, read_adapter, write_adapter};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 2e-5;
 

@@ -1,17 +1,20 @@
-//! What models hold whose weights are in few bits, to the byte.
+//! What models hold whose weights are quantized, to the byte.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod gguf_file;
 
-use autograd::memory;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::quantized::GgmlDType;
-use gguf_file::gguf;
+use tch::{Device, Kind};
+
+use autograd::memory;
 use layers::QuantizedWeight;
 use loract_models as models;
 use models::{Checkpoint, Decoder, Model, Quantization};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use tch::{Device, Kind};
+
+use gguf_file::gguf;
 
 /// Memory is counted for the whole process.
 static COUNTED: Mutex<()> = Mutex::new(());

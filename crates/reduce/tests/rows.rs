@@ -3,9 +3,11 @@
 
 mod simulation;
 
-use reduce::{Config, GradientReducer, Method, ParamHints, PowerSgdConfig, Traffic};
-use simulation::{device, gradient, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Kind, Tensor};
+
+use reduce::{Config, GradientReducer, Method, ParamHints, PowerSgdConfig, Traffic};
+
+use simulation::{device, gradient, parameters, ranks, relative_error, same_bits, set_gradient};
 
 /// A table of more than 1 MiB, a small one, and one that is none.
 const SHAPES: &[&[i64]] = &[&[1001, 300], &[30, 7], &[1001, 300], &[5]];

@@ -96,7 +96,7 @@ impl Widths for EncoderConfig {
 
 /// The `[activations]` table as a model reads it.
 pub fn activations(table: &config::Activations, model: &impl Widths) -> Activations {
-    Activations::of_layers((0..model.layers()).map(|layer| block_activations(table, model, layer)).collect())
+    Activations::from_layers((0..model.layers()).map(|layer| block_activations(table, model, layer)).collect())
 }
 
 fn block_activations(table: &config::Activations, model: &impl Widths, layer: usize) -> BlockActivations {

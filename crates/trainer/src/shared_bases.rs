@@ -49,7 +49,7 @@ pub(crate) fn readers(
             let place = SiteId { layer: Some(layer), site: Some(site) };
             for linear in linears {
                 let width = linear.inputs;
-                let rank = rank.of(width, width).unwrap_or(width);
+                let rank = rank.resolve(width, width).unwrap_or(width);
                 // The gradient of a weight that is stored transposed has its columns in the basis, and is none of these.
                 let weight = (!model.fan_in_fan_out()).then(|| (format!("{}.weight", linear.path), linear.outputs));
                 let pair = adapter.filter(|adapter| adapter.targets(&linear.path));

@@ -218,7 +218,7 @@ impl Compression {
     }
 
     fn basis(&self, name: &str, a: &Tensor) -> Result<Arc<Basis>, Failure> {
-        Basis::of(a).map(Arc::new).map_err(|fault| of_matrix(name, fault))
+        Basis::from_matrix(a).map(Arc::new).map_err(|fault| of_matrix(name, fault))
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a row of the table depends on")]

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use collective::{Error, ProcessGroup, Reduce};
 use tch::{Kind, Tensor};
+
+use collective::{Error, ProcessGroup, Reduce};
 
 use crate::driver::{self, device};
 use crate::times::LOOK_EVERY;

@@ -1,3 +1,10 @@
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
+
 use super::basis::Basis;
 use super::outliers::{Exact, worth_keeping};
 use super::unit_rows::Normed;
@@ -5,10 +12,6 @@ use super::water_filling::{Until, widths};
 use super::{Coding, Rate, Rounding};
 use crate::Error;
 use crate::rounded::owned;
-use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
-use rayon::prelude::*;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 const OPERATION: &str = "coded";
 
@@ -18,13 +21,13 @@ pub struct Coded {
     /// Absent if components are the columns as they stand.
     basis: Option<Arc<Basis>>,
     columns: i64,
-    /// Packed codes, uint8, filled up with zeros to the bytes foretold.
+    /// Packed codes, uint8, filled up with zeros to the bytes predicted.
     codes: Tensor,
     /// `[rows]`, 16 bits each.
     gains: Tensor,
     /// `[2, components]`, uint8, on the CPU: widths and scales.
     plan: Tensor,
-    /// Rows that are kept as they are.
+    /// Rows that are stored exactly.
     exact: Option<Exact>,
     trellis: bool,
     error: f64,
@@ -61,11 +64,11 @@ impl Coded {
     }
 
     /// Codes `matrix` column by column, without a basis: in place of its components stand its columns, which costs no product and holds
-    /// nothing beside the code, and is the right thing where energy is spread evenly.
+    /// nothing in addition to the code, and is the right thing where energy is spread evenly.
     ///
     /// # Errors
     /// As [`Coded::new`].
-    pub fn of_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
+    pub fn by_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
         Self::with(Kernels::on(matrix.device()), matrix, None, coding, seed)
     }
 
@@ -77,7 +80,7 @@ impl Coded {
         coding: &Coding,
         seed: u64,
     ) -> Result<Self, Error> {
-        let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
+        let Normed { rows: matrix_rows, norms, inverses } = Normed::new(OPERATION, matrix)?;
         let y = match basis {
             // Not the matrix itself, as rows are scaled in place.
             None => owned(&matrix_rows.f_tr()?, Kind::Float)?,
@@ -114,7 +117,7 @@ impl Coded {
             outliers.iter().for_each(|&row| others[row] = 0.0);
             y.clear(&outliers)?;
             found = attempt(&y, &others, outliers.len() as u64)?;
-            exact = Some(Exact::of(matrix, &outliers)?);
+            exact = Some(Exact::new(matrix, &outliers)?);
         }
 
         let Attempt { plan, encoded, gains, errors } = found;
@@ -174,7 +177,7 @@ impl Coded {
     }
 
     /// Bytes of a `[rows, columns]` matrix in a basis of `components`, the most of them for [`Rate::Error`]: `⌊bits · rows · columns / 8⌋`,
-    /// but at least one bit for each row beside the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
+    /// but at least one bit for each row in addition to the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
     /// each component of each row, rows counted in eights.
     ///
     /// # Errors
@@ -202,7 +205,7 @@ impl Coded {
         Ok(self.plan()?.widths)
     }
 
-    /// How many rows are kept exactly.
+    /// How many rows are stored exactly.
     pub fn exact_rows(&self) -> i64 {
         self.exact.as_ref().map_or(0, Exact::len)
     }
@@ -331,7 +334,7 @@ struct Rows<'a> {
     energies: &'a [f32],
 }
 
-/// Codes rows with so many `bits` to each, or with what the wanted error asks for.
+/// Codes rows with `bits` bits each, or with what the wanted error asks for.
 fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Result<Attempt, Error> {
     let count = rows.norms.len();
     let absent = rows.norms.iter().filter(|&&norm| norm == 0.0).count();

@@ -1,10 +1,11 @@
-//! Rows that the code serves so badly that it is better to keep them as they are, from the same bytes.
+//! Rows that the code serves so badly that it is better to store them exactly, from the same bytes.
+
+use tch::{Kind, Tensor};
 
 use crate::Error;
 use crate::rounded::owned;
-use tch::{Kind, Tensor};
 
-/// Rows kept in bf16.
+/// Rows stored in bf16.
 #[derive(Debug)]
 pub(crate) struct Exact {
     /// `[rows kept]`, int32.
@@ -44,7 +45,7 @@ pub(crate) fn worth_keeping(errors: &[f64], columns: usize, active: usize, affor
 }
 
 impl Exact {
-    pub(crate) fn of(matrix: &Tensor, places: &[usize]) -> Result<Self, Error> {
+    pub(crate) fn new(matrix: &Tensor, places: &[usize]) -> Result<Self, Error> {
         let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
         let places = Tensor::f_from_slice(&places)?.f_to_device(matrix.device())?;
         let rows = owned(&matrix.f_detach()?.f_index_select(0, &places)?, Kind::BFloat16)?;

@@ -1,10 +1,15 @@
 //! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
 
-use super::bias::Rule;
-use super::{SavedContext, Scores, repeat_kv, sum_kv_groups};
-use crate::{Error, Mask, Site, dropout, wide};
-use autograd::{Backward, BoxError, Forward, Function};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function};
+
+use super::bias::Rule;
+use super::kv_groups::{repeat_kv, sum_kv_groups};
+use super::query_chunk::QueryChunk;
+use super::saved_context::SavedContext;
+use super::scores::Scores;
+use crate::{Error, Mask, Site, dropout, wide};
 
 pub(super) struct EagerAttention {
     pub mask: Mask,
@@ -16,13 +21,6 @@ pub(super) struct EagerAttention {
 
 /// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys, 16,777,216 / (8 · 4,096) = 512 queries.
 const AT_A_TIME: i64 = 1 << 24;
-
-/// A stretch of queries, and the keys that any of them may attend to.
-pub(super) struct QueryChunk {
-    pub first: i64,
-    pub queries: i64,
-    pub keys: i64,
-}
 
 impl EagerAttention {
     /// Cuts `q` `[batch, heads, tokens, d]` against `keys`.

@@ -1,13 +1,16 @@
 //! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
 #![allow(unsafe_code)]
 
-use super::repeat_kv;
-use crate::Mask;
-use cuda::Gpu;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
+
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
+
+use cuda::Gpu;
+
+use super::kv_groups::repeat_kv;
+use crate::Mask;
 
 /// One of libtorch's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl Call<'_> {
         matches!(self.mask, Mask::Causal)
     }
 
-    /// `x` with zeros behind its last dimension: the kernels want one width for all, and zeros change nothing.
+    /// `x` with zeros after its last dimension: the kernels want one width for all, and zeros change nothing.
     fn widened(&self, x: &Tensor) -> Result<Tensor, TchError> {
         match self.width - x.size().last().copied().unwrap_or(self.width) {
             0 => Ok(x.shallow_clone()),
@@ -62,7 +65,7 @@ impl Call<'_> {
 
 impl Kernel {
     /// The kernel for such tensors, if there is one.
-    pub fn of(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
+    pub fn choose(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
         let Device::Cuda(index) = q.device() else { return (q.device() == Device::Cpu).then_some(Kernel::Cpu) };
         let half = matches!(q.kind(), Kind::BFloat16 | Kind::Half);
         let square = !matches!(mask, Mask::Causal) || q.size()[1] == k.size()[1];

@@ -1,9 +1,12 @@
-use super::{Projection, dora};
-use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
-use autograd::{Backward, BoxError, Forward};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
 use tch::{TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward};
+
+use super::{Projection, dora};
+use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
 
 /// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
 pub(crate) struct LinearOp {
@@ -17,7 +20,7 @@ pub(crate) struct LinearOp {
 enum Weight {
     /// Among the inputs.
     Slot(usize),
-    /// Here, in few bits: it is frozen.
+    /// Here, quantized: it is frozen.
     Quantized(Arc<QuantizedWeight>),
 }
 
@@ -37,7 +40,7 @@ struct LoraSlots {
     scale: f64,
     dropout: f64,
     seed: u64,
-    /// `scale · dropout(rows) Aᵀ`, if it is kept instead of the rows.
+    /// `scale · dropout(rows) Aᵀ`, if it is saved instead of the rows.
     projected: Option<SavedActivation>,
 }
 
@@ -52,7 +55,7 @@ impl LoraSlots {
         Ok(x.f_mul(&dropout::mask(x, self.dropout, self.seed)?)?)
     }
 
-    /// What `dy` is behind the magnitude, beside a weight `[out, in]`.
+    /// What `dy` is past the magnitude, given a weight `[out, in]`.
     fn output_grads(
         &self,
         dy: &Tensor,
@@ -85,7 +88,7 @@ pub(crate) enum LinearInput<'a> {
 
 impl LinearInput<'_> {
     fn saved<'a>(saved: &Option<&'a SavedActivation>) -> Result<&'a SavedActivation, BoxError> {
-        saved.ok_or_else(|| "the input was not kept, as no weight needed it in forward".into())
+        saved.ok_or_else(|| "the input was not saved, as no weight needed it in forward".into())
     }
 
     fn contract(&self, gradient: &Tensor) -> Result<Tensor, BoxError> {
@@ -111,7 +114,7 @@ impl LinearInput<'_> {
 }
 
 impl LinearOp {
-    /// Puts the tensors of `projection`, which maps `x`, behind the other `inputs`; `scope` is its own.
+    /// Puts the tensors of `projection`, which maps `x`, after the other `inputs`; `scope` is its own.
     pub fn new<'a>(projection: &Projection<'a>, x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Self, Error> {
         let (width, size) = (x.size().last().copied().unwrap_or(0), projection.weight.size());
         let fan_in = usize::from(!projection.fan_in_fan_out);
@@ -149,7 +152,7 @@ impl LinearOp {
         lora || self.weight.slot().is_some_and(|slot| context.needs_grad(slot))
     }
 
-    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is kept at the scope given.
+    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is saved at the scope given.
     pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], keeping: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
         let weight = self.weight(|slot| inputs[slot])?;
         let transposed = weight.f_tr()?;

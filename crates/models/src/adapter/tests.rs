@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
-use serde_json::{Value, json};
+
 use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::*;
 
 fn recorded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/adapter_init")

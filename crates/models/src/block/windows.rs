@@ -1,6 +1,8 @@
-use super::attention_context::AttentionContext;
-use layers::{Error, Mask, window_mask};
 use tch::{Kind, TchError, Tensor};
+
+use layers::{Error, Mask, window_mask};
+
+use super::attention_context::AttentionContext;
 
 /// Attention within windows of the map that an image's tokens make, cut again and again at shifted places (`SwinLayer` of transformers).
 #[derive(Clone, Copy, Debug)]

@@ -1,12 +1,15 @@
 //! A decoder as training sees it.
 
-use super::Decoder;
-use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
-use autograd::Parameter;
-use layers::QuantizedWeight;
 use std::path::Path;
 use std::sync::Arc;
+
 use tch::{Device, Kind};
+
+use autograd::Parameter;
+use layers::QuantizedWeight;
+
+use super::Decoder;
+use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 
 impl Decoder {
     /// The paths of the linear layers of all blocks, as adapters name them.

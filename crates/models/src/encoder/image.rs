@@ -1,10 +1,12 @@
+use tch::{TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Error, Projection, SavePolicy, Scope, Site, dropout, project};
+
 use crate::Result;
 use crate::config::{EncoderConfig, ImageConfig, LAYER_NORM};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::{Error, Projection, SavePolicy, Scope, Site, dropout, project};
-use tch::{TchError, Tensor};
 
 /// A linear map of each patch of an image, with what stands for its place (`ViTEmbeddings` and `SwinEmbeddings` of transformers). A convolution
 /// whose stride is its size is such a map.

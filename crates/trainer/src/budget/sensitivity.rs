@@ -59,7 +59,7 @@ pub(super) fn measure(
     let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| places.iter().any(|(of, ..)| of == site)).collect();
     let at_once = |site| if chained(table, site) { 1 } else { layers.div_ceil((PROBES / sites.len().max(1)).max(1)) };
     let kept = |keep: &dyn Fn(Site, usize) -> SavePolicy| {
-        models::Activations::of_layers((0..layers).map(|layer| policy::block_of(&table.sites, |site| keep(site, layer))).collect())
+        models::Activations::from_layers((0..layers).map(|layer| policy::block_of(&table.sites, |site| keep(site, layer))).collect())
     };
     let total = sites.iter().map(|site| layers.div_ceil(at_once(*site)) as u64).sum();
     let mut done = 0;

@@ -146,7 +146,7 @@ impl Case {
             let kept = |site, options| if difference { policy::chained(site, options) } else { SavePolicy::Code(options) };
             let keep = |site, layer| options(policy::width(site, model, layer)).map_or(SavePolicy::Exact, |options| kept(site, options));
             let layers = 0..model.num_layers as usize;
-            Activations::of_layers(layers.map(|layer| policy::block_of(&self.sites, |site| keep(site, layer))).collect())
+            Activations::from_layers(layers.map(|layer| policy::block_of(&self.sites, |site| keep(site, layer))).collect())
         };
         match &self.form {
             CaseForm::Configured(table) => policy::activations(table, model),

@@ -265,8 +265,8 @@ fn memory(keep: &SavePolicy, width: i64) -> u64 {
         Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,
         Method::Coded { .. } => 0,
         // In f32, with what it sees.
-        Method::Shared => options.rank.of(width, width).map_or(0, |rank| 2 * 4 * (rank * width) as u64),
-        method if method.is_warm() => options.rank.of(i64::MAX, width).map_or(0, |rank| (element * rank * width) as u64),
+        Method::Shared => options.rank.resolve(width, width).map_or(0, |rank| 2 * 4 * (rank * width) as u64),
+        method if method.is_warm() => options.rank.resolve(i64::MAX, width).map_or(0, |rank| (element * rank * width) as u64),
         _ => 0,
     }
 }

@@ -1,18 +1,21 @@
 //! What the configurations of all families say in the same way.
 
+use layers::Activation;
+
 use crate::config::fields::Fields;
+use crate::config::keys::Keys;
+use crate::config::model::shared_head_dim;
 use crate::config::names::TensorNames;
 use crate::config::rope_table::{self, RopeDefaults};
-use crate::config::{EmbeddingScale, LayerConfig, LayerRope, ModelConfig, Names, shared_head_dim};
+use crate::config::{EmbeddingScale, LayerConfig, LayerRope, ModelConfig};
 use crate::{Error, Result};
-use layers::Activation;
 
 /// A family of models.
 pub(in crate::config) struct Family {
     /// Hugging Face's `model_type`.
     pub model_type: &'static str,
     /// The keys of its sizes.
-    pub keys: &'static Names,
+    pub keys: &'static Keys,
     /// What its configuration class says where the file does not.
     pub defaults: Defaults,
     /// What its tensors are called.

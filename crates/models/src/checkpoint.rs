@@ -3,15 +3,23 @@
 
 mod gguf;
 mod hf;
+mod open;
+mod templates;
+mod text;
 mod tokenizer;
 
+pub use templates::ChatTemplates;
 pub use tokenizer::{GgufTokenizer, TokenizerSource};
 
-use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
-use layers::BlockFormat;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
 use tch::{Device, Kind, Tensor};
+
+use layers::BlockFormat;
+
+use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
+use text::Text;
 
 /// An open checkpoint. Opening reads headers and configuration only; tensors are read one at a time, from any number
 /// of threads.
@@ -23,11 +31,14 @@ pub struct Checkpoint {
     text: Text,
 }
 
+/// The tensor in which GGUF stores divisors of the rotary frequencies.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
 /// Where the weights of a checkpoint lie.
 trait Weights: std::fmt::Debug + Send + Sync {
     fn names(&self) -> Vec<&str>;
     fn shape(&self, name: &str) -> Option<&[i64]>;
-    /// The kind of number that `name` is stored in; none where it is quantised.
+    /// The kind of number that `name` is stored in; none where it is quantized.
     fn kind(&self, name: &str) -> Option<Kind>;
     /// Fails unless `name` is stored in a format that holds real numbers.
     fn check_format(&self, name: &str) -> Result<()>;
@@ -43,56 +54,7 @@ trait Weights: std::fmt::Debug + Send + Sync {
     fn bytes_on_disk(&self) -> u64;
 }
 
-/// What a checkpoint says about text.
-#[derive(Debug, Default)]
-struct Text {
-    tokenizer: TokenizerSource,
-    templates: ChatTemplates,
-}
-
-/// The sources of a model's chat templates.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChatTemplates {
-    /// The one that conversations are written with.
-    pub default: Option<String>,
-    /// The one for conversations with tools, where the model has one of its own for them.
-    pub tool_use: Option<String>,
-}
-
 impl Checkpoint {
-    /// Opens a Hugging Face directory (`config.json` with `model.safetensors`, or with `model.safetensors.index.json`
-    /// and the files it names) or a `.gguf` file of version 2 or 3.
-    ///
-    /// # Errors
-    /// [`Error::MissingFile`], [`Error::NotAModel`], [`Error::Corrupt`], or what is wrong with the configuration
-    /// ([`Error::UnsupportedModel`], [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
-    pub fn open(path: &Path) -> Result<Self> {
-        let facts = std::fs::metadata(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::MissingFile { path: path.to_owned(), remedy: "give the directory of a Hugging Face model, or a .gguf file".into() }
-            }
-            _ => Error::Io { path: path.to_owned(), action: "open", source },
-        })?;
-        if facts.is_dir() {
-            return hf::open(path);
-        }
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some(extension) if extension.eq_ignore_ascii_case("gguf") => gguf::open(path),
-            _ => Err(Error::NotAModel { path: path.to_owned(), why: "it is a single file".into() }),
-        }
-    }
-
-    /// Opens the description of a model, `config.json` and what there is of its text side, and no weights: it holds none, and [`Classifier::load`]
-    /// draws them.
-    ///
-    /// [`Classifier::load`]: crate::Classifier::load
-    ///
-    /// # Errors
-    /// [`Error::NotAModel`], or what is wrong with the configuration.
-    pub fn open_untrained(folder: &Path) -> Result<Self> {
-        hf::open_untrained(folder)
-    }
-
     /// Whether it holds no weights at all.
     pub fn is_untrained(&self) -> bool {
         self.weights.names().is_empty()
@@ -136,7 +98,7 @@ impl Checkpoint {
         self.weights.shape(name)
     }
 
-    /// The kind of number that `name` is stored in; none where it is quantised, or not there.
+    /// The kind of number that `name` is stored in; none where it is quantized, or not there.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         self.weights.kind(name)
     }
@@ -162,8 +124,8 @@ impl Checkpoint {
         }
     }
 
-    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantised if need be.
-    /// Beside the result only a few MiB are held at a time.
+    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantized if need be.
+    /// In addition to the result, only a few MiB are held at a time.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on `device`).
@@ -220,7 +182,7 @@ impl Checkpoint {
 
     fn is_harmless(&self, name: &str) -> bool {
         // GGUF stores divisors of the rotary frequencies, which have become part of the configuration.
-        self.architecture.ignores(name) || name == gguf::ROPE_DIVISORS
+        self.architecture.ignores(name) || name == ROPE_DIVISORS
     }
 }
 
