@@ -134,7 +134,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     let place = self::place("sites = \"layer\"\nbudget = \"auto\"\nbasis_layers = 1\n");
     place.edit("rank = 2", "rank = 2\nlayers_to_transform = [1]");
     // So few tokens have room for no basis in 2.2 bits.
-    assert_ended(&place.run(&mut place.train()), 2, "[activations] budget: is 9 bytes a token");
+    assert_ended(&place.run(&mut place.train()), 2, "[activations] budget: is 9 bytes per token");
     place.edit("budget = \"auto\"", "budget = 180");
     kept_in(&place);
     let written: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
@@ -143,7 +143,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
 
     let place = self::place("sites = \"layer\"\nbudget = 100\n");
     let ended = place.run(&mut place.train());
-    assert_ended(&ended, 2, "[activations] budget: is 100 bytes a token, and with 32 tokens at once the bases take 136");
+    assert_ended(&ended, 2, "[activations] budget: is 100 bytes per token, and with 32 tokens at once the bases take 136");
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() 
         fs::remove_file(again.run_dir().join("summary.json")).unwrap();
         run(&again, ranks, &[]);
         let log = fs::read_to_string(again.log_of_rank(0)).unwrap();
-        assert!(log.contains(&format!("2 ranks wrote it, and {ranks} go on")), "{log}");
+        assert!(log.contains(&format!("2 ranks wrote it, and {ranks} resume")), "{log}");
         let error = apart(&weights(&again.run_dir().join("model")), &weights(&whole.run_dir().join("model")));
         assert!(error < 1e-4, "{ranks} ranks: {error}");
     }

@@ -112,7 +112,7 @@ impl Cluster {
     /// A fault that the culprit makes itself, in step 4.
     fn inject(&self, kind: &str, set: &[&str]) -> String {
         let mut command = self.launch(set);
-        let mut job = self.place.start(command.env(trainer::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
+        let mut job = self.place.start(command.env(setup::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
         job.until("three steps", || self.steps() >= 3);
         error_line(&self.watch(job, kind, SystemTime::now()))
     }

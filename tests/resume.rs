@@ -8,6 +8,7 @@ mod program;
 use program::{Ended, Paused, Place, Running};
 use rustix::process::Signal;
 use serde_json::Value;
+use setup::INJECT_FAULT_VARIABLE;
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -16,7 +17,6 @@ use std::{
     sync::OnceLock,
     time::Duration,
 };
-use trainer::INJECT_FAULT_VARIABLE;
 
 const STEPS: u64 = 60;
 const KILLS: u64 = 25;
@@ -290,7 +290,7 @@ fn an_unsound_checkpoint_is_skipped_and_named() {
         let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
         let skipped = format!("skipped {}: {reason}", folder_of(&place, step).display());
         assert!(log.contains(&skipped), "{skipped:?} is not in {log}");
-        assert!(log.contains(&format!("going on after step {sound}, ")), "{log}");
+        assert!(log.contains(&format!("resuming after step {sound}, ")), "{log}");
         assert!(place.run_dir().join(format!("checkpoints/step-{step:08}.unsound")).is_dir());
     }
     done(&place.run(&mut place.launch()));
@@ -383,7 +383,7 @@ fn another_number_of_ranks_sees_the_same_batches() {
         }
         done(&place.run(&mut on(place, "3")));
         let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
-        for says in ["4 ranks wrote it, and 2 go on", "2 ranks wrote it, and 3 go on"] {
+        for says in ["4 ranks wrote it, and 2 resume", "2 ranks wrote it, and 3 resume"] {
             assert!(log.contains(says), "{says}: {log}");
         }
     };

@@ -122,13 +122,13 @@ fn it_goes_on_where_it_stopped_and_on_other_ranks() {
     let every = ["checkpoint.every=3"];
     let (steady, stopped) = (place("llama", "", "method = \"shared_basis\""), place("llama", "", "method = \"shared_basis\""));
     run(&steady, 2, &every);
-    let ended = stopped.run(on(&stopped, 2, &every).env(trainer::INJECT_FAULT_VARIABLE, "stop:1:7"));
+    let ended = stopped.run(on(&stopped, 2, &every).env(setup::INJECT_FAULT_VARIABLE, "stop:1:7"));
     assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
     run(&stopped, 2, &every);
     assert!(trained(&steady) == trained(&stopped), "the same bits");
 
     let other = place("llama", "", "method = \"shared_basis\"");
-    let ended = other.run(on(&other, 2, &every).env(trainer::INJECT_FAULT_VARIABLE, "stop:1:7"));
+    let ended = other.run(on(&other, 2, &every).env(setup::INJECT_FAULT_VARIABLE, "stop:1:7"));
     assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
     run(&other, 3, &every);
     let (own, theirs) = (steps(&other), steps(&steady));

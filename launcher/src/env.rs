@@ -6,7 +6,7 @@ pub const LORACT_LOG: &str = "LORACT_LOG";
 /// Variables of `launch`'s environment that every rank gets too, on other hosts as well, where they are set.
 pub const HANDED_ON: &[&str] = &[
     LORACT_LOG,
-    trainer::INJECT_FAULT_VARIABLE,
+    setup::INJECT_FAULT_VARIABLE,
     collective::env::LORACT_CHECK_COLLECTIVES.name,
     "RUST_BACKTRACE",
     "LD_LIBRARY_PATH",

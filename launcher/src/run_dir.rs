@@ -81,7 +81,7 @@ impl RunDir {
     /// # Errors
     /// The earlier run is finished, or is another than this one.
     pub fn beginning(&self, run: &Run, overwrite: bool) -> Result<Beginning, Failure> {
-        if overwrite || !(self.metrics().exists() || trainer::newest_checkpoint(&self.0).is_some()) {
+        if overwrite || !(self.metrics().exists() || checkpoint::newest_checkpoint(&self.0).is_some()) {
             return Ok(Beginning::Anew);
         }
         let refuse = |holds: &str| {
@@ -94,7 +94,7 @@ impl RunDir {
             return Err(refuse("a finished run"));
         }
         let begun = std::fs::read_to_string(self.config()).map_err(|_| refuse("the metrics of an earlier run"))?;
-        trainer::check_agreement(run, &begun)?;
+        checkpoint::check_compatible(run, &begun)?;
         Ok(Beginning::GoingOn)
     }
 
@@ -121,12 +121,12 @@ impl RunDir {
             _ => Ok(()),
         };
         // The metrics go last: as long as they are there, so is the earlier run.
-        let checkpoints = trainer::checkpoints(&self.0);
+        let checkpoints = checkpoint::checkpoints(&self.0);
         for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
             let checkpoint = entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
             absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
         }
-        for earlier in [trainer::Division::path(&self.0), self.summary(), self.report(), self.metrics()] {
+        for earlier in [analysis::BitAllocation::path(&self.0), self.summary(), self.report(), self.metrics()] {
             absent_is_fine(std::fs::remove_file(&earlier), &earlier)?;
         }
         let logs = self.logs();
@@ -181,13 +181,13 @@ mod tests {
 
         let other = run(at.path(), 8);
         let message = refusal(&dir, &other);
-        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was begun with 9"), "{message}");
+        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was started with 9"), "{message}");
         assert_eq!(dir.beginning(&other, true).unwrap(), Beginning::Anew);
 
         std::fs::write(dir.summary(), "{}").unwrap();
         assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));
-        std::fs::create_dir_all(trainer::checkpoints(dir.path()).join("step-00000004")).unwrap();
+        std::fs::create_dir_all(checkpoint::checkpoints(dir.path()).join("step-00000004")).unwrap();
         dir.claim(&same, Beginning::Anew).unwrap();
-        assert!(!dir.metrics().exists() && !dir.summary().exists() && trainer::newest_checkpoint(dir.path()).is_none());
+        assert!(!dir.metrics().exists() && !dir.summary().exists() && checkpoint::newest_checkpoint(dir.path()).is_none());
     }
 }

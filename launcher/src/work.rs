@@ -1,15 +1,22 @@
-//! The work that this program hands to the crate `trainer`: the only calls of it, in one place.
+//! The work that this program hands to the library crates, in one place.
 
-use crate::failure::Failure;
+use std::{path::Path, sync::Arc};
+
+use analysis::{InspectOptions, Inspection, TensorComparison};
 use collective::ProcessGroup;
 use config::{Device, Run};
+use data::ShownToken;
+use estimate::Plan;
+use inference::{MergeRequest, Prompt};
 use models::Merged;
-use std::{path::Path, sync::Arc};
-use trainer::{Compared, Ending, Evaluation, Inspection, Look, MergeRequest, Plan, Prompt, RunData, ShownToken, StopRequest, Weights};
+use setup::RunData;
+use trainer::{Evaluation, StopRequest, TrainOutcome, Weights};
+
+use crate::failure::Failure;
 
 /// Finds everything that is wrong with a run's input, writing nothing.
 pub fn check(run: &Run, ranks: usize) -> Result<(), Failure> {
-    Ok(trainer::check(run, ranks)?)
+    Ok(setup::check(run, ranks)?)
 }
 
 /// Reads, tokenises and splits a run's data, writing none of it yet but parts of very much; `progress` is told how much is done, of how much.
@@ -33,8 +40,9 @@ pub fn show(run: &Run, data: &RunData, from: usize, count: usize) -> Result<Vec<
 }
 
 /// Trains as one rank of `group`, until `stop` asks to save and stop.
-pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<Ending, trainer::Error> {
-    trainer::train(run, group, stop)
+pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<TrainOutcome, trainer::Error> {
+    let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+    trainer::train(run, group, stop).map_err(|error| error.with_memory_advice(|held| estimate::memory_advice(run, threads, held)))
 }
 
 /// Evaluates `weights` on a run's held-out data; `progress` is told how many samples are done, of how many.
@@ -44,22 +52,27 @@ pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn
 
 /// Writes a model with an adapter in its weights; `progress` is told how many bytes are written, of how many.
 pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged, Failure> {
-    Ok(trainer::merge(request, progress)?)
+    Ok(inference::merge(request, progress)?)
 }
 
 /// What a run will hold, from its model's description alone.
 pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan, Failure> {
-    Ok(trainer::plan(run, threads, memory)?)
+    Ok(estimate::plan(run, threads, memory)?)
 }
 
 /// Compares a model's outputs and gradients with those recorded in `expected`.
-pub fn verify(model: &Path, expected: &Path, tolerance: f64, device: Device) -> Result<Vec<Compared>, Failure> {
-    Ok(trainer::verify(model, expected, tolerance, trainer::device_of_one(device)?)?)
+pub fn verify(model: &Path, expected: &Path, tolerance: f64, device: Device) -> Result<Vec<TensorComparison>, Failure> {
+    Ok(analysis::verify(model, expected, tolerance, setup::single_device(device)?)?)
 }
 
 /// Shows what compression does to a run's model on its data; `progress` is told how much is done, of how much, and of what.
-pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(u64, u64, &str)) -> Result<Inspection, Failure> {
-    Ok(trainer::inspect(run, data, look, progress)?)
+pub fn inspect(
+    run: &Run,
+    data: &RunData,
+    options: &InspectOptions,
+    progress: &mut dyn FnMut(u64, u64, &str),
+) -> Result<Inspection, Failure> {
+    Ok(analysis::inspect(run, data, options, progress)?)
 }
 
 /// Continues a prompt, handing out the text as it grows.
@@ -70,5 +83,5 @@ pub fn generate(
     device: Device,
     out: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
-    Ok(trainer::generate(model, adapter, prompt, trainer::device_of_one(device)?, out)?)
+    Ok(inference::generate(model, adapter, prompt, setup::single_device(device)?, out)?)
 }

@@ -162,7 +162,7 @@ impl Place {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // To name the places of a backtrace takes a second, and no test reads it.
-        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(trainer::INJECT_FAULT_VARIABLE);
+        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(setup::INJECT_FAULT_VARIABLE);
         command.env("TMPDIR", self.scratch());
         command
     }

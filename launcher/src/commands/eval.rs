@@ -2,12 +2,13 @@
 
 use super::{shard::prepare, train::threads};
 use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units, work};
+use checkpoint::CheckpointChoice;
 use clap::Args;
 use comfy_table::{Table, presets};
 use config::Run;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{CheckpointChoice, Evaluation, Weights};
+use trainer::{Evaluation, Weights};
 
 /// Measure how good on held-out data is what a run has trained
 ///
@@ -90,7 +91,7 @@ impl Eval {
             }),
             _ if dir.summary().exists() && run.lora.is_none() => Weights::Model(dir.model()),
             _ if dir.summary().exists() => Weights::Adapter(dir.adapter()),
-            _ if trainer::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
+            _ if checkpoint::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
             _ => {
                 let what =
                     format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());

@@ -55,7 +55,7 @@ impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (model, adapter) = self.model()?;
         let Self { max_tokens, temperature, top_p, seed, .. } = self;
-        let prompt = trainer::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
+        let prompt = inference::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
         let mut stdout = std::io::stdout();
         work::generate(&model, adapter.as_deref(), &prompt, self.device, &mut |text| {
             // Whoever closes the pipe has read enough.

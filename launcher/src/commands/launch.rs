@@ -145,7 +145,7 @@ impl Launch {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
         }
-        let newest = || trainer::newest_checkpoint(dir.path());
+        let newest = || checkpoint::newest_checkpoint(dir.path());
         let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
         let mut run = run.clone();
         loop {
@@ -196,7 +196,7 @@ fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<
 
 /// The newest checkpoint in words.
 fn from(dir: &RunDir) -> String {
-    trainer::newest_checkpoint(dir.path()).map_or_else(|| "its beginning".to_owned(), |step| format!("its checkpoint of step {step}"))
+    checkpoint::newest_checkpoint(dir.path()).map_or_else(|| "its beginning".to_owned(), |step| format!("its checkpoint of step {step}"))
 }
 
 /// Waits, unless a signal comes.
@@ -221,8 +221,8 @@ fn stopped_between(number: NonZero<usize>, dir: &RunDir) -> Failure {
 }
 
 fn newest_path(dir: &RunDir) -> Option<(u64, PathBuf)> {
-    let step = trainer::newest_checkpoint(dir.path())?;
-    Some((step, trainer::checkpoints(dir.path()).join(format!("step-{step:08}"))))
+    let step = checkpoint::newest_checkpoint(dir.path())?;
+    Some((step, checkpoint::checkpoints(dir.path()).join(format!("step-{step:08}"))))
 }
 
 /// A job that did not finish its run.

@@ -4,10 +4,10 @@ use crate::{failure::Failure, progress::Progress, run_dir::RunDir, units, work};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use config::Run;
+use inference::MergeRequest;
 use serde_json::json;
 use std::path::PathBuf;
 use tch::Kind;
-use trainer::MergeRequest;
 
 /// Merge an adapter into its model's weights, and write them as Hugging Face has them
 ///

@@ -5,8 +5,8 @@ use crate::{cli::Config, failure::Failure, units, work};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use config::Run;
+use estimate::{ModePlan, Plan as Found};
 use std::path::PathBuf;
-use trainer::{ModePlan, Plan as Found};
 
 /// Say how much memory a run will take, and what fits, before anything is loaded
 ///

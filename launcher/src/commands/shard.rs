@@ -6,10 +6,11 @@ mod summary;
 use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, work};
 use clap::Args;
 use config::{DataSources, Run, Task};
+use data::{Dataset, ShownToken};
 use samples::Marks;
 use serde_json::json;
+use setup::RunData;
 use std::{cell::RefCell, fmt::Write as _, io::Write as _, path::Path, time::Instant};
-use trainer::{Dataset, RunData, ShownToken};
 
 /// Prepare a run's data ahead, in RUN_DIR/data, and show what will be trained
 ///

@@ -14,12 +14,13 @@ use crate::{
 use clap::Args;
 use collective::ProcessGroup;
 use config::{Run, StopSignal};
+use setup::RunData;
 use std::{
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
 };
-use trainer::{Ending, RunData, StopRequest};
+use trainer::{StopRequest, TrainOutcome};
 
 /// Train as one rank: alone, or started by mpirun or srun with others
 #[derive(Debug, Args)]
@@ -115,7 +116,7 @@ impl Train {
         let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
         let outcome = work::train(run, Arc::clone(group), &stop);
         drop((shown, timeline));
-        if let Ending::Stopped { signal, step, checkpoint } = outcome? {
+        if let TrainOutcome::Stopped { signal, step, checkpoint } = outcome? {
             let message = stopped(signal, step, &checkpoint);
             return Err(if rank == 0 && !self.launched { Failure::Stopped(message) } else { Failure::Reported(STOPPED) });
         }

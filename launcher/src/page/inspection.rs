@@ -8,9 +8,9 @@ use super::{
     table::Table,
 };
 use crate::units;
+use analysis::Inspection;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
-use trainer::Inspection;
 
 /// The page of what `loract inspect` has `found`, on the model `name`, with the configuration `config`.
 pub fn page(found: &Inspection, name: &str, config: &str) -> anyhow::Result<String> {
