@@ -91,7 +91,7 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
             agree(&[sites, "activations.method=qb", "activations.rank=0.25"]);
             agree(&[sites, "activations.method=coded", "activations.bits=4", "run.steps=8"]);
         }
-        agree(&["activations.sites=layer", "activations.method=coded", "activations.difference=true", "activations.basis=none"]);
+        agree(&["activations.sites=layer", "activations.method=coded", "activations.delta=true", "activations.basis=none"]);
     }
     // What else changes sizes.
     let [size, data] = batch(2);
@@ -104,7 +104,7 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
         agree(&[sites, "model.quantization=nf4", "model.dtype=bf16"]);
         agree(&[sites, "model.quantization=nf4", "lora.use_dora=true"]);
         agree(&[sites, "lora.use_dora=true", "lora.rank=16"]);
-        agree(&[sites, "lora.dropout=0.1", "optimizer.name=lion"]);
+        agree(&[sites, "lora.dropout=0.1", "optimizer.method=lion"]);
     }
     agree(&["activations.sites=none", "lora.target_modules=[\"q_proj\", \"down_proj\"]", "lora.layers_to_transform=[1, 2]"]);
     agree(&["activations.sites=layer", "run.micro_batch_size=1", "lora.modules_to_save=[\"lm_head\"]", "run.loss_chunk=64"]);

@@ -29,7 +29,7 @@ pub struct Follow {
 impl Follow {
     /// Begins to watch; `what` is shown until the first step is done.
     pub fn start(run: &Run, what: &str) -> Self {
-        let total = match run.length {
+        let total = match run.length() {
             Length::Steps(steps) => Some(steps),
             // Only the trainer knows how many samples there are; it says so in its first line.
             Length::Epochs(_) => None,

@@ -138,7 +138,7 @@ impl<'a> Trained<'a> {
 
 fn nothing_held_out(run: &Run) -> Error {
     let what = "leaves nothing held out to evaluate; give [data] eval, a file of its own, or hold samples out: --set data.eval_samples=32";
-    run.refuse("data", "eval_samples", what).into()
+    run.error_at("data", "eval_samples", what).into()
 }
 
 /// How held-out data fare.

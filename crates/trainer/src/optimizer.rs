@@ -22,7 +22,7 @@ use adamw8bit::AdamW8bit;
 pub(crate) use blockwise::BLOCK;
 use blockwise::Levels;
 use collective::ProcessGroup;
-use config::OptimizerName;
+use config::OptimizerMethod;
 use lion::Lion;
 use muon::Muon;
 use sgd::Sgd;
@@ -115,11 +115,11 @@ impl Optimizer {
     /// Those of libtorch.
     pub fn new(parameters: &[Trained<'_>], options: &config::Optimizer, share: Part) -> Result<Self> {
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
-        let levels = match options.name {
-            OptimizerName::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
+        let levels = match options.method {
+            OptimizerMethod::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
             _ => None,
         };
-        let all = pieces(parameters, options.name, share.ranks);
+        let all = pieces(parameters, options.method, share.ranks);
         let mut slots = Vec::with_capacity(parameters.len());
         let mut bytes = 0;
         for piece in all.iter().filter(|piece| piece.owner == share.rank) {
@@ -131,11 +131,11 @@ impl Optimizer {
                 true => Some(value.f_to_kind(Kind::Float)?),
                 false => None,
             };
-            let rule: Box<dyn Rule + Send> = match (options.name, &levels) {
-                (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
-                (OptimizerName::Lion, _) => Box::new(Lion::new(&value, options)?),
-                (OptimizerName::Sgd, _) => Box::new(Sgd::new(&value, options)?),
-                (OptimizerName::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
+            let rule: Box<dyn Rule + Send> = match (options.method, &levels) {
+                (OptimizerMethod::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
+                (OptimizerMethod::Lion, _) => Box::new(Lion::new(&value, options)?),
+                (OptimizerMethod::Sgd, _) => Box::new(Sgd::new(&value, options)?),
+                (OptimizerMethod::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
                 _ => Box::new(AdamW::new(&value, options)?),
             };
             let wide = if value.kind() == Kind::Float { 0 } else { Space::bytes(Kind::Float, value.numel()) };

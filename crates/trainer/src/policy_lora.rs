@@ -83,7 +83,7 @@ impl From<&EncoderConfig> for Modules {
 /// Refuses what this model has no place for: names and patterns that fit no layer, layers that there are not, and what leaves nothing to train.
 pub(crate) fn check(run: &Run, modules: impl Into<Modules>, lora: &Option<Lora>) -> Result<()> {
     let Some(Lora::New(config)) = lora else { return Ok(()) };
-    let refuse = |key, what: String| Err(run.refuse("lora", key, &what).into());
+    let refuse = |key, what: String| Err(run.error_at("lora", key, &what).into());
     let Modules { paths, names, layers } = modules.into();
     for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
         if let Some(unknown) = modules.and_then(|modules| unknown(modules, &paths)) {

@@ -60,7 +60,7 @@ impl RunData {
                 "holds token id {largest}, and the model knows 0 to {}; prepare it again with this model's tokenizer",
                 vocabulary - 1
             );
-            return Err(run.refuse("data", "train", &what).into());
+            return Err(run.error_at("data", "train", &what).into());
         }
         order(run, &prepared.train, ranks)?;
         Ok(Self { prepared: Some(prepared), on_disk })
@@ -162,7 +162,7 @@ fn at_key(run: &Run, error: data::Error) -> Error {
         data::Error::Empty { role, reason, remedy } => ("data", *role, format!("gives nothing to learn from: {reason}; {remedy}")),
         _ => return error.into(),
     };
-    run.refuse(table, key, &what).into()
+    run.error_at(table, key, &what).into()
 }
 
 fn sources(run: &Run) -> Sources {

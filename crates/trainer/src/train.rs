@@ -278,7 +278,7 @@ fn follow(run: &Run, group: &Arc<dyn ProcessGroup>, stop: &StopRequest, fault: O
 
 /// Steps of the run: as given, or those that so many epochs take, the last one filled up from the next.
 fn steps(run: &Run, samples: usize) -> u64 {
-    match run.length {
+    match run.length() {
         Length::Steps(steps) => steps,
         Length::Epochs(epochs) => (epochs * samples as f64 / run.batch_size as f64).ceil().max(1.0) as u64,
     }
@@ -315,7 +315,7 @@ pub(crate) fn add_lora(run: &Run, model: &mut impl Model) -> Result<Option<Adapt
 
 /// What of the optimiser's work this rank does.
 fn optimizer_part(run: &Run, group: &dyn ProcessGroup) -> Part {
-    if run.optimizer.split { Part { rank: group.rank(), ranks: group.world_size() } } else { Part::WHOLE }
+    if run.optimizer.is_sharded() { Part { rank: group.rank(), ranks: group.world_size() } } else { Part::WHOLE }
 }
 
 /// The `[gradients]` table as the reducer reads it. One rank sends nothing, so there is nothing to compress, and no error to make.
@@ -334,5 +334,5 @@ fn reduce_config(run: &Run, ranks: usize) -> reduce::Config {
             warm_start: table.warm_start,
         }),
     };
-    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes, overlap: table.overlap }
+    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes.bytes() as usize, overlap: table.overlap }
 }

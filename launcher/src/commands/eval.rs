@@ -94,7 +94,7 @@ impl Eval {
             _ => {
                 let what =
                     format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());
-                return Err(run.refuse("run", "dir", &what).into());
+                return Err(run.error_at("run", "dir", &what).into());
             }
         })
     }

@@ -112,7 +112,7 @@ impl Launch {
         let ranks = run.cluster.ranks;
         let dir = RunDir::of(&run);
         let beginning = dir.beginning(&run, self.overwrite)?;
-        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.refuse("cluster", "mpirun", &what))?;
+        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.error_at("cluster", "mpirun", &what))?;
         work::check(&run, ranks)?;
 
         let data = prepare(&run, ranks)?;

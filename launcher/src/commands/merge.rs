@@ -117,7 +117,7 @@ impl Merge {
         let adapter = self.adapter.clone().unwrap_or_else(|| RunDir::of(&run).adapter());
         if self.adapter.is_none() && !adapter.exists() {
             let what = format!("is {}, where no run has written an adapter yet; train first, or give --adapter DIR", run.dir.display());
-            return Err(run.refuse("run", "dir", &what).into());
+            return Err(run.error_at("run", "dir", &what).into());
         }
         let config::Model { path: model, tokenizer, chat_template, .. } = run.model;
         Ok(MergeRequest { model, adapter, tokenizer, chat_template, out, kind, shard_bytes })

@@ -84,7 +84,7 @@ impl Train {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let threads = threads(run.threads, ranks_on_this_host(group));
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-        let mut signals = run.checkpoint.signals.clone();
+        let mut signals = run.checkpoint.signals.to_vec();
         if self.launched && !signals.is_empty() && !signals.contains(&StopSignal::Usr1) {
             // By which launch passes on whatever it gets.
             signals.push(StopSignal::Usr1);

@@ -13,7 +13,7 @@ use crate::probe::Probe;
 use crate::step::micro_batches;
 use crate::{Error, Result, policy};
 use collective::{ProcessGroup, Reduce};
-use config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
+use config::{Activations, Bits, Budget, CompressionConfig, CompressionOverrides, Factors, Layers, Override, Run, Site};
 use data::{Batch, Dataset};
 use divide::{Choice, LEVELS, divide, least};
 use lowrank::coded::{Coded, Rate};
@@ -70,7 +70,7 @@ struct Sizes {
     tokens: u64,
     /// The width of each coded tensor of a site in a layer: some sites have two.
     tensors: Vec<(Site, usize, i64)>,
-    basis_bytes: fn(i64, &Form) -> u64,
+    basis_bytes: fn(i64, &CompressionConfig) -> u64,
 }
 
 impl Division {
@@ -103,8 +103,8 @@ impl Division {
             Budget::BytesPerToken(bytes) => bytes,
         };
         let layers = model.num_layers as usize;
-        let basis_layers = table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.form, layers));
-        let basis_bytes = sizes.basis_bytes(&table.form, basis_layers);
+        let basis_layers = table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.compression, layers));
+        let basis_bytes = sizes.basis_bytes(&table.compression, basis_layers);
         let choices: Vec<Choice> = found.iter().map(|of| sizes.choice(of)).collect::<Result<_>>()?;
         let whole = (bytes_per_token * tokens as f64) as u64;
         let levels = whole.checked_sub(basis_bytes).and_then(|rest| divide(&choices, rest)).ok_or_else(|| {
@@ -115,7 +115,7 @@ impl Division {
                 basis_bytes as f64 / tokens as f64,
                 least(&choices) as f64 / tokens as f64
             );
-            Error::from(run.refuse("activations", "budget", &what))
+            Error::from(run.error_at("activations", "budget", &what))
         })?;
         let code_bytes = choices.iter().zip(&levels).map(|(choice, level)| choice.bytes[*level]).sum();
         let share = |(of, level): (&Sensitivity, &usize)| Share {
@@ -139,9 +139,9 @@ impl Division {
                 .take_while(|(index, share)| share.site == first.site && share.layer == first.layer + index && share.bits == first.bits);
             let count = alike.count();
             table.overrides.push(Override {
-                sites: Some(vec![first.site.clone()]),
+                sites: Some(first.site.clone().into()),
                 layers: Some(Layers { start: first.layer, end: Some(first.layer + count) }),
-                form: PartialForm { bits: Some(Bits::Number(first.bits)), ..PartialForm::default() },
+                compression: CompressionOverrides { bits: Some(Bits::Number(first.bits)), ..CompressionOverrides::default() },
             });
             rest = &rest[count..];
         }
@@ -248,7 +248,7 @@ impl Sizes {
             let count = if matches!(site, Site::Sublayer | Site::Norm | Site::Act) { 2 } else { 1 };
             std::iter::repeat_n((site, layer, width), count)
         });
-        let basis_bytes = |width: i64, form: &Form| {
+        let basis_bytes = |width: i64, form: &CompressionConfig| {
             let element = match form.factors {
                 Factors::F32 => 4,
                 _ => 2,
@@ -259,13 +259,13 @@ impl Sizes {
     }
 
     /// Bytes of all bases with so many layers to each.
-    fn basis_bytes(&self, form: &Form, basis_layers: usize) -> u64 {
+    fn basis_bytes(&self, form: &CompressionConfig, basis_layers: usize) -> u64 {
         let first = self.tensors.iter().filter(|(_, layer, _)| layer % basis_layers == 0);
         BASES * first.map(|(.., width)| (self.basis_bytes)(*width, form)).sum::<u64>()
     }
 
     /// The number of sharers at which the bits that bases take, and those that it would take to make up for sharing, are fewest.
-    fn best_sharing(&self, form: &Form, layers: usize) -> usize {
+    fn best_sharing(&self, form: &CompressionConfig, layers: usize) -> usize {
         let elements = (self.tokens * self.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>()).max(1) as f64;
         let bits =
             |sharers: usize| 8.0 * self.basis_bytes(form, sharers) as f64 / elements + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2();
@@ -337,7 +337,7 @@ mod tests {
 
         let table = division.applied(&run.activations);
         for share in &division.shares {
-            assert_eq!(table.form_at(Site::Layer, share.layer).unwrap().0.bits, Bits::Number(share.bits));
+            assert_eq!(table.compression_at(Site::Layer, share.layer).unwrap().0.bits, Bits::Number(share.bits));
         }
         assert!(table.overrides.len() < 30, "neighbours alike are one override");
     }

@@ -3,7 +3,7 @@
 use super::divide::LEVELS;
 use crate::probe::{Probe, Taken};
 use crate::{Result, policy};
-use config::{Activations, BasisKind, Bits, Form, Keeping, Site};
+use config::{Activations, BasisKind, Bits, CompressionConfig, CompressionMethod, Site};
 use data::Batch;
 use layers::{Keep, Sites};
 use lowrank::coded::{Basis, bound};
@@ -32,10 +32,10 @@ pub(super) struct Sensitivity {
 }
 
 /// The sites of the layers that are coded.
-pub(super) fn places(table: &Activations, layers: usize) -> Vec<(Site, usize, Form)> {
+pub(super) fn places(table: &Activations, layers: usize) -> Vec<(Site, usize, CompressionConfig)> {
     let coded = |(site, layer)| {
-        let (form, _) = table.form_at(site, layer)?;
-        (form.method == Keeping::Coded).then_some((site, layer, form))
+        let (form, _) = table.compression_at(site, layer)?;
+        (form.method == CompressionMethod::Coded).then_some((site, layer, form))
     };
     let sites = Site::ALL.into_iter().filter(|site| table.sites.has(*site));
     sites.flat_map(|site| (0..layers).map(move |layer| (site, layer))).filter_map(coded).collect()
@@ -88,14 +88,14 @@ pub(super) fn measure(
 
 /// Whether a site is kept as differences.
 fn chained(table: &Activations, site: Site) -> bool {
-    table.difference && matches!(site, Site::Layer | Site::Sublayer)
+    table.delta && matches!(site, Site::Layer | Site::Sublayer)
 }
 
 /// How a layer is kept while it, or another, is tried; `None`: as it is.
-fn as_tried(form: &Form, tried: bool, chained: bool) -> Option<Form> {
+fn as_tried(form: &CompressionConfig, tried: bool, chained: bool) -> Option<CompressionConfig> {
     match (tried, chained) {
-        (true, _) => Some(Form { bits: Bits::Number(TRIED), drift: f64::INFINITY, ..form.clone() }),
-        (false, true) => Some(Form { bits: Bits::Number(NOT_TRIED), basis: BasisKind::None, ..form.clone() }),
+        (true, _) => Some(CompressionConfig { bits: Bits::Number(TRIED), drift: f64::INFINITY, ..form.clone() }),
+        (false, true) => Some(CompressionConfig { bits: Bits::Number(NOT_TRIED), basis: BasisKind::None, ..form.clone() }),
         (false, false) => None,
     }
 }

@@ -60,7 +60,7 @@ impl Agreed {
         };
         let value = |keys: &Self| keys.0.get(&format!("lora.{key}")).cloned().unwrap_or_else(|| "absent".into());
         let what = format!("is {}, and the checkpoint was trained with {}; set it back", value(&now), value(self));
-        Err(run.refuse("lora", key, &what))
+        Err(run.error_at("lora", key, &what))
     }
 
     /// Refuses `run` if it differs from the run with these keys: at the first key that does, naming all.
@@ -81,7 +81,7 @@ impl Agreed {
         }
         what +=
             "; set it back to go on with that run, pass --overwrite to replace it, or give this one another directory: --set run.dir=DIR";
-        Err(run.refuse(table, key, &what))
+        Err(run.error_at(table, key, &what))
     }
 }
 

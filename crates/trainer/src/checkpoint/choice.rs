@@ -27,7 +27,7 @@ pub(crate) fn find(run: &Run, choice: &CheckpointChoice) -> Result<(PathBuf, Man
         let steps = directory.steps().map_err(Error::io(&super::checkpoints(&run.dir), "look for checkpoints in"))?;
         steps.last().map(|step| directory.path(*step)).ok_or_else(|| {
             let what = format!("is {}, which holds no checkpoint; train first, with [checkpoint] every > 0", run.dir.display());
-            Error::from(run.refuse("run", "dir", &what))
+            Error::from(run.error_at("run", "dir", &what))
         })
     };
     let folder = match choice {
@@ -41,7 +41,7 @@ pub(crate) fn find(run: &Run, choice: &CheckpointChoice) -> Result<(PathBuf, Man
                      the latest",
                     run.dir.display()
                 );
-                return Err(run.refuse("run", "dir", &what).into());
+                return Err(run.error_at("run", "dir", &what).into());
             };
             directory.path(best.step)
         }

@@ -44,7 +44,7 @@ pub(crate) fn resume(run: &Run, data: &str, stepper: &mut Stepper<'_>) -> Result
                      them, or pass --overwrite to begin anew",
                     run.dir.display()
                 );
-                return Err(run.refuse("data", "train", &what).into());
+                return Err(run.error_at("data", "train", &what).into());
             }
             let folder = directory.path(manifest.step);
             tracing::info!("going on after step {}, from {}", manifest.step, folder.display());

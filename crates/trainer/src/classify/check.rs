@@ -2,10 +2,10 @@
 
 use super::images;
 use crate::{Error, Result, policy, policy_lora, text};
-use config::{BadLines, DataFormat, Quantization, Run, Task};
+use config::{Run, Task};
 use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
 
-/// As [`crate::check`]: the head, which the checkpoint need not hold, and the keys that such data do not have.
+/// As [`crate::check`]: the head, which the checkpoint need not hold, and the data that it reads.
 pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<()> {
     let model = checkpoint.encoder_config()?;
     if !checkpoint.is_untrained() && !Classifier::is_whole(checkpoint) {
@@ -15,7 +15,7 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<
         (InputConfig::Text(input), Task::SequenceClassification) => {
             if run.data.sequence_length as i64 > input.max_tokens() {
                 let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, input.max_tokens());
-                return Err(run.refuse("data", "sequence_length", &what).into());
+                return Err(run.error_at("data", "sequence_length", &what).into());
             }
             text::open(run, checkpoint)?;
             run.data.sequence_length as i64
@@ -26,26 +26,8 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, ranks: usize) -> Result<
         }
         _ => return Err(other_input(run, model)),
     };
-    let skips = run.data.bad_lines != BadLines::Fail;
-    let other_format = run.data.format != DataFormat::Auto;
-    let overflow = run.data.overflow.is_some();
-    for (key, given) in [("packing", run.data.packing), ("format", other_format), ("bad_lines", skips), ("overflow", overflow)] {
-        if given {
-            return Err(run.refuse("data", key, "is for language models; leave it out where samples have classes").into());
-        }
-    }
-    if run.model.task != Task::ImageClassification {
-        for (key, given) in [("flip", run.data.flip), ("crop", run.data.crop.is_some())] {
-            if given {
-                return Err(run.refuse("data", key, "is for images; leave it out").into());
-            }
-        }
-    }
-    if run.model.quantization != Quantization::None {
-        return Err(run.refuse("model", "quantization", "is for language models; leave it out where samples have classes").into());
-    }
     if run.activations.budget.is_some() {
-        return Err(run.refuse("activations", "budget", "is divided for language models only; give bits or a rank").into());
+        return Err(run.error_at("activations", "budget", "is divided for language models only; give bits or a rank").into());
     }
     policy::check_activations(run, model, run.rows_at_once(ranks)? as i64 * tokens)?;
     policy_lora::check(run, model, &policy_lora::lora(run)?)
@@ -57,7 +39,7 @@ pub(super) fn other_input(run: &Run, model: &EncoderConfig) -> Error {
         InputConfig::Text(_) => ("texts", Task::SequenceClassification),
         InputConfig::Image(_) => ("images", Task::ImageClassification),
     };
-    run.refuse(
+    run.error_at(
         "model",
         "task",
         &format!("is {:?}, and {} reads {reads}; give {task:?}", run.model.task.as_str(), model.model_type, task = task.as_str()),

@@ -83,7 +83,9 @@ pub fn inspect(run: &Run, data: &RunData, look: &Look, progress: &mut dyn FnMut(
     )?;
     crate::train::add_lora(run, &mut decoder)?;
     fill_b(run, &decoder)?;
-    let Some(prepared) = data.prepared() else { return Err(run.refuse("model", "task", "classifies, which is not inspected yet").into()) };
+    let Some(prepared) = data.prepared() else {
+        return Err(run.error_at("model", "task", "classifies, which is not inspected yet").into());
+    };
     let dataset = &prepared.train;
     let order = run_data::order(run, dataset, 1)?;
     let rows = run.rows_at_once(1)?;

@@ -5,7 +5,7 @@ use super::Trained;
 use super::blockwise::BLOCK;
 use crate::Result;
 use collective::ProcessGroup;
-use config::OptimizerName;
+use config::OptimizerMethod;
 use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
@@ -34,7 +34,7 @@ pub(super) struct Piece {
 
 /// Where the parameters are cut: all elements in a row into equal parts. A matrix that Muon turns stays whole, with the rank that holds its middle,
 /// and one whose states are in blocks is cut between blocks.
-pub(super) fn pieces(parameters: &[Trained<'_>], rule: OptimizerName, ranks: usize) -> Vec<Piece> {
+pub(super) fn pieces(parameters: &[Trained<'_>], rule: OptimizerMethod, ranks: usize) -> Vec<Piece> {
     let sizes: Vec<i64> = parameters.iter().map(|trained| trained.tensor.numel() as i64).collect();
     let total: i64 = sizes.iter().sum();
     // The first element of a rank's part, of `total`.
@@ -43,8 +43,8 @@ pub(super) fn pieces(parameters: &[Trained<'_>], rule: OptimizerName, ranks: usi
     let mut before = 0;
     for (number, (trained, &size)) in parameters.iter().zip(&sizes).enumerate() {
         let unit = match rule {
-            OptimizerName::Muon if trained.is_muon_matrix() => size,
-            OptimizerName::AdamW8bit => BLOCK,
+            OptimizerMethod::Muon if trained.is_muon_matrix() => size,
+            OptimizerMethod::AdamW8bit => BLOCK,
             _ => 1,
         };
         // Rounded to the nearest place where it may be cut.
@@ -147,7 +147,7 @@ pub(super) fn flat(tensor: &Tensor, elements: &Range<i64>) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    fn cut(sizes: &[i64], rule: OptimizerName, ranks: usize) -> Vec<(usize, usize, Range<i64>)> {
+    fn cut(sizes: &[i64], rule: OptimizerMethod, ranks: usize) -> Vec<(usize, usize, Range<i64>)> {
         let tensors: Vec<Tensor> = sizes.iter().map(|&size| Tensor::zeros([size, 1], (Kind::Float, Device::Cpu))).collect();
         let trained: Vec<Trained<'_>> = tensors.iter().map(|tensor| Trained { tensor, rate: 1.0, is_hidden_matrix: true }).collect();
         pieces(&trained, rule, ranks).into_iter().map(|piece| (piece.owner, piece.parameter, piece.elements)).collect()
@@ -155,9 +155,9 @@ mod tests {
 
     #[test]
     fn elements_are_shared_out_evenly_and_each_once() {
-        assert_eq!(cut(&[7, 5], OptimizerName::AdamW, 3), [(0, 0, 0..4), (1, 0, 4..7), (1, 1, 0..1), (2, 1, 1..5)]);
-        assert_eq!(cut(&[7, 0, 5], OptimizerName::Sgd, 1), [(0, 0, 0..7), (0, 2, 0..5)]);
-        for (rule, unit) in [(OptimizerName::AdamW8bit, 256), (OptimizerName::Lion, 1)] {
+        assert_eq!(cut(&[7, 5], OptimizerMethod::AdamW, 3), [(0, 0, 0..4), (1, 0, 4..7), (1, 1, 0..1), (2, 1, 1..5)]);
+        assert_eq!(cut(&[7, 0, 5], OptimizerMethod::Sgd, 1), [(0, 0, 0..7), (0, 2, 0..5)]);
+        for (rule, unit) in [(OptimizerMethod::AdamW8bit, 256), (OptimizerMethod::Lion, 1)] {
             let sizes = [1000, 3, 7777, 256];
             for ranks in 1..6 {
                 let pieces = cut(&sizes, rule, ranks);
@@ -175,6 +175,6 @@ mod tests {
 
     #[test]
     fn a_matrix_that_is_turned_stays_whole() {
-        assert_eq!(cut(&[10, 10, 10], OptimizerName::Muon, 2), [(0, 0, 0..10), (0, 1, 0..10), (1, 2, 0..10)]);
+        assert_eq!(cut(&[10, 10, 10], OptimizerMethod::Muon, 2), [(0, 0, 0..10), (0, 1, 0..10), (1, 2, 0..10)]);
     }
 }

@@ -118,7 +118,7 @@ impl<'a> Sizes<'a> {
         let (state, room) = bytes_of(&trained, &self.run.optimizer);
         held.optimizer = match ranks as u64 {
             // Each has its part of the states, and the buffer through which new values travel.
-            ranks if ranks > 1 && self.run.optimizer.split => {
+            ranks if ranks > 1 && self.run.optimizer.is_sharded() => {
                 state.div_ceil(ranks) + room + held.gradients.div_ceil(ranks).min(EXCHANGE_BYTES)
             }
             _ => state + room,
