@@ -185,7 +185,7 @@ fn ranks_share_the_rows_and_an_interrupted_run_goes_on() {
         assert!((loss(&shared) / loss(&alone) - 1.0).abs() < 1e-5, "{ranks} ranks: {} and {}", loss(&shared), loss(&alone));
     }
     let page = fs::read_to_string(place.at("run/report.html")).unwrap();
-    assert!(["held-out accuracy, macro F1", ">Accuracy<", "tells the classes"].iter().all(|part| page.contains(part)));
+    assert!(["validation accuracy, macro F1", ">Accuracy<", "tells the classes"].iter().all(|part| page.contains(part)));
 }
 
 #[test]

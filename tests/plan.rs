@@ -116,7 +116,7 @@ fn what_fits_is_what_a_plan_of_it_says() {
     let place = place();
     let memory = 60_000_000;
     let set = ["activations.sites=sublayer".to_owned(), "run.batch_size=3".to_owned()];
-    let plan = planned(&place, &set, &["--memory", &memory.to_string()]);
+    let plan = planned(&place, &set, &["--memory", &format!("{memory}B")]);
     let first = &plan["modes"][0];
     assert_eq!((&first["mode"], &first["peak_bytes"]), (&json!("as configured"), &plan["peak_bytes"]));
     let peak = |key: &str, value: u64| {
@@ -210,5 +210,6 @@ fn every_family_is_planned_and_bad_input_is_refused() {
     };
     refused("model.path=no/model", &[], "[model] path: there is no no/model; give a directory with a config.json");
     refused("lora.target_modules=[\"query\"]", &[], "[lora] target_modules: names \"query\", which this model has not");
-    refused("run.steps=3", &["--memory", "80XB"], "give a size such as 500MB, 5GB or 80GiB");
+    refused("run.steps=3", &["--memory", "80"], "has no unit; write 80MB, 80MiB or 80GiB");
+    refused("run.steps=3", &["--memory", "80XB"], "give a size with a unit, such as 500MB, 5GB or 80GiB");
 }

@@ -1,4 +1,4 @@
-//! Job files for schedulers, each a template beside this file that reads like the file it becomes.
+//! Job files for schedulers, each a template in this directory.
 
 use crate::failure::Failure;
 use clap::ValueEnum;
