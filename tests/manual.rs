@@ -126,8 +126,11 @@ fn the_book_has_every_page_once_and_every_link_leads_somewhere() {
     }
     pages.push("SUMMARY.md".into());
     pages.sort();
-    let files = fs::read_dir(docs()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut files: Vec<String> = files.filter(|name| name.ends_with(".md")).collect();
+    let names = |folder: &str| {
+        let entries = fs::read_dir(docs().join(folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.filter(|name| name.ends_with(".md")).map(|name| format!("{folder}{name}")).collect::<Vec<_>>()
+    };
+    let mut files: Vec<String> = [names(""), names("reference/")].concat();
     files.sort();
     assert_eq!(pages, files);
 }

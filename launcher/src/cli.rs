@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, doctor::Doctor, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch,
-    merge::Merge, plan::Plan, render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
+    bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init, inspect::Inspect, launch::Launch,
+    merge::Merge, plan::Plan, reference::Reference, render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ configuration; 1 any other failure.";
 /// The commands; each is described where it is defined.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Init(Init),
+    Config(ShowConfig),
     Launch(Launch),
     Train(Train),
     Shard(Shard),
@@ -41,6 +43,7 @@ pub enum Command {
     Report(Report),
     Doctor(Doctor),
     Bench(Bench),
+    Reference(Reference),
 }
 
 /// The configuration of the commands that read one.

@@ -2,7 +2,7 @@
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports ([`mpirun`], [`run_monitor`], [`shutdown`],
 //! [`progress`], [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
-//! Everything else is done by the crate `trainer`.
+//! [`reference`] and [`env`] make the reference pages of the manual. Everything else is done by the crate `trainer`.
 
 mod cli;
 mod commands;
@@ -16,6 +16,7 @@ mod metrics;
 mod mpirun;
 mod page;
 mod progress;
+mod reference;
 mod render;
 mod report;
 mod request;

@@ -46,6 +46,9 @@ fn write_table(page: &mut String, table: &TableSpec) {
     for key in &table.keys {
         let _ = write!(page, "\n### `{}`\n\n{}\n\n", key.name, key.help);
         let _ = writeln!(page, "- Valid: {}", in_markdown(&key.valid));
+        for (name, meaning) in key.choices {
+            let _ = writeln!(page, "  - `\"{name}\"`: {}", meaning.trim());
+        }
         let _ = match &key.default {
             Some(default) => writeln!(page, "- Default: {}", in_markdown(default)),
             None => writeln!(page, "- Default: none; the key must be given"),
@@ -54,9 +57,6 @@ fn write_table(page: &mut String, table: &TableSpec) {
             let _ = writeln!(page, "- Read only if {}", in_markdown(&when.text));
         }
         let _ = writeln!(page, "- Example: `{} = {}`", key.name, key.example);
-        for (name, meaning) in key.choices {
-            let _ = writeln!(page, "  - `\"{name}\"`: {}", meaning.trim());
-        }
     }
 }
 
