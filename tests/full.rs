@@ -48,7 +48,7 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
 }
 
 fn trained(ranks: usize, steps: usize, set: &[&str]) -> BTreeMap<String, Vec<f32>> {
-    let place = place(steps, "[optimizer]\nname = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n");
+    let place = place(steps, "[optimizer]\nmethod = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n");
     run(&place, ranks, set);
     weights(&place.run_dir().join("model"))
 }
@@ -77,7 +77,7 @@ fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
         (2, &["gradients.bucket_bytes=1"]),
         (2, &["run.micro_batch_size=2", "gradients.overlap=false"]),
         (3, &["run.micro_batch_size=2", "gradients.bucket_bytes=5000"]),
-        (4, &["optimizer.split=true"]),
+        (4, &["optimizer.zero_stage=1"]),
     ] {
         let error = apart(&trained(ranks, 20, set), &alone);
         assert!(error < 1e-5, "{ranks} ranks, {set:?}: {error}");
@@ -86,15 +86,15 @@ fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
 
 #[test]
 fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() {
-    let adamw = |steps: usize, split: bool| {
+    let adamw = |steps: usize, zero_stage: u32| {
         place(
             steps,
             &format!(
-                "[optimizer]\nname = \"adamw8bit\"\nlearning_rate = 1e-3\nsplit = {split}\n[checkpoint]\nevery = 4\n[schedule]\nkind = \"constant\"\n"
+                "[optimizer]\nmethod = \"adamw8bit\"\nlearning_rate = 1e-3\nzero_stage = {zero_stage}\n[checkpoint]\nevery = 4\n[schedule]\nmethod = \"constant\"\n"
             ),
         )
     };
-    let (whole, split) = (adamw(8, false), adamw(8, true));
+    let (whole, split) = (adamw(8, 0), adamw(8, 1));
     run(&whole, 2, &[]);
     run(&split, 2, &[]);
     let expected = fs::read(whole.run_dir().join("model/model.safetensors")).unwrap();
@@ -102,7 +102,7 @@ fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() 
 
     // From the checkpoint of step 4, on other numbers of ranks and the other way round.
     for ranks in [1, 3] {
-        let again = adamw(8, true);
+        let again = adamw(8, 1);
         run(&again, 2, &["run.steps=8"]);
         fs::remove_file(again.run_dir().join("summary.json")).unwrap();
         run(&again, ranks, &[]);

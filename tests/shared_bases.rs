@@ -19,7 +19,7 @@ fn place(family: &str, lora: &str, gradients: &str) -> Place {
     place.write_batches("batches.safetensors", [4, 8, 16], &ids);
     place.edit(fixture("hf/llama").to_str().unwrap(), fixture(&format!("hf/{family}")).to_str().unwrap());
     place.edit("steps = 8\nbatch_size = 2", "steps = 12\nbatch_size = 8");
-    place.edit("[lora]\nrank = 2\n", &format!("{lora}\n[optimizer]\nname = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n"));
+    place.edit("[lora]\nrank = 2\n", &format!("{lora}\n[optimizer]\nmethod = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n"));
     place.edit("sites = \"none\"", SITES);
     place.edit("method = \"exact\"", gradients);
     place

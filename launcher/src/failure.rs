@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to go on. It is EX_TEMPFAIL of `sysexits.h`, on which
+/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to resume. It is EX_TEMPFAIL of `sysexits.h`, on which
 /// schedulers can requeue a job.
 pub const STOPPED: u8 = 75;
 

@@ -17,7 +17,7 @@ use tch::Tensor;
 
 use collective::{ProcessGroup, Reduce};
 use compression::coded::{Coded, Rate};
-use config::{Activations, Bits, Budget, Factors, Form, Layers, Override, PartialForm, Run, Site};
+use config::{Activations, Bits, Budget, CompressionConfig, CompressionOverrides, Factors, Layers, Override, Run, Site};
 use data::{Batch, Dataset};
 use models::ModelConfig;
 use setup::{micro_batches, site_width};
@@ -74,7 +74,7 @@ struct CodedSizes {
     tokens: u64,
     /// The width of each coded tensor of a site in a layer: some sites have two.
     tensors: Vec<(Site, usize, i64)>,
-    basis_bytes: fn(i64, &Form) -> u64,
+    basis_bytes: fn(i64, &CompressionConfig) -> u64,
 }
 
 impl BitAllocation {
@@ -107,8 +107,8 @@ impl BitAllocation {
             Budget::BytesPerToken(bytes) => bytes,
         };
         let layers = model.num_layers as usize;
-        let basis_layers = table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.form, layers));
-        let basis_bytes = sizes.basis_bytes(&table.form, basis_layers);
+        let basis_layers = table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.compression, layers));
+        let basis_bytes = sizes.basis_bytes(&table.compression, basis_layers);
         let candidates: Vec<Candidate> = found.iter().map(|of| sizes.candidate(of)).collect::<Result<_>>()?;
         let whole = (bytes_per_token * tokens as f64) as u64;
         let levels = whole.checked_sub(basis_bytes).and_then(|rest| allocate_bits(&candidates, rest)).ok_or_else(|| {
@@ -119,7 +119,7 @@ impl BitAllocation {
                 basis_bytes as f64 / tokens as f64,
                 least_bytes(&candidates) as f64 / tokens as f64
             );
-            Error::from(run.refuse("activations", "budget", &what))
+            Error::from(run.error_at("activations", "budget", &what))
         })?;
         let code_bytes = candidates.iter().zip(&levels).map(|(candidate, level)| candidate.bytes[*level]).sum();
         let site = |(of, level): (&Sensitivity, &usize)| SiteBits {
@@ -143,9 +143,9 @@ impl BitAllocation {
                 .take_while(|(index, next)| next.site == first.site && next.layer == first.layer + index && next.bits == first.bits);
             let count = alike.count();
             table.overrides.push(Override {
-                sites: Some(vec![first.site.clone()]),
+                sites: Some(first.site.clone().into()),
                 layers: Some(Layers { start: first.layer, end: Some(first.layer + count) }),
-                form: PartialForm { bits: Some(Bits::Number(first.bits)), ..PartialForm::default() },
+                compression: CompressionOverrides { bits: Some(Bits::Number(first.bits)), ..CompressionOverrides::default() },
             });
             rest = &rest[count..];
         }
@@ -264,7 +264,7 @@ impl CodedSizes {
             let count = if matches!(site, Site::Sublayer | Site::Norm | Site::Act) { 2 } else { 1 };
             std::iter::repeat_n((site, layer, width), count)
         });
-        let basis_bytes = |width: i64, form: &Form| {
+        let basis_bytes = |width: i64, form: &CompressionConfig| {
             let element = match form.factors {
                 Factors::F32 => 4,
                 _ => 2,
@@ -275,13 +275,13 @@ impl CodedSizes {
     }
 
     /// Bytes of all bases with so many layers to each.
-    fn basis_bytes(&self, form: &Form, basis_layers: usize) -> u64 {
+    fn basis_bytes(&self, form: &CompressionConfig, basis_layers: usize) -> u64 {
         let first = self.tensors.iter().filter(|(_, layer, _)| layer % basis_layers == 0);
         BASES * first.map(|(.., width)| (self.basis_bytes)(*width, form)).sum::<u64>()
     }
 
     /// The number of sharers at which the bits that bases take, and those that it would take to make up for sharing, are fewest.
-    fn best_sharing(&self, form: &Form, layers: usize) -> usize {
+    fn best_sharing(&self, form: &CompressionConfig, layers: usize) -> usize {
         let elements = (self.tokens * self.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>()).max(1) as f64;
         let bits =
             |sharers: usize| 8.0 * self.basis_bytes(form, sharers) as f64 / elements + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2();
@@ -353,7 +353,7 @@ mod tests {
 
         let table = allocation.applied(&run.activations);
         for site in &allocation.sites {
-            assert_eq!(table.form_at(Site::Layer, site.layer).unwrap().0.bits, Bits::Number(site.bits));
+            assert_eq!(table.compression_at(Site::Layer, site.layer).unwrap().0.bits, Bits::Number(site.bits));
         }
         assert!(table.overrides.len() < 30, "neighbours alike are one override");
     }

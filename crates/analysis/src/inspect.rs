@@ -58,7 +58,7 @@ pub fn inspect(run: &Run, data: &RunData, options: &InspectOptions, progress: &m
     let pad = TextProcessor::open(&run.model, &checkpoint)?.pad_token_id();
     let decoder = load_decoder(run, &checkpoint)?;
     let Some(prepared) = data.prepared() else {
-        return Err(run.refuse("model", "task", "classifies, which is not inspected yet").into());
+        return Err(run.error_at("model", "task", "classifies, which is not inspected yet").into());
     };
     let batches = InspectedBatches::collate(run, &prepared.train, options, pad)?;
     let probe = GradientProbe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };

@@ -57,7 +57,7 @@ pub fn find_checkpoint(run: &Run, choice: &CheckpointChoice) -> Result<SavedChec
         let steps = directory.steps().map_err(Error::io(&checkpoints(&run.dir), "look for checkpoints in"))?;
         steps.last().map(|step| directory.path(*step)).ok_or_else(|| {
             let what = format!("is {}, which holds no checkpoint; train first, with [checkpoint] every > 0", run.dir.display());
-            Error::from(run.refuse("run", "dir", &what))
+            Error::from(run.error_at("run", "dir", &what))
         })
     };
     let folder = match choice {
@@ -71,7 +71,7 @@ pub fn find_checkpoint(run: &Run, choice: &CheckpointChoice) -> Result<SavedChec
                      the latest",
                     run.dir.display()
                 );
-                return Err(run.refuse("run", "dir", &what).into());
+                return Err(run.error_at("run", "dir", &what).into());
             };
             directory.path(best.step)
         }

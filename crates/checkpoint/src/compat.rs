@@ -62,7 +62,7 @@ impl CompatKeys {
         };
         let value = |keys: &Self| keys.0.get(&format!("lora.{key}")).cloned().unwrap_or_else(|| "absent".into());
         let what = format!("is {}, and the checkpoint was trained with {}; set it back", value(&now), value(self));
-        Err(run.refuse("lora", key, &what))
+        Err(run.error_at("lora", key, &what))
     }
 
     /// Refuses `run` if it differs from the run with these keys: at the first key that does, naming all.
@@ -82,7 +82,7 @@ impl CompatKeys {
             what += &format!("; also different: {}", others.join(", "));
         }
         what += "; set it back to resume that run, pass --overwrite to replace it, or give this one another directory: --set run.dir=DIR";
-        Err(run.refuse(table, key, &what))
+        Err(run.error_at(table, key, &what))
     }
 }
 

@@ -46,7 +46,7 @@ pub fn resume(run: &Run, data: &str, group: &dyn ProcessGroup, state: &mut dyn C
                      them, or pass --overwrite to start over",
                     run.dir.display()
                 );
-                return Err(run.refuse("data", "train", &what).into());
+                return Err(run.error_at("data", "train", &what).into());
             }
             let folder = directory.path(manifest.step);
             tracing::info!("resuming after step {}, from {}", manifest.step, folder.display());

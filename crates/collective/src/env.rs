@@ -18,8 +18,8 @@ macro_rules! registry {
 }
 
 registry! {
-    LORACT_CHECK_COLLECTIVES: "0 turns off the comparison of all ranks' calls before each collective (on by default; off if any rank says so)",
-    LORACT_NCCL_DEADLINE: "in so many seconds the ranks must have met over NCCL (180)",
+    LORACT_CHECK_COLLECTIVES: "0 turns off the comparison of all ranks' calls before each collective; off if any rank turns it off",
+    LORACT_NCCL_DEADLINE: "seconds within which the ranks must have met over NCCL",
     OMPI_COMM_WORLD_SIZE: "set by Open MPI's mpirun: the number of ranks",
     OMPI_COMM_WORLD_RANK: "set by Open MPI's mpirun: this rank",
     OMPI_COMM_WORLD_LOCAL_RANK: "set by Open MPI's mpirun: this rank among those of its host",

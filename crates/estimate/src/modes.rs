@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use config::{Activations, Bits, Keeping, Run, Site, Sites};
+use config::{Activations, Bits, CompressionMethod, Run, Site, Sites};
 use models::ModelConfig;
 use setup::activation_policies;
 
@@ -60,23 +60,23 @@ pub(crate) fn plan(
 
 /// The ways that differ in what they save: low-rank methods take the same bytes at the same rank.
 fn others(configured: &Activations) -> Vec<(String, Activations)> {
-    let plain = |sites| Activations { sites, overrides: Vec::new(), budget: None, difference: false, ..configured.clone() };
+    let plain = |sites| Activations { sites, overrides: Vec::new(), budget: None, delta: false, ..configured.clone() };
     let mut ways = vec![("none: plain training".to_owned(), plain(Sites::None)), ("checkpoint".to_owned(), plain(Sites::Checkpoint))];
     for site in [Site::Layer, Site::Sublayer] {
-        let way = |words: String, method: Keeping, bits: Bits| {
+        let way = |words: String, method: CompressionMethod, bits: Bits| {
             let mut table = plain(Sites::Of(vec![site]));
-            (table.form.method, table.form.bits) = (method, bits);
+            (table.compression.method, table.compression.bits) = (method, bits);
             (format!("{site}, {words}"), table)
         };
-        let rank = match configured.form.rank {
+        let rank = match configured.compression.rank {
             config::Rank::Fraction(fraction) => format!("rank {fraction}"),
             config::Rank::Columns(columns) => format!("rank {columns}"),
             config::Rank::Auto => "rank auto".into(),
         };
-        ways.push(way(format!("qb, rowspace, rsvd, svd, nystrom ({rank})"), Keeping::Svd, configured.form.bits));
-        ways.push(way("quantized (8 bits)".into(), Keeping::Quantized, Bits::Number(8.0)));
-        ways.push(way("quantized (4 bits)".into(), Keeping::Quantized, Bits::Number(4.0)));
-        ways.push(way("coded (2 bits)".into(), Keeping::Coded, Bits::Number(2.0)));
+        ways.push(way(format!("qb, rowspace, rsvd, svd, nystrom ({rank})"), CompressionMethod::Svd, configured.compression.bits));
+        ways.push(way("quantized (8 bits)".into(), CompressionMethod::Quantized, Bits::Number(8.0)));
+        ways.push(way("quantized (4 bits)".into(), CompressionMethod::Quantized, Bits::Number(4.0)));
+        ways.push(way("coded (2 bits)".into(), CompressionMethod::Coded, Bits::Number(2.0)));
     }
     ways
 }

@@ -108,7 +108,7 @@ fn describe(run: &Run) -> Result<(ModelConfig, Option<Checkpoint>)> {
     let path = &run.model.path;
     if !path.exists() {
         let what = format!("there is no {}; give a directory with a config.json, or a .gguf file", path.display());
-        return Err(run.refuse("model", "path", &what).into());
+        return Err(run.error_at("model", "path", &what).into());
     }
     if path.is_dir() {
         return Ok((ModelConfig::read(&path.join("config.json"))?, None));

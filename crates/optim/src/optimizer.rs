@@ -19,7 +19,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use collective::ProcessGroup;
-use config::OptimizerName;
+use config::OptimizerMethod;
 
 use crate::Result;
 use adamw::AdamW;
@@ -122,11 +122,11 @@ impl Optimizer {
     /// Those of libtorch.
     pub fn new(parameters: &[TrainedParam<'_>], options: &config::Optimizer, part: Partition) -> Result<Self> {
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
-        let levels = match options.name {
-            OptimizerName::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
+        let levels = match options.method {
+            OptimizerMethod::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
             _ => None,
         };
-        let ranges = partition(parameters, options.name, part.world_size);
+        let ranges = partition(parameters, options.method, part.world_size);
         let mut params = Vec::with_capacity(parameters.len());
         let mut bytes = 0;
         for range in ranges.iter().filter(|range| range.owner == part.rank) {
@@ -189,11 +189,11 @@ impl ParamState {
             true => Some(value.f_to_kind(Kind::Float)?),
             false => None,
         };
-        let rule: Box<dyn UpdateRule + Send> = match (options.name, levels) {
-            (OptimizerName::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
-            (OptimizerName::Lion, _) => Box::new(Lion::new(&value, options)?),
-            (OptimizerName::Sgd, _) => Box::new(Sgd::new(&value, options)?),
-            (OptimizerName::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
+        let rule: Box<dyn UpdateRule + Send> = match (options.method, levels) {
+            (OptimizerMethod::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
+            (OptimizerMethod::Lion, _) => Box::new(Lion::new(&value, options)?),
+            (OptimizerMethod::Sgd, _) => Box::new(Sgd::new(&value, options)?),
+            (OptimizerMethod::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
             _ => Box::new(AdamW::new(&value, options)?),
         };
         Ok(Self { leaf, range: range.clone(), value, master, lr_scale: trained.lr_scale, rule })

@@ -13,7 +13,7 @@ fn a_step_allocates_next_to_nothing() {
     let path = folder.path().join("c.toml");
     let parameter = Tensor::randn([512, 1024], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
-        let text = format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\nname = \"{name}\"\nweight_decay = 0.1\n");
+        let text = format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\nmethod = \"{name}\"\nweight_decay = 0.1\n");
         std::fs::write(&path, text).unwrap();
         let options = Run::load(&path, &[]).unwrap().optimizer;
         let trained = TrainedParam { tensor: &parameter, lr_scale: 1.0, is_hidden_matrix: true };

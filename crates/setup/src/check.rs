@@ -30,7 +30,7 @@ pub fn check(run: &Run, world_size: usize) -> Result<()> {
     check_quantization(run, model, Some(&checkpoint), &adapter)?;
     if run.data.sequence_length as i64 > model.max_positions {
         let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
-        return Err(run.refuse("data", "sequence_length", &what).into());
+        return Err(run.error_at("data", "sequence_length", &what).into());
     }
     Ok(())
 }
@@ -39,15 +39,15 @@ pub fn check(run: &Run, world_size: usize) -> Result<()> {
 fn check_full_training(run: &Run) -> Result<()> {
     if run.lora.is_none() && run.model.path.is_file() {
         let what = "is one file, from which a trained model cannot be written; give a model directory, or add a [lora] table";
-        return Err(run.refuse("model", "path", what).into());
+        return Err(run.error_at("model", "path", what).into());
     }
     if run.model.weights == StartingWeights::Random {
         if run.model.task == Task::CausalLm {
-            return Err(run.refuse("model", "weights", "is for classifiers: a language model is not trained from scratch here").into());
+            return Err(run.error_at("model", "weights", "is for classifiers: a language model is not trained from scratch here").into());
         }
         if run.lora.is_some() {
             let what = "leaves all weights to be trained, and the [lora] table says that few are; remove one of them";
-            return Err(run.refuse("model", "weights", what).into());
+            return Err(run.error_at("model", "weights", what).into());
         }
     }
     Ok(())

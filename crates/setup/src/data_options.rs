@@ -22,7 +22,7 @@ pub(crate) fn at_key(run: &Run, error: data::Error) -> Error {
         data::Error::Empty { role, reason, remedy } => ("data", *role, format!("gives nothing to learn from: {reason}; {remedy}")),
         _ => return error.into(),
     };
-    run.refuse(table, key, &what).into()
+    run.error_at(table, key, &what).into()
 }
 
 /// A hash of what determines the rows of a classifier.

@@ -27,7 +27,7 @@ pub fn rank_device(run: &Run, local_rank: usize) -> Result<Device> {
         config::Device::Auto | config::Device::Cuda => {}
     }
     if !Cuda::is_available() {
-        return Err(run.refuse("run", "device", &format!("is \"cuda\", but {NO_GPU}")).into());
+        return Err(run.error_at("run", "device", &format!("is \"cuda\", but {NO_GPU}")).into());
     }
     // With this variable, NCCL takes the ranks of one host for several hosts: the way to try many ranks on few GPUs.
     if std::env::var_os("NCCL_HOSTID").is_some() {
@@ -38,7 +38,7 @@ pub fn rank_device(run: &Run, local_rank: usize) -> Result<Device> {
         let what = format!(
             "is \"{which}\", but rank {local_rank} of this host finds {gpus} GPUs only; start fewer ranks here, or set it to \"cpu\""
         );
-        return Err(run.refuse("run", "device", &what).into());
+        return Err(run.error_at("run", "device", &what).into());
     }
     Ok(Device::Cuda(local_rank))
 }

@@ -118,7 +118,7 @@ impl LabelledData {
         };
         if labels.len() < 2 {
             let what = format!("holds {} classes; give samples of two or more, or name them as labels", labels.len());
-            return Err(run.refuse("data", "train", &what).into());
+            return Err(run.error_at("data", "train", &what).into());
         }
         let mut train = LabelledSplit::new(train, run.data.train.first(), run.data.max_samples)?;
         let mut eval = match (eval, &run.data.eval) {
@@ -128,7 +128,7 @@ impl LabelledData {
         if eval.is_none() && run.data.eval_samples > 0 {
             if run.data.eval_samples >= train.len() {
                 let what = format!("is {}, and there are {} rows; hold out fewer", run.data.eval_samples, train.len());
-                return Err(run.refuse("data", "eval_samples", &what).into());
+                return Err(run.error_at("data", "eval_samples", &what).into());
             }
             let (kept, held) = hold_out(train.chosen, run.data.eval_samples, run.seed);
             eval = Some(LabelledSplit { samples: train.samples.clone(), chosen: held });

@@ -130,7 +130,7 @@ impl From<&EncoderConfig> for ModuleNames {
 /// The first key that does not fit.
 pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Option<AdapterSource>) -> Result<()> {
     let Some(AdapterSource::New(config)) = adapter else { return Ok(()) };
-    let refuse = |key, what: String| Err(run.refuse("lora", key, &what).into());
+    let refuse = |key, what: String| Err(run.error_at("lora", key, &what).into());
     let ModuleNames { paths, names, layers } = modules.into();
     for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
         if let Some(unknown) = modules.and_then(|modules| unknown(modules, &paths)) {

@@ -23,7 +23,7 @@ pub fn check_quantization(run: &Run, model: &ModelConfig, checkpoint: Option<&Ch
     if quantization == Quantization::None {
         return Ok(());
     }
-    let refuse = |table, key, what: String| Err(run.refuse(table, key, &what).into());
+    let refuse = |table, key, what: String| Err(run.error_at(table, key, &what).into());
     if quantization == Quantization::Gguf && !run.model.path.is_file() {
         let what = format!("keeps the blocks of a .gguf file, and {} is none; give \"nf4\", or a .gguf file", run.model.path.display());
         return refuse("model", "quantization", what);

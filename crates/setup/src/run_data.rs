@@ -126,5 +126,5 @@ fn check_vocabulary(run: &Run, prepared: &Prepared, checkpoint: &Checkpoint) -> 
     }
     let what =
         format!("holds token id {largest}, and the model knows 0 to {}; prepare it again with this model's tokenizer", vocabulary - 1);
-    Err(run.refuse("data", "train", &what).into())
+    Err(run.error_at("data", "train", &what).into())
 }

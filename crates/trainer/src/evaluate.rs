@@ -140,5 +140,5 @@ impl<'a> TrainedWeights<'a> {
 
 fn no_validation_data(run: &Run) -> Error {
     let what = "leaves no validation data; give [data] eval, a file of its own, or hold samples out: --set data.eval_samples=32";
-    run.refuse("data", "eval_samples", what).into()
+    run.error_at("data", "eval_samples", what).into()
 }

@@ -86,7 +86,7 @@ impl Trainer {
         let linears: BTreeSet<&str> = model.linears().into_iter().map(|linear| linear.weight().name()).collect();
         let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
         let groups = parameter_groups(&parameters, &linears, lora_plus_ratio);
-        let partition = match run.optimizer.split {
+        let partition = match run.optimizer.is_sharded() {
             true => Partition { rank: group.rank(), world_size: group.world_size() },
             false => Partition::WHOLE,
         };
@@ -246,5 +246,5 @@ fn reduce_config(run: &Run, world_size: usize) -> reduce::Config {
             warm_start: table.warm_start,
         }),
     };
-    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes, overlap: table.overlap }
+    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes.bytes() as usize, overlap: table.overlap }
 }

@@ -69,7 +69,7 @@ impl<'a> TrainingLoop<'a> {
         fault: Option<FaultInjection>,
         mut trainer: Trainer,
     ) -> Result<Self> {
-        let steps = total_steps(run.length, run.batch_size, trainer.task.train_samples());
+        let steps = total_steps(run.length(), run.batch_size, trainer.task.train_samples());
         let (trained, all) = parameter_counts(trainer.task.model());
         tracing::info!("{trained} of {all} parameters are trained, in {steps} steps");
         let data = trainer.task.fingerprint().to_owned();

@@ -1,7 +1,7 @@
 //! `loract inspect`: what compression does to a model on its data.
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, page, progress::Progress, units, work};
+use crate::{cli::Config, failure::Failure, page, progress::Progress, units};
 use analysis::{BitAllocation, GradientReport, InspectOptions, Inspection};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -44,10 +44,10 @@ pub struct Inspect {
     /// Compare this method only, by its first word. May be repeated
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analysis::inspected_methods()))]
     pub method: Vec<String>,
-    /// Show coded also in the basis of a batch so many batches before
+    /// Also show coded in the basis of the batch N batches earlier
     #[arg(long, value_name = "BATCHES", default_value_t = 0)]
     pub age: u64,
-    /// Show that older basis also shared by so many neighbouring layers. May be repeated
+    /// Also show that older basis shared by N neighbouring layers. May be repeated
     #[arg(long, value_name = "LAYERS", requires = "age", value_parser = clap::value_parser!(u16).range(2..))]
     pub shared: Vec<u16>,
     /// Write a page with plots as well; it needs no network
@@ -63,7 +63,7 @@ impl Inspect {
         self.html.as_deref().map_or(Ok(()), page::check_place)?;
         let run = Run::load(&self.config.config, &self.config.set)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
-        work::check(&run, 1)?;
+        setup::check(&run, 1)?;
         let data = prepare(&run, 1)?;
         let options = InspectOptions {
             batches: self.batches,
@@ -74,7 +74,7 @@ impl Inspect {
             shared: self.shared.iter().copied().map(usize::from).collect(),
         };
         let mut progress = Progress::start("looking", None);
-        let found = work::inspect(&run, &data, &options, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
+        let found = analysis::inspect(&run, &data, &options, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
         progress.finish();
         let found = found?;
         if self.json {
@@ -161,7 +161,7 @@ fn sites(found: &Inspection) -> Table {
 }
 
 fn gradients(reports: &[GradientReport]) -> Table {
-    let mut table = table(["sites", "method", "bits", "kept for backward", "relative error", "cosine"]);
+    let mut table = table(["sites", "method", "bits", "saved for backward", "relative error", "cosine"]);
     for report in reports {
         table.add_row([
             if report.kind == "configured" { format!("{} (as configured)", report.sites) } else { report.sites.clone() },

@@ -1,6 +1,6 @@
 //! `loract verify`: is this model computed as its reference is?
 
-use crate::{failure::Failure, work};
+use crate::failure::Failure;
 use analysis::TensorComparison;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -37,7 +37,7 @@ pub struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rows = work::verify(&self.model_dir, &self.expected, self.tolerance, self.device)?;
+        let rows = analysis::verify(&self.model_dir, &self.expected, self.tolerance, setup::single_device(self.device)?)?;
         let differing = rows.iter().filter(|row| !row.holds).count();
         if self.json {
             let tensors: Vec<_> = rows

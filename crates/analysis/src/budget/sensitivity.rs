@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tch::Kind;
 
 use compression::coded::{Basis, bound};
-use config::{Activations, BasisKind, Bits, Form, Keeping, Site};
+use config::{Activations, BasisKind, Bits, CompressionConfig, CompressionMethod, Site};
 use data::Batch;
 use layers::{ActivationStore, SavePolicy};
 use setup::{block_policies, compression_options, site_width};
@@ -36,10 +36,10 @@ pub(super) struct Sensitivity {
 }
 
 /// The sites of the layers that are coded.
-pub(super) fn coded_sites(table: &Activations, layers: usize) -> Vec<(Site, usize, Form)> {
+pub(super) fn coded_sites(table: &Activations, layers: usize) -> Vec<(Site, usize, CompressionConfig)> {
     let coded = |(site, layer)| {
-        let (form, _) = table.form_at(site, layer)?;
-        (form.method == Keeping::Coded).then_some((site, layer, form))
+        let (form, _) = table.compression_at(site, layer)?;
+        (form.method == CompressionMethod::Coded).then_some((site, layer, form))
     };
     let sites = Site::ALL.into_iter().filter(|site| table.sites.has(*site));
     sites.flat_map(|site| (0..layers).map(move |layer| (site, layer))).filter_map(coded).collect()
@@ -95,14 +95,14 @@ pub(super) fn measure(
 
 /// Whether a site is delta-coded.
 fn is_delta(table: &Activations, site: Site) -> bool {
-    table.difference && matches!(site, Site::Layer | Site::Sublayer)
+    table.delta && matches!(site, Site::Layer | Site::Sublayer)
 }
 
 /// How a layer is saved while it, or another one, is measured; `None`: exactly.
-fn as_tried(form: &Form, tried: bool, chained: bool) -> Option<Form> {
+fn as_tried(form: &CompressionConfig, tried: bool, chained: bool) -> Option<CompressionConfig> {
     match (tried, chained) {
-        (true, _) => Some(Form { bits: Bits::Number(PROBE_BITS), drift: f64::INFINITY, ..form.clone() }),
-        (false, true) => Some(Form { bits: Bits::Number(REST_BITS), basis: BasisKind::None, ..form.clone() }),
+        (true, _) => Some(CompressionConfig { bits: Bits::Number(PROBE_BITS), drift: f64::INFINITY, ..form.clone() }),
+        (false, true) => Some(CompressionConfig { bits: Bits::Number(REST_BITS), basis: BasisKind::None, ..form.clone() }),
         (false, false) => None,
     }
 }

@@ -1,7 +1,7 @@
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use config::{Form, Run, Site, Sites};
+use config::{CompressionConfig, Run, Site, Sites};
 use data::Batch;
 use layers::SavePolicy;
 use models::{Activations, Decoder};
@@ -65,7 +65,7 @@ enum CaseForm {
     /// As the run says, overrides included.
     Configured(Box<config::Activations>),
     /// This form everywhere.
-    Form(Box<Form>),
+    Form(Box<CompressionConfig>),
     Candidate(CandidateMethod),
 }
 
@@ -87,7 +87,7 @@ pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[Candid
         });
     }
     if options.methods.is_empty() {
-        cases.extend(Site::ALL.map(|site| fresh("site", Sites::Of(vec![site]), CaseForm::Form(Box::new(table.form.clone())))));
+        cases.extend(Site::ALL.map(|site| fresh("site", Sites::Of(vec![site]), CaseForm::Form(Box::new(table.compression.clone())))));
     }
     let blocks = sites.has(Site::Layer) || sites.has(Site::Sublayer);
     for candidate in candidates.iter().filter(|candidate| blocks || !candidate.difference) {
@@ -116,10 +116,10 @@ impl Case {
 
     fn method(&self) -> String {
         let mut method = match &self.form {
-            CaseForm::Configured(table) if table.form.method == config::Keeping::Coded && !table.overrides.is_empty() => {
+            CaseForm::Configured(table) if table.compression.method == config::CompressionMethod::Coded && !table.overrides.is_empty() => {
                 "coded, bits by layer and site".into()
             }
-            CaseForm::Configured(table) => described(&table.form),
+            CaseForm::Configured(table) => described(&table.compression),
             CaseForm::Form(form) => described(form),
             CaseForm::Candidate(candidate) => candidate.method.to_owned(),
         };
@@ -160,8 +160,8 @@ impl Case {
 }
 
 /// A short description of a form.
-fn described(form: &Form) -> String {
-    use config::{Bits, Keeping, Rank};
+fn described(form: &CompressionConfig) -> String {
+    use config::{Bits, CompressionMethod, Rank};
     let bits = match form.bits {
         Bits::Number(bits) => bits.to_string(),
         Bits::Auto => format!("error {}", form.error),
@@ -172,10 +172,10 @@ fn described(form: &Form) -> String {
         Rank::Auto => format!("rank auto, error {}", form.error),
     };
     match form.method {
-        Keeping::Exact => "exact".into(),
-        Keeping::Quantized => format!("quantized int{}", bits),
-        Keeping::Coded => format!("coded, {bits} bits"),
-        Keeping::Qb | Keeping::RowSpace => format!("{} {}, {rank}, {}", form.method, form.columns, form.factors),
+        CompressionMethod::Exact => "exact".into(),
+        CompressionMethod::Quantized => format!("quantized int{}", bits),
+        CompressionMethod::Coded => format!("coded, {bits} bits"),
+        CompressionMethod::Qb | CompressionMethod::RowSpace => format!("{} {}, {rank}, {}", form.method, form.sketch, form.factors),
         _ => format!("{}, {rank}, {}", form.method, form.factors),
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::Kind;
 
-use config::{Optimizer, OptimizerName};
+use config::{Optimizer, OptimizerMethod};
 
 use super::adamw8bit::CHUNK;
 use super::blockwise::BLOCK;
@@ -32,15 +32,15 @@ pub fn optimizer_bytes(parameters: &[TrainedShape], options: &Optimizer) -> (u64
     for parameter in parameters {
         let elements = parameter.elements();
         let f32s = Workspace::bytes(Kind::Float, elements as usize) as u64;
-        let (own_state, own_workspace) = match options.name {
+        let (own_state, own_workspace) = match options.method {
             // A byte for each element, and a scale for each block of them, twice.
-            OptimizerName::AdamW8bit => {
+            OptimizerMethod::AdamW8bit => {
                 let buffer = elements.min(CHUNK as u64).next_multiple_of(BLOCK as u64);
                 (2 * (elements + 4 * elements.div_ceil(BLOCK as u64)), 4 * Workspace::bytes(Kind::Float, buffer as usize) as u64)
             }
-            OptimizerName::Lion => (4 * elements, f32s),
-            OptimizerName::Sgd => (if options.momentum() > 0.0 { 4 * elements } else { 0 }, f32s),
-            OptimizerName::Muon if parameter.is_hidden_matrix && parameter.shape.len() == 2 => {
+            OptimizerMethod::Lion => (4 * elements, f32s),
+            OptimizerMethod::Sgd => (if options.momentum() > 0.0 { 4 * elements } else { 0 }, f32s),
+            OptimizerMethod::Muon if parameter.is_hidden_matrix && parameter.shape.len() == 2 => {
                 let (short, long) = (parameter.shape[0].min(parameter.shape[1]), parameter.shape[0].max(parameter.shape[1]));
                 let matrix = |elements: i64| 2 * Workspace::bytes(Kind::Float, elements as usize) as u64;
                 (4 * elements, matrix(short * long) + matrix(short * short))
@@ -77,7 +77,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         for name in ["adamw", "adamw8bit", "lion", "muon", "sgd"] {
-            std::fs::write(&path, format!("[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n[optimizer]\nname='{name}'\n")).unwrap();
+            std::fs::write(&path, format!("[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n[optimizer]\nmethod='{name}'\n")).unwrap();
             let options = Run::load(&path, &[]).unwrap().optimizer;
             let optimizer = Optimizer::new(&parameters, &options, Partition::WHOLE).unwrap();
             let bytes = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;

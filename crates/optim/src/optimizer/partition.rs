@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use collective::ProcessGroup;
-use config::OptimizerName;
+use config::OptimizerMethod;
 
 use super::TrainedParam;
 use super::blockwise::BLOCK;
@@ -37,7 +37,7 @@ pub(super) struct ShardRange {
 
 /// Splits all elements, in order, into equal ranges. A matrix that Muon orthogonalizes stays whole, with the rank that
 /// holds its middle; a parameter with 8-bit states is split between blocks.
-pub(super) fn partition(parameters: &[TrainedParam<'_>], method: OptimizerName, world_size: usize) -> Vec<ShardRange> {
+pub(super) fn partition(parameters: &[TrainedParam<'_>], method: OptimizerMethod, world_size: usize) -> Vec<ShardRange> {
     let sizes: Vec<i64> = parameters.iter().map(|trained| trained.tensor.numel() as i64).collect();
     let total: i64 = sizes.iter().sum();
     // The first element of a rank's partition, of `total`.
@@ -46,8 +46,8 @@ pub(super) fn partition(parameters: &[TrainedParam<'_>], method: OptimizerName, 
     let mut before = 0;
     for (number, (trained, &size)) in parameters.iter().zip(&sizes).enumerate() {
         let unit = match method {
-            OptimizerName::Muon if trained.is_muon_matrix() => size,
-            OptimizerName::AdamW8bit => BLOCK,
+            OptimizerMethod::Muon if trained.is_muon_matrix() => size,
+            OptimizerMethod::AdamW8bit => BLOCK,
             _ => 1,
         };
         // Rounded to the nearest element at which the parameter may be split.
@@ -150,7 +150,7 @@ pub(super) fn flat(tensor: &Tensor, elements: &Range<i64>) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    fn cut(sizes: &[i64], method: OptimizerName, world_size: usize) -> Vec<(usize, usize, Range<i64>)> {
+    fn cut(sizes: &[i64], method: OptimizerMethod, world_size: usize) -> Vec<(usize, usize, Range<i64>)> {
         let tensors: Vec<Tensor> = sizes.iter().map(|&size| Tensor::zeros([size, 1], (Kind::Float, Device::Cpu))).collect();
         let trained: Vec<TrainedParam<'_>> =
             tensors.iter().map(|tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: true }).collect();
@@ -159,9 +159,9 @@ mod tests {
 
     #[test]
     fn elements_are_partitioned_evenly_and_each_once() {
-        assert_eq!(cut(&[7, 5], OptimizerName::AdamW, 3), [(0, 0, 0..4), (1, 0, 4..7), (1, 1, 0..1), (2, 1, 1..5)]);
-        assert_eq!(cut(&[7, 0, 5], OptimizerName::Sgd, 1), [(0, 0, 0..7), (0, 2, 0..5)]);
-        for (rule, unit) in [(OptimizerName::AdamW8bit, 256), (OptimizerName::Lion, 1)] {
+        assert_eq!(cut(&[7, 5], OptimizerMethod::AdamW, 3), [(0, 0, 0..4), (1, 0, 4..7), (1, 1, 0..1), (2, 1, 1..5)]);
+        assert_eq!(cut(&[7, 0, 5], OptimizerMethod::Sgd, 1), [(0, 0, 0..7), (0, 2, 0..5)]);
+        for (rule, unit) in [(OptimizerMethod::AdamW8bit, 256), (OptimizerMethod::Lion, 1)] {
             let sizes = [1000, 3, 7777, 256];
             for ranks in 1..6 {
                 let pieces = cut(&sizes, rule, ranks);
@@ -179,6 +179,6 @@ mod tests {
 
     #[test]
     fn a_matrix_that_is_orthogonalized_stays_whole() {
-        assert_eq!(cut(&[10, 10, 10], OptimizerName::Muon, 2), [(0, 0, 0..10), (0, 1, 0..10), (1, 2, 0..10)]);
+        assert_eq!(cut(&[10, 10, 10], OptimizerMethod::Muon, 2), [(0, 0, 0..10), (0, 1, 0..10), (1, 2, 0..10)]);
     }
 }

@@ -71,14 +71,14 @@ fn adamw_follows_its_equations() {
 
 #[test]
 fn lion_follows_its_equations() {
-    follows("name = \"lion\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Lion::new([0.9, 0.99], 0.1));
+    follows("method = \"lion\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Lion::new([0.9, 0.99], 0.1));
 }
 
 #[test]
 fn sgd_follows_its_equations() {
-    follows("name = \"sgd\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Sgd::new(0.9, false, 0.1));
-    follows("name = \"sgd\"\nmomentum = 0.8\nnesterov = true", &[5, 7], 1e-6, reference::Sgd::new(0.8, true, 0.0));
-    follows("name = \"sgd\"\nmomentum = 0", &[5, 7], 1e-6, reference::Sgd::new(0.0, false, 0.0));
+    follows("method = \"sgd\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Sgd::new(0.9, false, 0.1));
+    follows("method = \"sgd\"\nmomentum = 0.8\nnesterov = true", &[5, 7], 1e-6, reference::Sgd::new(0.8, true, 0.0));
+    follows("method = \"sgd\"\nmomentum = 0", &[5, 7], 1e-6, reference::Sgd::new(0.0, false, 0.0));
 }
 
 #[test]
@@ -86,19 +86,19 @@ fn muon_follows_its_equations_in_wide_and_tall_matrices_and_adamw_elsewhere() {
     for (rows, columns) in [(5, 7), (7, 5), (6, 6)] {
         let original = (rows as f64 / columns as f64).max(1.0).sqrt();
         let reference = reference::Muon::new(rows as usize, 0.95, true, 0.1, original);
-        follows("name = \"muon\"\nscale = \"original\"\nweight_decay = 0.1", &[rows, columns], 1e-4, reference);
+        follows("method = \"muon\"\nscale = \"original\"\nweight_decay = 0.1", &[rows, columns], 1e-4, reference);
         let matched = 0.2 * (rows.max(columns) as f64).sqrt();
         let reference = reference::Muon::new(rows as usize, 0.9, false, 0.0, matched);
-        follows("name = \"muon\"\nnesterov = false\nmomentum = 0.9", &[rows, columns], 1e-4, reference);
+        follows("method = \"muon\"\nnesterov = false\nmomentum = 0.9", &[rows, columns], 1e-4, reference);
     }
-    follows("name = \"muon\"\nweight_decay = 0.1", &[35], 1e-6, reference::AdamW::new([0.9, 0.999], 1e-8, 0.1));
+    follows("method = \"muon\"\nweight_decay = 0.1", &[35], 1e-6, reference::AdamW::new([0.9, 0.999], 1e-8, 0.1));
 }
 
 #[test]
 fn muon_turns_every_singular_value_towards_one() {
     let ours = parameter(&[12, 30], 1);
     let before = ours.detach().copy();
-    let mut optimizer = optimizer(&[&ours], &options("name = \"muon\"\nscale = \"original\""));
+    let mut optimizer = optimizer(&[&ours], &options("method = \"muon\"\nscale = \"original\""));
     set_gradient(&ours, &normal(&[12, 30], 2));
     optimizer.step(1.0).unwrap();
     let (_, singular, _) = (before - ours.detach()).svd(true, false);
@@ -123,7 +123,7 @@ fn quadratic(text: &str, steps: u64) -> Vec<f64> {
 
 #[test]
 fn eight_bits_descend_as_thirty_two_do() {
-    let (exact, coded) = (quadratic("name = \"adamw\"", 200), quadratic("name = \"adamw8bit\"", 200));
+    let (exact, coded) = (quadratic("method = \"adamw\"", 200), quadratic("method = \"adamw8bit\"", 200));
     let (first, last) = (exact[0], exact[199]);
     assert!(last < 0.02 * first && coded[199] < 0.02 * first, "{first} to {last}, in 8 bits {}", coded[199]);
     for (step, (exact, coded)) in exact.iter().zip(&coded).enumerate() {
@@ -136,7 +136,7 @@ fn eight_bit_states_take_two_bytes_an_element_and_two_scales_a_block() {
     let shapes: [&[i64]; 3] = [&[3, 700], &[256], &[7]];
     let parameters: Vec<Tensor> = shapes.iter().map(|shape| parameter(shape, 1)).collect();
     let bytes = |name: &str| {
-        let optimizer = optimizer(&parameters.iter().collect::<Vec<_>>(), &options(&format!("name = \"{name}\"")));
+        let optimizer = optimizer(&parameters.iter().collect::<Vec<_>>(), &options(&format!("method = \"{name}\"")));
         let tensors = optimizer.states().flat_map(|state| state.tensors);
         tensors.map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum::<usize>()
     };
@@ -151,7 +151,7 @@ fn pieces_of_a_large_parameter_are_as_parameters_of_their_own() {
     let (whole, first) = (1 << 18, 300);
     let all = parameter(&[whole + first], 1);
     let rest = all.detach().narrow(0, whole, first).copy().set_requires_grad(true);
-    let options = options("name = \"adamw8bit\"\nweight_decay = 0.1");
+    let options = options("method = \"adamw8bit\"\nweight_decay = 0.1");
     let (mut of_all, mut of_rest) = (optimizer(&[&all], &options), optimizer(&[&rest], &options));
     for step in 0..3 {
         let gradient = normal(&[whole + first], 7 + step);
@@ -166,7 +166,7 @@ fn pieces_of_a_large_parameter_are_as_parameters_of_their_own() {
 #[test]
 fn a_state_that_is_loaded_goes_on_as_the_one_that_was_saved() {
     for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
-        let options = options(&format!("name = \"{name}\""));
+        let options = options(&format!("method = \"{name}\""));
         let (one, two) = (parameter(&[4, 90], 1), parameter(&[30], 2));
         let run = |optimizer: &mut Optimizer, steps: std::ops::Range<u64>| {
             for step in steps {
@@ -199,7 +199,7 @@ fn a_parameter_learns_at_its_own_rate_and_one_without_a_gradient_stays() {
     let trained: Vec<TrainedParam<'_>> = (0..3)
         .map(|index| TrainedParam { tensor: &parameters[index], lr_scale: if index == 1 { 16.0 } else { 1.0 }, is_hidden_matrix: false })
         .collect();
-    let mut optimizer = Optimizer::new(&trained, &options("name = \"sgd\"\nmomentum = 0"), Partition::WHOLE).unwrap();
+    let mut optimizer = Optimizer::new(&trained, &options("method = \"sgd\"\nmomentum = 0"), Partition::WHOLE).unwrap();
     let before = parameters[0].detach().copy();
     let gradient = Tensor::from_slice(&[1.0_f32, 2.0, -4.0, 8.0]);
     parameters[..2].iter().for_each(|parameter| set_gradient(parameter, &gradient));
@@ -215,7 +215,7 @@ fn bfloat16_parameters_have_moments_in_f32() {
     for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
         let wide = parameter(&[6, 50], 1);
         let narrow = wide.detach().to_kind(Kind::BFloat16).set_requires_grad(true);
-        let options = options(&format!("name = \"{name}\""));
+        let options = options(&format!("method = \"{name}\""));
         let mut both = [optimizer(&[&wide], &options), optimizer(&[&narrow], &options)];
         for step in 0..4 {
             let gradient = normal(&[6, 50], 7 + step).to_kind(Kind::BFloat16);
@@ -232,7 +232,7 @@ fn bfloat16_parameters_have_moments_in_f32() {
 fn shares_step_as_the_whole_does_to_the_bit() {
     let shapes: [&[i64]; 4] = [&[37, 53], &[1001], &[3], &[64, 40]];
     for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
-        let options = options(&format!("name = \"{name}\"\nweight_decay = 0.1"));
+        let options = options(&format!("method = \"{name}\"\nweight_decay = 0.1"));
         for world_size in [2, 3, 5] {
             for kind in [Kind::Float, Kind::BFloat16] {
                 let make = || shapes.map(|shape| parameter(shape, 1).detach().to_kind(kind).set_requires_grad(true));
@@ -268,7 +268,7 @@ fn a_partition_holds_the_states_of_its_elements_only() {
     let trained: Vec<_> = parameters.iter().map(|tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: false }).collect();
     for world_size in [1, 2, 3, 4, 6] {
         for rank in 0..world_size {
-            let optimizer = Optimizer::new(&trained, &options("name = \"adamw\""), Partition { rank, world_size }).unwrap();
+            let optimizer = Optimizer::new(&trained, &options("method = \"adamw\""), Partition { rank, world_size }).unwrap();
             let elements: usize = optimizer.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.numel()).sum();
             assert_eq!(elements, 2 * 1800 / world_size, "rank {rank} of {world_size}");
         }
@@ -279,7 +279,7 @@ fn a_partition_holds_the_states_of_its_elements_only() {
 fn a_weight_in_bf16_gathers_steps_that_it_cannot_show() {
     let moved = |keys: &str| {
         let weight = Tensor::ones([8], (Kind::BFloat16, Device::Cpu)).set_requires_grad(true);
-        let mut optimizer = optimizer(&[&weight], &options(&format!("name = \"sgd\"\nmomentum = 0\n{keys}")));
+        let mut optimizer = optimizer(&[&weight], &options(&format!("method = \"sgd\"\nmomentum = 0\n{keys}")));
         for _ in 0..100 {
             set_gradient(&weight, &Tensor::ones([8], (Kind::BFloat16, Device::Cpu)));
             optimizer.step(1e-3).unwrap();

@@ -1,12 +1,12 @@
 //! What is wrong with the configuration of a classifier.
 
-use config::{BadLines, DataFormat, Quantization, Run, Task};
+use config::{Run, Task};
 use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
 
 use crate::labelled::{image_processor, image_tokens};
 use crate::{Error, Result, TextProcessor, adapter_source, check_activations, check_adapter};
 
-/// As [`crate::check`], for a classifier: its head may be missing in the checkpoint, and keys of language models are refused.
+/// As [`crate::check`], for a classifier: its head may be missing in the checkpoint.
 pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Result<()> {
     let model = checkpoint.encoder_config()?;
     if !checkpoint.is_untrained() && !Classifier::is_whole(checkpoint) {
@@ -16,7 +16,7 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Re
         (InputConfig::Text(input), Task::SequenceClassification) => {
             if run.data.sequence_length as i64 > input.max_tokens() {
                 let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, input.max_tokens());
-                return Err(run.refuse("data", "sequence_length", &what).into());
+                return Err(run.error_at("data", "sequence_length", &what).into());
             }
             TextProcessor::open(&run.model, checkpoint)?;
             run.data.sequence_length as i64
@@ -27,26 +27,8 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Re
         }
         _ => return Err(task_mismatch(run, model)),
     };
-    let skips = run.data.bad_lines != BadLines::Fail;
-    let other_format = run.data.format != DataFormat::Auto;
-    let overflow = run.data.overflow.is_some();
-    for (key, given) in [("packing", run.data.packing), ("format", other_format), ("bad_lines", skips), ("overflow", overflow)] {
-        if given {
-            return Err(run.refuse("data", key, "is for language models; leave it out where samples have classes").into());
-        }
-    }
-    if run.model.task != Task::ImageClassification {
-        for (key, given) in [("flip", run.data.flip), ("crop", run.data.crop.is_some())] {
-            if given {
-                return Err(run.refuse("data", key, "is for images; leave it out").into());
-            }
-        }
-    }
-    if run.model.quantization != Quantization::None {
-        return Err(run.refuse("model", "quantization", "is for language models; leave it out where samples have classes").into());
-    }
     if run.activations.budget.is_some() {
-        return Err(run.refuse("activations", "budget", "is divided for language models only; give bits or a rank").into());
+        return Err(run.error_at("activations", "budget", "is divided for language models only; give bits or a rank").into());
     }
     check_activations(run, model, run.rows_at_once(world_size)? as i64 * tokens)?;
     check_adapter(run, model, &adapter_source(run.lora.as_ref(), &run.model)?)
@@ -58,7 +40,7 @@ pub(crate) fn task_mismatch(run: &Run, model: &EncoderConfig) -> Error {
         InputConfig::Text(_) => ("texts", Task::SequenceClassification),
         InputConfig::Image(_) => ("images", Task::ImageClassification),
     };
-    run.refuse(
+    run.error_at(
         "model",
         "task",
         &format!("is {:?}, and {} reads {reads}; give {task:?}", run.model.task.as_str(), model.model_type, task = task.as_str()),

@@ -25,7 +25,7 @@ impl Texts {
         let config = checkpoint.encoder_config()?;
         let InputConfig::Text(input) = &config.input else { return Err(task_mismatch(run, config)) };
         let Some(tokenizer) = TextProcessor::open(&run.model, checkpoint)?.tokenizer else {
-            return Err(run.refuse("model", "tokenizer", "is absent, and the model has none; give its tokenizer.json").into());
+            return Err(run.error_at("model", "tokenizer", "is absent, and the model has none; give its tokenizer.json").into());
         };
         let keys = LabelKeys { text: run.data.text_key.clone(), label: run.data.label_key.clone() };
         let LabelledTexts { mut rows, labels } = read_labelled(run.data.train.first(), &keys, labels)?;
@@ -43,7 +43,7 @@ impl Texts {
                 let largest = sample.tokens.iter().max().copied().unwrap_or(0);
                 if i64::from(largest) >= input.vocab_size {
                     let what = format!("gives token id {largest}, and the model knows 0 to {}; use its own", input.vocab_size - 1);
-                    return Err(run.refuse("model", "tokenizer", &what).into());
+                    return Err(run.error_at("model", "tokenizer", &what).into());
                 }
                 Ok((sample, row.label))
             };

@@ -1,4 +1,4 @@
-//! A run as it goes on: its metrics, read while they grow, and their display.
+//! Watching a run: its metrics, read while they grow, and their display.
 
 use crate::{
     metrics::{Course, Follower},
@@ -15,23 +15,23 @@ use std::{
     time::Duration,
 };
 
-/// Time between two looks at a run.
-pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The time between two polls of a run.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A run that is being watched.
-pub struct Follow {
+pub struct RunMonitor {
     follower: Follower,
     course: Course,
     progress: Progress,
     total: Option<u64>,
 }
 
-impl Follow {
-    /// Begins to watch; `what` is shown until the first step is done.
+impl RunMonitor {
+    /// Starts watching; `what` is shown until the first step is done.
     pub fn start(run: &Run, what: &str) -> Self {
-        let total = match run.length {
+        let total = match run.length() {
             Length::Steps(steps) => Some(steps),
-            // Only the trainer knows how many samples there are; it says so in its first line.
+            // Only the trainer knows the number of samples; its first line of metrics has the number of steps.
             Length::Epochs(_) => None,
         };
         let mut progress = Progress::start(what, total);
@@ -40,7 +40,7 @@ impl Follow {
     }
 
     /// Shows what is new.
-    pub fn look(&mut self) {
+    pub fn poll(&mut self) {
         for step in self.follower.poll() {
             self.total = step.total_steps.or(self.total);
             self.course.add(step.clone());
@@ -54,9 +54,9 @@ impl Follow {
         self.total.map_or(last.step + 1, |total| (last.step + 1).min(total))
     }
 
-    /// Takes a last look, and ends the display.
+    /// Polls once more, ends the display, and returns the step as [`RunMonitor::step`].
     pub fn finish(mut self) -> u64 {
-        self.look();
+        self.poll();
         let step = self.step();
         self.progress.finish();
         step
@@ -70,17 +70,17 @@ pub struct Background {
 }
 
 impl Background {
-    /// Begins to watch.
+    /// Starts watching.
     pub fn start(run: &Run, what: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let mut follow = Follow::start(run, what);
+        let mut monitor = RunMonitor::start(run, what);
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                follow.look();
-                std::thread::sleep(LOOK_EVERY);
+                monitor.poll();
+                std::thread::sleep(POLL_INTERVAL);
             }
-            follow.finish();
+            monitor.finish();
         });
         Self { stop, thread: Some(thread) }
     }
