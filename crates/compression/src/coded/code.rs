@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
 
 use super::basis::Basis;
-use super::outliers::{Exact, worth_keeping};
+use super::outliers::{Exact, worth_storing};
 use super::unit_rows::Normed;
 use super::water_filling::{Until, widths};
 use super::{Coding, Rate, Rounding};
@@ -102,7 +102,7 @@ impl Coded {
         let mut found = attempt(&y, &norms, 0)?;
         // No more than half of the codes' bytes.
         let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
-        let outliers = worth_keeping(&found.errors, columns, found.plan.active().len(), affordable);
+        let outliers = worth_storing(&found.errors, columns, found.plan.active().len(), affordable);
         let mut exact = None;
         if !outliers.is_empty() {
             let mut others = norms.clone();

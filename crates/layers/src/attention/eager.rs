@@ -70,7 +70,7 @@ impl EagerAttention {
     }
 
     /// What the weights of a stretch are multiplied with in training.
-    fn kept_weights(&self, weights: &Tensor, at: &QueryChunk) -> Result<Option<Tensor>, Error> {
+    fn dropout_mask(&self, weights: &Tensor, at: &QueryChunk) -> Result<Option<Tensor>, Error> {
         if self.scores.dropout <= 0.0 {
             return Ok(None);
         }
@@ -88,7 +88,7 @@ impl EagerAttention {
     ) -> Result<(Tensor, Tensor), Error> {
         let (capped, masked) = self.capped(whole.q, whole.k, whole.weight, at)?;
         let weights = masked.f_sub(&at.queries_of(whole.log_sums)?)?.f_exp()?;
-        let mask = self.kept_weights(&weights, at)?;
+        let mask = self.dropout_mask(&weights, at)?;
         let dy = at.queries_of(whole.dy)?;
         let used = match &mask {
             Some(mask) => weights.f_mul(mask)?,
@@ -148,7 +148,7 @@ impl Function for EagerAttention {
             let scores = self.capped(&q, &k, inputs.get(3).copied(), &at)?.1;
             let log_sums = scores.f_logsumexp(-1, true)?;
             let mut weights = scores.f_sub(&log_sums)?.f_exp()?;
-            if let Some(saved) = self.kept_weights(&weights, &at)? {
+            if let Some(saved) = self.dropout_mask(&weights, &at)? {
                 weights = weights.f_mul_(&saved)?;
             }
             outputs.push(weights.f_to_kind(v.kind())?.f_matmul(&v.f_narrow(2, 0, at.keys)?)?);

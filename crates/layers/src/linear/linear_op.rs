@@ -153,7 +153,7 @@ impl LinearOp {
     }
 
     /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is saved at the scope given.
-    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], keeping: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
+    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], saving: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
         let weight = self.weight(|slot| inputs[slot])?;
         let transposed = weight.f_tr()?;
         let affine = |bias: Option<usize>| match bias {
@@ -166,7 +166,7 @@ impl LinearOp {
         let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
         let small = dropped.f_matmul(&a.f_tr()?)?.f_mul_scalar(pair.scale)?;
         let Some(magnitude) = pair.magnitude else {
-            if let Some((context, scope)) = keeping
+            if let Some((context, scope)) = saving
                 && !context.needs_grad(pair.a)
                 && !own_weight.is_some_and(|slot| context.needs_grad(slot))
                 && context.needs_grad(pair.b)
