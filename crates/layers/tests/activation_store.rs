@@ -62,14 +62,14 @@ fn an_automatic_rank_is_what_it_comes_to_and_exact_where_that_is_smaller() {
 #[test]
 fn an_observer_sees_each_tensor_once_with_its_place() {
     type Tensors = Vec<(SiteId, Vec<i64>)>;
-    struct Seen(Arc<Mutex<Tensors>>);
-    impl Observer for Seen {
+    struct Recorder(Arc<Mutex<Tensors>>);
+    impl Observer for Recorder {
         fn observe(&self, site_id: SiteId, tensor: &Tensor) {
             self.0.lock().unwrap().push((site_id, tensor.size()));
         }
     }
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let scope = Scope::training(1, Arc::new(ActivationStore::with_observer(Seen(seen.clone())))).layer(7);
+    let scope = Scope::training(1, Arc::new(ActivationStore::with_observer(Recorder(seen.clone())))).layer(7);
     let (x, weight) = (normal(&[2, 5, 16], 1), normal(&[16, 16], 2).set_requires_grad(true));
     let one = Projection::new(&weight);
     let y = layers::project(&x, &[one, one], policy(Method::Svd), &scope.site(Site::AttnIn)).unwrap();

@@ -232,9 +232,9 @@ fn patches(config: &EncoderConfig) -> i64 {
 
 /// Writes down what every site sees.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(SiteId, Tensor)>>>);
+struct Recorder(Arc<Mutex<Vec<(SiteId, Tensor)>>>);
 
-impl Observer for Seen {
+impl Observer for Recorder {
     fn observe(&self, place: SiteId, tensor: &Tensor) {
         self.0.lock().unwrap().push((place, tensor.copy()));
     }
@@ -259,7 +259,7 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
         let options = svd(2);
         let activations = BlockActivations { mlp_out: SavePolicy::Code(options), ..BlockActivations::default() };
         let inputs = different(config);
-        let seen = Seen::default();
+        let seen = Recorder::default();
         let (_, lossy, _) = step(&model, &inputs, activations, ActivationStore::with_observer(seen.clone()));
         let (_, exact, _) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         let last = SiteId { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };

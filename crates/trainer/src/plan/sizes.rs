@@ -57,7 +57,8 @@ impl<'a> Sizes<'a> {
             Lora::New(config) => *config,
             Lora::From(adapter) => adapter.config,
         });
-        let packed = policy_quantization::model_quantization(run.model.quantization).packed_bytes(model, checkpoint).into_iter().collect();
+        let packed =
+            policy_quantization::model_quantization(run.model.quantization).quantized_bytes(model, checkpoint).into_iter().collect();
         Ok(Self { run, model, lora, packed, element: run.model.dtype.bytes() as u64 })
     }
 
