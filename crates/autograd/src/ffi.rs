@@ -34,7 +34,7 @@ unsafe extern "C" {
         inputs_length: usize,
         keep_graph: bool,
         create_graph: bool,
-        answers: *mut *mut C_tensor,
+        input_grads: *mut *mut C_tensor,
     ) -> *mut c_char;
     pub fn loract_set_hook(parameter: *const C_tensor, hook: *mut c_void) -> *mut c_char;
     pub fn loract_clear_hook(parameter: *const C_tensor) -> *mut c_char;

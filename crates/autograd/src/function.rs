@@ -181,14 +181,14 @@ unsafe extern "C" fn loract_rust_backward(
             (gradients, needs, std::slice::from_raw_parts_mut(outputs, outputs_length))
         };
         let context = Backward { node, needs, saved: attached.saved };
-        let answers = attached.function.backward(&context, &gradients)?;
-        if answers.len() != outputs_length {
-            let (expected, got) = (outputs_length, answers.len());
+        let input_grads = attached.function.backward(&context, &gradients)?;
+        if input_grads.len() != outputs_length {
+            let (expected, got) = (outputs_length, input_grads.len());
             return Err(Error::Length { operation: "backward", what: "gradients", expected, got }.into());
         }
-        for (slot, answer) in outputs.iter_mut().zip(answers) {
-            if let Some(answer) = answer {
-                *slot = into_pointer(answer);
+        for (slot, input_grad) in outputs.iter_mut().zip(input_grads) {
+            if let Some(input_grad) = input_grad {
+                *slot = into_pointer(input_grad);
             }
         }
         Ok(())

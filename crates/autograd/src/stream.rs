@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn work_beside_the_forward_is_in_order() {
+    fn work_on_the_side_stream_is_in_order() {
         let Device::Cuda(index) = Device::cuda_if_available() else { return };
         let device = Device::Cuda(index);
         let side = SideStream::new(device).unwrap().unwrap();

@@ -34,7 +34,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn it_foretells_the_least_error_of_a_token() {
+    fn it_predicts_the_least_error_of_a_token() {
         tch::manual_seed(3);
         for (rows, columns) in [(40, 12), (9, 30)] {
             let a = Tensor::randn([rows, columns], (Kind::Double, Device::Cpu)) * Tensor::randn([rows, 1], (Kind::Double, Device::Cpu));

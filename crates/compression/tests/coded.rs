@@ -197,7 +197,7 @@ fn one_huge_token_and_one_strange_one_spoil_no_other() {
 
 /// Tokens that the basis does not know are kept as they are, from the same bytes.
 #[test]
-fn a_token_that_the_basis_does_not_know_is_kept_exactly() {
+fn a_token_that_the_basis_does_not_know_is_stored_exactly() {
     let a = decaying(256, 48, 4).to_kind(Kind::Float);
     let basis = Arc::new(Basis::from_matrix(&a).unwrap().first(24).unwrap());
     let strangers = normal(2, 48, 9).to_kind(Kind::Float);
@@ -300,7 +300,7 @@ fn a_basis_follows_what_it_is_shown() {
 
 /// The backward pass may run on another thread than the forward.
 #[test]
-fn codes_and_memories_go_to_other_threads() {
+fn codes_and_states_go_to_other_threads() {
     fn sent<T: Send + 'static>(of: T) -> T {
         std::thread::spawn(move || of).join().unwrap()
     }

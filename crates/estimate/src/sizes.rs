@@ -62,7 +62,7 @@ impl<'a> RunSizes<'a> {
             AdapterSource::New(config) => *config,
             AdapterSource::Pretrained(adapter) => adapter.config,
         });
-        let quantized = model_quantization(run.model.quantization).packed_bytes(model, checkpoint).into_iter().collect();
+        let quantized = model_quantization(run.model.quantization).quantized_bytes(model, checkpoint).into_iter().collect();
         Ok(Self { run, model, lora, quantized, element: run.model.dtype.bytes() as u64 })
     }
 

@@ -82,7 +82,7 @@ impl ActivationStore {
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Turns the shared bases to what all ranks have seen: the sums of what [`ActivationStore::accumulated`] gave. Between two steps, when nothing is saved.
+    /// Updates the shared bases from the sums over all ranks of what [`ActivationStore::accumulated`] gave. Call it between two steps, when nothing is saved.
     ///
     /// # Errors
     /// [`Error::Compression`] for a sum of another shape; those of libtorch.

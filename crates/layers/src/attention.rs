@@ -24,8 +24,8 @@ use crate::{Error, Mask, SavePolicy, SavedActivation, Scope};
 /// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · e]`. It runs on libtorch's fused kernels
 /// unless scores are capped or weights dropped, which these cannot do.
 ///
-/// Saved are q, k, v (before `repeat_kv`) and one number for each token and head, at [`Site::Core`] of `scope`, and the output as
-/// `policy` says, at [`Site::AttnOut`]. The output's `SavedActivation` is returned, for the linear map that reads it next.
+/// Saved are q, k, v (before `repeat_kv`) and one number for each token and head, at [`Site::Core`](crate::Site::Core) of `scope`, and the output as
+/// `policy` says, at [`Site::AttnOut`](crate::Site::AttnOut). The output's `SavedActivation` is returned, for the linear map that reads it next.
 ///
 /// # Errors
 /// [`Error::Shape`] if the tensors do not fit together; those of saving and of libtorch.

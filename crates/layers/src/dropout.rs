@@ -5,7 +5,7 @@ use autograd::{Backward, BoxError, Forward, Function, apply};
 
 use crate::{Error, Scope};
 
-/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this place of this step.
+/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this site in this step.
 /// Nothing is saved: backward draws the mask again.
 ///
 /// # Errors

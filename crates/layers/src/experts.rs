@@ -163,7 +163,7 @@ impl Function for ExpertInputs {
 /// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
 /// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
 ///
-/// `inner` is saved as `policy` says at the site of `scope`, if a weight needs it or the router learns, and the weights as they are, at [`Site::Router`] of `layer`.
+/// `inner` is saved as `policy` says at the site of `scope`, if a weight needs it or the router learns, and the weights exactly, at [`Site::Router`] of `layer`.
 ///
 /// # Errors
 /// [`Error::Shape`] if something does not fit; those of saving.

@@ -7,7 +7,7 @@ use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 /// How a router turns its scores into the choice of some experts and their weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
-    /// How many experts see each token.
+    /// How many experts process each token.
     pub per_token: i64,
     /// What makes probabilities of scores.
     pub scoring: Scoring,

@@ -47,7 +47,7 @@ impl Inputs {
     }
 }
 
-/// What generation remembers of the tokens already seen.
+/// The keys and values of the tokens that generation has processed.
 #[derive(Debug)]
 pub struct Cache {
     layers: Vec<KvCache>,
@@ -77,7 +77,7 @@ impl Decoder {
         Self::load_quantized(checkpoint, Quantization::None, kind, device)
     }
 
-    /// The same, with the weights packed that `quantization` says. They expand to `kind`, and cannot be trained.
+    /// The same, with the weights quantized that `quantization` says. They expand to `kind`, and cannot be trained.
     ///
     /// # Errors
     /// As [`Decoder::load`].

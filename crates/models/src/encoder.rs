@@ -125,7 +125,7 @@ impl Encoder {
         &self.config
     }
 
-    /// The hidden states after the last layer `[batch, tokens, width]`, before the norm behind it.
+    /// The hidden states after the last layer `[batch, tokens, width]`, before the final norm.
     ///
     /// # Errors
     /// [`Error::Shape`] if the batch does not fit the model; those of the operations, as an id outside the vocabulary.

@@ -98,17 +98,17 @@ struct Weight<'a> {
     name: String,
     shape: Vec<i64>,
     kind: Kind,
-    source: Source<'a>,
+    source: TensorSource<'a>,
 }
 
 /// Where it comes from.
-enum Source<'a> {
+enum TensorSource<'a> {
     /// From the base, under this name.
     Base(String),
     /// From the adapter, as it is.
     Saved(&'a Tensor),
     /// From the base, with a pair to be added.
-    Pair(&'a Linear, &'a LoraWeights),
+    Lora(&'a Linear, &'a LoraWeights),
 }
 
 impl Weight<'_> {
@@ -123,9 +123,9 @@ impl Weight<'_> {
     fn tensor(&self, checkpoint: &Checkpoint, adapter: &Adapter, place: &Path) -> Result<Tensor> {
         let torch = || Error::torch(&self.name, place);
         match &self.source {
-            Source::Base(name) => checkpoint.tensor(name, self.kind, Device::Cpu),
-            Source::Saved(tensor) => tensor.f_to_kind(self.kind).map_err(torch()),
-            Source::Pair(linear, pair) => {
+            TensorSource::Base(name) => checkpoint.tensor(name, self.kind, Device::Cpu),
+            TensorSource::Saved(tensor) => tensor.f_to_kind(self.kind).map_err(torch()),
+            TensorSource::Lora(linear, pair) => {
                 let mut linear = linear.read(checkpoint)?;
                 add_pair(&mut linear, &adapter.config, Some(pair), 0, place)?;
                 linear.merged().and_then(|weight| weight.f_to_kind(self.kind)).map_err(torch())
@@ -167,9 +167,9 @@ fn weights<'a>(
             (Some(tensor), _) if tensor.size() != shape => {
                 return Err(Error::Shape { tensor: name, file: place.to_owned(), expected: shape, got: tensor.size() });
             }
-            (Some(tensor), _) => Source::Saved(tensor),
-            (None, Some((linear, pair))) => Source::Pair(linear, pair),
-            (None, None) => Source::Base(base),
+            (Some(tensor), _) => TensorSource::Saved(tensor),
+            (None, Some((linear, pair))) => TensorSource::Lora(linear, pair),
+            (None, None) => TensorSource::Base(base),
         };
         weights.push(Weight { name, shape, kind, source });
     }
@@ -208,8 +208,12 @@ mod tests {
 
     #[test]
     fn shards_are_filled_in_order_and_one_large_weight_has_a_file_of_its_own() {
-        let weight =
-            |elements: i64| Weight { name: String::new(), shape: vec![elements], kind: Kind::Half, source: Source::Base(String::new()) };
+        let weight = |elements: i64| Weight {
+            name: String::new(),
+            shape: vec![elements],
+            kind: Kind::Half,
+            source: TensorSource::Base(String::new()),
+        };
         let weights: Vec<Weight<'_>> = [3, 2, 9, 1, 1, 1, 1, 1].map(weight).into();
         let sizes = |most| shards(&weights, most).iter().map(|shard| shard.len()).collect::<Vec<_>>();
         assert_eq!(sizes(10), [2, 1, 5]);

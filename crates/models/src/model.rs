@@ -19,7 +19,7 @@ pub trait Model {
         Vec::new()
     }
 
-    /// Tables of which a forward reads a row for each token and nothing else: embeddings, but not one that is the head.
+    /// Embeddings of which a forward reads one row per token and nothing else, so that their gradients are sparse: not one that is the head, too.
     fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
         Vec::new()
     }

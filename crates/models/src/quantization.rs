@@ -1,4 +1,4 @@
-//! Which frozen weights of a model are held quantized, and in which.
+//! Which frozen weights of a model are quantized, and in which format.
 
 use layers::{BlockFormat, Nf4};
 
@@ -28,20 +28,20 @@ pub(crate) enum Role {
     Other,
 }
 
-/// How a weight is packed.
+/// In which format a weight is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Packing {
+pub(crate) enum WeightFormat {
     Blocks(BlockFormat),
     Nf4,
 }
 
 impl Quantization {
-    /// How the weight `name` is packed, if it is.
-    pub(crate) fn packing(self, role: Role, checkpoint: Option<&Checkpoint>, name: &str, shape: &[i64]) -> Option<Packing> {
+    /// The format in which the weight `name` is quantized, if it is.
+    pub(crate) fn format(self, role: Role, checkpoint: Option<&Checkpoint>, name: &str, shape: &[i64]) -> Option<WeightFormat> {
         match (self, role) {
-            (Self::Nf4, Role::Linear) => Nf4::bytes(shape.iter().product()).map(|_| Packing::Nf4),
+            (Self::Nf4, Role::Linear) => Nf4::bytes(shape.iter().product()).map(|_| WeightFormat::Nf4),
             (Self::Gguf, Role::Linear | Role::Vocabulary) => {
-                checkpoint?.block_format(name).filter(|_| shape.len() == 2).map(Packing::Blocks)
+                checkpoint?.block_format(name).filter(|_| shape.len() == 2).map(WeightFormat::Blocks)
             }
             _ => None,
         }

@@ -10,7 +10,7 @@ use crate::config::Labels;
 use crate::{Error, Model, Result, tensor_file};
 
 /// Writes the weights of `model` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
-/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. Weights quantized are expanded. It is written aside
+/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. Quantized weights are expanded. It is written aside
 /// and renamed, so that it is whole or absent; what was there before is replaced.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use layers::{Matrix, QuantizedWeight};
 pub enum Weight {
     /// In the model's dtype; it may be trained.
     Dense(Parameter),
-    /// In few bits, and frozen.
+    /// Quantized, and frozen.
     Quantized(Arc<QuantizedWeight>),
 }
 

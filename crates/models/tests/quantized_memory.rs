@@ -30,7 +30,7 @@ fn measured(path: &Path, quantization: Quantization, kind: Kind) -> (Decoder, u6
 /// What a model of this checkpoint holds, by shapes alone; and of it what is packed, in numbers and bytes.
 fn predicted(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind) -> (u64, [u64; 2]) {
     let config = checkpoint.config().unwrap();
-    let packed = quantization.packed_bytes(config, Some(checkpoint));
+    let packed = quantization.quantized_bytes(config, Some(checkpoint));
     let (mut held, mut few) = (0, [0, 0]);
     for (name, shape) in Decoder::tensor_shapes(config) {
         let elements = shape.iter().product::<i64>() as u64;

@@ -42,7 +42,7 @@ pub fn check_quantization(run: &Run, model: &ModelConfig, checkpoint: Option<&Ch
             format!("is PiSSA, which changes the weights, and [model] quantization = \"{quantization}\" freezes them; leave one out");
         return refuse("lora", init, what);
     }
-    let packed = model_quantization(quantization).packed_bytes(model, checkpoint);
+    let packed = model_quantization(quantization).quantized_bytes(model, checkpoint);
     if let Some((name, _)) = packed.iter().find(|(name, _)| config.saves(name)) {
         let what = format!("trains {name} whole, which [model] quantization = \"{quantization}\" freezes; leave one out");
         return refuse("lora", modules_to_save, what);

@@ -21,17 +21,17 @@ const OPERATION: &str = "basis";
 #[derive(Debug)]
 pub struct Basis {
     /// `[columns, components]`, columns orthonormal.
-    vectors: Shared,
+    vectors: SharedTensor,
     /// `[components]` in f32 on the CPU: the mean square of each component of a row of unit norm, most first.
-    variances: Shared,
+    variances: SharedTensor,
 }
 
 /// A tensor that threads may share, as the backward pass of another thread may read a code: libtorch's reference counts are atomic and nobody
 /// writes into it, but `Tensor` does not say so, hence the lock, which is held for as long as a handle is copied.
 #[derive(Debug)]
-struct Shared(Mutex<Tensor>);
+struct SharedTensor(Mutex<Tensor>);
 
-impl Shared {
+impl SharedTensor {
     /// A copy with a storage of its own.
     fn new(tensor: &Tensor, kind: Kind) -> Result<Self, Error> {
         Ok(Self(Mutex::new(owned(tensor, kind)?)))
@@ -56,8 +56,8 @@ impl Basis {
         let variances = moment.f_matmul(&vectors)?.f_mul(&vectors)?.f_sum_dim_intlist(0, false, Kind::Double)?;
         let variances = variances.f_clamp_min(0.0)?.f_div_scalar(rows.counted() as f64)?;
         Ok(Self {
-            vectors: Shared::new(&vectors, Kind::Float)?,
-            variances: Shared::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
+            vectors: SharedTensor::new(&vectors, Kind::Float)?,
+            variances: SharedTensor::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
         })
     }
 
@@ -73,8 +73,8 @@ impl Basis {
         }
         check_finite(OPERATION, vectors)?;
         Ok(Self {
-            vectors: Shared::new(&vectors.f_detach()?, vectors.kind())?,
-            variances: Shared::new(&Tensor::f_from_slice(variances)?, Kind::Float)?,
+            vectors: SharedTensor::new(&vectors.f_detach()?, vectors.kind())?,
+            variances: SharedTensor::new(&Tensor::f_from_slice(variances)?, Kind::Float)?,
         })
     }
 
@@ -103,8 +103,8 @@ impl Basis {
         let (variances, order) = remembered.f_add(&seen)?.f_sort(0, true)?;
         let vectors = vectors.f_index_select(1, &order)?;
         Ok(Self {
-            vectors: Shared::new(&vectors, self.vectors.get().kind())?,
-            variances: Shared::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
+            vectors: SharedTensor::new(&vectors, self.vectors.get().kind())?,
+            variances: SharedTensor::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
         })
     }
 
@@ -117,8 +117,8 @@ impl Basis {
         if !(1..=rank).contains(&components) {
             return Err(Error::Rank { operation: OPERATION, rank: components, rows: columns, columns: rank });
         }
-        let vectors = Shared::new(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
-        Ok(Self { vectors, variances: Shared::new(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
+        let vectors = SharedTensor::new(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
+        Ok(Self { vectors, variances: SharedTensor::new(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
     }
 
     /// The same basis held in `kind`: in bf16 it takes half the bytes of f32, and adds about 0.002 to an error.
@@ -127,9 +127,10 @@ impl Basis {
     /// [`Error::Kind`] for a dtype that is not floating.
     pub fn rounded(&self, kind: Kind) -> Result<Self, Error> {
         match kind {
-            Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Half => {
-                Ok(Self { vectors: Shared::new(&self.vectors.get(), kind)?, variances: Shared::new(&self.variances.get(), Kind::Float)? })
-            }
+            Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Half => Ok(Self {
+                vectors: SharedTensor::new(&self.vectors.get(), kind)?,
+                variances: SharedTensor::new(&self.variances.get(), Kind::Float)?,
+            }),
             got => Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
         }
     }

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
 
 use super::basis::Basis;
-use super::outliers::{Exact, worth_keeping};
+use super::outliers::{Exact, worth_storing};
 use super::unit_rows::Normed;
 use super::water_filling::{Until, widths};
 use super::{Coding, Rate, Rounding};
@@ -81,15 +81,7 @@ impl Coded {
         seed: u64,
     ) -> Result<Self, Error> {
         let Normed { rows: matrix_rows, norms, inverses } = Normed::new(OPERATION, matrix)?;
-        let y = match basis {
-            // Not the matrix itself, as rows are scaled in place.
-            None => owned(&matrix_rows.f_tr()?, Kind::Float)?,
-            Some(basis) => {
-                basis.check(OPERATION, &matrix_rows)?;
-                // A bf16 matrix is no more exact than a product in bf16.
-                basis.vectors(matrix_rows.kind())?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?
-            }
-        };
+        let y = rotated(&matrix_rows, basis)?;
         let (rows, columns) = (norms.len(), matrix_rows.size2()?.1 as usize);
         let components = basis.map_or(columns, |basis| basis.components() as usize);
         drop(matrix_rows);
@@ -110,7 +102,7 @@ impl Coded {
         let mut found = attempt(&y, &norms, 0)?;
         // No more than half of the codes' bytes.
         let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
-        let outliers = worth_keeping(&found.errors, columns, found.plan.active().len(), affordable);
+        let outliers = worth_storing(&found.errors, columns, found.plan.active().len(), affordable);
         let mut exact = None;
         if !outliers.is_empty() {
             let mut others = norms.clone();
@@ -127,12 +119,7 @@ impl Coded {
             codes = codes.f_constant_pad_nd([0, (bytes - rest) as i64 - codes.numel() as i64])?;
         }
         let device = matrix.device();
-        let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
-        let squares = |norm: f32| f64::from(norm) * f64::from(norm);
-        let (total, lost) = norms
-            .iter()
-            .zip(&errors)
-            .fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + squares(norm), lost + squares(norm) * error));
+        let (error, weighted_error) = mean_errors(&norms, &errors);
         let gains: Vec<i16> = gains.into_iter().map(u16::cast_signed).collect();
         Ok(Self {
             basis: basis.cloned(),
@@ -142,8 +129,8 @@ impl Coded {
             plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
             exact,
             trellis: coding.rounding == Rounding::Trellis,
-            error: (errors.iter().sum::<f64>() / counted).sqrt(),
-            weighted_error: if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
+            error,
+            weighted_error,
         })
     }
 
@@ -314,6 +301,26 @@ impl Rate {
             Self::Error(error) => setting("error", "above 0", error),
         }
     }
+}
+
+/// The components `[components, rows]` of `matrix` in a basis; its columns without one.
+fn rotated(matrix: &Tensor, basis: Option<&Arc<Basis>>) -> Result<Tensor, Error> {
+    let Some(basis) = basis else {
+        // Not the matrix itself, as rows are scaled in place.
+        return owned(&matrix.f_tr()?, Kind::Float);
+    };
+    basis.check(OPERATION, matrix)?;
+    // A bf16 matrix is no more exact than a product in bf16.
+    Ok(basis.vectors(matrix.kind())?.f_tr()?.f_matmul(&matrix.f_tr()?)?)
+}
+
+/// The per-token error and the relative error, from the norms of rows and the share of its square that each loses.
+fn mean_errors(norms: &[f32], errors: &[f64]) -> (f64, f64) {
+    let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
+    let square = |norm: f32| f64::from(norm) * f64::from(norm);
+    let (total, lost) =
+        norms.iter().zip(errors).fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + square(norm), lost + square(norm) * error));
+    ((errors.iter().sum::<f64>() / counted).sqrt(), if total > 0.0 { (lost / total).sqrt() } else { 0.0 })
 }
 
 /// Gains, widths and scales.

@@ -22,7 +22,7 @@ const MOST: usize = 16;
 /// The bits of one row kept are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
 /// more. A row is worth keeping that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
 /// gained.
-pub(crate) fn worth_keeping(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
+pub(crate) fn worth_storing(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..errors.len()).collect();
     order.sort_by(|&a, &b| errors[b].total_cmp(&errors[a]));
     let lost: f64 = errors.iter().sum();
@@ -97,15 +97,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_kept_when_it_loses_what_thirty_others_do() {
+    fn a_row_is_stored_exactly_when_it_loses_what_thirty_others_do() {
         let mut errors = vec![0.01; 1000];
-        assert!(worth_keeping(&errors, 100, 100, 5).is_empty());
+        assert!(worth_storing(&errors, 100, 100, 5).is_empty());
         errors[7] = 0.9;
         errors[900] = 0.8;
-        assert_eq!(worth_keeping(&errors, 100, 100, 5), [7, 900]);
-        assert_eq!(worth_keeping(&errors, 100, 100, 1), [7]);
+        assert_eq!(worth_storing(&errors, 100, 100, 5), [7, 900]);
+        assert_eq!(worth_storing(&errors, 100, 100, 1), [7]);
         // Sixteen times as long a row is not worth it.
-        assert!(worth_keeping(&errors, 1600, 10, 5).is_empty());
-        assert!(worth_keeping(&[0.5], 3, 3, 5).is_empty());
+        assert!(worth_storing(&errors, 1600, 10, 5).is_empty());
+        assert!(worth_storing(&[0.5], 3, 3, 5).is_empty());
     }
 }

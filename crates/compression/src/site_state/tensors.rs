@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_taken_up_again_gives_the_same_codes() {
+    fn a_loaded_state_gives_the_same_codes() {
         let coded = |drift| Method::Coded { rate: Rate::Bits(2.0), rounding: Rounding::Trellis, drift, rotate: true };
         let methods = [
             Method::Qb { test_matrix: TestMatrix::Warm },

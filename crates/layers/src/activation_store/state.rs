@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn memories_are_taken_up_at_their_places() {
+    fn states_are_loaded_at_their_sites() {
         let sites = ActivationStore::default();
         let basis = |value: f64| Tensor::full([4, 2], value, (Kind::Float, Device::Cpu));
         for layer in 0..3 {

@@ -18,7 +18,7 @@ use super::text::Text;
 use super::tokenizer::TokenizerSource;
 use super::{Checkpoint, ROPE_DIVISORS, Weights};
 use crate::config::{self, gguf::TensorFacts};
-use crate::stretch::{self, Stretch};
+use crate::file_range::{self, FileRange};
 use crate::{Architecture, Error, Result};
 use names::Rotary;
 
@@ -164,9 +164,9 @@ impl Weights for Blocks {
 
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let block = self.block(name)?;
-        let stretch = Stretch { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
+        let file_range = FileRange { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
         let decode = |bytes: &[u8]| self.decode(name, block.dtype, bytes);
-        let stored = stretch::read(&self.file, &self.path, name, stretch, &block.shape, kind, device, decode)?;
+        let stored = file_range::read(&self.file, &self.path, name, file_range, &block.shape, kind, device, decode)?;
         self.in_order(name, stored)
     }
 
@@ -178,9 +178,9 @@ impl Weights for Blocks {
         let block = self.block(name)?;
         let (Some(format), [rows, width]) = (format(block.dtype), block.shape.as_slice()) else { return Ok(None) };
         let shape = [*rows, width / format.size().elements * format.size().bytes];
-        let stretch = Stretch { offset: block.offset, block_bytes: 1, block_elements: 1 };
+        let file_range = FileRange { offset: block.offset, block_bytes: 1, block_elements: 1 };
         let decode = |bytes: &[u8]| Tensor::f_from_slice(bytes).map_err(Error::torch(name, &self.path));
-        let stored = stretch::read(&self.file, &self.path, name, stretch, &shape, Kind::Uint8, device, decode)?;
+        let stored = file_range::read(&self.file, &self.path, name, file_range, &shape, Kind::Uint8, device, decode)?;
         self.in_order(name, stored).map(Some)
     }
 

@@ -190,7 +190,7 @@ impl ModelConfig {
     }
 }
 
-/// What an MLP is like.
+/// The shape of an MLP, and how it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MlpShape {
     pub hidden: i64,

@@ -73,7 +73,7 @@ pub(crate) struct LatentNames {
     pub key_up: &'static str,
 }
 
-/// The maps of an MLP: behind the prefix of the layer, or of an expert.
+/// The maps of an MLP: after the prefix of the layer, or of an expert.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum MlpNames {
     /// gate, up, down.
@@ -92,7 +92,7 @@ pub(crate) struct ExpertNames {
     pub correction: Option<&'static str>,
     /// What stands before the number of an expert.
     pub experts: &'static str,
-    /// The maps of an expert behind that number.
+    /// The maps of an expert, following that number.
     pub expert: [&'static str; 3],
     /// The maps of the expert that all tokens share.
     pub shared: Option<[&'static str; 3]>,

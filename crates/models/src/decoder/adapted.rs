@@ -42,7 +42,7 @@ impl Model for Decoder {
     }
 
     fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
-        // In a mixture of experts the router is a linear layer, and is not packed.
+        // In a mixture of experts the router is a linear layer, and is not quantized.
         let linears = self.linears().into_iter().filter_map(|linear| linear.weight().quantized());
         self.embedding.quantized().into_iter().chain(linears).chain(self.lm_head.head().and_then(Weight::quantized)).collect()
     }

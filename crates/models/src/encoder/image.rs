@@ -24,7 +24,7 @@ pub(super) struct ImageEmbedding {
     norm: Option<Norm>,
 }
 
-/// The epsilon of the norm behind the patches in Swin, whatever the model's is.
+/// The epsilon of the norm after the patches in Swin, whatever the model's is.
 const EPS: f64 = 1e-5;
 
 impl ImageEmbedding {

@@ -17,7 +17,7 @@ pub struct EncoderConfig {
     pub stages: Vec<StageConfig>,
     /// Where norms stand.
     pub order: NormOrder,
-    /// The epsilon of the norms in layers, and of that behind the last.
+    /// The epsilon of the norms in layers, and of the one after the last.
     pub norm_eps: f64,
     /// The activation function of MLPs.
     pub activation: Activation,

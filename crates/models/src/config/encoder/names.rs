@@ -27,7 +27,7 @@ pub(crate) struct EncoderNames {
     pub relative: &'static str,
     /// up and down.
     pub mlp: [&'static str; 2],
-    /// What merges patches behind a stage, behind the stage's prefix.
+    /// What merges patches after a stage, following the stage's prefix.
     pub merge: Option<MergeNames>,
     /// The norm after the last layer, in families that have one.
     pub final_norm: Option<&'static str>,

@@ -141,7 +141,7 @@ fn a_linear_map_and_its_gradients_are_those_of_the_expanded_weight() {
             };
             agree(std::slice::from_ref(&weight), &plain, run, &format!("{form} {kind:?}"));
             let code = SavePolicy::Code(Options { method: Method::Quantized { bits: 8, group: 64 }, ..Options::default() });
-            for (name, dropout, has_magnitude, keep) in [
+            for (name, dropout, has_magnitude, policy) in [
                 ("lora", 0.0, false, SavePolicy::Exact),
                 ("lora of a compressed input", 0.0, false, code),
                 ("dropout", 0.25, false, SavePolicy::Exact),
@@ -152,7 +152,7 @@ fn a_linear_map_and_its_gradients_are_those_of_the_expanded_weight() {
                 leaves.extend(has_magnitude.then(|| pair[2].shallow_clone()));
                 let run = |weights: &[Matrix<'_>], leaf: &[Tensor]| {
                     let lora = Lora { a: &leaf[1], b: &leaf[2], scale: 0.5, dropout, magnitude: leaf.get(3) };
-                    project(&leaf[0], &[Projection { lora: Some(lora), ..Projection::new(weights[0]) }], keep, &scope()).unwrap()
+                    project(&leaf[0], &[Projection { lora: Some(lora), ..Projection::new(weights[0]) }], policy, &scope()).unwrap()
                 };
                 agree(std::slice::from_ref(&weight), &leaves, run, &format!("{form} {kind:?} {name}"));
             }

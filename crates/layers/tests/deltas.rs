@@ -37,21 +37,21 @@ fn stream(count: u64) -> Vec<Tensor> {
         .collect()
 }
 
-fn kept(stream: &[Tensor], keep: SavePolicy, sites: &Arc<ActivationStore>) -> Vec<SavedActivation> {
-    let scope = Scope::training(3, sites.clone());
-    stream.iter().enumerate().map(|(layer, x)| keep.save(x, &scope.layer(layer).site(Site::Layer)).unwrap()).collect()
+fn saved(stream: &[Tensor], policy: SavePolicy, store: &Arc<ActivationStore>) -> Vec<SavedActivation> {
+    let scope = Scope::training(3, store.clone());
+    stream.iter().enumerate().map(|(layer, x)| policy.save(x, &scope.layer(layer).site(Site::Layer)).unwrap()).collect()
 }
 
 #[test]
 fn differences_have_a_fraction_of_the_error_in_the_same_bytes() {
     let stream = stream(6);
     for rotate in [true, false] {
-        let sites = Arc::new(ActivationStore::default());
-        let differences = kept(&stream, SavePolicy::Delta(options(rotate)), &sites);
-        let alone = kept(&stream, SavePolicy::Code(options(rotate)), &sites);
+        let store = Arc::new(ActivationStore::default());
+        let differences = saved(&stream, SavePolicy::Delta(options(rotate)), &store);
+        let alone = saved(&stream, SavePolicy::Code(options(rotate)), &store);
         let one = (3 * ROWS * WIDTH / 8) as u64;
-        assert!(differences.iter().chain(&alone).all(|kept| kept.bytes() == one));
-        assert_eq!((sites.saved_bytes().held(), sites.saved_bytes().exact()), (12 * one, 12 * (8 * ROWS * WIDTH) as u64));
+        assert!(differences.iter().chain(&alone).all(|saved| saved.bytes() == one));
+        assert_eq!((store.saved_bytes().held(), store.saved_bytes().exact()), (12 * one, 12 * (8 * ROWS * WIDTH) as u64));
         for (block, x) in stream.iter().enumerate().rev() {
             let (near, far) = (differences[block].restore().unwrap(), alone[block].restore().unwrap());
             assert_eq!((near.size(), near.kind()), (x.size(), x.kind()));
@@ -75,18 +75,18 @@ fn the_end_of_a_growing_stream_does_not_drown_its_beginning() {
             x.to_kind(Kind::BFloat16)
         })
         .collect();
-    let differences = kept(&stream, SavePolicy::Delta(options(false)), &Arc::default());
-    let errors: Vec<f64> = differences.iter().zip(&stream).rev().map(|(kept, x)| relative(&kept.restore().unwrap(), x)).collect();
-    let alone = kept(&stream[..1], SavePolicy::Code(options(false)), &Arc::default());
+    let differences = saved(&stream, SavePolicy::Delta(options(false)), &Arc::default());
+    let errors: Vec<f64> = differences.iter().zip(&stream).rev().map(|(saved, x)| relative(&saved.restore().unwrap(), x)).collect();
+    let alone = saved(&stream[..1], SavePolicy::Code(options(false)), &Arc::default());
     let first = relative(&alone[0].restore().unwrap(), &stream[0]);
     assert!((errors[23] / first - 1.0).abs() < 0.02, "{} {first}", errors[23]);
 }
 
 #[test]
 fn they_come_back_once_and_from_the_last_to_the_first() {
-    let sites = Arc::new(ActivationStore::default());
-    let differences = kept(&stream(3), SavePolicy::Delta(options(false)), &sites);
-    let refused = |kept: &SavedActivation| matches!(kept.restore(), Err(Error::OutOfOrder { .. }));
+    let store = Arc::new(ActivationStore::default());
+    let differences = saved(&stream(3), SavePolicy::Delta(options(false)), &store);
+    let refused = |saved: &SavedActivation| matches!(saved.restore(), Err(Error::OutOfOrder { .. }));
     assert!(refused(&differences[1]), "not before the last");
     drop(differences[2].restore().unwrap());
     assert!(refused(&differences[2]), "not twice");
@@ -96,10 +96,10 @@ fn they_come_back_once_and_from_the_last_to_the_first() {
     assert!(message.starts_with("layer 1, layer: inputs saved as deltas are restored once, from the last block to the first"), "{message}");
     drop(differences[0].restore().unwrap());
 
-    let scope = Scope::training(3, sites);
-    let keep = SavePolicy::Delta(options(false));
-    keep.save(&normal(&[ROWS, WIDTH], 1), &scope).unwrap();
-    assert!(keep.save(&normal(&[ROWS, WIDTH + 1], 1), &scope).unwrap_err().to_string().contains("[96, 24] as before"));
+    let scope = Scope::training(3, store);
+    let policy = SavePolicy::Delta(options(false));
+    policy.save(&normal(&[ROWS, WIDTH], 1), &scope).unwrap();
+    assert!(policy.save(&normal(&[ROWS, WIDTH + 1], 1), &scope).unwrap_err().to_string().contains("[96, 24] as before"));
 }
 
 /// Of three blocks `x + tanh(x wᵀ)`: the exact forward, and the gradients of each block at its restored input.
@@ -110,13 +110,13 @@ fn gradients_are_those_at_the_restored_inputs() {
     let x = normal(&[ROWS, WIDTH], 7);
     let dy = normal(&[ROWS, WIDTH], 8);
 
-    let sites = Arc::new(ActivationStore::default());
-    let scope = Scope::training(3, sites.clone());
+    let store = Arc::new(ActivationStore::default());
+    let scope = Scope::training(3, store.clone());
     let mut y = x.shallow_clone();
     for (layer, w) in weights.iter().enumerate() {
         let held = w.shallow_clone();
-        let keep = SavePolicy::Delta(options(true));
-        y = recompute(move |x| Ok(block(x, &held)), &y, &[w], keep, &scope.layer(layer).site(Site::Layer)).unwrap();
+        let policy = SavePolicy::Delta(options(true));
+        y = recompute(move |x| Ok(block(x, &held)), &y, &[w], policy, &scope.layer(layer).site(Site::Layer)).unwrap();
     }
     (&y * &dy).sum(Kind::Double).backward();
     let ours: Vec<Tensor> = weights.iter().map(Tensor::grad).collect();
@@ -127,7 +127,7 @@ fn gradients_are_those_at_the_restored_inputs() {
         inputs.push(block(&inputs[inputs.len() - 1], &w.detach()));
     }
     assert_eq!(y.detach(), inputs[3]);
-    let differences = kept(&inputs[..3], SavePolicy::Delta(options(true)), &Arc::default());
+    let differences = saved(&inputs[..3], SavePolicy::Delta(options(true)), &Arc::default());
     let mut gradient = dy;
     for (layer, w) in weights.iter().enumerate().rev() {
         let restored = differences[layer].restore().unwrap().set_requires_grad(true);

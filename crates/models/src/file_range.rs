@@ -1,4 +1,4 @@
-//! A tensor filled from a stretch of a file, a few MiB at a time.
+//! A tensor filled from a range of a file, a few MiB at a time.
 //!
 //! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an error and not a
 //! SIGBUS, any number of threads may read at once, and no more than one piece exists in addition to the tensor itself.
@@ -16,7 +16,7 @@ const PIECE: usize = 4 << 20;
 
 /// Where a tensor's bytes lie, and in which blocks of whole elements they are stored.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Stretch {
+pub(crate) struct FileRange {
     /// First byte, from the start of the file.
     pub offset: u64,
     /// Bytes of one block.
@@ -32,13 +32,13 @@ pub(crate) fn read(
     file: &File,
     path: &Path,
     name: &str,
-    stretch: Stretch,
+    file_range: FileRange,
     shape: &[i64],
     kind: Kind,
     device: Device,
     decode: impl Fn(&[u8]) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let Stretch { offset, block_bytes, block_elements } = stretch;
+    let FileRange { offset, block_bytes, block_elements } = file_range;
     let elements = shape.iter().product::<i64>();
     let blocks = elements as usize / block_elements;
     let whole = Tensor::f_empty(shape, (kind, device)).map_err(Error::torch(name, path))?;
