@@ -75,7 +75,7 @@ impl RunDir {
         self.0.join("hosts")
     }
 
-    /// How a run starts here: from scratch where there is none, or where an earlier one is to be replaced (`overwrite`); where one was
+    /// How a run starts here: from scratch where the directory has no run, or where an earlier one is to be replaced (`overwrite`); where one was
     /// interrupted, by resuming it. Writes nothing.
     ///
     /// # Errors

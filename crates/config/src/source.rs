@@ -84,7 +84,7 @@ impl Source {
         Ok((tables, sources))
     }
 
-    /// Refuses unknown tables and keys, and tables that are none.
+    /// Refuses unknown tables and keys, and keys with the name of a table.
     fn check_names(&self, tree: &DeTable<'_>) -> Result<(), Error> {
         for (name, value) in tree {
             let (table, at) = (name.get_ref().as_ref(), self.place(name.span().start));

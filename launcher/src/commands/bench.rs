@@ -246,7 +246,7 @@ impl Compression {
         let per_token = per_token_error(a, &restored).map_err(fault)?;
         let columns = a.size()[1] as f64;
         let per_element = |bytes: u64| 8.0 * bytes as f64 / a.numel() as f64;
-        let (own, beside) = match &code {
+        let (own, basis) = match &code {
             Code::Factors(factors) => (factors.left_bytes(), factors.right_bytes()),
             Code::Coded(coded) => (coded.bytes(), coded.basis().map_or(0, |basis| basis.bytes())),
             Code::Quantized(quantized) => (quantized.bytes(), 0),
@@ -261,7 +261,7 @@ impl Compression {
             },
             rank: code.rank(),
             bits_per_element: per_element(own),
-            bits_beside: per_element(beside),
+            bits_beside: per_element(basis),
             error,
             per_token,
             bound: bound(shares, per_element(own) * columns),

@@ -68,7 +68,7 @@ fn terms(found: &Found) -> Table {
     row("trained", units::rate(found.trained_parameters as f64));
     row("weights", bytes(found.weight_bytes));
     row("gradients", bytes(found.gradient_bytes));
-    row("optimiser", bytes(found.optimizer_bytes));
+    row("optimizer", bytes(found.optimizer_bytes));
     row("communication", bytes(found.communication_bytes));
     if found.library_bytes > 0 {
         row("libtorch's matrix products", bytes(found.library_bytes));

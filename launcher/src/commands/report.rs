@@ -69,7 +69,7 @@ fn open(path: PathBuf) -> Result<RunDir, Failure> {
     Ok(dir)
 }
 
-/// As many as the log of the first says; one, if there is no log.
+/// The number of ranks that the log of the first has; one without a log.
 fn world_size(dir: &RunDir) -> usize {
     let log = std::fs::read(dir.rank_log(0)).unwrap_or_default();
     logs::world_size(&String::from_utf8_lossy(&log)).unwrap_or(1)

@@ -110,7 +110,7 @@ fn described(folder: &Path, data: &RunData, samples: &[Vec<ShownToken>], seconds
     })
 }
 
-/// Prepares the data, with a progress bar, and says what was left out. Only parts are written.
+/// Prepares the data, with a progress bar, and prints what was skipped. Only parts are written.
 pub fn prepare(run: &Run, world_size: usize) -> Result<RunData, Failure> {
     let what = format!("preparing {}", name(&run.data.train));
     let progress = match run.model.task {
@@ -126,7 +126,7 @@ pub fn prepare(run: &Run, world_size: usize) -> Result<RunData, Failure> {
     progress.into_inner().finish();
     if let Some(prepared) = outcome.as_ref().ok().filter(|data| !data.is_on_disk()).and_then(RunData::prepared) {
         say_what_is_left_out(&prepared.train);
-        // What is held out of the training data is counted there.
+        // Validation samples that are split off the training data are counted with it.
         prepared.eval.iter().filter(|_| prepared.train.report().held_out == 0).for_each(say_what_is_left_out);
     }
     Ok(outcome?)

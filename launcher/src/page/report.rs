@@ -66,7 +66,7 @@ fn plots(report: &Report, clip: Option<f64>) -> (Vec<Drawing>, Vec<String>) {
         (grad_norm(steps, clip), "no gradient norm"),
         (tokens_per_second(steps), "no speed"),
         (step_time(steps), "no step time"),
-        (kept(steps), "no bytes saved for the backward pass"),
+        (saved_activations(steps), "no bytes saved for the backward pass"),
         (peak(steps), "no peak of memory"),
     ] {
         match plot.draw() {
@@ -181,7 +181,7 @@ fn smooth(points: &[(f64, f64)]) -> Option<(usize, Vec<(f64, f64)>)> {
 }
 
 fn learning_rate(steps: &[Step]) -> Plot {
-    let explains = "How far each step moves the weights: it rises while the optimiser warms up, then follows the schedule.";
+    let explains = "How far each step moves the weights: it rises while the optimizer warms up, then follows the schedule.";
     one_line(steps, "Learning rate", explains, Axis::new(Spread::FromZero, "learning rate"), "learning rate", |step| step.learning_rate)
 }
 
@@ -210,7 +210,7 @@ fn step_time(steps: &[Step]) -> Plot {
     one_line(steps, "Step time", explains, Axis::new(Spread::FromZero, "step time, s"), "step time", |step| step.step_seconds)
 }
 
-fn kept(steps: &[Step]) -> Plot {
+fn saved_activations(steps: &[Step]) -> Plot {
     bytes(
         steps,
         "Kept for the backward pass",
