@@ -1,9 +1,9 @@
 //! Coded activations: rotate, water-fill, quantize, pack.
 //!
-//! 1. Each row (token) is divided by its norm, so that no token speaks louder than another.
+//! 1. Each row (token) is divided by its norm, so that all tokens weigh the same.
 //! 2. It is projected on an orthonormal [`Basis`] of the site, in which a few components carry most of the energy.
-//! 3. Each component gets the bits that its variance deserves, 0 to 8 of them, or 16 where even that is too few ([`bound`] is the theory):
-//!    the bits go, one after another, where the next one saves most.
+//! 3. Each component gets 0 to 8 bits by its variance, or 16 where 8 are too few: each next bit goes where it reduces the error most
+//!    (reverse water-filling; [`bound`] is the theory).
 //! 4. A component is quantized with its own scale along a trellis over its tokens, with a quarter less error than by itself.
 //! 5. Codes are packed without gaps. Decoding is integer arithmetic, a table of constants, and two multiplications, the same on every
 //!    machine; products ([`Coded::contract`], [`Coded::project`]) use the decoded components and the basis, never the rebuilt matrix.
@@ -38,7 +38,7 @@ pub enum Rate {
     Error(f64),
 }
 
-/// All that [`Coded::new`] is told.
+/// The options of [`Coded::new`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Coding {
     /// How many bits.

@@ -5,7 +5,7 @@ use crate::{Error, rounded::Rounded};
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///
 /// Tensors are contiguous and own their storage: no larger storage is kept alive by them. But the right factor may be that of many matrices, which
-/// their site's [`Memory`](crate::SiteState) holds.
+/// their site's [`SiteState`](crate::SiteState) holds.
 #[derive(Debug)]
 pub struct Factors {
     left: Rounded,

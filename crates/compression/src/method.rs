@@ -29,11 +29,11 @@ pub enum Method {
         test_matrix: TestMatrix,
     },
     /// `A ≈ (A V) Vᵀ`, `V` an orthonormal basis of `Nᵀ N Ω`: the row space instead of the column space, half a power iteration nearer to the
-    /// optimum, and nothing tall to orthonormalise. As each token is projected on its own, no token is spoilt by a few of huge norm.
+    /// optimum, and nothing tall to orthonormalise. As each token is projected on its own, a few tokens of huge norm do not distort the others.
     RowSpace {
         /// What `Ω` is made of.
         test_matrix: TestMatrix,
-        /// `N` is `A` with each row scaled to unit norm, so that every token has the same say, rather than `A` itself.
+        /// `N` is `A` with each row scaled to unit norm, so that all tokens weigh the same, rather than `A` itself.
         unit_rows: bool,
     },
     /// Randomised singular value decomposition (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1): a Gaussian sketch of
@@ -55,7 +55,7 @@ pub enum Method {
         /// Elements that share a scale.
         group: i64,
     },
-    /// Components of a basis that the site's [`SiteState`](crate::SiteState) holds, each with the bits it deserves ([`coded`](crate::coded)).
+    /// Components of a basis that the site's [`SiteState`](crate::SiteState) holds, each with its own number of bits ([`coded`](crate::coded)).
     /// No rank. The first matrix of a site makes the basis, held in the dtype of factors.
     Coded {
         /// How many bits.
@@ -69,7 +69,7 @@ pub enum Method {
         /// Components are those of the principal basis; otherwise they are the columns themselves, and the state holds nothing.
         rotate: bool,
     },
-    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`SiteState`](crate::SiteState) holds, in f32, made of its first matrix and turned by
+    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`SiteState`](crate::SiteState) holds, in f32, made from its first matrix and updated by
     /// [`SiteState::sync`](crate::SiteState::sync) since. The rank is that of the columns alone: no matrix changes it.
     Shared,
 }
@@ -150,7 +150,7 @@ impl Rank {
     }
 }
 
-/// All that [`decompose`](crate::decompose) is told.
+/// The options of [`decompose`](crate::decompose).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// How the matrix is coded.
@@ -176,7 +176,7 @@ impl Options {
     /// [`Method::Coded`] and [`Method::Shared`].
     ///
     /// # Errors
-    /// As [`Rank::resolve`]; [`Error::Setting`] for bits and groups that there are not.
+    /// As [`Rank::resolve`]; [`Error::Setting`] for unsupported bits and groups.
     pub fn bytes(&self, rows: i64, columns: i64) -> Result<u64, Error> {
         match self.method {
             Method::Quantized { bits, group } => Quantized::bytes_of(rows, columns, bits, group),

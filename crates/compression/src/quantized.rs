@@ -125,7 +125,7 @@ impl Quantized {
         self.values.size()[0]
     }
 
-    /// Stretches of rows that share this code's storage, each with its first row.
+    /// Ranges of rows that share this code's storage, each with its first row.
     fn parts(&self) -> Result<Vec<(i64, Self)>, Error> {
         let (rows, most) = (self.rows(), (AT_A_TIME / self.columns).max(1));
         let part = |start: i64| {

@@ -46,7 +46,7 @@ impl SiteState {
         self.coded.as_ref()
     }
 
-    /// One that starts from a right basis `[columns, any]`, such as a [`SiteState::basis`] that was written down.
+    /// One that starts from a right basis `[columns, any]`, such as a saved [`SiteState::basis`].
     pub fn from_basis(basis: Tensor) -> Self {
         Self { basis: Some(basis), ..Self::default() }
     }
@@ -71,7 +71,7 @@ impl SiteState {
         self.shared.as_ref().map(|shared| &shared.vectors)
     }
 
-    /// Whether the matrices that come now are seen by the basis of [`Method::Shared`](crate::Method::Shared), which costs one product more.
+    /// Whether the basis of [`Method::Shared`](crate::Method::Shared) observes the matrices from now on, which costs one product more.
     pub fn observe(&mut self, observes: bool) {
         self.observes = observes;
     }
@@ -81,7 +81,7 @@ impl SiteState {
         self.shared.as_ref()?.accumulated.as_ref()
     }
 
-    /// Turns that basis to what all ranks have seen, and forgets what was seen here. Without such a basis nothing happens.
+    /// Updates that basis from the sum over all ranks, and resets what this one accumulated. Without such a basis nothing happens.
     ///
     /// # Errors
     /// [`Error::Shape`] if `sum` is not shaped as the basis; those of libtorch.

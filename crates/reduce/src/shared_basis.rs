@@ -19,7 +19,7 @@ pub(crate) struct SharedBasis {
     slots: Vec<Slot>,
     /// All `C`, to travel at once.
     coefficients: Tensor,
-    /// Stretches of the bucket that travel as they are, where a basis saves too little: where they begin, and their elements.
+    /// Ranges of the bucket that travel as they are, where a basis saves too little: where they begin, and their elements.
     rest: Vec<(i64, i64)>,
 }
 

@@ -18,7 +18,7 @@ const OPERATION: &str = "coded";
 /// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See the [module](super) for how.
 #[derive(Debug)]
 pub struct Coded {
-    /// Absent if components are the columns as they stand.
+    /// Absent if the components are the columns themselves.
     basis: Option<Arc<Basis>>,
     columns: i64,
     /// Packed codes, uint8, filled up with zeros to the bytes predicted.
@@ -42,7 +42,7 @@ enum Vectors {
     Columns(Option<Tensor>),
 }
 
-/// A matrix on its way.
+/// A matrix being coded.
 struct Attempt {
     plan: Plan,
     encoded: Encoded<Tensor>,
@@ -63,8 +63,8 @@ impl Coded {
         Self::with(Kernels::on(matrix.device()), matrix, Some(basis), coding, seed)
     }
 
-    /// Codes `matrix` column by column, without a basis: in place of its components stand its columns, which costs no product and holds
-    /// nothing in addition to the code, and is the right thing where energy is spread evenly.
+    /// Codes `matrix` column by column, without a basis: its columns serve as components, which costs no product and holds
+    /// nothing in addition to the code; good where energy is spread evenly.
     ///
     /// # Errors
     /// As [`Coded::new`].
@@ -387,7 +387,7 @@ fn gains(rows: &Rows<'_>, encoded: &Encoded<Tensor>, coding: &Coding) -> (Vec<u1
         }
         let ideal = match coding.rounding {
             Rounding::Stochastic => 1.0,
-            // A row that the code hardly sees is not blown up.
+            // A row that the code hardly captures is not scaled up.
             _ if energy <= 1e-8 => 0.0,
             _ if coding.keep_norms => 1.0 / energy.sqrt(),
             _ => (along / energy).max(0.0),

@@ -8,19 +8,19 @@ use crate::rounded::owned;
 /// Rows stored in bf16.
 #[derive(Debug)]
 pub(crate) struct Exact {
-    /// `[rows kept]`, int32.
+    /// `[rows stored]`, int32.
     places: Tensor,
-    /// `[rows kept, columns]`, bf16.
+    /// `[rows stored, columns]`, bf16.
     rows: Tensor,
 }
 
-/// No more than a sixteenth of the rows is kept: beyond it, the code is not the right one.
+/// No more than a sixteenth of the rows is stored exactly: beyond it, the code is not the right one.
 const MOST: usize = 16;
 
-/// The rows to be kept, by the share of its unit square that each loses, in ascending order.
+/// The rows to be stored exactly, by the share of its unit square that each loses, in ascending order.
 ///
-/// The bits of one row kept are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
-/// more. A row is worth keeping that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
+/// The bits of one such row are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
+/// more. A row is worth storing that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
 /// gained.
 pub(crate) fn worth_storing(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..errors.len()).collect();

@@ -10,7 +10,7 @@ use kernels::components::{Losses, TRELLIS_LOST, WIDTHS};
 /// When bits are no longer given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Until {
-    /// So many are given, or all that the components can take.
+    /// This many are given, or all that the components can take.
     Bits(u64),
     /// No more than this is lost.
     Lost(f64),
