@@ -352,7 +352,7 @@ fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
     let evaluated = lines.filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).filter(|(step, _)| *step < STEPS);
     let (best, loss) = evaluated.min_by(|one, other| one.1.total_cmp(&other.1)).unwrap();
     println!("the best is step {best} with {loss}");
-    assert!(best % 5 != 0 && best < 10, "only its held-out loss keeps it: {best}");
+    assert!(best % 5 != 0 && best < 10, "only its validation loss keeps it: {best}");
     assert_eq!(checkpoints(&place), [best, 10]);
 }
 

@@ -25,14 +25,14 @@ fn place(family: &str, lora: &str, gradients: &str) -> Place {
     place
 }
 
-fn on(place: &Place, ranks: usize, more: &[&str]) -> Command {
-    let mut command = place.loract(&["launch", "-n", &ranks.to_string()]);
+fn on(place: &Place, world_size: usize, more: &[&str]) -> Command {
+    let mut command = place.loract(&["launch", "-n", &world_size.to_string()]);
     command.arg(place.config()).args(more.iter().flat_map(|set| ["--set", set]));
     command
 }
 
-fn run(place: &Place, ranks: usize, more: &[&str]) {
-    let ended = place.run(&mut on(place, ranks, more));
+fn run(place: &Place, world_size: usize, more: &[&str]) {
+    let ended = place.run(&mut on(place, world_size, more));
     assert!(ended.status.success(), "{more:?}: {}", ended.stderr);
 }
 

@@ -22,7 +22,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 use tempfile::TempDir;
-use times::{HANG_LIMIT, LOOK_EVERY};
+use times::{HANG_LIMIT, POLL_INTERVAL};
 
 /// The vocabulary of the tiny model.
 pub const VOCABULARY: i64 = 97;
@@ -190,7 +190,7 @@ impl Place {
             }
             assert!(started.elapsed() < HANG_LIMIT, "processes survive being killed: {processes:#?}");
             processes.iter().for_each(|process| process.signal(Signal::KILL));
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -288,7 +288,7 @@ impl Running<'_> {
                 let state = if lives { "is still running" } else { "has ended" };
                 panic!("the job {state} without {what}: {}", self.give_up());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -330,7 +330,7 @@ impl Running<'_> {
                 let left = self.place.processes();
                 panic!("the job hangs (exit status {status:?}, left: {left:#?}); it said: {}", self.give_up());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
