@@ -35,7 +35,7 @@ pub(crate) fn of(tokenizer: Option<&Path>, templates: &ChatTemplates, checkpoint
     let parse = |source: &Option<String>| source.as_deref().map(|source| ChatTemplate::with_special_tokens(source, &special)).transpose();
     let template = match (parse(&templates.default)?, parse(&templates.tool_use)?) {
         (Some(default), Some(tool_use)) => Some(default.with_tool_use(tool_use)),
-        (default, _) => default,
+        (default, tool_use) => default.or(tool_use),
     };
     Ok(Text { tokenizer, template })
 }
