@@ -22,7 +22,7 @@ def test(name, program, *filters, **environment):
 
 def checks():
     yield test("the GPU, libtorch's stream on it, its identity", "cuda-lib")
-    yield test("streams beside the main one, and their order", "autograd-lib", "stream")
+    yield test("side streams, and their order", "autograd-lib", "stream")
     yield test("bytes that the allocator counts", "autograd-memory")
     yield test("kernels: bit for bit as on the CPU", "kernels-lib", "gpu")
     yield test("matrices coded by kernels: as by the CPU", "compression-lib", "kernel_tests")
@@ -34,11 +34,11 @@ def checks():
         "layers-against_reference": "layers against plain references",
         "layers-attention": "attention, masked, biased, capped",
         "layers-compressed": "gradients through what was saved",
-        "layers-differences": "inputs saved as deltas",
+        "layers-deltas": "inputs saved as deltas",
         "layers-dora": "DoRA",
         "layers-experts": "experts",
-        "layers-packed": "quantized weights",
-        "layers-sites": "sites",
+        "layers-quantized_weight": "quantized weights",
+        "layers-activation_store": "the activation store",
         "reduce-shared_basis": "gradients in shared bases",
     }.items():
         yield test(name, program, **CUDA)

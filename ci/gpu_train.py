@@ -24,7 +24,7 @@ WAYS = {
     "checkpoint": "sites=checkpoint",
     "layer, 8 bits": "sites=layer method=quantized bits=8",
     "layer, coded, 2 bits": "sites=layer method=coded bits=2",
-    "layer, coded differences, 2 bits": "sites=layer method=coded bits=2 difference=true basis=none",
+    "layer, coded differences, 2 bits": "sites=layer method=coded bits=2 delta=true basis=none",
     "sublayer, coded, 4 bits": "sites=sublayer method=coded bits=4",
 }
 DEFAULT = "layer, 8 bits"
@@ -53,7 +53,7 @@ ranks = 1
 [optimizer]
 learning_rate = 1e-3
 [schedule]
-kind = "constant"
+method = "constant"
 warmup_steps = 0
 """
 

@@ -18,21 +18,21 @@ fn main() -> anyhow::Result<()> {
     let weight = normal(&[outputs, width], 3)?.set_requires_grad(true);
     let dy = normal(&[tokens, outputs], 4)?;
 
-    let gradient = |keep: SavePolicy| -> anyhow::Result<(Tensor, u64)> {
-        let sites = Arc::new(ActivationStore::default());
+    let gradient = |policy: SavePolicy| -> anyhow::Result<(Tensor, u64)> {
+        let store = Arc::new(ActivationStore::default());
         let projection = Projection::new(&weight);
-        let y = project(&x, &[projection], keep, &Scope::training(0, sites.clone()))?.remove(0);
-        let kept = sites.saved_bytes().held();
+        let y = project(&x, &[projection], policy, &Scope::training(0, store.clone()))?.remove(0);
+        let saved = store.saved_bytes().held();
         let found = autograd::grad(&[&y], &[&weight], &[Some(&dy)], false, false)?.remove(0);
-        Ok((found.ok_or_else(|| anyhow::anyhow!("the weight has no gradient"))?, kept))
+        Ok((found.ok_or_else(|| anyhow::anyhow!("the weight has no gradient"))?, saved))
     };
     let (exact, exact_bytes) = gradient(SavePolicy::Exact)?;
     println!("{:>10} {:>12} {:>22}", "rank", "kept bytes", "gradient error");
     println!("{:>10} {exact_bytes:>12} {:>22}", "exact", 0.0);
     for rank in [32, 64, 128, 256] {
         let options = Options { rank: Rank::Components(rank), keep_norms: false, ..Options::default() };
-        let keep = SavePolicy::Code(options);
-        let (found, bytes) = gradient(keep)?;
+        let policy = SavePolicy::Code(options);
+        let (found, bytes) = gradient(policy)?;
         let error = ((found - &exact).norm() / exact.norm()).double_value(&[]);
         println!("{rank:>10} {bytes:>12} {error:>22.4}");
         anyhow::ensure!(bytes == (2 * rank * (tokens + width)) as u64, "kept bytes are not by the formula");

@@ -64,7 +64,7 @@ fn overrides_change_what_is_kept_by_site_and_layer() {
 
 #[test]
 fn a_warm_basis_is_counted_where_it_is_held() {
-    let warm = kept("sites = \"layer\"\nmethod = \"rowspace\"\ncolumns = \"warm\"\nrank = 4\n");
+    let warm = kept("sites = \"layer\"\nmethod = \"rowspace\"\nsketch = \"warm\"\nrank = 4\n");
     let cold = kept("sites = \"layer\"\nmethod = \"rowspace\"\nrank = 4\n");
     // Two layers, 4 components of 32 elements, in bf16: after the first step's forward, and from then on.
     assert!(warm.iter().zip(&cold).all(|(warm, cold)| warm.0 - cold.0 == 2 * 2 * 4 * HIDDEN), "{warm:?} {cold:?}");
@@ -90,7 +90,7 @@ fn a_code_takes_its_bits_and_the_basis_that_layers_may_share() {
 fn differences_take_their_codes_and_nothing_else() {
     let all = kept("sites = \"checkpoint\"")[0].1;
     let (layer, code) = (4 * ROWS * HIDDEN, 3 * ROWS * HIDDEN / 8);
-    let differences = "sites = \"layer\"\nmethod = \"coded\"\nbits = 3\ndifference = true\nbasis = \"none\"\n";
+    let differences = "sites = \"layer\"\nmethod = \"coded\"\nbits = 3\ndelta = true\nbasis = \"none\"\n";
     assert!(kept(differences).iter().all(|step| step.0 == all - 2 * (layer - code)));
     // Each micro-batch has a chain of its own.
     let place = place(differences);
@@ -120,7 +120,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     );
 
     // Differences take no more, and need not be spent alike.
-    let place = self::place("sites = \"layer\"\ndifference = true\nbudget = 180\n");
+    let place = self::place("sites = \"layer\"\ndelta = true\nbudget = 180\n");
     let taken: Vec<i64> = kept_in(&place).iter().map(|step| step.0 - all + 2 * layer).collect();
     assert!(taken.iter().all(|bytes| *bytes <= budget * ROWS), "{taken:?}");
     let differences: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
@@ -134,7 +134,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
     let place = self::place("sites = \"layer\"\nbudget = \"auto\"\nbasis_layers = 1\n");
     place.edit("rank = 2", "rank = 2\nlayers_to_transform = [1]");
     // So few tokens have room for no basis in 2.2 bits.
-    assert_ended(&place.run(&mut place.train()), 2, "[activations] budget: is 9 bytes a token");
+    assert_ended(&place.run(&mut place.train()), 2, "[activations] budget: is 9 bytes per token");
     place.edit("budget = \"auto\"", "budget = 180");
     kept_in(&place);
     let written: Value = serde_json::from_slice(&fs::read(place.run_dir().join("budget.json")).unwrap()).unwrap();
@@ -143,7 +143,7 @@ fn a_budget_is_kept_in_every_step_and_spent_where_a_loss_costs_most() {
 
     let place = self::place("sites = \"layer\"\nbudget = 100\n");
     let ended = place.run(&mut place.train());
-    assert_ended(&ended, 2, "[activations] budget: is 100 bytes a token, and with 32 tokens at once the bases take 136");
+    assert_ended(&ended, 2, "[activations] budget: is 100 bytes per token, and with 32 tokens at once the bases take 136");
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn compression_changes_no_other_random_choice() {
     let checkpoint = first_loss("sites = \"checkpoint\"");
     assert_eq!(exact.0, checkpoint.0);
     assert!((exact.1 / checkpoint.1 - 1.0).abs() < 1e-5, "the same masks in the recomputation: {exact:?} {checkpoint:?}");
-    for compressed in ["method = \"qb\"\ncolumns = \"uniform\"\nrank = 8", "method = \"rsvd\"\nrank = 8", "method = \"quantized\""] {
+    for compressed in ["method = \"qb\"\nsketch = \"uniform\"\nrank = 8", "method = \"rsvd\"\nrank = 8", "method = \"quantized\""] {
         assert_eq!(first_loss(&format!("sites = \"sublayer\"\n{compressed}")).0, exact.0, "{compressed}");
     }
 }

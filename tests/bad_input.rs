@@ -127,7 +127,7 @@ fn an_override_that_is_none() {
     let place = Place::new();
     launch_refuses(&place, &["run.steps"], &["--set run.steps: ", "valid: table.key=value"]);
     launch_refuses(&place, &["run.stepz=3"], &["--set run.stepz=3: [run]", "did you mean `steps`?"]);
-    launch_refuses(&place, &["run.steps=\"3"], &["--set run.steps=\"3: [run] steps: cannot be \"3", "valid: a whole number"]);
+    launch_refuses(&place, &["run.steps=\"3"], &["--set run.steps=\"3: [run] steps: cannot be '\"3'", "valid: a whole number"]);
 }
 
 #[test]
@@ -186,7 +186,11 @@ fn lora_options_that_mean_nothing_here() {
     launch_refuses(&place, &["lora.layers_to_transform=[7]"], &["[lora] layers_to_transform: names layer 7, and the model has 0 to 1"]);
     launch_refuses(&place, &["lora.modules_to_save=[\"score\"]"], &["[lora] modules_to_save: names \"score\"", "lm_head"]);
     launch_refuses(&place, &["lora.bias=all"], &["[lora] bias: \"all\" is not available yet"]);
-    launch_refuses(&place, &["optimizer.name=sgd", "optimizer.eps=1e-8"], &["[optimizer] eps: is not read by \"sgd\""]);
+    launch_refuses(
+        &place,
+        &["optimizer.method=sgd", "optimizer.eps=1e-8"],
+        &["[optimizer] eps: is read only if [optimizer] method = \"adamw\""],
+    );
     place.edit("rank = 2", "rank = 2\nrank_pattern = { down = 4 }");
     train_refuses(&place, &["run.toml:12: [lora] rank_pattern: \"down\" fits no layer that is targeted"]);
 }

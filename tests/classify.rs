@@ -163,7 +163,7 @@ fn ranks_share_the_rows_and_an_interrupted_run_goes_on() {
     let place = Place::new().without_dropout();
     let data = format!("train = {:?}\nlabels = [\"ham\", \"spam\"]\nclass_weights = \"balanced\"\neval_samples = 15", place.write_lines());
     place.configure(&data, "[checkpoint]\nevery = 6\n[activations]\nsites = \"layer\"\nmethod = \"coded\"\nbits = 4");
-    let keys = ["run.steps=20", "optimizer.name=sgd", "optimizer.learning_rate=0.05"];
+    let keys = ["run.steps=20", "optimizer.method=sgd", "optimizer.learning_rate=0.05"];
     let weights = || fs::read(place.at("run/adapter/adapter_model.safetensors")).unwrap();
     done(&place.loract(&["train", "--overwrite"], &keys));
     let undisturbed = weights();
@@ -185,7 +185,7 @@ fn ranks_share_the_rows_and_an_interrupted_run_goes_on() {
         assert!((loss(&shared) / loss(&alone) - 1.0).abs() < 1e-5, "{ranks} ranks: {} and {}", loss(&shared), loss(&alone));
     }
     let page = fs::read_to_string(place.at("run/report.html")).unwrap();
-    assert!(["held-out accuracy, macro F1", ">Accuracy<", "tells the classes"].iter().all(|part| page.contains(part)));
+    assert!(["validation accuracy, macro F1", ">Accuracy<", "tells the classes"].iter().all(|part| page.contains(part)));
 }
 
 #[test]
@@ -241,10 +241,11 @@ fn what_is_wrong_is_one_line_and_exit_code_2() {
     refused(&place.train(&data("labels = [\"spam\", \"eggs\"]"), ""), &["\"ham\" is not one of \"spam\", \"eggs\"", "rows.jsonl:2"]);
     refused(&place.train(&data("labels = [\"ham\"]"), ""), &["[data] labels", "two or more names"]);
     refused(&place.train(&data("label_key = \"class\""), ""), &["no `class`", "rows.jsonl:1"]);
-    refused(&place.train(&data("packing = true"), ""), &["[data] packing", "language models"]);
-    refused(&place.train(&data("overflow = \"drop\""), ""), &["[data] overflow", "language models"]);
+    refused(&place.train(&data("packing = true"), ""), &["[data] packing", "[model] task = \"causal_lm\""]);
+    refused(&place.train(&data("overflow = \"drop\""), ""), &["[data] overflow", "[model] task = \"causal_lm\""]);
     refused(&place.train(&data("labels = [\"ham\", \"spam\"]\neval_samples = 60"), ""), &["[data] eval_samples", "60 rows"]);
     // Tasks that the models are not for.
+    place.configure(&data(""), "");
     let edit = |old: &str, new: &str| {
         let config = fs::read_to_string(place.at("run.toml")).unwrap().replace(old, new);
         fs::write(place.at("run.toml"), config).unwrap();

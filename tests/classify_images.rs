@@ -99,7 +99,7 @@ fn images_are_learned_from_scratch_on_any_number_of_ranks() {
     assert_eq!(place.json("run/summary.json")["eval_loss_before"], before["eval_loss_after"]);
     assert_eq!(place.json("run/adapter/adapter_config.json")["modules_to_save"], json!(["classifier"]));
 
-    let exact = ["activations.sites=none", "optimizer.name=sgd", "run.steps=20"];
+    let exact = ["activations.sites=none", "optimizer.method=sgd", "run.steps=20"];
     done(&place.loract(&["train", "--overwrite"], &exact));
     let loss = || place.json("run/summary.json")["eval_loss_after"].as_f64().unwrap();
     let alone = loss();
@@ -136,7 +136,7 @@ fn what_is_wrong_is_one_line_and_exit_code_2() {
     refused(&with(random, "", &["model.task=sequence_classification"]), &["[model] task", "reads images", "image_classification"]);
     refused(&with(random, "", &["model.task=causal_lm"]), &["[model] weights", "classifiers"]);
     refused(&with(random, "labels = [\"up\", \"down\"]\ncrop = [0.5, 2]", &[]), &["[data] crop"]);
-    refused(&with(random, "", &["model.quantization=nf4"]), &["[model] quantization", "language models"]);
+    refused(&with(random, "", &["model.quantization=nf4"]), &["[model] quantization", "[model] task = \"causal_lm\""]);
     fs::write(place.at("vit/preprocessor_config.json"), r#"{"size": 224}"#).unwrap();
     refused(&with(random, "", &[]), &["preprocessor_config.json", "224 x 224", "8 x 8"]);
     fs::remove_file(place.at("vit/preprocessor_config.json")).unwrap();

@@ -100,7 +100,7 @@ fn what_several_ranks_trained_is_evaluated_by_one() {
 fn an_interrupted_run_is_evaluated_at_its_newest_checkpoint() {
     let place = place();
     place.edit("keep = 9", "keep = 9\nbackground = false");
-    let ended = place.run(place.train().env(trainer::INJECT_FAULT_VARIABLE, "error:0:7"));
+    let ended = place.run(place.train().env(setup::INJECT_FAULT_VARIABLE, "error:0:7"));
     assert!(!ended.status.success());
     let found = answer(&place, &[]);
     assert_eq!((&found["weights"], found["step"].as_u64()), (&Value::from("checkpoint"), Some(6)));
@@ -117,7 +117,7 @@ fn an_interrupted_run_is_evaluated_at_its_newest_checkpoint() {
     let mut bytes = fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&file, bytes).unwrap();
-    refuses(&place, &[], &["step-00000006 is not a sound checkpoint: rank-0000.safetensors has changed since it was written"]);
+    refuses(&place, &[], &["step-00000006 is not an intact checkpoint: rank-0000.safetensors has changed since it was written"]);
 }
 
 #[track_caller]
@@ -146,5 +146,5 @@ fn what_cannot_be_evaluated_is_refused() {
     refuses(&place, &["--adapter", "a", "--base"], &["cannot be used with"]);
     assert_eq!(place.listing(), before, "something was written");
     let nothing = Place::new();
-    refuses(&nothing, &["--base"], &["run.toml:22: [data] eval_samples: leaves nothing held out to evaluate"]);
+    refuses(&nothing, &["--base"], &["run.toml:22: [data] eval_samples: leaves no validation data"]);
 }

@@ -9,12 +9,12 @@ mod program;
 
 use program::{Ended, Paused, Place, Running, mpirun::is_hydra, times::promised};
 use rustix::process::Signal;
+use setup::INJECT_FAULT_VARIABLE;
 use std::{
     fs,
     process::Command,
     time::{Duration, SystemTime},
 };
-use trainer::INJECT_FAULT_VARIABLE;
 
 /// From the fault to the end of the last process.
 const PROMISED: Duration = Duration::from_secs(5);
@@ -126,7 +126,7 @@ fn a_rank_without_memory_says_what_it_held_and_what_would_have_fitted() {
     let place = Place::new();
     let ended = place.run(place.launch().env(INJECT_FAULT_VARIABLE, "memory:1:4"));
     assert!(!ended.status.success());
-    for text in ["error: rank 1 on host ", "out of memory: tensors held up to ", " weights, ", " optimiser, ", "set [run] micro_batch_size"]
+    for text in ["error: rank 1 on host ", "out of memory: tensors held up to ", " weights, ", " optimizer, ", "set [run] micro_batch_size"]
     {
         assert!(ended.stderr.contains(text), "no {text:?} in {}", ended.stderr);
     }

@@ -28,16 +28,16 @@ fn id(index: i64) -> i64 {
     3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)
 }
 
-fn run(place: &Place, ranks: usize, set: &[&str]) {
-    let mut command: Command = if ranks == 1 { place.train() } else { place.loract(&["launch", "-n", &ranks.to_string()]) };
-    if ranks > 1 {
+fn run(place: &Place, world_size: usize, set: &[&str]) {
+    let mut command: Command = if world_size == 1 { place.train() } else { place.loract(&["launch", "-n", &world_size.to_string()]) };
+    if world_size > 1 {
         command.arg(place.config());
     }
     for key in set {
         command.args(["--set", key]);
     }
     let ended = place.run(&mut command);
-    assert!(ended.status.success(), "{ranks} ranks, {set:?}: {}", ended.stderr);
+    assert!(ended.status.success(), "{world_size} ranks, {set:?}: {}", ended.stderr);
 }
 
 fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
@@ -47,9 +47,9 @@ fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     file.tensors().into_iter().map(|(name, view)| (name, floats(view.data()))).collect()
 }
 
-fn trained(ranks: usize, steps: usize, set: &[&str]) -> BTreeMap<String, Vec<f32>> {
-    let place = place(steps, "[optimizer]\nname = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n");
-    run(&place, ranks, set);
+fn trained(world_size: usize, steps: usize, set: &[&str]) -> BTreeMap<String, Vec<f32>> {
+    let place = place(steps, "[optimizer]\nmethod = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n");
+    run(&place, world_size, set);
     weights(&place.run_dir().join("model"))
 }
 
@@ -72,44 +72,44 @@ fn any_number_of_ranks_trains_as_one_process_with_the_joined_batch() {
             .all(|(name, values)| apart(&[(name.clone(), values.clone())].into(), &[(name.clone(), alone[name].clone())].into()) > 1e-3),
         "all weights have moved"
     );
-    for (ranks, set) in [
+    for (world_size, set) in [
         (1, &["run.micro_batch_size=5"][..]),
         (2, &["gradients.bucket_bytes=1"]),
         (2, &["run.micro_batch_size=2", "gradients.overlap=false"]),
         (3, &["run.micro_batch_size=2", "gradients.bucket_bytes=5000"]),
-        (4, &["optimizer.split=true"]),
+        (4, &["optimizer.zero_stage=1"]),
     ] {
-        let error = apart(&trained(ranks, 20, set), &alone);
-        assert!(error < 1e-5, "{ranks} ranks, {set:?}: {error}");
+        let error = apart(&trained(world_size, 20, set), &alone);
+        assert!(error < 1e-5, "{world_size} ranks, {set:?}: {error}");
     }
 }
 
 #[test]
 fn a_shared_optimiser_trains_the_same_bits_and_resumes_on_any_number_of_ranks() {
-    let adamw = |steps: usize, split: bool| {
+    let adamw = |steps: usize, zero_stage: u32| {
         place(
             steps,
             &format!(
-                "[optimizer]\nname = \"adamw8bit\"\nlearning_rate = 1e-3\nsplit = {split}\n[checkpoint]\nevery = 4\n[schedule]\nkind = \"constant\"\n"
+                "[optimizer]\nmethod = \"adamw8bit\"\nlearning_rate = 1e-3\nzero_stage = {zero_stage}\n[checkpoint]\nevery = 4\n[schedule]\nmethod = \"constant\"\n"
             ),
         )
     };
-    let (whole, split) = (adamw(8, false), adamw(8, true));
+    let (whole, split) = (adamw(8, 0), adamw(8, 1));
     run(&whole, 2, &[]);
     run(&split, 2, &[]);
     let expected = fs::read(whole.run_dir().join("model/model.safetensors")).unwrap();
     assert!(fs::read(split.run_dir().join("model/model.safetensors")).unwrap() == expected);
 
     // From the checkpoint of step 4, on other numbers of ranks and the other way round.
-    for ranks in [1, 3] {
-        let again = adamw(8, true);
+    for world_size in [1, 3] {
+        let again = adamw(8, 1);
         run(&again, 2, &["run.steps=8"]);
         fs::remove_file(again.run_dir().join("summary.json")).unwrap();
-        run(&again, ranks, &[]);
+        run(&again, world_size, &[]);
         let log = fs::read_to_string(again.log_of_rank(0)).unwrap();
-        assert!(log.contains(&format!("2 ranks wrote it, and {ranks} go on")), "{log}");
+        assert!(log.contains(&format!("2 ranks wrote it, and {world_size} resume")), "{log}");
         let error = apart(&weights(&again.run_dir().join("model")), &weights(&whole.run_dir().join("model")));
-        assert!(error < 1e-4, "{ranks} ranks: {error}");
+        assert!(error < 1e-4, "{world_size} ranks: {error}");
     }
 }
 

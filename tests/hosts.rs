@@ -33,25 +33,25 @@ fn repetitions() -> usize {
     std::env::var("LORACT_REPETITIONS").map_or(1, |text| text.parse().unwrap())
 }
 
-/// A run of `ranks` ranks, one on each host; of so many sequences is its batch.
+/// A run of `world_size` ranks, one on each host; of so many sequences is its batch.
 struct Cluster {
     place: Place,
     hosts: Hosts,
-    ranks: usize,
+    world_size: usize,
 }
 
 impl Cluster {
-    fn start(ranks: usize) -> Option<Cluster> {
+    fn start(world_size: usize) -> Option<Cluster> {
         let place = Place::new();
-        let ids: Vec<i64> = (0..8 * ranks as i64 * 16).map(|index| 3 + index * 31 % (program::VOCABULARY - 3)).collect();
-        place.write_batches("batches.safetensors", [8, ranks, 16], &ids);
-        place.edit("batch_size = 2", &format!("batch_size = {ranks}"));
-        let hosts = Hosts::start(ranks as u32, &place.at(""))?;
-        Some(Cluster { place, hosts, ranks })
+        let ids: Vec<i64> = (0..8 * world_size as i64 * 16).map(|index| 3 + index * 31 % (program::VOCABULARY - 3)).collect();
+        place.write_batches("batches.safetensors", [8, world_size, 16], &ids);
+        place.edit("batch_size = 2", &format!("batch_size = {world_size}"));
+        let hosts = Hosts::start(world_size as u32, &place.at(""))?;
+        Some(Cluster { place, hosts, world_size })
     }
 
     fn launch(&self, set: &[&str]) -> Command {
-        let mut command = self.place.loract(&["launch", "-n", &self.ranks.to_string()]);
+        let mut command = self.place.loract(&["launch", "-n", &self.world_size.to_string()]);
         command.arg(self.place.config());
         let heartbeat = format!("cluster.heartbeat_seconds={}", DEADLINE.as_secs());
         for set in [&heartbeat, self.hosts.setting().as_str()].iter().chain(set) {
@@ -112,7 +112,7 @@ impl Cluster {
     /// A fault that the culprit makes itself, in step 4.
     fn inject(&self, kind: &str, set: &[&str]) -> String {
         let mut command = self.launch(set);
-        let mut job = self.place.start(command.env(trainer::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
+        let mut job = self.place.start(command.env(setup::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
         job.until("three steps", || self.steps() >= 3);
         error_line(&self.watch(job, kind, SystemTime::now()))
     }
@@ -129,9 +129,9 @@ fn assert_says(error: &str, words: &[&str]) {
 }
 
 /// Does it as often as is wanted, each time on hosts of its own; not at all where none can be made.
-fn each(ranks: usize, once: impl Fn(&Cluster)) {
+fn each(world_size: usize, once: impl Fn(&Cluster)) {
     for _ in 0..repetitions() {
-        let Some(cluster) = Cluster::start(ranks) else { return };
+        let Some(cluster) = Cluster::start(world_size) else { return };
         once(&cluster);
     }
 }

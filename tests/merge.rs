@@ -214,7 +214,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_left() {
         (&["--model", llama, "--adapter", conv], "and this model has no such layer"),
         (&["--model", llama, "--adapter", llama], "adapter_config.json; give a directory that PEFT or loract wrote"),
         (&["--model", "no/model", "--adapter", all], "missing file no/model"),
-        (&["--model", llama, "--adapter", all, "--shard-size", "5XB"], "give a size such as 500MB, 5GB or 80GiB"),
+        (&["--model", llama, "--adapter", all, "--shard-size", "5XB"], "give a size with a unit, such as 500MB, 5GB or 80GiB"),
         (&["--model", llama], "--adapter <DIR>"),
     ];
     for (arguments, says) in cases {

@@ -82,7 +82,7 @@ fn a_run_becomes_a_page_with_every_plot() {
             "Sent by each rank",
         ],
     );
-    for says in ["Step 3 of 4", "held-out loss", "3 on 2 ranks", "9.50 MB; exactly 17.8 MB", "seed = 7", "node1", "WARN loract: slow"] {
+    for says in ["Step 3 of 4", "validation loss", "3 on 2 ranks", "9.50 MB; exactly 17.8 MB", "seed = 7", "node1", "WARN loract: slow"] {
         assert!(page.contains(says), "the page does not say {says}");
     }
 }

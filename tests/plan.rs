@@ -91,7 +91,7 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
             agree(&[sites, "activations.method=qb", "activations.rank=0.25"]);
             agree(&[sites, "activations.method=coded", "activations.bits=4", "run.steps=8"]);
         }
-        agree(&["activations.sites=layer", "activations.method=coded", "activations.difference=true", "activations.basis=none"]);
+        agree(&["activations.sites=layer", "activations.method=coded", "activations.delta=true", "activations.basis=none"]);
     }
     // What else changes sizes.
     let [size, data] = batch(2);
@@ -104,7 +104,7 @@ fn kept_bytes_and_peak_are_those_that_training_measures() {
         agree(&[sites, "model.quantization=nf4", "model.dtype=bf16"]);
         agree(&[sites, "model.quantization=nf4", "lora.use_dora=true"]);
         agree(&[sites, "lora.use_dora=true", "lora.rank=16"]);
-        agree(&[sites, "lora.dropout=0.1", "optimizer.name=lion"]);
+        agree(&[sites, "lora.dropout=0.1", "optimizer.method=lion"]);
     }
     agree(&["activations.sites=none", "lora.target_modules=[\"q_proj\", \"down_proj\"]", "lora.layers_to_transform=[1, 2]"]);
     agree(&["activations.sites=layer", "run.micro_batch_size=1", "lora.modules_to_save=[\"lm_head\"]", "run.loss_chunk=64"]);
@@ -116,7 +116,7 @@ fn what_fits_is_what_a_plan_of_it_says() {
     let place = place();
     let memory = 60_000_000;
     let set = ["activations.sites=sublayer".to_owned(), "run.batch_size=3".to_owned()];
-    let plan = planned(&place, &set, &["--memory", &memory.to_string()]);
+    let plan = planned(&place, &set, &["--memory", &format!("{memory}B")]);
     let first = &plan["modes"][0];
     assert_eq!((&first["mode"], &first["peak_bytes"]), (&json!("as configured"), &plan["peak_bytes"]));
     let peak = |key: &str, value: u64| {
@@ -210,5 +210,6 @@ fn every_family_is_planned_and_bad_input_is_refused() {
     };
     refused("model.path=no/model", &[], "[model] path: there is no no/model; give a directory with a config.json");
     refused("lora.target_modules=[\"query\"]", &[], "[lora] target_modules: names \"query\", which this model has not");
-    refused("run.steps=3", &["--memory", "80XB"], "give a size such as 500MB, 5GB or 80GiB");
+    refused("run.steps=3", &["--memory", "80"], "has no unit; write 80MB, 80MiB or 80GiB");
+    refused("run.steps=3", &["--memory", "80XB"], "give a size with a unit, such as 500MB, 5GB or 80GiB");
 }

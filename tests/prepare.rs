@@ -100,7 +100,7 @@ fn every_kind_of_source_gives_the_same_data() {
     assert_eq!(made(&place, "weighted", &weighted).0["train"]["samples"], 5);
 
     for (train, says) in [
-        (format!("[{{ path = {:?}, weight = 0.0 }}]", path("a.csv")), "[data] train: has the weight 0"),
+        (format!("[{{ path = {:?}, weight = 0.0 }}]", path("a.csv")), "[[data.train]] weight: must be > 0"),
         (format!("[{{ path = {:?}, wieght = 2.0 }}]", path("a.csv")), "did you mean `weight`?"),
         (format!("[{:?}, {:?}]", path("a.csv"), path("b.csv")), "[data] train: there is no "),
         ("[]".into(), "[data] train: must not be empty"),

@@ -19,20 +19,20 @@ fn place(family: &str, lora: &str, gradients: &str) -> Place {
     place.write_batches("batches.safetensors", [4, 8, 16], &ids);
     place.edit(fixture("hf/llama").to_str().unwrap(), fixture(&format!("hf/{family}")).to_str().unwrap());
     place.edit("steps = 8\nbatch_size = 2", "steps = 12\nbatch_size = 8");
-    place.edit("[lora]\nrank = 2\n", &format!("{lora}\n[optimizer]\nname = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n"));
+    place.edit("[lora]\nrank = 2\n", &format!("{lora}\n[optimizer]\nmethod = \"sgd\"\nmomentum = 0.9\nlearning_rate = 0.02\n"));
     place.edit("sites = \"none\"", SITES);
     place.edit("method = \"exact\"", gradients);
     place
 }
 
-fn on(place: &Place, ranks: usize, more: &[&str]) -> Command {
-    let mut command = place.loract(&["launch", "-n", &ranks.to_string()]);
+fn on(place: &Place, world_size: usize, more: &[&str]) -> Command {
+    let mut command = place.loract(&["launch", "-n", &world_size.to_string()]);
     command.arg(place.config()).args(more.iter().flat_map(|set| ["--set", set]));
     command
 }
 
-fn run(place: &Place, ranks: usize, more: &[&str]) {
-    let ended = place.run(&mut on(place, ranks, more));
+fn run(place: &Place, world_size: usize, more: &[&str]) {
+    let ended = place.run(&mut on(place, world_size, more));
     assert!(ended.status.success(), "{more:?}: {}", ended.stderr);
 }
 
@@ -122,13 +122,13 @@ fn it_goes_on_where_it_stopped_and_on_other_ranks() {
     let every = ["checkpoint.every=3"];
     let (steady, stopped) = (place("llama", "", "method = \"shared_basis\""), place("llama", "", "method = \"shared_basis\""));
     run(&steady, 2, &every);
-    let ended = stopped.run(on(&stopped, 2, &every).env(trainer::INJECT_FAULT_VARIABLE, "stop:1:7"));
+    let ended = stopped.run(on(&stopped, 2, &every).env(setup::INJECT_FAULT_VARIABLE, "stop:1:7"));
     assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
     run(&stopped, 2, &every);
     assert!(trained(&steady) == trained(&stopped), "the same bits");
 
     let other = place("llama", "", "method = \"shared_basis\"");
-    let ended = other.run(on(&other, 2, &every).env(trainer::INJECT_FAULT_VARIABLE, "stop:1:7"));
+    let ended = other.run(on(&other, 2, &every).env(setup::INJECT_FAULT_VARIABLE, "stop:1:7"));
     assert_eq!(ended.status.code(), Some(75), "{}", ended.stderr);
     run(&other, 3, &every);
     let (own, theirs) = (steps(&other), steps(&steady));

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, doctor::Doctor, eval::Eval, generate::Generate, inspect::Inspect, launch::Launch, merge::Merge, plan::Plan,
-    render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
+    bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init, inspect::Inspect, launch::Launch,
+    merge::Merge, plan::Plan, reference::Reference, render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -18,16 +18,18 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  loract launch -n 2 configs/demo.toml            start two ranks, follow them, report
+  loract launch -n 2 configs/demo.toml            start two ranks, show their progress, report
   loract train configs/demo.toml                  the same run on one rank
-  loract launch configs/demo.toml --set run.steps=100 --set activations.rank=0.5
+  loract launch configs/demo.toml --set run.steps=100 --set activations.bits=4
 
-Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use or
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to resume; 2 wrong use or
 configuration; 1 any other failure.";
 
 /// The commands; each is described where it is defined.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Init(Init),
+    Config(ShowConfig),
     Launch(Launch),
     Train(Train),
     Shard(Shard),
@@ -41,6 +43,7 @@ pub enum Command {
     Report(Report),
     Doctor(Doctor),
     Bench(Bench),
+    Reference(Reference),
 }
 
 /// The configuration of the commands that read one.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to go on. It is EX_TEMPFAIL of `sysexits.h`, on which
+/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to resume. It is EX_TEMPFAIL of `sysexits.h`, on which
 /// schedulers can requeue a job.
 pub const STOPPED: u8 = 75;
 
@@ -79,11 +79,18 @@ impl From<config::Error> for Failure {
     }
 }
 
-impl From<trainer::Error> for Failure {
-    fn from(error: trainer::Error) -> Self {
-        if error.is_input() { Self::Input(error.to_string()) } else { Self::Other(error.into()) }
-    }
+/// An error of a library crate: the input's fault, or another failure.
+macro_rules! from_library_error {
+    ($($library:ident),*) => {$(
+        impl From<$library::Error> for Failure {
+            fn from(error: $library::Error) -> Self {
+                if error.is_input() { Self::Input(error.to_string()) } else { Self::Other(error.into()) }
+            }
+        }
+    )*};
 }
+
+from_library_error!(analysis, inference, setup, trainer);
 
 #[cfg(test)]
 mod tests {

@@ -75,7 +75,7 @@ struct Context {
     aborting: Option<usize>,
 }
 
-/// Lines kept for a failure that nobody explains. mpirun says first what is wrong, then at length what may help.
+/// Lines that are shown for a failure without an explanation. mpirun prints the fault first, then lengthy advice.
 const HEAD: usize = 3;
 
 impl Reader {

@@ -23,11 +23,11 @@ pub const LOGGED: &str = "[error]";
 
 const FAILED: &str = "the run failed: ";
 
-/// Sends this process's log to the rank's file in the run directory, behind what an interrupted run has left there. The first line of each
-/// process says on which host it is which rank.
+/// Sends this process's log to the rank's file in the run directory, after what an interrupted run has written. The first line of each
+/// process has its rank and host.
 ///
-/// What the steps spend their time on goes to the file `trace` in Chrome's trace format, of other ranks than 0 to one beside it, until the answer
-/// is dropped.
+/// What the steps spend their time on goes to the file `trace` in Chrome's trace format, of other ranks than 0 to one of their own, until the returned
+/// guard is dropped.
 pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Option<&Path>) -> anyhow::Result<Option<FlushGuard>> {
     std::fs::create_dir_all(dir.logs()).with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
     let path = dir.rank_log(rank);
@@ -59,11 +59,11 @@ pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Op
 
 /// The file for a rank's timeline: `trace.json`, `trace-rank-0001.json`.
 fn timeline(path: &Path, rank: usize) -> anyhow::Result<File> {
-    let path = if rank == 0 { path.to_owned() } else { beside(path, rank) };
+    let path = if rank == 0 { path.to_owned() } else { path_of_rank(path, rank) };
     File::create(&path).with_context(|| format!("cannot write the timeline {}", path.display()))
 }
 
-fn beside(path: &Path, rank: usize) -> PathBuf {
+fn path_of_rank(path: &Path, rank: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let extension = path.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
     path.with_file_name(format!("{stem}-rank-{rank:04}{extension}"))
@@ -144,8 +144,8 @@ mod tests {
 
     #[test]
     fn each_rank_has_a_timeline_of_its_own() {
-        assert_eq!(beside(Path::new("a/trace.json"), 1), Path::new("a/trace-rank-0001.json"));
-        assert_eq!(beside(Path::new("trace"), 12), Path::new("trace-rank-0012"));
+        assert_eq!(path_of_rank(Path::new("a/trace.json"), 1), Path::new("a/trace-rank-0001.json"));
+        assert_eq!(path_of_rank(Path::new("trace"), 12), Path::new("trace-rank-0012"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `loract`: fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
 //!
-//! A command is one file in [`commands`]. `launch` starts ranks, follows them and reports ([`mpirun`], [`follow`], [`progress`],
-//! [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] looks at machines; what is for reading later becomes a [`page`];
-//! everything else is the work of the crate `trainer`, which [`work`] calls.
+//! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports ([`mpirun`], [`run_monitor`], [`shutdown`],
+//! [`progress`], [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
+//! [`reference`] and [`env`] make the reference pages of the manual. Everything else is done by the crate `trainer`.
 
 mod cli;
 mod commands;
@@ -10,20 +10,21 @@ mod doctor;
 mod env;
 mod failure;
 mod fault;
-mod follow;
 mod hosts;
 mod logs;
 mod metrics;
 mod mpirun;
 mod page;
 mod progress;
+mod reference;
 mod render;
 mod report;
 mod request;
 mod restarts;
 mod run_dir;
+mod run_monitor;
+mod shutdown;
 mod units;
-mod work;
 
 use clap::{Parser, error::ErrorKind};
 use failure::Failure;

@@ -38,9 +38,9 @@ pub struct Step {
     pub reduced_bytes: Option<f64>,
     /// Bytes an exact sum would have sent.
     pub exact_reduced_bytes: Option<f64>,
-    /// The held-out loss after this step, where it was taken.
+    /// The validation loss after this step, where it was measured.
     pub eval_loss: Option<f64>,
-    /// The share of the held-out samples whose class was found, where samples have classes and it was looked at.
+    /// The share of the validation samples whose class was predicted, where samples have classes and it was measured.
     pub eval_accuracy: Option<f64>,
 }
 
@@ -49,7 +49,7 @@ pub struct Step {
 pub struct Follower {
     path: PathBuf,
     position: u64,
-    /// The file that was read, by its number: a run that goes on replaces it.
+    /// The file that was read, by its number: a run that resumes replaces it.
     file: Option<u64>,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
@@ -134,7 +134,7 @@ impl Course {
         self.steps
     }
 
-    /// Mean seconds of a step, the first left out where there are others.
+    /// Mean seconds per step, without the first where there are others.
     pub fn step_seconds(&self) -> Option<f64> {
         let (seconds, steps) = if self.steps > 1 { (self.settled_seconds, self.steps - 1) } else { (self.seconds, self.steps) };
         (steps > 0 && seconds > 0.0).then(|| seconds / steps as f64)
@@ -217,7 +217,7 @@ mod tests {
         let mut read = || follower.poll().into_iter().for_each(|step| course.add(step));
         std::fs::write(&path, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2}\n{\"step\":3,\"lo").unwrap();
         read();
-        // A run goes on after step 1.
+        // A run resumes after step 1.
         std::fs::write(&aside, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2.5}\n{\"step\":3,\"loss\":1}\n").unwrap();
         std::fs::rename(&aside, &path).unwrap();
         read();

@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: one bar on a terminal, a line every ten seconds elsewhere.
+//! The progress of a run: one bar on a terminal, a line every ten seconds elsewhere.
 
 use crate::{
     metrics::{Course, Step},
@@ -76,7 +76,7 @@ impl Progress {
                 bar.set_message(message);
             }
             None => {
-                // The first news is told at once; that a known activity goes on can wait.
+                // A new activity is shown at once; the progress of a known one can wait.
                 let first = std::mem::take(&mut self.untold) && message != self.what;
                 let count = |count: u64| if self.bytes { units::bytes(count as f64) } else { count.to_string() };
                 let part = total.map_or_else(|| count(done), |total| format!("{}/{}", count(done), count(total)));
@@ -116,7 +116,7 @@ fn style(known_total: bool, bytes: bool) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
 }
 
-/// A step in a few words: `loss 3.214  533 tokens/s  kept 7.10 MB of 28.4 MB  41 s left`.
+/// A step in a few words: `loss 3.214  533 tokens/s  activations 7.10 MB of 28.4 MB  41 s left`.
 pub fn words(step: &Step, course: &Course, total: Option<u64>) -> String {
     let mut words = Vec::new();
     if let Some(loss) = step.loss {
@@ -126,8 +126,8 @@ pub fn words(step: &Step, course: &Course, total: Option<u64>) -> String {
         words.push(format!("{} tokens/s", units::rate(rate)));
     }
     match (step.kept_bytes, step.exact_bytes) {
-        (Some(kept), Some(exact)) if exact > kept => words.push(format!("kept {} of {}", units::bytes(kept), units::bytes(exact))),
-        (Some(kept), _) => words.push(format!("kept {}", units::bytes(kept))),
+        (Some(kept), Some(exact)) if exact > kept => words.push(format!("activations {} of {}", units::bytes(kept), units::bytes(exact))),
+        (Some(kept), _) => words.push(format!("activations {}", units::bytes(kept))),
         _ => {}
     }
     if let (Some(left @ 1..), Some(seconds)) = (total.map(|total| total.saturating_sub(step.step)), course.step_seconds()) {
@@ -153,7 +153,7 @@ mod tests {
         };
         let mut course = Course::default();
         course.add(step.clone());
-        assert_eq!(words(&step, &course, Some(30)), "loss 3.2100  533 tokens/s  kept 7.10 MB of 28.4 MB  40.0 s left");
+        assert_eq!(words(&step, &course, Some(30)), "loss 3.2100  533 tokens/s  activations 7.10 MB of 28.4 MB  40.0 s left");
         assert_eq!(words(&Step { loss: Some(1.0), ..Step::default() }, &Course::default(), None), "loss 1.0000");
     }
 }

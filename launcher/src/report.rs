@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub struct Report {
     dir: RunDir,
-    ranks: usize,
+    world_size: usize,
     steps: Vec<Step>,
     course: Course,
     /// What the trainer wrote; empty if it wrote nothing.
@@ -25,12 +25,12 @@ pub struct Report {
 
 impl Report {
     /// Reads a run directory. What is not there is left out of the report.
-    pub fn read(dir: &RunDir, ranks: usize) -> Self {
+    pub fn read(dir: &RunDir, world_size: usize) -> Self {
         let steps = Follower::new(dir.metrics()).poll();
         let mut course = Course::default();
         steps.iter().for_each(|step| course.add(step.clone()));
         let summary = std::fs::read(dir.summary()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Self { dir: dir.clone(), ranks, steps, course, summary, page: None }
+        Self { dir: dir.clone(), world_size, steps, course, summary, page: None }
     }
 
     /// Writes the page into the run's directory.
@@ -46,9 +46,9 @@ impl Report {
         &self.dir
     }
 
-    /// Its ranks.
-    pub fn ranks(&self) -> usize {
-        self.ranks
+    /// The number of ranks.
+    pub fn world_size(&self) -> usize {
+        self.world_size
     }
 
     /// Its steps so far.
@@ -75,7 +75,7 @@ impl Report {
         self.summary.get("model").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Accuracy and macro F1 of held-out samples after the last step, where samples have classes.
+    /// Accuracy and macro F1 of validation samples after the last step, where samples have classes.
     pub fn classes(&self) -> Option<[f64; 2]> {
         let classes = self.summary.get("classes")?;
         Some([classes["accuracy"].as_f64()?, classes["macro_f1"].as_f64()?])
@@ -92,17 +92,20 @@ impl Report {
         let mut row = |name: &str, value: Option<String>| rows.extend(value.map(|value| [name.to_owned(), value]));
         let course = &self.course;
 
-        row("held-out loss, before → after", change(self.number("eval_loss_before"), self.number("eval_loss_after")));
-        row("held-out accuracy, macro F1", self.classes().map(|[accuracy, f1]| format!("{:.2} %, {:.2} %", 100.0 * accuracy, 100.0 * f1)));
+        row("validation loss, before → after", change(self.number("eval_loss_before"), self.number("eval_loss_after")));
+        row(
+            "validation accuracy, macro F1",
+            self.classes().map(|[accuracy, f1]| format!("{:.2} %, {:.2} %", 100.0 * accuracy, 100.0 * f1)),
+        );
         let (first, last) = self.losses();
         row("training loss, first → last step", change(first, last));
         let steps = course.steps();
         let seconds = self.number("seconds").unwrap_or_else(|| course.seconds());
-        let ranks = if self.ranks == 1 { "1 rank".to_owned() } else { format!("{} ranks", self.ranks) };
+        let ranks = if self.world_size == 1 { "1 rank".to_owned() } else { format!("{} ranks", self.world_size) };
         row("steps", (steps > 0).then(|| format!("{steps} on {ranks} in {}", units::seconds(seconds))));
         row("step time", course.step_seconds().map(units::seconds));
         row("tokens per second", course.tokens_per_second().map(units::rate));
-        row("kept for backward", against(course.kept_bytes(), course.exact_bytes(), "exactly"));
+        row("saved for backward", against(course.kept_bytes(), course.exact_bytes(), "exactly"));
         row("peak of tensor memory", course.peak_bytes().map(units::bytes));
         row("sent by each rank", against(course.reduced_bytes(), course.exact_reduced_bytes(), "with exact sums"));
         row("adapter", self.adapter());
@@ -125,7 +128,7 @@ impl Report {
         let course = &self.course;
         let mut object = json!({
             "run_dir": self.dir.path(),
-            "ranks": self.ranks,
+            "ranks": self.world_size,
             "steps": course.steps(),
             "seconds": course.seconds(),
             "loss_first": first,

@@ -1,9 +1,9 @@
-//! A signal that asks the ranks to save and stop, on its way to them.
+//! Passing on a signal that asks the ranks to save and stop.
 
 use crate::{fault, mpirun::Job, run_dir::RunDir};
 use config::Run;
 
-/// Somebody's wish that the run saves and stops.
+/// A request that the run saves and stops.
 pub struct Request<'a> {
     run: &'a Run,
     dir: &'a RunDir,

@@ -75,14 +75,14 @@ impl RunDir {
         self.0.join("hosts")
     }
 
-    /// How a run begins here: anew where there is none, or where an earlier one is to be replaced (`overwrite`); where one was interrupted,
-    /// by going on with it. Writes nothing.
+    /// How a run starts here: from scratch where the directory has no run, or where an earlier one is to be replaced (`overwrite`); where one was
+    /// interrupted, by resuming it. Writes nothing.
     ///
     /// # Errors
     /// The earlier run is finished, or is another than this one.
-    pub fn beginning(&self, run: &Run, overwrite: bool) -> Result<Beginning, Failure> {
-        if overwrite || !(self.metrics().exists() || trainer::newest_checkpoint(&self.0).is_some()) {
-            return Ok(Beginning::Anew);
+    pub fn run_start(&self, run: &Run, overwrite: bool) -> Result<RunStart, Failure> {
+        if overwrite || !(self.metrics().exists() || checkpoint::newest_checkpoint(&self.0).is_some()) {
+            return Ok(RunStart::Fresh);
         }
         let refuse = |holds: &str| {
             Failure::Input(format!(
@@ -94,19 +94,19 @@ impl RunDir {
             return Err(refuse("a finished run"));
         }
         let begun = std::fs::read_to_string(self.config()).map_err(|_| refuse("the metrics of an earlier run"))?;
-        trainer::check_agreement(run, &begun)?;
-        Ok(Beginning::GoingOn)
+        checkpoint::check_compatible(run, &begun)?;
+        Ok(RunStart::Resume)
     }
 
-    /// Makes the directory, and writes the resolved configuration. A run that begins anew removes what an earlier one measured, saved,
+    /// Makes the directory, and writes the resolved configuration. A run that starts from scratch removes what an earlier one measured, saved,
     /// logged and reported there.
-    pub fn claim(&self, run: &Run, beginning: Beginning) -> anyhow::Result<()> {
-        if beginning == Beginning::Anew {
+    pub fn claim(&self, run: &Run, start: RunStart) -> anyhow::Result<()> {
+        if start == RunStart::Fresh {
             self.clear()?;
         }
         let logs = self.logs();
         std::fs::create_dir_all(&logs).with_context(|| format!("cannot make the directory {}", logs.display()))?;
-        // Whole or not at all: a run that goes on is compared with it.
+        // Complete or absent: a run that resumes is compared with it.
         let (config, aside) = (self.config(), self.0.join("config.toml.part"));
         std::fs::write(&aside, run.to_toml())
             .and_then(|()| std::fs::rename(&aside, &config))
@@ -121,12 +121,12 @@ impl RunDir {
             _ => Ok(()),
         };
         // The metrics go last: as long as they are there, so is the earlier run.
-        let checkpoints = trainer::checkpoints(&self.0);
+        let checkpoints = checkpoint::checkpoints(&self.0);
         for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
             let checkpoint = entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
             absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
         }
-        for earlier in [trainer::Division::path(&self.0), self.summary(), self.report(), self.metrics()] {
+        for earlier in [analysis::BitAllocation::path(&self.0), self.summary(), self.report(), self.metrics()] {
             absent_is_fine(std::fs::remove_file(&earlier), &earlier)?;
         }
         let logs = self.logs();
@@ -140,13 +140,13 @@ impl RunDir {
     }
 }
 
-/// How a run begins in its directory.
+/// How a run starts in its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
+pub enum RunStart {
     /// With its first step.
-    Anew,
-    /// After the newest sound checkpoint of an interrupted run with the same configuration.
-    GoingOn,
+    Fresh,
+    /// From the newest intact checkpoint of an interrupted run with the same configuration.
+    Resume,
 }
 
 #[cfg(test)]
@@ -161,33 +161,33 @@ mod tests {
     }
 
     fn refusal(dir: &RunDir, run: &Run) -> String {
-        match dir.beginning(run, false) {
+        match dir.run_start(run, false) {
             Err(Failure::Input(message)) => message,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn an_interrupted_run_goes_on_if_it_is_the_same() {
+    fn an_interrupted_run_resumes_if_it_is_the_same() {
         let at = tempfile::tempdir().unwrap();
         let same = run(at.path(), 9);
         let dir = RunDir::of(&same);
-        assert_eq!(dir.beginning(&same, false).unwrap(), Beginning::Anew);
-        dir.claim(&same, Beginning::Anew).unwrap();
+        assert_eq!(dir.run_start(&same, false).unwrap(), RunStart::Fresh);
+        dir.claim(&same, RunStart::Fresh).unwrap();
         std::fs::write(dir.metrics(), "{}\n").unwrap();
-        assert_eq!(dir.beginning(&same, false).unwrap(), Beginning::GoingOn);
-        dir.claim(&same, Beginning::GoingOn).unwrap();
+        assert_eq!(dir.run_start(&same, false).unwrap(), RunStart::Resume);
+        dir.claim(&same, RunStart::Resume).unwrap();
         assert!(dir.metrics().exists(), "what it measured stays");
 
         let other = run(at.path(), 8);
         let message = refusal(&dir, &other);
-        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was begun with 9"), "{message}");
-        assert_eq!(dir.beginning(&other, true).unwrap(), Beginning::Anew);
+        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was started with 9"), "{message}");
+        assert_eq!(dir.run_start(&other, true).unwrap(), RunStart::Fresh);
 
         std::fs::write(dir.summary(), "{}").unwrap();
         assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));
-        std::fs::create_dir_all(trainer::checkpoints(dir.path()).join("step-00000004")).unwrap();
-        dir.claim(&same, Beginning::Anew).unwrap();
-        assert!(!dir.metrics().exists() && !dir.summary().exists() && trainer::newest_checkpoint(dir.path()).is_none());
+        std::fs::create_dir_all(checkpoint::checkpoints(dir.path()).join("step-00000004")).unwrap();
+        dir.claim(&same, RunStart::Fresh).unwrap();
+        assert!(!dir.metrics().exists() && !dir.summary().exists() && checkpoint::newest_checkpoint(dir.path()).is_none());
     }
 }

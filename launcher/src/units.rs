@@ -16,32 +16,6 @@ pub fn unit_of_bytes(count: f64) -> (&'static str, f64) {
     UNITS.into_iter().find(|(_, size)| count / size < 999.5).unwrap_or(UNITS[UNITS.len() - 1])
 }
 
-/// Bytes as people write them: `5GB`, `80GiB`, `1.5 TB`, `4096`.
-///
-/// # Errors
-/// What to write instead.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    const UNITS: [(&str, f64); 9] = [
-        ("", 1.0),
-        ("kb", 1e3),
-        ("mb", 1e6),
-        ("gb", 1e9),
-        ("tb", 1e12),
-        ("kib", 1024.0),
-        ("mib", 1_048_576.0),
-        ("gib", 1_073_741_824.0),
-        ("tib", 1_099_511_627_776.0),
-    ];
-    let text = text.trim().to_ascii_lowercase();
-    let end = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
-    let unit = UNITS.iter().find(|(name, _)| *name == &text[end..]);
-    let number = text[..end].trim().parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
-    match (number, unit) {
-        (Some(number), Some((_, size))) => Ok((number * size) as u64),
-        _ => Err("give a size such as 500MB, 5GB or 80GiB".into()),
-    }
-}
-
 /// A ratio: `4.02 ×`.
 pub fn ratio(value: f64) -> String {
     format!("{} ×", three_digits(value))
@@ -85,15 +59,6 @@ fn three_digits(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_in_both_kinds_of_units() {
-        let sizes = ["4096", "5GB", "80GiB", "1.5 tb", " 500 MB "].map(|text| parse_bytes(text).ok());
-        assert_eq!(sizes, [4096, 5_000_000_000, 80 << 30, 1_500_000_000_000, 500_000_000].map(Some));
-        for wrong in ["", "GB", "5 XB", "-1GB", "0", "inf", "1e400"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn numbers_keep_three_digits() {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use crate::program::times::{HANG_LIMIT, LOOK_EVERY};
+use crate::program::times::{HANG_LIMIT, POLL_INTERVAL};
 
 /// Numbers of networks on this machine, `10.77.N.0/24`.
 const SUBNETS: u32 = 254;
@@ -136,7 +136,7 @@ impl Hosts {
         let start = Instant::now();
         while !self.processes().is_empty() {
             assert!(start.elapsed() < HANG_LIMIT, "processes are left: {:?}", self.processes());
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -22,7 +22,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 use tempfile::TempDir;
-use times::{HANG_LIMIT, LOOK_EVERY};
+use times::{HANG_LIMIT, POLL_INTERVAL};
 
 /// The vocabulary of the tiny model.
 pub const VOCABULARY: i64 = 97;
@@ -162,7 +162,7 @@ impl Place {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // To name the places of a backtrace takes a second, and no test reads it.
-        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(trainer::INJECT_FAULT_VARIABLE);
+        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(setup::INJECT_FAULT_VARIABLE);
         command.env("TMPDIR", self.scratch());
         command
     }
@@ -190,7 +190,7 @@ impl Place {
             }
             assert!(started.elapsed() < HANG_LIMIT, "processes survive being killed: {processes:#?}");
             processes.iter().for_each(|process| process.signal(Signal::KILL));
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -288,7 +288,7 @@ impl Running<'_> {
                 let state = if lives { "is still running" } else { "has ended" };
                 panic!("the job {state} without {what}: {}", self.give_up());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -330,7 +330,7 @@ impl Running<'_> {
                 let left = self.place.processes();
                 panic!("the job hangs (exit status {status:?}, left: {left:#?}); it said: {}", self.give_up());
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

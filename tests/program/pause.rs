@@ -37,7 +37,7 @@ impl Place {
     pub fn pause_at(&self, command: &mut Command, point: &str, rank: usize, step: u64) -> Pause {
         let fifo = self.scratch().join(format!("pause-{}", MADE.fetch_add(1, Ordering::Relaxed)));
         mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
-        command.env(trainer::INJECT_FAULT_VARIABLE, format!("{point}:{rank}:{step}:{}", fifo.display()));
+        command.env(setup::INJECT_FAULT_VARIABLE, format!("{point}:{rank}:{step}:{}", fifo.display()));
         Pause { fifo, rank }
     }
 }

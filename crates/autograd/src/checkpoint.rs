@@ -1,7 +1,8 @@
-use crate::{Backward, BoxError, Error, Forward, Function, GradMode, apply, grad, random};
 use tch::{Device, Tensor};
 
-/// Runs a block, keeping its inputs only; backward computes the block again (Chen et al. 2016, arXiv 1604.06174).
+use crate::{Backward, BoxError, Error, Forward, Function, GradMode, apply, grad, random};
+
+/// Runs a block, saving its inputs only; backward computes the block again (Chen et al. 2016, arXiv 1604.06174).
 ///
 /// `run` is called with the inputs now and again in backward; it must depend on nothing that changes in between. `parameters` are the tensors
 /// inside `run` that require gradients: given here, they get them even if no input needs one, and their hooks fire once. The state of the

@@ -1,9 +1,11 @@
 //! The bridge to C++ (`bridge/bridge.h`), and the little that both sides share.
 
-use crate::Error;
 use std::ffi::{CStr, c_char, c_void};
+
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
+
+use crate::Error;
 
 unsafe extern "C" {
     pub fn loract_attach(
@@ -32,7 +34,7 @@ unsafe extern "C" {
         inputs_length: usize,
         keep_graph: bool,
         create_graph: bool,
-        answers: *mut *mut C_tensor,
+        input_grads: *mut *mut C_tensor,
     ) -> *mut c_char;
     pub fn loract_set_hook(parameter: *const C_tensor, hook: *mut c_void) -> *mut c_char;
     pub fn loract_clear_hook(parameter: *const C_tensor) -> *mut c_char;

@@ -1,14 +1,16 @@
-use crate::ffi::{self, check, pointers};
-use crate::{BoxError, Error, GradMode, grad_enabled};
 use std::any::Any;
 use std::ffi::{CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use tch::Tensor;
 use torch_sys::C_tensor;
 
+use crate::ffi::{self, check, pointers};
+use crate::{BoxError, Error, GradMode, grad_enabled};
+
 /// An operation whose backward is written in Rust; the counterpart of `torch.autograd.Function`.
 ///
-/// The value itself carries what the operation needs, and, from forward to backward, whatever it kept for it. It is dropped as soon as
+/// The value itself carries what the operation needs, and, from forward to backward, whatever it saved for it. It is dropped as soon as
 /// backward has used it (unless the graph is kept), so what it holds is freed then.
 ///
 /// On CUDA, backward runs on a thread of libtorch's: hence `Send`.
@@ -44,7 +46,7 @@ impl Forward<'_> {
         self.needs_grad[index]
     }
 
-    /// Whether any gradient will be asked for: if not, nothing needs to be kept.
+    /// Whether any gradient will be asked for: if not, nothing needs to be saved.
     pub fn any_needs_grad(&self) -> bool {
         self.needs_grad.iter().any(|needs| *needs)
     }
@@ -179,14 +181,14 @@ unsafe extern "C" fn loract_rust_backward(
             (gradients, needs, std::slice::from_raw_parts_mut(outputs, outputs_length))
         };
         let context = Backward { node, needs, saved: attached.saved };
-        let answers = attached.function.backward(&context, &gradients)?;
-        if answers.len() != outputs_length {
-            let (expected, got) = (outputs_length, answers.len());
+        let input_grads = attached.function.backward(&context, &gradients)?;
+        if input_grads.len() != outputs_length {
+            let (expected, got) = (outputs_length, input_grads.len());
             return Err(Error::Length { operation: "backward", what: "gradients", expected, got }.into());
         }
-        for (slot, answer) in outputs.iter_mut().zip(answers) {
-            if let Some(answer) = answer {
-                *slot = into_pointer(answer);
+        for (slot, input_grad) in outputs.iter_mut().zip(input_grads) {
+            if let Some(input_grad) = input_grad {
+                *slot = into_pointer(input_grad);
             }
         }
         Ok(())

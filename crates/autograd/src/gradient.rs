@@ -1,10 +1,12 @@
+use std::ffi::{c_char, c_void};
+use std::sync::Mutex;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
 use crate::ffi::{self, check, pointers};
 use crate::function::guard;
 use crate::{BoxError, Error};
-use std::ffi::{c_char, c_void};
-use std::sync::Mutex;
-use tch::Tensor;
-use torch_sys::C_tensor;
 
 /// Adds the gradients of all leaves below `outputs` to their `.grad`.
 ///
@@ -21,7 +23,7 @@ pub fn backward(outputs: &[&Tensor], gradients: &[Option<&Tensor>], keep_graph: 
 
 /// The gradients of `outputs` with respect to `inputs`; nothing is added to any `.grad`, and no hook is called.
 ///
-/// `None` in the answer: the outputs do not depend on that input. With `create_graph` the answers can be differentiated again.
+/// `None` in the result: the outputs do not depend on that input. With `create_graph` the gradients can be differentiated again.
 ///
 /// # Errors
 /// As [`backward`]; also if an input requires no gradient.
@@ -35,8 +37,8 @@ pub fn grad(
     same_length("grad", outputs.len(), gradients.len())?;
     let (outputs, gradients) = (pointers(outputs.iter().copied()), optional_pointers(gradients));
     let inputs = pointers(inputs.iter().copied());
-    let mut answers = vec![std::ptr::null_mut(); inputs.len()];
-    // SAFETY: the arrays hold valid (or null) tensors for the length of the call, and `answers` has room for one each input.
+    let mut input_grads = vec![std::ptr::null_mut(); inputs.len()];
+    // SAFETY: the arrays hold valid (or null) tensors for the length of the call, and `input_grads` has room for one each input.
     check(unsafe {
         ffi::loract_grad(
             outputs.as_ptr(),
@@ -46,11 +48,11 @@ pub fn grad(
             inputs.len(),
             keep_graph || create_graph,
             create_graph,
-            answers.as_mut_ptr(),
+            input_grads.as_mut_ptr(),
         )
     })?;
     // SAFETY: a non-null answer is a new tensor handed over to us.
-    Ok(answers.into_iter().map(|answer| (!answer.is_null()).then(|| unsafe { Tensor::from_ptr(answer) })).collect())
+    Ok(input_grads.into_iter().map(|input_grad| (!input_grad.is_null()).then(|| unsafe { Tensor::from_ptr(input_grad) })).collect())
 }
 
 fn same_length(operation: &'static str, expected: usize, got: usize) -> Result<(), Error> {

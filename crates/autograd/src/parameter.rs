@@ -1,4 +1,5 @@
 use std::ops::Deref;
+
 use tch::Tensor;
 
 /// A weight of a model: a tensor with its name, which several threads may read.

@@ -3,9 +3,10 @@
 //! The same seed gives the same values whatever was drawn before, and the global generator is neither read nor moved, so that switching one
 //! random choice on or off changes no other.
 
+use tch::{Device, Kind, Tensor};
+
 use crate::Error;
 use crate::ffi::{self, check, device_index};
-use tch::{Device, Kind, Tensor};
 
 /// The distribution of a random tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq)]

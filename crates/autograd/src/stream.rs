@@ -1,11 +1,13 @@
 //! A second queue of work on a GPU.
 
-use crate::Error;
-use crate::ffi::{self, check, device_index, pointers};
 use std::ffi::c_void;
+
 use tch::{Device, Tensor};
 
-/// A stream of a GPU beside the one on which forward and backward run. The host never waits for either: events put the work in order.
+use crate::Error;
+use crate::ffi::{self, check, device_index, pointers};
+
+/// A second stream of a GPU, apart from the one on which forward and backward run. The host never waits for either: events put the work in order.
 #[derive(Debug)]
 pub struct SideStream {
     device: i64,
@@ -28,7 +30,7 @@ impl SideStream {
         Ok(Some(Self { device, stream }))
     }
 
-    /// Runs `work` with this stream as the current one: behind all that was queued so far, beside all that is queued from here on. The memory of
+    /// Runs `work` with this stream as the current one: after all that was queued so far, in parallel with all that is queued from here on. The memory of
     /// `reads` may be freed meanwhile; it is used again only when the work is done.
     ///
     /// # Errors
@@ -82,7 +84,7 @@ unsafe impl Send for Ready {}
 unsafe impl Sync for Ready {}
 
 impl Ready {
-    /// Lets the current stream wait for the work before it goes on, and not the host. `reads` are the tensors that the work made and that are
+    /// Lets the current stream wait for the work before it continues, and not the host. `reads` are the tensors that the work made and that are
     /// read here: their memory is used again only after that.
     ///
     /// # Errors
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn work_beside_the_forward_is_in_order() {
+    fn work_on_the_side_stream_is_in_order() {
         let Device::Cuda(index) = Device::cuda_if_available() else { return };
         let device = Device::Cuda(index);
         let side = SideStream::new(device).unwrap().unwrap();

@@ -1,10 +1,12 @@
 //! Checkpointing: the same gradients, the same dropout, parameters, nesting, errors.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::{BoxError, backward, checkpoint, random};
 use loract_autograd as autograd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use tch::{Device, Kind, Tensor};
 
 /// Dropout draws from the global generator, so these tests take turns.
 static GENERATOR: Mutex<()> = Mutex::new(());

@@ -1,11 +1,13 @@
 //! Custom functions: gradients, several outputs, missing gradients, saved tensors, errors, panics, and that nothing leaks.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use autograd::{Backward, BoxError, Forward, Function, apply, backward, grad};
-use loract_autograd as autograd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use tch::{Device, Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply, backward, grad};
+use loract_autograd as autograd;
 
 fn random(shape: &[i64], seed: u64) -> Tensor {
     autograd::random::draw(autograd::random::Distribution::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()

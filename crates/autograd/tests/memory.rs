@@ -1,9 +1,10 @@
 //! The memory counter, to the byte. One test alone in its program: other tests would allocate in between.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use tch::{Device, Kind, Tensor};
+
 use autograd::{backward, checkpoint, memory};
 use loract_autograd as autograd;
-use tch::{Device, Kind, Tensor};
 
 #[test]
 fn every_byte_is_counted() {

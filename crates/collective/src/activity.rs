@@ -56,7 +56,7 @@ fn own_mut() -> MutexGuard<'static, Activity> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A collective that goes on for as long as this lives.
+/// A collective that runs for as long as this lives.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
 #[derive(Debug)]
 pub(crate) struct Inside;

@@ -18,8 +18,8 @@ macro_rules! registry {
 }
 
 registry! {
-    LORACT_CHECK_COLLECTIVES: "0 turns off the comparison of all ranks' calls before each collective (on by default; off if any rank says so)",
-    LORACT_NCCL_DEADLINE: "in so many seconds the ranks must have met over NCCL (180)",
+    LORACT_CHECK_COLLECTIVES: "0 turns off the comparison of all ranks' calls before each collective; off if any rank turns it off",
+    LORACT_NCCL_DEADLINE: "seconds within which the ranks must have met over NCCL",
     OMPI_COMM_WORLD_SIZE: "set by Open MPI's mpirun: the number of ranks",
     OMPI_COMM_WORLD_RANK: "set by Open MPI's mpirun: this rank",
     OMPI_COMM_WORLD_LOCAL_RANK: "set by Open MPI's mpirun: this rank among those of its host",
@@ -135,7 +135,7 @@ pub fn local_rank_hint() -> Option<usize> {
     launched_by_mpi()?.local_rank
 }
 
-/// The number of ranks on this host, if the launcher says so: among so many, cores and memory are shared.
+/// The number of ranks on this host, if the launcher says so: cores and memory are shared among them.
 pub fn local_size_hint() -> Option<usize> {
     launched_by_mpi()?.local_size
 }

@@ -111,7 +111,7 @@ pub enum Error {
         ranks: String,
     },
 
-    /// The ranks cannot reach rank 0 beside the collectives.
+    /// The ranks cannot reach rank 0 for the heartbeat.
     #[error(
         "rank {rank}: no heartbeat with rank 0: {reason}; allow TCP connections between the hosts on any port, or run without a heartbeat"
     )]

@@ -1,12 +1,11 @@
 //! How a rank that fails ends the whole job, and says who it was.
 #![allow(unsafe_code)]
 
-use std::fmt::Display;
 use std::io::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::{ProcessGroup, Result, connect, rank_hint};
+use crate::env::rank_hint;
 
 /// This process's rank and host, once a group knows them.
 static IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
@@ -19,23 +18,6 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// `MPI_Abort` talks to mpirun, over a network that may be what has failed: after so long the process ends without it.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
-
-/// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls `body`.
-///
-/// An `Err` of the body ends the job through [`abort`] with its message (`{:#}`, so that `anyhow` shows its chain): however a rank
-/// leaves the body, no other rank waits for it. Errors that every rank meets before it needs the others, such as a wrong configuration,
-/// are better found before this call.
-///
-/// # Errors
-/// Only those of [`connect`].
-pub fn run<T, E: Display>(body: impl FnOnce(Arc<dyn ProcessGroup>) -> Result<T, E>) -> Result<T> {
-    install_panic_hook();
-    let group = connect()?;
-    match body(Arc::clone(&group)) {
-        Ok(value) => Ok(value),
-        Err(error) => group.abort(&format!("{error:#}")),
-    }
-}
 
 /// Ends the whole job: prints `rank 1 (host NAME): message` on stderr and calls `MPI_Abort`, or exits with code 1 if MPI is not up.
 ///
@@ -85,7 +67,7 @@ pub(crate) fn say(rest: &str) {
 pub(crate) fn end_job(code: i32) -> ! {
     #[cfg(feature = "mpi")]
     {
-        if crate::mpi::is_up() {
+        if crate::mpi::call::is_up() {
             crate::daemon::end_soon();
         }
         std::thread::sleep(LAST_WORDS);
@@ -94,7 +76,7 @@ pub(crate) fn end_job(code: i32) -> ! {
             std::thread::sleep(ABORT_LIMIT);
             exit_now(code)
         });
-        crate::mpi::abort_if_up(code);
+        crate::mpi::call::abort_if_up(code);
     }
     exit_now(code)
 }

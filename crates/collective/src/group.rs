@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
-use crate::{Result, Single, launched_by_mpi};
+use crate::Result;
 
 /// How [`ProcessGroup::all_reduce`] and [`ProcessGroup::reduce_scatter`] combine the ranks' values, element by element.
 ///
@@ -66,7 +66,7 @@ pub trait ProcessGroup: Send + Sync {
     fn all_gather_bytes(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
 
     /// Another group of the same ranks. Calls on the two know nothing of each other, so that one thread may use this group while another uses
-    /// the other: that is how gradients travel beside the backward pass. All ranks call it; what the other sends counts here too.
+    /// the other: that is how gradients travel during the backward pass. All ranks call it; what the other sends counts here too.
     ///
     /// # Errors
     /// Where the network library does not allow two threads in it at once.
@@ -87,24 +87,5 @@ pub trait ProcessGroup: Send + Sync {
     /// Ends the whole job with exit code 1 and `rank 1 (host NAME): message` on stderr.
     fn abort(&self, message: &str) -> ! {
         crate::abort(message)
-    }
-}
-
-/// Joins the group this process was started in: [`Mpi`](crate::Mpi) if a launcher started it, [`Single`] if it is alone.
-///
-/// # Errors
-/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
-pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
-    match launched_by_mpi() {
-        None => Ok(Arc::new(Single::new())),
-        #[cfg(feature = "mpi")]
-        Some(_) => Ok(Arc::new(crate::Mpi::initialize()?)),
-        #[cfg(not(feature = "mpi"))]
-        Some(launch) if launch.world_size == Some(1) => Ok(Arc::new(Single::new())),
-        #[cfg(not(feature = "mpi"))]
-        Some(launch) => {
-            let ranks = launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
-            Err(crate::Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
-        }
     }
 }

@@ -1,8 +1,8 @@
-//! A heartbeat between the ranks, beside the collectives.
+//! A heartbeat between the ranks, apart from the collectives.
 //!
 //! A collective waits for ever for a rank that is stopped, hangs, or is cut off, and nothing in MPI says which rank that is. So each rank has
 //! a thread that sends a few bytes over TCP, apart from MPI's own connections: all to rank 0, and rank 0 to all. Who is not heard of for too
-//! long, or closes its connection without a farewell, is named on stderr with its host, its last step and its last collective
+//! long, or closes its connection without a goodbye, is named on stderr with its host, its last step and its last collective
 //! (`rank 0 (host a): rank 3 (host b) has not been heard of for 54 s; last heard of at step 12, in all_reduce (collective 345); …`), and the
 //! job ends, on every rank that can be told, and on the others by themselves, since they miss rank 0.
 //!
@@ -45,7 +45,7 @@ const FOR_MPIRUN: Duration = Duration::from_secs(1);
 
 /// This rank's part of the heartbeat, until it leaves.
 ///
-/// Dropped without [`Heartbeat::leave`], as where an error ends the work, it goes on until the process ends: the others learn of that end.
+/// Dropped without [`Heartbeat::leave`], as where an error ends the work, it continues until the process ends: the others learn of that end.
 #[derive(Debug)]
 pub struct Heartbeat {
     /// None where there is no heartbeat.
@@ -90,7 +90,7 @@ impl Heartbeat {
         }
     }
 
-    /// Says farewell to the others: from now on this rank may end, and is not told when others fail.
+    /// Says goodbye to the others: from now on this rank may end, and is not told when others fail.
     pub fn leave(mut self) {
         if let Some((owner, thread)) = self.running.take() {
             drop(owner);
@@ -103,7 +103,7 @@ impl Heartbeat {
 impl Drop for Heartbeat {
     fn drop(&mut self) {
         if let Some((owner, _)) = self.running.take() {
-            // Not closed, which would be a farewell.
+            // Not closed, which would be a goodbye.
             let _ = owner.into_raw_fd();
         }
     }
@@ -118,7 +118,7 @@ fn spawn(
     let (owner, leave) = UnixStream::pair()?;
     leave.set_nonblocking(true)?;
     let hosts = (0..group.world_size()).map(|rank| group.host(rank).to_owned()).collect();
-    // A little less, so that the deadline is kept with the time that it takes to notice.
+    // A little less, so that the deadline holds with the time that it takes to notice.
     let silence = options.deadline.mul_f64(0.9);
     // Rank 0 alone hears what all are doing.
     let stall = options.stall.filter(|_| group.rank() == 0);

@@ -35,14 +35,16 @@ mod mpi;
 #[cfg(feature = "mpi")]
 mod nccl;
 mod payload;
+mod run;
 mod single;
 
 pub use activity::note_step;
 pub use env::{Launch, Launcher, launched_by_mpi, local_rank_hint, local_size_hint, rank_hint};
 pub use error::{Error, Result};
-pub use failure::{abort, install_panic_hook, run};
-pub use group::{ProcessGroup, Reduce, connect};
+pub use failure::{abort, install_panic_hook};
+pub use group::{ProcessGroup, Reduce};
 pub use heartbeat::{Heartbeat, HeartbeatOptions};
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, MpiOptions};
+pub use run::{connect, run};
 pub use single::Single;

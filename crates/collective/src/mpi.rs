@@ -2,7 +2,7 @@
 //! beforehand, [`fold`] adds the numbers that MPI cannot, [`gpus`] hands what is on a GPU to NCCL.
 
 mod agreement;
-mod call;
+pub(crate) mod call;
 mod fold;
 mod gpus;
 
@@ -13,7 +13,6 @@ use tch::{Device, Tensor};
 
 use self::agreement::{Header, Operation};
 use self::call::{Communicator, Datatype, Fold};
-pub(crate) use self::call::{abort_if_up, is_up};
 use self::fold::Folds;
 use crate::nccl::Nccl;
 use crate::payload::{self, Payload};
@@ -27,7 +26,7 @@ pub struct MpiOptions {
     /// Whether each collective first compares all ranks' calls, so that a disagreement is an error instead of a hang or wrong memory.
     /// It costs an all-reduce of 16 bytes: a few microseconds within a host, a round trip per doubling of the ranks between hosts.
     pub check: bool,
-    /// Larger payloads are handed to MPI in pieces of so many bytes (at most 2^30, since MPI counts in 32 bits).
+    /// Larger payloads are handed to MPI in pieces of this many bytes (at most 2^30, since MPI counts in 32 bits).
     pub chunk_bytes: usize,
 }
 
@@ -160,8 +159,8 @@ impl Mpi {
     fn agree_on_tensor(&self, operation: Operation, tensor: &Tensor, detail: u64) -> Result<Payload> {
         let gpu = self.nccl.as_ref().map(Nccl::device);
         let payload = match operation {
-            Operation::ReduceScatter => Payload::of_rows(tensor, gpu, self.world_size()),
-            _ => Payload::of(tensor, gpu),
+            Operation::ReduceScatter => Payload::from_rows(tensor, gpu, self.world_size()),
+            _ => Payload::new(tensor, gpu),
         };
         match payload {
             Ok(payload) => {
@@ -283,7 +282,7 @@ impl ProcessGroup for Mpi {
             return self.by_nccl(Operation::AllReduce, &payload, |nccl| nccl.all_reduce(tensor, &payload, operation));
         }
         let bytes = payload::bytes_mut(tensor, &payload);
-        let datatype = Datatype::of(payload.element);
+        let datatype = Datatype::from_element(payload.element);
         let fold = self.folds.get(payload.element, operation);
         let mut pieces = bytes.chunks_mut(self.options.chunk_bytes);
         let result = pieces.try_for_each(|piece| self.communicator.all_reduce("all_reduce", piece, datatype, fold));
@@ -303,7 +302,7 @@ impl ProcessGroup for Mpi {
         let row = Payload { numel: payload.numel / self.world_size(), ..payload };
         let fold = self.folds.get(payload.element, operation);
         let (bytes, into) = (payload::bytes(tensor, &payload), payload::bytes_mut(&mut own, &row));
-        let result = self.scatter_memory(bytes, into, Datatype::of(payload.element), fold);
+        let result = self.scatter_memory(bytes, into, Datatype::from_element(payload.element), fold);
         self.note_failure(&result);
         result.map(|()| own)
     }

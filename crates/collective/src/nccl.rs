@@ -8,14 +8,16 @@ mod library;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cuda::Gpu;
 use tch::{Device, Tensor};
 
-pub(crate) use self::communicator::Id;
+use cuda::Gpu;
+
 use self::communicator::{Communicator, ID_BYTES};
 use self::library::Library;
 use crate::payload::{Element, Payload};
 use crate::{Reduce, env};
+
+pub(crate) use self::communicator::Id;
 
 /// How one group's tensors travel from one GPU.
 pub(crate) struct Nccl {

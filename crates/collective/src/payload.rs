@@ -19,7 +19,7 @@ impl Element {
     #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
     pub(crate) const ALL: [Element; 5] = [Element::F32, Element::F64, Element::F16, Element::Bf16, Element::I64];
 
-    fn of(kind: Kind) -> Option<Element> {
+    fn from_kind(kind: Kind) -> Option<Element> {
         match kind {
             Kind::Float => Some(Element::F32),
             Kind::Double => Some(Element::F64),
@@ -104,14 +104,14 @@ impl fmt::Display for Payload {
 impl Payload {
     /// Looks at `tensor` without touching its memory; it may be on the CPU, or on `gpu`. Each question is asked only of tensors that can answer it: libtorch throws when
     /// an undefined tensor is asked for its dtype, or a sparse one for its strides.
-    pub(crate) fn of(tensor: &Tensor, gpu: Option<Device>) -> Result<Payload, Refusal> {
+    pub(crate) fn new(tensor: &Tensor, gpu: Option<Device>) -> Result<Payload, Refusal> {
         if !tensor.defined() {
             return Err(Refusal::Undefined);
         }
         if tensor.is_sparse() || tensor.is_mkldnn() || tensor.f_is_neg().unwrap_or(true) {
             return Err(Refusal::NotDense);
         }
-        let element = tensor.f_kind().ok().and_then(Element::of).ok_or(Refusal::Dtype)?;
+        let element = tensor.f_kind().ok().and_then(Element::from_kind).ok_or(Refusal::Dtype)?;
         let on_gpu = gpu == Some(tensor.device());
         if !on_gpu && tensor.device() != Device::Cpu {
             return Err(Refusal::Elsewhere);
@@ -124,8 +124,8 @@ impl Payload {
     }
 
     /// The same, if it has a row for each of `world_size` ranks.
-    pub(crate) fn of_rows(tensor: &Tensor, gpu: Option<Device>, world_size: usize) -> Result<Payload, Refusal> {
-        let payload = Payload::of(tensor, gpu)?;
+    pub(crate) fn from_rows(tensor: &Tensor, gpu: Option<Device>, world_size: usize) -> Result<Payload, Refusal> {
+        let payload = Payload::new(tensor, gpu)?;
         if tensor.size().first() == Some(&(world_size as i64)) { Ok(payload) } else { Err(Refusal::Rows) }
     }
 
@@ -142,7 +142,7 @@ pub(crate) fn gathered_like(tensor: &Tensor, payload: &Payload, world_size: usiz
     Tensor::f_empty(shape, (payload.element.kind(), tensor.device()))
 }
 
-/// An empty `[...]` for one row of a tensor that was accepted by [`Payload::of_rows`].
+/// An empty `[...]` for one row of a tensor that was accepted by [`Payload::from_rows`].
 pub(crate) fn row_like(tensor: &Tensor) -> Result<Tensor, TchError> {
     Tensor::f_empty(&tensor.size()[1..], (tensor.f_kind()?, tensor.device()))
 }
@@ -155,7 +155,7 @@ pub(crate) fn describe(tensor: &Tensor) -> (Vec<i64>, String) {
     (tensor.size(), tensor.f_kind().map_or("unknown".into(), |kind| format!("{kind:?}")))
 }
 
-/// The memory of a tensor on the CPU that [`Payload::of`] has accepted.
+/// The memory of a tensor on the CPU that [`Payload::new`] has accepted.
 #[cfg(feature = "mpi")]
 pub(crate) fn bytes_mut<'a>(tensor: &'a mut Tensor, payload: &Payload) -> &'a mut [u8] {
     let length = payload.bytes();
@@ -190,9 +190,9 @@ mod tests {
             for shape in [&[0][..], &[], &[3, 5], &[1, 0, 2]] {
                 let tensor = Tensor::zeros(shape, (element.kind(), Device::Cpu));
                 let numel = shape.iter().product::<i64>() as usize;
-                assert_eq!(Payload::of(&tensor, None), Ok(Payload { element, numel, on_gpu: false }));
-                assert_eq!(Payload::of(&tensor, Some(Device::Cuda(0))), Ok(Payload { element, numel, on_gpu: false }));
-                assert_eq!(Payload::of(&tensor, Some(Device::Cpu)), Ok(Payload { element, numel, on_gpu: true }), "of tests");
+                assert_eq!(Payload::new(&tensor, None), Ok(Payload { element, numel, on_gpu: false }));
+                assert_eq!(Payload::new(&tensor, Some(Device::Cuda(0))), Ok(Payload { element, numel, on_gpu: false }));
+                assert_eq!(Payload::new(&tensor, Some(Device::Cpu)), Ok(Payload { element, numel, on_gpu: true }), "of tests");
             }
         }
     }
@@ -200,13 +200,13 @@ mod tests {
     #[test]
     fn anything_else_is_refused_for_its_reason() {
         let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
-        assert_eq!(Payload::of(&Tensor::new(), None), Err(Refusal::Undefined));
-        assert_eq!(Payload::of(&matrix.tr(), None), Err(Refusal::NotContiguous));
-        assert_eq!(Payload::of(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false), None), Err(Refusal::NotContiguous));
-        assert_eq!(Payload::of(&matrix.to_sparse_sparse_dim(2), None), Err(Refusal::NotDense));
-        assert!(Payload::of(&matrix.to_sparse_csr(None), None).is_err());
+        assert_eq!(Payload::new(&Tensor::new(), None), Err(Refusal::Undefined));
+        assert_eq!(Payload::new(&matrix.tr(), None), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::new(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false), None), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::new(&matrix.to_sparse_sparse_dim(2), None), Err(Refusal::NotDense));
+        assert!(Payload::new(&matrix.to_sparse_csr(None), None).is_err());
         for kind in [Kind::Uint8, Kind::Int, Kind::Bool, Kind::ComplexFloat] {
-            assert_eq!(Payload::of(&Tensor::zeros([2], (kind, Device::Cpu)), None), Err(Refusal::Dtype), "{kind:?}");
+            assert_eq!(Payload::new(&Tensor::zeros([2], (kind, Device::Cpu)), None), Err(Refusal::Dtype), "{kind:?}");
         }
     }
 
@@ -214,13 +214,13 @@ mod tests {
     fn what_is_shared_out_has_a_row_for_each_rank() {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         for shape in [&[3][..], &[3, 2], &[3, 0]] {
-            assert_eq!(Payload::of_rows(&zeros(shape), None, 3), Payload::of(&zeros(shape), None));
+            assert_eq!(Payload::from_rows(&zeros(shape), None, 3), Payload::new(&zeros(shape), None));
             assert_eq!(row_like(&zeros(shape)).unwrap().size(), shape[1..]);
         }
         for shape in [&[][..], &[0], &[2, 3]] {
-            assert_eq!(Payload::of_rows(&zeros(shape), None, 3), Err(Refusal::Rows), "{shape:?}");
+            assert_eq!(Payload::from_rows(&zeros(shape), None, 3), Err(Refusal::Rows), "{shape:?}");
         }
-        assert_eq!(Payload::of_rows(&zeros(&[2, 3]).tr(), None, 3), Err(Refusal::NotContiguous));
+        assert_eq!(Payload::from_rows(&zeros(&[2, 3]).tr(), None, 3), Err(Refusal::NotContiguous));
     }
 
     #[test]

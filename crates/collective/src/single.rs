@@ -25,7 +25,7 @@ impl Default for Single {
 }
 
 fn check_tensor(tensor: &Tensor, operation: &'static str) -> Result<Payload> {
-    Payload::of(tensor, anywhere(tensor)).map_err(|refusal| refused(tensor, operation, refusal))
+    Payload::new(tensor, anywhere(tensor)).map_err(|refusal| refused(tensor, operation, refusal))
 }
 
 /// Nothing moves: one device is as good as another.
@@ -64,7 +64,7 @@ impl ProcessGroup for Single {
     }
 
     fn reduce_scatter(&self, tensor: &Tensor, _operation: Reduce) -> Result<Tensor> {
-        Payload::of_rows(tensor, anywhere(tensor), 1).map_err(|refusal| refused(tensor, "reduce_scatter", refusal))?;
+        Payload::from_rows(tensor, anywhere(tensor), 1).map_err(|refusal| refused(tensor, "reduce_scatter", refusal))?;
         let _no_grad = tch::no_grad_guard();
         let mut own = row_like(tensor)?;
         own.f_copy_(&tensor.f_select(0, 0)?)?;

@@ -1,11 +1,14 @@
 //! Draws the bits of each component of a real matrix, and the energy that they follow from, as SVG.
 //!
 //! `cargo run --release -p loract-compression --example bits_over_components > docs/bits.svg`
-use loract_compression::coded::{Basis, Coded, Coding, Rate};
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+
 use tch::{Kind, Tensor};
+
+use loract_compression::coded::{Basis, Coded, Coding, Rate};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
@@ -18,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/activations/activations.safetensors");
     let matrix = Tensor::read_safetensors(file)?.into_iter().find(|(name, _)| name == "smollm2.l15.layer_in.b0");
     let (_, matrix) = matrix.ok_or("the fixture holds no smollm2.l15.layer_in.b0")?;
-    let basis = Arc::new(Basis::of(&matrix.f_to_kind(Kind::Float)?)?);
+    let basis = Arc::new(Basis::from_matrix(&matrix.f_to_kind(Kind::Float)?)?);
     let variances = basis.variances()?;
     let components = variances.len() as f64;
     let x = |component: usize| LEFT + (WIDTH - LEFT - 10.0) * component as f64 / components;

@@ -4,11 +4,14 @@
 //! `cargo run --release -p loract-compression --example coded_speed [TOKENSxWIDTH ...]`: milliseconds, the least of several, on a GPU if there is one. The last two
 //! columns are of the matrix column by column, without a multiplication: so many bytes of it are coded and decoded in a second, as a share
 //! of those that are copied.
-use loract_compression::coded::{Basis, Coded, Coding};
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
+
 use tch::{Cuda, Device, Kind, Tensor};
+
+use loract_compression::coded::{Basis, Coded, Coding};
 
 fn least<T>(device: Device, mut work: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
     let finish = || {
@@ -50,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             // Energies that fall as those of a residual stream do.
             let falling = Tensor::arange(width, (Kind::Float, device)).f_add_scalar(3.0)?.f_pow_tensor_scalar(-0.7)?;
             let matrix = Tensor::f_randn([tokens, width], (Kind::Float, device))?.f_mul(&falling)?.f_to_kind(kind)?;
-            let basis = Arc::new(Basis::of(&matrix)?.rounded(Kind::BFloat16)?);
+            let basis = Arc::new(Basis::from_matrix(&matrix)?.rounded(Kind::BFloat16)?);
             let vectors = basis.vectors(kind)?;
             let products = least(device, || Ok(matrix.f_matmul(&vectors)?.f_matmul(&vectors.f_tr()?)?))?;
             let code = Coded::new(&matrix, &basis, &Coding::default(), 0)?;
@@ -59,8 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             let ratio = (coding + decoding) / products;
 
             let copy = least(device, || Ok(matrix.f_detach_copy()?))?;
-            let columns = Coded::of_columns(&matrix, &Coding::default(), 0)?;
-            let of_columns = least(device, || Ok(Coded::of_columns(&matrix, &Coding::default(), 0)?))?;
+            let columns = Coded::by_columns(&matrix, &Coding::default(), 0)?;
+            let of_columns = least(device, || Ok(Coded::by_columns(&matrix, &Coding::default(), 0)?))?;
             let restored = least(device, || Ok(columns.restore(kind)?))?;
             println!(
                 "| {kind:?} | {tokens} | {width} | {products:.2} | {coding:.2} | {decoding:.2} | {ratio:.1} | {copy:.2} | {:.3} | {:.3} |",

@@ -3,9 +3,11 @@
 //! `cargo run --release -p loract-compression --example orthonormalize`
 #![allow(clippy::unwrap_used)]
 
-use loract_compression::{cholesky_qr, orthonormalize};
 use std::time::Instant;
+
 use tch::{Device, Kind, Tensor};
+
+use loract_compression::{cholesky_qr, orthonormalize};
 
 fn main() {
     let _no_grad = tch::no_grad_guard();

@@ -1,8 +1,8 @@
-//! Prints the constants of `src/coded/levels.rs`: quantiser levels for a standard normal variable, by Lloyd's algorithm on drawn samples.
+//! Prints the constants of `src/coded/levels.rs`: quantizer levels for a standard normal variable, by Lloyd's algorithm on drawn samples.
 //!
 //! `cargo run --release -p loract-compression --example quantizer_levels`
 //!
-//! For each width of 1 to 8 bits, the levels of the scalar quantiser (2^width of them) and of the trellis (twice as many, of which a state
+//! For each width of 1 to 8 bits, the levels of the scalar quantizer (2^width of them) and of the trellis (twice as many, of which a state
 //! offers half), in units of 1/4096 of the standard deviation, positive halves only; then the mean square that each loses, on other samples
 //! than those it was trained on. The trellis is that of Ungerboeck with eight states, its alphabet doubled and trained (Marcellin and
 //! Fischer 1990, "Trellis coded quantization of memoryless and Gauss-Markov sources").

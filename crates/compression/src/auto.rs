@@ -1,11 +1,13 @@
-use crate::decompose::{Inputs, components};
+use tch::{Kind, Tensor};
+
+use crate::components::components;
+use crate::inputs::Inputs;
 use crate::projection::{Basis, Projection};
 use crate::row_space::row_space;
 use crate::svd::svd;
 use crate::{Error, Method};
-use tch::{Kind, Tensor};
 
-/// The fewest components, at most `most`, whose per-token error is at most `error`, after rounding to `kind` and with or without norms kept.
+/// The fewest components, at most `most`, whose per-token error is at most `error`, after rounding to `kind` and with or without `keep_norms`.
 ///
 /// The per-token error of an approximation of `A` is the Frobenius error of the same approximation of `N`, which is `A` with each row scaled
 /// to unit norm. So `N` is decomposed: the singular values of `N` are the optimum. [`Method::Svd`] takes them; another method sketches `N`
@@ -33,7 +35,7 @@ pub(crate) fn auto(inputs: &Inputs<'_>, method: Method, error: f64, most: i64, k
     };
     let shares = shares(&found)?;
     let lost = lost_after_each(&shares, counted, keep_norms)?;
-    let rounding = Rounding::of(&found, &shares, counted, kind)?;
+    let rounding = Rounding::from_projection(&found, &shares, counted, kind)?;
     let fits = |found: &(&f64, i64)| found.0 + rounding.with(found.1) <= error * error;
     let rank = lost.iter().zip(1..).find(fits).map_or(most, |(_, rank)| rank);
     let found = found.first(rank)?;
@@ -81,7 +83,7 @@ impl Rounding {
     /// A step of size `s` rounds with a mean square of `s² / 12`. In int8, `s` is 1/127 of the largest element, of a token's row on the left
     /// (once for each component) and of a channel's column on the right. Of the floating dtypes, the coarser rounds each factor by at most
     /// 2⁻⁹ (bf16) or 2⁻¹² (f16) of each element.
-    fn of(found: &Projection, shares: &Tensor, rows: i64, kind: Kind) -> Result<Self, Error> {
+    fn from_projection(found: &Projection, shares: &Tensor, rows: i64, kind: Kind) -> Result<Self, Error> {
         let relative = |size: f64| Self { fixed: 2.0 * size * size, of_each_component: 0.0 };
         Ok(match kind {
             Kind::BFloat16 => relative(2f64.powi(-9)),

@@ -1,6 +1,7 @@
+use tch::{Kind, Tensor};
+
 use crate::coded::Coded;
 use crate::{Error, Factors, Quantized};
-use tch::{Kind, Tensor};
 
 /// A matrix in compressed form.
 #[derive(Debug)]

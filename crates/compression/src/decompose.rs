@@ -1,20 +1,18 @@
+use tch::{Device, Kind, Tensor};
+
 use crate::auto::auto;
 use crate::coded::{Coded, Coding};
+use crate::components::components;
+use crate::inputs::Inputs;
 use crate::measure::{check_finite, check_matrix};
-use crate::nystrom::nystrom;
 use crate::projection::Projection;
-use crate::qb::qb_of;
-use crate::row_space::row_space;
-use crate::rsvd::rsvd;
-use crate::svd::svd;
 use crate::{Code, Error, Factors, Method, Options, Quantized, Rank, SiteState};
-use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "decompose";
 
 /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32, or in f64 for f64).
 ///
-/// The same seed and memory give the same code; no global generator is used, and no graph is recorded. `state` is the site's own, read and
+/// The same seed and state give the same code; no global generator is used, and no graph is recorded. `state` is the site's own, read and
 /// written by the methods that need it.
 ///
 /// The host never waits for a GPU here: a NaN in a matrix on one makes a code of NaN, which [`is_finite`](crate::is_finite) of the matrix tells
@@ -39,7 +37,7 @@ pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, state: &mut Site
         return Err(Error::Setting { operation: OPERATION, option: "oversampling", expected: "at least 0", got: got.to_string() });
     }
     let shares = options.method == Method::Shared;
-    let rank = options.rank.of(if shares { columns } else { rows }, columns)?;
+    let rank = options.rank.resolve(if shares { columns } else { rows }, columns)?;
     let warm = if options.method.is_warm() { state.load(&a)? } else { None };
 
     // Squares of such elements would leave the range of f32.
@@ -70,32 +68,6 @@ pub fn decompose(matrix: &Tensor, options: &Options, seed: u64, state: &mut Site
     Ok(Code::Factors(factors))
 }
 
-/// What a method works on.
-#[derive(Clone, Copy)]
-pub(crate) struct Inputs<'a> {
-    pub a: &'a Tensor,
-    pub seed: u64,
-    pub warm: Option<&'a Tensor>,
-}
-
-/// `rank` components by `method`.
-pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Result<Projection, Error> {
-    let a = inputs.a;
-    match method {
-        Method::Qb { test_matrix } => qb_of(inputs, rank, test_matrix),
-        Method::RowSpace { test_matrix, unit_rows } => row_space(inputs, rank, test_matrix, unit_rows),
-        Method::Rsvd { oversampling, power_iterations } => {
-            let (rows, columns) = a.size2()?;
-            let sketch = (rank + oversampling).min(rows).min(columns);
-            let found = rsvd(a, sketch, power_iterations, inputs.seed)?;
-            if sketch == rank { Ok(found) } else { found.cut(rank) }
-        }
-        Method::Nystrom => nystrom(a, rank, inputs.seed),
-        // Codes without a rank, and in a basis that there is, are made before this is asked.
-        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } | Method::Shared => svd(a, rank),
-    }
-}
-
 /// A code in the basis of the site, which is made or brought up to date as its method says.
 fn coded(a: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Result<Coded, Error> {
     let Method::Coded { rate, rounding, drift, rotate } = options.method else { unreachable!("asked for one method only") };
@@ -103,7 +75,7 @@ fn coded(a: &Tensor, options: &Options, seed: u64, state: &mut SiteState) -> Res
         return Err(Error::Setting { operation: OPERATION, option: "drift", expected: "a number", got: drift.to_string() });
     }
     let coding = Coding { rate, rounding, keep_norms: options.keep_norms };
-    if rotate { state.code(a, &coding, drift, options.factors, seed) } else { Coded::of_columns(a, &coding, seed) }
+    if rotate { state.code(a, &coding, drift, options.factors, seed) } else { Coded::by_columns(a, &coding, seed) }
 }
 
 /// `‖a_i‖ / ‖â_i‖` for each row, `[rows, 1]`; 1 where the approximation is zero.

@@ -1,10 +1,11 @@
-use crate::{Error, rounded::Rounded};
 use tch::{Kind, Tensor};
+
+use crate::{Error, rounded::Rounded};
 
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///
-/// Tensors are contiguous and own their storage: nothing larger is kept alive behind them. But the right factor may be that of many matrices, which
-/// their site's [`Memory`](crate::SiteState) holds.
+/// Tensors are contiguous and own their storage: no larger storage is kept alive by them. But the right factor may be that of many matrices, which
+/// their site's [`SiteState`](crate::SiteState) holds.
 #[derive(Debug)]
 pub struct Factors {
     left: Rounded,
@@ -54,7 +55,7 @@ impl Factors {
         self.right.to_kind(kind)
     }
 
-    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what a [`Memory`](crate::SiteState) keeps for the next
+    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what a [`SiteState`](crate::SiteState) holds for the next
     /// matrix of the same site. A tensor of its own.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
 use std::sync::Once;
+
 use tch::{Device, Tensor};
 
 /// `matrix`, on a device whose solvers are loaded. libtorch loads its GPU solvers with the first call, and fails if two threads make it at once.

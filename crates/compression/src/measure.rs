@@ -1,9 +1,10 @@
-use crate::Error;
 use tch::{Kind, Tensor};
+
+use crate::Error;
 
 /// The per-token error of an approximation: `sqrt(mean over rows with a_i ≠ 0 of ‖a_i − â_i‖² / ‖a_i‖²)`, in f64; 0 for a zero matrix.
 ///
-/// Unlike the Frobenius error, it does not let a few tokens of huge norm speak for all the others.
+/// Unlike the Frobenius error, it is not dominated by a few tokens of huge norm.
 ///
 /// # Errors
 /// Those of libtorch: shapes that differ.

@@ -1,7 +1,8 @@
-use crate::coded::{Coded, Rate, Rounding};
-use crate::{Error, Factors, Quantized};
 use serde::{Deserialize, Serialize};
 use tch::Kind;
+
+use crate::coded::{Coded, Rate, Rounding};
+use crate::{Error, Factors, Quantized};
 
 /// What the test matrix `Ω` of [`Method::Qb`] is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,11 +29,11 @@ pub enum Method {
         test_matrix: TestMatrix,
     },
     /// `A ≈ (A V) Vᵀ`, `V` an orthonormal basis of `Nᵀ N Ω`: the row space instead of the column space, half a power iteration nearer to the
-    /// optimum, and nothing tall to orthonormalise. As each token is projected on its own, no token is spoilt by a few of huge norm.
+    /// optimum, and nothing tall to orthonormalise. As each token is projected on its own, a few tokens of huge norm do not distort the others.
     RowSpace {
         /// What `Ω` is made of.
         test_matrix: TestMatrix,
-        /// `N` is `A` with each row scaled to unit norm, so that every token has the same say, rather than `A` itself.
+        /// `N` is `A` with each row scaled to unit norm, so that all tokens weigh the same, rather than `A` itself.
         unit_rows: bool,
     },
     /// Randomised singular value decomposition (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1): a Gaussian sketch of
@@ -54,21 +55,21 @@ pub enum Method {
         /// Elements that share a scale.
         group: i64,
     },
-    /// Components of a basis that the site's [`SiteState`](crate::SiteState) holds, each with the bits it deserves ([`coded`](crate::coded)).
+    /// Components of a basis that the site's [`SiteState`](crate::SiteState) holds, each with its own number of bits ([`coded`](crate::coded)).
     /// No rank. The first matrix of a site makes the basis, held in the dtype of factors.
     Coded {
         /// How many bits.
         rate: Rate,
         /// How values become levels.
         rounding: Rounding,
-        /// The basis follows the matrices once their error is so many times what it promises
-        /// ([`Coded::drift`](crate::coded::Coded::drift)), no oftener than it pays: at 0 always, at infinity never. Codes are made in the
+        /// The basis follows the matrices once their error exceeds what it promises by this factor
+        /// ([`Coded::drift`](crate::coded::Coded::drift)), no more often than it pays: at 0 always, at infinity never. Codes are made in the
         /// basis that was there before; what is seen goes into the next one, which takes over when the last code in the old one is gone.
         drift: f64,
-        /// Components are those of the principal basis; else they are the columns as they stand, and the memory holds nothing.
+        /// Components are those of the principal basis; otherwise they are the columns themselves, and the state holds nothing.
         rotate: bool,
     },
-    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`SiteState`](crate::SiteState) holds, in f32, made of its first matrix and turned by
+    /// `A ≈ (A V) Vᵀ` with the basis `V` that the site's [`SiteState`](crate::SiteState) holds, in f32, made from its first matrix and updated by
     /// [`SiteState::sync`](crate::SiteState::sync) since. The rank is that of the columns alone: no matrix changes it.
     Shared,
 }
@@ -126,7 +127,7 @@ impl Rank {
     ///
     /// # Errors
     /// [`Error::Rank`], [`Error::Setting`].
-    pub fn of(&self, rows: i64, columns: i64) -> Result<i64, Error> {
+    pub fn resolve(&self, rows: i64, columns: i64) -> Result<i64, Error> {
         let operation = "decompose";
         let most = rows.min(columns);
         match *self {
@@ -149,7 +150,7 @@ impl Rank {
     }
 }
 
-/// All that [`decompose`](crate::decompose) is told.
+/// The options of [`decompose`](crate::decompose).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// How the matrix is coded.
@@ -175,14 +176,14 @@ impl Options {
     /// [`Method::Coded`] and [`Method::Shared`].
     ///
     /// # Errors
-    /// As [`Rank::of`]; [`Error::Setting`] for bits and groups that there are not.
+    /// As [`Rank::resolve`]; [`Error::Setting`] for unsupported bits and groups.
     pub fn bytes(&self, rows: i64, columns: i64) -> Result<u64, Error> {
         match self.method {
             Method::Quantized { bits, group } => Quantized::bytes_of(rows, columns, bits, group),
             Method::Coded { rate, .. } => Coded::bytes_of(rows, columns, columns, rate),
-            // The right factor is the memory's.
-            Method::Shared => Ok(Factors::bytes_of(rows, 0, self.rank.of(columns, columns)?, self.factors)),
-            _ => Ok(Factors::bytes_of(rows, columns, self.rank.of(rows, columns)?, self.factors)),
+            // The right factor belongs to the site's state.
+            Method::Shared => Ok(Factors::bytes_of(rows, 0, self.rank.resolve(columns, columns)?, self.factors)),
+            _ => Ok(Factors::bytes_of(rows, columns, self.rank.resolve(rows, columns)?, self.factors)),
         }
     }
 }
@@ -194,17 +195,17 @@ mod tests {
 
     #[test]
     fn ranks_are_numbers_fractions_or_bounds() {
-        assert_eq!(Rank::Components(3).of(4, 9).unwrap(), 3);
-        assert_eq!(Rank::Fraction(0.25).of(100, 10).unwrap(), 3);
-        assert_eq!(Rank::Fraction(0.001).of(100, 10).unwrap(), 1);
-        assert_eq!(Rank::Fraction(1.0).of(4, 10).unwrap(), 4);
-        assert_eq!(Rank::Auto { error: 0.1, max_rank: 7 }.of(100, 5).unwrap(), 5);
-        assert!(Rank::Components(5).of(4, 9).unwrap_err().to_string().contains("between 1 and 4"));
+        assert_eq!(Rank::Components(3).resolve(4, 9).unwrap(), 3);
+        assert_eq!(Rank::Fraction(0.25).resolve(100, 10).unwrap(), 3);
+        assert_eq!(Rank::Fraction(0.001).resolve(100, 10).unwrap(), 1);
+        assert_eq!(Rank::Fraction(1.0).resolve(4, 10).unwrap(), 4);
+        assert_eq!(Rank::Auto { error: 0.1, max_rank: 7 }.resolve(100, 5).unwrap(), 5);
+        assert!(Rank::Components(5).resolve(4, 9).unwrap_err().to_string().contains("between 1 and 4"));
         for wrong in [Rank::Fraction(0.0), Rank::Fraction(f64::NAN), Rank::Fraction(1.5)] {
-            assert!(wrong.of(4, 9).unwrap_err().to_string().contains("above 0 and at most 1"));
+            assert!(wrong.resolve(4, 9).unwrap_err().to_string().contains("above 0 and at most 1"));
         }
-        assert!(Rank::Auto { error: 0.0, max_rank: 7 }.of(4, 9).unwrap_err().to_string().contains("error = 0"));
-        assert!(Rank::Auto { error: 0.1, max_rank: 0 }.of(4, 9).unwrap_err().to_string().contains("max_rank = 0"));
+        assert!(Rank::Auto { error: 0.0, max_rank: 7 }.resolve(4, 9).unwrap_err().to_string().contains("error = 0"));
+        assert!(Rank::Auto { error: 0.1, max_rank: 0 }.resolve(4, 9).unwrap_err().to_string().contains("max_rank = 0"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
+use tch::Tensor;
+
 use crate::Error;
 use crate::linalg::ready;
 use crate::projection::{Basis, Projection};
 use crate::qb::gaussian;
-use tch::Tensor;
 
 /// Generalised Nyström: `A ≈ A Ω (Ψᵀ A Ω)⁺ Ψᵀ A` with Gaussian `Ω` `[columns, rank]` and `Ψ` `[rows, ⌈1.5 rank⌉]`.
 ///

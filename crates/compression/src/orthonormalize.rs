@@ -1,9 +1,10 @@
-use crate::linalg::ready;
 use tch::{Device, Kind, TchError, Tensor};
+
+use crate::linalg::ready;
 
 /// An orthonormal basis of each matrix's column space, by Householder QR.
 ///
-/// `matrix` is `[..., rows, columns]` in f32 or f64 with `columns <= rows`; so is the answer. Columns stay orthonormal when the matrix is
+/// `matrix` is `[..., rows, columns]` in f32 or f64 with `columns <= rows`; so is the result. Columns stay orthonormal when the matrix is
 /// rank-deficient or zero (the extra directions are then arbitrary). The result is contiguous and owns its storage.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::linalg::ready;
 use crate::orthonormalize::{basis, orthonormalize};
-use tch::{Kind, Tensor};
 
 /// Which factor is an orthonormal basis, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,16 @@
-use crate::decompose::Inputs;
-use crate::orthonormalize::basis;
-use crate::projection::Projection;
-use crate::{Error, TestMatrix};
 use rand::seq::index;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use tch::Tensor;
 
+use crate::inputs::Inputs;
+use crate::orthonormalize::basis;
+use crate::projection::Projection;
+use crate::{Error, TestMatrix};
+
 /// The projection onto the columns of `A Ω` (LoRAct, arXiv 2509.23472, algorithm 1). Costs about `2 rows rank² · 2 + 2 rows columns rank` operations.
-pub(crate) fn qb_of(inputs: &Inputs<'_>, rank: i64, test_matrix: TestMatrix) -> Result<Projection, Error> {
+pub(crate) fn qb(inputs: &Inputs<'_>, rank: i64, test_matrix: TestMatrix) -> Result<Projection, Error> {
     let a = inputs.a;
     let energies = || Ok(a.f_square()?.f_sum_dim_intlist(0, false, a.kind())?);
     Projection::onto_columns(a, basis(&sample(inputs, rank, test_matrix, energies)?)?)

@@ -1,7 +1,8 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::measure::check_matrix;
 use crate::rounded::{owned, quantize, scales};
-use tch::{Kind, Tensor};
 
 /// A matrix whose elements are signed integers of 8 or 4 bits, with one bf16 scale per group of neighbours in a row.
 ///
@@ -20,7 +21,7 @@ pub struct Quantized {
 const OPERATION: &str = "quantized";
 
 impl Quantized {
-    /// Quantises `matrix` `[rows, columns]`, which must be finite.
+    /// Quantizes `matrix` `[rows, columns]`, which must be finite.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Kind`]; [`Error::Setting`] if `bits` is neither 4 nor 8, or `group` not positive.
@@ -124,7 +125,7 @@ impl Quantized {
         self.values.size()[0]
     }
 
-    /// Stretches of rows that share this code's storage, each with its first row.
+    /// Ranges of rows that share this code's storage, each with its first row.
     fn parts(&self) -> Result<Vec<(i64, Self)>, Error> {
         let (rows, most) = (self.rows(), (AT_A_TIME / self.columns).max(1));
         let part = |start: i64| {

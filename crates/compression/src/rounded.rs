@@ -1,5 +1,6 @@
-use crate::Error;
 use tch::{Kind, Tensor};
+
+use crate::Error;
 
 /// A matrix as it is held in memory: in a floating dtype, or as int8 with one bf16 scale per row or column. Contiguous, with a storage of its
 /// own, but for [`Rounded::as_is`].

@@ -1,4 +1,4 @@
-use crate::decompose::Inputs;
+use crate::inputs::Inputs;
 use crate::orthonormalize::basis;
 use crate::projection::Projection;
 use crate::qb::sample;

@@ -1,8 +1,9 @@
+use tch::Tensor;
+
 use crate::Error;
 use crate::orthonormalize::basis;
 use crate::projection::Projection;
 use crate::qb::gaussian;
-use tch::Tensor;
 
 /// The components of a Gaussian sketch of `rank` directions after `power_iterations`, not ordered.
 ///

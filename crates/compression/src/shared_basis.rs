@@ -1,13 +1,14 @@
 //! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their products `gᵀ A` are multiples of `Vᵀ`: what a sum
 //! over them needs is the sum of coefficients `gᵀ U`.
 
-use crate::decompose::Inputs;
+use tch::Tensor;
+
+use crate::inputs::Inputs;
 use crate::orthonormalize::orthonormalize;
 use crate::row_space::row_space;
 use crate::{Error, TestMatrix};
-use tch::Tensor;
 
-/// The basis of a site, and what it has seen since that was agreed on.
+/// The basis of a site, and what it has accumulated since the last sync.
 #[derive(Debug)]
 pub(crate) struct SharedBasis {
     /// `V` `[columns, rank]`, orthonormal.
@@ -18,12 +19,12 @@ pub(crate) struct SharedBasis {
 }
 
 impl SharedBasis {
-    /// The row space of one matrix, every token having the same say, for want of a better one.
-    pub fn of(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
+    /// The row space of one matrix, all tokens weighing the same: the basis until the first sync.
+    pub fn from_matrix(inputs: &Inputs<'_>, rank: i64) -> Result<Self, Error> {
         let (rows, columns) = inputs.a.size2()?;
         let known = rank.min(rows);
         let sketch = row_space(inputs, known, TestMatrix::Norm, true)?.right.f_tr()?;
-        // Fewer rows than the basis has columns: the rest is arbitrary, until it is agreed on.
+        // Fewer rows than the basis has columns: the rest is arbitrary until the first sync.
         let missing = sketch.f_new_zeros([columns, rank - known], (sketch.kind(), sketch.device()))?;
         let vectors = if known == rank { sketch.f_contiguous()? } else { orthonormalize(&Tensor::f_cat(&[sketch, missing], 1)?)? };
         Ok(Self { vectors, accumulated: None })
@@ -43,7 +44,7 @@ impl SharedBasis {
         Ok(())
     }
 
-    /// Turns to the space of what all have seen, `sum` `[columns, rank]`: the same bits wherever that has the same bits.
+    /// Updates the basis to the space of `sum` `[columns, rank]`, the sum over all ranks: the same bits wherever that has the same bits.
     pub fn sync(&mut self, sum: &Tensor) -> Result<(), Error> {
         if sum.size() != self.vectors.size() {
             return Err(Error::Shape { operation: "agree", expected: format!("{:?}", self.vectors.size()), got: sum.size() });

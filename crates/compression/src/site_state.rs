@@ -1,18 +1,20 @@
 mod tensors;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use crate::coded::{AdaptiveBasis, Basis, Coded, Coding};
-use crate::decompose::Inputs;
+use crate::inputs::Inputs;
 use crate::projection::Projection;
 use crate::shared_basis::SharedBasis;
 use crate::{Error, Factors};
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 /// What a site remembers from one matrix to the next, for the methods that start where the last one ended
 /// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)) or code in a basis of the site ([`Method::Coded`](crate::Method::Coded),
 /// [`Method::Shared`](crate::Method::Shared)); empty for all others.
 ///
-/// One site, one memory: the same sequence of matrices gives the same codes.
+/// One site, one state: the same sequence of matrices gives the same codes.
 #[derive(Debug)]
 pub struct SiteState {
     basis: Option<Tensor>,
@@ -29,7 +31,7 @@ impl Default for SiteState {
 }
 
 impl SiteState {
-    /// An empty one that so many sites share, each showing it a matrix a step.
+    /// An empty one that `sharers` sites share, each showing it a matrix per step.
     pub fn shared_by(sharers: u64) -> Self {
         Self { basis: None, coded: None, shared: None, observes: false, sharers }
     }
@@ -44,12 +46,12 @@ impl SiteState {
         self.coded.as_ref()
     }
 
-    /// One that starts from a right basis `[columns, any]`, such as a [`SiteState::basis`] that was written down.
+    /// One that starts from a right basis `[columns, any]`, such as a saved [`SiteState::basis`].
     pub fn from_basis(basis: Tensor) -> Self {
         Self { basis: Some(basis), ..Self::default() }
     }
 
-    /// One that codes in `basis`, which other memories may hold too.
+    /// One that codes in `basis`, which other states may hold too.
     pub fn from_coded_basis(basis: Arc<Basis>) -> Self {
         Self { coded: Some(AdaptiveBasis::from_basis(basis, 1)), ..Self::default() }
     }
@@ -69,17 +71,17 @@ impl SiteState {
         self.shared.as_ref().map(|shared| &shared.vectors)
     }
 
-    /// Whether the matrices that come now are seen by the basis of [`Method::Shared`](crate::Method::Shared), which costs one product more.
+    /// Whether the basis of [`Method::Shared`](crate::Method::Shared) observes the matrices from now on, which costs one product more.
     pub fn observe(&mut self, observes: bool) {
         self.observes = observes;
     }
 
-    /// What that basis has seen since it was agreed on, `[columns, rank]`: to be summed over all ranks, and given to [`SiteState::sync`].
+    /// What that basis has accumulated since the last sync, `[columns, rank]`: to be all-reduced, and given to [`SiteState::sync`].
     pub fn accumulated(&self) -> Option<&Tensor> {
         self.shared.as_ref()?.accumulated.as_ref()
     }
 
-    /// Turns that basis to what all ranks have seen, and forgets what was seen here. Without such a basis nothing happens.
+    /// Updates that basis from the sum over all ranks, and resets what this one accumulated. Without such a basis nothing happens.
     ///
     /// # Errors
     /// [`Error::Shape`] if `sum` is not shaped as the basis; those of libtorch.
@@ -87,7 +89,7 @@ impl SiteState {
         self.shared.as_mut().map_or(Ok(()), |shared| shared.sync(sum))
     }
 
-    /// Bytes held between two matrices, a basis that other memories hold too counted in full. While a basis of
+    /// Bytes held between two matrices, a basis that other states hold too counted in full. While a basis of
     /// [`Method::Coded`](crate::Method::Coded) follows what it sees, there are two of it.
     pub fn bytes(&self) -> u64 {
         let warm = self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
@@ -112,7 +114,7 @@ impl SiteState {
         if let Some(adaptive) = &mut self.coded {
             return adaptive.code(matrix, coding, drift, seed, false);
         }
-        let mut adaptive = AdaptiveBasis::of(matrix, kind, self.sharers)?;
+        let mut adaptive = AdaptiveBasis::from_matrix(matrix, kind, self.sharers)?;
         let coded = adaptive.code(matrix, coding, drift, seed, true)?;
         self.coded = Some(adaptive);
         Ok(coded)
@@ -127,7 +129,7 @@ impl SiteState {
                 return Err(Error::Shape { operation: "decompose", expected, got: shared.vectors.size() });
             }
             Some(shared) => shared,
-            None => self.shared.insert(SharedBasis::of(inputs, rank)?),
+            None => self.shared.insert(SharedBasis::from_matrix(inputs, rank)?),
         };
         let projection = Projection::onto_rows(inputs.a, &shared.vectors)?;
         if self.observes {

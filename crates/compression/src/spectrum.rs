@@ -1,8 +1,9 @@
+use tch::{Kind, Tensor};
+
 use crate::linalg::ready;
 use crate::measure::check_matrix;
 use crate::projection::gram;
 use crate::{Error, check_finite};
-use tch::{Kind, Tensor};
 
 /// How the energy of tokens is spread over directions: the eigenvalues of `NᵀN`, largest first and with the sum 1, where `N` is `matrix`
 /// `[rows, columns]` with each row scaled to unit norm. `min(rows, columns)` numbers, in f64; none for a zero matrix.
@@ -33,7 +34,7 @@ mod tests {
     use tch::Device;
 
     #[test]
-    fn it_foretells_the_least_error_of_a_token() {
+    fn it_predicts_the_least_error_of_a_token() {
         tch::manual_seed(3);
         for (rows, columns) in [(40, 12), (9, 30)] {
             let a = Tensor::randn([rows, columns], (Kind::Double, Device::Cpu)) * Tensor::randn([rows, 1], (Kind::Double, Device::Cpu));

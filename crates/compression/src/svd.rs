@@ -1,7 +1,8 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::linalg::ready;
 use crate::projection::{Projection, gram, leading_eigenvectors};
-use tch::{Kind, Tensor};
 
 /// The best projection of `a` of this rank.
 ///

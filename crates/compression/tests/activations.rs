@@ -1,8 +1,9 @@
 //! The methods on activations of real models (SmolLM2-135M and MiniLM, 512 tokens each).
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use loract_compression::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error};
 use tch::{Kind, Tensor};
+
+use loract_compression::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error};
 
 const SVD: Method = Method::Svd;
 const NORM: Method = Method::Qb { test_matrix: TestMatrix::Norm };

@@ -3,12 +3,15 @@
 
 mod drawing;
 
-use drawing::{device, norm, normal, values};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tch::{Kind, Tensor};
+
 use loract_compression::coded::{Basis, Coded, Coding, Rate, Rounding};
 use loract_compression::{Code, Error, Method, Options, Rank, SiteState, decompose, per_token_error, relative_error};
-use proptest::prelude::*;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{device, norm, normal, values};
 
 const ROUNDINGS: [Rounding; 3] = [Rounding::Trellis, Rounding::Nearest, Rounding::Stochastic];
 
@@ -24,7 +27,7 @@ fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
 }
 
 fn of_itself(matrix: &Tensor, coding: &Coding, seed: u64) -> Coded {
-    Coded::new(matrix, &Arc::new(Basis::of(matrix).unwrap()), coding, seed).unwrap()
+    Coded::new(matrix, &Arc::new(Basis::from_matrix(matrix).unwrap()), coding, seed).unwrap()
 }
 
 fn shapes() -> impl Strategy<Value = (i64, i64)> {
@@ -41,7 +44,7 @@ proptest! {
     ) {
         let a = decaying(rows, columns, seed);
         let components = 1 + (part * (columns - 1) as f64) as i64;
-        let basis = Arc::new(Basis::of(&a).unwrap().first(components).unwrap());
+        let basis = Arc::new(Basis::from_matrix(&a).unwrap().first(components).unwrap());
         let coding = coding(bits, ROUNDINGS[which], keep_norms);
         let code = Coded::new(&a, &basis, &coding, seed).unwrap();
         prop_assert_eq!(code.bytes(), Coded::bytes_of(rows, columns, components, coding.rate).unwrap());
@@ -118,7 +121,7 @@ fn a_trellis_loses_a_quarter_less_than_the_nearest_level() {
 #[test]
 fn stochastic_rounding_is_right_in_the_mean() {
     let a = decaying(24, 12, 9);
-    let basis = Arc::new(Basis::of(&a).unwrap());
+    let basis = Arc::new(Basis::from_matrix(&a).unwrap());
     // Bits for all components, as one without would be lost in every draw.
     let coding = coding(9.0, Rounding::Stochastic, true);
     let draws = 400;
@@ -194,9 +197,9 @@ fn one_huge_token_and_one_strange_one_spoil_no_other() {
 
 /// Tokens that the basis does not know are kept as they are, from the same bytes.
 #[test]
-fn a_token_that_the_basis_does_not_know_is_kept_exactly() {
+fn a_token_that_the_basis_does_not_know_is_stored_exactly() {
     let a = decaying(256, 48, 4).to_kind(Kind::Float);
-    let basis = Arc::new(Basis::of(&a).unwrap().first(24).unwrap());
+    let basis = Arc::new(Basis::from_matrix(&a).unwrap().first(24).unwrap());
     let strangers = normal(2, 48, 9).to_kind(Kind::Float);
     let strangers = &strangers - strangers.matmul(&basis.vectors(Kind::Float).unwrap()).matmul(&basis.vectors(Kind::Float).unwrap().tr());
     let mixed = a.copy();
@@ -223,7 +226,7 @@ fn every_dtype_goes_in_and_out_and_a_basis_may_be_rounded() {
     let exact = decaying(64, 24, 1);
     for kind in [Kind::Double, Kind::Float, Kind::BFloat16, Kind::Half] {
         let a = exact.to_kind(kind);
-        let basis = Basis::of(&a).unwrap();
+        let basis = Basis::from_matrix(&a).unwrap();
         for held in [Kind::Float, Kind::BFloat16] {
             let basis = Arc::new(basis.rounded(held).unwrap());
             assert_eq!(basis.bytes(), 24 * (24 * held.elt_size_in_bytes() as u64 + 4));
@@ -234,19 +237,21 @@ fn every_dtype_goes_in_and_out_and_a_basis_may_be_rounded() {
             assert!(error < 0.012, "{kind:?} {held:?}: {error}");
         }
     }
-    assert!(Basis::of(&exact).unwrap().rounded(Kind::Int8).unwrap_err().to_string().contains("got Int8"));
+    assert!(Basis::from_matrix(&exact).unwrap().rounded(Kind::Int8).unwrap_err().to_string().contains("got Int8"));
 }
 
 #[test]
 fn nan_and_infinity_are_reported_not_spread() {
-    let basis = Arc::new(Basis::of(&normal(9, 5, 2)).unwrap());
+    let basis = Arc::new(Basis::from_matrix(&normal(9, 5, 2)).unwrap());
     for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half] {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let a = normal(9, 5, 1).to_kind(kind);
             let _ = a.get(3).get(2).fill_(bad);
-            for error in
-                [Basis::of(&a).unwrap_err(), basis.update(&a, 0.5).unwrap_err(), Coded::new(&a, &basis, &Coding::default(), 0).unwrap_err()]
-            {
+            for error in [
+                Basis::from_matrix(&a).unwrap_err(),
+                basis.update(&a, 0.5).unwrap_err(),
+                Coded::new(&a, &basis, &Coding::default(), 0).unwrap_err(),
+            ] {
                 assert!(matches!(error, Error::NotFinite { rows: 9, columns: 5, .. }), "{error}");
             }
         }
@@ -261,7 +266,7 @@ fn without_a_basis_the_columns_are_coded_as_they_stand() {
     let (g, w) = (normal(100, 5, 1).to_kind(Kind::Float), normal(4, 20, 2).to_kind(Kind::Float));
     for bits in [0.7, 2.0, 8.0] {
         let coding = coding(bits, Rounding::Trellis, true);
-        let (with, without) = (Coded::new(&a, &unit, &coding, 0).unwrap(), Coded::of_columns(&a, &coding, 0).unwrap());
+        let (with, without) = (Coded::new(&a, &unit, &coding, 0).unwrap(), Coded::by_columns(&a, &coding, 0).unwrap());
         assert!(without.basis().is_none() && without.bytes() == with.bytes() && without.drift().unwrap() == 1.0);
         let near = |a: &Tensor, b: &Tensor| assert!(relative_error(a, b).unwrap() < 1e-5);
         near(&with.restore(Kind::Float).unwrap(), &without.restore(Kind::Float).unwrap());
@@ -274,8 +279,8 @@ fn without_a_basis_the_columns_are_coded_as_they_stand() {
 fn a_basis_follows_what_it_is_shown() {
     let (old, new) = (decaying(300, 32, 1), decaying(300, 32, 20));
     let code = |basis: &Arc<Basis>| Coded::new(&new, basis, &coding(2.0, Rounding::Trellis, true), 0).unwrap();
-    let best = code(&Arc::new(Basis::of(&new).unwrap()));
-    let mut basis = Arc::new(Basis::of(&old).unwrap());
+    let best = code(&Arc::new(Basis::from_matrix(&new).unwrap()));
+    let mut basis = Arc::new(Basis::from_matrix(&old).unwrap());
     let stale = code(&basis);
     assert!(stale.error() > 1.5 * best.error() && stale.drift().unwrap() > 1.3, "{} {}", stale.error(), stale.drift().unwrap());
     for _ in 0..12 {
@@ -295,7 +300,7 @@ fn a_basis_follows_what_it_is_shown() {
 
 /// The backward pass may run on another thread than the forward.
 #[test]
-fn codes_and_memories_go_to_other_threads() {
+fn codes_and_states_go_to_other_threads() {
     fn sent<T: Send + 'static>(of: T) -> T {
         std::thread::spawn(move || of).join().unwrap()
     }
@@ -317,7 +322,7 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
 #[test]
 fn wrong_use_is_refused_with_the_numbers() {
     let a = normal(6, 5, 1);
-    let basis = Arc::new(Basis::of(&a).unwrap());
+    let basis = Arc::new(Basis::from_matrix(&a).unwrap());
     let message = |matrix: &Tensor, rate| Coded::new(matrix, &basis, &Coding { rate, ..Coding::default() }, 0).unwrap_err().to_string();
     assert_eq!(message(&normal(6, 4, 1), Rate::Bits(2.0)), "coded: expected [rows, 5], as wide as the basis, got a tensor of shape [6, 4]");
     assert!(message(&a.view([2, 3, 5]), Rate::Bits(2.0)).contains("got a tensor of shape [2, 3, 5]"));

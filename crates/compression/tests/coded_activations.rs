@@ -1,10 +1,12 @@
 //! Coded activations on those of real models (SmolLM2-135M and MiniLM, 512 tokens each), against all else that there is.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use loract_compression::coded::{Basis, Coded, Coding, Rate, Rounding, bits_at_bound, bound};
 use loract_compression::{Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error};
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 fn matrices() -> Vec<(String, Tensor)> {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/activations/activations.safetensors");
@@ -59,7 +61,7 @@ fn grouped(a: &Tensor, bits: u32) -> f64 {
 #[test]
 fn coded_has_at_most_half_the_error_of_low_rank_pairs_and_of_grouped_integers() {
     for (name, a) in matrices() {
-        let basis = Arc::new(Basis::of(&a).unwrap());
+        let basis = Arc::new(Basis::from_matrix(&a).unwrap());
         let variances = basis.variances().unwrap();
         for bits in [2.0, 4.0] {
             let code = code(&a, &basis, bits);
@@ -83,7 +85,7 @@ fn coded_has_at_most_half_the_error_of_low_rank_pairs_and_of_grouped_integers() 
 fn a_basis_of_the_batch_before_serves_and_an_update_serves_better() {
     let named = |name: &str| matrices().into_iter().find(|(is, _)| is == name).unwrap().1;
     let (before, now) = (named("smollm2.l15.layer_in.b0"), named("smollm2.l15.layer_in.b1"));
-    let (own, old) = (Arc::new(Basis::of(&now).unwrap()), Arc::new(Basis::of(&before).unwrap()));
+    let (own, old) = (Arc::new(Basis::from_matrix(&now).unwrap()), Arc::new(Basis::from_matrix(&before).unwrap()));
     let updated = Arc::new(old.update(&now, 0.5).unwrap());
     for bits in [2.0, 4.0] {
         let of = |basis: &Arc<Basis>| code(&now, basis, bits);
@@ -104,7 +106,7 @@ fn a_basis_of_the_batch_before_serves_and_an_update_serves_better() {
 #[test]
 fn a_wanted_error_is_met_with_few_bits_too_many() {
     for (name, a) in matrices() {
-        let basis = Arc::new(Basis::of(&a).unwrap());
+        let basis = Arc::new(Basis::from_matrix(&a).unwrap());
         for wanted in [0.4, 0.1, 0.05, 0.01] {
             let coding = Coding { rate: Rate::Error(wanted), ..Coding::default() };
             let code = Coded::new(&a, &basis, &coding, 0).unwrap();

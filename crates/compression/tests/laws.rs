@@ -3,10 +3,12 @@
 
 mod drawing;
 
-use drawing::{device, norm, normal, values};
-use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, decompose, orthonormalize};
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
+
+use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, decompose, orthonormalize};
+
+use drawing::{device, norm, normal, values};
 
 /// Singular values that fall off by a third each, as those of activations do.
 fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {

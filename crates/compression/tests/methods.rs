@@ -3,10 +3,12 @@
 
 mod drawing;
 
-use drawing::{device, norm, normal, values};
-use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, cholesky_qr, decompose, relative_error};
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
+
+use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, cholesky_qr, decompose, relative_error};
+
+use drawing::{device, norm, normal, values};
 
 const METHODS: [Method; 11] = [
     Method::Svd,

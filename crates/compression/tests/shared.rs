@@ -3,9 +3,11 @@
 
 mod drawing;
 
-use drawing::{device, norm, normal};
-use loract_compression::{Code, Method, Options, Rank, SiteState, decompose};
 use tch::{Kind, Tensor};
+
+use loract_compression::{Code, Method, Options, Rank, SiteState, decompose};
+
+use drawing::{device, norm, normal};
 
 fn options(rank: i64, factors: Kind) -> Options {
     Options { method: Method::Shared, rank: Rank::Components(rank), keep_norms: false, factors }

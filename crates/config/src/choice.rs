@@ -1,7 +1,9 @@
 //! Keys whose value is one of a few names.
 
+use crate::{Error, source_map::KeyPlace, suggest::closest};
+
 /// A value that is one of a few names.
-pub(super) trait Choice: Sized + Copy {
+pub(crate) trait Choice: Sized + Copy {
     /// The valid names.
     const NAMES: &'static [&'static str];
     /// Names that the design has and this version lacks: refused with that reason.
@@ -10,20 +12,37 @@ pub(super) trait Choice: Sized + Copy {
     fn from_name(name: &str) -> Option<Self>;
 }
 
+/// Reads a choice.
+pub(crate) fn read<C: Choice>(value: &toml::Value, at: &KeyPlace<'_>) -> Result<C, Error> {
+    let name = value.as_str().ok_or_else(|| at.cannot_be(value))?;
+    C::from_name(name).ok_or_else(|| {
+        at.error(&match closest(name, C::NAMES) {
+            _ if C::NOT_YET.contains(&name) => format!("\"{name}\" is not available yet"),
+            Some(meant) => format!("unknown value \"{name}\", did you mean \"{meant}\"?"),
+            None => format!("unknown value \"{name}\""),
+        })
+    })
+}
+
+/// `"a" | "b" | "c"`.
+pub(crate) fn valid(names: &[&str]) -> String {
+    names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(" | ")
+}
+
 /// Defines an enum whose variants are written as the given names.
 macro_rules! choice {
     (
         $(#[$meta:meta])*
-        $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)? }
+        $name:ident { $($(#[doc = $help:literal])+ $variant:ident = $text:literal),+ $(,)? }
         $(not yet $($later:literal),+)?
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$variant_meta])* $variant),+ }
+        pub enum $name { $($(#[doc = $help])+ $variant),+ }
 
         impl $name {
             /// The name, as it is written in a configuration.
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
         }
@@ -33,6 +52,28 @@ macro_rules! choice {
             const NOT_YET: &'static [&'static str] = &[$($($later),+)?];
             fn from_name(name: &str) -> Option<Self> {
                 match name { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl $crate::value::Value for $name {
+            fn read(value: &toml::Value, at: &$crate::source_map::KeyPlace<'_>) -> Result<Self, $crate::Error> {
+                $crate::choice::read(value, at)
+            }
+
+            fn write(&self) -> Option<toml::Value> {
+                Some(self.as_str().into())
+            }
+
+            fn valid(_: $crate::range::Range) -> String {
+                $crate::choice::valid(<Self as $crate::choice::Choice>::NAMES)
+            }
+
+            fn schema(_: $crate::range::Range) -> serde_json::Value {
+                serde_json::json!({"enum": [$($text),+]})
+            }
+
+            fn choices() -> &'static [(&'static str, &'static str)] {
+                &[$(($text, concat!($($help),+))),+]
             }
         }
 
@@ -57,16 +98,4 @@ macro_rules! choice {
         }
     };
 }
-pub(super) use choice;
-
-/// The candidate that a misspelt `name` most likely means: within two edits (one for names of up to three letters).
-pub(super) fn closest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let name = name.to_lowercase();
-    let most = if name.chars().count() <= 3 { 1 } else { 2 };
-    candidates
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name, candidate), *candidate))
-        .filter(|(distance, _)| *distance <= most)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
+pub(crate) use choice;

@@ -1,8 +1,9 @@
 //! Why a configuration was refused.
 
-use super::place::Place;
+use super::source_map::Place;
 
-/// A refused configuration: one line that says where, which key, what is wrong and what would be right.
+/// A refused configuration: one line that says where, which key, what is wrong and what would be
+/// right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {message}")]
 pub struct Error {

@@ -1,19 +1,18 @@
 //! The texts a configuration is read from, merged into one tree.
 //!
-//! The file and the overrides share one address space: the file comes first, each override follows, so that a span of the
-//! merged tree tells which text, and which line of it, a value was written in.
+//! The file and the overrides share one address space: the file comes first, each override follows,
+//! so that a span of the merged tree tells which text, and which line of it, a value was written
+//! in.
 
 use super::{
-    choice::closest,
     error::Error,
-    keys,
-    place::{Place, Places},
-    raw::Raw,
+    registry::{self, TableSpec},
+    source_map::{Place, SourceMap, TableId, one_line},
+    suggest,
 };
 use serde::Deserialize;
 use std::{
     borrow::Cow,
-    ops::Range,
     path::{Path, PathBuf},
 };
 use toml::{
@@ -22,7 +21,7 @@ use toml::{
 };
 
 /// The file's text and the overrides.
-pub(super) struct Source {
+pub(crate) struct Source {
     path: PathBuf,
     text: String,
     overrides: Vec<Override>,
@@ -43,7 +42,7 @@ struct Override {
 
 impl Source {
     /// Reads the file and takes the overrides apart.
-    pub(super) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
         let at_file = || Place::File { path: path.to_owned(), line: None };
         let text = std::fs::read_to_string(path)
             .map_err(|cause| Error::new(at_file(), format!("cannot read the configuration: {cause}; {REMEDY}")))?;
@@ -51,7 +50,7 @@ impl Source {
     }
 
     /// The same, from a text.
-    pub(super) fn new(path: &Path, text: String, overrides: &[String]) -> Result<Self, Error> {
+    pub(crate) fn new(path: &Path, text: String, overrides: &[String]) -> Result<Self, Error> {
         let mut start = text.len() + 1;
         let mut parsed = Vec::with_capacity(overrides.len());
         for given in overrides {
@@ -70,8 +69,8 @@ impl Source {
         Ok(Self { path: path.to_owned(), text, overrides: parsed })
     }
 
-    /// The merged tree as raw tables, and where everything was written.
-    pub(super) fn parse(&self) -> Result<(Raw, Places), Error> {
+    /// The merged tree, all names of which are known, and where everything was written.
+    pub(crate) fn parse(&self) -> Result<(toml::Table, SourceMap), Error> {
         let mut tree = DeTable::parse(&self.text)
             .map_err(|error| Error::new(self.place(error.span().map_or(0, |span| span.start)), one_line(error.message())))?;
         self.check_names(tree.get_ref())?;
@@ -79,83 +78,51 @@ impl Source {
             given.apply(tree.get_mut(), self.text.len())?;
         }
         self.check_names(tree.get_ref())?;
-        let places = self.places(tree.get_ref());
-        let written = tree.clone();
-        let raw = Raw::deserialize(toml::de::Deserializer::from(tree))
-            .map_err(|error| self.wrong_type(&places, written.get_ref(), error.span(), error.message()))?;
-        Ok((raw, places))
+        let sources = self.source_map(tree.get_ref());
+        let tables = toml::Table::deserialize(toml::de::Deserializer::from(tree))
+            .map_err(|error| Error::new(self.place(error.span().map_or(0, |span| span.start)), one_line(error.message())))?;
+        Ok((tables, sources))
     }
 
-    /// Refuses unknown tables and keys, and tables that are none.
+    /// Refuses unknown tables and keys, and keys with the name of a table.
     fn check_names(&self, tree: &DeTable<'_>) -> Result<(), Error> {
         for (name, value) in tree {
             let (table, at) = (name.get_ref().as_ref(), self.place(name.span().start));
-            let Some(known) = keys::of(table) else { return Err(unknown_table(at, table, value.get_ref())) };
+            let Some(known) = registry::table(table).filter(|table| !table.is_list) else {
+                return Err(unknown_table(at, table, value.get_ref()));
+            };
             let Some(entries) = value.get_ref().as_table() else {
                 return Err(Error::new(at, format!("{table}: is a table; write its keys below a line [{table}]")));
             };
-            self.check_keys(&format!("[{table}]"), entries, known)?;
+            self.check_keys(&TableId::new(table), entries, known)?;
             for (list, items) in lists(table, entries) {
-                let known = keys::of(&list).unwrap_or_default();
-                items.into_iter().try_for_each(|(_, item)| self.check_keys(&format!("[[{list}]]"), item, known))?;
+                items.into_iter().try_for_each(|(_, item)| self.check_keys(&TableId::item(list.name, 0), item, list))?;
             }
         }
         Ok(())
     }
 
-    fn check_keys(&self, table: &str, entries: &DeTable<'_>, known: &[(&str, &str)]) -> Result<(), Error> {
-        match entries.keys().find(|key| !known.iter().any(|(known, _)| known == key.get_ref())) {
+    fn check_keys(&self, table: &TableId, entries: &DeTable<'_>, known: &TableSpec) -> Result<(), Error> {
+        match entries.keys().find(|key| !known.keys.iter().any(|known| known.name == key.get_ref())) {
             Some(key) => Err(unknown_key(self.place(key.span().start), table, key.get_ref(), known)),
             None => Ok(()),
         }
     }
 
-    fn places(&self, tree: &DeTable<'_>) -> Places {
-        let mut places = Places::new(&self.path);
-        for (table, value) in tree {
-            places.put_table(table.get_ref(), self.place(table.span().start));
-            for (key, value) in value.get_ref().as_table().into_iter().flatten() {
-                places.put_key(table.get_ref(), key.get_ref(), self.place(value.span().start));
-            }
-            for (list, items) in value.get_ref().as_table().into_iter().flat_map(|entries| lists(table.get_ref(), entries)) {
-                for (index, (at, item)) in items.into_iter().enumerate() {
-                    let name = Places::item(&list, index);
-                    places.put_table(&name, self.place(at));
-                    item.iter().for_each(|(key, value)| places.put_key(&name, key.get_ref(), self.place(value.span().start)));
-                }
-            }
-        }
-        places
-    }
-
-    /// The error for a value of the wrong type, at the key that holds it.
-    fn wrong_type(&self, places: &Places, tree: &DeTable<'_>, span: Option<Range<usize>>, message: &str) -> Error {
-        let start = span.as_ref().map_or(0, |span| span.start);
-        let holds = |value: &Spanned<DeValue<'_>>| value.span().contains(&start) || value.span().start == start;
-        let what = span.map_or_else(String::new, |span| format!("cannot be {}", one_line(self.slice(span))));
+    fn source_map(&self, tree: &DeTable<'_>) -> SourceMap {
+        let mut sources = SourceMap::new(&self.path);
+        let mut put = |id: TableId, start: usize, entries: &DeTable<'_>| {
+            entries.iter().for_each(|(key, value)| sources.put_key(&id, key.get_ref(), self.place(value.span().start)));
+            sources.put_table(id, self.place(start));
+        };
         for (table, value) in tree {
             let Some(entries) = value.get_ref().as_table() else { continue };
+            put(TableId::new(table.get_ref()), table.span().start, entries);
             for (list, items) in lists(table.get_ref(), entries) {
-                for (index, (_, item)) in items.into_iter().enumerate() {
-                    if let Some((key, _)) = item.iter().find(|(_, value)| holds(value)) {
-                        return places.refuse_item(&list, index, key.get_ref(), &what);
-                    }
-                }
-            }
-            if let Some((key, _)) = entries.iter().find(|(_, value)| holds(value)) {
-                return places.refuse(table.get_ref(), key.get_ref(), &what);
+                items.into_iter().enumerate().for_each(|(index, (start, item))| put(TableId::item(list.name, index), start, item));
             }
         }
-        Error::new(self.place(start), one_line(message))
-    }
-
-    /// The text of a span in the shared address space.
-    fn slice(&self, span: Range<usize>) -> &str {
-        let (text, start) = match self.override_at(span.start) {
-            Some(given) => (&given.value, given.start),
-            None => (&self.text, 0),
-        };
-        text.get(span.start - start..(span.end - start).min(text.len())).unwrap_or("this value")
+        sources
     }
 
     fn override_at(&self, position: usize) -> Option<&Override> {
@@ -181,8 +148,8 @@ impl Override {
         let at = || Place::Override(self.text.clone());
         let span = self.start..self.start + self.value.len();
         let value = match DeValue::parse(&self.value) {
-            Ok(value) if !value.get_ref().is_table() => shifted(value, self.start),
-            _ => Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(&self.value))),
+            Ok(value) => shifted(value, self.start),
+            Err(_) => Spanned::new(span.clone(), DeValue::String(Cow::Borrowed(&self.value))),
         };
         // A key's name has no text of its own in the value; it stands where the value does.
         let name = |name: &'a str| Spanned::new(span.clone(), Cow::Borrowed(name));
@@ -208,12 +175,15 @@ impl Override {
     }
 }
 
-/// The lists of tables among a table's keys that are known as such: each one's name, and where its tables begin.
-fn lists<'a, 'b>(table: &str, entries: &'a DeTable<'b>) -> Vec<(String, Vec<(usize, &'a DeTable<'b>)>)> {
+/// A list of tables, and where each of its tables begins.
+type List<'a, 'b> = (&'static TableSpec, Vec<(usize, &'a DeTable<'b>)>);
+
+/// The lists of tables among a table's keys that are known as such.
+fn lists<'a, 'b>(table: &str, entries: &'a DeTable<'b>) -> Vec<List<'a, 'b>> {
     let list = |(key, value): (&Spanned<Cow<'b, str>>, &'a Spanned<DeValue<'b>>)| {
-        let name = format!("{table}.{}", key.get_ref());
-        let items = value.get_ref().as_array().filter(|_| keys::of(&name).is_some())?;
-        Some((name, items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()))
+        let list = registry::table(&format!("{table}.{}", key.get_ref()))?;
+        let items = value.get_ref().as_array()?;
+        Some((list, items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()))
     };
     entries.iter().filter_map(list).collect()
 }
@@ -241,38 +211,19 @@ fn shifted<'a>(value: Spanned<DeValue<'a>>, by: usize) -> Spanned<DeValue<'a>> {
     Spanned::new(span.start + by..span.end + by, inner)
 }
 
-/// `table` is as messages name it, in its brackets.
-fn unknown_key(at: Place, table: &str, key: &str, known: &[(&str, &str)]) -> Error {
-    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    let hint = match (closest(key, &names), home_of(key)) {
-        (Some(meant), _) => format!(", did you mean `{meant}`?"),
-        (None, Some(home)) => format!(", did you mean [{home}] {key}?"),
-        (None, None) => String::new(),
-    };
+fn unknown_key(at: Place, table: &TableId, key: &str, known: &TableSpec) -> Error {
+    let names: Vec<&str> = known.keys.iter().map(|key| key.name).collect();
+    let hint = suggest::key(&table.name, key, &names).map_or_else(String::new, |meant| format!(", did you mean {meant}?"));
     Error::new(at, format!("{table} {key}: unknown key{hint} (valid: {})", names.join(", ")))
 }
 
 fn unknown_table(at: Place, table: &str, value: &DeValue<'_>) -> Error {
-    let names: Vec<&str> = keys::TABLES.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = registry::tables().iter().filter(|table| !table.is_list).map(|table| table.name).collect();
     if !value.is_table()
-        && let Some(home) = home_of(table)
+        && let Some(meant) = suggest::key_anywhere(table)
     {
-        return Error::new(at, format!("{table}: stands outside a table, did you mean [{home}] {table}?"));
+        return Error::new(at, format!("{table}: stands outside a table, did you mean {meant}?"));
     }
-    let hint = closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
+    let hint = suggest::closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
     Error::new(at, format!("[{table}]: unknown table{hint} (valid: [{}])", names.join("], [")))
-}
-
-/// The first table that has a key of this name.
-fn home_of(key: &str) -> Option<&'static str> {
-    keys::TABLES.iter().find(|(_, keys)| keys.iter().any(|(name, _)| *name == key)).map(|(table, _)| *table)
-}
-
-/// A text on one line, and not too long for a message.
-fn one_line(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(120) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
 }

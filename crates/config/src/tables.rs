@@ -1,10 +1,10 @@
-//! The resolved tables: one file each, holding its keys, their defaults and their checks.
+//! The tables: one file each, with the declaration of its keys and the conditions between them.
 
 mod activations;
 mod checkpoint;
 mod cluster;
+mod compression;
 mod data;
-mod form;
 mod gradients;
 mod lora;
 mod model;
@@ -12,19 +12,22 @@ mod optimizer;
 mod overrides;
 mod run;
 mod schedule;
+mod sizes;
 mod sources;
 
+pub(crate) use activations::SOME_SITE;
 pub use activations::{Activations, Budget, Site, Sites, Stream};
-pub use checkpoint::{Checkpoint, StopSignal};
+pub use checkpoint::{Checkpoint, StopSignal, StopSignals};
 pub use cluster::Cluster;
+pub use compression::{BasisKind, Bits, CompressionConfig, CompressionMethod, CompressionOverrides, Factors, Rank, Rounding, Sketch};
 pub use data::{BadLines, ClassWeights, Data, DataFormat, LossOn, Overflow, Pairs};
-pub use form::{BasisKind, Bits, Columns, Factors, Form, Keeping, PartialForm, Rank, Rounding};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Init, Lora, LoraBias, TargetModules};
 pub use model::{Dtype, Model, Quantization, StartingWeights, Task};
-pub use optimizer::{MuonScale, Optimizer, OptimizerName};
-pub use overrides::{Layers, Override};
+pub use optimizer::{MuonScale, Optimizer, OptimizerMethod};
+pub use overrides::{Layers, Override, SitePatterns};
 pub use run::keys;
-pub use run::{Device, Length, Run};
-pub use schedule::{Decay, Schedule, ScheduleKind};
+pub use run::{Device, Length, Run, RunTable};
+pub use schedule::{Decay, Schedule, ScheduleMethod};
+pub use sizes::{ByteSize, Memory};
 pub use sources::{DataSource, DataSources};

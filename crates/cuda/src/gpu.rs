@@ -3,7 +3,6 @@
 use std::ffi::c_void;
 
 use cudarc::driver::{result as driver, sys};
-
 // libtorch has it, and with it `loract_current_stream` of `stream.cpp`.
 use torch_sys as _;
 

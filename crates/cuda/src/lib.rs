@@ -10,12 +10,12 @@
 //! texts that say what is missing and fit into a sentence of the caller's.
 //!
 //! ```
-//! match loract_cuda_example() {
-//!     Ok(name) => println!("GPU 0 is an {name}"),
+//! match launch() {
+//!     Ok(architecture) => println!("a kernel runs on GPU 0, {architecture}"),
 //!     Err(missing) => println!("no kernels: {missing}"),
 //! }
 //!
-//! fn loract_cuda_example() -> Result<String, String> {
+//! fn launch() -> Result<String, String> {
 //!     let gpu = cuda::Gpu::open(0)?;
 //!     let source = "extern \"C\" __global__ void nothing() {}";
 //!     let module = cuda::Module::compile(gpu, c"nothing.cu", source, &[c"nothing"])?;

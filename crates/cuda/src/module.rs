@@ -112,7 +112,7 @@ fn text(bytes: &[c_char]) -> String {
     CStr::from_bytes_until_nul(&bytes).map_or_else(|_| String::new(), |text| text.to_string_lossy().trim().to_owned())
 }
 
-/// NVRTC asks the loader for a second library by its bare name, which is found if it is loaded already; from pip, it lies beside the first.
+/// NVRTC asks the loader for a second library by its bare name, which is found if it is loaded already; from pip, it lies in the first one's folder.
 fn load_builtins() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 
 use crate::Error;
+use plan::BLOCK;
 
 pub use gpu::{HostLaunch, Kernels};
 pub use levels::{TRELLIS_LOST, WIDEST};
@@ -33,8 +34,6 @@ pub use small_float::{gain, gain_near};
 pub use spread::Spread;
 pub use upload::upload;
 pub use widths::{EXACT, Losses, Scales, WIDTHS};
-
-use plan::BLOCK;
 
 /// `[components, rows]` in f32.
 #[derive(Debug)]
@@ -93,12 +92,12 @@ impl Components {
     /// [`Error::Kernel`]; those of libtorch.
     pub fn spreads(&self, absent: usize) -> Result<Vec<Spread>, Error> {
         match self {
-            Self::Host(y, rows) => Ok(y.par_chunks(*rows).map(|values| Spread::of(values, absent)).collect()),
+            Self::Host(y, rows) => Ok(y.par_chunks(*rows).map(|values| Spread::from_values(values, absent)).collect()),
             Self::Gpu(y, kernels) => kernels.spreads(y, absent),
         }
     }
 
-    /// Quantises and packs: codes in uint8, where the components are.
+    /// Quantizes and packs: codes in uint8, where the components are.
     ///
     /// # Errors
     /// [`Error::Kernel`]; those of libtorch.

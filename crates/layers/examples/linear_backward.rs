@@ -6,13 +6,15 @@
 //! `4 k r (rows + n)`, and as much of x is read as is kept. The input's gradient, `2 rows m n` of the frozen weight, is the same in both and
 //! much larger; it is measured with and without.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::random::{Distribution, draw};
 use compression::{Options, Rank};
 use layers::{Lora, Projection, SavePolicy, Scope, project};
 use loract_layers as layers;
-use std::sync::Arc;
-use std::time::Instant;
-use tch::{Device, Kind, Tensor};
 
 const RUNS: usize = 15;
 

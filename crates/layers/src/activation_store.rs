@@ -1,44 +1,47 @@
 mod state;
 
-use crate::{Error, SavedBytes, SiteId};
-use autograd::SideStream;
-use compression::coded::Basis;
-use compression::{SiteState, is_finite};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tch::{Device, Tensor};
 
-/// Is shown every tensor that is about to be kept, as it is: `[.., width]`.
+use autograd::SideStream;
+use compression::coded::Basis;
+use compression::{SiteState, is_finite};
+
+use crate::{Error, SavedBytes, SiteId};
+
+/// Is shown every tensor that is about to be saved, as it is: `[.., width]`.
 pub trait Observer: Send + Sync {
-    /// `tensor` is about to be kept at `site_id`, in whatever form.
+    /// `tensor` is about to be saved at `site_id`, in whatever form.
     fn observe(&self, site_id: SiteId, tensor: &Tensor);
 }
 
-/// What the sites of one rank's model share and remember from step to step: the ledger of what is kept, each site's memory, and the watch for
+/// What the sites of one rank's model share and remember from step to step: the bytes that are saved, each site's state, and the watch for
 /// what is not finite.
 #[derive(Default)]
 pub struct ActivationStore {
     saved_bytes: Arc<SavedBytes>,
-    /// A memory is taken out while its site is at work, so that no lock is held meanwhile.
+    /// A state is taken out while its site is at work, so that no lock is held meanwhile.
     states: Mutex<BTreeMap<SiteId, SiteState>>,
     watched: Mutex<Vec<(SiteId, Tensor)>>,
-    /// Neighbouring layers that share a memory; 0 stands for 1.
+    /// Neighbouring layers that share a state; 0 stands for 1.
     shared_layers: usize,
-    /// Whether shared bases see what is kept.
+    /// Whether shared bases observe what is saved.
     observes: AtomicBool,
     observer: Option<Box<dyn Observer>>,
     side: Option<SideStream>,
 }
 
 impl ActivationStore {
-    /// Sites that show what they keep to `observer` first.
+    /// A store that shows what it saves to `observer` first.
     pub fn with_observer(observer: impl Observer + 'static) -> Self {
         Self { observer: Some(Box::new(observer)), ..Self::default() }
     }
 
-    /// Sites that compress on a second stream of `device` while the forward goes on; on the CPU, in line.
+    /// A store that compresses on a second stream of `device` while the forward continues; on the CPU, in line.
     ///
     /// # Errors
     /// If the device is not there.
@@ -46,40 +49,40 @@ impl ActivationStore {
         Ok(Self { side: SideStream::new(device)?, ..Self::default() })
     }
 
-    /// The same sites, of which `layers` neighbouring ones share a memory.
+    /// The same store, in which `layers` neighbouring layers share the state of a site.
     pub fn shared_over(self, layers: usize) -> Self {
         Self { shared_layers: layers, ..self }
     }
 
-    /// Counts what is kept.
+    /// The bytes saved for backward.
     pub fn saved_bytes(&self) -> &Arc<SavedBytes> {
         &self.saved_bytes
     }
 
-    /// Bytes that the sites' memories hold between steps.
+    /// Bytes that the sites' states hold between steps.
     pub fn state_bytes(&self) -> u64 {
         lock(&self.states).values().map(SiteState::bytes).sum()
     }
 
-    /// The basis in which each place codes, of those that have one; of neighbours that share it, the place of the first.
+    /// The basis in which each site codes, of those that have one; of neighbours that share it, the site of the first.
     pub fn bases(&self) -> Vec<(SiteId, Arc<Basis>)> {
         let of = |(site_id, state): (&SiteId, &SiteState)| Some((self.first_layer(*site_id), Arc::clone(state.coded_basis()?)));
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Whether the bases of [`compression::Method::Shared`] see what is kept from now on, for [`ActivationStore::agree`].
+    /// Whether the bases of [`compression::Method::Shared`] observe what is saved from now on, for [`ActivationStore::sync`].
     pub fn observe(&self, observes: bool) {
         self.observes.store(observes, Ordering::Relaxed);
     }
 
-    /// What those bases have seen since they were agreed on, each `[width, rank]`, by place; of neighbours that share one, the place of the first.
-    /// All ranks add them up, and give the sums to [`ActivationStore::agree`].
+    /// What those bases have accumulated since the last sync, each `[width, rank]`, by site; of neighbours that share one, the site of the first.
+    /// All ranks all-reduce them, and give the sums to [`ActivationStore::sync`].
     pub fn accumulated(&self) -> Vec<(SiteId, Tensor)> {
         let of = |(site_id, state): (&SiteId, &SiteState)| Some((self.first_layer(*site_id), state.accumulated()?.shallow_clone()));
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Turns the shared bases to what all ranks have seen: the sums of what [`ActivationStore::seen`] gave. Between two steps, when nothing is kept.
+    /// Updates the shared bases from the sums over all ranks of what [`ActivationStore::accumulated`] gave. Call it between two steps, when nothing is saved.
     ///
     /// # Errors
     /// [`Error::Compression`] for a sum of another shape; those of libtorch.
@@ -92,25 +95,25 @@ impl ActivationStore {
         Ok(())
     }
 
-    /// The basis on which the inputs kept at `site_id` are projected, `[width, rank]`, if there is one.
+    /// The basis on which the inputs saved at `site_id` are projected, `[width, rank]`, if there is one.
     pub fn shared_basis(&self, site_id: SiteId) -> Option<Tensor> {
         lock(&self.states).get(&self.group_key(site_id))?.shared_basis().map(Tensor::shallow_clone)
     }
 
-    /// Where the memory of a place is filed: by groups of neighbouring layers.
+    /// The key of a site's state: that of its group of neighbouring layers.
     fn group_key(&self, site_id: SiteId) -> SiteId {
         SiteId { layer: site_id.layer.map(|layer| layer / self.shared_layers.max(1)), ..site_id }
     }
 
-    /// The place of the first of the layers that share the memory which is filed here.
+    /// The site of the first of the layers that share the state with this key.
     fn first_layer(&self, group_key: SiteId) -> SiteId {
         SiteId { layer: group_key.layer.map(|group| group * self.shared_layers.max(1)), ..group_key }
     }
 
-    /// The first place since the last call where something kept was not finite. Makes the host wait for a GPU, so call it where it waits anyway.
+    /// Checks that what was saved since the last call is finite. Makes the host wait for a GPU, so call it where it waits anyway.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] with the place; those of libtorch.
+    /// [`Error::NotFinite`] with the first site where it is not; those of libtorch.
     pub fn check_finite(&self) -> Result<(), Error> {
         let watched = std::mem::take(&mut *lock(&self.watched));
         if watched.is_empty() {
@@ -131,7 +134,7 @@ impl ActivationStore {
         Ok(())
     }
 
-    /// Runs `work` with the site's memory, which its neighbours may share.
+    /// Runs `work` with the site's state, which its neighbours may share.
     pub(crate) fn with_state<T>(&self, site_id: SiteId, work: impl FnOnce(&mut SiteState) -> T) -> T {
         let site_id = self.group_key(site_id);
         let sharers = self.shared_layers.max(1) as u64;
@@ -155,7 +158,10 @@ impl ActivationStore {
 
 impl fmt::Debug for ActivationStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sites").field("ledger", &self.saved_bytes).field("observed", &self.observer.is_some()).finish_non_exhaustive()
+        f.debug_struct("ActivationStore")
+            .field("saved_bytes", &self.saved_bytes)
+            .field("observed", &self.observer.is_some())
+            .finish_non_exhaustive()
     }
 }
 

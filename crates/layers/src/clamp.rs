@@ -1,9 +1,11 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
 
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope};
+
 /// Limits each element of `x` to ±`limit` (`clip_qkv` of `OlmoAttention`). Kept is one bit's worth of knowledge per element, in a byte, at the
-/// place of `scope`: whether it was within the limits.
+/// site of `scope`: whether it was within the limits.
 ///
 /// # Errors
 /// Those of libtorch.

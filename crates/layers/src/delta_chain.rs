@@ -1,7 +1,10 @@
-use crate::{Error, Scope, SiteId};
-use compression::{Code, Options, decompose};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use tch::{Kind, Tensor};
+
+use compression::{Code, Options, decompose};
+
+use crate::{Error, Scope, SiteId};
 
 /// The inputs of a forward's blocks, each coded as its difference from the one before.
 ///
@@ -85,7 +88,7 @@ impl DeltaChain {
         Ok(entry)
     }
 
-    /// The forward has passed the last block: only the codes are kept.
+    /// The forward has passed the last block: only the codes are held.
     pub(crate) fn end(&self) {
         self.state().sum = None;
     }

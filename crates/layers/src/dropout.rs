@@ -1,10 +1,12 @@
-use crate::{Error, Scope};
-use autograd::random::{Distribution, draw};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
-/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this place of this step.
-/// Nothing is kept: backward draws the mask again.
+use autograd::random::{Distribution, draw};
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, Scope};
+
+/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this site in this step.
+/// Nothing is saved: backward draws the mask again.
 ///
 /// # Errors
 /// Those of libtorch.

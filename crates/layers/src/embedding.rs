@@ -1,5 +1,6 @@
-use crate::{Error, Matrix};
 use tch::Tensor;
+
+use crate::{Error, Matrix};
 
 /// Rows of `weight` `[vocabulary, width]` for `ids` `[..]` (integers): `[.., width]`. libtorch keeps the ids for the weight's gradient.
 /// The row of `padding` gets no gradient from here (`padding_idx` of `nn.Embedding`).

@@ -1,5 +1,6 @@
-use crate::SiteId;
 use tch::TchError;
+
+use crate::SiteId;
 
 /// What an operation gives, or why it cannot.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -20,34 +21,34 @@ pub enum Error {
     /// A tensor could not be compressed.
     #[error("{site_id}: {source}")]
     Compression {
-        /// Where it was to be kept.
+        /// The site where it was to be saved.
         site_id: SiteId,
         /// Why not.
         source: compression::Error,
     },
-    /// A tensor that was kept holds a NaN or an infinity (found at the end of the step, on a GPU).
+    /// A saved tensor holds a NaN or an infinity (found at the end of the step, on a GPU).
     #[error("{site_id}: the activation holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)")]
     NotFinite {
-        /// Where it was kept.
+        /// The site where it was saved.
         site_id: SiteId,
     },
-    /// A tensor that was kept as it is was edited in place afterwards.
-    #[error("{site_id}: the kept tensor was edited in place before backward read it; edit a copy")]
+    /// An exactly saved tensor was edited in place afterwards.
+    #[error("{site_id}: the saved tensor was edited in place before backward read it; edit a copy")]
     Edited {
-        /// Where it was kept.
+        /// The site where it was saved.
         site_id: SiteId,
     },
-    /// The input of a block that is kept by its difference from the one before was asked for twice, or before those behind it.
+    /// The input of a block that is saved as its delta from the one before was asked for twice, or before those of later blocks.
     #[error(
-        "{site_id}: inputs kept as differences come back once, from the last block to the first; a second backward through the same graph needs \
-         another way of keeping"
+        "{site_id}: inputs saved as deltas are restored once, from the last block to the first; a second backward through the same graph needs \
+         another save policy"
     )]
     OutOfOrder {
-        /// Where it was kept.
+        /// The site where it was saved.
         site_id: SiteId,
     },
-    /// What sites remembered was written down under a name that is none of theirs.
-    #[error("{name} is no part of a site's memory; it was written by another version")]
+    /// A saved state has a name that no site has.
+    #[error("{name} is not part of a site's state; it was written by another version")]
     State {
         /// The name.
         name: String,

@@ -1,9 +1,11 @@
-//! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts keep at a site is one tensor.
+//! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts save at a site is one tensor.
+
+use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
 
 use crate::linear::{GradSum, LinearInput, LinearOp};
 use crate::{Error, Projection, SavePolicy, SavedActivation, SavedInput, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, apply};
-use tch::{Kind, Tensor};
 
 /// Which tokens go to which expert: one row for each pair of them, sorted by expert.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ impl Dispatch {
     }
 
     /// The first row and the number of rows of an expert.
-    fn of(&self, expert: usize) -> (i64, i64) {
+    fn rows_of(&self, expert: usize) -> (i64, i64) {
         let starts = &self.starts;
         (starts[expert], starts[expert + 1] - starts[expert])
     }
@@ -58,10 +60,10 @@ impl Dispatch {
 /// The maps into each expert's inner width: `x` `[tokens, in]` to one `[rows, out]` for each of the maps that `experts` have (all as many, of the
 /// same shapes), the rows being those of `dispatch`.
 ///
-/// Kept is `x`, once for all experts, if a weight needs it.
+/// `x` is saved once for all experts, if a weight needs it.
 ///
 /// # Errors
-/// [`Error::Shape`] if something does not fit; those of keeping.
+/// [`Error::Shape`] if something does not fit; those of saving.
 pub fn expert_inputs(
     x: &Tensor,
     experts: &[Vec<Projection<'_>>],
@@ -106,7 +108,7 @@ impl Function for ExpertInputs {
         let rows = x.f_index_select(0, &self.dispatch.tokens)?;
         let mut outputs: Vec<Vec<Tensor>> = (0..self.ops[0].len()).map(|_| Vec::new()).collect();
         for (expert, maps) in self.ops.iter_mut().enumerate() {
-            let (first, count) = self.dispatch.of(expert);
+            let (first, count) = self.dispatch.rows_of(expert);
             let own = rows.f_narrow(0, first, count)?;
             for (op, outputs) in maps.iter_mut().zip(&mut outputs) {
                 outputs.push(op.forward(&own, inputs, Some((context, &self.scope)))?);
@@ -137,7 +139,7 @@ impl Function for ExpertInputs {
             false => None,
         };
         for (expert, maps) in self.ops.iter().enumerate() {
-            let (first, count) = self.dispatch.of(expert);
+            let (first, count) = self.dispatch.rows_of(expert);
             let own = match &rows {
                 Some(rows) => Some(rows.f_narrow(0, first, count)?),
                 None => None,
@@ -161,10 +163,10 @@ impl Function for ExpertInputs {
 /// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
 /// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
 ///
-/// Kept are `inner` as `policy` says at the place of `scope`, if a weight needs it or the router learns, and the weights as they are, at [`Site::Router`] of `layer`.
+/// `inner` is saved as `policy` says at the site of `scope`, if a weight needs it or the router learns, and the weights exactly, at [`Site::Router`] of `layer`.
 ///
 /// # Errors
-/// [`Error::Shape`] if something does not fit; those of keeping.
+/// [`Error::Shape`] if something does not fit; those of saving.
 pub fn expert_outputs(
     inner: &Tensor,
     weights: &Tensor,
@@ -220,8 +222,8 @@ impl Function for ExpertOutputs {
         let (inner, weights) = (inputs[0], inputs[1]);
         let mut outputs = Vec::with_capacity(self.ops.len());
         for (expert, op) in self.ops.iter_mut().enumerate() {
-            let (first, count) = self.dispatch.of(expert);
-            // In backward its rows are weighted: what it keeps of its own would not be.
+            let (first, count) = self.dispatch.rows_of(expert);
+            // In backward its rows are weighted: what it saves of its own would not be.
             outputs.push(op.forward(&inner.f_narrow(0, first, count)?, inputs, None)?);
         }
         let rows = Tensor::f_cat(&outputs, 0)?.f_mul(&self.row_weights(weights)?)?;
@@ -250,7 +252,7 @@ impl Function for ExpertOutputs {
         };
         let mut output_grads = Vec::with_capacity(self.ops.len());
         for (expert, op) in self.ops.iter().enumerate() {
-            let (first, count) = self.dispatch.of(expert);
+            let (first, count) = self.dispatch.rows_of(expert);
             let own = match &weighted {
                 Some(weighted) => Some(weighted.f_narrow(0, first, count)?),
                 None => None,

@@ -1,13 +1,15 @@
-use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
 
 /// `f(gate) · up`, elementwise, of two tensors of one shape: the gated activation of an MLP (Shazeer 2020, arXiv 2002.05202).
 ///
-/// Both are kept as `policy` says, each at its own place: the gate at that of `scopes[0]`, the other at that of `scopes[1]`.
+/// Both are saved as `policy` says, each at its own site: the gate at that of `scopes[0]`, the other at that of `scopes[1]`.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ; those of keeping.
+/// [`Error::Shape`] if the shapes differ; those of saving.
 pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor, policy: &SavePolicy, scopes: [Scope; 2]) -> Result<Tensor, Error> {
     if gate.size() != up.size() {
         return Err(Error::Shape { operation: "gated", expected: format!("two tensors {:?}", gate.size()), got: up.size() });
@@ -44,10 +46,10 @@ impl Function for Gated {
     }
 }
 
-/// `f(x)`, elementwise: the activation of an MLP without a gate. `x` is kept as `policy` says, at the place of `scope`.
+/// `f(x)`, elementwise: the activation of an MLP without a gate. `x` is saved as `policy` says, at the site of `scope`.
 ///
 /// # Errors
-/// Those of keeping.
+/// Those of saving.
 pub fn activate(activation: Activation, x: &Tensor, policy: &SavePolicy, scope: Scope) -> Result<Tensor, Error> {
     Ok(apply(Plain { activation, policy: *policy, scope, saved: None }, &[x])?.remove(0))
 }

@@ -1,15 +1,17 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// LayerNorm over the last dimension, `y = w · (x − mean(x)) / sqrt(var(x) + eps) + b` (Ba et al. 2016, arXiv 1607.06450), computed in f32 or
 /// better.
 ///
-/// `x` `[.., width]` is kept as `policy` says if any gradient is needed. `weight` and `bias` may be absent; their shape is `[width]`, or more of
+/// `x` `[.., width]` is saved as `policy` says if any gradient is needed. `weight` and `bias` may be absent; their shape is `[width]`, or more of
 /// the last dimensions of `x` where these have a weight of their own (`CohereLayerNorm` on heads: `[heads, width]`).
 ///
 /// # Errors
-/// [`Error::Shape`] if weight or bias do not fit; those of keeping.
+/// [`Error::Shape`] if weight or bias do not fit; those of saving.
 pub fn layer_norm(
     x: &Tensor,
     weight: Option<&Tensor>,

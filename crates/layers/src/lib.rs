@@ -1,13 +1,37 @@
-//! Operations of a transformer whose backward reads what was kept, exactly or compressed.
+//! Operations of a transformer whose backward reads what was saved, exactly or compressed: linear maps with LoRA, norms, rotary embeddings,
+//! attention, gated activations, mixtures of experts, the loss.
 //!
-//! Where an operation needs an input in backward it does not save the tensor: it asks a [`SavePolicy`] (the policy of that site) to keep it and
-//! gets a [`SavedActivation`]. Every kept tensor has a [`SiteId`], and a rank's places share their [`ActivationStore`]: the ledger of bytes, the memories, the watch
-//! for what is not finite. Operations that need the same tensor share one `SavedActivation`. Weight gradients are contracted through the factors of a compressed
-//! tensor; it is rebuilt only where the mathematics needs it (norms, activation functions, recomputed blocks).
+//! Where an operation needs an input in backward, it asks the [`SavePolicy`] of that site to save it and gets a [`SavedActivation`]. Each one
+//! has a [`SiteId`]. The sites of a rank's model share an [`ActivationStore`]: the count of saved bytes, the sites' states, and the check for
+//! NaN. Operations that read the same tensor share one saved activation. Weight gradients are contracted through the factors of a compressed
+//! tensor; it is restored only where the mathematics needs it (norms, activation functions, recomputed blocks).
 //!
-//! A weight that is frozen may be [`QuantizedWeight`] in few bits: an operation expands it in forward, and again in backward, and holds it in between as it is.
+//! A frozen weight may be a [`QuantizedWeight`] (QLoRA): an operation expands it in forward, again in backward, and holds only its codes in between.
 //!
 //! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's own differentiable operations, and is tested against it.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use compression::{Options, Rank};
+//! use loract_layers::{ActivationStore, Projection, SavePolicy, Scope, project};
+//! use tch::{Device, Kind, Tensor};
+//!
+//! # fn main() -> Result<(), loract_layers::Error> {
+//! let float = (Kind::Float, Device::Cpu);
+//! let (x, weight) = (Tensor::randn([128, 64], float), Tensor::randn([32, 64], float).set_requires_grad(true));
+//! let store = Arc::new(ActivationStore::default());
+//! let policy = SavePolicy::Code(Options { rank: Rank::Components(8), ..Options::default() });
+//!
+//! let y = project(&x, &[Projection::new(&weight)], policy, &Scope::training(0, store.clone()))?.remove(0);
+//! // Two bf16 factors are saved instead of 128 · 64 floats.
+//! assert_eq!(store.saved_bytes().held(), 2 * 8 * (128 + 64));
+//! assert_eq!(store.saved_bytes().exact(), 4 * 128 * 64);
+//!
+//! y.sum(Kind::Float).backward();
+//! assert_eq!(weight.grad().size(), [32, 64]);
+//! # Ok(()) }
+//! ```
 
 mod activation;
 mod activation_store;

@@ -3,11 +3,13 @@ mod linear_op;
 
 pub(crate) use linear_op::{GradSum, LinearInput, LinearOp};
 
-use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
-/// A linear map `y = x Wᵀ + b`, with or without a LoRA pair beside it.
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
+
+/// A linear map `y = x Wᵀ + b`, with or without a LoRA pair.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection<'a> {
     /// `W` `[out, in]`.
@@ -44,14 +46,14 @@ pub struct Lora<'a> {
     pub magnitude: Option<&'a Tensor>,
 }
 
-/// Several linear maps of the same input `x` `[.., in]`, to `[.., out]` each: one kept input serves them all.
+/// Several linear maps of the same input `x` `[.., in]`, to `[.., out]` each: one saved input serves them all.
 ///
-/// Kept is only what a trained weight needs: with all of them frozen and no LoRA, nothing. In backward `dW = (dyᵀ U) V` and
+/// Only what a trained weight needs is saved: with all of them frozen and no LoRA, nothing. In backward `dW = (dyᵀ U) V` and
 /// `dA = ((dy B)ᵀ U) V` go through the factors `x ≈ U V`; with LoRA dropout the masked input is rebuilt. Where `A` is frozen and `B` is not
-/// (LoRA-FA, arXiv 2308.03303), `x Aᵀ` is kept instead of `x`.
+/// (LoRA-FA, arXiv 2308.03303), `x Aᵀ` is saved instead of `x`.
 ///
 /// # Errors
-/// [`Error::Shape`] if a weight does not fit the input; those of keeping.
+/// [`Error::Shape`] if a weight does not fit the input; those of saving.
 pub fn project(x: &Tensor, projections: &[Projection<'_>], input: impl Into<SavedInput>, scope: &Scope) -> Result<Vec<Tensor>, Error> {
     let mut inputs = vec![x];
     let mut ops = Vec::with_capacity(projections.len());

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
-use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, Site};
 
 /// The tokens to be predicted in a batch, found once.
 #[derive(Debug)]
@@ -37,14 +39,14 @@ pub fn chunk_tokens(vocabulary: i64) -> i64 {
 
 /// The sum of the losses of all targets, times `weight`, never holding the logits of more than `chunk` tokens.
 ///
-/// `hidden` `[.., width]` are the states that `tail` turns into logits `[tokens, vocabulary]` in f32 (or f64): final norm, head, and what else
+/// `hidden` `[.., width]` are the states that `lm_head` turns into logits `[tokens, vocabulary]` in f32 (or f64): final norm, head, and what else
 /// a model has there. Only rows that predict something are given to it. Each chunk's gradient is computed with its loss and the logits are gone;
-/// what is kept for backward is the gradient of those rows `[targets, width]`, and of the `parameters` of `tail` that require one.
+/// what is saved for backward is the gradient of those rows `[targets, width]`, and of the `parameters` of `lm_head` that require one.
 ///
 /// # Errors
-/// [`Error::Shape`] if there is not one row of `hidden` for each target; those of `tail`.
+/// [`Error::Shape`] if there is not one row of `hidden` for each target; those of `lm_head`.
 pub fn loss_over_chunks<T>(
-    tail: T,
+    lm_head: T,
     hidden: &Tensor,
     parameters: &[&Tensor],
     targets: &Targets,
@@ -62,7 +64,7 @@ where
     let mut inputs = vec![hidden];
     inputs.extend(parameters);
     let function = ChunkedLoss {
-        tail,
+        lm_head,
         rows: targets.rows.shallow_clone(),
         ids: Some(targets.ids.shallow_clone()),
         weight,
@@ -76,7 +78,7 @@ where
 }
 
 struct ChunkedLoss<T> {
-    tail: T,
+    lm_head: T,
     rows: Tensor,
     /// Needed in forward only, and let go there.
     ids: Option<Tensor>,
@@ -117,13 +119,13 @@ where
             let part = hidden.f_index_select(0, &self.rows.f_narrow(0, start, length)?)?;
             let ids = ids.f_narrow(0, start, length)?;
             if !context.any_needs_grad() {
-                sum += token_losses(&(self.tail)(&part)?, &ids)?.f_sum(Kind::Double)?;
+                sum += token_losses(&(self.lm_head)(&part)?, &ids)?.f_sum(Kind::Double)?;
                 continue;
             }
             let part = part.set_requires_grad(d_hidden.is_some());
             let logits = {
                 let _mode = GradMode::enabled();
-                (self.tail)(&part)?
+                (self.lm_head)(&part)?
             };
             let (losses, d_logits) = losses_and_gradient(&logits, &ids, self.weight)?;
             sum += losses.f_sum(Kind::Double)?;
@@ -177,7 +179,7 @@ where
     }
 }
 
-/// The gradient of the hidden rows, if it was asked for: it stands behind those of the parameters.
+/// The gradient of the hidden rows, if it was asked for: it follows those of the parameters.
 fn d_hidden_of(found: &mut Vec<Option<Tensor>>, parameters: usize) -> Option<Option<Tensor>> {
     if found.len() > parameters { found.pop() } else { None }
 }

@@ -1,5 +1,6 @@
-use crate::Error;
 use tch::{Device, Kind, Tensor};
+
+use crate::Error;
 
 /// Which tokens a token attends to.
 #[derive(Debug)]

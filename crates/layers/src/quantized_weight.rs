@@ -4,11 +4,13 @@ mod nf4;
 pub use blocks::BlockFormat;
 pub use nf4::Nf4;
 
-use autograd::Parameter;
 use std::sync::Arc;
+
 use tch::{Device, Kind, TchError, Tensor};
 
-/// A frozen weight `[out, in]` that is held in few bits and expanded each time it is used.
+use autograd::Parameter;
+
+/// A frozen weight `[out, in]` that is held quantized and expanded each time it is used.
 ///
 /// The expansion is written in operations of libtorch, so that it runs wherever the weight is. Each of its roundings is one of its format's own:
 /// the numbers are, bit for bit, those that the whole weight would have.
@@ -110,7 +112,7 @@ impl QuantizedWeight {
         self.filled(bytes.size()[0], elements, |start, length| format.expand(&blocks.f_narrow(0, start / elements, length / elements)?))
     }
 
-    /// `[rows, in]`, filled piece by piece, each whole blocks: `piece` gives as many numbers as it is told from the one it is told.
+    /// `[rows, in]`, filled piece by piece, each whole blocks: `piece` takes the first number and how many to give.
     fn filled(&self, rows: i64, block: i64, piece: impl Fn(i64, i64) -> Result<Tensor, TchError>) -> Result<Tensor, TchError> {
         let most = if self.device() == Device::Cpu { PIECE } else { GPU_PIECE } / block * block;
         let whole = Tensor::f_empty([rows, self.shape[1]], (self.kind, self.device()))?;

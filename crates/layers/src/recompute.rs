@@ -1,15 +1,17 @@
-use crate::{Error, SavePolicy, SavedActivation, SavedInput, Scope};
-use autograd::{Backward, BoxError, Forward, Function, apply, replay};
 use tch::Tensor;
 
-/// Runs a block on `x`, keeping `x` as `source` says and nothing else; backward restores `x` and runs the block again.
+use autograd::{Backward, BoxError, Forward, Function, apply, replay};
+
+use crate::{Error, SavePolicy, SavedActivation, SavedInput, Scope};
+
+/// Runs a block on `x`, saving `x` as `input` says and nothing else; backward restores `x` and runs the block again.
 ///
 /// With [`SavePolicy::Exact`] this is checkpointing; with a low-rank pair it is LoRAct's layer mode: the forward is exact, the gradients are those of
 /// the block at the restored input. `parameters` are the tensors inside `run` that require gradients. Random choices inside `run` must come
 /// from its scope, which makes the same ones again.
 ///
 /// # Errors
-/// Those of `run` and of keeping.
+/// Those of `run` and of saving.
 pub fn recompute<R>(run: R, x: &Tensor, parameters: &[&Tensor], input: impl Into<SavedInput>, scope: &Scope) -> Result<Tensor, Error>
 where
     R: Fn(&Tensor) -> Result<Tensor, Error> + Send + 'static,
@@ -45,7 +47,7 @@ where
     }
 
     fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let Some(saved) = &self.saved else { return Err("the input was not kept".into()) };
+        let Some(saved) = &self.saved else { return Err("the input was not saved".into()) };
         let parameters = context.saved()?;
         let needs: Vec<bool> = (0..=parameters.len()).map(|index| context.needs_grad(index)).collect();
         let run = |inputs: &[Tensor]| Ok(vec![(self.run)(&inputs[0])?]);

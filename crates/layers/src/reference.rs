@@ -1,7 +1,8 @@
-//! The same operations, plain: written for reading, with libtorch's own differentiable operations, keeping whatever those keep.
+//! The same operations, plain: written for reading, with libtorch's own differentiable operations, saving whatever those save.
+
+use tch::{Kind, Tensor};
 
 use crate::{Activation, Mask, Pairs, RmsWeight, Routing, Scores, Scoring};
-use tch::{Kind, Tensor};
 
 /// [`crate::project`] of one map, without dropout.
 pub fn linear(x: &Tensor, projection: &crate::Projection<'_>) -> Tensor {

@@ -1,6 +1,8 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// How the weight of an [`rms_norm`] enters, which differs between model classes of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +25,10 @@ impl RmsWeight {
 
 /// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (Zhang and Sennrich 2019, arXiv 1910.07467).
 ///
-/// `x` `[.., width]` is kept as `policy` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
+/// `x` `[.., width]` is saved as `policy` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
 ///
 /// # Errors
-/// [`Error::Shape`] if the weight does not fit; those of keeping.
+/// [`Error::Shape`] if the weight does not fit; those of saving.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, rule: RmsWeight, policy: &SavePolicy, scope: &Scope) -> Result<Tensor, Error> {
     let width = x.size().last().copied().unwrap_or(0);
     if weight.size() != [width] {

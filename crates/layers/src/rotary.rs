@@ -1,6 +1,8 @@
-use crate::Error;
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::Error;
 
 /// Which columns of a head are turned together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +60,7 @@ impl RotaryTable {
 }
 
 /// Rotates each head's pairs of `x` `[batch, tokens, heads, d]` by its token's angles: as many columns as the table has angles for, the others
-/// being left as they are. Nothing is kept: the backward is the rotation back.
+/// being left as they are. Nothing is saved: the backward is the rotation back.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` is not of that shape or narrower than the table.

@@ -1,11 +1,13 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// How a router turns its scores into the choice of some experts and their weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
-    /// How many experts see each token.
+    /// How many experts process each token.
     pub per_token: i64,
     /// What makes probabilities of scores.
     pub scoring: Scoring,
@@ -36,7 +38,7 @@ pub struct Groups {
 }
 
 /// Chooses experts for each token: from `scores` `[tokens, experts]` the chosen ones `[tokens, per_token]` (integers) and their weights, alike.
-/// `correction` `[experts]` is added for the choice, not to the weights. The scores are kept as they are at the place of `scope`.
+/// `correction` `[experts]` is added for the choice, not to the weights. The scores are saved exactly at the site of `scope`.
 ///
 /// # Errors
 /// Those of libtorch, as more experts per token than there are.

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 
-use compression::{Options, Rank, decompose};
 use tch::{Device, Tensor};
+
+use compression::{Options, Rank, decompose};
 
 use crate::saved_activation::Form;
 use crate::{Error, SavedActivation, Scope};
 
-/// The policy of a site: in what form a tensor is kept for backward.
+/// The policy of a site: in what form a tensor is saved for backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum SavePolicy {
     /// As it is.
@@ -20,10 +21,10 @@ pub enum SavePolicy {
 }
 
 impl SavePolicy {
-    /// Keeps `tensor` `[.., width]`, all but the last dimension being rows, at the place of `scope`.
+    /// Saves `tensor` `[.., width]`, all but the last dimension being rows, at the site of `scope`.
     ///
     /// # Errors
-    /// Those of the decomposition, as a NaN in the tensor, with the place. On a GPU that is found by [`crate::ActivationStore::check_finite`].
+    /// Those of the decomposition, as a NaN in the tensor, with the site. On a GPU that is found by [`crate::ActivationStore::check_finite`].
     pub fn save(&self, tensor: &Tensor, scope: &Scope) -> Result<SavedActivation, Error> {
         if let Some(observer) = scope.store().observer() {
             observer.observe(scope.site_id(), &tensor.detach());

@@ -1,14 +1,15 @@
 use std::sync::Arc;
 
+use tch::{Kind, Tensor};
+
 use autograd::Ready;
 use compression::Code;
-use tch::{Kind, Tensor};
 
 use crate::delta_chain::DeltaEntry;
 use crate::saved_bytes::Entry;
 use crate::{Error, SiteId};
 
-/// A tensor kept for backward. Clones share it; it is freed, and leaves the ledger, with the last of them.
+/// A tensor saved for backward. Clones share it; it is freed, and no longer counted, with the last of them.
 #[derive(Clone, Debug)]
 pub struct SavedActivation {
     form: Form,
@@ -21,11 +22,11 @@ pub struct SavedActivation {
 /// What holds the tensor.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// With the number of edits in place that it had seen when it was kept.
+    /// With the number of in-place edits that it had seen when it was saved.
     Exact { tensor: Tensor, version: i64 },
-    /// With the end of the work that made it, if that was done beside the forward.
+    /// With the event that ends the work that made it, if that ran on a second stream.
     Code { code: Code, ready: Option<Arc<Ready>> },
-    /// As a difference.
+    /// As a delta from the input before.
     Delta(DeltaEntry),
 }
 
@@ -39,7 +40,7 @@ impl Clone for Form {
     }
 }
 
-/// What is kept, fit to be read.
+/// What is saved, ready to be read.
 enum Read<'a> {
     Exact(Tensor),
     Code(&'a Code),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts the bytes kept for backward at this moment, and what exact keeping would hold at the same sites.
+/// Counts the bytes saved for backward at this moment, and what the same sites would hold uncompressed.
 #[derive(Debug, Default)]
 pub struct SavedBytes {
     held: AtomicU64,
@@ -19,7 +19,7 @@ impl SavedBytes {
         self.exact.load(Ordering::Relaxed)
     }
 
-    /// Enters what is kept, until the entry is dropped.
+    /// Counts what is saved, until the entry is dropped.
     pub(crate) fn record(self: &Arc<Self>, held: u64, exact: u64) -> Entry {
         self.held.fetch_add(held, Ordering::Relaxed);
         self.exact.fetch_add(exact, Ordering::Relaxed);
@@ -27,7 +27,7 @@ impl SavedBytes {
     }
 }
 
-/// One kept tensor's line in the ledger.
+/// The bytes of one saved tensor, counted while it lives.
 #[derive(Debug)]
 pub(crate) struct Entry {
     saved_bytes: Arc<SavedBytes>,

@@ -1,15 +1,17 @@
-use crate::{Error, SavePolicy, SavedActivation, Scope};
 use std::sync::{Arc, Mutex, PoisonError};
+
 use tch::Tensor;
 
-/// Where an operation gets its kept input from.
+use crate::{Error, SavePolicy, SavedActivation, Scope};
+
+/// Where an operation gets its saved input from.
 #[derive(Clone, Debug)]
 pub enum SavedInput {
-    /// It keeps it, as this policy says.
+    /// It saves it itself, as this policy says.
     Policy(SavePolicy),
-    /// It is kept already, by the operation that made it.
+    /// The operation that made it has saved it already.
     Saved(SavedActivation),
-    /// Whichever of several operations needs it first keeps it, for all of them.
+    /// Whichever of several operations needs it first saves it, for all of them.
     Shared(SharedSave),
 }
 
@@ -32,7 +34,7 @@ impl From<&SharedSave> for SavedInput {
 }
 
 impl SavedInput {
-    /// The kept form of `tensor`. What all users of a shared source hand in must be the same tensor in the same shape.
+    /// Saves `tensor`, or hands out what was saved already. What all users of a shared save hand in must be the same tensor in the same shape.
     pub(crate) fn save(&self, tensor: &Tensor, scope: &Scope) -> Result<SavedActivation, Error> {
         match self {
             Self::Policy(policy) => policy.save(tensor, scope),
@@ -59,7 +61,7 @@ pub struct SharedSave {
 }
 
 impl SharedSave {
-    /// To be kept as `policy` says.
+    /// To be saved as `policy` says.
     pub fn new(policy: SavePolicy) -> Self {
         Self { policy, slot: Arc::default() }
     }

@@ -1,9 +1,11 @@
-use crate::delta_chain::DeltaChain;
-use crate::{ActivationStore, SavedBytes, Site, SiteId};
-use autograd::random::derive_seed;
 use std::sync::Arc;
 
-/// Where an operation runs: its place in the model, its random stream, what the sites share, and whether dropout is on.
+use autograd::random::derive_seed;
+
+use crate::delta_chain::DeltaChain;
+use crate::{ActivationStore, SavedBytes, Site, SiteId};
+
+/// Where an operation runs: its site in the model, its random stream, what the sites share, and whether dropout is on.
 ///
 /// The seed is derived from names (step, rank, layer, site), never drawn, so that a repeated forward makes the same choices, and switching one
 /// choice off changes no other.
@@ -37,7 +39,7 @@ impl Scope {
         Self { site_id: SiteId { site: Some(site), ..self.site_id }, ..self.at(site as u64) }
     }
 
-    /// The same place with a random stream of its own for the `part`-th of several alike.
+    /// The same site with a random stream of its own for the `part`-th of several alike.
     pub fn at(&self, part: u64) -> Self {
         Self { seed: derive_seed(&[self.seed, part]), ..self.clone() }
     }
@@ -72,12 +74,12 @@ impl Scope {
         self.chain.end();
     }
 
-    /// The inputs of blocks that are kept as differences.
+    /// The inputs of blocks that are saved as deltas.
     pub(crate) fn delta_chain(&self) -> &Arc<DeltaChain> {
         &self.chain
     }
 
-    /// Where what is kept is entered.
+    /// The count of the bytes saved for backward.
     pub fn saved_bytes(&self) -> &Arc<SavedBytes> {
         self.store.saved_bytes()
     }

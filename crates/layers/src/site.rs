@@ -1,14 +1,14 @@
 use std::fmt;
 
-/// A place in a block where something is kept for backward, or drawn at random.
+/// A place in a block where something is saved for backward, or drawn at random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Site {
     /// The input of a block that is recomputed as a whole.
     Layer,
-    /// The input of a recomputed attention half: norm, projections, attention.
+    /// The input of a recomputed attention sublayer: norm, projections, attention.
     Attention,
-    /// The input of a recomputed MLP half: norm, projections, activation.
+    /// The input of a recomputed MLP sublayer: norm, projections, activation.
     Mlp,
     /// The input of the norm before attention.
     AttentionNorm,
@@ -16,7 +16,7 @@ pub enum Site {
     MlpNorm,
     /// The input of q, k and v.
     AttnIn,
-    /// q, k, v and the log sums of attention, which are always kept as they are.
+    /// q, k, v and the log sums of attention, which are always saved exactly.
     Core,
     /// The output of attention, the input of o.
     AttnOut,
@@ -38,11 +38,11 @@ pub enum Site {
     QueryLatent,
     /// The latent form of keys and values, the input of what expands it.
     KeyLatent,
-    /// The input of a norm behind attention.
+    /// The input of a norm after attention.
     AttentionPostNorm,
-    /// The input of a norm behind the MLP.
+    /// The input of a norm after the MLP.
     MlpPostNorm,
-    /// The scores of a router and the weights it gives to experts, which are always kept as they are.
+    /// The scores of a router and the weights it gives to experts, which are always saved exactly.
     Router,
     /// The gate of the expert that all tokens share.
     SharedGate,
@@ -52,7 +52,7 @@ pub enum Site {
     SharedOut,
     /// The patches of images, the input of what makes them hidden states.
     Patches,
-    /// The input of a norm behind the embeddings.
+    /// The input of a norm after the embeddings.
     EmbeddingNorm,
     /// The input of what merges neighbouring patches, where that is recomputed.
     Merge,
@@ -60,7 +60,7 @@ pub enum Site {
     MergeNorm,
     /// The input of its linear map.
     MergeIn,
-    /// The input of the norm behind the last layer.
+    /// The input of the norm after the last layer.
     FinalNorm,
     /// What a head that classifies reads.
     Pooled,

@@ -1,9 +1,11 @@
-use crate::Error;
-use autograd::{Backward, BoxError, Forward, Function, apply};
 use tch::Tensor;
 
-/// Cuts the last dimension of `x` into pieces of these `widths`, as a fused projection is. Each piece has a storage of its own, so that keeping
-/// one does not hold the others; nothing is kept here.
+use autograd::{Backward, BoxError, Forward, Function, apply};
+
+use crate::Error;
+
+/// Cuts the last dimension of `x` into pieces of these `widths`, as a fused projection is. Each piece has a storage of its own, so that saving
+/// one does not hold the others; nothing is saved here.
 ///
 /// # Errors
 /// [`Error::Shape`] if the widths do not add up to that of `x`.

@@ -3,11 +3,14 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, device, gradients, normal, values};
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use layers::{Activation, Lora, Mask, Pairs, Projection, RmsWeight, RotaryTable, SavePolicy, Scope, Targets, reference};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal, values};
 
 fn scope() -> Scope {
     Scope::training(1, Arc::default())
@@ -234,7 +237,7 @@ fn loss_over_chunks_of_any_size_with_and_without_targets() {
 }
 
 #[test]
-fn a_recomputed_block_with_exact_keeping_changes_nothing() {
+fn a_recomputed_block_with_exact_saves_changes_nothing() {
     let leaves = [normal(&[6, 5], 1), normal(&[5, 5], 2)].map(|leaf| leaf.set_requires_grad(true));
     agree(
         &leaves,

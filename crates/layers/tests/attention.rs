@@ -3,13 +3,16 @@
 
 mod drawing;
 
-use drawing::{agree, assert_close, device, gradients, normal, values};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use layers::{
     Bias, Mask, SavePolicy, Scope, Scores, biased_attention, causal_mask, drop_path, padding_mask, reference, segment_mask, window_mask,
 };
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal, values};
 
 fn scope() -> Scope {
     Scope::training(1, Arc::default())
@@ -192,8 +195,8 @@ fn whole_samples_are_dropped_and_the_others_scaled_up() {
     let samples = dropped.view([400, 6]);
     let first = samples.select(1, 0);
     assert_eq!(samples, first.unsqueeze(1).expand([400, 6], false).contiguous(), "a sample is dropped as a whole");
-    let kept = i64::try_from(first.ne(0.0).sum(Kind::Int64)).unwrap();
-    assert!((270..330).contains(&kept), "{kept} of 400");
+    let saved = i64::try_from(first.ne(0.0).sum(Kind::Int64)).unwrap();
+    assert!((270..330).contains(&saved), "{saved} of 400");
     assert!((first.max().double_value(&[]) - 4.0 / 3.0).abs() < 1e-12);
     assert_eq!(drop_path(&x, 0.25, &Scope::evaluation()).unwrap(), x);
 }

@@ -3,13 +3,16 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use autograd::random::{Distribution, draw};
 use compression::{Method, Options, Rank};
-use drawing::{agree, assert_close, device, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, SavePolicy, Scope, reference};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
+
+use drawing::{agree, assert_close, device, gradients, normal};
 
 const SCALE: f64 = 1.5;
 
@@ -29,8 +32,8 @@ fn map(leaf: &[Tensor], dropout: f64) -> Projection<'_> {
     Projection { bias: Some(&leaf[2]), lora, ..Projection::new(&leaf[1]) }
 }
 
-fn ours(leaf: &[Tensor], dropout: f64, keep: SavePolicy, scope: &Scope) -> Tensor {
-    layers::project(&leaf[0], &[map(leaf, dropout)], keep, scope).unwrap().remove(0)
+fn ours(leaf: &[Tensor], dropout: f64, policy: SavePolicy, scope: &Scope) -> Tensor {
+    layers::project(&leaf[0], &[map(leaf, dropout)], policy, scope).unwrap().remove(0)
 }
 
 #[test]
@@ -109,13 +112,13 @@ fn gradients_are_the_finite_differences_with_the_norms_held() {
 
 #[test]
 fn gradients_are_contracted_through_the_factors_of_a_compressed_input() {
-    let keep = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Components(3), keep_norms: false, factors: Kind::Double });
+    let policy = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Components(3), keep_norms: false, factors: Kind::Double });
     let leaves = leaves(9, 0b11_1111);
     let rows = leaves[0].detach().view([18, 7]);
-    let sites = Arc::new(ActivationStore::default());
-    let scope = Scope::training(1, sites.clone());
-    let restored = keep.save(&rows, &scope).unwrap().restore().unwrap();
-    let y = ours(&leaves, 0.0, keep, &scope);
+    let store = Arc::new(ActivationStore::default());
+    let scope = Scope::training(1, store.clone());
+    let restored = policy.save(&rows, &scope).unwrap().restore().unwrap();
+    let y = ours(&leaves, 0.0, policy, &scope);
     assert_eq!(y, ours(&leaves, 0.0, SavePolicy::Exact, &scope), "the forward is exact");
     let found = gradients(&leaves, vec![y]);
     let mut at: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
@@ -124,7 +127,7 @@ fn gradients_are_contracted_through_the_factors_of_a_compressed_input() {
     for (index, (ours, expected)) in found.iter().zip(&expected).enumerate() {
         assert_close(ours, expected, 1e-9, &format!("leaf {index}"));
     }
-    assert_eq!(sites.saved_bytes().held(), 0);
+    assert_eq!(store.saved_bytes().held(), 0);
 }
 
 #[test]
@@ -153,24 +156,24 @@ fn a_small_change_of_magnitude_is_not_lost_in_bfloat16() {
 }
 
 #[test]
-fn a_frozen_a_keeps_the_narrow_projection_and_no_input() {
+fn a_frozen_a_saves_the_narrow_projection_and_no_input() {
     for dropout in [0.0, 0.25] {
         let mut leaves = leaves(20, 0b01_0001);
         leaves.truncate(5);
-        let sites = Arc::new(ActivationStore::default());
-        let scope = Scope::training(1, sites.clone());
+        let store = Arc::new(ActivationStore::default());
+        let scope = Scope::training(1, store.clone());
         let run = |leaf: &[Tensor]| {
             let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: SCALE, dropout, magnitude: None });
             layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], SavePolicy::Exact, &scope).unwrap().remove(0)
         };
         let y = run(&leaves);
-        assert_eq!(sites.saved_bytes().held(), (40 * 2 * 8) as u64);
+        assert_eq!(store.saved_bytes().held(), (40 * 2 * 8) as u64);
         let frozen = gradients(&leaves, vec![y]);
-        assert_eq!(sites.saved_bytes().held(), 0);
+        assert_eq!(store.saved_bytes().held(), 0);
         let mut all: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
         all[3] = leaves[3].detach().copy().set_requires_grad(true);
         let y = run(&all);
-        assert_eq!(sites.saved_bytes().held(), (40 * 7 * 8) as u64);
+        assert_eq!(store.saved_bytes().held(), (40 * 7 * 8) as u64);
         let both = gradients(&all, vec![y]);
         assert_close(&frozen[0], &both[0], 1e-12, "x");
         assert_close(&frozen[1], &both[2], 1e-12, "B");

@@ -3,16 +3,19 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{agree, assert_close, device, gradients, normal, values};
 use layers::{
     Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope, Scoring, SharedSave, Site, reference,
 };
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
-const KEEP: SavePolicy = SavePolicy::Code(Options {
+use drawing::{agree, assert_close, device, gradients, normal, values};
+
+const POLICY: SavePolicy = SavePolicy::Code(Options {
     method: Method::Qb { test_matrix: TestMatrix::Uniform },
     rank: Rank::Components(3),
     keep_norms: true,
@@ -21,8 +24,8 @@ const KEEP: SavePolicy = SavePolicy::Code(Options {
 
 const EXPERTS: i64 = 4;
 
-fn scope(sites: &Arc<ActivationStore>) -> Scope {
-    Scope::training(5, sites.clone()).layer(0)
+fn scope(store: &Arc<ActivationStore>) -> Scope {
+    Scope::training(5, store.clone()).layer(0)
 }
 
 fn routings() -> Vec<Routing> {
@@ -39,11 +42,11 @@ fn routings() -> Vec<Routing> {
 fn weights_of_chosen_experts() {
     for routing in routings() {
         let scores = normal(&[5, 6], 1).set_requires_grad(true);
-        let sites = Arc::default();
-        let (chosen, _) = layers::route(&scores, None, &routing, &scope(&sites)).unwrap();
+        let store = Arc::default();
+        let (chosen, _) = layers::route(&scores, None, &routing, &scope(&store)).unwrap();
         agree(
             &[scores],
-            |leaf| vec![layers::route(&leaf[0], None, &routing, &scope(&sites)).unwrap().1],
+            |leaf| vec![layers::route(&leaf[0], None, &routing, &scope(&store)).unwrap().1],
             |leaf| vec![reference::routing_weights(&leaf[0], &chosen, &routing)],
         );
     }
@@ -93,42 +96,42 @@ fn chosen() -> Tensor {
     values(&[0i64, 1, 3, 0, 0, 3, 1, 0, 0, 3, 3, 1]).view([6, 2])
 }
 
-fn run(leaf: &[Tensor], keep: [SavePolicy; 3], scope: &Scope) -> Tensor {
+fn run(leaf: &[Tensor], policy: [SavePolicy; 3], scope: &Scope) -> Tensor {
     let maps = maps(leaf);
     let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
-    let source = SharedSave::new(keep[0]);
+    let source = SharedSave::new(policy[0]);
     let pair = layers::expert_inputs(&leaf[0], &into, &dispatch, &source, &scope.site(Site::MlpIn)).unwrap();
     let places = [scope.site(Site::Gate), scope.site(Site::Up)];
-    let inner = layers::gated(Activation::Silu, &pair[0], &pair[1], &keep[1], places).unwrap();
-    layers::expert_outputs(&inner, &leaf[1], &down, &dispatch, &keep[2], &scope.site(Site::MlpOut), scope).unwrap()
+    let inner = layers::gated(Activation::Silu, &pair[0], &pair[1], &policy[1], places).unwrap();
+    layers::expert_outputs(&inner, &leaf[1], &down, &dispatch, &policy[2], &scope.site(Site::MlpOut), scope).unwrap()
 }
 
 #[test]
 fn a_mixture_is_the_weighted_sum_of_its_experts() {
-    let sites = Arc::default();
+    let store = Arc::default();
     agree(
         &leaves(7),
-        |leaf| vec![run(leaf, [SavePolicy::Exact; 3], &scope(&sites))],
+        |leaf| vec![run(leaf, [SavePolicy::Exact; 3], &scope(&store))],
         |leaf| vec![reference::mixture(&leaf[0], &maps(leaf), &chosen(), &leaf[1], Activation::Silu)],
     );
 }
 
 #[test]
 fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_restored_tensors() {
-    let sites = Arc::new(ActivationStore::default());
-    let scope = scope(&sites);
+    let store = Arc::new(ActivationStore::default());
+    let scope = scope(&store);
     let leaves = leaves(9);
     let exact = run(&leaves, [SavePolicy::Exact; 3], &scope);
-    let y = run(&leaves, [SavePolicy::Exact, SavePolicy::Exact, KEEP], &scope);
+    let y = run(&leaves, [SavePolicy::Exact, SavePolicy::Exact, POLICY], &scope);
     assert_eq!(y, exact, "the forward is exact");
     // x, gate and up as they are, 12 rows of the inner width as a pair, and the weights.
     let bytes = 8 * (6 * 5 + 2 * 12 * 9 + 3 * (12 + 9) + 12);
     drop(exact);
-    assert_eq!(sites.saved_bytes().held(), bytes as u64);
+    assert_eq!(store.saved_bytes().held(), bytes as u64);
     let ours = gradients(&leaves, vec![y]);
-    assert_eq!(sites.saved_bytes().held(), 0);
+    assert_eq!(store.saved_bytes().held(), 0);
 
     // Rows of the inner width as they were kept, and what depends on them.
     let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
@@ -136,7 +139,7 @@ fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
     let pair = layers::expert_inputs(&leaves[0], &into, &dispatch, SavePolicy::Exact, &Scope::evaluation()).unwrap();
     let inner = reference::gated(Activation::Silu, &pair[0], &pair[1]).detach();
-    let restored = KEEP.save(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
+    let restored = POLICY.save(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
     let leaf = leaves.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
     let at = restored.set_requires_grad(true);
@@ -148,9 +151,9 @@ fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_
     }
 
     for which in 0..2 {
-        let mut keep = [SavePolicy::Exact; 3];
-        keep[which] = KEEP;
-        let y = run(&leaves, keep, &scope);
+        let mut policy = [SavePolicy::Exact; 3];
+        policy[which] = POLICY;
+        let y = run(&leaves, policy, &scope);
         for gradient in gradients(&leaves, vec![y]) {
             assert!(bool::try_from(gradient.isfinite().all()).unwrap());
         }
@@ -158,28 +161,28 @@ fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_
 }
 
 #[test]
-fn with_nothing_to_train_or_gradients_off_nothing_is_kept() {
-    let sites = Arc::new(ActivationStore::default());
+fn with_nothing_to_train_or_gradients_off_nothing_is_saved() {
+    let store = Arc::new(ActivationStore::default());
     let leaves = leaves(7);
     let frozen: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
-    let y = run(&frozen, [SavePolicy::Exact; 3], &scope(&sites));
-    assert_eq!((sites.saved_bytes().held(), y.requires_grad()), (0, false));
+    let y = run(&frozen, [SavePolicy::Exact; 3], &scope(&store));
+    assert_eq!((store.saved_bytes().held(), y.requires_grad()), (0, false));
     let _mode = autograd::GradMode::disabled();
-    let y = run(&leaves, [SavePolicy::Exact; 3], &scope(&sites));
-    assert_eq!((sites.saved_bytes().held(), y.device()), (0, device()));
+    let y = run(&leaves, [SavePolicy::Exact; 3], &scope(&store));
+    assert_eq!((store.saved_bytes().held(), y.device()), (0, device()));
 }
 
 #[test]
-fn frozen_maps_behind_the_activation_keep_no_inner_rows_unless_the_router_learns() {
-    let sites = Arc::new(ActivationStore::default());
+fn frozen_maps_after_the_activation_save_no_inner_rows_unless_the_router_learns() {
+    let store = Arc::new(ActivationStore::default());
     let leaves: Vec<Tensor> = leaves(7).iter().map(Tensor::detach).collect();
     let y = |router_learns: bool| {
         // Only a gate is trained, in the first expert.
         let mut leaf: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
         leaf[2] = leaf[2].detach().set_requires_grad(true);
         leaf[1] = leaf[1].detach().set_requires_grad(router_learns);
-        let y = run(&leaf, [SavePolicy::Exact; 3], &scope(&sites));
-        (sites.saved_bytes().held(), gradients(&leaf, vec![y]))
+        let y = run(&leaf, [SavePolicy::Exact; 3], &scope(&store));
+        (store.saved_bytes().held(), gradients(&leaf, vec![y]))
     };
     let needed = 8 * (6 * 5 + 2 * 12 * 7 + 12);
     let (frozen, learning) = (y(false), y(true));

@@ -3,12 +3,15 @@
 
 mod drawing;
 
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::memory;
-use drawing::normal;
 use layers::{Scope, Targets};
 use loract_layers as layers;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+
+use drawing::normal;
 
 #[test]
 fn the_peak_is_that_of_one_chunk() {

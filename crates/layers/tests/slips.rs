@@ -5,12 +5,15 @@
 
 mod drawing;
 
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor};
+
 use compression::{Method, Options, Rank, TestMatrix};
-use drawing::{assert_close, gradients, normal};
 use layers::{ActivationStore, Lora, Projection, RmsWeight, SavePolicy, Scope, Site, recompute};
 use loract_layers as layers;
-use std::sync::{Arc, Mutex};
-use tch::{Device, Kind, Tensor};
+
+use drawing::{assert_close, gradients, normal};
 
 /// Held by the tests that draw from the global generator, which threads share.
 static GLOBAL_GENERATOR: Mutex<()> = Mutex::new(());
@@ -36,10 +39,10 @@ fn scope() -> Scope {
 /// A block with dropout in it: `x + W x + B A dropout(x)`.
 fn block(leaves: &[Tensor]) -> impl Fn(&Tensor, SavePolicy, &Scope) -> Result<Tensor, layers::Error> + Send + use<> {
     let leaves: Vec<Tensor> = leaves.iter().map(Tensor::shallow_clone).collect();
-    move |x, keep, scope| {
+    move |x, policy, scope| {
         let lora = Some(Lora { a: &leaves[2], b: &leaves[3], scale: 0.5, dropout: 0.4, magnitude: None });
         let projection = Projection { lora, ..Projection::new(&leaves[1]) };
-        Ok(layers::project(x, &[projection], keep, &scope.site(Site::MlpIn))?.remove(0) + x)
+        Ok(layers::project(x, &[projection], policy, &scope.site(Site::MlpIn))?.remove(0) + x)
     }
 }
 
@@ -78,64 +81,64 @@ fn the_global_generator_consumed() {
     let exact = block(&leaves)(&leaves[0], SavePolicy::Exact, &scope()).unwrap();
     tch::manual_seed(5);
     let next = Tensor::rand([1], (Kind::Double, Device::Cpu));
-    for keep in random_methods() {
+    for policy in random_methods() {
         tch::manual_seed(5);
-        let y = block(&leaves)(&leaves[0], keep, &scope()).unwrap();
-        assert_eq!(y, exact, "{keep:?}");
+        let y = block(&leaves)(&leaves[0], policy, &scope()).unwrap();
+        assert_eq!(y, exact, "{policy:?}");
         gradients(&leaves, vec![y]);
-        assert_eq!(Tensor::rand([1], (Kind::Double, Device::Cpu)), next, "{keep:?}");
+        assert_eq!(Tensor::rand([1], (Kind::Double, Device::Cpu)), next, "{policy:?}");
     }
 }
 
 #[test]
 fn stale_factors_after_an_edit_in_place() {
     let leaves = leaves();
-    for keep in [SavePolicy::Exact, code(Method::Svd)] {
+    for policy in [SavePolicy::Exact, code(Method::Svd)] {
         let x = normal(&[12, 16], 7);
-        let y = block(&leaves)(&x, keep, &scope()).unwrap();
+        let y = block(&leaves)(&x, policy, &scope()).unwrap();
         let _ = x.shallow_clone().zero_();
         let gradient = autograd::grad(&[&y.sum(Kind::Double)], &[&leaves[1]], &[None], false, false);
-        match keep {
+        match policy {
             // What is kept as it is has changed under us: an error, and not the gradient of another tensor.
             SavePolicy::Exact => {
                 let error = gradient.unwrap_err().to_string();
-                assert!(error.contains("layer 3, mlp_in: the kept tensor was edited in place before backward read it"), "{error}");
+                assert!(error.contains("layer 3, mlp_in: the saved tensor was edited in place before backward read it"), "{error}");
             }
             // A code is of the tensor as it was when it was read, and so is the gradient.
             SavePolicy::Code(_) | SavePolicy::Delta(_) => {
-                let kept = keep.save(&normal(&[12, 16], 7), &scope().site(Site::MlpIn)).unwrap().restore().unwrap();
-                let expected = Tensor::ones([16, 12], (Kind::Double, Device::Cpu)).matmul(&kept);
+                let saved = policy.save(&normal(&[12, 16], 7), &scope().site(Site::MlpIn)).unwrap().restore().unwrap();
+                let expected = Tensor::ones([16, 12], (Kind::Double, Device::Cpu)).matmul(&saved);
                 assert_close(gradient.unwrap()[0].as_ref().unwrap(), &expected, 1e-10, "of the tensor before the edit");
             }
         }
         // The edited tensor, kept again, is kept as it is now: nothing is remembered by identity.
-        assert_eq!(keep.save(&x, &scope()).unwrap().restore().unwrap(), x);
+        assert_eq!(policy.save(&x, &scope()).unwrap().restore().unwrap(), x);
     }
 }
 
 #[test]
 fn inputs_of_frozen_layers_compressed_for_nothing() {
-    let sites = Arc::new(ActivationStore::default());
-    let scope = Scope::training(1, sites.clone());
+    let store = Arc::new(ActivationStore::default());
+    let scope = Scope::training(1, store.clone());
     let (x, weight) = (normal(&[12, 16], 1).set_requires_grad(true), normal(&[8, 16], 2));
     let frozen = Projection::new(&weight);
-    for keep in random_methods() {
-        let y = layers::project(&x, &[frozen], keep, &scope).unwrap();
-        assert_eq!(sites.saved_bytes().held() + sites.state_bytes(), 0, "{keep:?}");
+    for policy in random_methods() {
+        let y = layers::project(&x, &[frozen], policy, &scope).unwrap();
+        assert_eq!(store.saved_bytes().held() + store.state_bytes(), 0, "{policy:?}");
         drop(y);
     }
 }
 
 #[test]
 fn a_norm_weight_of_zero() {
-    for keep in [SavePolicy::Exact, code(Method::Svd), code(Method::Quantized { bits: 4, group: 8 })] {
+    for policy in [SavePolicy::Exact, code(Method::Svd), code(Method::Quantized { bits: 4, group: 8 })] {
         let x = normal(&[12, 16], 1).set_requires_grad(true);
         let weight = normal(&[16], 2);
         let _ = weight.narrow(0, 3, 5).zero_();
         let weight = weight.set_requires_grad(true);
-        let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &keep, &scope()).unwrap();
+        let y = layers::rms_norm(&x, &weight, 1e-6, RmsWeight::Rounded, &policy, &scope()).unwrap();
         for gradient in gradients(&[x, weight], vec![y]) {
-            assert!(bool::try_from(gradient.isfinite().all()).unwrap(), "{keep:?}");
+            assert!(bool::try_from(gradient.isfinite().all()).unwrap(), "{policy:?}");
         }
     }
 }
@@ -144,8 +147,8 @@ fn a_norm_weight_of_zero() {
 fn one_nan_spreading() {
     let x = normal(&[12, 16], 1);
     let _ = x.get(5).get(2).fill_(f64::NAN);
-    for keep in random_methods().into_iter().chain([code(Method::Quantized { bits: 8, group: 8 })]) {
-        let error = keep.save(&x, &scope().site(Site::AttnIn)).unwrap_err().to_string();
+    for policy in random_methods().into_iter().chain([code(Method::Quantized { bits: 8, group: 8 })]) {
+        let error = policy.save(&x, &scope().site(Site::AttnIn)).unwrap_err().to_string();
         assert!(error.starts_with("layer 3, attn_in: decompose: the [12, 16] matrix holds NaN or infinity"), "{error}");
     }
 }

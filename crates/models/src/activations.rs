@@ -1,8 +1,8 @@
 use layers::SavePolicy;
 
-/// In what form each site of each layer keeps what backward needs.
+/// In what form each site of each layer saves what backward needs.
 ///
-/// The default keeps everything exactly, as plain fine-tuning does.
+/// The default saves everything exactly, as plain fine-tuning does.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Activations {
     every: BlockActivations,
@@ -11,7 +11,7 @@ pub struct Activations {
 
 impl Activations {
     /// Layer `i` as `layers[i]` says.
-    pub fn of_layers(layers: Vec<BlockActivations>) -> Self {
+    pub fn from_layers(layers: Vec<BlockActivations>) -> Self {
         Self { every: BlockActivations::default(), layers }
     }
 
@@ -28,7 +28,7 @@ impl From<BlockActivations> for Activations {
     }
 }
 
-/// In what form each site of one layer keeps what backward needs.
+/// In what form each site of one layer saves what backward needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BlockActivations {
     /// Whether the block is recomputed in backward, and from what.
@@ -53,8 +53,8 @@ pub enum Recompute {
     /// Nothing.
     #[default]
     Nothing,
-    /// The decoder layer, from its input kept so.
+    /// The decoder layer, from its input saved so.
     Layer(SavePolicy),
-    /// Attention with its norm, and MLP with its norm, each from its input kept so.
+    /// Attention with its norm, and MLP with its norm, each from its input saved so.
     Sublayer(SavePolicy),
 }

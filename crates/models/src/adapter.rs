@@ -10,11 +10,13 @@ mod target;
 pub use config::{AdapterConfig, LayerNumbers, TargetModules};
 pub use target::check_pattern;
 
-use crate::config::fields::Fields;
-use crate::{Error, Labels, Result, TensorFile, tensor_file};
 use std::collections::BTreeMap;
 use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
+
+use crate::config::fields::Fields;
+use crate::{Error, Labels, Result, TensorFile, tensor_file};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -25,7 +27,7 @@ const A: &str = ".lora_A.weight";
 const B: &str = ".lora_B.weight";
 const MAGNITUDE: &str = ".lora_magnitude_vector";
 
-/// The two factors that are trained beside one linear layer.
+/// The two factors that are trained in addition to one linear layer.
 #[derive(Debug)]
 pub struct LoraWeights {
     /// The layer's path in the base model: `model.layers.0.self_attn.q_proj`.

@@ -8,7 +8,13 @@ mod relative;
 mod windows;
 
 pub(crate) use attention_context::{AttentionContext, KvCache};
-pub(crate) use mlp::MlpShape;
+
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
 
 use crate::activations::{BlockActivations, Recompute};
 use crate::config::{ModelConfig, ResidualConfig};
@@ -16,12 +22,8 @@ use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
 use attention::Attention;
-use autograd::Parameter;
 use experts::Experts;
-use layers::{SavePolicy, SavedInput, Scope, SharedSave, Site, drop_path, dropout, recompute};
 use mlp::Mlp;
-use std::sync::Arc;
-use tch::Tensor;
 use windows::Windows;
 
 /// One layer of a model: an attention sublayer and an MLP sublayer, each with the norms its model has, added to the residual stream one
@@ -103,7 +105,7 @@ impl Block {
         })
     }
 
-    /// The linear layers that adapters may be put beside.
+    /// The linear layers that adapters may target.
     pub fn linears(&self) -> Vec<&Linear> {
         let mut linears = self.attention.linears();
         linears.extend(match &self.mlp {
@@ -133,7 +135,7 @@ impl Block {
         ([into_attention, into_mlp], [out_of_attention, out_of_mlp])
     }
 
-    /// Whether there is a norm before attention, behind it, before the MLP, and behind that.
+    /// Whether there is a norm before attention, after it, before the MLP, and after that.
     pub fn norms(&self) -> [bool; 4] {
         [&self.pre_attention_norm, &self.post_attention_norm, &self.pre_mlp_norm, &self.post_mlp_norm].map(Option::is_some)
     }

@@ -3,14 +3,16 @@ mod losses;
 
 pub use losses::Losses;
 
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::Scope;
+
 use crate::config::{EncoderConfig, Labels, Problem};
 use crate::encoder::{Encoder, EncoderInputs};
 use crate::tensors::{Drawn, Tensors};
 use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
-use autograd::Parameter;
 use head::Head;
-use layers::Scope;
-use tch::{Device, Kind, Tensor};
 
 /// An encoder with a head that says to which classes a row belongs (the `…ForSequenceClassification` and `…ForImageClassification` classes of
 /// transformers).
@@ -92,14 +94,14 @@ impl Classifier {
         Ok(if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? })
     }
 
-    /// The losses of `logits` at `labels`, by what the configuration says is learnt, or else by the labels themselves, as transformers does: see
+    /// The losses of `logits` at `labels`, by what the configuration says is learned, or else by the labels themselves, as transformers does: see
     /// [`Losses::new`].
     ///
     /// # Errors
     /// Those of [`Losses::new`].
     pub fn losses(&self, logits: &Tensor, labels: &Tensor, class_weights: Option<&Tensor>) -> layers::Result<Losses> {
         let are_integers = !matches!(labels.kind(), Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16);
-        let problem = self.config().problem.unwrap_or_else(|| Problem::of(self.labels().len(), are_integers));
+        let problem = self.config().problem.unwrap_or_else(|| Problem::infer(self.labels().len(), are_integers));
         Losses::new(problem, logits, labels, class_weights)
     }
 }

@@ -1,7 +1,15 @@
 pub(crate) mod adapted;
 mod outline;
+mod quantized;
 
 pub use outline::{BlockOutline, LinearOutline};
+
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
 
 use crate::block::{AttentionContext, Block, KvCache};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
@@ -9,10 +17,6 @@ use crate::lm_head::LmHead;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
-use autograd::Parameter;
-use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 /// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of what its configuration describes.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ impl Inputs {
     }
 }
 
-/// What generation remembers of the tokens already seen.
+/// The keys and values of the tokens that generation has processed.
 #[derive(Debug)]
 pub struct Cache {
     layers: Vec<KvCache>,
@@ -73,7 +77,7 @@ impl Decoder {
         Self::load_quantized(checkpoint, Quantization::None, kind, device)
     }
 
-    /// The same, with the weights packed that `quantization` says. They expand to `kind`, and cannot be trained.
+    /// The same, with the weights quantized that `quantization` says. They expand to `kind`, and cannot be trained.
     ///
     /// # Errors
     /// As [`Decoder::load`].
@@ -186,7 +190,7 @@ impl Decoder {
         self.lm_head.logits(hidden)
     }
 
-    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: as many as take 64 MiB).
+    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: those that fit in 64 MiB).
     ///
     /// # Errors
     /// Those of the operations.

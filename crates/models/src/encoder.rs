@@ -2,17 +2,20 @@ mod image;
 mod merge;
 mod text;
 
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Error, Mask, Scope, Site, padding_mask};
+
 use crate::block::{AttentionContext, Block};
 use crate::config::{EncoderConfig, InputConfig, LAYER_NORM, Pooling};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Linear, Model, Quantization, Result};
-use autograd::Parameter;
 use image::ImageEmbedding;
-use layers::{Error, Mask, Scope, Site, padding_mask};
 use merge::Merge;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 use text::TextEmbedding;
 
 /// An encoder (`BertModel`, `ViTModel`, `SwinModel` and their like in transformers), made of what its configuration describes: every token sees all
@@ -22,7 +25,7 @@ pub struct Encoder {
     config: EncoderConfig,
     embedding: Embedding,
     stages: Vec<Stage>,
-    /// Behind the last layer, in models that have it.
+    /// After the last layer, in models that have it.
     norm: Option<Norm>,
 }
 
@@ -33,7 +36,7 @@ enum Embedding {
     Image(ImageEmbedding),
 }
 
-/// Layers of one width, and what merges patches behind them.
+/// Layers of one width, and what merges patches after them.
 #[derive(Debug)]
 struct Stage {
     blocks: Vec<Arc<Block>>,
@@ -97,7 +100,7 @@ impl Encoder {
             InputConfig::Image(image) => Embedding::Image(ImageEmbedding::new(tensors, config, image)?),
         };
         let stage = |(stage, layers): (usize, usize)| {
-            let blocks = (0..layers).map(|index| Block::of_encoder(tensors, config, stage, index).map(Arc::new)).collect::<Result<_>>()?;
+            let blocks = (0..layers).map(|index| Block::new_encoder(tensors, config, stage, index).map(Arc::new)).collect::<Result<_>>()?;
             let is_last = stage + 1 == config.stages.len();
             let merge = match config.names.merge.as_ref().filter(|_| !is_last) {
                 Some(names) => Some(Arc::new(Merge::new(tensors, &config.names.stage(stage), names, config.stages[stage].width)?)),
@@ -122,7 +125,7 @@ impl Encoder {
         &self.config
     }
 
-    /// The hidden states after the last layer `[batch, tokens, width]`, before the norm behind it.
+    /// The hidden states after the last layer `[batch, tokens, width]`, before the final norm.
     ///
     /// # Errors
     /// [`Error::Shape`] if the batch does not fit the model; those of the operations, as an id outside the vocabulary.
@@ -160,7 +163,7 @@ impl Encoder {
         Ok(x)
     }
 
-    /// The hidden states through the norm behind the last layer, in models that have one.
+    /// The hidden states through the norm after the last layer, in models that have one.
     ///
     /// # Errors
     /// Those of the operations.

@@ -1,10 +1,12 @@
 //! Files opened as what they are: a pointer, a web page or an archive in the place of a model's file is called so.
 
-use crate::{Error, Result};
-use files::{Content, Refusal};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+
+use files::{Content, Refusal};
+
+use crate::{Error, Result};
 
 /// Opens a regular file of tensors.
 ///

@@ -1,14 +1,16 @@
 mod init;
 
+use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Lora, Projection};
+
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{AdapterConfig, Checkpoint, LoraWeights, Result, Weight};
-use autograd::Parameter;
 use init::Factors;
-use layers::{Lora, Projection};
-use tch::{Device, Kind, TchError, Tensor};
 
-/// A linear layer of a model: its weight, and the LoRA pair trained beside it if there is one.
+/// A linear layer of a model: its weight, and the LoRA pair trained in addition, if there is one.
 #[derive(Debug)]
 pub struct Linear {
     path: String,
@@ -26,11 +28,11 @@ struct LoraPair {
     magnitude: Option<Parameter>,
     scale: f64,
     dropout: f64,
-    /// What A and B began as, if that was taken from the weight.
+    /// The initial A and B, if they were taken from the weight.
     initial: Option<[Parameter; 2]>,
 }
 
-/// What a linear layer is like.
+/// The shape of a linear layer, and how it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub outputs: i64,
@@ -46,7 +48,7 @@ impl Linear {
         Self::with_role(tensors, path, shape, Role::Linear)
     }
 
-    /// The same, whose weight is packed only if those of its role are.
+    /// The same, whose weight is quantized only if those of its role are.
     pub(crate) fn with_role(tensors: &Tensors<'_>, path: String, shape: Shape, role: Role) -> Result<Self> {
         let Shape { outputs, inputs, bias, fan_in_fan_out } = shape;
         let size = if fan_in_fan_out { [inputs, outputs] } else { [outputs, inputs] };
@@ -87,7 +89,7 @@ impl Linear {
         })
     }
 
-    /// Puts a pair beside the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
+    /// Adds a pair to the weight: the one given, or a new one as `config` says, drawn from `seed` and the layer's path. Both are f32 (f64 in an
     /// f64 model), whatever the weight is. PiSSA takes from the weight what its pair begins with.
     pub(crate) fn add_lora(
         &mut self,
@@ -183,7 +185,7 @@ impl Linear {
         }
     }
 
-    /// All parameters: weight (unless that is packed), bias, A, B, magnitude.
+    /// All parameters: weight (unless that is quantized), bias, A, B, magnitude.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         let lora = self.lora.iter().flat_map(|pair| [&pair.a, &pair.b].into_iter().chain(&pair.magnitude));
         self.weight.parameter().into_iter().chain(&self.bias).chain(lora)

@@ -1,11 +1,13 @@
+use tch::{Kind, Tensor};
+
+use autograd::Parameter;
+use layers::{Projection, SavePolicy, Scope, project};
+
 use crate::config::{HeadConfig, ModelConfig};
 use crate::norm::Norm;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Result, Weight};
-use autograd::Parameter;
-use layers::{Projection, SavePolicy, Scope, project};
-use tch::{Kind, Tensor};
 
 /// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl LmHead {
 
     /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
     pub fn logits(&self, hidden: &Tensor) -> layers::Result<Tensor> {
-        // Runs on a chunk of tokens at a time, inside the loss, and keeps nothing beyond it: it has no line in the ledger.
+        // Runs on a chunk of tokens at a time, inside the loss, and saves nothing beyond it: nothing is counted.
         let scope = Scope::evaluation();
         let normed = self.norm.forward(hidden, &SavePolicy::Exact, &scope)?;
         let bias = self.bias.as_ref().map(Parameter::tensor);

@@ -1,21 +1,23 @@
 //! A model with an adapter merged into its weights, in the files of Hugging Face.
 //!
-//! Tensor by tensor, in f32, rounded once: beside the files' headers, one shard is in memory at a time, whatever the size of the model.
+//! Tensor by tensor, in f32, rounded once: apart from the files' headers, one shard is in memory at a time, whatever the size of the model.
 
 mod description;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
 
 use crate::decoder::adapted::unties;
 use crate::model::{add_pair, check_modules};
 use crate::{Adapter, Checkpoint, Decoder, Error, Linear, LoraWeights, Model, Result, tensor_file};
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
-use std::path::Path;
-use tch::{Device, Kind, Tensor};
 
 /// How a merged model is written.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
-    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is quantised.
+    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is quantized.
     pub kind: Option<Kind>,
     /// The most bytes of weights in a file, if it holds more than one tensor.
     pub shard_bytes: u64,
@@ -78,7 +80,7 @@ pub fn merge(
         write_json(&folder.join("model.safetensors.index.json"), &json!({"metadata": {"total_size": bytes}, "weight_map": map}))?;
     }
     let kind = options.kind.or_else(|| checkpoint.kind(&weights[0].name)).unwrap_or(Kind::Float);
-    write_json(&folder.join("config.json"), &description::of(checkpoint, kind, unties(model, &adapter.config))?)?;
+    write_json(&folder.join("config.json"), &description::describe(checkpoint, kind, unties(model, &adapter.config))?)?;
     let parameters = weights.iter().map(Weight::elements).sum();
     Ok(Merged { modules: adapter.weights.modules.len() + saved_modules(adapter), parameters, bytes, files })
 }
@@ -96,17 +98,17 @@ struct Weight<'a> {
     name: String,
     shape: Vec<i64>,
     kind: Kind,
-    source: Source<'a>,
+    source: TensorSource<'a>,
 }
 
 /// Where it comes from.
-enum Source<'a> {
+enum TensorSource<'a> {
     /// From the base, under this name.
     Base(String),
     /// From the adapter, as it is.
     Saved(&'a Tensor),
     /// From the base, with a pair to be added.
-    Pair(&'a Linear, &'a LoraWeights),
+    Lora(&'a Linear, &'a LoraWeights),
 }
 
 impl Weight<'_> {
@@ -121,9 +123,9 @@ impl Weight<'_> {
     fn tensor(&self, checkpoint: &Checkpoint, adapter: &Adapter, place: &Path) -> Result<Tensor> {
         let torch = || Error::torch(&self.name, place);
         match &self.source {
-            Source::Base(name) => checkpoint.tensor(name, self.kind, Device::Cpu),
-            Source::Saved(tensor) => tensor.f_to_kind(self.kind).map_err(torch()),
-            Source::Pair(linear, pair) => {
+            TensorSource::Base(name) => checkpoint.tensor(name, self.kind, Device::Cpu),
+            TensorSource::Saved(tensor) => tensor.f_to_kind(self.kind).map_err(torch()),
+            TensorSource::Lora(linear, pair) => {
                 let mut linear = linear.read(checkpoint)?;
                 add_pair(&mut linear, &adapter.config, Some(pair), 0, place)?;
                 linear.merged().and_then(|weight| weight.f_to_kind(self.kind)).map_err(torch())
@@ -165,9 +167,9 @@ fn weights<'a>(
             (Some(tensor), _) if tensor.size() != shape => {
                 return Err(Error::Shape { tensor: name, file: place.to_owned(), expected: shape, got: tensor.size() });
             }
-            (Some(tensor), _) => Source::Saved(tensor),
-            (None, Some((linear, pair))) => Source::Pair(linear, pair),
-            (None, None) => Source::Base(base),
+            (Some(tensor), _) => TensorSource::Saved(tensor),
+            (None, Some((linear, pair))) => TensorSource::Lora(linear, pair),
+            (None, None) => TensorSource::Base(base),
         };
         weights.push(Weight { name, shape, kind, source });
     }
@@ -206,8 +208,12 @@ mod tests {
 
     #[test]
     fn shards_are_filled_in_order_and_one_large_weight_has_a_file_of_its_own() {
-        let weight =
-            |elements: i64| Weight { name: String::new(), shape: vec![elements], kind: Kind::Half, source: Source::Base(String::new()) };
+        let weight = |elements: i64| Weight {
+            name: String::new(),
+            shape: vec![elements],
+            kind: Kind::Half,
+            source: TensorSource::Base(String::new()),
+        };
         let weights: Vec<Weight<'_>> = [3, 2, 9, 1, 1, 1, 1, 1].map(weight).into();
         let sizes = |most| shards(&weights, most).iter().map(|shard| shard.len()).collect::<Vec<_>>();
         assert_eq!(sizes(10), [2, 1, 5]);

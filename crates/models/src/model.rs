@@ -1,27 +1,30 @@
 //! What training needs of a model, whatever that computes: its parameters, and an adapter in it.
 
-use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
-use autograd::Parameter;
-use layers::QuantizedWeight;
 use std::path::Path;
+
 use tch::{Device, Kind, Tensor};
 
-/// A model whose weights may be trained, or pairs beside them.
+use autograd::Parameter;
+use layers::QuantizedWeight;
+
+use crate::{AdapterConfig, AdapterWeights, Error, Linear, LoraWeights, Result};
+
+/// A model whose weights may be trained, or pairs added to them.
 pub trait Model {
     /// Every parameter once, LoRA pairs included, in the order of the forward.
     fn parameters(&self) -> Vec<&Parameter>;
 
-    /// The weights that are held in few bits, which are no parameters, in the order of the forward.
+    /// The weights that are held quantized, which are no parameters, in the order of the forward.
     fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
         Vec::new()
     }
 
-    /// Tables of which a forward reads a row for each token and nothing else: embeddings, but not one that is the head.
+    /// Embeddings of which a forward reads one row per token and nothing else, so that their gradients are sparse: not one that is the head, too.
     fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
         Vec::new()
     }
 
-    /// The linear layers that adapters may be put beside.
+    /// The linear layers that adapters may target.
     fn linears(&self) -> Vec<&Linear>;
 
     /// As [`Model::linears`]; none while a forward that backward is still to follow holds them.
@@ -57,7 +60,7 @@ pub trait Model {
         }
     }
 
-    /// Puts LoRA pairs beside the linear layers that `config` targets: those of `weights` where they are given, else new ones drawn from
+    /// Adds LoRA pairs to the linear layers that `config` targets: those of `weights` where they are given, else new ones drawn from
     /// `seed`. The modules that it saves are trained whole; a head or an embedding among them is tied to the other no longer, as in PEFT.
     ///
     /// # Errors
@@ -91,7 +94,7 @@ pub trait Model {
         }
     }
 
-    /// Freezes every A (LoRA-FA, arXiv 2308.03303): a linear layer then keeps its input's narrow projection only.
+    /// Freezes every A (LoRA-FA, arXiv 2308.03303): a linear layer then saves its input's narrow projection only.
     fn freeze_lora_a(&self) {
         let pairs = self.linears().into_iter().filter_map(Linear::lora);
         pairs.for_each(|(a, _)| drop(a.set_requires_grad(false)));
@@ -140,7 +143,7 @@ pub(crate) fn check_modules(known: &[&Linear], pairs: &[LoraWeights], place: &Pa
     }
 }
 
-/// Puts a pair beside a layer: the one given, if it fits, else a new one.
+/// Adds a pair to a layer: the one given, if it fits, else a new one.
 ///
 /// # Errors
 /// [`Error::Adapter`], with `place` as its path, if it does not fit.
@@ -153,7 +156,7 @@ pub(crate) fn add_pair(linear: &mut Linear, config: &AdapterConfig, pair: Option
     }
     let rank = config.rank_of(linear.path());
     if config.is_pissa() && linear.weight().quantized().is_some() {
-        return refuse(format!("{}: PiSSA changes the weight, which is quantised; load the model without quantisation", linear.path()));
+        return refuse(format!("{}: PiSSA changes the weight, which is quantized; load the model without quantization", linear.path()));
     }
     if config.is_pissa() && rank > outputs.min(inputs) {
         return refuse(format!("{}: PiSSA has no rank {rank} of a weight {:?}; lower it there", linear.path(), [outputs, inputs]));

@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{SavePolicy, Scope, layer_norm, rms_norm};
+
 use crate::Result;
 use crate::config::NormKind;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::{SavePolicy, Scope, layer_norm, rms_norm};
-use tch::Tensor;
 
 /// A norm of a model, of whatever kind.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl Norm {
         self.weight.iter().chain(&self.bias)
     }
 
-    /// `x` normed; what backward needs of it is kept as `policy` says at the place of `scope`.
+    /// `x` normed; what backward needs of it is saved as `policy` says at the site of `scope`.
     pub fn forward(&self, x: &Tensor, policy: &SavePolicy, scope: &Scope) -> layers::Result<Tensor> {
         let weight = self.weight.as_ref().map(Parameter::tensor);
         match (self.kind, weight) {

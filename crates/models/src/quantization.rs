@@ -1,7 +1,8 @@
-//! Which frozen weights of a model are held in few bits, and in which.
+//! Which frozen weights of a model are quantized, and in which format.
 
-use crate::{Checkpoint, Decoder, ModelConfig};
 use layers::{BlockFormat, Nf4};
+
+use crate::Checkpoint;
 
 /// How frozen weights are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,7 +10,7 @@ pub enum Quantization {
     /// In the model's dtype.
     #[default]
     None,
-    /// The linear layers of the blocks in NF4 with double quantisation, as bitsandbytes does for QLoRA (arXiv 2305.14314). What is not whole blocks of
+    /// The linear layers of the blocks in NF4 with double quantization, as bitsandbytes does for QLoRA (arXiv 2305.14314). What is not whole blocks of
     /// 64 numbers stays in the model's dtype, and so do embedding and head.
     Nf4,
     /// Linear layers, embedding and head in the blocks of a GGUF file, where that has them in blocks.
@@ -27,35 +28,22 @@ pub(crate) enum Role {
     Other,
 }
 
-/// How a weight is packed.
+/// In which format a weight is quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Packing {
+pub(crate) enum WeightFormat {
     Blocks(BlockFormat),
     Nf4,
 }
 
 impl Quantization {
-    /// How the weight `name` is packed, if it is.
-    pub(crate) fn packing(self, role: Role, checkpoint: Option<&Checkpoint>, name: &str, shape: &[i64]) -> Option<Packing> {
+    /// The format in which the weight `name` is quantized, if it is.
+    pub(crate) fn format(self, role: Role, checkpoint: Option<&Checkpoint>, name: &str, shape: &[i64]) -> Option<WeightFormat> {
         match (self, role) {
-            (Self::Nf4, Role::Linear) => Nf4::bytes(shape.iter().product()).map(|_| Packing::Nf4),
+            (Self::Nf4, Role::Linear) => Nf4::bytes(shape.iter().product()).map(|_| WeightFormat::Nf4),
             (Self::Gguf, Role::Linear | Role::Vocabulary) => {
-                checkpoint?.block_format(name).filter(|_| shape.len() == 2).map(Packing::Blocks)
+                checkpoint?.block_format(name).filter(|_| shape.len() == 2).map(WeightFormat::Blocks)
             }
             _ => None,
         }
-    }
-
-    /// The weights of a decoder that would be packed, and their bytes. For the blocks of a GGUF file it takes the `checkpoint`.
-    pub fn packed_bytes(self, config: &ModelConfig, checkpoint: Option<&Checkpoint>) -> Vec<(String, u64)> {
-        let packed = Decoder::tensor_roles(config).into_iter().filter_map(|(name, shape, role)| {
-            let elements: i64 = shape.iter().product();
-            let bytes = match self.packing(role, checkpoint, &name, &shape)? {
-                Packing::Nf4 => Nf4::bytes(elements)?,
-                Packing::Blocks(format) => (elements / format.size().elements * format.size().bytes) as u64,
-            };
-            Some((name, bytes))
-        });
-        packed.collect()
     }
 }

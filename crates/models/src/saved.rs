@@ -1,14 +1,16 @@
 //! A model whose weights were trained, written as the one it came from.
 
-use crate::config::Labels;
-use crate::{Error, Model, Result, tensor_file};
-use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
+use crate::config::Labels;
+use crate::{Error, Model, Result, tensor_file};
+
 /// Writes the weights of `model` to the directory `folder`, with everything in the model directory `source` that is no weight: configuration,
-/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. Weights in few bits are expanded. It is written aside
+/// tokenizer, chat template; into the configuration go `labels`, the classes of a classifier. Quantized weights are expanded. It is written aside
 /// and renamed, so that it is whole or absent; what was there before is replaced.
 ///
 /// # Errors

@@ -1,16 +1,18 @@
 //! Safetensors files, read and written as tch tensors.
 
-use crate::stretch::{self, Stretch};
-use crate::{Error, Result};
-use safetensors::tensor::Metadata;
-use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View};
 use tch::{Device, Kind, TchError, Tensor};
+
+use crate::file_range::{self, FileRange};
+use crate::{Error, Result};
 
 /// The header's size is the first eight bytes of the file.
 const LENGTH_BYTES: u64 = 8;
@@ -118,13 +120,13 @@ impl TensorFile {
     pub fn tensor_as(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let stored = self.kind(name)?;
         let info = self.info(name)?;
-        let stretch =
-            Stretch { offset: self.data_offset + info.data_offsets.0 as u64, block_bytes: stored.elt_size_in_bytes(), block_elements: 1 };
+        let file_range =
+            FileRange { offset: self.data_offset + info.data_offsets.0 as u64, block_bytes: stored.elt_size_in_bytes(), block_elements: 1 };
         let decode = |bytes: &[u8]| {
-            let elements = (bytes.len() / stretch.block_bytes) as i64;
+            let elements = (bytes.len() / file_range.block_bytes) as i64;
             Tensor::f_from_data_size(bytes, &[elements], stored).map_err(Error::torch(name, &self.path))
         };
-        stretch::read(&self.file, &self.path, name, stretch, &self.shapes[name], kind, device, decode)
+        file_range::read(&self.file, &self.path, name, file_range, &self.shapes[name], kind, device, decode)
     }
 
     fn info(&self, name: &str) -> Result<&safetensors::tensor::TensorInfo> {

@@ -1,11 +1,14 @@
-use crate::quantization::{Packing, Role};
-use crate::{Checkpoint, Error, Quantization, Result, Weight};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+
 use autograd::Parameter;
 use autograd::random::{Distribution, derive_seed, draw};
 use layers::{Nf4, QuantizedWeight};
-use std::cell::RefCell;
-use std::sync::Arc;
-use tch::{Device, Kind, TchError, Tensor};
+
+use crate::quantization::{Role, WeightFormat};
+use crate::{Checkpoint, Error, Quantization, Result, Weight};
 
 /// Where the parts of a model get their tensors from when they are built: read from a checkpoint, or written down by name and shape only. A
 /// part says once what it needs, for both.
@@ -21,7 +24,7 @@ pub(crate) enum Tensors<'a> {
         kind: Kind,
         /// Onto this device.
         device: Device,
-        /// Which weights are packed.
+        /// Which weights are quantized.
         quantization: Quantization,
     },
     /// Writes down what is asked for.
@@ -47,7 +50,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// The weight `name` of this shape, packed if that is wanted of what has this role.
+    /// The weight `name` of this shape, quantized if that is wanted of what has this role.
     pub fn weight(&self, name: String, shape: &[i64], role: Role) -> Result<Weight> {
         let (checkpoint, kind, device, quantization) = match self {
             Self::Read { checkpoint, kind, device, quantization, .. } => (*checkpoint, *kind, *device, *quantization),
@@ -57,11 +60,11 @@ impl Tensors<'_> {
             }
         };
         let torch = || Error::torch(&name, checkpoint.path());
-        let packed = match quantization.packing(role, Some(checkpoint), &name, shape) {
+        let packed = match quantization.format(role, Some(checkpoint), &name, shape) {
             None => return self.parameter(name, shape).map(Weight::Dense),
-            Some(Packing::Blocks(format)) => QuantizedWeight::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
+            Some(WeightFormat::Blocks(format)) => QuantizedWeight::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
                 .ok_or_else(|| Error::corrupt(checkpoint.path(), format!("{name} is not rows of whole blocks")))?,
-            Some(Packing::Nf4) => {
+            Some(WeightFormat::Nf4) => {
                 // From what is stored, not from its rounding to the model's dtype, and on the CPU: the same codes on every device.
                 let whole = checkpoint.tensor(&name, Kind::Float, Device::Cpu)?;
                 let codes = Nf4::quantize(&name, &whole, true).and_then(|codes| codes.to_device(device)).map_err(torch())?;
@@ -88,7 +91,7 @@ impl Tensors<'_> {
         }
     }
 
-    /// A tensor that is never trained and kept precise, in f32 or better.
+    /// A tensor that is never trained, in high precision, in f32 or better.
     pub fn constant(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let kind = match self {
             Self::Read { kind: Kind::Double, .. } => Kind::Double,

@@ -1,14 +1,16 @@
+use std::sync::Arc;
+
+use tch::{Device, Kind, TchError, Tensor};
+
 use autograd::Parameter;
 use layers::{Matrix, QuantizedWeight};
-use std::sync::Arc;
-use tch::{Device, Kind, TchError, Tensor};
 
 /// A weight of a model as it is held.
 #[derive(Debug)]
 pub enum Weight {
     /// In the model's dtype; it may be trained.
     Dense(Parameter),
-    /// In few bits, and frozen.
+    /// Quantized, and frozen.
     Quantized(Arc<QuantizedWeight>),
 }
 
@@ -58,7 +60,7 @@ impl Weight {
         }
     }
 
-    /// What is held in few bits, if it is.
+    /// What is held quantized, if it is.
     pub fn quantized(&self) -> Option<&QuantizedWeight> {
         match self {
             Self::Dense(_) => None,

@@ -2,6 +2,11 @@
 //! the code loses nothing and those of the restored activations where it does, padding is not seen, and a head that no file holds is drawn.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::random::{Distribution, draw};
 use autograd::{GradMode, grad};
 use compression::{Method, Options, Rank};
@@ -11,12 +16,17 @@ use loract_models::{
     Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig, EncoderInputs, InputConfig, Labels,
     Model, Recompute, TargetModules, TensorFile, read_adapter, write_adapter,
 };
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use tch::{Device, Kind, Tensor};
 
-const fn every(keep: SavePolicy) -> BlockActivations {
-    BlockActivations { recompute: Recompute::Nothing, norm: keep, attn_in: keep, attn_out: keep, mlp_in: keep, mlp_out: keep, act: keep }
+const fn every(policy: SavePolicy) -> BlockActivations {
+    BlockActivations {
+        recompute: Recompute::Nothing,
+        norm: policy,
+        attn_in: policy,
+        attn_out: policy,
+        mlp_in: policy,
+        mlp_out: policy,
+        act: policy,
+    }
 }
 
 fn svd(rank: i64) -> Options {
@@ -125,11 +135,11 @@ fn labels(model: &Classifier) -> Tensor {
 }
 
 /// The loss, the gradients of all trained parameters, and the bytes kept and exact before backward.
-fn step(model: &Classifier, inputs: &EncoderInputs, activations: BlockActivations, sites: ActivationStore) -> (f64, Vec<Tensor>, [u64; 2]) {
-    let sites = Arc::new(sites);
-    let scope = Scope::training(1, sites.clone());
+fn step(model: &Classifier, inputs: &EncoderInputs, activations: BlockActivations, store: ActivationStore) -> (f64, Vec<Tensor>, [u64; 2]) {
+    let store = Arc::new(store);
+    let scope = Scope::training(1, store.clone());
     let logits = model.logits(inputs, &Activations::from(activations), &scope).unwrap();
-    let bytes = [sites.saved_bytes().held(), sites.saved_bytes().exact()];
+    let bytes = [store.saved_bytes().held(), store.saved_bytes().exact()];
     let loss = model.losses(&logits, &labels(model), None).unwrap().mean().unwrap();
     let wanted: Vec<&Tensor> = model.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = grad(&[&loss], &wanted, &[None], false, false).unwrap();
@@ -185,22 +195,22 @@ fn every_site_of_every_family_may_be_compressed() {
         let layers = |index: usize| config.stages[index].layers.len() as i64;
         let merges = |index: usize| i64::from(index + 1 < config.stages.len());
         let checkpointed = BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() };
-        let (same, gradients, kept) = step(&model, &inputs, checkpointed, ActivationStore::default());
+        let (same, gradients, saved) = step(&model, &inputs, checkpointed, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: checkpointed: {error:e}");
         let layer_inputs = inputs_of(config, |stage| layers(stage) + merges(stage));
-        let beside = kept[0] - layer_inputs;
+        let beside = saved[0] - layer_inputs;
         let halves = BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() };
-        let (same, gradients, kept) = step(&model, &inputs, halves, ActivationStore::default());
+        let (same, gradients, saved) = step(&model, &inputs, halves, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: sublayers: {error:e}");
-        assert_eq!(kept[0] - beside, inputs_of(config, |stage| 2 * layers(stage) + merges(stage)), "{family}");
-        assert_eq!(beside, beside_layers(config), "{family}");
+        assert_eq!(saved[0] - beside, inputs_of(config, |stage| 2 * layers(stage) + merges(stage)), "{family}");
+        assert_eq!(beside, outside_layers(config), "{family}");
     }
 }
 
-/// The bytes that embeddings, the norm behind the last layer and the head keep with all weights trained.
-fn beside_layers(config: &EncoderConfig) -> u64 {
+/// The bytes that embeddings, the norm after the last layer and the head keep with all weights trained.
+fn outside_layers(config: &EncoderConfig) -> u64 {
     let (first, last) = (tokens(config)[0], tokens(config)[config.stages.len() - 1]);
     let width = config.stages[0].width;
     let (embedding, final_norm, dense) = match config.model_type.as_str() {
@@ -222,9 +232,9 @@ fn patches(config: &EncoderConfig) -> i64 {
 
 /// Writes down what every site sees.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(SiteId, Tensor)>>>);
+struct Recorder(Arc<Mutex<Vec<(SiteId, Tensor)>>>);
 
-impl Observer for Seen {
+impl Observer for Recorder {
     fn observe(&self, place: SiteId, tensor: &Tensor) {
         self.0.lock().unwrap().push((place, tensor.copy()));
     }
@@ -249,7 +259,7 @@ fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
         let options = svd(2);
         let activations = BlockActivations { mlp_out: SavePolicy::Code(options), ..BlockActivations::default() };
         let inputs = different(config);
-        let seen = Seen::default();
+        let seen = Recorder::default();
         let (_, lossy, _) = step(&model, &inputs, activations, ActivationStore::with_observer(seen.clone()));
         let (_, exact, _) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         let last = SiteId { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
@@ -276,8 +286,8 @@ fn differences_of_the_residual_stream_begin_anew_where_its_width_changes() {
         let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         for recompute in [Recompute::Layer(SavePolicy::Delta(options)), Recompute::Sublayer(SavePolicy::Delta(options))] {
             let activations = BlockActivations { recompute, ..BlockActivations::default() };
-            let (same, gradients, kept) = step(&model, &inputs, activations, ActivationStore::default());
-            assert!(same == loss && kept[0] < plain[0], "{family}: {recompute:?}");
+            let (same, gradients, saved) = step(&model, &inputs, activations, ActivationStore::default());
+            assert!(same == loss && saved[0] < plain[0], "{family}: {recompute:?}");
             let error = relative(&gradients, &exact);
             assert!(error < limit, "{family}: {recompute:?}: {error:e}");
         }
@@ -285,12 +295,12 @@ fn differences_of_the_residual_stream_begin_anew_where_its_width_changes() {
 }
 
 #[test]
-fn frozen_weights_without_adapters_keep_nothing() {
+fn frozen_weights_without_adapters_save_nothing() {
     for folder in families() {
         let model = load(&folder);
-        let sites = Arc::new(ActivationStore::default());
-        let logits = model.logits(&alike(model.config()), &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
-        assert_eq!((sites.saved_bytes().held(), logits.requires_grad()), (0, false), "{}", name(&folder));
+        let store = Arc::new(ActivationStore::default());
+        let logits = model.logits(&alike(model.config()), &Activations::default(), &Scope::training(1, store.clone())).unwrap();
+        assert_eq!((store.saved_bytes().held(), logits.requires_grad()), (0, false), "{}", name(&folder));
     }
 }
 

@@ -2,20 +2,29 @@
 //! the code loses nothing, and it computes the same token by token, in packed rows and in bfloat16.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::GradMode;
 use autograd::random::{Distribution, draw};
 use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TargetModules};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 const RANK: i64 = 12;
-const KEEP: SavePolicy =
+const POLICY: SavePolicy =
     SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Components(RANK), keep_norms: false, factors: Kind::Float });
-const SIX_SITES: BlockActivations =
-    BlockActivations { recompute: Recompute::Nothing, norm: KEEP, attn_in: KEEP, attn_out: KEEP, mlp_in: KEEP, mlp_out: KEEP, act: KEEP };
+const SIX_SITES: BlockActivations = BlockActivations {
+    recompute: Recompute::Nothing,
+    norm: POLICY,
+    attn_in: POLICY,
+    attn_out: POLICY,
+    mlp_in: POLICY,
+    mlp_out: POLICY,
+    act: POLICY,
+};
 
 /// The folders of all recorded models.
 fn families() -> Vec<PathBuf> {
@@ -54,10 +63,10 @@ fn batch(decoder: &Decoder) -> (Inputs, Targets) {
 /// The loss, the gradients of all trained parameters, and the bytes kept and exact before backward.
 fn step(decoder: &Decoder, activations: BlockActivations) -> (f64, Vec<Tensor>, [u64; 2]) {
     let (inputs, targets) = batch(decoder);
-    let sites = Arc::new(ActivationStore::default());
-    let scope = Scope::training(1, sites.clone());
+    let store = Arc::new(ActivationStore::default());
+    let scope = Scope::training(1, store.clone());
     let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
-    let bytes = [sites.saved_bytes().held(), sites.saved_bytes().exact()];
+    let bytes = [store.saved_bytes().held(), store.saved_bytes().exact()];
     let loss = decoder.loss(&hidden, &targets, 1.0 / 48.0, 0, &scope).unwrap();
     let wanted: Vec<&Tensor> = decoder.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = autograd::grad(&[&loss], &wanted, &[None], false, false).unwrap();
@@ -106,13 +115,15 @@ fn every_site_of_every_family_may_be_compressed() {
         let (rows, layers) = (48, config.num_layers as u64);
         let pair = 4 * RANK as u64 * (rows + config.hidden_size as u64);
         let halves = if config.residual.parallel { 1 } else { 2 };
-        for (recompute, kept) in
-            [(Recompute::Layer(SavePolicy::Exact), layers * 4 * rows * config.hidden_size as u64), (Recompute::Layer(KEEP), layers * pair)]
-                .into_iter()
-                .chain([(Recompute::Sublayer(KEEP), halves * layers * pair)])
+        for (recompute, saved) in [
+            (Recompute::Layer(SavePolicy::Exact), layers * 4 * rows * config.hidden_size as u64),
+            (Recompute::Layer(POLICY), layers * pair),
+        ]
+        .into_iter()
+        .chain([(Recompute::Sublayer(POLICY), halves * layers * pair)])
         {
             let (same, gradients, bytes) = step(&decoder, BlockActivations { recompute, ..BlockActivations::default() });
-            assert_eq!((same, bytes[0]), (loss, kept), "{family}: {recompute:?}");
+            assert_eq!((same, bytes[0]), (loss, saved), "{family}: {recompute:?}");
             let error = relative(&gradients, &exact);
             assert!(error < 1e-4, "{family}: {recompute:?}: {error:e}");
         }
@@ -120,12 +131,12 @@ fn every_site_of_every_family_may_be_compressed() {
 }
 
 #[test]
-fn frozen_weights_without_adapters_keep_nothing() {
+fn frozen_weights_without_adapters_save_nothing() {
     for folder in families() {
         let decoder = Decoder::load(&Checkpoint::open(&folder).unwrap(), Kind::Float, Device::Cpu).unwrap();
-        let sites = Arc::new(ActivationStore::default());
-        let hidden = decoder.forward(&batch(&decoder).0, &Activations::default(), &Scope::training(1, sites.clone())).unwrap();
-        assert_eq!((sites.saved_bytes().held(), hidden.requires_grad()), (0, false), "{}", name(&folder));
+        let store = Arc::new(ActivationStore::default());
+        let hidden = decoder.forward(&batch(&decoder).0, &Activations::default(), &Scope::training(1, store.clone())).unwrap();
+        assert_eq!((store.saved_bytes().held(), hidden.requires_grad()), (0, false), "{}", name(&folder));
     }
 }
 

@@ -1,14 +1,16 @@
 //! Every LoRA option against PEFT: its adapters are read, and loss and gradients are those that it computed. `tests/fixtures/lora/make.py` made them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use autograd::GradMode;
 use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
 use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
 use loract_models::{TargetModules, read_adapter, write_adapter};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 2e-5;
 
@@ -97,23 +99,23 @@ fn loss_and_gradients_of_every_option_are_those_of_peft() {
 }
 
 #[test]
-fn every_option_goes_with_every_site_of_kept_activations() {
-    let keep = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Fraction(1.0), keep_norms: false, factors: Kind::Float });
+fn every_option_works_with_every_save_policy() {
+    let policy = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Fraction(1.0), keep_norms: false, factors: Kind::Float });
     // With 27 tokens, rank 27 loses nothing; at full rank a pair may be no smaller and is then kept as it is.
-    let sites = BlockActivations {
+    let store = BlockActivations {
         recompute: Recompute::Nothing,
-        norm: keep,
-        attn_in: keep,
-        attn_out: keep,
-        mlp_in: keep,
-        mlp_out: keep,
-        act: keep,
+        norm: policy,
+        attn_in: policy,
+        attn_out: policy,
+        mlp_in: policy,
+        mlp_out: policy,
+        act: policy,
     };
     for folder in options() {
         let (_, decoder) = adapted(&folder);
         let file = TensorFile::open(&folder.join("expected.safetensors")).unwrap();
         for (way, activations) in [
-            ("sites", sites),
+            ("sites", store),
             ("layer", BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() }),
             ("sublayer", BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }),
         ] {

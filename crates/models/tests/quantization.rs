@@ -1,17 +1,20 @@
-//! Weights in few bits: blocks against candle's expansion of them bit for bit, and models that hold them against the same models expanded.
+//! Weights quantized: blocks against candle's expansion of them bit for bit, and models that hold them against the same models expanded.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod gguf_file;
 
+use std::path::Path;
+use std::sync::Arc;
+
 use candle_core::quantized::{GgmlDType, ggml_file};
+use tch::{Device, Kind, Tensor};
+
 use compression::{Method, Options};
-use gguf_file::gguf;
 use layers::{BlockFormat, QuantizedWeight, SavePolicy, Scope, Targets};
 use loract_models as models;
 use models::{AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Quantization, Recompute, TargetModules};
-use std::path::Path;
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
+
+use gguf_file::gguf;
 
 const FORMATS: [(BlockFormat, GgmlDType); 10] = [
     (BlockFormat::Q4_0, GgmlDType::Q4_0),
@@ -139,5 +142,5 @@ fn dora_begins_at_the_lengths_of_the_expanded_rows_and_pissa_is_refused() {
 
     let pissa = AdapterConfig { init_lora_weights: "pissa".into(), ..adapter() };
     let refused = load(&path, Quantization::Gguf, Kind::Float).add_lora(&pissa, None, 3, &path).unwrap_err().to_string();
-    assert!(refused.contains("q_proj: PiSSA changes the weight, which is quantised; load the model without quantisation"), "{refused}");
+    assert!(refused.contains("q_proj: PiSSA changes the weight, which is quantized; load the model without quantization"), "{refused}");
 }

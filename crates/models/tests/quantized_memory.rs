@@ -1,17 +1,20 @@
-//! What models hold whose weights are in few bits, to the byte.
+//! What models hold whose weights are quantized, to the byte.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod gguf_file;
 
-use autograd::memory;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::quantized::GgmlDType;
-use gguf_file::gguf;
+use tch::{Device, Kind};
+
+use autograd::memory;
 use layers::QuantizedWeight;
 use loract_models as models;
 use models::{Checkpoint, Decoder, Model, Quantization};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use tch::{Device, Kind};
+
+use gguf_file::gguf;
 
 /// Memory is counted for the whole process.
 static COUNTED: Mutex<()> = Mutex::new(());
@@ -27,7 +30,7 @@ fn measured(path: &Path, quantization: Quantization, kind: Kind) -> (Decoder, u6
 /// What a model of this checkpoint holds, by shapes alone; and of it what is packed, in numbers and bytes.
 fn predicted(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind) -> (u64, [u64; 2]) {
     let config = checkpoint.config().unwrap();
-    let packed = quantization.packed_bytes(config, Some(checkpoint));
+    let packed = quantization.quantized_bytes(config, Some(checkpoint));
     let (mut held, mut few) = (0, [0, 0]);
     for (name, shape) in Decoder::tensor_shapes(config) {
         let elements = shape.iter().product::<i64>() as u64;

@@ -2,8 +2,9 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
-use collective::{ProcessGroup, Reduce};
 use tch::Tensor;
+
+use collective::{ProcessGroup, Reduce};
 
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -1,7 +1,8 @@
 //! All-reduces of flat buffers, with the bytes that they hand over.
 
-use collective::{ProcessGroup, Reduce};
 use tch::Tensor;
+
+use collective::{ProcessGroup, Reduce};
 
 use crate::error::Result;
 

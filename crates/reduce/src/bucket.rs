@@ -123,7 +123,7 @@ impl Bucket {
     }
 }
 
-/// Whether a gradient is the very memory of a bucket's part.
+/// Whether a gradient lies in a bucket's memory.
 fn is_same_memory(gradient: &Tensor, view: &Tensor) -> bool {
     gradient.kind() == view.kind() && gradient.data_ptr() == view.data_ptr()
 }

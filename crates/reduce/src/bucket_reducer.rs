@@ -1,7 +1,8 @@
 //! A bucket, and how it becomes its mean. Buckets are made, filled and sent in one order on all ranks.
 
-use collective::ProcessGroup;
 use tch::Kind;
+
+use collective::ProcessGroup;
 
 use crate::all_reduce::all_reduce_mean;
 use crate::bucket::{Bucket, plan};

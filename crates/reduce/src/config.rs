@@ -10,7 +10,7 @@ pub struct Config {
     pub method: Method,
     /// The seed of PowerSGD's random test matrices.
     pub seed: u64,
-    /// Gradients travel in buckets of about so many bytes, counted before compression. 25 MiB is PyTorch's choice: large enough to fill the
+    /// Gradients travel in buckets of about this many bytes, counted before compression. 25 MiB is PyTorch's choice: large enough to fill the
     /// wire, small enough that the first is on its way while later ones are computed.
     pub bucket_bytes: usize,
     /// Whether gradients travel while backward runs.
@@ -23,7 +23,7 @@ impl Default for Config {
     }
 }
 
-/// What is sent: in TOML `method = "exact"`, `"bf16"`, `"powersgd"` beside the keys of [`PowerSgdConfig`], or `"shared_basis"` with a
+/// What is sent: in TOML `method = "exact"`, `"bf16"`, `\"powersgd\"` with the keys of [`PowerSgdConfig`], or `"shared_basis"` with a
 /// `min_ratio`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "lowercase")]

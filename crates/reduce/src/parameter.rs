@@ -12,7 +12,7 @@ pub(crate) struct Parameter {
 }
 
 impl Parameter {
-    /// Checks and takes up the caller's list.
+    /// Checks and takes over the caller's list.
     pub(crate) fn list(parameters: &[(String, Tensor)]) -> Result<Vec<Parameter>> {
         let mut list: Vec<Parameter> = Vec::with_capacity(parameters.len());
         for (name, tensor) in parameters {

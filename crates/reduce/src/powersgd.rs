@@ -1,4 +1,4 @@
-//! PowerSGD: matrices travel as `P Qᵀ`, one power iteration a step (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727).
+//! PowerSGD: matrices travel as `P Qᵀ`, one power iteration per step (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727).
 //!
 //! Algorithm 1, for a rank's matrix `M` (gradient plus error memory): `P = mean(M) Q`, orthonormalised, then `Q = mean(M)ᵀ P`, and all
 //! ranks take `P Qᵀ` for the mean. Algorithm 2: each rank remembers `M - P Qᵀ`.
@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 
-use collective::ProcessGroup;
 use tch::{Kind, Tensor};
+
+use collective::ProcessGroup;
 
 use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;

@@ -1,8 +1,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use collective::ProcessGroup;
 use tch::Tensor;
+
+use collective::ProcessGroup;
 
 use crate::bucket_reducer::{BucketMethod, BucketReducer};
 use crate::config::Config;
@@ -182,7 +183,7 @@ impl GradientReducer {
         self.views().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
     }
 
-    /// Takes up what [`GradientReducer::state`] gave on this rank, under the same configuration.
+    /// Loads what [`GradientReducer::state`] gave on this rank, under the same configuration.
     ///
     /// # Errors
     /// A name is missing or unknown, or a tensor has another shape or dtype; nothing is loaded then. This concerns this rank alone.

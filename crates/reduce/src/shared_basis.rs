@@ -1,11 +1,12 @@
 //! Gradients whose rows lie in a space that all ranks know: of `G = C Vᵀ` only `C = G V` travels.
 //!
-//! Where a linear map's input is kept as `U Vᵀ` with one orthonormal `V` on all ranks, its weight's gradient is `(dyᵀ U) Vᵀ`, whatever `dy`. So the
+//! Where a linear map's input is saved as `U Vᵀ` with one orthonormal `V` on all ranks, its weight's gradient is `(dyᵀ U) Vᵀ`, whatever `dy`. So the
 //! mean of `G V` over the ranks, times `Vᵀ`, is the mean of the gradients: nothing is lost but rounding, and nothing need be remembered. What is
-//! not in that space (a rank that kept an input as it was) is projected on it.
+//! not in that space (a rank that saved an input exactly) is projected on it.
+
+use tch::{Kind, Tensor};
 
 use collective::ProcessGroup;
-use tch::{Kind, Tensor};
 
 use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;
@@ -18,7 +19,7 @@ pub(crate) struct SharedBasis {
     slots: Vec<Slot>,
     /// All `C`, to travel at once.
     coefficients: Tensor,
-    /// Stretches of the bucket that travel as they are, where a basis saves too little: where they begin, and their elements.
+    /// Ranges of the bucket that travel as they are, where a basis saves too little: where they begin, and their elements.
     rest: Vec<(i64, i64)>,
 }
 

@@ -2,8 +2,9 @@
 //!
 //! Nothing is lost: the rows that stay are zero on all ranks, and so is their mean.
 
-use collective::{ProcessGroup, Reduce};
 use tch::Kind;
+
+use collective::{ProcessGroup, Reduce};
 
 use crate::all_reduce::{all_reduce, all_reduce_mean};
 use crate::bucket::Bucket;

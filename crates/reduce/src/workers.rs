@@ -1,4 +1,4 @@
-//! The threads that reduce buckets while backward goes on. Each has a process group to itself, so that one's sums travel while another waits for
+//! The threads that reduce buckets while backward continues. Each has a process group to itself, so that one's sums travel while another waits for
 //! a result, compresses, or adds up.
 
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tch::Device;
+
 use autograd::{Ready, SideStream};
 use collective::ProcessGroup;
-use tch::Device;
 
 use crate::bucket_reducer::BucketReducer;
 use crate::error::{Error, Result};

@@ -3,9 +3,11 @@
 
 mod simulation;
 
-use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
-use simulation::{gradient, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Device, Kind, Tensor};
+
+use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
+
+use simulation::{gradient, parameters, ranks, relative_error, same_bits, set_gradient};
 
 const SHAPES: &[&[i64]] = &[&[7, 5], &[], &[13], &[0, 3], &[3, 2, 4], &[1]];
 const ELEMENTS: u64 = 35 + 1 + 13 + 24 + 1;

@@ -3,11 +3,14 @@
 
 mod simulation;
 
+use std::sync::Arc;
+
+use tch::{Device, Kind};
+
 use collective::Single;
 use reduce::{Config, GradientReducer, Method, PowerSgdConfig};
+
 use simulation::parameters;
-use std::sync::Arc;
-use tch::{Device, Kind};
 
 #[test]
 fn buckets_are_the_gradients_wherever_they_can_be() {

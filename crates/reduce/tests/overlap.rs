@@ -3,11 +3,14 @@
 
 mod simulation;
 
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
 use collective::ProcessGroup;
 use reduce::{Config, GradientReducer, Method, PowerSgdConfig};
+
 use simulation::{normal, ranks, relative_error, same_bits};
-use std::sync::Arc;
-use tch::{Device, Kind, Tensor};
 
 const WIDTH: i64 = 24;
 const LAYERS: usize = 5;

@@ -3,9 +3,11 @@
 
 mod simulation;
 
-use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
-use simulation::{Reference, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Device, Kind, Tensor};
+
+use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
+
+use simulation::{Reference, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
 
 /// Two of one shape, which are stacked; a tensor of three dimensions; one that is wider than high; and some that stay exact.
 const SHAPES: &[&[i64]] = &[&[12, 9], &[12, 9], &[8, 3, 5], &[5, 20], &[7], &[2, 2], &[]];

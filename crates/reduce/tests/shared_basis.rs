@@ -3,12 +3,14 @@
 
 mod simulation;
 
-use reduce::{Config, GradientReducer, Method, ParamHints};
 use std::sync::Arc;
 
-use collective::ProcessGroup;
-use simulation::{device, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
 use tch::{Kind, Tensor};
+
+use collective::ProcessGroup;
+use reduce::{Config, GradientReducer, Method, ParamHints};
+
+use simulation::{device, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
 
 const SHAPES: &[&[i64]] = &[&[9, 12], &[5], &[6, 20], &[7, 12], &[4, 3, 2], &[0, 12]];
 /// Of the parameters with a basis, its columns.

@@ -1,15 +1,20 @@
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+
+use tch::Device;
+
 /// What can go wrong in a run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration cannot be used, in itself or with this model and data.
+    /// Configuration, model or data cannot be used.
     #[error(transparent)]
-    Config(#[from] config::Error),
-    /// The model, or an adapter, cannot be used.
+    Setup(#[from] setup::Error),
+    /// The budget of activations could not be allocated.
     #[error(transparent)]
-    Model(#[from] models::Error),
-    /// The data cannot be used.
+    Analysis(#[from] analysis::Error),
+    /// A checkpoint cannot be found, loaded or written.
     #[error(transparent)]
-    Data(#[from] data::Error),
+    Checkpoint(#[from] checkpoint::Error),
     /// Something else that the user gave cannot be used.
     #[error("{0}")]
     Input(String),
@@ -17,10 +22,10 @@ pub enum Error {
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// The file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What was tried.
         action: &'static str,
-        /// The system's own reason.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// The loss or the gradient is no longer a number.
@@ -36,20 +41,20 @@ pub enum Error {
         /// The norm of its gradients.
         grad_norm: f64,
     },
-    /// A loss that was asked for is not a number.
+    /// The validation loss is not a number.
     #[error("the loss is not finite ({loss}); these weights, or the model in this dtype, give no numbers on this data")]
     NoLoss {
         /// The loss.
         loss: f64,
     },
     /// There is not enough memory.
-    #[error("out of memory: tensors held up to {held} when more was asked for{advice} ({cause})")]
+    #[error("out of memory: tensors held up to {} when more was asked for{advice} ({cause})", mib(*.held))]
     OutOfMemory {
-        /// The most that tensors held.
-        held: String,
-        /// Of what, and what would have fitted.
+        /// The peak of tensor memory, in bytes.
+        held: u64,
+        /// What the memory is used for, and what would fit; see [`Error::with_memory_advice`].
         advice: String,
-        /// libtorch's own words. Not a source: the message has it.
+        /// libtorch's message. Not a source: the message has it.
         cause: Box<Error>,
     },
     /// A step failed.
@@ -59,14 +64,6 @@ pub enum Error {
         step: u64,
         /// Why. Not a source: the message has it.
         cause: Box<Error>,
-    },
-    /// A checkpoint cannot be taken up.
-    #[error("{} {problem}", path.display())]
-    Checkpoint {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        problem: String,
     },
     /// A signal asked to save and stop, and nothing could be saved.
     #[error("a signal ({signal}) asked to stop after step {step}, and its checkpoint could not be written: {reason}")]
@@ -81,24 +78,21 @@ pub enum Error {
     /// The ranks no longer have the same parameters.
     #[error("{0}")]
     Diverged(String),
-    /// A fault that was asked for.
-    #[error("LORACT_INJECT_FAULT asked for an error")]
-    InjectedFault,
     /// An operation of the model failed.
     #[error(transparent)]
     Layers(#[from] layers::Error),
-    /// A decomposition failed.
-    #[error(transparent)]
-    LowRank(#[from] compression::Error),
     /// Backward failed.
     #[error(transparent)]
     Autograd(#[from] autograd::Error),
-    /// The ranks cannot talk to each other.
+    /// The ranks cannot communicate.
     #[error(transparent)]
     Collective(#[from] collective::Error),
     /// The gradients could not be summed.
     #[error(transparent)]
     Reduce(#[from] reduce::Error),
+    /// The optimizer failed.
+    #[error(transparent)]
+    Optim(#[from] optim::Error),
     /// An error of libtorch.
     #[error(transparent)]
     Tch(#[from] tch::TchError),
@@ -107,23 +101,95 @@ pub enum Error {
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// The words of libtorch, of the CPU's allocator and of CUDA's.
+const OUT_OF_MEMORY: [&str; 3] = ["out of memory", "can't allocate memory", "not enough memory"];
+
 impl Error {
     /// Whether the user's input is at fault, rather than the machine or the run.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Data(_) | Self::Input(_) => true,
-            Self::Model(error) => !matches!(error, models::Error::Torch { .. }),
+            Self::Setup(error) => error.is_input(),
+            Self::Analysis(error) => error.is_input(),
+            Self::Checkpoint(error) => error.is_input(),
+            Self::Input(_) => true,
             Self::Step { cause, .. } => cause.is_input(),
             _ => false,
         }
+    }
+
+    /// Adds advice to an error of memory that ran out. `advice` receives the peak of tensor memory, in bytes.
+    #[must_use]
+    pub fn with_memory_advice(self, advice: impl FnOnce(u64) -> String) -> Self {
+        match self {
+            Self::OutOfMemory { held, cause, .. } => Self::OutOfMemory { held, advice: advice(held), cause },
+            Self::Step { step, cause } => Self::Step { step, cause: Box::new(cause.with_memory_advice(advice)) },
+            other => other,
+        }
+    }
+
+    /// Turns an error that says that memory ran out into [`Error::OutOfMemory`], with the peak of `device`.
+    pub(crate) fn with_memory_peak(self, device: Device) -> Self {
+        let mut texts = vec![self.to_string()];
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            texts.push(error.to_string());
+            cause = error.source();
+        }
+        if !texts.iter().any(|text| OUT_OF_MEMORY.iter().any(|words| text.contains(words))) {
+            return self;
+        }
+        let held = autograd::memory::peak(device).unwrap_or(0);
+        Self::OutOfMemory { held, advice: String::new(), cause: Box::new(self) }
     }
 
     pub(crate) fn in_step(self, step: u64) -> Self {
         Self::Step { step, cause: Box::new(self) }
     }
 
-    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, action, source }
+    }
+}
+
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        Self::Setup(error.into())
+    }
+}
+
+impl From<models::Error> for Error {
+    fn from(error: models::Error) -> Self {
+        Self::Setup(error.into())
+    }
+}
+
+impl From<data::Error> for Error {
+    fn from(error: data::Error) -> Self {
+        Self::Setup(error.into())
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
+        mib => format!("{:.2} GiB", mib / 1024.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn libtorchs_message_is_recognized_and_advice_is_added() {
+        let refused = Tensor::f_empty([1 << 50], (Kind::Uint8, Device::Cpu)).unwrap_err();
+        let error = Error::Tch(refused).with_memory_peak(Device::Cpu).in_step(3).with_memory_advice(|_| "; buy more".to_owned());
+        let message = error.to_string();
+        assert!(message.starts_with("step 3: out of memory: tensors held up to ") && message.contains("; buy more ("), "{message}");
+        let other = Error::Input("no".into()).with_memory_peak(Device::Cpu);
+        assert!(matches!(other, Error::Input(_)));
     }
 }

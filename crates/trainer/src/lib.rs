@@ -1,65 +1,53 @@
-//! One rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
+//! Trains one rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
-//! [`plan`](fn@plan) says beforehand what a run will hold. The way of a run: [`check`] opens everything and finds what is wrong, writing nothing;
-//! [`RunData`] is the tokenised data; [`train`] is the loop, one step of which is in `step.rs`. [`evaluate`](fn@evaluate), [`verify`], [`generate`]
-//! and [`inspect`](fn@inspect) use a model without training it; [`merge`](fn@merge) writes it with its adapter inside.
+//! [`train()`] sets up a task (`train_setup`: a causal language model, or a classifier of texts or images) and runs the
+//! training loop (`training_loop`), one step of which is in `trainer`. [`evaluate()`] gives the validation loss of what a
+//! run has trained.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use loract_trainer::{StopRequest, TrainOutcome, train};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/cases/model");
+//! # let data = folder.path().join("train.jsonl");
+//! # std::fs::write(&data, "{\"text\": \"one line of text\"}\n".repeat(8))?;
+//! # let file = folder.path().join("config.toml");
+//! # std::fs::write(&file, format!("[run]\nsteps = 2\n[model]\npath = {model:?}\n[lora]\n[data]\ntrain = {data:?}\nsequence_length = 16\n"))?;
+//! let run = config::Run::load(&file, &[format!("run.dir={:?}", folder.path().join("run"))])?;
+//! setup::check(&run, 1)?;
+//! let data = setup::RunData::prepare(&run, 1, &|_, _| (), &|_| ())?;
+//! data.write(&run)?;
+//! let group = Arc::new(collective::Single::new());
+//! let TrainOutcome::Finished(summary) = train(&run, group, &StopRequest::never())? else { panic!("nobody stopped it") };
+//! assert!(summary.adapter.expect("LoRA").join("adapter_model.safetensors").exists());
+//! # Ok(())
+//! # }
+//! ```
 
-mod base;
-mod budget;
-mod check;
-mod checkpoint;
-mod classes;
-mod classify;
-mod device;
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod classification_metrics;
+mod consistency;
 mod error;
 mod evaluate;
-mod fault_injection;
-mod fingerprint;
-mod generate;
-mod inspect;
-mod learner;
-mod merge;
+mod heartbeat;
 mod metrics;
-mod optimizer;
-mod out_of_memory;
-mod parameter_groups;
-mod plan;
-mod policy;
-mod policy_lora;
-mod policy_quantization;
-mod probe;
-mod run_data;
-mod schedule;
+mod outputs;
 mod shared_bases;
 mod signals;
-mod step;
+mod state;
+mod task;
 mod tensorboard;
-mod text;
 mod train;
-mod verify;
-mod watch;
+mod train_setup;
+mod trainer;
+mod training_loop;
 
-pub use budget::{Division, Share};
-pub use check::check;
-pub use checkpoint::{CheckpointChoice, check_agreement, checkpoints, newest_checkpoint};
-pub use classes::{ClassReport, Confusion};
-pub use data::{Dataset, LengthBin, ShownToken};
-pub use device::device_of_one;
+pub use classification_metrics::{ClassReport, Confusion};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, Weights, evaluate};
-pub use fault_injection::VARIABLE as INJECT_FAULT_VARIABLE;
-pub use generate::{Prompt, generate};
-pub use inspect::{
-    Candidate, CurvePoint, GradientReport, Inspection, LayerGradient, Look, MethodError, SiteReport, inspect, methods as inspected_methods,
-};
-pub use merge::{MergeRequest, merge};
 pub use metrics::{StepMetrics, Summary};
-pub use optimizer::{Optimizer, OptimizerState, Part, Trained, clip_by_global_norm};
-pub use parameter_groups::parameter_groups;
-pub use plan::{ModePlan, Moment, Plan, SiteBytes, plan};
-pub use policy::{Widths, activations};
-pub use run_data::RunData;
-pub use schedule::learning_rate;
 pub use signals::{StopRequest, signal_number};
-pub use train::{Ending, train};
-pub use verify::{Compared, verify};
+pub use train::{TrainOutcome, train};

@@ -1,9 +1,14 @@
-use crate::tensorboard::EventFile;
-use crate::{ClassReport, Error, Result};
-use serde::Serialize;
+//! `metrics.jsonl` and `summary.json`.
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::classification_metrics::ClassReport;
+use crate::tensorboard::EventFile;
+use crate::{Error, Result};
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -24,36 +29,36 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// The step's time, until the slowest rank is done.
     pub step_seconds: f64,
-    /// Held for backward at the end of forward, the most of any rank and micro-batch.
+    /// Bytes saved for backward at the end of forward, the maximum over ranks and micro-batches.
     pub kept_bytes: u64,
-    /// What the same sites would hold uncompressed.
+    /// Bytes that the same sites would save uncompressed.
     pub exact_bytes: u64,
-    /// The most bytes in tensors at any moment of the step, on the rank with the most.
+    /// Peak of tensor memory in bytes, the maximum over ranks.
     pub peak_bytes: u64,
-    /// What this rank (0) handed to the network for the gradients.
+    /// Bytes that rank 0 sent for the gradients.
     pub reduced_bytes: u64,
-    /// What it would have handed over uncompressed.
+    /// Bytes that it would have sent uncompressed.
     pub exact_reduced_bytes: u64,
-    /// Time in which this rank (0) compressed and summed gradients.
+    /// Time in which rank 0 compressed and summed gradients.
     pub reduce_seconds: f64,
-    /// The part of it that backward did not hide, with the time in which it waited for slower ranks.
+    /// The part of it that did not overlap with backward, including the wait for slower ranks.
     pub reduce_wait_seconds: f64,
-    /// Mean loss over the targets of the held-out data, after this step, where it was evaluated.
+    /// Validation loss after this step, if it was evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
-    /// The share of the held-out rows whose class was found, where rows have classes.
+    /// Validation accuracy of a classifier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_accuracy: Option<f64>,
 }
 
-/// What a run came to; `summary.json`.
+/// The result of a run; `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// Held-out loss before the first step.
+    /// Validation loss before the first step.
     pub eval_loss_before: Option<f64>,
-    /// Held-out loss after the last step.
+    /// Validation loss after the last step.
     pub eval_loss_after: Option<f64>,
-    /// How the held-out rows were classified after the last step, where rows have classes.
+    /// Accuracy and confusion of a classifier after the last step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<ClassReport>,
     /// Steps done.
@@ -64,17 +69,17 @@ pub struct Summary {
     pub trained_parameters: u64,
     /// Parameters of the model, the trained ones included.
     pub parameters: u64,
-    /// The PEFT adapter, where one was trained.
+    /// The PEFT adapter, if one was trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
-    /// The trained model, where all of it was.
+    /// The trained model, if all its weights were trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// `metrics.jsonl`.
     pub metrics: PathBuf,
 }
 
-/// Writes `metrics.jsonl`, a whole line at a time, and what TensorBoard reads, where that is wanted.
+/// Writes `metrics.jsonl`, a whole line at a time, and TensorBoard events if they are wanted.
 pub(crate) struct MetricsFile {
     path: PathBuf,
     file: File,
@@ -82,9 +87,9 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Goes on after step `step`: the lines up to it stay, those of later steps are cut away, and with 0 all are. The file is replaced rather
-    /// than cut, so that a reader notices.
-    pub fn after(dir: &Path, step: u64, tensorboard: bool) -> Result<Self> {
+    /// Opens the file to continue after `step`: the lines of later steps are removed. The file is replaced and not
+    /// truncated, so that a reader notices.
+    pub fn open_after(dir: &Path, step: u64, tensorboard: bool) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         let aside = dir.join("metrics.jsonl.part");
         let before = match std::fs::read_to_string(&path) {
@@ -101,11 +106,11 @@ impl MetricsFile {
             OpenOptions::new().append(true).open(&path)
         };
         let file = replace().map_err(Error::io(&path, "replace"))?;
-        let events = tensorboard.then(|| EventFile::after(dir, step)).transpose()?;
+        let events = tensorboard.then(|| EventFile::create_after(dir, step)).transpose()?;
         Ok(Self { path, file, events })
     }
 
-    /// Makes what was written so far survive the machine.
+    /// Syncs what was written to the disk.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_data().map_err(Error::io(&self.path, "sync"))
     }
@@ -136,22 +141,21 @@ pub(crate) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn lines_of_later_steps_are_cut_away() {
+    fn lines_of_later_steps_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let text = || std::fs::read_to_string(&path).unwrap();
-        MetricsFile::after(dir.path(), 3, false).unwrap();
+        MetricsFile::open_after(dir.path(), 3, false).unwrap();
         assert_eq!(text(), "", "there was none");
         std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"st").unwrap();
-        let mut metrics = MetricsFile::after(dir.path(), 2, false).unwrap();
+        let mut metrics = MetricsFile::open_after(dir.path(), 2, false).unwrap();
         metrics.file.write_all(b"{\"step\":3}\n").unwrap();
         metrics.sync().unwrap();
         assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
-        MetricsFile::after(dir.path(), 0, false).unwrap();
+        MetricsFile::open_after(dir.path(), 0, false).unwrap();
         assert_eq!(text(), "");
     }
 }

@@ -1,22 +1,26 @@
 //! Signals that ask a run to save and stop.
 
-use crate::{Error, Result};
-use config::StopSignal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::Signals;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Signals that come so soon after the first are the same request: schedulers signal a job and its processes, and `mpirun` passes on.
-const SAME: Duration = Duration::from_millis(100);
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use config::StopSignal;
+
+use crate::{Error, Result};
+
+/// Signals within this time of the first are the same request: schedulers signal a job and its processes, and `mpirun`
+/// forwards signals.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
 
 /// Whether a signal has asked this process to save and stop.
 #[derive(Clone, Debug, Default)]
 pub struct StopRequest(Arc<AtomicI32>);
 
 impl StopRequest {
-    /// One that never comes.
+    /// A request that never comes.
     pub fn never() -> Self {
         Self::default()
     }
@@ -37,13 +41,13 @@ impl StopRequest {
         let listen = move || {
             let mut first = None;
             for signal in arriving.forever() {
-                match wish(&mut first, Instant::now()) {
-                    Wish::Stop => {
+                match action(&mut first, Instant::now()) {
+                    SignalAction::Stop => {
                         asked.store(signal, Ordering::Relaxed);
                         tracing::info!("signal {signal}: the run saves and stops after this step; a second signal ends it at once");
                     }
-                    Wish::Same => {}
-                    Wish::End => signal_hook::low_level::exit(128 + signal),
+                    SignalAction::Ignore => {}
+                    SignalAction::Exit => signal_hook::low_level::exit(128 + signal),
                 }
             }
         };
@@ -59,24 +63,24 @@ impl StopRequest {
 
 /// What a signal asks for.
 #[derive(Debug, PartialEq)]
-enum Wish {
+enum SignalAction {
     /// To save and stop.
     Stop,
-    /// What was asked for already.
-    Same,
-    /// To end at once.
-    End,
+    /// Nothing more: it is the same request.
+    Ignore,
+    /// To exit at once.
+    Exit,
 }
 
 /// What a signal asks for that comes `now`, where `first` is when the first one came.
-fn wish(first: &mut Option<Instant>, now: Instant) -> Wish {
+fn action(first: &mut Option<Instant>, now: Instant) -> SignalAction {
     match *first {
         None => {
             *first = Some(now);
-            Wish::Stop
+            SignalAction::Stop
         }
-        Some(first) if now.saturating_duration_since(first) < SAME => Wish::Same,
-        Some(_) => Wish::End,
+        Some(first) if now.saturating_duration_since(first) < SAME_REQUEST => SignalAction::Ignore,
+        Some(_) => SignalAction::Exit,
     }
 }
 
@@ -93,7 +97,6 @@ pub fn signal_number(signal: StopSignal) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn a_signal_soon_after_the_first_is_the_same_request_and_a_later_one_another() {
         let (mut first, start) = (None, Instant::now());
-        let mut at = |milliseconds| wish(&mut first, start + Duration::from_millis(milliseconds));
-        assert_eq!([at(0), at(0), at(99), at(100), at(5000)], [Wish::Stop, Wish::Same, Wish::Same, Wish::End, Wish::End]);
+        let mut at = |milliseconds| action(&mut first, start + Duration::from_millis(milliseconds));
+        assert_eq!(
+            [at(0), at(0), at(99), at(100), at(5000)],
+            [SignalAction::Stop, SignalAction::Ignore, SignalAction::Ignore, SignalAction::Exit, SignalAction::Exit]
+        );
     }
 }

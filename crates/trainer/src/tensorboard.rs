@@ -1,15 +1,18 @@
 //! The metrics of a run as TensorBoard reads them: event files of TensorFlow's record format, in `tensorboard/`.
 //!
-//! A run that goes on writes another file, which begins by taking back the steps that will be done again.
+//! A run that resumes writes another file, which starts by revoking the steps that will be done again.
 
-use crate::{Error, Result, StepMetrics};
-use prost::Message;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// `tensorflow.Event`: the fields that are written here, of which each event has one.
+use prost::Message;
+
+use crate::metrics::StepMetrics;
+use crate::{Error, Result};
+
+/// `tensorflow.Event`: the fields that are written here.
 #[derive(Clone, PartialEq, Message)]
 struct Event {
     #[prost(double, tag = "1")]
@@ -58,11 +61,11 @@ pub(crate) struct EventFile {
 
 impl EventFile {
     /// A new file in `dir/tensorboard` for the steps after `step`.
-    pub fn after(dir: &Path, step: u64) -> Result<Self> {
+    pub fn create_after(dir: &Path, step: u64) -> Result<Self> {
         let folder = dir.join("tensorboard");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make"))?;
         let now = now();
-        // TensorBoard reads files in the order of their names, and wants `tfevents` in them; the process tells apart two of one second.
+        // TensorBoard reads files in the order of their names, which contain `tfevents`; the process id distinguishes two of one second.
         let path = folder.join(format!("events.out.tfevents.{:010}.{:07}", now as u64, std::process::id()));
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path, "create"))?;
         let mut events = Self { path, file };
@@ -116,7 +119,6 @@ fn now() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn events(mut bytes: &[u8]) -> Vec<Event> {
@@ -139,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_goes_on_takes_back_what_it_will_do_again() {
+    fn a_run_that_resumes_revokes_what_it_will_do_again() {
         let dir = tempfile::tempdir().unwrap();
         let line = StepMetrics { step: 4, loss: 1.5, eval_loss: Some(0.25), kept_bytes: 7, ..StepMetrics::default() };
-        EventFile::after(dir.path(), 3).unwrap().write(&line).unwrap();
+        EventFile::create_after(dir.path(), 3).unwrap().write(&line).unwrap();
         let path = std::fs::read_dir(dir.path().join("tensorboard")).unwrap().next().unwrap().unwrap().path();
         assert!(path.file_name().unwrap().to_str().unwrap().contains("tfevents"));
         let events = events(&std::fs::read(path).unwrap());

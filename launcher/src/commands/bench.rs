@@ -31,7 +31,7 @@ pub enum Part {
     Compression(Compression),
 }
 
-/// Compare the forms in which activations can be kept, on matrices of a file
+/// Compare the compression methods of activations on matrices of a file
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,8 +40,8 @@ Examples:
 
 Every floating-point matrix [tokens, width] of the file is coded by every method, in f32, on the CPU.
 
-  bits/element   the bytes of the code, scales included, over the elements of the matrix, without what stands beside it
-  beside         the same for what does not grow with the tokens: the right factor of a pair, the basis of a code
+  bits/element   the bytes of the code, scales included, over the elements of the matrix, without the basis
+  basis          the same for what does not grow with the tokens: the right factor of a pair, the basis of a code
   error          ‖A − Â‖ / ‖A‖
   per token      the same for each row, as a root mean square: a few tokens of huge norm do not speak for all
   bound          the rate-distortion bound at the same bits/element: no code of normally distributed tokens of this matrix's spectrum has
@@ -218,7 +218,7 @@ impl Compression {
     }
 
     fn basis(&self, name: &str, a: &Tensor) -> Result<Arc<Basis>, Failure> {
-        Basis::of(a).map(Arc::new).map_err(|fault| of_matrix(name, fault))
+        Basis::from_matrix(a).map(Arc::new).map_err(|fault| of_matrix(name, fault))
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a row of the table depends on")]
@@ -246,7 +246,7 @@ impl Compression {
         let per_token = per_token_error(a, &restored).map_err(fault)?;
         let columns = a.size()[1] as f64;
         let per_element = |bytes: u64| 8.0 * bytes as f64 / a.numel() as f64;
-        let (own, beside) = match &code {
+        let (own, basis) = match &code {
             Code::Factors(factors) => (factors.left_bytes(), factors.right_bytes()),
             Code::Coded(coded) => (coded.bytes(), coded.basis().map_or(0, |basis| basis.bytes())),
             Code::Quantized(quantized) => (quantized.bytes(), 0),
@@ -261,7 +261,7 @@ impl Compression {
             },
             rank: code.rank(),
             bits_per_element: per_element(own),
-            bits_beside: per_element(beside),
+            bits_beside: per_element(basis),
             error,
             per_token,
             bound: bound(shares, per_element(own) * columns),
@@ -275,7 +275,7 @@ impl Compression {
 impl Matrix {
     fn table(&self) -> Table {
         let mut table = Table::new();
-        let header = ["method", "held in", "rank", "bits/element", "beside", "error", "per token", "bound", "above", "× optimum", "ms"];
+        let header = ["method", "held in", "rank", "bits/element", "basis", "error", "per token", "bound", "above", "× optimum", "ms"];
         table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
         for row in &self.rows {
             table.add_row([

@@ -22,7 +22,7 @@ pub struct Doctor {
     /// Hosts to look at through ssh, by name
     #[arg(long, value_name = "HOST,…", value_delimiter = ',')]
     pub hosts: Vec<String>,
-    /// The command that reaches a host; its name and a script are put behind
+    /// The command that reaches a host; its name and a script are appended
     #[arg(long, value_name = "COMMAND", default_value = hosts::SSH)]
     pub ssh: String,
     /// The program that starts ranks

@@ -1,17 +1,18 @@
 //! `loract eval`: how good is what a run has trained?
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units, work};
+use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units};
+use checkpoint::CheckpointChoice;
 use clap::Args;
 use comfy_table::{Table, presets};
 use config::Run;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::{CheckpointChoice, Evaluation, Weights};
+use trainer::{Evaluation, Weights};
 
-/// Measure how good on held-out data is what a run has trained
+/// Evaluate what a run has trained on its validation data
 ///
-/// On the data that training holds out, in the arithmetic of one rank, whose losses it repeats to the last digit. The run may still go on.
+/// On the validation data of the run, on one rank, with the losses that a run on one rank has, to the last digit. The run may still be going.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -22,7 +23,7 @@ Examples:
   loract eval configs/demo.toml --model runs/other/model
   loract eval configs/demo.toml --set data.eval=other.jsonl
 
-  loss        the mean over all held-out tokens that the model is to learn to say, or over all samples that have classes
+  loss        the mean over all validation tokens that have a loss, or over all samples that have classes
   perplexity  e to the power of the loss
   accuracy, macro F1 and who was taken for what, where samples have classes
 
@@ -53,10 +54,10 @@ impl Eval {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let weights = self.weights(&run)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
-        work::check(&run, 1)?;
+        setup::check(&run, 1)?;
         let data = prepare(&run, 1)?;
         let mut progress = Progress::start("evaluating", None);
-        let found = work::evaluate(&run, &data, &weights, &mut |done, total| progress.update(done, Some(total), "evaluating".into()));
+        let found = trainer::evaluate(&run, &data, &weights, &mut |done, total| progress.update(done, Some(total), "evaluating".into()));
         progress.finish();
         let (found, kind) = (found?, kind(&weights));
         if self.json {
@@ -90,11 +91,11 @@ impl Eval {
             }),
             _ if dir.summary().exists() && run.lora.is_none() => Weights::Model(dir.model()),
             _ if dir.summary().exists() => Weights::Adapter(dir.adapter()),
-            _ if trainer::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
+            _ if checkpoint::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
             _ => {
                 let what =
                     format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());
-                return Err(run.refuse("run", "dir", &what).into());
+                return Err(run.error_at("run", "dir", &what).into());
             }
         })
     }
@@ -119,11 +120,11 @@ fn table(run: &Run, kind: &str, found: &Evaluation) -> Table {
     if let Some(step) = found.step {
         table.add_row(["steps done".to_owned(), step.to_string()]);
     }
-    table.add_row(["held-out samples".to_owned(), found.samples.to_string()]);
+    table.add_row(["validation samples".to_owned(), found.samples.to_string()]);
     if found.classes.is_none() {
         table.add_row(["tokens counted".to_owned(), units::rate(found.targets as f64)]);
     }
-    table.add_row(["held-out loss".to_owned(), format!("{:.4}", found.loss)]);
+    table.add_row(["validation loss".to_owned(), format!("{:.4}", found.loss)]);
     if found.classes.is_none() {
         table.add_row(["perplexity".to_owned(), format!("{:.2}", found.perplexity())]);
     }

@@ -1,6 +1,6 @@
-//! `loract generate`: hear what a model says.
+//! `loract generate`: continue a prompt with a model.
 
-use crate::{failure::Failure, run_dir::RunDir, work};
+use crate::{failure::Failure, run_dir::RunDir};
 use clap::Args;
 use config::{Device, Run};
 use std::{
@@ -55,9 +55,9 @@ impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (model, adapter) = self.model()?;
         let Self { max_tokens, temperature, top_p, seed, .. } = self;
-        let prompt = trainer::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
+        let prompt = inference::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
         let mut stdout = std::io::stdout();
-        work::generate(&model, adapter.as_deref(), &prompt, self.device, &mut |text| {
+        inference::generate(&model, adapter.as_deref(), &prompt, setup::single_device(self.device)?, &mut |text| {
             // Whoever closes the pipe has read enough.
             let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         })?;
@@ -69,7 +69,10 @@ impl Generate {
     fn model(&self) -> Result<(PathBuf, Option<PathBuf>), Failure> {
         if self.model.extension().is_none_or(|extension| extension != "toml") {
             if !self.set.is_empty() {
-                return Err(Failure::Input(format!("--set replaces keys of a configuration, and {} is none", self.model.display())));
+                return Err(Failure::Input(format!(
+                    "--set replaces keys of a configuration, and {} is not a configuration",
+                    self.model.display()
+                )));
             }
             return Ok((exists(&self.model)?, self.adapter.clone()));
         }

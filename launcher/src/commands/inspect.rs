@@ -1,7 +1,8 @@
 //! `loract inspect`: what compression does to a model on its data.
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, page, progress::Progress, units, work};
+use crate::{cli::Config, failure::Failure, page, progress::Progress, units};
+use analysis::{BitAllocation, GradientReport, InspectOptions, Inspection};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use config::Run;
@@ -9,7 +10,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
-use trainer::{Division, GradientReport, Inspection, Look};
 
 /// Show what compression does to this model on this data, site by site
 ///
@@ -42,12 +42,12 @@ pub struct Inspect {
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub layers: u16,
     /// Compare this method only, by its first word. May be repeated
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(trainer::inspected_methods()))]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(analysis::inspected_methods()))]
     pub method: Vec<String>,
-    /// Show coded also in the basis of a batch so many batches before
+    /// Also show coded in the basis of the batch N batches earlier
     #[arg(long, value_name = "BATCHES", default_value_t = 0)]
     pub age: u64,
-    /// Show that older basis also shared by so many neighbouring layers. May be repeated
+    /// Also show that older basis shared by N neighbouring layers. May be repeated
     #[arg(long, value_name = "LAYERS", requires = "age", value_parser = clap::value_parser!(u16).range(2..))]
     pub shared: Vec<u16>,
     /// Write a page with plots as well; it needs no network
@@ -63,9 +63,9 @@ impl Inspect {
         self.html.as_deref().map_or(Ok(()), page::check_place)?;
         let run = Run::load(&self.config.config, &self.config.set)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));
-        work::check(&run, 1)?;
+        setup::check(&run, 1)?;
         let data = prepare(&run, 1)?;
-        let look = Look {
+        let options = InspectOptions {
             batches: self.batches,
             bits: self.bits.clone(),
             layers: usize::from(self.layers),
@@ -74,7 +74,7 @@ impl Inspect {
             shared: self.shared.iter().copied().map(usize::from).collect(),
         };
         let mut progress = Progress::start("looking", None);
-        let found = work::inspect(&run, &data, &look, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
+        let found = analysis::inspect(&run, &data, &options, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
         progress.finish();
         let found = found?;
         if self.json {
@@ -112,12 +112,12 @@ fn print(found: &Inspection) {
 }
 
 /// The bits of each site, layer by layer.
-fn shares(budget: &Division) -> Table {
-    let sites: BTreeSet<&str> = budget.shares.iter().map(|share| share.site.as_str()).collect();
-    let layers: BTreeSet<usize> = budget.shares.iter().map(|share| share.layer).collect();
+fn shares(budget: &BitAllocation) -> Table {
+    let sites: BTreeSet<&str> = budget.sites.iter().map(|share| share.site.as_str()).collect();
+    let layers: BTreeSet<usize> = budget.sites.iter().map(|share| share.layer).collect();
     let mut table = table(std::iter::once("layer").chain(sites.iter().flat_map(|site| [*site, "sensitivity"])));
     for layer in layers {
-        let of = |site: &str| budget.shares.iter().find(|share| share.layer == layer && share.site == site);
+        let of = |site: &str| budget.sites.iter().find(|share| share.layer == layer && share.site == site);
         let cells = sites.iter().flat_map(|site| match of(site) {
             Some(share) => [format!("{:.2} bits", share.bits), format!("{:.2e}", share.sensitivity)],
             None => ["–".to_owned(), "–".to_owned()],
@@ -161,7 +161,7 @@ fn sites(found: &Inspection) -> Table {
 }
 
 fn gradients(reports: &[GradientReport]) -> Table {
-    let mut table = table(["sites", "method", "bits", "kept for backward", "relative error", "cosine"]);
+    let mut table = table(["sites", "method", "bits", "saved for backward", "relative error", "cosine"]);
     for report in reports {
         table.add_row([
             if report.kind == "configured" { format!("{} (as configured)", report.sites) } else { report.sites.clone() },

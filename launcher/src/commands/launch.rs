@@ -1,4 +1,4 @@
-//! `loract launch`: start the ranks, follow them, and say how it went.
+//! `loract launch`: start the ranks, watch them, and report.
 
 use super::{shard::prepare, train::stopped};
 use crate::{
@@ -6,14 +6,15 @@ use crate::{
     env,
     failure::{Failure, STOPPED, one_line},
     fault::{self, Cause, Fault},
-    follow::{Follow, LOOK_EVERY},
     hosts, logs,
     mpirun::{Dialect, Job, Ranks},
     report::Report,
     request::Request,
     restarts::{Restarts, Verdict},
-    run_dir::{Beginning, RunDir},
-    units, work,
+    run_dir::{RunDir, RunStart},
+    run_monitor::{POLL_INTERVAL, RunMonitor},
+    shutdown::Shutdown,
+    units,
 };
 use anyhow::Context;
 use clap::Args;
@@ -37,9 +38,9 @@ use std::{
 ///
 /// First all of the input is checked and the data prepared. If a rank fails, the others are ended, and one line names the rank, its
 /// host, the reason and its log. On SIGUSR1 or SIGTERM (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one,
-/// ends them at once. Only if launch is killed with SIGKILL do mpirun and the ranks go on, until mpirun is ended by hand.
+/// ends them at once. Only if launch is killed with SIGKILL do mpirun and the ranks keep running, until mpirun is ended by hand.
 ///
-/// A run that was interrupted goes on after its newest checkpoint when it is started again.
+/// A run that was interrupted resumes from its newest checkpoint when it is started again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,13 +52,13 @@ Examples:
 The run's directory then holds:
   config.toml      the configuration in full
   metrics.jsonl    a line per step
-  checkpoints/     from which an interrupted run goes on
-  summary.json     held-out loss before and after, time
+  checkpoints/     from which an interrupted run resumes
+  summary.json     validation loss before and after, time
   adapter/         what was trained, as a PEFT adapter; or model/, where all weights were
   logs/            mpirun.log, and rank-0000.log for each rank
   report.html      all of that as a page, for a browser
 
-Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use,
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to resume; 2 wrong use,
 configuration or input; 1 any other failure.")]
 pub struct Launch {
     /// The configuration.
@@ -69,7 +70,7 @@ pub struct Launch {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
-    /// After a failure, start the ranks again from the newest checkpoint, up to K times; it is given up when two restarts in a row reach
+    /// After a failure, start the ranks again from the newest checkpoint, up to K times; no further one is tried when two in a row reach
     /// no new one
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub restarts: u32,
@@ -79,7 +80,7 @@ pub struct Launch {
     /// Seconds before the first restart; each further one waits twice as long, up to a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true, value_parser = seconds)]
     pub restart_wait: f64,
-    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each rank but the first to a file beside it
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file of its own
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Print the final table as JSON
@@ -95,12 +96,6 @@ fn seconds(text: &str) -> Result<f64, &'static str> {
     text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds)).ok_or("give a number from 0 to 3600")
 }
 
-/// After the first sign of failure, the time in which mpirun should end the job by itself; then it gets SIGTERM.
-const GRACE: Duration = Duration::from_secs(5);
-/// After SIGTERM, the time in which it should end; then it gets SIGKILL, and all ranks on this host with it.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// After SIGKILL, the time after which it is not waited for any more.
-const LAST_WAIT: Duration = Duration::from_secs(5);
 /// Time for the last lines to arrive after the end.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
@@ -109,22 +104,22 @@ impl Launch {
         let mut set = self.config.set.clone();
         set.extend(self.ranks.map(|ranks| format!("cluster.ranks={ranks}")));
         let run = Run::load(&self.config.config, &set)?;
-        let ranks = run.cluster.ranks;
+        let world_size = run.cluster.ranks;
         let dir = RunDir::of(&run);
-        let beginning = dir.beginning(&run, self.overwrite)?;
-        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.refuse("cluster", "mpirun", &what))?;
-        work::check(&run, ranks)?;
+        let start = dir.run_start(&run, self.overwrite)?;
+        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.error_at("cluster", "mpirun", &what))?;
+        setup::check(&run, world_size)?;
 
-        let data = prepare(&run, ranks)?;
+        let data = prepare(&run, world_size)?;
 
-        dir.claim(&run, beginning)?;
-        work::write(&run, &data)?;
+        dir.claim(&run, start)?;
+        data.write(&run)?;
         drop(data);
-        if beginning == Beginning::GoingOn {
-            eprintln!("going on with the run in {}, from {}", dir.path().display(), from(&dir));
+        if start == RunStart::Resume {
+            eprintln!("resuming the run in {} from {}", dir.path().display(), from(&dir));
         }
-        self.follow_all(&run, &dir, dialect)?;
-        let mut report = Report::read(&dir, ranks);
+        self.run_with_restarts(&run, &dir, dialect)?;
+        let mut report = Report::read(&dir, world_size);
         if let Err(fault) = report.write_page() {
             // The run is done, and all of its files are there.
             eprintln!(
@@ -137,19 +132,19 @@ impl Launch {
         Ok(())
     }
 
-    /// Starts the ranks, again after failures as often as is allowed, until the run is done.
-    fn follow_all(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
+    /// Starts the ranks, after failures again up to `--restarts` times, until the run is done.
+    fn run_with_restarts(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
         let signal = Arc::new(AtomicUsize::new(0));
         let ours = run.checkpoint.signals.iter().map(|signal| trainer::signal_number(*signal));
         for number in BTreeSet::from_iter(ours.chain([SIGINT, SIGTERM, SIGHUP])) {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
         }
-        let newest = || trainer::newest_checkpoint(dir.path());
+        let newest = || checkpoint::newest_checkpoint(dir.path());
         let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
         let mut run = run.clone();
         loop {
-            let Err(ended) = follow(&run, dir, dialect, self.trace.as_deref(), &signal) else { return Ok(()) };
+            let Err(ended) = run_once(&run, dir, dialect, self.trace.as_deref(), &signal) else { return Ok(()) };
             if !ended.may_restart {
                 return Err(ended.failure);
             }
@@ -157,7 +152,7 @@ impl Launch {
                 Verdict::Enough => return Err(ended.failure),
                 Verdict::NoProgress => {
                     eprintln!(
-                        "given up after {} of {} restarts: the last two reached no new checkpoint",
+                        "no further restart after {} of {}: the last two reached no new checkpoint",
                         restarts.done(),
                         restarts.allowed()
                     );
@@ -178,10 +173,10 @@ impl Launch {
     }
 }
 
-/// Changes the run to start without `host`, and says so; or why it cannot.
+/// Changes the run to start without `host`, and prints that, or why it cannot.
 fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<()> {
     let Some(host) = host else {
-        eprintln!("nobody said on which host that was, so none is left out");
+        eprintln!("the host of the rank that failed is unknown, so none is left out");
         return Ok(());
     };
     match hosts::without(host, &run.cluster.mpirun_args, &dir.hosts())? {
@@ -189,14 +184,14 @@ fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<
             eprintln!("leaving out host {host}");
             run.cluster.mpirun_args = arguments;
         }
-        None => eprintln!("host {host} is not left out: [cluster] mpirun_args names no others beside it"),
+        None => eprintln!("host {host} is not left out: [cluster] mpirun_args names no other hosts"),
     }
     Ok(())
 }
 
 /// The newest checkpoint in words.
 fn from(dir: &RunDir) -> String {
-    trainer::newest_checkpoint(dir.path()).map_or_else(|| "its beginning".to_owned(), |step| format!("its checkpoint of step {step}"))
+    checkpoint::newest_checkpoint(dir.path()).map_or_else(|| "its start".to_owned(), |step| format!("its checkpoint of step {step}"))
 }
 
 /// Waits, unless a signal comes.
@@ -207,7 +202,7 @@ fn sleep(wait: Duration, signal: &AtomicUsize) -> Option<NonZero<usize>> {
         if number.is_some() || Instant::now() >= end {
             return number;
         }
-        std::thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+        std::thread::sleep(POLL_INTERVAL.min(end.saturating_duration_since(Instant::now())));
     }
 }
 
@@ -221,8 +216,8 @@ fn stopped_between(number: NonZero<usize>, dir: &RunDir) -> Failure {
 }
 
 fn newest_path(dir: &RunDir) -> Option<(u64, PathBuf)> {
-    let step = trainer::newest_checkpoint(dir.path())?;
-    Some((step, trainer::checkpoints(dir.path()).join(format!("step-{step:08}"))))
+    let step = checkpoint::newest_checkpoint(dir.path())?;
+    Some((step, checkpoint::checkpoints(dir.path()).join(format!("step-{step:08}"))))
 }
 
 /// A job that did not finish its run.
@@ -240,56 +235,56 @@ impl From<anyhow::Error> for Unfinished {
     }
 }
 
-/// Starts the ranks, and follows them to their end. `signal` holds the number of a signal that came, which is taken out.
-fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signal: &AtomicUsize) -> Result<(), Unfinished> {
+/// Starts the ranks, and watches them until they end. `signal` holds the number of a signal that came, which is taken out.
+fn run_once(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signal: &AtomicUsize) -> Result<(), Unfinished> {
     let mut request = Request::new(run, dir);
     let mut job = start(run, dir, dialect, trace)?;
-    let ranks = run.cluster.ranks;
-    let what = if ranks == 1 { "starting 1 rank".to_owned() } else { format!("starting {ranks} ranks") };
-    let mut follow = Follow::start(run, &what);
+    let world_size = run.cluster.ranks;
+    let what = if world_size == 1 { "starting 1 rank".to_owned() } else { format!("starting {world_size} ranks") };
+    let mut monitor = RunMonitor::start(run, &what);
     let mut reader = fault::Reader::default();
-    let mut ladder = Ladder::default();
-    let mut looked = Instant::now();
-    // Ranks that do not wait for the one that failed may go on a little.
+    let mut shutdown = Shutdown::default();
+    let mut polled = Instant::now();
+    // Ranks that do not wait for the one that failed may continue for a few steps.
     let mut failed_at = None;
 
     let status = loop {
         for line in job.lines() {
             if reader.line(&line) {
-                ladder.failing();
-                follow.look();
-                failed_at = Some(follow.step());
+                shutdown.failing();
+                monitor.poll();
+                failed_at = Some(monitor.step());
             }
         }
-        follow.look();
+        monitor.poll();
         if let Some(status) = job.poll()? {
             break Some(status);
         }
         if let Some(number) = NonZero::new(signal.swap(0, Ordering::Relaxed))
             && !request.take(number.get())
         {
-            ladder.interrupted(number.get());
+            shutdown.interrupted(number.get());
         }
         request.pass_on(&job);
-        ladder.pass(looked.elapsed());
-        looked = Instant::now();
-        if !ladder.climb(&mut job) {
+        shutdown.pass(polled.elapsed());
+        polled = Instant::now();
+        if !shutdown.advance(&mut job) {
             break None;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     };
     job.last_lines(LAST_LINES).iter().for_each(|line| {
         reader.line(line);
     });
-    let last = follow.finish();
+    let last = monitor.finish();
     let step = failed_at.unwrap_or(last);
-    // MPICH's mpirun answers with success to a signal that ended it.
-    if status.is_some_and(|status| status.success()) && ladder.signal.is_none() {
+    // MPICH's mpirun exits with success when a signal has ended it.
+    if status.is_some_and(|status| status.success()) && shutdown.signal.is_none() {
         return Ok(());
     }
     job.kill_ranks();
     let number = |number: usize| i32::try_from(number).unwrap_or_default();
-    if let Some(signal) = ladder.signal {
+    if let Some(signal) = shutdown.signal {
         let (name, when) = (fault::signal_name(number(signal)), fault::moment(step));
         let failure = Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display()));
         return Err(Unfinished { failure, may_restart: false, host: None });
@@ -301,10 +296,10 @@ fn follow(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signa
         let failure = Failure::Stopped(stopped(request.signal().map_or(SIGUSR1, number), step, &path));
         return Err(Unfinished { failure, may_restart: false, host: None });
     }
-    let failure = explain(&reader, status, dir, ranks, step);
+    let failure = explain(&reader, status, dir, world_size, step);
     // A job that does not end may still write.
     let may_restart = status.is_some() && !matches!(failure, Failure::Input(_)) && request.signal().is_none();
-    let host = reader.culprit().and_then(|fault| complete(&fault, dir, ranks).host);
+    let host = reader.culprit().and_then(|fault| complete(&fault, dir, world_size).host);
     Err(Unfinished { failure, may_restart, host })
 }
 
@@ -325,67 +320,8 @@ fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> any
     Job::start(&run.cluster.mpirun, &arguments, &program, &dir.mpirun_log())
 }
 
-/// How a job that has to end is made to: nothing, SIGTERM, SIGKILL, giving up.
-///
-/// Its clock is slow where this program is: a machine that is busy, or was stopped, gives mpirun no time to say who failed.
-#[derive(Debug, Default)]
-struct Ladder {
-    /// The time for which this program was awake.
-    now: Duration,
-    /// When the next rung is due, and which it is.
-    next: Option<(Duration, Rung)>,
-    /// The signal that ended the run, if one did.
-    signal: Option<usize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rung {
-    Terminate,
-    Kill,
-    GiveUp,
-}
-
-impl Ladder {
-    /// Lets time pass between two looks at the job.
-    fn pass(&mut self, elapsed: Duration) {
-        self.now += elapsed.min(2 * LOOK_EVERY);
-    }
-
-    /// The job shows the first sign of failure.
-    fn failing(&mut self) {
-        self.next.get_or_insert((self.now + GRACE, Rung::Terminate));
-    }
-
-    /// Somebody wants this program to end; who asks twice does not want to wait.
-    fn interrupted(&mut self, signal: usize) {
-        let rung = if self.signal.is_some() { Rung::Kill } else { Rung::Terminate };
-        self.signal.get_or_insert(signal);
-        if !matches!(self.next, Some((_, Rung::GiveUp))) {
-            self.next = Some((self.now, rung));
-        }
-    }
-
-    /// Does what is due. False if nothing is left to do but to leave.
-    fn climb(&mut self, job: &mut Job) -> bool {
-        let now = self.now;
-        let Some((_, rung)) = self.next.filter(|(due, _)| now >= *due) else { return true };
-        match rung {
-            Rung::Terminate => {
-                job.terminate();
-                self.next = Some((now + PATIENCE, Rung::Kill));
-            }
-            Rung::Kill => {
-                job.kill();
-                self.next = Some((now + LAST_WAIT, Rung::GiveUp));
-            }
-            Rung::GiveUp => return false,
-        }
-        true
-    }
-}
-
 /// The failure of a job in one line: the culprit, or what mpirun said last.
-fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ranks: usize, step: u64) -> Failure {
+fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, world_size: usize, step: u64) -> Failure {
     let Some(fault) = reader.culprit() else {
         let how = match status.map(|status| (status.code(), status.signal())) {
             Some((Some(code), _)) => format!("mpirun failed with exit code {code}"),
@@ -395,7 +331,7 @@ fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ran
         let said = Some(reader.first_words()).filter(|said| !said.is_empty()).map(|said| format!(": {said}")).unwrap_or_default();
         return Failure::other(format!("{how}{said}; its output: {}", dir.mpirun_log().display()));
     };
-    let fault = complete(&fault, dir, ranks);
+    let fault = complete(&fault, dir, world_size);
     let log = match fault.rank {
         Some(rank) if dir.rank_log(rank).exists() => format!("its log: {}", dir.rank_log(rank).display()),
         _ => format!("the output of all ranks: {}", dir.mpirun_log().display()),
@@ -408,14 +344,14 @@ fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, ran
 }
 
 /// The fault with what mpirun did not say, but the ranks' logs do: rank by process, host by rank, and words that were lost on their way.
-fn complete(fault: &Fault, dir: &RunDir, ranks: usize) -> Fault {
+fn complete(fault: &Fault, dir: &RunDir, world_size: usize) -> Fault {
     let mut fault = fault.clone();
     let log = |rank: usize| std::fs::read_to_string(dir.rank_log(rank)).ok();
     let origin = |rank: usize| logs::origin(&log(rank)?);
     if fault.rank.is_none()
         && let Some(pid) = fault.pid
     {
-        fault.rank = (0..ranks).find(|rank| origin(*rank).is_some_and(|(_, logged)| logged == pid));
+        fault.rank = (0..world_size).find(|rank| origin(*rank).is_some_and(|(_, logged)| logged == pid));
     }
     if fault.host.is_none()
         && let Some(rank) = fault.rank
@@ -508,29 +444,5 @@ mod tests {
         );
         let (message, _) = explained("", 9);
         assert!(message.contains("mpirun was killed by signal 9 (SIGKILL); its output"), "{message}");
-    }
-
-    #[test]
-    fn a_machine_that_stands_still_does_not_use_up_the_time_to_end() {
-        let mut ladder = Ladder::default();
-        ladder.failing();
-        ladder.pass(Duration::from_secs(3600));
-        assert!(ladder.now < GRACE / 10);
-        (0..50).for_each(|_| ladder.pass(LOOK_EVERY));
-        assert!(ladder.next.unwrap().0 <= ladder.now, "looks that are in time count whole");
-    }
-
-    #[test]
-    fn who_interrupts_twice_does_not_wait() {
-        let mut ladder = Ladder::default();
-        ladder.failing();
-        let due = ladder.next.unwrap().0;
-        ladder.failing();
-        assert_eq!(ladder.next, Some((due, Rung::Terminate)), "a second sign of failure buys no time");
-        ladder.interrupted(2);
-        assert_eq!(ladder.next.unwrap().1, Rung::Terminate);
-        assert!(ladder.next.unwrap().0 <= ladder.now);
-        ladder.interrupted(15);
-        assert_eq!((ladder.next.unwrap().1, ladder.signal), (Rung::Kill, Some(2)));
     }
 }

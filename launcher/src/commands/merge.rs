@@ -1,13 +1,13 @@
 //! `loract merge`: a model with what was trained inside.
 
-use crate::{failure::Failure, progress::Progress, run_dir::RunDir, units, work};
+use crate::{failure::Failure, progress::Progress, run_dir::RunDir, units};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
-use config::Run;
+use config::{ByteSize, Run};
+use inference::MergeRequest;
 use serde_json::json;
 use std::path::PathBuf;
 use tch::Kind;
-use trainer::MergeRequest;
 
 /// Merge an adapter into its model's weights, and write them as Hugging Face has them
 ///
@@ -41,8 +41,8 @@ pub struct Merge {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// The most bytes of weights in a file
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = units::parse_bytes)]
-    pub shard_size: u64,
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub shard_size: ByteSize,
     /// The dtype of all weights; if absent, as the model is stored, and f32 where that is quantised
     #[arg(long)]
     pub dtype: Option<Dtype>,
@@ -70,7 +70,7 @@ impl Merge {
         let request = self.request()?;
         let mut progress = Progress::start(WHAT, None);
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
-        let merged = work::merge(&request, &mut |done, total| {
+        let merged = inference::merge(&request, &mut |done, total| {
             progress.update(megabytes(done), Some(megabytes(total)), WHAT.into());
         });
         progress.finish();
@@ -105,7 +105,7 @@ impl Merge {
             Dtype::Bf16 => Kind::BFloat16,
             Dtype::F16 => Kind::Half,
         });
-        let (out, shard_bytes) = (self.out.clone(), self.shard_size);
+        let (out, shard_bytes) = (self.out.clone(), self.shard_size.bytes());
         if let (Some(model), Some(adapter)) = (&self.model, &self.adapter) {
             let (model, adapter) = (model.clone(), adapter.clone());
             return Ok(MergeRequest { model, adapter, tokenizer: None, chat_template: None, out, kind, shard_bytes });
@@ -117,7 +117,7 @@ impl Merge {
         let adapter = self.adapter.clone().unwrap_or_else(|| RunDir::of(&run).adapter());
         if self.adapter.is_none() && !adapter.exists() {
             let what = format!("is {}, where no run has written an adapter yet; train first, or give --adapter DIR", run.dir.display());
-            return Err(run.refuse("run", "dir", &what).into());
+            return Err(run.error_at("run", "dir", &what).into());
         }
         let config::Model { path: model, tokenizer, chat_template, .. } = run.model;
         Ok(MergeRequest { model, adapter, tokenizer, chat_template, out, kind, shard_bytes })

@@ -1,13 +1,16 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod config;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 pub mod launch;
 pub mod merge;
 pub mod plan;
+pub mod reference;
 pub mod render;
 pub mod report;
 pub mod shard;
@@ -22,6 +25,8 @@ use crate::{
 /// Does what the command line asks.
 pub fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Command::Init(command) => command.run(),
+        Command::Config(command) => command.run(),
         Command::Launch(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Shard(command) => command.run(),
@@ -35,5 +40,6 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Inspect(command) => command.run(),
         Command::Render(command) => command.run(),
         Command::Report(command) => command.run(),
+        Command::Reference(command) => command.run(),
     }
 }

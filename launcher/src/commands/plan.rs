@@ -1,14 +1,14 @@
-//! `loract plan`: will it fit?
+//! `loract plan`: the memory of a run, predicted.
 
 use super::train::threads;
-use crate::{cli::Config, failure::Failure, units, work};
+use crate::{cli::Config, failure::Failure, units};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use config::Run;
+use config::{ByteSize, Run};
+use estimate::{ModePlan, Plan as Found};
 use std::path::PathBuf;
-use trainer::{ModePlan, Plan as Found};
 
-/// Say how much memory a run will take, and what fits, before anything is loaded
+/// Predict the memory of a run, and what fits, before anything is loaded
 ///
 /// From the model's description and the configuration alone: of a Hugging Face directory its config.json is enough.
 #[derive(Debug, Args)]
@@ -18,7 +18,7 @@ Examples:
   loract plan configs/demo.toml --memory 80GiB
   loract plan configs/demo.toml --set model.path=llama-70b --set model.dtype=bf16 --memory 80GiB --json
 
-  kept         for backward, at the end of forward
+  saved        for backward, at the end of forward
   temporary    on top of all else at the moment when most is held
   peak         the most that tensors hold in any step but the first, which holds less; byte by byte on
                the CPU. A GPU's allocator rounds up and leaves gaps: keep a tenth of its memory free
@@ -28,9 +28,9 @@ pub struct Plan {
     /// The configuration.
     #[command(flatten)]
     pub config: Config,
-    /// Also find the largest batch and the longest context that fit into so much memory of one rank
-    #[arg(long, value_name = "SIZE", value_parser = units::parse_bytes)]
-    pub memory: Option<u64>,
+    /// Also find the largest batch and the longest context that fit into this memory of one rank
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
@@ -39,7 +39,8 @@ pub struct Plan {
 impl Plan {
     pub(super) fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
-        let found = work::plan(&run, threads(run.threads, run.cluster.ranks), self.memory)?;
+        let memory = self.memory.map(ByteSize::bytes);
+        let found = estimate::plan(&run, threads(run.threads, run.cluster.ranks), memory)?;
         if self.json {
             println!("{}", serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?);
             return Ok(());
@@ -47,7 +48,7 @@ impl Plan {
         let model: PathBuf = run.model.path;
         let ranks = if found.ranks == 1 { "1 rank".to_owned() } else { format!("each of {} ranks", found.ranks) };
         println!("{} on {ranks}, {} × {} tokens at once\n{}", model.display(), found.rows_at_once, found.sequence_length, terms(&found));
-        println!("\n{}", modes(&found, self.memory));
+        println!("\n{}", modes(&found, memory));
         for part in &found.estimated {
             println!("estimated: {part}");
         }
@@ -55,7 +56,7 @@ impl Plan {
     }
 }
 
-/// What is held, term by term.
+/// The memory, term by term.
 fn terms(found: &Found) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED);
@@ -67,7 +68,7 @@ fn terms(found: &Found) -> Table {
     row("trained", units::rate(found.trained_parameters as f64));
     row("weights", bytes(found.weight_bytes));
     row("gradients", bytes(found.gradient_bytes));
-    row("optimiser", bytes(found.optimizer_bytes));
+    row("optimizer", bytes(found.optimizer_bytes));
     row("communication", bytes(found.communication_bytes));
     if found.library_bytes > 0 {
         row("libtorch's matrix products", bytes(found.library_bytes));
@@ -75,7 +76,7 @@ fn terms(found: &Found) -> Table {
     if found.basis_bytes > 0 {
         row("bases of sites", bytes(found.basis_bytes));
     }
-    row("kept for backward", bytes(found.kept_bytes));
+    row("saved for backward", bytes(found.kept_bytes));
     for of in &found.sites {
         row(&format!("  {}", of.site), bytes(of.bytes));
     }
@@ -87,11 +88,11 @@ fn terms(found: &Found) -> Table {
     table
 }
 
-/// The ways to keep activations, side by side.
+/// The ways to save activations, in comparison.
 fn modes(found: &Found, memory: Option<u64>) -> Table {
     let mut table = Table::new();
     let fits = memory.map(|memory| units::bytes(memory as f64));
-    let mut header = vec!["activations".to_owned(), "kept".to_owned(), "peak".to_owned()];
+    let mut header = vec!["activations".to_owned(), "saved".to_owned(), "peak".to_owned()];
     header.extend(fits.iter().flat_map(|memory| [format!("largest batch in {memory}"), format!("longest context in {memory}")]));
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
     for mode in &found.modes {

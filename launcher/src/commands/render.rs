@@ -10,10 +10,10 @@ use clap::Args;
 use config::Run;
 use std::path::PathBuf;
 
-/// Make the job file of a run for a cluster's scheduler
+/// Make the job file of a run for a scheduler
 ///
 /// What it asks for comes from the configuration's `[cluster]` table. The file is commented and can be submitted as it is: it tells the ranks
-/// to save before the time is up, and puts the job back into the queue, where it goes on after its newest checkpoint.
+/// to save before the time limit, and requeues the job, which then resumes from its newest checkpoint.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

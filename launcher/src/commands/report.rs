@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Make a page of a run: its loss, speed, memory and traffic over the steps
 ///
-/// The run may still go on, or have ended before its time: the page shows what there is. launch writes it by itself at the end.
+/// The run may still be going, or be interrupted: the page shows the steps so far. launch writes the page at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,7 +39,7 @@ impl Report {
             None => Some(dir.report()),
         };
         path.as_deref().map_or(Ok(()), page::check_place)?;
-        let report = report::Report::read(&dir, ranks(&dir));
+        let report = report::Report::read(&dir, world_size(&dir));
         if self.json {
             report.print(true);
         }
@@ -69,8 +69,8 @@ fn open(path: PathBuf) -> Result<RunDir, Failure> {
     Ok(dir)
 }
 
-/// As many as the log of the first says; one, if there is no log.
-fn ranks(dir: &RunDir) -> usize {
+/// The number of ranks that the log of the first has; one without a log.
+fn world_size(dir: &RunDir) -> usize {
     let log = std::fs::read(dir.rank_log(0)).unwrap_or_default();
     logs::world_size(&String::from_utf8_lossy(&log)).unwrap_or(1)
 }

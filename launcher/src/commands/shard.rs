@@ -3,17 +3,18 @@
 mod samples;
 mod summary;
 
-use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, work};
+use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir};
 use clap::Args;
 use config::{DataSources, Run, Task};
+use data::{Dataset, ShownToken};
 use samples::Marks;
 use serde_json::json;
+use setup::RunData;
 use std::{cell::RefCell, fmt::Write as _, io::Write as _, path::Path, time::Instant};
-use trainer::{Dataset, RunData, ShownToken};
 
 /// Prepare a run's data ahead, in RUN_DIR/data, and show what will be trained
 ///
-/// It is read, tokenised and split; train and launch do the same where nobody has. Of what does not fit into memory, parts are written
+/// It is read, tokenized and split; train and launch do the same where it is not prepared yet. Of what does not fit into memory, parts are written
 /// to RUN_DIR/data/train.parts; started again after an interruption, it resumes after the last of them. Data that are there already are compared
 /// with their checksums. The last line of the output is the folder.
 #[derive(Debug, Args)]
@@ -46,13 +47,13 @@ pub struct Shard {
 impl Shard {
     pub(super) fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
-        work::check(&run, run.cluster.ranks)?;
+        setup::check(&run, run.cluster.ranks)?;
         let start = Instant::now();
         let data = prepare(&run, run.cluster.ranks)?;
-        work::verify_data(&run, &data)?;
-        work::write(&run, &data)?;
+        data.verify(&run)?;
+        data.write(&run)?;
         let folder = RunDir::of(&run).path().join("data");
-        let samples = work::show(&run, &data, self.from, self.show)?;
+        let samples = data.show(&run, self.from, self.show)?;
         let out = if self.json {
             format!("{:#}\n", described(&folder, &data, &samples, start.elapsed().as_secs_f64()))
         } else {
@@ -109,8 +110,8 @@ fn described(folder: &Path, data: &RunData, samples: &[Vec<ShownToken>], seconds
     })
 }
 
-/// Prepares the data, with a progress bar, and says what was left out. Only parts are written.
-pub fn prepare(run: &Run, ranks: usize) -> Result<RunData, Failure> {
+/// Prepares the data, with a progress bar, and prints what was skipped. Only parts are written.
+pub fn prepare(run: &Run, world_size: usize) -> Result<RunData, Failure> {
     let what = format!("preparing {}", name(&run.data.train));
     let progress = match run.model.task {
         Task::CausalLm => Progress::of_bytes(&what, None),
@@ -118,14 +119,17 @@ pub fn prepare(run: &Run, ranks: usize) -> Result<RunData, Failure> {
         Task::SequenceClassification | Task::ImageClassification => Progress::start(&what, None),
     };
     let progress = RefCell::new(progress);
-    let outcome = work::prepare(run, ranks, &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()));
+    let outcome =
+        RunData::prepare(run, world_size, &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()), &|notice| {
+            eprintln!("{notice}")
+        });
     progress.into_inner().finish();
     if let Some(prepared) = outcome.as_ref().ok().filter(|data| !data.is_on_disk()).and_then(RunData::prepared) {
         say_what_is_left_out(&prepared.train);
-        // What is held out of the training data is counted there.
+        // Validation samples that are split off the training data are counted with it.
         prepared.eval.iter().filter(|_| prepared.train.report().held_out == 0).for_each(say_what_is_left_out);
     }
-    outcome
+    Ok(outcome?)
 }
 
 fn say_what_is_left_out(set: &Dataset) {

@@ -5,21 +5,21 @@ use crate::{
     cli::Config,
     failure::{Failure, STOPPED, one_line},
     fault::{self, INPUT_ERROR},
-    follow::Background,
     logs,
     report::Report,
-    run_dir::{Beginning, RunDir},
-    work,
+    run_dir::{RunDir, RunStart},
+    run_monitor::Background,
 };
 use clap::Args;
 use collective::ProcessGroup;
 use config::{Run, StopSignal};
+use setup::RunData;
 use std::{
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
 };
-use trainer::{Ending, RunData, StopRequest};
+use trainer::{StopRequest, TrainOutcome};
 
 /// Train as one rank: alone, or started by mpirun or srun with others
 #[derive(Debug, Args)]
@@ -32,10 +32,10 @@ Examples:
 Each rank logs to RUN_DIR/logs/rank-0000.log. The environment variable LORACT_LOG
 sets the levels: debug, or info,reduce=trace.
 
-A run that was interrupted goes on after its newest checkpoint when it is started again. On
+A run that was interrupted resumes from its newest checkpoint when it is started again. On
 SIGUSR1 or SIGTERM ([checkpoint] signals) all ranks save and stop after their step.
 
-Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to go on; 2 wrong use,
+Exit codes: 0 done; 75 stopped by a signal after a checkpoint, run again to resume; 2 wrong use,
 configuration or input; 1 any other failure.")]
 pub struct Train {
     /// The configuration.
@@ -44,7 +44,7 @@ pub struct Train {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
-    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file beside it
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file of its own
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Print the final table as JSON
@@ -84,38 +84,40 @@ impl Train {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let threads = threads(run.threads, ranks_on_this_host(group));
         tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
-        let mut signals = run.checkpoint.signals.clone();
+        let mut signals = run.checkpoint.signals.to_vec();
         if self.launched && !signals.is_empty() && !signals.contains(&StopSignal::Usr1) {
             // By which launch passes on whatever it gets.
             signals.push(StopSignal::Usr1);
         }
         let stop = StopRequest::listen(&signals)?;
-        let beginning = if group.rank() == 0 && !self.launched { Some(RunDir::of(&run).beginning(&run, self.overwrite)?) } else { None };
-        work::check(&run, group.world_size())?;
+        let start = if group.rank() == 0 && !self.launched { Some(RunDir::of(&run).run_start(&run, self.overwrite)?) } else { None };
+        setup::check(&run, group.world_size())?;
         // Prepared data is the same for all: one rank makes it, the others open it.
         let data = if group.rank() == 0 && !self.launched { Some(prepare(&run, group.world_size())?) } else { None };
-        Ok(Checked { run, stop, beginning, data })
+        Ok(Checked { run, stop, start, data })
     }
 
     fn train(&self, checked: Checked, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
-        let Checked { run, stop, beginning, data } = checked;
+        let Checked { run, stop, start, data } = checked;
         let run = &run;
         let dir = RunDir::of(run);
         let rank = group.rank();
-        if let Some(beginning) = beginning {
-            dir.claim(run, beginning)?;
+        if let Some(start) = start {
+            dir.claim(run, start)?;
         }
         if let Some(data) = data {
-            work::write(run, &data)?;
+            data.write(run)?;
         }
         // The logs of an earlier run are gone before a rank begins its own.
         group.barrier().map_err(|error| Failure::Other(error.into()))?;
         let timeline = logs::start(&dir, rank, group.world_size(), group.host(rank), self.trace.as_deref())?;
 
         let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
-        let outcome = work::train(run, Arc::clone(group), &stop);
+        let outcome = trainer::train(run, Arc::clone(group), &stop);
+        let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
+        let outcome = outcome.map_err(|error| error.with_memory_advice(|held| estimate::memory_advice(run, threads, held)));
         drop((shown, timeline));
-        if let Ending::Stopped { signal, step, checkpoint } = outcome? {
+        if let TrainOutcome::Stopped { signal, step, checkpoint } = outcome? {
             let message = stopped(signal, step, &checkpoint);
             return Err(if rank == 0 && !self.launched { Failure::Stopped(message) } else { Failure::Reported(STOPPED) });
         }
@@ -129,7 +131,7 @@ impl Train {
 /// What is said of a run that a signal has stopped.
 pub(super) fn stopped(signal: i32, step: u64, checkpoint: &Path) -> String {
     let name = fault::signal_name(signal);
-    format!("stopped by {name} after step {step}; saved {}; run the same command again to go on", checkpoint.display())
+    format!("stopped by {name} after step {step}; saved {}; run the same command again to resume", checkpoint.display())
 }
 
 /// A run that can begin.
@@ -137,12 +139,12 @@ struct Checked {
     run: Run,
     stop: StopRequest,
     /// On the rank that owns the directory.
-    beginning: Option<Beginning>,
+    start: Option<RunStart>,
     /// On the rank that prepared it.
     data: Option<RunData>,
 }
 
-/// What every rank does after the checks: go on if all may, or else stop together, after one of them has said why.
+/// What every rank does after the checks: continue if all can, otherwise stop together after one of them has reported the reason.
 ///
 /// # Errors
 /// [`Failure::Reported`] on every rank if any rank failed.

@@ -1,12 +1,12 @@
 //! `loract verify`: is this model computed as its reference is?
 
-use crate::{failure::Failure, work};
+use crate::failure::Failure;
+use analysis::TensorComparison;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use config::Device;
 use serde_json::json;
 use std::path::PathBuf;
-use trainer::Compared;
 
 /// Compare a model's outputs and gradients with recorded ones
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ pub struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let rows = work::verify(&self.model_dir, &self.expected, self.tolerance, self.device)?;
+        let rows = analysis::verify(&self.model_dir, &self.expected, self.tolerance, setup::single_device(self.device)?)?;
         let differing = rows.iter().filter(|row| !row.holds).count();
         if self.json {
             let tensors: Vec<_> = rows
@@ -55,7 +55,7 @@ impl Verify {
     }
 }
 
-fn table(rows: &[Compared]) -> Table {
+fn table(rows: &[TensorComparison]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["tensor", "largest difference", "relative", ""]);
     for row in rows {

@@ -36,7 +36,7 @@ fn libtorch() -> Finding {
     let Some(path) = mapped("libtorch_cpu.so") else {
         return Finding::problem("libtorch", "it is not linked", "build again, with LIBTORCH as README.md says");
     };
-    // …/lib/libtorch_cpu.so: beside lib/ the wheel has version.py, and what ci/setup unpacks has build-version.
+    // …/lib/libtorch_cpu.so: next to lib/ the wheel has version.py, and what ci/setup unpacks has build-version.
     let top = path.parent().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
     let version = std::fs::read_to_string(top.join("build-version")).ok().or_else(|| std::fs::read_to_string(top.join("version.py")).ok());
     let version = version.as_deref().and_then(version_in);

@@ -46,7 +46,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads an answer. `None` if it is none.
+    /// Reads an answer; `None` where it cannot be read.
     pub fn read(answer: &str) -> Option<Self> {
         let values: BTreeMap<&str, &str> = answer.lines().filter_map(|line| line.split_once('=')).collect();
         let kilobytes = |key: &str| values.get(key)?.trim().parse::<u64>().ok().map(|number| number * 1024);

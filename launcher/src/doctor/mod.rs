@@ -13,7 +13,7 @@ use serde::Serialize;
 pub enum State {
     /// As it should be.
     Good,
-    /// Runs go on, but some not, or slower.
+    /// Some runs are slower or fail.
     Warning,
     /// Runs fail.
     Problem,

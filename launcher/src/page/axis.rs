@@ -1,4 +1,4 @@
-//! An axis of a plot: where a number stands on it, and the numbers that are written beside it.
+//! An axis of a plot: the position of a number, and its labels.
 
 /// How an axis spreads its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Axis {
     }
 }
 
-/// A number written beside an axis.
+/// A label of an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tick {
     /// Where.

@@ -8,9 +8,9 @@ use super::{
     table::Table,
 };
 use crate::units;
+use analysis::Inspection;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
-use trainer::Inspection;
 
 /// The page of what `loract inspect` has `found`, on the model `name`, with the configuration `config`.
 pub fn page(found: &Inspection, name: &str, config: &str) -> anyhow::Result<String> {
@@ -90,7 +90,7 @@ fn written(seen: &Seen, name: &str, config: &str) -> anyhow::Result<String> {
             tokens => units::rate(seen.tokens as f64),
             layers => seen.model_layers,
             configured => configured.map(|gradient| format!(
-                "As configured ({}; {}), {} are kept of {}, and the gradients have a cosine of {:.4} with the exact ones.",
+                "As configured ({}; {}), {} are saved of {}, and the gradients have a cosine of {:.4} with the exact ones.",
                 gradient.sites, gradient.method, units::bytes(gradient.kept_bytes), units::bytes(gradient.exact_bytes), gradient.cosine
             )),
             methods => drawn([against_kept(seen, &looks, Measure::Cosine), against_kept(seen, &looks, Measure::Error)]),
@@ -182,7 +182,7 @@ fn against_kept(seen: &Seen, looks: &Looks, measure: Measure) -> Plot {
             Axis::new(Spread::Log, "relative error of the gradients"),
         ),
     };
-    let x = Axis::new(Spread::Log, format!("kept for the backward pass, {unit}"));
+    let x = Axis::new(Spread::Log, format!("saved for the backward pass, {unit}"));
     Plot { title: title.into(), explains: explains.into(), x, y, series }
 }
 
@@ -194,7 +194,7 @@ fn over_layers(seen: &Seen, looks: &Looks) -> Vec<Plot> {
     let mut plots = vec![layer_plot(
         "Each site alone, layer by layer",
         "Which part of the model suffers when a single site is compressed in the run's own way: gradients of early layers gather the \
-         errors of all the layers behind them.",
+         errors of all later layers.",
         configured.chain(alone).collect(),
     )];
     let levels = levels(seen);
@@ -274,10 +274,10 @@ fn optimum(layers: &[&Site]) -> Plot {
     });
     Plot {
         title: "The least error of any rank".into(),
-        explains: "How well a token can be restored at best from so many components: a curve that falls early is a site that low rank \
+        explains: "The smallest error of a token at a number of components: a curve that falls early is a site that low rank \
                    suits, a flat one is a site to quantise or to keep exactly."
             .into(),
-        x: Axis::new(Spread::Log, "rank: components kept"),
+        x: Axis::new(Spread::Log, "rank: components saved"),
         y: Axis::new(Spread::FromZero, "least error of a token"),
         series: series.collect(),
     }
@@ -343,7 +343,7 @@ fn layer_names(layers: &[&Site]) -> impl Iterator<Item = String> {
 }
 
 fn gradient_table(seen: &Seen) -> Table {
-    let columns = ["sites", "method", "bits allowed", "kept for backward", "kept exactly", "relative error", "cosine"];
+    let columns = ["sites", "method", "bits allowed", "saved for backward", "uncompressed", "relative error", "cosine"];
     let mut table = Table::new("", columns, 2);
     table.rows.extend(seen.gradients.iter().map(|gradient| {
         let [sites, method, bits] = case(gradient);

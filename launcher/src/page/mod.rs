@@ -60,7 +60,7 @@ pub fn check_place(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes a page, in place of what was there: aside first, then renamed, so that nobody ever sees half of it.
+/// Replaces a page atomically: it is written to another file first, which is then renamed.
 pub fn write(path: &Path, page: &str) -> anyhow::Result<()> {
     let aside = aside(path);
     let written = std::fs::write(&aside, page).and_then(|()| std::fs::rename(&aside, path));

@@ -188,7 +188,7 @@ struct DrawnTick {
 struct DrawnSeries {
     name: String,
     classes: String,
-    /// The line in SVG's path syntax; empty where there is none.
+    /// The line in SVG's path syntax; empty without a line.
     path: String,
     /// The outline of its marker; empty where it has none.
     marker: &'static str,
@@ -278,7 +278,7 @@ impl Series {
     }
 }
 
-/// A line through `places`, lifted where there is none.
+/// A line through `places`, interrupted where a place is missing.
 fn path(places: &[Option<(f64, f64)>]) -> String {
     let mut path = String::new();
     let mut lifted = true;
@@ -299,7 +299,7 @@ fn thinned(places: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
         return places.to_vec();
     }
     let column = |place: &Option<(f64, f64)>| place.map(|(x, _)| x.round() as i64);
-    let mut kept = Vec::new();
+    let mut thinned = Vec::new();
     for part in places.chunk_by(|a, b| column(a) == column(b)) {
         let height = |index: &usize| part[*index].map_or(0.0, |(_, y)| y);
         let by_height = |a: &usize, b: &usize| height(a).total_cmp(&height(b));
@@ -307,9 +307,9 @@ fn thinned(places: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
         chosen.sort();
         let mut chosen: Vec<usize> = chosen.into_iter().flatten().collect();
         chosen.dedup();
-        kept.extend(chosen.into_iter().map(|index| part[index]));
+        thinned.extend(chosen.into_iter().map(|index| part[index]));
     }
-    kept
+    thinned
 }
 
 /// A tenth of a unit is finer than a screen shows.

@@ -19,7 +19,7 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
     if report.steps().is_empty() {
         notes = vec!["metrics.jsonl holds no whole step yet; the plots come with the first ones.".to_owned()];
     }
-    let (ranks, warnings) = ranks(dir, report.ranks());
+    let (ranks, warnings) = ranks(dir, report.world_size());
     let full_path = dir.path().canonicalize().unwrap_or_else(|_| dir.path().to_owned());
     render(
         "report.html",
@@ -42,7 +42,7 @@ fn state(report: &Report) -> String {
     let Some(last) = report.steps().last() else { return "No step was written yet.".to_owned() };
     match last.total_steps {
         Some(total) if last.step < total => {
-            format!("Step {} of {total}: the run is going on, or ended before its time.", last.step)
+            format!("Step {} of {total}: the run is not finished.", last.step)
         }
         _ if !report.is_finished() => format!("Step {}: all steps are done, but the run has not written its summary.", last.step),
         _ => format!("A finished run of {} steps.", last.step),
@@ -66,7 +66,7 @@ fn plots(report: &Report, clip: Option<f64>) -> (Vec<Drawing>, Vec<String>) {
         (grad_norm(steps, clip), "no gradient norm"),
         (tokens_per_second(steps), "no speed"),
         (step_time(steps), "no step time"),
-        (kept(steps), "no bytes kept for the backward pass"),
+        (saved_activations(steps), "no bytes saved for the backward pass"),
         (peak(steps), "no peak of memory"),
     ] {
         match plot.draw() {
@@ -109,14 +109,14 @@ fn loss(report: &Report) -> Plot {
     let mut series = Vec::new();
     match smooth(&each) {
         Some((window, mean)) => {
-            series.push(Series::new("training loss of a step", each, Look::hue(0).faint()));
+            series.push(Series::new("training loss per step", each, Look::hue(0).faint()));
             series.push(Series::new(format!("its mean over {window} steps"), mean, Look::hue(0)));
         }
-        None => series.push(Series::new("training loss of a step", each, Look::hue(0))),
+        None => series.push(Series::new("training loss per step", each, Look::hue(0))),
     }
-    let held_out = held_out(report);
-    if !held_out.is_empty() {
-        series.push(Series::new("held-out loss", held_out, Look::hue(1).dashed().marked()));
+    let validation_losses = validation_losses(report);
+    if !validation_losses.is_empty() {
+        series.push(Series::new("validation loss", validation_losses, Look::hue(1).dashed().marked()));
     }
     let (does, unit) = match accuracy(report).is_empty() {
         true => ("predicts the next token", "nats per token"),
@@ -125,8 +125,8 @@ fn loss(report: &Report) -> Plot {
     Plot {
         title: "Loss".into(),
         explains: format!(
-            "How badly the model {does}: on the samples it learns from, and on held-out ones that it never learns from. Both should fall; where \
-             held-out loss rises again, the model has begun to learn by heart."
+            "How badly the model {does}: on training samples, and on validation samples, which it is not trained on. Both should fall; where \
+             the validation loss rises again, the model overfits."
         ),
         x: step_axis(),
         y: Axis::new(Spread::Even, format!("loss, {unit}")),
@@ -134,7 +134,7 @@ fn loss(report: &Report) -> Plot {
     }
 }
 
-/// The share of held-out samples whose class was found, after the steps at which it was looked at.
+/// The share of validation samples whose class was predicted, after the steps at which it was measured.
 fn accuracy(report: &Report) -> Vec<(f64, f64)> {
     report.steps().iter().filter_map(|step| Some((step.step as f64, 100.0 * step.eval_accuracy?))).collect()
 }
@@ -143,15 +143,15 @@ fn accuracies(report: &Report) -> Option<Plot> {
     let found = accuracy(report);
     (!found.is_empty()).then(|| Plot {
         title: "Accuracy".into(),
-        explains: "Of the held-out samples, the share whose class the model found.".into(),
+        explains: "Of the validation samples, the share whose class the model predicted.".into(),
         x: step_axis(),
         y: Axis::new(Spread::Even, "accuracy, %"),
-        series: vec![Series::new("held-out accuracy", found, Look::hue(1).dashed().marked())],
+        series: vec![Series::new("validation accuracy", found, Look::hue(1).dashed().marked())],
     })
 }
 
-/// The held-out losses: before the first step, after those at which it was taken, and after the last.
-fn held_out(report: &Report) -> Vec<(f64, f64)> {
+/// The validation losses: before the first step, after those at which it was measured, and after the last.
+fn validation_losses(report: &Report) -> Vec<(f64, f64)> {
     let steps = report.steps();
     let before = report.number("eval_loss_before").map(|loss| (0.0, loss));
     let between = steps.iter().filter_map(|step| Some((step.step as f64, step.eval_loss?)));
@@ -181,7 +181,7 @@ fn smooth(points: &[(f64, f64)]) -> Option<(usize, Vec<(f64, f64)>)> {
 }
 
 fn learning_rate(steps: &[Step]) -> Plot {
-    let explains = "How far each step moves the weights: it rises while the optimiser warms up, then follows the schedule.";
+    let explains = "How far each step moves the weights: it rises while the optimizer warms up, then follows the schedule.";
     one_line(steps, "Learning rate", explains, Axis::new(Spread::FromZero, "learning rate"), "learning rate", |step| step.learning_rate)
 }
 
@@ -210,14 +210,14 @@ fn step_time(steps: &[Step]) -> Plot {
     one_line(steps, "Step time", explains, Axis::new(Spread::FromZero, "step time, s"), "step time", |step| step.step_seconds)
 }
 
-fn kept(steps: &[Step]) -> Plot {
+fn saved_activations(steps: &[Step]) -> Plot {
     bytes(
         steps,
         "Kept for the backward pass",
         "held at the end of the forward pass",
         "What the forward pass holds in memory until the backward pass needs it, and what the same places would hold uncompressed: the gap is \
          what compression saves.",
-        &[("kept", |step| step.kept_bytes), ("uncompressed", |step| step.exact_bytes)],
+        &[("saved", |step| step.kept_bytes), ("uncompressed", |step| step.exact_bytes)],
     )
 }
 
@@ -235,13 +235,13 @@ fn sent(steps: &[Step]) -> Plot {
     bytes(
         steps,
         "Sent by each rank",
-        "handed to the network in a step",
-        "What a rank hands to the network in a step so that gradients become the mean of all ranks, and what exact sums would take.",
+        "sent per step",
+        "The bytes that a rank sends per step to average gradients over all ranks, and those of exact sums.",
         &[("sent", |step| step.reduced_bytes), ("with exact sums", |step| step.exact_reduced_bytes)],
     )
 }
 
-/// A name in the legend, and the bytes of a step.
+/// A name in the legend, and the bytes per step.
 type Bytes = (&'static str, fn(&Step) -> Option<f64>);
 
 /// Bytes over steps, the second field dashed.
@@ -273,10 +273,10 @@ struct Warned {
 const LINES: usize = 20;
 
 /// Where each rank ran, and what it warned of.
-fn ranks(dir: &RunDir, count: usize) -> (Table, Vec<Warned>) {
+fn ranks(dir: &RunDir, world_size: usize) -> (Table, Vec<Warned>) {
     let mut table = Table::new("", ["rank", "host", "process", "warnings", "errors", "log"], usize::MAX);
     let mut warned = Vec::new();
-    for rank in 0..count {
+    for rank in 0..world_size {
         let path = dir.rank_log(rank);
         let Ok(log) = std::fs::read(&path) else { continue };
         let log = String::from_utf8_lossy(&log);
@@ -329,7 +329,7 @@ mod tests {
         let page = page_of(at.path(), &[("metrics.jsonl", line)]);
         assert!(page.contains("“Step time” is left out: metrics.jsonl has no step time."), "{page}");
         assert!(page.contains("“Sent by each rank” is left out: nothing was sent"));
-        assert!(page.contains("Step 1 of 4: the run is going on"));
+        assert!(page.contains("Step 1 of 4: the run is not finished"));
         assert_eq!(page.matches("<figure").count(), 1);
     }
 

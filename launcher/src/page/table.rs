@@ -11,7 +11,7 @@ pub struct Table {
     pub columns: Vec<String>,
     /// The first column that holds numbers, which stand at the right.
     pub numbers: usize,
-    /// As many cells as columns each.
+    /// Each row has one cell per column.
     pub rows: Vec<Vec<String>>,
 }
 

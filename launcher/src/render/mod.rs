@@ -1,8 +1,8 @@
-//! Job files for schedulers, each a template beside this file that reads like the file it becomes.
+//! Job files for schedulers, each a template in this directory.
 
 use crate::failure::Failure;
 use clap::ValueEnum;
-use config::Run;
+use config::{Memory, Run};
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use std::path::Path;
@@ -87,12 +87,12 @@ pub fn render(
     let cluster = &run.cluster;
     if !cluster.ranks.is_multiple_of(cluster.nodes) {
         let what = format!("is {}, by which the {} ranks cannot be divided", cluster.nodes, cluster.ranks);
-        return Err(Failure::Input(run.refuse("cluster", "nodes", &what).to_string()));
+        return Err(Failure::Input(run.error_at("cluster", "nodes", &what).to_string()));
     }
     let seconds = cluster.time.as_deref().map(seconds_of);
     if seconds.is_some_and(|seconds| seconds <= cluster.warning_seconds) {
         let what = format!("is {}, and the whole job has {} seconds", cluster.warning_seconds, seconds.unwrap_or_default());
-        return Err(Failure::Input(run.refuse("cluster", "warning_seconds", &what).to_string()));
+        return Err(Failure::Input(run.error_at("cluster", "warning_seconds", &what).to_string()));
     }
     let words = ["loract".to_owned(), "train".to_owned(), config.display().to_string()];
     let set = set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
@@ -107,7 +107,7 @@ pub fn render(
         ranks_per_node: cluster.ranks / cluster.nodes,
         cpus_per_rank: cluster.cpus_per_rank,
         gpus_per_node: cluster.gpus_per_node,
-        memory: cluster.memory.as_deref(),
+        memory: cluster.memory.as_ref().map(Memory::as_str),
         time: cluster.time.as_deref(),
         seconds,
         minutes: seconds.map(|seconds| seconds.div_ceil(60)),

@@ -13,7 +13,7 @@ use super::rendezvous::PendingConnection;
 use super::watch::Watch;
 use crate::activity;
 
-/// Time for a farewell or a verdict to get away.
+/// Time for a goodbye or a verdict to get away.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How the thread ended.
@@ -135,7 +135,7 @@ impl Server {
                 Frame::Beat(activity) => self.watch.update(rank, activity),
                 Frame::Goodbye => {
                     self.watch.left(rank);
-                    // Which tells the rank that its farewell was heard.
+                    // Which tells the rank that its goodbye was heard.
                     self.connections.remove(&rank);
                 }
                 // A rank that is not the first has lost sight of the first; the first sees more.
@@ -149,7 +149,7 @@ impl Server {
     /// Says a last thing to all, and waits a little until it is on its way, or until all have `heard` it and hung up.
     fn send_to_all(&mut self, frame: &Frame, heard: bool) {
         let end = Instant::now() + LAST_WORDS;
-        // A rank that was welcome may not have beaten yet: without a farewell it would miss this one.
+        // A rank that was welcome may not have beaten yet: without a goodbye it would miss this one.
         let pending = self.listener.iter_mut().flat_map(|listener| listener.pending.drain(..));
         let welcome = pending.filter(|candidate| candidate.rank.is_some()).map(|candidate| candidate.connection);
         let mut connections: Vec<Connection> = std::mem::take(&mut self.connections).into_values().chain(welcome).collect();

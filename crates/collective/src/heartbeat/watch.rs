@@ -15,7 +15,7 @@ struct Peer {
     activity: Activity,
     /// Since when it was.
     since: Duration,
-    /// Its connection was closed without a farewell.
+    /// Its connection was closed without a goodbye.
     is_gone: bool,
 }
 
@@ -270,7 +270,7 @@ mod tests {
              rank 2 (host b) waits at step 4, in all_reduce (collective 31)"
         );
         watch.update(1, at(4, 31, 30));
-        assert_eq!(watch.verdict(), None, "it goes on");
+        assert_eq!(watch.verdict(), None, "it continues");
         pass(&mut watch, 100, &[1, 2]);
         assert!(watch.verdict().unwrap().starts_with("no rank has made progress for 100 s: all are at step 4, in all_reduce"));
     }

@@ -25,7 +25,7 @@ pub(super) struct Datatype {
 }
 
 impl Datatype {
-    pub(super) fn of(element: Element) -> Datatype {
+    pub(super) fn from_element(element: Element) -> Datatype {
         // SAFETY: these are constants of the MPI library, set before `main`.
         let handle = unsafe {
             match element {

@@ -5,8 +5,9 @@ use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use cuda::Gpu;
 use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+
+use cuda::Gpu;
 
 use super::library::{Code, IN_PROGRESS, Library, SUCCESS};
 use crate::Reduce;

@@ -22,7 +22,7 @@ macro_rules! functions {
         }
 
         impl Library {
-            fn of(loaded: &Loaded) -> Result<Library, libloading::Error> {
+            fn from_loaded(loaded: &Loaded) -> Result<Library, libloading::Error> {
                 // SAFETY: these are NCCL's own declarations, the same in every NCCL 2 that has the function.
                 unsafe { Ok(Library { $($field: *loaded.get($symbol)?,)* }) }
             }
@@ -66,7 +66,8 @@ impl Library {
             // SAFETY: a library of NVIDIA's; that it can be loaded at any time is how PyTorch uses it too.
             match unsafe { Loaded::new(name) } {
                 Ok(loaded) => {
-                    let library = Library::of(&loaded).map_err(|error| format!("{name} is not a NCCL of today ({error}); {REMEDY}"))?;
+                    let library =
+                        Library::from_loaded(&loaded).map_err(|error| format!("{name} is not a NCCL of today ({error}); {REMEDY}"))?;
                     std::mem::forget(loaded);
                     let version = library.version();
                     if version < OLDEST {

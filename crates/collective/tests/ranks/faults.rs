@@ -7,7 +7,7 @@ use collective::{Error, Heartbeat, HeartbeatOptions, Mpi, ProcessGroup, note_ste
 
 use crate::driver;
 use crate::mpirun::is_hydra;
-use crate::times::{HANG_LIMIT, LOOK_EVERY, promised};
+use crate::times::{HANG_LIMIT, POLL_INTERVAL, promised};
 
 /// Three ranks, so that more than one is waiting; this one fails.
 const RANKS: usize = 3;
@@ -78,7 +78,7 @@ fn ends_soon(process: &str) -> bool {
         if start.elapsed() > HANG_LIMIT {
             return false;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     true
 }
@@ -128,7 +128,7 @@ fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), S
         let here = |rank| if rank == CULPRIT { "after barrier (collective 4)" } else { "in barrier (collective 5)" };
         let known = |log: &str| (0..RANKS).all(|rank| log.contains(&format!("heard of rank {rank}: at step 7, {}", here(rank))));
         while !known(&std::fs::read_to_string(&heard).unwrap()) {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
     std::fs::write(directory.join("failing"), "").unwrap();

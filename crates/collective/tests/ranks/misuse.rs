@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use collective::{Error, ProcessGroup, Reduce};
 use tch::{Kind, Tensor};
 
+use collective::{Error, ProcessGroup, Reduce};
+
 use crate::driver::{self, device};
-use crate::times::LOOK_EVERY;
+use crate::times::POLL_INTERVAL;
 
 pub fn start(world_size: usize) {
     let directory = driver::empty_directory(&format!("misuse-{world_size}"));
@@ -141,7 +142,7 @@ fn two_threads_at_once(group: &dyn ProcessGroup, directory: &Path) -> Result<(),
         assert!(matches!(entered, [Ok(()), Err(Error::Busy { operation: "barrier", rank: 0 })]), "{entered:?}");
     } else {
         while !refused.exists() {
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
         group.barrier()?;
     }

@@ -5,8 +5,9 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use collective::{Error, Mpi, ProcessGroup, Reduce};
 use tch::{Cuda, Tensor};
+
+use collective::{Error, Mpi, ProcessGroup, Reduce};
 
 use crate::driver::{self, Outcome};
 

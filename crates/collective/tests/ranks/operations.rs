@@ -1,7 +1,8 @@
 //! Every operation with every dtype on odd sizes, against what each rank computes alone.
 
-use collective::{Error, Mpi, ProcessGroup, Reduce};
 use tch::{Device, Kind, Tensor};
+
+use collective::{Error, Mpi, ProcessGroup, Reduce};
 
 use crate::driver::{self, device};
 

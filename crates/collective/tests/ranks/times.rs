@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const HANG_LIMIT: Duration = Duration::from_secs(600);
 
 /// Time between two looks at what is waited for.
-pub const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Prints how long something took. That it kept what the manual promises is asserted only where `LORACT_ASSERT_TIMES` is set, which
 /// asks for a machine without other work.

@@ -1,19 +1,21 @@
-use super::{Basis, Coded, Coding};
-use crate::Error;
 use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
-/// Rows that a basis remembers of each of the sites that share it, in widths: below so many it is the plain mean over all rows seen, and from
+use super::{Basis, Coded, Coding};
+use crate::Error;
+
+/// Rows that a basis remembers of each of the sites that share it, in widths: below that number it is the plain mean over all rows seen, and from
 /// there on it forgets old rows as new ones come.
 const HORIZON: u64 = 16;
 
-/// An update pays if the error after it is so many times smaller; one that does not is the last for a while.
+/// An update pays if the error shrinks by this factor; one that does not is the last for a while.
 const WORTHWHILE: f64 = 1.01;
 
 /// The most rounds in which an update is judged, while the error is above what the basis promises.
 const MOST_PATIENCE: u64 = 64;
 
-/// A basis that follows the matrices coded in it, no oftener than it pays.
+/// A basis that follows the matrices coded in it, no more often than it pays.
 ///
 /// A *round* lasts as long as some code holds the basis: as a rule a step, in which each of the sites that share it codes once. All codes of a
 /// round are made in the same basis. If the basis follows in this round, a second one gathers what is seen; it takes over when the last
@@ -47,8 +49,8 @@ struct Period {
 
 impl AdaptiveBasis {
     /// The principal basis of the first matrix, held in `kind`.
-    pub(crate) fn of(matrix: &Tensor, kind: Kind, sharers: u64) -> Result<Self, Error> {
-        let mut adaptive = Self::from_basis(Arc::new(Basis::of(matrix)?.rounded(kind)?), sharers);
+    pub(crate) fn from_matrix(matrix: &Tensor, kind: Kind, sharers: u64) -> Result<Self, Error> {
+        let mut adaptive = Self::from_basis(Arc::new(Basis::from_matrix(matrix)?.rounded(kind)?), sharers);
         adaptive.rows = matrix.size2()?.0 as u64;
         adaptive.follows = sharers > 1;
         Ok(adaptive)
@@ -64,7 +66,7 @@ impl AdaptiveBasis {
         &self.current
     }
 
-    /// The basis that is being made beside it.
+    /// The basis that is being made to replace it.
     pub(crate) fn next(&self) -> Option<&Basis> {
         self.next.as_ref()
     }

@@ -1,3 +1,9 @@
+use std::sync::{Mutex, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+
+use kernels::components::TRELLIS_LOST;
+
 use super::unit_rows::UnitRows;
 use super::water_filling::{Until, normal_losses, widths};
 use crate::Error;
@@ -5,9 +11,6 @@ use crate::measure::{check_finite, check_matrix};
 use crate::orthonormalize::orthonormalize;
 use crate::projection::{gram, leading_eigenvectors};
 use crate::rounded::owned;
-use kernels::components::TRELLIS_LOST;
-use std::sync::{Mutex, PoisonError};
-use tch::{Device, Kind, Tensor};
 
 const OPERATION: &str = "basis";
 
@@ -18,19 +21,19 @@ const OPERATION: &str = "basis";
 #[derive(Debug)]
 pub struct Basis {
     /// `[columns, components]`, columns orthonormal.
-    vectors: Shared,
+    vectors: SharedTensor,
     /// `[components]` in f32 on the CPU: the mean square of each component of a row of unit norm, most first.
-    variances: Shared,
+    variances: SharedTensor,
 }
 
 /// A tensor that threads may share, as the backward pass of another thread may read a code: libtorch's reference counts are atomic and nobody
 /// writes into it, but `Tensor` does not say so, hence the lock, which is held for as long as a handle is copied.
 #[derive(Debug)]
-struct Shared(Mutex<Tensor>);
+struct SharedTensor(Mutex<Tensor>);
 
-impl Shared {
+impl SharedTensor {
     /// A copy with a storage of its own.
-    fn of(tensor: &Tensor, kind: Kind) -> Result<Self, Error> {
+    fn new(tensor: &Tensor, kind: Kind) -> Result<Self, Error> {
         Ok(Self(Mutex::new(owned(tensor, kind)?)))
     }
 
@@ -45,14 +48,17 @@ impl Basis {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Kind`], [`Error::NotFinite`]; those of libtorch.
-    pub fn of(matrix: &Tensor) -> Result<Self, Error> {
-        let rows = UnitRows::of(OPERATION, matrix)?;
+    pub fn from_matrix(matrix: &Tensor) -> Result<Self, Error> {
+        let rows = UnitRows::new(OPERATION, matrix)?;
         let columns = rows.rows.size2()?.1;
         let moment = gram(&rows.rows)?;
         let vectors = leading_eigenvectors(&moment, columns)?;
         let variances = moment.f_matmul(&vectors)?.f_mul(&vectors)?.f_sum_dim_intlist(0, false, Kind::Double)?;
         let variances = variances.f_clamp_min(0.0)?.f_div_scalar(rows.counted() as f64)?;
-        Ok(Self { vectors: Shared::of(&vectors, Kind::Float)?, variances: Shared::of(&variances.f_to_device(Device::Cpu)?, Kind::Float)? })
+        Ok(Self {
+            vectors: SharedTensor::new(&vectors, Kind::Float)?,
+            variances: SharedTensor::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
+        })
     }
 
     /// From `vectors` `[columns, components]`, orthonormal, and the mean square of each component of a row of unit norm.
@@ -67,8 +73,8 @@ impl Basis {
         }
         check_finite(OPERATION, vectors)?;
         Ok(Self {
-            vectors: Shared::of(&vectors.f_detach()?, vectors.kind())?,
-            variances: Shared::of(&Tensor::f_from_slice(variances)?, Kind::Float)?,
+            vectors: SharedTensor::new(&vectors.f_detach()?, vectors.kind())?,
+            variances: SharedTensor::new(&Tensor::f_from_slice(variances)?, Kind::Float)?,
         })
     }
 
@@ -83,7 +89,7 @@ impl Basis {
         if !(0.0..=1.0).contains(&memory) {
             return Err(Error::Setting { operation: OPERATION, option: "memory", expected: "between 0 and 1", got: memory.to_string() });
         }
-        let rows = UnitRows::of(OPERATION, matrix)?;
+        let rows = UnitRows::new(OPERATION, matrix)?;
         self.check(OPERATION, &rows.rows)?;
         let old = self.vectors(Kind::Float)?;
         let kept = self.variances.get().f_to_device(old.device())?.f_mul_scalar(memory)?;
@@ -97,8 +103,8 @@ impl Basis {
         let (variances, order) = remembered.f_add(&seen)?.f_sort(0, true)?;
         let vectors = vectors.f_index_select(1, &order)?;
         Ok(Self {
-            vectors: Shared::of(&vectors, self.vectors.get().kind())?,
-            variances: Shared::of(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
+            vectors: SharedTensor::new(&vectors, self.vectors.get().kind())?,
+            variances: SharedTensor::new(&variances.f_to_device(Device::Cpu)?, Kind::Float)?,
         })
     }
 
@@ -111,8 +117,8 @@ impl Basis {
         if !(1..=rank).contains(&components) {
             return Err(Error::Rank { operation: OPERATION, rank: components, rows: columns, columns: rank });
         }
-        let vectors = Shared::of(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
-        Ok(Self { vectors, variances: Shared::of(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
+        let vectors = SharedTensor::new(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
+        Ok(Self { vectors, variances: SharedTensor::new(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
     }
 
     /// The same basis held in `kind`: in bf16 it takes half the bytes of f32, and adds about 0.002 to an error.
@@ -121,9 +127,10 @@ impl Basis {
     /// [`Error::Kind`] for a dtype that is not floating.
     pub fn rounded(&self, kind: Kind) -> Result<Self, Error> {
         match kind {
-            Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Half => {
-                Ok(Self { vectors: Shared::of(&self.vectors.get(), kind)?, variances: Shared::of(&self.variances.get(), Kind::Float)? })
-            }
+            Kind::Float | Kind::Double | Kind::BFloat16 | Kind::Half => Ok(Self {
+                vectors: SharedTensor::new(&self.vectors.get(), kind)?,
+                variances: SharedTensor::new(&self.variances.get(), Kind::Float)?,
+            }),
             got => Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
         }
     }

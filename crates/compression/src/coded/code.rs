@@ -1,30 +1,33 @@
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use tch::{Kind, Tensor};
+
+use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
+
 use super::basis::Basis;
-use super::outliers::{Exact, worth_keeping};
+use super::outliers::{Exact, worth_storing};
 use super::unit_rows::Normed;
 use super::water_filling::{Until, widths};
 use super::{Coding, Rate, Rounding};
 use crate::Error;
 use crate::rounded::owned;
-use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
-use rayon::prelude::*;
-use std::sync::Arc;
-use tch::{Kind, Tensor};
 
 const OPERATION: &str = "coded";
 
 /// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See the [module](super) for how.
 #[derive(Debug)]
 pub struct Coded {
-    /// Absent if components are the columns as they stand.
+    /// Absent if the components are the columns themselves.
     basis: Option<Arc<Basis>>,
     columns: i64,
-    /// Packed codes, uint8, filled up with zeros to the bytes foretold.
+    /// Packed codes, uint8, filled up with zeros to the bytes predicted.
     codes: Tensor,
     /// `[rows]`, 16 bits each.
     gains: Tensor,
     /// `[2, components]`, uint8, on the CPU: widths and scales.
     plan: Tensor,
-    /// Rows that are kept as they are.
+    /// Rows that are stored exactly.
     exact: Option<Exact>,
     trellis: bool,
     error: f64,
@@ -39,7 +42,7 @@ enum Vectors {
     Columns(Option<Tensor>),
 }
 
-/// A matrix on its way.
+/// A matrix being coded.
 struct Attempt {
     plan: Plan,
     encoded: Encoded<Tensor>,
@@ -60,12 +63,12 @@ impl Coded {
         Self::with(Kernels::on(matrix.device()), matrix, Some(basis), coding, seed)
     }
 
-    /// Codes `matrix` column by column, without a basis: in place of its components stand its columns, which costs no product and holds
-    /// nothing beside the code, and is the right thing where energy is spread evenly.
+    /// Codes `matrix` column by column, without a basis: its columns serve as components, which costs no product and holds
+    /// nothing in addition to the code; good where energy is spread evenly.
     ///
     /// # Errors
     /// As [`Coded::new`].
-    pub fn of_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
+    pub fn by_columns(matrix: &Tensor, coding: &Coding, seed: u64) -> Result<Self, Error> {
         Self::with(Kernels::on(matrix.device()), matrix, None, coding, seed)
     }
 
@@ -77,16 +80,8 @@ impl Coded {
         coding: &Coding,
         seed: u64,
     ) -> Result<Self, Error> {
-        let Normed { rows: matrix_rows, norms, inverses } = Normed::of(OPERATION, matrix)?;
-        let y = match basis {
-            // Not the matrix itself, as rows are scaled in place.
-            None => owned(&matrix_rows.f_tr()?, Kind::Float)?,
-            Some(basis) => {
-                basis.check(OPERATION, &matrix_rows)?;
-                // A bf16 matrix is no more exact than a product in bf16.
-                basis.vectors(matrix_rows.kind())?.f_tr()?.f_matmul(&matrix_rows.f_tr()?)?
-            }
-        };
+        let Normed { rows: matrix_rows, norms, inverses } = Normed::new(OPERATION, matrix)?;
+        let y = rotated(&matrix_rows, basis)?;
         let (rows, columns) = (norms.len(), matrix_rows.size2()?.1 as usize);
         let components = basis.map_or(columns, |basis| basis.components() as usize);
         drop(matrix_rows);
@@ -107,14 +102,14 @@ impl Coded {
         let mut found = attempt(&y, &norms, 0)?;
         // No more than half of the codes' bytes.
         let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
-        let outliers = worth_keeping(&found.errors, columns, found.plan.active().len(), affordable);
+        let outliers = worth_storing(&found.errors, columns, found.plan.active().len(), affordable);
         let mut exact = None;
         if !outliers.is_empty() {
             let mut others = norms.clone();
             outliers.iter().for_each(|&row| others[row] = 0.0);
             y.clear(&outliers)?;
             found = attempt(&y, &others, outliers.len() as u64)?;
-            exact = Some(Exact::of(matrix, &outliers)?);
+            exact = Some(Exact::new(matrix, &outliers)?);
         }
 
         let Attempt { plan, encoded, gains, errors } = found;
@@ -124,12 +119,7 @@ impl Coded {
             codes = codes.f_constant_pad_nd([0, (bytes - rest) as i64 - codes.numel() as i64])?;
         }
         let device = matrix.device();
-        let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
-        let squares = |norm: f32| f64::from(norm) * f64::from(norm);
-        let (total, lost) = norms
-            .iter()
-            .zip(&errors)
-            .fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + squares(norm), lost + squares(norm) * error));
+        let (error, weighted_error) = mean_errors(&norms, &errors);
         let gains: Vec<i16> = gains.into_iter().map(u16::cast_signed).collect();
         Ok(Self {
             basis: basis.cloned(),
@@ -139,8 +129,8 @@ impl Coded {
             plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
             exact,
             trellis: coding.rounding == Rounding::Trellis,
-            error: (errors.iter().sum::<f64>() / counted).sqrt(),
-            weighted_error: if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
+            error,
+            weighted_error,
         })
     }
 
@@ -174,7 +164,7 @@ impl Coded {
     }
 
     /// Bytes of a `[rows, columns]` matrix in a basis of `components`, the most of them for [`Rate::Error`]: `⌊bits · rows · columns / 8⌋`,
-    /// but at least one bit for each row beside the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
+    /// but at least one bit for each row in addition to the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
     /// each component of each row, rows counted in eights.
     ///
     /// # Errors
@@ -202,7 +192,7 @@ impl Coded {
         Ok(self.plan()?.widths)
     }
 
-    /// How many rows are kept exactly.
+    /// How many rows are stored exactly.
     pub fn exact_rows(&self) -> i64 {
         self.exact.as_ref().map_or(0, Exact::len)
     }
@@ -313,6 +303,26 @@ impl Rate {
     }
 }
 
+/// The components `[components, rows]` of `matrix` in a basis; its columns without one.
+fn rotated(matrix: &Tensor, basis: Option<&Arc<Basis>>) -> Result<Tensor, Error> {
+    let Some(basis) = basis else {
+        // Not the matrix itself, as rows are scaled in place.
+        return owned(&matrix.f_tr()?, Kind::Float);
+    };
+    basis.check(OPERATION, matrix)?;
+    // A bf16 matrix is no more exact than a product in bf16.
+    Ok(basis.vectors(matrix.kind())?.f_tr()?.f_matmul(&matrix.f_tr()?)?)
+}
+
+/// The per-token error and the relative error, from the norms of rows and the share of its square that each loses.
+fn mean_errors(norms: &[f32], errors: &[f64]) -> (f64, f64) {
+    let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
+    let square = |norm: f32| f64::from(norm) * f64::from(norm);
+    let (total, lost) =
+        norms.iter().zip(errors).fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + square(norm), lost + square(norm) * error));
+    ((errors.iter().sum::<f64>() / counted).sqrt(), if total > 0.0 { (lost / total).sqrt() } else { 0.0 })
+}
+
 /// Gains, widths and scales.
 fn fixed_bytes(rows: usize, components: usize) -> u64 {
     (2 * rows + 2 * components) as u64
@@ -331,7 +341,7 @@ struct Rows<'a> {
     energies: &'a [f32],
 }
 
-/// Codes rows with so many `bits` to each, or with what the wanted error asks for.
+/// Codes rows with `bits` bits each, or with what the wanted error asks for.
 fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Result<Attempt, Error> {
     let count = rows.norms.len();
     let absent = rows.norms.iter().filter(|&&norm| norm == 0.0).count();
@@ -377,7 +387,7 @@ fn gains(rows: &Rows<'_>, encoded: &Encoded<Tensor>, coding: &Coding) -> (Vec<u1
         }
         let ideal = match coding.rounding {
             Rounding::Stochastic => 1.0,
-            // A row that the code hardly sees is not blown up.
+            // A row that the code hardly captures is not scaled up.
             _ if energy <= 1e-8 => 0.0,
             _ if coding.keep_norms => 1.0 / energy.sqrt(),
             _ => (along / energy).max(0.0),

@@ -6,9 +6,10 @@ mod test_matrices;
 
 use std::sync::Arc;
 
-use kernels::components::Kernels;
 use proptest::prelude::*;
 use tch::{Cuda, Device, Kind};
+
+use kernels::components::Kernels;
 
 use super::{Basis, Coded, Coding, Rate, Rounding};
 use crate::per_token_error;
@@ -35,7 +36,7 @@ proptest! {
         let matrix = matrix(shape, rows, columns, seed).to_kind(if bf16 { Kind::BFloat16 } else { Kind::Float });
         let before = matrix.copy();
         let coding = Coding { rate, rounding: ROUNDINGS[which], keep_norms };
-        let basis = turned.then(|| Arc::new(Basis::of(&matrix).unwrap()));
+        let basis = turned.then(|| Arc::new(Basis::from_matrix(&matrix).unwrap()));
         let coded = |kernels| Coded::with(kernels, &matrix, basis.as_ref(), &coding, seed).unwrap();
         let (found, expected) = (coded(Some(on_host())), coded(None));
         prop_assert_eq!(found.tensors(), expected.tensors());
@@ -50,7 +51,7 @@ fn a_gpu_codes_what_it_says() {
     let Some(device) = Cuda::is_available().then_some(Device::Cuda(0)) else { return };
     for shape in [Shape::Falling, Shape::Deficient, Shape::Constant, Shape::ZeroRows, Shape::Outlier, Shape::Spike] {
         let matrix = matrix(shape, 500, 96, 1).to_device(device);
-        let basis = Arc::new(Basis::of(&matrix).unwrap());
+        let basis = Arc::new(Basis::from_matrix(&matrix).unwrap());
         for rounding in ROUNDINGS {
             let coding = Coding { rate: Rate::Bits(3.0), rounding, keep_norms: true };
             let (code, on_cpu) =

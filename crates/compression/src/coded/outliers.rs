@@ -1,27 +1,28 @@
-//! Rows that the code serves so badly that it is better to keep them as they are, from the same bytes.
+//! Rows that the code serves so badly that it is better to store them exactly, from the same bytes.
+
+use tch::{Kind, Tensor};
 
 use crate::Error;
 use crate::rounded::owned;
-use tch::{Kind, Tensor};
 
-/// Rows kept in bf16.
+/// Rows stored in bf16.
 #[derive(Debug)]
 pub(crate) struct Exact {
-    /// `[rows kept]`, int32.
+    /// `[rows stored]`, int32.
     places: Tensor,
-    /// `[rows kept, columns]`, bf16.
+    /// `[rows stored, columns]`, bf16.
     rows: Tensor,
 }
 
-/// No more than a sixteenth of the rows is kept: beyond it, the code is not the right one.
+/// No more than a sixteenth of the rows is stored exactly: beyond it, the code is not the right one.
 const MOST: usize = 16;
 
-/// The rows to be kept, by the share of its unit square that each loses, in ascending order.
+/// The rows to be stored exactly, by the share of its unit square that each loses, in ascending order.
 ///
-/// The bits of one row kept are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
-/// more. A row is worth keeping that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
+/// The bits of one such row are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
+/// more. A row is worth storing that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
 /// gained.
-pub(crate) fn worth_keeping(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
+pub(crate) fn worth_storing(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..errors.len()).collect();
     order.sort_by(|&a, &b| errors[b].total_cmp(&errors[a]));
     let lost: f64 = errors.iter().sum();
@@ -44,7 +45,7 @@ pub(crate) fn worth_keeping(errors: &[f64], columns: usize, active: usize, affor
 }
 
 impl Exact {
-    pub(crate) fn of(matrix: &Tensor, places: &[usize]) -> Result<Self, Error> {
+    pub(crate) fn new(matrix: &Tensor, places: &[usize]) -> Result<Self, Error> {
         let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
         let places = Tensor::f_from_slice(&places)?.f_to_device(matrix.device())?;
         let rows = owned(&matrix.f_detach()?.f_index_select(0, &places)?, Kind::BFloat16)?;
@@ -96,15 +97,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_kept_when_it_loses_what_thirty_others_do() {
+    fn a_row_is_stored_exactly_when_it_loses_what_thirty_others_do() {
         let mut errors = vec![0.01; 1000];
-        assert!(worth_keeping(&errors, 100, 100, 5).is_empty());
+        assert!(worth_storing(&errors, 100, 100, 5).is_empty());
         errors[7] = 0.9;
         errors[900] = 0.8;
-        assert_eq!(worth_keeping(&errors, 100, 100, 5), [7, 900]);
-        assert_eq!(worth_keeping(&errors, 100, 100, 1), [7]);
+        assert_eq!(worth_storing(&errors, 100, 100, 5), [7, 900]);
+        assert_eq!(worth_storing(&errors, 100, 100, 1), [7]);
         // Sixteen times as long a row is not worth it.
-        assert!(worth_keeping(&errors, 1600, 10, 5).is_empty());
-        assert!(worth_keeping(&[0.5], 3, 3, 5).is_empty());
+        assert!(worth_storing(&errors, 1600, 10, 5).is_empty());
+        assert!(worth_storing(&[0.5], 3, 3, 5).is_empty());
     }
 }

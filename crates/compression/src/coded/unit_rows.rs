@@ -1,6 +1,7 @@
+use tch::{Kind, Tensor};
+
 use crate::Error;
 use crate::measure::{check_finite, check_matrix};
-use tch::{Kind, Tensor};
 
 /// A matrix taken apart: rows of unit norm, and what their norms were.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ pub(crate) struct UnitRows {
 
 impl UnitRows {
     /// A row is first divided by its largest magnitude: no square leaves the range of f32, whatever the other rows are.
-    pub(crate) fn of(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
+    pub(crate) fn new(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
         check_matrix(operation, matrix)?;
         let matrix = matrix.f_detach()?.f_to_kind(Kind::Float)?;
         check_finite(operation, &matrix)?;
@@ -49,7 +50,7 @@ const USUAL: std::ops::Range<f32> = 1e-15..1e15;
 
 impl Normed {
     /// One pass over the matrix as it is; rows that are zero, or of unusual norm, or not finite, take the way of [`UnitRows`].
-    pub(crate) fn of(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
+    pub(crate) fn new(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
         check_matrix(operation, matrix)?;
         let kind = if matrix.kind() == Kind::BFloat16 { Kind::BFloat16 } else { Kind::Float };
         let rows = matrix.f_detach()?.f_to_kind(kind)?;
@@ -58,7 +59,7 @@ impl Normed {
             let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
             return Ok(Self { rows, norms, inverses });
         }
-        let UnitRows { rows, norms } = UnitRows::of(operation, &rows)?;
+        let UnitRows { rows, norms } = UnitRows::new(operation, &rows)?;
         let inverses = vec![1.0; norms.len()];
         Ok(Self { rows, norms, inverses })
     }

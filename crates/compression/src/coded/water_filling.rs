@@ -1,14 +1,16 @@
 //! Bits where they save most: reverse water-filling (Cover and Thomas, "Elements of Information Theory", 10.3.3), in whole bits and in theory.
 
-use kernels::components::{Losses, TRELLIS_LOST, WIDTHS};
-use ordered_float::OrderedFloat;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use ordered_float::OrderedFloat;
+
+use kernels::components::{Losses, TRELLIS_LOST, WIDTHS};
 
 /// When bits are no longer given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Until {
-    /// So many are given, or all that the components can take.
+    /// This many are given, or all that the components can take.
     Bits(u64),
     /// No more than this is lost.
     Lost(f64),
@@ -28,7 +30,7 @@ struct Step {
 impl Step {
     /// The one that saves most for each of its bits, of those that cost no more than `left`: where a single bit saves little, several may
     /// save much.
-    fn of(losses: &[Losses], component: usize, from: usize, left: u64) -> Option<Self> {
+    fn best(losses: &[Losses], component: usize, from: usize, left: u64) -> Option<Self> {
         let steps = (from + 1..WIDTHS.len()).filter(|&to| cost(from, to) <= left).map(|to| {
             let saved = (losses[component][from] - losses[component][to]) / cost(from, to) as f64;
             Self { saved: OrderedFloat(saved), component: Reverse(component), from, to }
@@ -48,7 +50,7 @@ pub(crate) fn widths(losses: &[Losses], until: Until) -> Vec<u8> {
     let mut places = vec![0; losses.len()];
     let mut left = if let Until::Bits(bits) = until { bits } else { u64::MAX };
     let mut lost = losses.iter().map(|losses| losses[0]).sum::<f64>();
-    let mut steps: BinaryHeap<_> = (0..losses.len()).filter_map(|component| Step::of(losses, component, 0, left)).collect();
+    let mut steps: BinaryHeap<_> = (0..losses.len()).filter_map(|component| Step::best(losses, component, 0, left)).collect();
     while let Some(Step { component: Reverse(component), from, to, .. }) = steps.pop() {
         if matches!(until, Until::Lost(most) if lost <= most) {
             break;
@@ -60,7 +62,7 @@ pub(crate) fn widths(losses: &[Losses], until: Until) -> Vec<u8> {
             places[component] = to;
             from = to;
         }
-        steps.extend(Step::of(losses, component, from, left));
+        steps.extend(Step::best(losses, component, from, left));
     }
     places.into_iter().map(|place| WIDTHS[place]).collect()
 }

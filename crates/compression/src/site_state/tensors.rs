@@ -1,15 +1,17 @@
-//! A site's memory as tensors, to be written down and taken up again.
+//! A site's state as tensors, to be saved and loaded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tch::{Device, Tensor};
 
 use crate::coded::{AdaptiveBasis, Basis};
 use crate::{Error, SiteState};
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use tch::{Device, Tensor};
 
-const OPERATION: &str = "memory";
+const OPERATION: &str = "site state";
 /// [`SiteState::basis`].
 const BASIS: &str = "basis";
-/// Of [`SiteState::coded_basis`], and of the one that is being made beside it.
+/// Of [`SiteState::coded_basis`], and of the one that is being made to replace it.
 const CODED: BasisNames = BasisNames { vectors: "vectors", variances: "variances" };
 const NEXT: BasisNames = BasisNames { vectors: "next_vectors", variances: "next_variances" };
 /// [`SiteState::shared_basis`].
@@ -44,7 +46,7 @@ impl SiteState {
         Ok(tensors)
     }
 
-    /// The memory that [`SiteState::tensors`] described, on `device`.
+    /// The state that [`SiteState::tensors`] gave, on `device`.
     ///
     /// # Errors
     /// [`Error::Setting`] for a part that is unknown or missing, and whatever [`Basis::from_parts`] refuses.
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_memory_taken_up_again_gives_the_same_codes() {
+    fn a_loaded_state_gives_the_same_codes() {
         let coded = |drift| Method::Coded { rate: Rate::Bits(2.0), rounding: Rounding::Trellis, drift, rotate: true };
         let methods = [
             Method::Qb { test_matrix: TestMatrix::Warm },
@@ -140,7 +142,7 @@ mod tests {
             }
             state.observe(false);
             let tensors = state.tensors().unwrap();
-            assert!(!tensors.is_empty(), "{method:?} has a memory");
+            assert!(!tensors.is_empty(), "{method:?} has a state");
             let mut again = SiteState::from_tensors(tensors, Device::Cpu).unwrap();
             for step in 3..6 {
                 let next = |state| decompose(&matrix(step), &options, 1, state).unwrap().restore(Kind::Float).unwrap();
@@ -148,7 +150,7 @@ mod tests {
             }
             let cold = decompose(&matrix(5), &options, 1, &mut SiteState::default()).unwrap().restore(Kind::Float).unwrap();
             let warm = decompose(&matrix(5), &options, 1, &mut again).unwrap().restore(Kind::Float).unwrap();
-            assert_ne!(cold, warm, "{method:?}: the memory matters");
+            assert_ne!(cold, warm, "{method:?}: the state matters");
         }
     }
 

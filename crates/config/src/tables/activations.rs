@@ -1,16 +1,25 @@
-//! `[activations]`: what is kept of the activations for the backward pass (arXiv 2509.23472).
+//! `[activations]`: what is saved of the activations for the backward pass (arXiv 2509.23472).
 
-use super::form::{BasisKind, Form, Keeping, PartialForm};
-use super::overrides::{Override, Overrides};
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::{Serialize, Serializer};
+use super::compression::{BY, BasisKind, CompressionConfig, CompressionMethod, site};
+use super::overrides::Override;
+use crate::{
+    Error,
+    choice::{self, Choice, choice},
+    declare::{Table, When, table},
+    range::Range,
+    source_map::KeyPlace,
+    value::{Value, number},
+};
+use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 
 choice! {
     /// A tensor that is compressed on its own.
     Site {
         /// The input of each block, which is recomputed from it.
         Layer = "layer",
-        /// The inputs of each block's two halves (norm and attention, norm and MLP), which are recomputed from them.
+        /// The inputs of each block's two sublayers (norm and attention, norm and MLP), which are
+        /// recomputed from them.
         Sublayer = "sublayer",
         /// The inputs of the norms.
         Norm = "norm",
@@ -35,38 +44,39 @@ impl Site {
 choice! {
     /// Where a GPU compresses.
     Stream {
-        /// In line with the forward.
+        /// On the stream of the forward.
         Main = "main",
-        /// Beside it, on a stream of its own.
+        /// On a stream of its own, while the forward continues.
         Side = "side",
     }
 }
 
-/// Which activations are kept, and which of them compressed.
+/// Which activations are saved for backward, and which of them compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sites {
-    /// Everything an operation needs is kept exactly.
+    /// Everything that an operation needs is saved uncompressed.
     None,
-    /// Each block's input is kept exactly and the block recomputed.
+    /// Each block's input is saved uncompressed and the block recomputed.
     Checkpoint,
-    /// These are kept compressed, and what else an operation needs exactly; sorted, each once, at least one. Where blocks or their halves are
-    /// among them, the other sites are compressed while the block is recomputed.
+    /// These are saved compressed, and what else an operation needs uncompressed; sorted, each
+    /// once, at least one. Where blocks or their sublayers are among them, the other sites are
+    /// compressed while the block is recomputed.
     Of(Vec<Site>),
 }
 
 impl Sites {
-    /// Whether this site is kept compressed.
+    /// Whether this site is saved compressed.
     pub fn has(&self, site: Site) -> bool {
         matches!(self, Self::Of(sites) if sites.contains(&site))
     }
 }
 
-/// What the coded sites of a model may hold for each token.
+/// What the coded sites of a model may save of each token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
     /// [`Budget::AUTO_BITS`] for each element of the sites.
     Auto,
-    /// So many bytes.
+    /// This number of bytes.
     BytesPerToken(f64),
 }
 
@@ -75,148 +85,195 @@ impl Budget {
     pub const AUTO_BITS: f64 = 2.2;
 }
 
-/// `[activations]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Activations {
-    /// `sites`: `"none"`, `"checkpoint"`, `"layer"`, `"sublayer"`, or a list of `"norm"`, `"attn_in"`, `"attn_out"`, `"mlp_in"`,
-    /// `"mlp_out"`, `"act"` and at most one of `"layer"` and `"sublayer"`. Default: `"layer"`.
-    pub sites: Sites,
-    /// How they are kept.
-    #[serde(flatten)]
-    pub form: Form,
-    /// `stream`: where a GPU compresses: `"main"`, or `"side"`, while the forward goes on. Default: `"main"`.
-    pub stream: Stream,
-    /// `difference`: the inputs of blocks (`"layer"`) or of their halves (`"sublayer"`) are kept as the differences from one to the next.
-    /// Default: false.
-    pub difference: bool,
-    /// `budget`: what `coded` may hold of a token in the whole model, bases included, from which `bits` of each layer and site follow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub budget: Option<Budget>,
-    /// `basis_layers`: neighbouring layers that share the basis of a site, of `coded`, `shared` and `"warm"`. Default: 1, or what suits the budget.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub basis_layers: Option<usize>,
-    /// `basis_steps`: steps from one agreement of the ranks on the bases of `shared` to the next. Default: 10.
-    pub basis_steps: u64,
-    /// `overrides`: other forms for some sites and layers; where several fit, the later one wins.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub overrides: Vec<Override>,
+/// The condition under which sites are compressed at all.
+pub(crate) const SOME_SITE: &str = "sites names a site to compress";
+
+table! {
+    /// What is saved of the activations for the backward pass.
+    Activations: "activations" {
+        /// Which activations are saved compressed: a list of sites, of which `"layer"` and
+        /// `"sublayer"` mean that the rest is recomputed from them. `"checkpoint"` saves the inputs of
+        /// blocks uncompressed and recomputes the blocks; `"none"` recomputes nothing.
+        sites: Sites = Sites::Of(vec![Site::Layer]), example r#"["layer", "mlp_out"]"#;
+        /// Where a GPU compresses.
+        stream: Stream = Stream::Main,
+            when When::run(BY, SOME_SITE, |run| run.activations.has_sites()),
+            example r#""side""#;
+        /// Save the inputs of blocks, or of their sublayers, as the differences between neighbours.
+        delta: bool = false,
+            when When::run(BY, r#"sites has "layer" or "sublayer""#, |run| run.activations.recomputes_from_sites()),
+            example "true";
+        /// The bytes of a token that `"coded"` may save in the whole model, bases included. The
+        /// bits of each layer and site follow from it.
+        budget: Option<Budget> = None,
+            default "none: bits determines them",
+            when When::run(BY, r#"method = "coded" with basis = "principal""#, |run| run.activations.may_have_budget()),
+            example r#""auto""#;
+        /// The number of neighbouring layers that share the basis of a site.
+        basis_layers: Option<usize> = None,
+            default "1, with budget what suits it",
+            within Range::above(0.0),
+            when site(r#"method = "coded" or "shared", or sketch = "warm""#, CompressionConfig::remembers_basis),
+            example "4";
+        /// Steps between two agreements of the ranks on their shared bases.
+        basis_steps: u64 = 10,
+            within Range::above(0.0),
+            when site(r#"method = "shared""#, |site| site.method == CompressionMethod::Shared),
+            example "20";
+        /// Other values for some sites and layers. Where several apply, the last one has
+        /// precedence.
+        overrides: Vec<Override> = Vec::new(),
+            valid "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there",
+            when When::run(BY, SOME_SITE, |run| run.activations.has_sites()),
+            example r#"[{ layers = "0..4", bits = 8 }]"#;
+    }
+    with compression: CompressionConfig
 }
 
 impl Activations {
-    pub(super) fn resolve(mut raw: raw::Activations, at: Table<'_>) -> Result<Self, Error> {
-        let budget = match raw.budget.take() {
-            None => None,
-            Some(raw::Bits::Number(bytes)) => {
-                at.require("budget", bytes > 0.0, "must be > 0")?;
-                Some(Budget::BytesPerToken(bytes))
-            }
-            Some(raw::Bits::Name(name)) if name == "auto" => Some(Budget::Auto),
-            Some(raw::Bits::Name(name)) => return Err(at.refuse("budget", &format!("cannot be \"{name}\""))),
-        };
-        if budget.is_some() {
-            raw.method.get_or_insert_with(|| Keeping::Coded.as_str().to_owned());
-        }
-        let form = Form::resolve(raw.form(), at)?;
-        let sites = match raw.sites {
-            None => Sites::Of(vec![Site::Layer]),
-            Some(raw::OneOrMany::One(name)) => match at.choose("sites", Some(&name), SitesName::Layer)? {
-                SitesName::None => Sites::None,
-                SitesName::Checkpoint => Sites::Checkpoint,
-                SitesName::Layer => Sites::Of(vec![Site::Layer]),
-                SitesName::Sublayer => Sites::Of(vec![Site::Sublayer]),
-            },
-            Some(raw::OneOrMany::Many(names)) => {
-                at.require("sites", !names.is_empty(), "must not be an empty list; for no site write \"none\"")?;
-                let mut sites = names.iter().map(|name| at.choose("sites", Some(name), Site::Norm)).collect::<Result<Vec<_>, _>>()?;
-                sites.sort_unstable();
-                sites.dedup();
-                let both = sites.starts_with(&[Site::Layer, Site::Sublayer]);
-                at.require("sites", !both, "has both \"layer\" and \"sublayer\"; keep one of the two")?;
-                Sites::Of(sites)
-            }
-        };
-        let overrides = Overrides { sites: &sites, form: &form }.resolve(raw.overrides, at)?;
-        at.require("basis_layers", raw.basis_layers != Some(0), "must be > 0")?;
-        at.require("basis_steps", raw.basis_steps != Some(0), "must be > 0")?;
-        at.require("budget", budget.is_none() || form.basis == BasisKind::Principal, "is for basis = \"principal\"")?;
-        at.require("budget", budget.is_none() || form.method == Keeping::Coded, "is for method = \"coded\"")?;
-        let compressed = matches!(sites, Sites::Of(_));
-        at.require("budget", budget.is_none() || compressed, "divides the bytes of compressed sites; give some in sites")?;
-        let stream = at.choose("stream", raw.stream.as_deref(), Stream::Main)?;
-        let difference = raw.difference.unwrap_or(false);
-        let chained = sites.has(Site::Layer) || sites.has(Site::Sublayer);
-        at.require("difference", !difference || chained, "is between blocks or their halves; add \"layer\" or \"sublayer\" to sites")?;
-        at.require("difference", !difference || stream == Stream::Main, "is taken in line; set stream = \"main\"")?;
-        Ok(Self {
-            sites,
-            form,
-            stream,
-            difference,
-            budget,
-            basis_layers: raw.basis_layers,
-            basis_steps: raw.basis_steps.unwrap_or(10),
-            overrides,
-        })
+    pub(super) fn resolve(self, table: &Table<'_>) -> Result<Self, Error> {
+        let is_in_line = !self.delta || self.stream == Stream::Main;
+        table.require("delta", is_in_line, "is compressed on the main stream; set stream = \"main\"")?;
+        self.overrides.iter().zip(table.items("overrides")).try_for_each(|(given, table)| given.check(&self, &table))?;
+        Ok(self)
     }
 
-    /// Whether some inputs of linear layers are kept in bases that the ranks share.
-    pub(super) fn shares_inputs(&self) -> bool {
-        let shares = |form: &PartialForm| form.method == Some(Keeping::Shared);
-        let is_named = self.form.method == Keeping::Shared || self.overrides.iter().any(|given| shares(&given.form));
-        is_named && [Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::MlpOut].into_iter().any(|site| self.sites.has(site))
-    }
-
-    /// How `site` is kept in `layer`, and which override said so last; `None` where it is not among `sites`.
-    pub fn form_at(&self, site: Site, layer: usize) -> Option<(Form, Option<usize>)> {
+    /// How `site` is saved in `layer`, and the last override that determines it; `None` where it is
+    /// not among `sites`.
+    pub fn compression_at(&self, site: Site, layer: usize) -> Option<(CompressionConfig, Option<usize>)> {
         if !self.sites.has(site) {
             return None;
         }
-        let mut found = (self.form.clone(), None);
+        let mut found = (self.compression.clone(), None);
         for (index, given) in self.overrides.iter().enumerate().filter(|(_, given)| given.is_for(site, layer)) {
-            found = (given.form.over(&found.0), Some(index));
+            found = (given.compression.over(&found.0), Some(index));
         }
         Some(found)
     }
 
-    /// Whether anything may be kept in a compressed form.
+    /// Whether anything is saved compressed.
     pub fn compresses(&self) -> bool {
-        let forms = || std::iter::once(self.form.method).chain(self.overrides.iter().filter_map(|given| given.form.method));
-        matches!(self.sites, Sites::Of(_)) && forms().any(|method| method != Keeping::Exact)
+        self.in_use(None).any(|compression| compression.method != CompressionMethod::Exact)
+    }
+
+    /// Whether the tensors of some sites are saved as `[activations]` says.
+    pub(crate) fn has_sites(&self) -> bool {
+        matches!(self.sites, Sites::Of(_))
+    }
+
+    /// Whether some inputs of linear layers are saved in bases that the ranks share.
+    pub(super) fn shares_inputs(&self) -> bool {
+        let inputs = [Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::MlpOut];
+        let is_named = self.in_use(None).any(|compression| compression.method == CompressionMethod::Shared);
+        is_named && inputs.into_iter().any(|site| self.sites.has(site))
+    }
+
+    fn recomputes_from_sites(&self) -> bool {
+        self.sites.has(Site::Layer) || self.sites.has(Site::Sublayer)
+    }
+
+    fn may_have_budget(&self) -> bool {
+        self.has_sites() && self.compression.method == CompressionMethod::Coded && self.compression.basis == BasisKind::Principal
+    }
+
+    /// How sites are compressed: at every site, in every layer from which on something changes; of
+    /// an override, where it applies.
+    pub(crate) fn in_use(&self, override_index: Option<usize>) -> impl Iterator<Item = CompressionConfig> {
+        let ranges = self.overrides.iter().filter_map(|given| given.layers);
+        let layers: BTreeSet<usize> = ranges.flat_map(|range| [Some(range.start), range.end]).flatten().chain([0]).collect();
+        let places = layers.into_iter().flat_map(|layer| Site::ALL.map(|site| (site, layer)));
+        let applies = move |(site, layer): &(Site, usize)| {
+            override_index.is_none_or(|index| self.overrides.get(index).is_some_and(|given| given.is_for(*site, *layer)))
+        };
+        places.filter(applies).filter_map(|(site, layer)| self.compression_at(site, layer)).map(|(compression, _)| compression)
     }
 }
 
 choice! {
     /// The names of [`Sites`] that stand alone.
     SitesName {
-        /// [`Sites::None`].
+        /// Everything is saved uncompressed.
         None = "none",
-        /// [`Sites::Checkpoint`].
+        /// The inputs of blocks are saved uncompressed, and the blocks recomputed.
         Checkpoint = "checkpoint",
-        /// The blocks alone.
+        /// The inputs of blocks.
         Layer = "layer",
-        /// Their halves alone.
+        /// The inputs of their sublayers.
         Sublayer = "sublayer",
     }
 }
 
-impl Serialize for Budget {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::BytesPerToken(bytes) => serializer.serialize_f64(*bytes),
+impl Value for Sites {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        if value.is_str() {
+            return Ok(match choice::read(value, at)? {
+                SitesName::None => Self::None,
+                SitesName::Checkpoint => Self::Checkpoint,
+                SitesName::Layer => Self::Of(vec![Site::Layer]),
+                SitesName::Sublayer => Self::Of(vec![Site::Sublayer]),
+            });
         }
+        let names = value.as_array().filter(|names| names.iter().all(toml::Value::is_str)).ok_or_else(|| at.cannot_be(value))?;
+        let mut sites: Vec<Site> = Site::read_list(names, at)?;
+        sites.sort_unstable();
+        sites.dedup();
+        if sites.is_empty() {
+            return Err(at.error("must not be an empty list; for no site write \"none\""));
+        }
+        if sites.starts_with(&[Site::Layer, Site::Sublayer]) {
+            return Err(at.error("has both \"layer\" and \"sublayer\"; keep one of the two"));
+        }
+        Ok(Self::Of(sites))
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        match self {
+            Self::None => SitesName::None.write(),
+            Self::Checkpoint => SitesName::Checkpoint.write(),
+            Self::Of(sites) => match sites[..] {
+                [one @ (Site::Layer | Site::Sublayer)] => one.write(),
+                _ => sites.write(),
+            },
+        }
+    }
+
+    fn valid(_: Range) -> String {
+        let inner: Vec<&str> = Site::NAMES.iter().copied().filter(|name| !SitesName::NAMES.contains(name)).collect();
+        format!("{} | a list of {}", choice::valid(SitesName::NAMES), choice::valid(&inner).replace(" |", ","))
+    }
+
+    fn schema(range: Range) -> Json {
+        let list = json!({"type": "array", "items": Site::schema(range), "minItems": 1});
+        json!({"anyOf": [SitesName::schema(range), list]})
+    }
+
+    fn choices() -> &'static [(&'static str, &'static str)] {
+        Site::choices()
     }
 }
 
-impl Serialize for Sites {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::None => SitesName::None.serialize(serializer),
-            Self::Checkpoint => SitesName::Checkpoint.serialize(serializer),
-            Self::Of(sites) => match sites[..] {
-                [one @ (Site::Layer | Site::Sublayer)] => one.serialize(serializer),
-                _ => sites.serialize(serializer),
-            },
+impl Value for Budget {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        match (value.as_str(), number(value)) {
+            (Some("auto"), _) => Ok(Self::Auto),
+            (_, Some(bytes)) if bytes > 0.0 && bytes.is_finite() => Ok(Self::BytesPerToken(bytes)),
+            (_, Some(_)) => Err(at.error("must be > 0")),
+            _ => Err(at.cannot_be(value)),
         }
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        Some(match self {
+            Self::Auto => "auto".into(),
+            Self::BytesPerToken(bytes) => (*bytes).into(),
+        })
+    }
+
+    fn valid(_: Range) -> String {
+        "a number > 0 of bytes per token, or \"auto\"".into()
+    }
+
+    fn schema(_: Range) -> Json {
+        json!({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "auto"}]})
     }
 }

@@ -1,12 +1,13 @@
-//! `[checkpoint]`: when the state of a run is written, how much of it is kept, and which signals ask for it.
+//! `[checkpoint]`: when the state of a run is saved.
 
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::Serialize;
+use crate::{Error, choice::choice, choice::valid, declare::table, range::Range, source_map::KeyPlace, value::Value};
+use serde_json::{Value as Json, json};
+use std::ops::Deref;
 
 choice! {
     /// A signal that asks a run to save and stop.
     StopSignal {
-        /// SIGUSR1, which schedulers send ahead of a time limit, and `mpirun` passes on.
+        /// SIGUSR1, which schedulers send before a time limit, and which `mpirun` passes on.
         Usr1 = "USR1",
         /// SIGUSR2.
         Usr2 = "USR2",
@@ -19,33 +20,57 @@ choice! {
     }
 }
 
-/// `[checkpoint]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Checkpoint {
-    /// `every`: steps between checkpoints; 0 = only when a signal asks for one. Default: 100.
-    pub every: u64,
-    /// `keep`: how many of the newest checkpoints stay; the one with the lowest held-out loss stays beside them. Default: 2.
-    pub keep: usize,
-    /// `background`: write from a copy while training goes on, instead of waiting. Default: true.
-    pub background: bool,
-    /// `signals`: those on which a run saves, stops, and exits with code 75. A second one ends it at once. Default: `["USR1", "TERM"]`.
-    pub signals: Vec<StopSignal>,
+table! {
+    /// When checkpoints are written, how many are kept, and which signals ask for one.
+    Checkpoint: "checkpoint" {
+        /// Steps between checkpoints; 0 saves only when a signal asks for it.
+        every: u64 = 100, example "500";
+        /// The number of newest checkpoints to keep. The one with the lowest validation loss is
+        /// kept in addition.
+        keep: usize = 2, within Range::above(0.0), example "3";
+        /// Write a checkpoint from a copy while training continues, instead of waiting until it is
+        /// written.
+        background: bool = true, example "false";
+        /// Signals on which a run saves a checkpoint and exits with code 75. A second signal ends
+        /// it at once.
+        signals: StopSignals = StopSignals(vec![StopSignal::Usr1, StopSignal::Term]),
+            example r#"["USR1", "INT"]"#;
+    }
 }
 
-impl Checkpoint {
-    pub(super) fn resolve(raw: raw::Checkpoint, at: Table<'_>) -> Result<Self, Error> {
-        let keep = raw.keep.unwrap_or(2);
-        at.require("keep", keep > 0, "must be > 0")?;
-        let signals = match raw.signals {
-            None => vec![StopSignal::Usr1, StopSignal::Term],
-            Some(names) => {
-                let given = names.iter().map(|name| at.choose("signals", Some(name), StopSignal::Usr1));
-                let mut signals = given.collect::<Result<Vec<_>, _>>()?;
-                signals.sort_unstable();
-                signals.dedup();
-                signals
-            }
-        };
-        Ok(Self { every: raw.every.unwrap_or(100), keep, background: raw.background.unwrap_or(true), signals })
+/// Signals, each once, in the order of [`StopSignal`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopSignals(Vec<StopSignal>);
+
+impl Deref for StopSignals {
+    type Target = Vec<StopSignal>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Value for StopSignals {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        let mut signals = Vec::read(value, at)?;
+        signals.sort_unstable();
+        signals.dedup();
+        Ok(Self(signals))
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        self.0.write()
+    }
+
+    fn valid(_: Range) -> String {
+        format!("a list of {}; [] for none", valid(<StopSignal as crate::choice::Choice>::NAMES))
+    }
+
+    fn schema(range: Range) -> Json {
+        json!({"type": "array", "items": StopSignal::schema(range)})
+    }
+
+    fn choices() -> &'static [(&'static str, &'static str)] {
+        StopSignal::choices()
     }
 }

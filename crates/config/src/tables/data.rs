@@ -1,16 +1,22 @@
-//! `[data]`: what is learnt, and what is held out.
+//! `[data]`: what the model is trained and evaluated on.
 
 use super::DataSources;
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use crate::{
+    Error,
+    choice::choice,
+    declare::{Table, When, reads, table},
+    range::Range,
+    tables::Task,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 choice! {
     /// What a data file holds.
     DataFormat {
-        /// Told from the file's name.
+        /// Detected from the file's name.
         Auto = "auto",
-        /// Conversations, `{"messages": [{"role": …, "content": …}, …]}`, or prompts and completions: JSON lines, CSV or Parquet.
+        /// Conversations, `{"messages": [{"role": …, "content": …}, …]}`, or prompts and
+        /// completions: JSON lines, CSV or Parquet.
         Conversations = "conversations",
         /// Plain text; or JSON lines of `{"text": …}`, or a column `text` in CSV or Parquet.
         Text = "text",
@@ -20,9 +26,9 @@ choice! {
 }
 
 choice! {
-    /// Which tokens of a conversation are learnt.
+    /// Which tokens of a conversation have a loss.
     LossOn {
-        /// What the assistant says.
+        /// Those of the assistant's turns.
         Assistant = "assistant",
         /// All tokens.
         All = "all",
@@ -32,9 +38,9 @@ choice! {
 choice! {
     /// What happens at a line that cannot be read.
     BadLines {
-        /// The run is refused, naming the line.
+        /// The run ends with an error that names the line.
         Fail = "fail",
-        /// The line is left out and counted.
+        /// The line is skipped and counted.
         Skip = "skip",
     }
 }
@@ -42,21 +48,22 @@ choice! {
 choice! {
     /// What happens to a record that is longer than a sequence.
     Overflow {
-        /// It is cut into several sequences; no token is lost.
+        /// It is split into several sequences; no token is lost.
         Split = "split",
-        /// It keeps its start.
+        /// It is cut at its end.
         Truncate = "truncate",
-        /// It is left out and counted.
+        /// It is skipped and counted.
         Drop = "drop",
     }
 }
 
 choice! {
-    /// How a request and its answer are written.
+    /// How a prompt and its completion are tokenized.
     Pairs {
-        /// `prompt` and `completion` as text; instructions and questions as a chat, where the model has a chat template.
+        /// `prompt` and `completion` as text; instructions and questions as a chat, where the model
+        /// has a chat template.
         Auto = "auto",
-        /// As text; an instruction in Alpaca's words.
+        /// As text; an instruction in Alpaca's format.
         Text = "text",
         /// As a user's turn and the assistant's.
         Chat = "chat",
@@ -64,108 +71,123 @@ choice! {
 }
 
 choice! {
-    /// What the loss of a row of each class is multiplied with.
+    /// The weight of each class in the loss.
     ClassWeights {
         /// 1.
         None = "none",
-        /// The rows of the training data over those of its class, and over the number of classes: each class weighs the same.
+        /// All rows divided by the rows of the class and by the number of classes: each class has
+        /// the same weight in total.
         Balanced = "balanced",
     }
 }
 
-/// `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Data {
-    /// `train`: the training data: a file, a folder, or a list of them, with weights. Required.
-    pub train: DataSources,
-    /// `eval`: the held-out data. Without it, `eval_samples` samples of the training data are held out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<DataSources>,
-    /// `eval_samples`: samples held out of the training data when there is no `eval`; 0 = none. Default: 32.
-    pub eval_samples: usize,
-    /// `format`: `"auto"`, `"conversations"`, `"text"` or `"batches"`. Default: `"auto"`.
-    pub format: DataFormat,
-    /// `sequence_length`: tokens of a sequence; `overflow` says what happens to longer records. Default: 512.
-    pub sequence_length: usize,
-    /// `overflow`: `"split"`, `"truncate"` or `"drop"`. Default: a text is split; a conversation, or a prompt with its completion, is truncated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub overflow: Option<Overflow>,
-    /// `packing`: put several short samples into one sequence; texts that are split fill it. Default: false.
-    pub packing: bool,
-    /// `loss_on`: `"assistant"` or `"all"`. Default: `"assistant"`.
-    pub loss_on: LossOn,
-    /// `shuffle`: a new order in every epoch. Default: true.
-    pub shuffle: bool,
-    /// `max_samples`: read no more than this many samples.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_samples: Option<usize>,
-    /// `bad_lines`: `"fail"` or `"skip"`. Default: `"fail"`.
-    pub bad_lines: BadLines,
-    /// `text_key`: where a record, or a table, has the text that is classified. Default: `"text"`.
-    pub text_key: String,
-    /// `label_key`: where it has the class. Default: `"label"`.
-    pub label_key: String,
-    /// `image_key`: the column of a table that has the image. Default: `"image"`.
-    pub image_key: String,
-    /// `flip`: show a training image to the model mirrored, half of the time. Default: `false`.
-    pub flip: bool,
-    /// `crop`: show a part of a training image, whose share of it is drawn between these two each time. Default: none is cut off.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub crop: Option<[f64; 2]>,
-    /// `labels`: the names of the classes, in the order of their numbers. Default: those of a model that has a classifier, else those in the
-    /// training data.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub labels: Option<Vec<String>>,
-    /// `class_weights`: `"none"` or `"balanced"`. Default: `"none"`.
-    pub class_weights: ClassWeights,
-    /// `pairs`: `"auto"`, `"text"` or `"chat"`. Default: `"auto"`.
-    pub pairs: Pairs,
-    /// `prompt_template`: a Jinja template over the columns of a record that writes the prompt of a pair.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt_template: Option<String>,
-    /// `columns`: what the data call the columns that are read, such as `{ prompt = "question" }`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub columns: BTreeMap<String, String>,
-    /// `chat_template_kwargs`: variables of the chat template, such as `{ enable_thinking = false }`; those of a record win.
-    #[serde(skip_serializing_if = "toml::Table::is_empty")]
-    pub chat_template_kwargs: toml::Table,
+fn of_language_models() -> When {
+    reads!(model.task in [Task::CausalLm])
+}
+
+fn of_classifiers() -> When {
+    reads!(model.task in [Task::SequenceClassification, Task::ImageClassification])
+}
+
+fn of_images() -> When {
+    reads!(model.task in [Task::ImageClassification])
+}
+
+table! {
+    /// The training and validation data.
+    Data: "data" {
+        /// The training data. A source with a `weight` is read that many times in an epoch.
+        train: DataSources,
+            valid r#"a path, of a file or a folder | a list of paths and of tables such as { path = "a.jsonl", weight = 2.0 }"#,
+            example r#""data/chat.jsonl""#;
+        /// The validation data.
+        eval: Option<DataSources> = None,
+            default "`eval_samples` of the training data",
+            valid "the same as train, without weights",
+            example r#""data/validation.jsonl""#;
+        /// The number of training samples that are set apart for validation where `eval` is not
+        /// given; 0 for none.
+        eval_samples: usize = 32,
+            when When::run(&["data.eval"], "[data] eval is left out", |run| run.data.eval.is_none()),
+            example "100";
+        /// What the files hold.
+        format: DataFormat = DataFormat::Auto, when of_language_models(), example r#""text""#;
+        /// Tokens of a sequence. `overflow` determines what happens to longer records.
+        sequence_length: usize = 512,
+            within Range::at_least(2.0),
+            when reads!(model.task in [Task::CausalLm, Task::SequenceClassification]),
+            example "2048";
+        /// What happens to a record that is longer than a sequence.
+        overflow: Option<Overflow> = None,
+            default r#""split" for texts, "truncate" for conversations and prompts with completions"#,
+            when of_language_models(),
+            example r#""drop""#;
+        /// Pack several short samples into one sequence. They do not attend to each other.
+        packing: bool = false, when of_language_models(), example "true";
+        /// Which tokens of a conversation have a loss.
+        loss_on: LossOn = LossOn::Assistant, when of_language_models(), example r#""all""#;
+        /// Read the samples in a new order in each epoch.
+        shuffle: bool = true, example "false";
+        /// The number of training samples to read at most.
+        max_samples: Option<usize> = None, default "all", within Range::above(0.0), example "1000";
+        /// What happens at a line that cannot be read.
+        bad_lines: BadLines = BadLines::Fail, when of_language_models(), example r#""skip""#;
+        /// The key, or the column, of the text that is classified.
+        text_key: String = "text".to_owned(),
+            when reads!(model.task in [Task::SequenceClassification]),
+            example r#""message""#;
+        /// The key, or the column, of the class.
+        label_key: String = "label".to_owned(), when of_classifiers(), example r#""class""#;
+        /// The column of the image in a table.
+        image_key: String = "image".to_owned(), when of_images(), example r#""picture""#;
+        /// Flip half of the training images horizontally.
+        flip: bool = false, when of_images(), example "true";
+        /// Crop each training image to a random part of its area between these two.
+        crop: Option<[f64; 2]> = None,
+            valid "the smallest and the largest part of an image, such as [0.08, 1]",
+            when of_images(),
+            example "[0.08, 1.0]";
+        /// The names of the classes, in the order of their numbers.
+        labels: Option<Vec<String>> = None,
+            default "those of a model that has a classifier, otherwise those in the training data",
+            valid r#"a list of the names of the classes, such as ["ham", "spam"]"#,
+            when of_classifiers(),
+            example r#"["ham", "spam"]"#;
+        /// The weight of each class in the loss.
+        class_weights: ClassWeights = ClassWeights::None,
+            when of_classifiers(),
+            example r#""balanced""#;
+        /// How a prompt and its completion are tokenized.
+        pairs: Pairs = Pairs::Auto, when of_language_models(), example r#""chat""#;
+        /// A Jinja template over the columns of a record, which gives the prompt.
+        prompt_template: Option<String> = None,
+            valid r#"a Jinja template over a record's columns, such as "Question: {{ question }}\nAnswer: ""#,
+            when of_language_models(),
+            example r#""Q: {{ question }}""#;
+        /// The names that the data use for the columns that are read.
+        columns: BTreeMap<String, String> = BTreeMap::new(),
+            valid r#"a table of the data's own names, such as { prompt = "question", completion = "answer" }"#,
+            when of_language_models(),
+            example r#"{ prompt = "question" }"#;
+        /// Variables of the chat template. Those of a record have precedence.
+        chat_template_kwargs: toml::Table = toml::Table::new(),
+            valid "a table of variables of the chat template, such as { enable_thinking = false }",
+            when of_language_models(),
+            example "{ enable_thinking = false }";
+    }
 }
 
 impl Data {
-    pub(super) fn resolve(raw: raw::Data, at: Table<'_>) -> Result<Self, Error> {
-        let sequence_length = raw.sequence_length.unwrap_or(512);
-        at.require("sequence_length", sequence_length >= 2, "must be >= 2")?;
-        at.require("max_samples", raw.max_samples != Some(0), "must be > 0")?;
-        if let Some([least, most]) = raw.crop {
-            at.require("crop", 0.0 < least && least <= most && most <= 1.0, "must be two parts, the lesser first, above 0 and at most 1")?;
+    pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
+        if let Some([least, most]) = self.crop {
+            let is_ordered = 0.0 < least && least <= most && most <= 1.0;
+            table.require("crop", is_ordered, "must be two parts, the smaller first, > 0 and <= 1")?;
         }
-        if let Some(labels) = &raw.labels {
-            let all: std::collections::BTreeSet<_> = labels.iter().collect();
-            at.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, no two alike")?;
+        if let Some(labels) = &self.labels {
+            let all: BTreeSet<_> = labels.iter().collect();
+            table.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, all different")?;
         }
-        Ok(Self {
-            train: at.given("train", raw.train)?.check("train", at)?,
-            eval: raw.eval.map(|eval| eval.check("eval", at)).transpose()?,
-            eval_samples: raw.eval_samples.unwrap_or(32),
-            format: at.choose("format", raw.format.as_deref(), DataFormat::Auto)?,
-            sequence_length,
-            overflow: raw.overflow.as_deref().map(|name| at.choose("overflow", Some(name), Overflow::Split)).transpose()?,
-            packing: raw.packing.unwrap_or(false),
-            loss_on: at.choose("loss_on", raw.loss_on.as_deref(), LossOn::Assistant)?,
-            shuffle: raw.shuffle.unwrap_or(true),
-            max_samples: raw.max_samples,
-            bad_lines: at.choose("bad_lines", raw.bad_lines.as_deref(), BadLines::Fail)?,
-            text_key: raw.text_key.unwrap_or_else(|| "text".into()),
-            label_key: raw.label_key.unwrap_or_else(|| "label".into()),
-            image_key: raw.image_key.unwrap_or_else(|| "image".into()),
-            flip: raw.flip.unwrap_or(false),
-            crop: raw.crop,
-            labels: raw.labels,
-            class_weights: at.choose("class_weights", raw.class_weights.as_deref(), ClassWeights::None)?,
-            pairs: at.choose("pairs", raw.pairs.as_deref(), Pairs::Auto)?,
-            prompt_template: raw.prompt_template,
-            columns: raw.columns.unwrap_or_default(),
-            chat_template_kwargs: raw.chat_template_kwargs.unwrap_or_default(),
-        })
+        let has_weight = self.eval.as_ref().is_some_and(|eval| eval.iter().any(|source| source.weight != 1.0));
+        table.require("eval", !has_weight, "has a weight, which only training data may have")
     }
 }

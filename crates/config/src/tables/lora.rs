@@ -1,18 +1,27 @@
-//! `[lora]`: the trained low-rank update of the frozen weights (arXiv 2106.09685). The names are those of PEFT's `LoraConfig` where it has them.
+//! `[lora]`: the adapter that is trained (arXiv 2106.09685). The names are those of PEFT's
+//! `LoraConfig` where it has them.
 
-use crate::{Error, choice::choice, place::Table, raw};
+use crate::{
+    Error,
+    choice::choice,
+    declare::{Table, When, table},
+    range::Range,
+    source_map::KeyPlace,
+    value::Value,
+};
 use fancy_regex::Regex;
-use serde::{Serialize, Serializer};
+use serde_json::{Value as Json, json};
 use std::{collections::BTreeMap, path::PathBuf};
 
 choice! {
-    /// What the factors of a new update begin with.
+    /// The initial values of a new adapter's factors.
     Init {
-        /// A uniform, B zero.
+        /// A drawn from a uniform distribution, B zero.
         Default = "default",
-        /// A normal with a deviation of 1 / rank, B zero.
+        /// A drawn from a normal distribution with a deviation of 1 / rank, B zero.
         Gaussian = "gaussian",
-        /// The principal part of the weight, which is taken out of it (arXiv 2404.02948).
+        /// The principal singular values of the weight, which are subtracted from it (arXiv
+        /// 2404.02948).
         Pissa = "pissa",
     }
 }
@@ -26,48 +35,79 @@ choice! {
     not yet "all", "lora_only"
 }
 
-/// `[lora]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Lora {
-    /// `rank`: columns of the update's factors. Default: 8.
-    pub rank: usize,
-    /// `alpha`: the update is scaled by `alpha / rank`. Default: 16.0.
-    pub alpha: f64,
-    /// `dropout`: the chance that an input of the update is zeroed while training. Default: 0.0.
-    pub dropout: f64,
-    /// `target_modules`: `"all-linear"` (all linear layers of the blocks), a list of module-name suffixes, or a regular expression that
-    /// the whole path of a module matches. Default: `"all-linear"`.
-    pub target_modules: TargetModules,
-    /// `exclude_modules`: modules that get no update though they are targeted: a list of suffixes, or a regular expression. Default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exclude_modules: Option<TargetModules>,
-    /// `layers_to_transform`: the numbers of the layers that get updates. Not with a regular expression as the target. Default: all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers_to_transform: Option<Vec<i64>>,
-    /// `use_rslora`: the update is scaled by `alpha / sqrt(rank)` (arXiv 2312.03732). Default: false.
-    pub use_rslora: bool,
-    /// `use_dora`: the rows of the updated weight get a trained magnitude (arXiv 2402.09353). Default: false.
-    pub use_dora: bool,
-    /// `init`: `"default"`, `"gaussian"` or `"pissa"`. Default: `"default"`.
-    pub init: Init,
-    /// `lora_fa`: A is frozen, so that a layer keeps its input's projection to `rank` columns only (arXiv 2308.03303). Default: false.
-    pub lora_fa: bool,
-    /// `lora_plus_ratio`: the learning rate of B, as a multiple of that of A (arXiv 2402.12354). Default: 1.0.
-    pub lora_plus_ratio: f64,
-    /// `modules_to_save`: modules that are trained whole and written into the adapter: the ends of their paths. Default: none.
-    pub modules_to_save: Vec<String>,
-    /// `bias`: `"none"`: no bias is trained. Default: `"none"`.
-    pub bias: LoraBias,
-    /// `adapter`: the directory of a PEFT adapter to start from, which says all the keys above but `lora_fa` and `lora_plus_ratio`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<PathBuf>,
-    /// `rank_pattern`: ranks of modules that have another, by a regular expression on the last parts of their paths. Default: none.
-    pub rank_pattern: BTreeMap<String, usize>,
-    /// `alpha_pattern`: alphas, likewise. Default: none.
-    pub alpha_pattern: BTreeMap<String, f64>,
+/// The key says how a new adapter is made; an old one says it itself.
+fn of_a_new_adapter() -> When {
+    When::run(&["lora.adapter"], "[lora] adapter is left out", |run| run.lora.as_ref().is_none_or(|lora| lora.adapter.is_none()))
 }
 
-/// Which modules get an update.
+table! {
+    /// The LoRA adapter that is trained. Without the table all weights of the model are trained.
+    Lora: "lora" {
+        /// Columns of the adapter's factors.
+        rank: usize = 8, within Range::above(0.0), when of_a_new_adapter(), example "16";
+        /// The update is scaled by `alpha / rank`.
+        alpha: f64 = 16.0, within Range::above(0.0), when of_a_new_adapter(), example "32.0";
+        /// The probability that an input of the adapter is zeroed in training.
+        dropout: f64 = 0.0,
+            within Range::at_least(0.0).below(1.0),
+            when of_a_new_adapter(),
+            example "0.05";
+        /// The modules that get an adapter: all linear layers of the blocks, those whose names are
+        /// listed, or those whose whole path a regular expression matches.
+        target_modules: TargetModules = TargetModules::AllLinear,
+            valid r#""all-linear" | a list of module-name suffixes such as ["q_proj", "v_proj"] | a regular expression on whole paths"#,
+            when of_a_new_adapter(),
+            example r#"["q_proj", "v_proj"]"#;
+        /// Modules that get no adapter although `target_modules` has them.
+        exclude_modules: Option<TargetModules> = None,
+            valid "a list of module-name suffixes | a regular expression on whole paths",
+            when of_a_new_adapter(),
+            example r#"["lm_head"]"#;
+        /// The numbers of the layers, from 0, that get an adapter.
+        layers_to_transform: Option<Vec<i64>> = None,
+            default "all layers",
+            valid "a list of layers from 0, such as [0, 1, 5]",
+            when of_a_new_adapter(),
+            example "[0, 1]";
+        /// Other ranks for some modules, by regular expressions on the last parts of their paths.
+        rank_pattern: BTreeMap<String, usize> = BTreeMap::new(),
+            valid r#"a table of ranks by module, such as { q_proj = 16, "mlp.down_proj" = 4 }"#,
+            within Range::above(0.0),
+            when of_a_new_adapter(),
+            example "{ q_proj = 16 }";
+        /// Other alphas for some modules, likewise.
+        alpha_pattern: BTreeMap<String, f64> = BTreeMap::new(),
+            valid "a table of alphas by module, such as { q_proj = 32.0 }",
+            within Range::above(0.0),
+            when of_a_new_adapter(),
+            example "{ q_proj = 32.0 }";
+        /// Scale the update by `alpha / sqrt(rank)` (rsLoRA, arXiv 2312.03732).
+        use_rslora: bool = false, when of_a_new_adapter(), example "true";
+        /// Train a magnitude for each row of the updated weight (DoRA, arXiv 2402.09353).
+        use_dora: bool = false, when of_a_new_adapter(), example "true";
+        /// The initial values of the adapter's factors.
+        init: Init = Init::Default, when of_a_new_adapter(), example r#""pissa""#;
+        /// Freeze A, so that a layer saves only its input's projection to `rank` columns (LoRA-FA,
+        /// arXiv 2308.03303).
+        lora_fa: bool = false, example "true";
+        /// The learning rate of B as a multiple of that of A (LoRA+, arXiv 2402.12354).
+        lora_plus_ratio: f64 = 1.0, within Range::above(0.0), example "16.0";
+        /// Modules that are trained in full and saved with the adapter.
+        modules_to_save: Vec<String> = Vec::new(),
+            valid r#"a list of module-name suffixes such as ["lm_head", "embed_tokens"]"#,
+            when of_a_new_adapter(),
+            example r#"["lm_head"]"#;
+        /// Which biases are trained.
+        bias: LoraBias = LoraBias::None, when of_a_new_adapter(), example r#""none""#;
+        /// A PEFT adapter to continue training from. It determines how the adapter is made.
+        adapter: Option<PathBuf> = None,
+            default "a new adapter",
+            valid "the directory of a PEFT adapter",
+            example r#""runs/first/adapter""#;
+    }
+}
+
+/// Which modules get an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
     /// `"all-linear"`: every linear layer of the blocks.
@@ -79,58 +119,21 @@ pub enum TargetModules {
 }
 
 impl Lora {
-    pub(super) fn resolve(raw: raw::Lora, at: Table<'_>) -> Result<Self, Error> {
-        let rank = raw.rank.unwrap_or(8);
-        at.require("rank", rank > 0, "must be > 0")?;
-        let alpha = raw.alpha.unwrap_or(16.0);
-        at.require("alpha", is_positive(alpha), "must be > 0")?;
-        let dropout = raw.dropout.unwrap_or(0.0);
-        at.require("dropout", (0.0..1.0).contains(&dropout), "must be >= 0 and < 1")?;
-        let target_modules = match raw.target_modules {
-            None => TargetModules::AllLinear,
-            Some(raw::OneOrMany::One(name)) if name == "all-linear" => TargetModules::AllLinear,
-            Some(given) => modules("target_modules", given, at)?,
-        };
-        let exclude_modules = raw.exclude_modules.map(|given| modules("exclude_modules", given, at)).transpose()?;
-        if let Some(layers) = &raw.layers_to_transform {
-            at.require("layers_to_transform", !layers.is_empty(), "must name at least one layer")?;
-            let says = matches!(target_modules, TargetModules::Pattern(_));
-            at.require("layers_to_transform", !says, "cannot be given where target_modules is a regular expression; say the layers there")?;
+    pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
+        if let Some(layers) = &self.layers_to_transform {
+            table.require("layers_to_transform", !layers.is_empty(), "must name at least one layer")?;
+            let is_pattern = matches!(self.target_modules, TargetModules::Pattern(_));
+            let what = "cannot be given where target_modules is a regular expression; name the layers in it";
+            table.require("layers_to_transform", !is_pattern, what)?;
         }
-        let lora_plus_ratio = raw.lora_plus_ratio.unwrap_or(1.0);
-        at.require("lora_plus_ratio", is_positive(lora_plus_ratio), "must be > 0")?;
-        let lora_fa = raw.lora_fa.unwrap_or(false);
-        let modules_to_save = raw.modules_to_save.unwrap_or_default();
-        at.require("modules_to_save", modules_to_save.iter().all(|name| !name.is_empty()), "must not hold an empty name")?;
-        let mut rank_pattern = BTreeMap::new();
-        for (pattern, rank) in raw.rank_pattern.unwrap_or_default() {
-            check_pattern(&pattern).map_err(|why| at.refuse("rank_pattern", &why))?;
-            let rank = usize::try_from(rank).ok().filter(|rank| *rank > 0);
-            rank_pattern.insert(pattern, rank.ok_or_else(|| at.refuse("rank_pattern", "each rank must be > 0"))?);
+        let all = self.exclude_modules != Some(TargetModules::AllLinear);
+        table.require("exclude_modules", all, "cannot be \"all-linear\"")?;
+        table.require("modules_to_save", self.modules_to_save.iter().all(|name| !name.is_empty()), "must not have an empty name")?;
+        let patterns = self.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
+        for (key, pattern) in patterns.chain(self.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern))) {
+            check_pattern(pattern).map_err(|what| table.error(key, &what))?;
         }
-        let alpha_pattern = raw.alpha_pattern.unwrap_or_default();
-        for (pattern, alpha) in &alpha_pattern {
-            check_pattern(pattern).map_err(|why| at.refuse("alpha_pattern", &why))?;
-            at.require("alpha_pattern", is_positive(*alpha), "each alpha must be > 0")?;
-        }
-        Ok(Self {
-            rank,
-            alpha,
-            dropout,
-            target_modules,
-            exclude_modules,
-            layers_to_transform: raw.layers_to_transform,
-            use_rslora: raw.use_rslora.unwrap_or(false),
-            use_dora: raw.use_dora.unwrap_or(false),
-            init: at.choose("init", raw.init.as_deref(), Init::Default)?,
-            lora_fa,
-            lora_plus_ratio,
-            modules_to_save,
-            bias: at.choose("bias", raw.bias.as_deref(), LoraBias::None)?,
-            adapter: at.path("adapter", raw.adapter)?,
-            rank_pattern,
-            alpha_pattern,
-        })
+        Ok(())
     }
 }
 
@@ -142,31 +145,37 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     Regex::new(pattern).map(|_| ()).map_err(problem)
 }
 
-fn is_positive(value: f64) -> bool {
-    value > 0.0 && value.is_finite()
-}
-
-fn modules(key: &str, given: raw::OneOrMany, at: Table<'_>) -> Result<TargetModules, Error> {
-    match given {
-        raw::OneOrMany::One(pattern) => {
-            check_pattern(&pattern).map_err(|why| at.refuse(key, &why))?;
-            at.require(key, !pattern.is_empty(), "must not be empty")?;
-            Ok(TargetModules::Pattern(pattern))
-        }
-        raw::OneOrMany::Many(suffixes) => {
-            let named = !suffixes.is_empty() && suffixes.iter().all(|suffix| !suffix.is_empty());
-            at.require(key, named, "must name at least one module, and no empty name")?;
-            Ok(TargetModules::Suffixes(suffixes))
+impl Value for TargetModules {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        match value {
+            toml::Value::String(name) if name == "all-linear" => Ok(Self::AllLinear),
+            toml::Value::String(pattern) if pattern.is_empty() => Err(at.error("must not be empty")),
+            toml::Value::String(pattern) => {
+                check_pattern(pattern).map_err(|what| at.error(&what))?;
+                Ok(Self::Pattern(pattern.clone()))
+            }
+            _ => match Vec::<String>::read(value, at)? {
+                names if names.is_empty() || names.iter().any(String::is_empty) => {
+                    Err(at.error("must name at least one module, and no empty name"))
+                }
+                names => Ok(Self::Suffixes(names)),
+            },
         }
     }
-}
 
-impl Serialize for TargetModules {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn write(&self) -> Option<toml::Value> {
         match self {
-            Self::AllLinear => serializer.serialize_str("all-linear"),
-            Self::Pattern(pattern) => serializer.serialize_str(pattern),
-            Self::Suffixes(suffixes) => suffixes.serialize(serializer),
+            Self::AllLinear => Some("all-linear".into()),
+            Self::Pattern(pattern) => pattern.write(),
+            Self::Suffixes(suffixes) => suffixes.write(),
         }
+    }
+
+    fn valid(_: Range) -> String {
+        "a list of module-name suffixes | a regular expression on whole paths".into()
+    }
+
+    fn schema(_: Range) -> Json {
+        json!({"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}]})
     }
 }

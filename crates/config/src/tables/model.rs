@@ -1,7 +1,9 @@
-//! `[model]`: which model, and in which numbers.
+//! `[model]`: which model, and in which type of numbers.
 
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::Serialize;
+use crate::{
+    choice::choice,
+    declare::{reads, table},
+};
 use std::path::PathBuf;
 
 choice! {
@@ -9,20 +11,8 @@ choice! {
     Dtype {
         /// 32-bit floating point.
         F32 = "f32",
-        /// bfloat16: f32's range with 8 bits of precision.
+        /// bfloat16: the range of f32 with 8 bits of precision.
         Bf16 = "bf16",
-    }
-}
-
-choice! {
-    /// How the frozen weights are held.
-    Quantization {
-        /// In the model's dtype.
-        None = "none",
-        /// Four bits for each number of the linear layers (arXiv 2305.14314).
-        Nf4 = "nf4",
-        /// In the blocks of the GGUF file.
-        Gguf = "gguf",
     }
 }
 
@@ -37,7 +27,19 @@ impl Dtype {
 }
 
 choice! {
-    /// What a model learns.
+    /// How the frozen weights are stored.
+    Quantization {
+        /// In the model's dtype.
+        None = "none",
+        /// In 4-bit NormalFloat (QLoRA, arXiv 2305.14314).
+        Nf4 = "nf4",
+        /// In the blocks of the GGUF file.
+        Gguf = "gguf",
+    }
+}
+
+choice! {
+    /// What a model is trained to predict.
     Task {
         /// The next token of a text.
         CausalLm = "causal_lm",
@@ -49,47 +51,44 @@ choice! {
 }
 
 choice! {
-    /// What weights a model begins with.
+    /// The weights from which training starts.
     StartingWeights {
-        /// Those of its files.
+        /// Those of the model's files.
         Pretrained = "pretrained",
-        /// Drawn from the seed.
+        /// Drawn from the seed: a classifier is trained from scratch, of which only `config.json`
+        /// is needed.
         Random = "random",
     }
 }
 
-/// `[model]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Model {
-    /// `path`: a Hugging Face model directory, or a `.gguf` file. Required.
-    pub path: PathBuf,
-    /// `task`: `"causal_lm"`, `"sequence_classification"` or `"image_classification"`. Default: `"causal_lm"`.
-    pub task: Task,
-    /// `weights`: `"pretrained"`, or `"random"` for a classifier that is trained from nothing but its `config.json`. Default: `"pretrained"`.
-    pub weights: StartingWeights,
-    /// `dtype`: `"f32"` or `"bf16"`. Default: `"f32"`.
-    pub dtype: Dtype,
-    /// `quantization`: `"none"`; `"nf4"`, four bits for each number of the linear layers; or `"gguf"`, the blocks that a `.gguf` file has. Default:
-    /// `"none"`.
-    pub quantization: Quantization,
-    /// `tokenizer`: a `tokenizer.json`, `tokenizer.model` or `tekken.json`, or a directory that has one, to use instead of the model's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-    /// `chat_template`: a Jinja template to use instead of the model's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chat_template: Option<PathBuf>,
-}
-
-impl Model {
-    pub(super) fn resolve(raw: raw::Model, at: Table<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            path: at.given_path("path", raw.path)?,
-            task: at.choose("task", raw.task.as_deref(), Task::CausalLm)?,
-            weights: at.choose("weights", raw.weights.as_deref(), StartingWeights::Pretrained)?,
-            dtype: at.choose("dtype", raw.dtype.as_deref(), Dtype::F32)?,
-            quantization: at.choose("quantization", raw.quantization.as_deref(), Quantization::None)?,
-            tokenizer: at.path("tokenizer", raw.tokenizer)?,
-            chat_template: at.path("chat_template", raw.chat_template)?,
-        })
+table! {
+    /// The model that is trained.
+    Model: "model" {
+        /// The model's files.
+        path: PathBuf,
+            valid "a Hugging Face model directory, or a .gguf file",
+            example r#""models/Llama-3.2-1B""#;
+        /// What the model is trained to predict.
+        task: Task = Task::CausalLm, example r#""sequence_classification""#;
+        /// The weights from which training starts.
+        weights: StartingWeights = StartingWeights::Pretrained, example r#""random""#;
+        /// The type of weights and activations.
+        dtype: Dtype = Dtype::F32, example r#""bf16""#;
+        /// How the frozen weights of linear layers are stored.
+        quantization: Quantization = Quantization::None,
+            when reads!(model.task in [Task::CausalLm]),
+            example r#""nf4""#;
+        /// A tokenizer to use instead of the model's own.
+        tokenizer: Option<PathBuf> = None,
+            default "the model's",
+            valid "the path of a tokenizer.json, tokenizer.model or tekken.json, or of a directory that has one",
+            when reads!(model.task in [Task::CausalLm, Task::SequenceClassification]),
+            example r#""tokenizers/llama""#;
+        /// A chat template to use instead of the model's own.
+        chat_template: Option<PathBuf> = None,
+            default "the model's",
+            valid "the path of a Jinja chat template",
+            when reads!(model.task in [Task::CausalLm]),
+            example r#""chatml.jinja""#;
     }
 }

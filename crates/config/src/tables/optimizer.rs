@@ -1,104 +1,119 @@
 //! `[optimizer]`: how a gradient becomes a step.
 
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::Serialize;
+use crate::{
+    Error,
+    choice::choice,
+    declare::{Table, reads, table},
+    range::Range,
+};
 
 choice! {
-    /// The optimiser.
-    OptimizerName {
+    /// The optimizer.
+    OptimizerMethod {
         /// Adam with decoupled weight decay (arXiv 1711.05101).
         AdamW = "adamw",
-        /// The same, with moments in eight bits (arXiv 2110.02861).
+        /// The same with 8-bit moments (arXiv 2110.02861).
         AdamW8bit = "adamw8bit",
-        /// The sign of a mean of the gradient (arXiv 2302.06675).
+        /// The sign of a running mean of the gradient (arXiv 2302.06675).
         Lion = "lion",
         /// Gradient descent with momentum.
         Sgd = "sgd",
-        /// Orthogonalised momentum (kellerjordan.github.io/posts/muon) for the matrices between hidden layers, AdamW for the rest.
+        /// Orthogonalised momentum (kellerjordan.github.io/posts/muon) for the matrices between
+        /// hidden layers, AdamW for the rest.
         Muon = "muon",
     }
 }
 
 choice! {
-    /// What Muon multiplies its step with, for a matrix of `rows` by `columns`.
+    /// The factor of Muon's step, for a matrix of `rows` by `columns`.
     MuonScale {
-        /// `sqrt(max(1, rows / columns))`, as published. Its learning rate is much higher than that of AdamW.
+        /// `sqrt(max(1, rows / columns))`, as published. It needs a much higher learning rate than
+        /// AdamW.
         Original = "original",
-        /// `0.2 * sqrt(max(rows, columns))`: steps as large as those of AdamW, so that one learning rate serves both (arXiv 2502.16982).
+        /// `0.2 * sqrt(max(rows, columns))`: steps as large as those of AdamW, so that one learning
+        /// rate fits both (arXiv 2502.16982).
         MatchRmsAdamW = "match_rms_adamw",
     }
 }
 
-/// `[optimizer]`. A key that the optimiser does not read is refused.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Optimizer {
-    /// `name`: `"adamw"`, `"adamw8bit"`, `"lion"`, `"sgd"` or `"muon"`. Default: `"adamw"`.
-    pub name: OptimizerName,
-    /// `learning_rate`: the highest learning rate of the schedule. Default: 2e-4.
-    pub learning_rate: f64,
-    /// `betas`: decay of the first and second moments; with `"lion"` of the mean that makes the step and of the one that is kept. Not for
-    /// `"sgd"`. Default: [0.9, 0.999], with `"lion"` [0.9, 0.99].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub betas: Option<[f64; 2]>,
-    /// `eps`: added to the root of the second moment. Not for `"lion"` and `"sgd"`. Default: 1e-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eps: Option<f64>,
-    /// `momentum`: decay of the sum of gradients, for `"sgd"` and `"muon"`. Default: 0.9, with `"muon"` 0.95.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub momentum: Option<f64>,
-    /// `nesterov`: looks one step ahead along the momentum, for `"sgd"` and `"muon"`. Default: false, with `"muon"` true.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nesterov: Option<bool>,
-    /// `scale`: `"match_rms_adamw"` or `"original"`, for `"muon"`. Default: `"match_rms_adamw"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scale: Option<MuonScale>,
-    /// `weight_decay`: decoupled from the gradient, but with `"sgd"`, where it is part of it. Default: 0.0.
-    pub weight_decay: f64,
-    /// `master_weights`: step weights that are in bf16 as copies in f32. Default: true.
-    pub master_weights: bool,
-    /// `split`: share the optimiser's states and work out over the ranks. Default: false.
-    pub split: bool,
-    /// `clip_grad_norm`: the largest norm of all gradients together; 0 = no clipping. Default: 1.0.
-    pub clip_grad_norm: f64,
+table! {
+    /// How a gradient becomes a step.
+    Optimizer: "optimizer" {
+        /// The optimizer.
+        method: OptimizerMethod = OptimizerMethod::AdamW, example r#""muon""#;
+        /// The highest learning rate of the schedule.
+        learning_rate: f64 = 2e-4, within Range::above(0.0), example "1e-4";
+        /// Decay of the first and second moments. With `"lion"`: of the mean that makes the step,
+        /// and of the mean that is stored.
+        betas: Option<[f64; 2]> = None,
+            default r#"[0.9, 0.999], with "lion" [0.9, 0.99]"#,
+            within Range::at_least(0.0).below(1.0),
+            when reads!(optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Lion, OptimizerMethod::Muon]),
+            example "[0.9, 0.95]";
+        /// Added to the root of the second moment.
+        eps: Option<f64> = None,
+            default "1e-8",
+            within Range::above(0.0),
+            when reads!(optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Muon]),
+            example "1e-6";
+        /// Decay of the running sum of gradients.
+        momentum: Option<f64> = None,
+            default r#"0.9, with "muon" 0.95"#,
+            within Range::at_least(0.0).below(1.0),
+            when reads!(optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
+            example "0.9";
+        /// Nesterov's momentum.
+        nesterov: Option<bool> = None,
+            default r#"false, with "muon" true"#,
+            when reads!(optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
+            example "true";
+        /// The factor of Muon's step.
+        scale: Option<MuonScale> = None,
+            default r#""match_rms_adamw""#,
+            when reads!(optimizer.method in [OptimizerMethod::Muon]),
+            example r#""original""#;
+        /// Weight decay: decoupled from the gradient, except with `"sgd"`, where it is added to the
+        /// gradient.
+        weight_decay: f64 = 0.0, within Range::at_least(0.0), example "0.01";
+        /// The largest norm of all gradients together; larger gradients are scaled down. 0 turns
+        /// clipping off.
+        clip_grad_norm: f64 = 1.0, within Range::at_least(0.0), example "0.5";
+        /// Keep an f32 copy of weights that are in bf16, and apply the steps to it.
+        master_weights: bool = true, example "false";
+        /// 1 shards the optimizer's state and work across the ranks, as ZeRO stage 1 (arXiv
+        /// 1910.02054); 0 does not.
+        zero_stage: u32 = 0, valid "0 | 1", within Range::at_least(0.0).at_most(1.0), example "1";
+    }
 }
 
 const BETAS: [f64; 2] = [0.9, 0.999];
 const EPS: f64 = 1e-8;
 
 impl Optimizer {
-    pub(super) fn resolve(raw: raw::Optimizer, at: Table<'_>) -> Result<Self, Error> {
-        use OptimizerName::{Lion, Muon, Sgd};
-        let positive = |key, value: f64| at.require(key, value > 0.0 && value.is_finite(), "must be > 0").map(|()| value);
-        let not_negative = |key, value: f64| at.require(key, value >= 0.0 && value.is_finite(), "must be >= 0").map(|()| value);
-        let name = at.choose("name", raw.name.as_deref(), OptimizerName::AdamW)?;
-        let read_by = |key, given: bool, reads: bool| at.require(key, reads || !given, &format!("is not read by \"{name}\"; leave it out"));
-        let (has_betas, has_eps, has_momentum) = (name != Sgd, !matches!(name, Lion | Sgd), matches!(name, Sgd | Muon));
-        read_by("betas", raw.betas.is_some(), has_betas)?;
-        read_by("eps", raw.eps.is_some(), has_eps)?;
-        read_by("momentum", raw.momentum.is_some(), has_momentum)?;
-        read_by("nesterov", raw.nesterov.is_some(), has_momentum)?;
-        read_by("scale", raw.scale.is_some(), name == Muon)?;
+    /// Completes what depends on the method: the keys that it does not read have no value.
+    pub(super) fn resolve(mut self, table: &Table<'_>) -> Result<Self, Error> {
+        use OptimizerMethod::{Lion, Muon, Sgd};
+        let method = self.method;
+        if method != Sgd {
+            self.betas.get_or_insert(if method == Lion { [0.9, 0.99] } else { BETAS });
+        }
+        if !matches!(method, Lion | Sgd) {
+            self.eps.get_or_insert(EPS);
+        }
+        if matches!(method, Sgd | Muon) {
+            let momentum = *self.momentum.get_or_insert(if method == Muon { 0.95 } else { 0.9 });
+            let nesterov = *self.nesterov.get_or_insert(method == Muon);
+            table.require("nesterov", !nesterov || momentum > 0.0, "needs a momentum > 0")?;
+        }
+        if method == Muon {
+            self.scale.get_or_insert(MuonScale::MatchRmsAdamW);
+        }
+        Ok(self)
+    }
 
-        let betas = raw.betas.unwrap_or(if name == Lion { [0.9, 0.99] } else { BETAS });
-        at.require("betas", betas.iter().all(|beta| (0.0..1.0).contains(beta)), "must each be >= 0 and < 1")?;
-        let momentum = raw.momentum.unwrap_or(if name == Muon { 0.95 } else { 0.9 });
-        at.require("momentum", (0.0..1.0).contains(&momentum), "must be >= 0 and < 1")?;
-        let nesterov = raw.nesterov.unwrap_or(name == Muon);
-        at.require("nesterov", !nesterov || momentum > 0.0, "needs a momentum > 0")?;
-        let scale = at.choose("scale", raw.scale.as_deref(), MuonScale::MatchRmsAdamW)?;
-        Ok(Self {
-            name,
-            learning_rate: positive("learning_rate", raw.learning_rate.unwrap_or(2e-4))?,
-            betas: has_betas.then_some(betas),
-            eps: if has_eps { Some(positive("eps", raw.eps.unwrap_or(EPS))?) } else { None },
-            momentum: has_momentum.then_some(momentum),
-            nesterov: has_momentum.then_some(nesterov),
-            scale: (name == Muon).then_some(scale),
-            weight_decay: not_negative("weight_decay", raw.weight_decay.unwrap_or(0.0))?,
-            master_weights: raw.master_weights.unwrap_or(true),
-            split: raw.split.unwrap_or(false),
-            clip_grad_norm: not_negative("clip_grad_norm", raw.clip_grad_norm.unwrap_or(1.0))?,
-        })
+    /// Whether the optimizer's state and work are sharded across the ranks.
+    pub fn is_sharded(&self) -> bool {
+        self.zero_stage == 1
     }
 
     /// `betas`, or their default where the method has none.

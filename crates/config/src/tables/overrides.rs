@@ -1,23 +1,46 @@
-//! `[[activations.overrides]]`: other forms for some sites and layers.
+//! `[[activations.overrides]]`: other compression for some sites and layers.
 
-use super::activations::{Site, Sites};
-use super::form::{Form, PartialForm};
-use crate::{Error, choice::Choice, place::Table, raw};
-use serde::{Serialize, Serializer};
+use super::activations::{Activations, Site};
+use super::compression::CompressionOverrides;
+use crate::{
+    Error,
+    choice::Choice,
+    declare::{Declared, Table, table},
+    range::Range,
+    source_map::KeyPlace,
+    value::Value,
+};
+use serde_json::{Value as Json, json};
 use wildmatch::WildMatch;
 
-/// Another form for some sites and layers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Override {
-    /// `sites`: names or patterns with `*` and `?`, such as `"mlp_*"`. Default: all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sites: Option<Vec<String>>,
-    /// `layers`: such as `"0..8"` (0 to 7), `"24.."`, `"..4"` or `"3"`. Default: all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers: Option<Layers>,
-    /// What differs there.
-    #[serde(flatten)]
-    pub form: PartialForm,
+table! {
+    /// Other compression for some sites and layers.
+    Override: "activations.overrides" {
+        /// The sites for which it applies.
+        sites: Option<SitePatterns> = None,
+            default "all",
+            valid r#"names or patterns of "layer", "sublayer", "norm", "attn_in", "attn_out", "mlp_in", "mlp_out", "act", such as "mlp_*""#,
+            example r#""lay*""#;
+        /// The layers for which it applies.
+        layers: Option<Layers> = None, default "all", example r#""0..8""#;
+    }
+    with compression: CompressionOverrides
+}
+
+/// Names of sites, or patterns with `*` and `?`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePatterns(Vec<String>);
+
+impl From<String> for SitePatterns {
+    fn from(pattern: String) -> Self {
+        Self(vec![pattern])
+    }
+}
+
+impl SitePatterns {
+    fn matches(&self, site: Site) -> bool {
+        self.0.iter().any(|pattern| WildMatch::new(pattern).matches(site.as_str()))
+    }
 }
 
 /// A range of layers, from 0, the end not included.
@@ -25,53 +48,77 @@ pub struct Override {
 pub struct Layers {
     /// The first.
     pub start: usize,
-    /// Behind the last; absent: to the model's last.
+    /// The one after the last; absent: to the model's last.
     pub end: Option<usize>,
 }
 
 impl Override {
-    /// Whether it says how `site` is kept in `layer`.
+    /// Whether it applies to `site` in `layer`.
     pub fn is_for(&self, site: Site, layer: usize) -> bool {
-        self.names(site) && self.layers.is_none_or(|layers| layer >= layers.start && layers.end.is_none_or(|end| layer < end))
+        let is_here = |layers: Layers| layer >= layers.start && layers.end.is_none_or(|end| layer < end);
+        self.sites.as_ref().is_none_or(|patterns| patterns.matches(site)) && self.layers.is_none_or(is_here)
     }
 
-    fn names(&self, site: Site) -> bool {
-        self.sites.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| WildMatch::new(pattern).matches(site.as_str())))
-    }
-}
-
-/// What overrides are checked against.
-pub(super) struct Overrides<'a> {
-    pub sites: &'a Sites,
-    pub form: &'a Form,
-}
-
-impl Overrides<'_> {
-    pub(super) fn resolve(&self, raw: Option<Vec<raw::Override>>, at: Table<'_>) -> Result<Vec<Override>, Error> {
-        raw.unwrap_or_default().into_iter().enumerate().map(|(index, raw)| self.one(raw, at.item(index))).collect()
-    }
-
-    fn one(&self, mut raw: raw::Override, at: Table<'_>) -> Result<Override, Error> {
-        let form = PartialForm::resolve(raw.form(), at)?;
-        let patterns = raw.sites.map(|sites| match sites {
-            raw::OneOrMany::One(one) => vec![one],
-            raw::OneOrMany::Many(many) => many,
-        });
-        for pattern in patterns.iter().flatten() {
-            let matching: Vec<&str> = Site::NAMES.iter().copied().filter(|name| WildMatch::new(pattern).matches(name)).collect();
-            at.require("sites", !matching.is_empty(), &format!("\"{pattern}\" matches no site"))?;
-            let compressed = matching.iter().filter_map(|name| Site::from_name(name)).any(|site| self.sites.has(site));
+    /// Refuses what overrides nothing of `activations`, or does not go together with it.
+    pub(super) fn check(&self, activations: &Activations, table: &Table<'_>) -> Result<(), Error> {
+        for pattern in self.sites.iter().flat_map(|sites| &sites.0) {
+            let matching: Vec<Site> = Site::ALL.into_iter().filter(|site| WildMatch::new(pattern).matches(site.as_str())).collect();
+            table.require("sites", !matching.is_empty(), &format!("\"{pattern}\" matches no site"))?;
+            let is_compressed = matching.iter().any(|site| activations.sites.has(*site));
             let what = format!("\"{pattern}\" matches none of the sites that are compressed; add it to [activations] sites");
-            at.require("sites", compressed, &what)?;
+            table.require("sites", is_compressed, &what)?;
         }
-        let layers =
-            raw.layers.map(|text| layers(&text).ok_or_else(|| at.refuse("layers", &format!("cannot be \"{text}\"")))).transpose()?;
-        at.require("sites", !form.is_empty(), "has nothing to override; give method, rank or another key beside it")?;
-        let there = form.over(self.form);
-        there.check(at)?;
-        let read = there.method.has_rank() || !form.speaks_of_rank();
-        at.require("rank", read, &format!("is not read by method = \"{}\"; set another method beside it", there.method))?;
-        Ok(Override { sites: patterns, layers, form })
+        let what = "has nothing to override; give method, rank or another key in addition";
+        table.require("sites", !self.compression.is_empty(), what)?;
+        self.compression.over(&activations.compression).check(table)
+    }
+}
+
+impl Value for Override {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        Err(at.cannot_be(value))
+    }
+
+    fn read_list(values: &[toml::Value], at: &KeyPlace<'_>) -> Result<Vec<Self>, Error> {
+        let read = |(index, value): (usize, &toml::Value)| match value.as_table() {
+            Some(entries) => <Self as Declared>::read(&at.item(index, entries)),
+            None => <Self as Value>::read(value, at),
+        };
+        values.iter().enumerate().map(read).collect()
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        let entries = Declared::write(self).into_iter().map(|(key, value)| (key.to_owned(), value));
+        Some(toml::Value::Table(entries.collect()))
+    }
+
+    fn valid(_: Range) -> String {
+        "a table".into()
+    }
+
+    fn schema(_: Range) -> Json {
+        crate::schema::table(&Self::keys())
+    }
+}
+
+impl Value for SitePatterns {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        match value.as_str() {
+            Some(one) => Ok(Self(vec![one.to_owned()])),
+            None => Vec::read(value, at).map(Self),
+        }
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        self.0.write()
+    }
+
+    fn valid(_: Range) -> String {
+        format!("names or patterns of {}", Site::NAMES.join(", "))
+    }
+
+    fn schema(range: Range) -> Json {
+        json!({"anyOf": [String::schema(range), Vec::<String>::schema(range)]})
     }
 }
 
@@ -89,11 +136,23 @@ fn layers(text: &str) -> Option<Layers> {
     layers.end.is_none_or(|end| end > layers.start).then_some(layers)
 }
 
-impl Serialize for Layers {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&match self.end {
-            Some(end) => format!("{}..{end}", self.start),
-            None => format!("{}..", self.start),
+impl Value for Layers {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        value.as_str().and_then(layers).ok_or_else(|| at.cannot_be(value))
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        Some(match self.end {
+            Some(end) => format!("{}..{end}", self.start).into(),
+            None => format!("{}..", self.start).into(),
         })
+    }
+
+    fn valid(_: Range) -> String {
+        "a range of layers from 0, its end not included: \"0..8\", \"24..\", \"..4\", \"3\"".into()
+    }
+
+    fn schema(_: Range) -> Json {
+        json!({"type": "string", "pattern": "^[0-9]*([.][.][0-9]*)?$"})
     }
 }

@@ -1,60 +1,109 @@
 //! `[run]`, and the whole configuration around it.
 
-use super::{Activations, Checkpoint, Cluster, Data, GradientMethod, Gradients, Lora, Model, Optimizer, Schedule, Task};
-use crate::{Error, choice::choice, place::Places, source::Source};
-use serde::Serialize;
+use super::{Activations, Checkpoint, Cluster, Data, GradientMethod, Gradients, Lora, Model, Optimizer, SOME_SITE, Schedule, Task};
+use crate::{
+    Error,
+    choice::choice,
+    declare::{Declared, Rule, Table, When, table},
+    range::Range,
+    registry,
+    source::Source,
+    source_map::{Place, SourceMap, TableId},
+};
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 
 choice! {
-    /// Where a rank computes.
+    /// The device on which a rank computes.
     Device {
-        /// A GPU if libtorch sees one, the processor otherwise.
+        /// A GPU if libtorch finds one, otherwise the CPU.
         Auto = "auto",
-        /// The processor.
+        /// The CPU.
         Cpu = "cpu",
-        /// The GPU whose number is the rank's number on its host.
+        /// The GPU whose number is the local rank.
         Cuda = "cuda",
     }
 }
 
-/// How long a run is: `steps` or `epochs`, not both.
+/// How long a run is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
-    /// `steps`: this many optimiser steps.
+    /// This many optimizer steps.
     Steps(u64),
-    /// `epochs`: this many passes over the training data, or a part of one. The default is one pass.
+    /// This many passes over the training data, or a part of one.
     Epochs(f64),
 }
 
-/// A validated configuration: the keys of `[run]`, and every other table.
+table! {
+    /// What a run writes, how long it is, and how its batches are divided.
+    RunTable: "run" {
+        /// The directory of everything that the run writes.
+        dir: PathBuf = PathBuf::new(),
+            default "runs/ and the name of the configuration file",
+            example r#""runs/first""#;
+        /// The seed of all random numbers.
+        seed: u64 = 0, example "42";
+        /// The number of optimizer steps; not together with `epochs`.
+        steps: Option<u64> = None, default "one epoch", within Range::above(0.0), example "1000";
+        /// The number of passes over the training data; not together with `steps`.
+        epochs: Option<f64> = None,
+            default "1.0 without steps",
+            within Range::above(0.0),
+            example "3.0";
+        /// Sequences of an optimizer step, over all ranks. Each rank needs at least one.
+        batch_size: usize = 8, within Range::above(0.0), example "64";
+        /// Sequences that a rank computes at once; gradients are accumulated over the micro-batches
+        /// of a step. 0 computes all of them at once.
+        micro_batch_size: usize = 0, valid "a whole number >= 0, at most batch_size", example "4";
+        /// The device on which ranks compute.
+        device: Device = Device::Auto, example r#""cuda""#;
+        /// CPU threads of a rank; 0 divides the cores of a host by its ranks.
+        threads: usize = 0, example "4";
+        /// Steps between evaluations; 0 evaluates only before the first and after the last step.
+        eval_every: u64 = 0, example "100";
+        /// Steps between lines in the log of a rank. `metrics.jsonl` has a line for every step.
+        log_every: u64 = 1, within Range::above(0.0), example "10";
+        /// Steps between comparisons of all ranks' parameters, bit by bit; 0 compares only at the
+        /// start and before checkpoints.
+        check_every: u64 = 100, example "1000";
+        /// Write the metrics for TensorBoard too, into `tensorboard/`.
+        tensorboard: bool = false, example "true";
+        /// Tokens whose logits are computed at a time; 0 chooses a number that suits the
+        /// vocabulary.
+        loss_chunk: usize = 0, example "1024";
+    }
+}
+
+impl RunTable {
+    /// Completes what depends on the file's name and on other keys.
+    fn resolve(mut self, path: &Path, table: &Table<'_>) -> Result<Self, Error> {
+        if !table.has("dir") {
+            self.dir = Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str()));
+        }
+        if self.steps.is_none() {
+            self.epochs.get_or_insert(1.0);
+        } else {
+            table.require("epochs", self.epochs.is_none(), "cannot be given together with steps; keep one of the two")?;
+        }
+        let fits = self.micro_batch_size <= self.batch_size;
+        table.require("micro_batch_size", fits, &format!("must be <= batch_size, which is {}", self.batch_size))?;
+        Ok(self)
+    }
+
+    /// How long the run is.
+    pub fn length(&self) -> Length {
+        match self.steps {
+            Some(steps) => Length::Steps(steps),
+            None => Length::Epochs(self.epochs.unwrap_or(1.0)),
+        }
+    }
+}
+
+/// A validated configuration. The keys of `[run]` are its own: `run.batch_size`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// `dir`: the directory of everything the run writes. Default: `runs/` and the name of the configuration file.
-    pub dir: PathBuf,
-    /// `seed`: what every random choice is derived from. Default: 0.
-    pub seed: u64,
-    /// `steps` or `epochs`. Default: one epoch.
-    pub length: Length,
-    /// `batch_size`: sequences per optimiser step over all ranks, at least one for each. Default: 8.
-    pub batch_size: usize,
-    /// `micro_batch_size`: sequences a rank computes at once; 0 = its whole share of the batch. Default: 0.
-    pub micro_batch_size: usize,
-    /// `device`: `"auto"`, `"cpu"` or `"cuda"`. Default: `"auto"`.
-    pub device: Device,
-    /// `threads`: processor threads of a rank; 0 = cores / ranks on this host. Default: 0.
-    pub threads: usize,
-    /// `eval_every`: steps between evaluations; 0 = only before the first and after the last step. Default: 0.
-    pub eval_every: u64,
-    /// `log_every`: steps between lines in the rank's log (`metrics.jsonl` has every step). Default: 1.
-    pub log_every: u64,
-    /// `check_every`: steps between comparisons of all ranks' parameters, bit by bit; 0 = only at the start. They are compared before each
-    /// checkpoint, too. Default: 100.
-    pub check_every: u64,
-    /// `tensorboard`: whether the metrics are written for TensorBoard too, into `tensorboard/`. Default: false.
-    pub tensorboard: bool,
-    /// `loss_chunk`: tokens whose logits exist at a time; 0 = automatic. Default: 0.
-    pub loss_chunk: usize,
+    run: RunTable,
     /// `[model]`.
     pub model: Model,
     /// `[lora]`. Without the table all weights are trained.
@@ -74,14 +123,30 @@ pub struct Run {
     /// `[cluster]`.
     pub cluster: Cluster,
     /// Where each key was written, for errors found later.
-    places: Places,
+    sources: SourceMap,
+}
+
+impl Deref for Run {
+    type Target = RunTable;
+
+    fn deref(&self) -> &RunTable {
+        &self.run
+    }
+}
+
+impl DerefMut for Run {
+    fn deref_mut(&mut self) -> &mut RunTable {
+        &mut self.run
+    }
 }
 
 impl Run {
-    /// Reads and checks the configuration at `path`, with `overrides` of the form `table.key=value` on top.
+    /// Reads and checks the configuration at `path`, with `overrides` of the form `table.key=value`
+    /// on top.
     ///
-    /// An override's value is TOML where it parses as TOML, a string otherwise. `run.steps` and `run.epochs` each replace the
-    /// other.
+    /// An override's value is TOML where it parses as TOML, a string otherwise. `run.steps` and
+    /// `run.epochs` replace each other, and keys of the file that are not read because an override
+    /// chooses another method are left out.
     ///
     /// # Errors
     /// The first thing that is wrong, with its place and the valid values.
@@ -91,149 +156,168 @@ impl Run {
 
     /// The checked configuration of a source that was read from `path`.
     pub(crate) fn resolve(source: &Source, path: &Path) -> Result<Self, Error> {
-        let (raw, places) = source.parse()?;
-        let at = places.table("run");
-        let keys = raw.run;
-
-        let length = match (keys.steps, keys.epochs) {
-            (Some(_), Some(_)) => return Err(at.refuse("epochs", "cannot be given together with steps; keep one of the two")),
-            (Some(steps), None) => {
-                at.require("steps", steps > 0, "must be > 0")?;
-                Length::Steps(steps)
-            }
-            (None, epochs) => {
-                let epochs = epochs.unwrap_or(1.0);
-                at.require("epochs", epochs > 0.0 && epochs.is_finite(), "must be > 0")?;
-                Length::Epochs(epochs)
-            }
-        };
-        let dir = keys.dir.unwrap_or_else(|| Path::new("runs").join(path.file_stem().unwrap_or(path.as_os_str())));
-        at.require("dir", !dir.as_os_str().is_empty(), "must not be empty")?;
-        let batch_size = keys.batch_size.unwrap_or(8);
-        at.require("batch_size", batch_size > 0, "must be > 0")?;
-        let micro_batch_size = keys.micro_batch_size.unwrap_or(0);
-        at.require("micro_batch_size", micro_batch_size <= batch_size, &format!("must be <= batch_size, which is {batch_size}"))?;
-        let log_every = keys.log_every.unwrap_or(1);
-        at.require("log_every", log_every > 0, "must be > 0")?;
-
-        let run = Self {
-            dir,
-            seed: keys.seed.unwrap_or(0),
-            length,
-            batch_size,
-            micro_batch_size,
-            device: at.choose("device", keys.device.as_deref(), Device::Auto)?,
-            threads: keys.threads.unwrap_or(0),
-            eval_every: keys.eval_every.unwrap_or(0),
-            log_every,
-            check_every: keys.check_every.unwrap_or(100),
-            tensorboard: keys.tensorboard.unwrap_or(false),
-            loss_chunk: keys.loss_chunk.unwrap_or(0),
-            model: Model::resolve(raw.model, places.table("model"))?,
-            lora: raw.lora.map(|lora| Lora::resolve(lora, places.table("lora"))).transpose()?,
-            activations: Activations::resolve(raw.activations, places.table("activations"))?,
-            gradients: Gradients::resolve(raw.gradients, places.table("gradients"))?,
-            data: Data::resolve(raw.data, places.table("data"))?,
-            optimizer: Optimizer::resolve(raw.optimizer, places.table("optimizer"))?,
-            schedule: Schedule::resolve(raw.schedule, length, places.table("schedule"))?,
-            checkpoint: Checkpoint::resolve(raw.checkpoint, places.table("checkpoint"))?,
-            cluster: Cluster::resolve(raw.cluster, places.table("cluster"))?,
-            places,
-        };
-        for (key, sources) in [("train", Some(&run.data.train)), ("eval", run.data.eval.as_ref())] {
-            if run.model.task != Task::CausalLm && sources.is_some_and(|sources| sources.only().is_none()) {
-                return Err(run.refuse("data", key, "is a list, and a classifier reads one file or folder; put all rows into one"));
-            }
+        let (mut tables, mut sources) = source.parse()?;
+        loop {
+            let run = Self::from_tables(&tables, &sources, path)?;
+            let Some((table, key)) = run.unread()? else { return Ok(run) };
+            remove(&mut tables, &table, &key);
+            sources.forget(&table, &key);
         }
+    }
+
+    fn from_tables(tables: &toml::Table, sources: &SourceMap, path: &Path) -> Result<Self, Error> {
+        let none = toml::Table::new();
+        let at = |name: &str| {
+            let entries = tables.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
+            Table { sources, id: TableId::new(name), entries }
+        };
+        fn read<T: Declared>(table: Table<'_>, resolve: impl FnOnce(T, &Table<'_>) -> Result<T, Error>) -> Result<T, Error> {
+            resolve(T::read(&table)?, &table)
+        }
+        fn check<T: Declared>(table: Table<'_>, check: impl FnOnce(&T, &Table<'_>) -> Result<(), Error>) -> Result<T, Error> {
+            let value = T::read(&table)?;
+            check(&value, &table).map(|()| value)
+        }
+        let run = read(at("run"), |run: RunTable, table| run.resolve(path, table))?;
+        let length = run.length();
+        let run = Self {
+            run,
+            model: Model::read(&at("model"))?,
+            lora: if tables.contains_key("lora") { Some(check(at("lora"), Lora::check)?) } else { None },
+            activations: read(at("activations"), Activations::resolve)?,
+            gradients: Gradients::read(&at("gradients"))?,
+            data: check(at("data"), Data::check)?,
+            optimizer: read(at("optimizer"), Optimizer::resolve)?,
+            schedule: read(at("schedule"), |schedule: Schedule, table| schedule.resolve(length, table))?,
+            checkpoint: Checkpoint::read(&at("checkpoint"))?,
+            cluster: check(at("cluster"), Cluster::check)?,
+            sources: sources.clone(),
+        };
+        run.check_sources()?;
         run.check_shared_basis()?;
         Ok(run)
     }
 
-    /// Refuses gradients in bases that nothing is kept in.
+    /// A key of the file that is to be left out, because the command line has chosen that it is not
+    /// read.
+    ///
+    /// # Errors
+    /// A key that is given and not read.
+    fn unread(&self) -> Result<Option<(TableId, String)>, Error> {
+        for (table, key, place) in self.sources.given() {
+            let Some(when) = registry::key(&table.name, key).and_then(|key| key.when.as_ref()) else { continue };
+            if self.reads(when, table.item) {
+                continue;
+            }
+            if matches!(place, Place::File { .. }) && when.by.iter().any(|name| self.sources.is_overridden(name)) {
+                return Ok(Some((table.clone(), key.to_owned())));
+            }
+            let text = match when.rule {
+                Rule::Site(_) if !self.activations.has_sites() => SOME_SITE,
+                _ => &when.text,
+            };
+            return Err(self.sources.error_at(table, key, &format!("is read only if {text}; leave it out")));
+        }
+        Ok(None)
+    }
+
+    /// Whether the condition holds; of a key in an override of `[activations]`, where that override
+    /// applies.
+    fn reads(&self, when: &When, override_index: Option<usize>) -> bool {
+        match when.rule {
+            Rule::Run(holds) => holds(self),
+            Rule::Site(holds) => self.activations.in_use(override_index).any(|compression| holds(&compression)),
+        }
+    }
+
+    /// Refuses several sources where one is read.
+    fn check_sources(&self) -> Result<(), Error> {
+        for (key, sources) in [("train", Some(&self.data.train)), ("eval", self.data.eval.as_ref())] {
+            if self.model.task != Task::CausalLm && sources.is_some_and(|sources| sources.only().is_none()) {
+                return Err(self.error_at("data", key, "is a list, and a classifier reads one file or folder; put all rows into one"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses gradients in bases in which nothing is saved.
     fn check_shared_basis(&self) -> Result<(), Error> {
         if self.gradients.method != GradientMethod::SharedBasis {
             return Ok(());
         }
         if self.model.task != Task::CausalLm {
-            return Err(self.refuse("gradients", "method", "\"shared_basis\" is for language models; take \"powersgd\""));
+            return Err(self.error_at("gradients", "method", "\"shared_basis\" is for language models; use \"powersgd\""));
         }
         if self.activations.shares_inputs() {
             return Ok(());
         }
         let what = "\"shared_basis\" needs inputs of linear layers in bases that the ranks share; in [activations], set method = \"shared\" and \
                     sites = [\"attn_in\", \"attn_out\", \"mlp_in\", \"mlp_out\"], or some of them";
-        Err(self.refuse("gradients", "method", what))
+        Err(self.error_at("gradients", "method", what))
     }
 
-    /// The configuration in full, every key with its value. Loading it again gives the same run.
+    /// The configuration in full: every key that is read, with its value. Loading it again gives
+    /// the same run.
     pub fn to_toml(&self) -> String {
-        let (steps, epochs) = match self.length {
-            Length::Steps(steps) => (Some(steps), None),
-            Length::Epochs(epochs) => (None, Some(epochs)),
-        };
-        let written = Written {
-            run: RunKeys {
-                dir: &self.dir,
-                seed: self.seed,
-                steps,
-                epochs,
-                batch_size: self.batch_size,
-                micro_batch_size: self.micro_batch_size,
-                device: self.device,
-                threads: self.threads,
-                eval_every: self.eval_every,
-                log_every: self.log_every,
-                check_every: self.check_every,
-                tensorboard: self.tensorboard,
-                loss_chunk: self.loss_chunk,
-            },
-            model: &self.model,
-            lora: self.lora.as_ref(),
-            activations: &self.activations,
-            gradients: &self.gradients,
-            data: &self.data,
-            optimizer: &self.optimizer,
-            schedule: &self.schedule,
-            checkpoint: &self.checkpoint,
-            cluster: &self.cluster,
-        };
-        // Strings, numbers and lists of strings always have a TOML form; a path that is no UTF-8 was never read from TOML.
-        toml::to_string(&written).unwrap_or_else(|cause| format!("# this configuration has no TOML form: {cause}\n"))
+        let tables: Vec<String> = self
+            .written()
+            .into_iter()
+            .map(|(table, keys)| {
+                let lines: String = keys.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+                format!("[{table}]\n{lines}")
+            })
+            .collect();
+        tables.join("\n")
     }
 
-    /// Every key that has a value, as `table.key`, with that value in TOML.
+    /// Every key that is read and has a value, as `table.key`, with that value in TOML.
     pub fn keys(&self) -> BTreeMap<String, String> {
-        // What was resolved has a form in TOML.
-        keys(&self.to_toml()).unwrap_or_default()
+        let tables = self.written().into_iter();
+        tables.flat_map(|(table, keys)| keys.into_iter().map(move |(key, value)| (format!("{table}.{key}"), value.to_string()))).collect()
     }
 
-    /// An error at a key whose value does not fit the model, the data or the machine: it names the file and line, or the
-    /// override, that gave the key. `what` says what to do.
-    pub fn refuse(&self, table: &str, key: &str, what: &str) -> Error {
-        self.places.misfit(table, key, what)
+    fn written(&self) -> Vec<(&'static str, Vec<(&'static str, toml::Value)>)> {
+        fn entry<T: Declared>(table: &T) -> (&'static str, Vec<(&'static str, toml::Value)>) {
+            (T::NAME, table.write())
+        }
+        let mut tables = vec![entry(&self.run), entry(&self.model)];
+        tables.extend(self.lora.as_ref().map(entry));
+        tables.extend([entry(&self.activations), entry(&self.gradients), entry(&self.data), entry(&self.optimizer)]);
+        tables.extend([entry(&self.schedule), entry(&self.checkpoint), entry(&self.cluster)]);
+        for (table, keys) in &mut tables {
+            keys.retain(|(key, _)| registry::key(table, key).and_then(|key| key.when.as_ref()).is_none_or(|when| self.reads(when, None)));
+        }
+        tables
     }
 
-    /// The same, at a key of the form in which activations are kept: in the override `given`, or in the table itself.
-    pub fn refuse_form(&self, given: Option<usize>, key: &str, what: &str) -> Error {
+    /// An error at a key whose value does not fit the model, the data or the machine: it names the
+    /// file and line, or the override, that gave the key. `what` says what to do.
+    pub fn error_at(&self, table: &str, key: &str, what: &str) -> Error {
+        self.sources.error_at(&TableId::new(table), key, what)
+    }
+
+    /// The same, at a key of how activations are compressed: in the override `given`, or in
+    /// `[activations]` itself.
+    pub fn error_at_compression(&self, given: Option<usize>, key: &str, what: &str) -> Error {
         match given {
-            Some(index) => self.places.misfit_item("activations.overrides", index, key, what),
-            None => self.refuse("activations", key, what),
+            Some(index) => self.sources.error_at(&TableId::item("activations.overrides", index), key, what),
+            None => self.error_at("activations", key, what),
         }
     }
 
-    /// Sequences of a step that fall to the rank with the most of them, of `ranks`.
+    /// Sequences of a step that the rank with the most of them computes, of `ranks` ranks.
     ///
     /// # Errors
-    /// When a rank would go empty.
+    /// When a rank would have none.
     pub fn share(&self, ranks: usize) -> Result<usize, Error> {
         if ranks == 0 || self.batch_size < ranks {
             let what = format!("is {}, fewer than the {ranks} ranks; give at least {ranks}, or start fewer ranks", self.batch_size);
-            return Err(self.refuse("run", "batch_size", &what));
+            return Err(self.error_at("run", "batch_size", &what));
         }
         Ok(self.batch_size.div_ceil(ranks))
     }
 
-    /// Sequences that a rank computes at once, of `ranks`.
+    /// Sequences that a rank computes at once, of `ranks` ranks.
     ///
     /// # Errors
     /// As [`Run::share`].
@@ -242,7 +326,7 @@ impl Run {
         Ok(if self.micro_batch_size > 0 { self.micro_batch_size.min(share) } else { share })
     }
 
-    /// Refuses paths that lead nowhere.
+    /// Refuses paths that do not exist.
     ///
     /// # Errors
     /// The first path of the configuration that does not exist.
@@ -259,14 +343,28 @@ impl Run {
         for (table, key, path) in paths.chain(train).chain(eval) {
             if !path.exists() {
                 let what = format!("there is no {}; give another path, relative to the current directory", path.display());
-                return Err(self.refuse(table, key, &what));
+                return Err(self.error_at(table, key, &what));
             }
         }
         Ok(())
     }
 }
 
-/// The keys of a configuration that [`Run::to_toml`] has written, as [`Run::keys`] gives them, unless `text` is none.
+/// Takes a key out of the tables.
+fn remove(tables: &mut toml::Table, table: &TableId, key: &str) {
+    let entries = match (table.item, table.name.split_once('.')) {
+        (Some(index), Some((table, list))) => {
+            tables.get_mut(table).and_then(|table| table.get_mut(list)).and_then(|list| list.get_mut(index))
+        }
+        _ => tables.get_mut(&table.name),
+    };
+    if let Some(entries) = entries.and_then(toml::Value::as_table_mut) {
+        entries.remove(key);
+    }
+}
+
+/// The keys of a configuration that [`Run::to_toml`] has written, as [`Run::keys`] gives them;
+/// `None` where `text` is not one.
 pub fn keys(text: &str) -> Option<BTreeMap<String, String>> {
     let tables: toml::Table = text.parse().ok()?;
     let mut keys = BTreeMap::new();
@@ -274,40 +372,4 @@ pub fn keys(text: &str) -> Option<BTreeMap<String, String>> {
         keys.extend(value.as_table()?.iter().map(|(key, value)| (format!("{table}.{key}"), value.to_string())));
     }
     Some(keys)
-}
-
-/// What [`Run::to_toml`] writes.
-#[derive(Serialize)]
-struct Written<'a> {
-    run: RunKeys<'a>,
-    model: &'a Model,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lora: Option<&'a Lora>,
-    activations: &'a Activations,
-    gradients: &'a Gradients,
-    data: &'a Data,
-    optimizer: &'a Optimizer,
-    schedule: &'a Schedule,
-    checkpoint: &'a Checkpoint,
-    cluster: &'a Cluster,
-}
-
-/// The keys of `[run]` as they are written.
-#[derive(Serialize)]
-struct RunKeys<'a> {
-    dir: &'a Path,
-    seed: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    epochs: Option<f64>,
-    batch_size: usize,
-    micro_batch_size: usize,
-    device: Device,
-    threads: usize,
-    eval_every: u64,
-    log_every: u64,
-    check_every: u64,
-    tensorboard: bool,
-    loss_chunk: usize,
 }

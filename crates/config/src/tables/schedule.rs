@@ -1,49 +1,61 @@
-//! `[schedule]`: the learning rate from step to step.
+//! `[schedule]`: the learning rate of each step.
 
 use super::Length;
-use crate::{Error, choice::choice, place::Table, raw};
-use serde::Serialize;
+use crate::{
+    Error,
+    choice::choice,
+    declare::{Table, reads, table},
+    range::Range,
+    source_map::KeyPlace,
+    value::Value,
+};
+use serde_json::{Value as Json, json};
 
 choice! {
-    /// The learning rate's course after the warm-up.
-    ScheduleKind {
-        /// It stays.
+    /// How the learning rate changes after the warm-up.
+    ScheduleMethod {
+        /// It stays at its highest value.
         Constant = "constant",
-        /// It falls along a line.
+        /// It falls linearly.
         Linear = "linear",
         /// It falls along half a cosine.
         Cosine = "cosine",
-        /// It stays, and falls along a line at the end: warm-up, stable, decay (arXiv 2404.06395).
+        /// It stays, and falls linearly at the end: warm-up, stable, decay (arXiv 2404.06395).
         Wsd = "wsd",
     }
 }
 
-/// `[schedule]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Schedule {
-    /// `kind`: `"constant"`, `"linear"`, `"cosine"` or `"wsd"`. Default: `"cosine"`.
-    pub kind: ScheduleKind,
-    /// `warmup_steps`: steps in which the learning rate rises from 0 to its highest value. Default: 0.
-    pub warmup_steps: u64,
-    /// `decay`: the last part of the steps, in which the rate of `"wsd"` falls: a fraction of them, or a whole number. Default: 0.1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decay: Option<Decay>,
-    /// `min_ratio`: the last learning rate, as a fraction of the highest. Default: 0.0.
-    pub min_ratio: f64,
+table! {
+    /// The learning rate of each step, as a part of `[optimizer] learning_rate`.
+    Schedule: "schedule" {
+        /// How the learning rate changes after the warm-up.
+        method: ScheduleMethod = ScheduleMethod::Cosine, example r#""wsd""#;
+        /// Steps in which the learning rate rises linearly from 0 to its highest value.
+        warmup_steps: u64 = 0, valid "a whole number >= 0, less than [run] steps", example "100";
+        /// The last part of the run, in which the learning rate falls.
+        decay: Option<Decay> = None,
+            default "0.1",
+            when reads!(schedule.method in [ScheduleMethod::Wsd]),
+            example "0.2";
+        /// The last learning rate as a fraction of the highest.
+        min_ratio: f64 = 0.0,
+            within Range::at_least(0.0).at_most(1.0),
+            when reads!(schedule.method in [ScheduleMethod::Linear, ScheduleMethod::Cosine, ScheduleMethod::Wsd]),
+            example "0.1";
+    }
 }
 
 /// How long the end of a `"wsd"` schedule is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Decay {
-    /// So many steps.
+    /// This number of steps.
     Steps(u64),
     /// A fraction of all steps.
     Fraction(f64),
 }
 
 impl Decay {
-    /// Steps of it, of `steps` in all: at least one.
+    /// Its steps, of `steps` in total: at least one.
     pub fn steps(self, steps: u64) -> u64 {
         match self {
             Self::Steps(own) => own.clamp(1, steps.max(1)),
@@ -52,30 +64,43 @@ impl Decay {
     }
 }
 
+impl Value for Decay {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        let (decay, is_valid) = match *value {
+            toml::Value::Integer(steps) => (Self::Steps(steps.unsigned_abs()), steps > 0),
+            toml::Value::Float(fraction) => (Self::Fraction(fraction), fraction > 0.0 && fraction <= 1.0),
+            _ => return Err(at.cannot_be(value)),
+        };
+        if is_valid { Ok(decay) } else { Err(at.error("must be > 0, and <= 1 as a fraction")) }
+    }
+
+    fn write(&self) -> Option<toml::Value> {
+        match self {
+            Self::Steps(steps) => steps.write(),
+            Self::Fraction(fraction) => fraction.write(),
+        }
+    }
+
+    fn valid(_: Range) -> String {
+        "a fraction > 0 and <= 1 of the steps, or a whole number of steps >= 1".into()
+    }
+
+    fn schema(_: Range) -> Json {
+        json!({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}]})
+    }
+}
+
 impl Schedule {
-    pub(super) fn resolve(raw: raw::Schedule, length: Length, at: Table<'_>) -> Result<Self, Error> {
-        let warmup_steps = raw.warmup_steps.unwrap_or(0);
-        if let Length::Steps(steps) = length {
-            at.require("warmup_steps", warmup_steps < steps, &format!("must be < {steps}, the run's steps"))?;
+    /// Completes what depends on the method, and checks it against the length of the run.
+    pub(super) fn resolve(mut self, length: Length, table: &Table<'_>) -> Result<Self, Error> {
+        if self.method == ScheduleMethod::Wsd {
+            self.decay.get_or_insert(Decay::Fraction(0.1));
         }
-        let min_ratio = raw.min_ratio.unwrap_or(0.0);
-        at.require("min_ratio", (0.0..=1.0).contains(&min_ratio), "must be >= 0 and <= 1")?;
-        let kind = at.choose("kind", raw.kind.as_deref(), ScheduleKind::Cosine)?;
-        at.require("decay", kind == ScheduleKind::Wsd || raw.decay.is_none(), &format!("is not read by \"{kind}\"; leave it out"))?;
-        let decay = match raw.decay {
-            None => Decay::Fraction(0.1),
-            Some(raw::Amount::Whole(steps)) => Decay::Steps(u64::try_from(steps).unwrap_or(0)),
-            Some(raw::Amount::Fraction(fraction)) => Decay::Fraction(fraction),
-        };
-        let is_valid = match decay {
-            Decay::Steps(steps) => steps > 0,
-            Decay::Fraction(fraction) => fraction > 0.0 && fraction <= 1.0,
-        };
-        at.require("decay", is_valid, "must be > 0, and <= 1 as a fraction")?;
-        if let (ScheduleKind::Wsd, Length::Steps(steps)) = (kind, length) {
-            let left = steps - warmup_steps;
-            at.require("decay", decay.steps(steps) <= left, &format!("must be at most the {left} steps that the warm-up leaves"))?;
-        }
-        Ok(Self { kind, warmup_steps, decay: (kind == ScheduleKind::Wsd).then_some(decay), min_ratio })
+        let Length::Steps(steps) = length else { return Ok(self) };
+        table.require("warmup_steps", self.warmup_steps < steps, &format!("must be < {steps}, the run's steps"))?;
+        let left = steps - self.warmup_steps;
+        let fits = self.method != ScheduleMethod::Wsd || self.decay.is_none_or(|decay| decay.steps(steps) <= left);
+        table.require("decay", fits, &format!("must be at most the {left} steps that the warm-up leaves"))?;
+        Ok(self)
     }
 }

@@ -1,24 +1,30 @@
 //! `[data] train` and `eval`: where samples come from.
 
-use crate::{Error, place::Table};
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::ser::SerializeSeq;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt;
+use crate::{
+    Error,
+    declare::{Declared, table},
+    range::Range,
+    source_map::KeyPlace,
+    value::Value,
+};
+use serde_json::{Value as Json, json};
 use std::path::{Path, PathBuf};
 
-/// One place that samples come from: in TOML its path, or a table such as `{ path = "a.jsonl", weight = 2.0 }`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DataSource {
-    /// `path`: a file, or a folder, of which all files with a known ending are taken, at any depth, in the order of their paths.
-    pub path: PathBuf,
-    /// `weight`: how often each of its training samples comes in an epoch. Of a fraction so many samples come once more, always the same ones, drawn
-    /// by the run's seed. What is held out for evaluation is not weighted. Default: 1.
-    pub weight: f64,
+table! {
+    /// One source of samples: in TOML its path, or a table such as `{ path = "a.jsonl", weight =
+    /// 2.0 }`.
+    DataSource: "data.train" {
+        /// A file, or a folder, of which all files with a known ending are read in the order of
+        /// their paths.
+        path: PathBuf, example r#""a.jsonl""#;
+        /// How many times each of its training samples is read in an epoch. A fraction reads some
+        /// samples, drawn by the run's seed, once more. Validation samples have no weight.
+        weight: f64 = 1.0, within Range::above(0.0).at_most(1000.0), example "2.0";
+    }
 }
 
-/// Where samples come from: in TOML one path, or a list of paths and tables; their samples come in this order before they are shuffled.
+/// Where samples come from: in TOML one path, or a list of paths and tables; their samples come in
+/// this order before they are shuffled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataSources(Vec<DataSource>);
 
@@ -42,100 +48,41 @@ impl DataSources {
     pub fn only(&self) -> Option<&Path> {
         self.paths().next().filter(|_| self.0.len() == 1)
     }
+}
 
-    pub(super) fn check(self, key: &str, at: Table<'_>) -> Result<Self, Error> {
-        at.require(key, !self.0.is_empty(), "must not be empty")?;
-        for DataSource { path, weight } in &self.0 {
-            at.require(key, !path.as_os_str().is_empty(), "must not be empty")?;
-            at.require(
-                key,
-                *weight > 0.0 && *weight <= 1000.0,
-                &format!("has the weight {weight}, and a weight is above 0 and at most 1000"),
-            )?;
-            at.require(key, key == "train" || *weight == 1.0, "has a weight, which only training data may have")?;
-        }
-        Ok(self)
+impl Value for DataSources {
+    fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
+        let source = |(index, item): (usize, &toml::Value)| match item {
+            toml::Value::Table(entries) => DataSource::read(&at.item(index, entries)),
+            toml::Value::String(_) => Ok(DataSource { path: PathBuf::read(item, at)?, weight: 1.0 }),
+            _ => Err(at.cannot_be(item)),
+        };
+        let items = match value {
+            toml::Value::Array(items) if items.is_empty() => return Err(at.error("must not be empty")),
+            toml::Value::Array(items) => items.as_slice(),
+            toml::Value::String(_) => std::slice::from_ref(value),
+            _ => return Err(at.cannot_be(value)),
+        };
+        items.iter().enumerate().map(source).collect::<Result<_, _>>().map(Self)
     }
-}
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Weighted {
-    path: PathBuf,
-    #[serde(default = "one")]
-    weight: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-impl<'de> Deserialize<'de> for DataSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PathOrTable;
-        impl<'de> Visitor<'de> for PathOrTable {
-            type Value = DataSource;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path, or a table with a path")
-            }
-
-            fn visit_str<E>(self, path: &str) -> Result<DataSource, E> {
-                Ok(DataSource { path: path.into(), weight: 1.0 })
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<DataSource, A::Error> {
-                let Weighted { path, weight } = Weighted::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(DataSource { path, weight })
-            }
+    fn write(&self) -> Option<toml::Value> {
+        let write = |source: &DataSource| match source.weight {
+            1.0 => source.path.write(),
+            _ => Some(toml::Value::Table(source.write().into_iter().map(|(key, value)| (key.to_owned(), value)).collect())),
+        };
+        match self.0.as_slice() {
+            [source] if source.weight == 1.0 => write(source),
+            sources => Some(sources.iter().filter_map(write).collect::<Vec<_>>().into()),
         }
-        deserializer.deserialize_any(PathOrTable)
     }
-}
 
-impl<'de> Deserialize<'de> for DataSources {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = DataSources;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path, or a list of paths and of tables with a path")
-            }
-
-            fn visit_str<E>(self, path: &str) -> Result<DataSources, E> {
-                Ok(DataSources(vec![DataSource { path: path.into(), weight: 1.0 }]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<DataSources, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(DataSources)
-            }
-        }
-        deserializer.deserialize_any(OneOrMany)
+    fn valid(_: Range) -> String {
+        "a path | a list of paths and tables".into()
     }
-}
 
-impl Serialize for DataSource {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Written<'a> {
-            path: &'a Path,
-            weight: f64,
-        }
-        if self.weight == 1.0 {
-            return self.path.serialize(serializer);
-        }
-        Written { path: &self.path, weight: self.weight }.serialize(serializer)
-    }
-}
-
-impl Serialize for DataSources {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Some(path) = self.only().filter(|_| self.iter().all(|source| source.weight == 1.0)) {
-            return path.serialize(serializer);
-        }
-        let mut list = serializer.serialize_seq(Some(self.0.len()))?;
-        self.iter().try_for_each(|source| list.serialize_element(source))?;
-        list.end()
+    fn schema(range: Range) -> Json {
+        let path = PathBuf::schema(range);
+        json!({"anyOf": [path, {"type": "array", "minItems": 1, "items": {"anyOf": [path, crate::schema::table(&DataSource::keys())]}}]})
     }
 }

@@ -28,12 +28,12 @@ macro_rules! at_width {
 }
 
 /// A component and the part of the codes that is its own.
-type Part<'a> = (usize, &'a mut [u8]);
+type ComponentCodes<'a> = (usize, &'a mut [u8]);
 
 /// Codes the components `y` `[components, rows]`.
 pub(crate) fn encode(y: &[f32], rows: usize, plan: &Plan, rounding: Rounding, seed: u64) -> Encoded {
     let mut codes = vec![0; plan.code_bytes(rows)];
-    let mut parts: Vec<Part<'_>> = Vec::new();
+    let mut parts: Vec<ComponentCodes<'_>> = Vec::new();
     let mut rest = codes.as_mut_slice();
     for component in plan.active() {
         let (own, others) = rest.split_at_mut(rows.div_ceil(LANES) * usize::from(plan.widths[component]));

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::sync::{Mutex, PoisonError};
 
-use cuda::{Gpu, Module};
 use tch::{Cuda, Device, Tensor};
+
+use cuda::{Gpu, Module};
 
 use super::quantizer::{Quantizer, SCALARS, TRELLISES};
 use crate::Error;
@@ -130,7 +131,7 @@ impl Kernels {
         Self { levels: self.levels.shallow_clone(), starts: self.starts.shallow_clone(), classes: self.classes.shallow_clone(), ..*self }
     }
 
-    /// Queues a kernel on a grid of blocks of so many threads. The caller gives it what `coded.cu` states, in this order and of these shapes.
+    /// Queues a kernel on a grid of blocks of `threads` threads. The caller gives it what `coded.cu` states, in this order and of these shapes.
     #[allow(unsafe_code, reason = "memory is handed to a kernel by its address")]
     fn launch(&self, kernel: Kernel, grid: [usize; 2], threads: usize, arguments: &[Argument<'_>]) -> Result<(), Error> {
         let mut values: Vec<u64> = Vec::with_capacity(arguments.len());

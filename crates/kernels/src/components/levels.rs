@@ -1,12 +1,12 @@
-//! The quantisers' levels: constants, so that every machine decodes the same numbers. `examples/quantizer_levels.rs` prints them.
+//! The quantizers' levels: constants, so that every machine decodes the same numbers. `examples/quantizer_levels.rs` prints them.
 
 /// Units in a standard deviation.
 pub(crate) const UNIT: f32 = 4096.0;
 
-/// The widest code of a quantised component, in bits.
+/// The widest code of a quantized component, in bits.
 pub const WIDEST: usize = 8;
 
-/// Positive levels of a scalar quantiser of 1 to 8 bits, for a normal distribution, in [`UNIT`]s; the negative ones mirror them.
+/// Positive levels of a scalar quantizer of 1 to 8 bits, for a normal distribution, in [`UNIT`]s; the negative ones mirror them.
 pub(crate) const SCALAR: [&[i16]; WIDEST] = [
     &[3268],
     &[1857, 6189],
@@ -36,7 +36,7 @@ pub(crate) const SCALAR: [&[i16]; WIDEST] = [
 pub(crate) const SCALAR_LOST: [f64; WIDEST + 1] =
     [1.0, 3.639e-01, 1.176e-01, 3.460e-02, 9.518e-03, 2.511e-03, 6.513e-04, 1.646e-04, 4.124e-05];
 
-/// Positive levels of a trellis quantiser of 1 to 8 bits, of which a state offers half, for a normal distribution, in [`UNIT`]s; the negative ones mirror them.
+/// Positive levels of a trellis quantizer of 1 to 8 bits, of which a state offers half, for a normal distribution, in [`UNIT`]s; the negative ones mirror them.
 pub(crate) const TRELLIS: [&[i16]; WIDEST] = [
     &[1421, 4922],
     &[791, 2463, 4369, 7650],

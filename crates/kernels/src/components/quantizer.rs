@@ -2,11 +2,11 @@ use std::sync::LazyLock;
 
 use super::levels::{SCALAR, TRELLIS, WIDEST};
 
-/// Levels of a quantiser, most of them: the trellis of 8 bits has twice 256.
+/// Levels of a quantizer, most of them: the trellis of 8 bits has twice 256.
 pub(crate) const MOST_LEVELS: usize = 2 << WIDEST;
 
 /// Cells of the grid by which levels are found: 16 units each, over 6 standard deviations on either side, of which the last level of any
-/// quantiser keeps clear. The closest two levels are 34 units apart.
+/// quantizer keeps clear. The closest two levels are 34 units apart.
 const CELLS: usize = 3072;
 const CELL: f32 = 16.0;
 const REACH: f32 = CELL * (CELLS / 2) as f32;
@@ -27,7 +27,7 @@ pub(crate) struct Quantizer {
 /// Scalar quantizers of 1 to 8 bits: a code is the place of its level.
 pub(crate) static SCALARS: LazyLock<Vec<Quantizer>> = LazyLock::new(|| tables(&SCALAR, 2));
 
-/// Trellis quantisers of 1 to 8 bits: twice the levels, of which [a state](super::trellis) offers every other one.
+/// Trellis quantizers of 1 to 8 bits: twice the levels, of which [a state](super::trellis) offers every other one.
 pub(crate) static TRELLISES: LazyLock<Vec<Quantizer>> = LazyLock::new(|| tables(&TRELLIS, 4));
 
 /// One quantizer for each of these lists of positive levels. All together are half a MiB: on the heap, as an array of them would fill the stack

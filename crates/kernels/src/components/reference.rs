@@ -62,7 +62,7 @@ fn places(codes: &Tensor) -> Result<Tensor, Error> {
 
 #[cfg(test)]
 pub(crate) mod encoder {
-    //! Quantise and pack, for the tests.
+    //! Quantize and pack, for the tests.
     #![allow(clippy::unwrap_used)]
     use super::super::Rounding;
     use super::super::plan::{BLOCK, Encoded};

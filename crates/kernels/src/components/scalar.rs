@@ -1,4 +1,4 @@
-//! Scalar quantisation of one component: the nearest level, or one of the two around a value, drawn so that its mean is the value.
+//! Scalar quantization of one component: the nearest level, or one of the two around a value, drawn so that its mean is the value.
 
 use super::pack::{LANES, pack, read, unpack};
 use super::quantizer::{MOST_LEVELS, Quantizer};

@@ -1,4 +1,4 @@
-//! Positive numbers in few bits: a float's exponent and the top of its mantissa, without the sign that they do not have.
+//! Positive numbers quantized: a float's exponent and the top of its mantissa, without the sign that they do not have.
 
 /// Exponents below that of 2⁻³⁰ are not counted in a scale, times the eight mantissas of each.
 const LEAST: u32 = (127 - 30) * 8;

@@ -32,7 +32,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of the values of a component, one for each token, of which `absent` are zeros that need no code.
-    pub(super) fn of(values: &[f32], absent: usize) -> Self {
+    pub(super) fn from_values(values: &[f32], absent: usize) -> Self {
         let mut counts = [0u32; BINS];
         for value in values {
             let bin = ((value.abs().to_bits() >> 20).max(LEAST) - LEAST) as usize;
@@ -226,7 +226,7 @@ mod tests {
     fn a_normal_component_is_scaled_by_its_deviation_and_loses_what_is_known() {
         let random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
         let values: Vec<f32> = random.sample_iter(StandardNormal).take(20_000).map(|value: f32| value * 0.01).collect();
-        let spread = Spread::of(&values, 0);
+        let spread = Spread::from_values(&values, 0);
         for (rounding, known) in [(Rounding::Trellis, TRELLIS_LOST), (Rounding::Nearest, SCALAR_LOST)] {
             let (losses, scales) = spread.plan(rounding, values.len());
             for (width, known) in known.iter().enumerate().skip(1) {
@@ -241,7 +241,7 @@ mod tests {
     fn a_single_large_value_is_reached() {
         let mut values = vec![1e-4; 1000];
         values[3] = 0.9;
-        let (losses, scales) = Spread::of(&values, 0).plan(Rounding::Trellis, values.len());
+        let (losses, scales) = Spread::from_values(&values, 0).plan(Rounding::Trellis, values.len());
         assert!(losses[8] < 0.002 && scale(scales[8]) > 0.15, "{losses:?}");
     }
 }

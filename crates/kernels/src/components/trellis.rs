@@ -1,6 +1,6 @@
-//! Trellis-coded quantisation (Marcellin and Fischer 1990) of one component along its tokens.
+//! Trellis-coded quantization (Marcellin and Fischer 1990) of one component along its tokens.
 //!
-//! A scalar quantiser of `W` bits wastes what a box wastes against a ball. A trellis has twice the levels, in four classes by their place
+//! A scalar quantizer of `W` bits wastes what a box wastes against a ball. A trellis has twice the levels, in four classes by their place
 //! modulo 4, and a state that admits two of the classes, every other level: so a code is still `W` bits, but the levels that a token may
 //! take depend on the tokens before it, and the best path (Viterbi) has a quarter less error, at no cost to the decoder. The eight states
 //! are the last three path bits; a path bit is the lowest bit of a code, so decoding needs three codes back and nothing else (the

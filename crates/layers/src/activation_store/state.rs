@@ -1,17 +1,20 @@
-//! What the sites remember, as tensors: to be written down and taken up again.
+//! The sites' states as tensors, to be saved and loaded.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Tensor};
+
+use compression::SiteState;
 
 use super::{ActivationStore, lock};
 use crate::{Error, Site, SiteId};
-use compression::SiteState;
-use std::collections::BTreeMap;
-use tch::{Device, Tensor};
 
 /// Stands for a layer or a site that is absent.
 const NONE: &str = "-";
 
 impl ActivationStore {
-    /// What each site remembers from the steps so far, as copies on the CPU: `LAYER.SITE.PART`, such as `3.layer.basis`. Empty where no
-    /// method has a memory. Each rank has its own.
+    /// The state of each site after the steps so far, as copies on the CPU: `LAYER.SITE.PART`, such as `3.layer.basis`. Empty where no
+    /// method has a state. Each rank has its own.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -24,10 +27,10 @@ impl ActivationStore {
         Ok(tensors)
     }
 
-    /// Takes up what [`ActivationStore::state`] gave, on `device`; what was remembered before is forgotten.
+    /// Loads what [`ActivationStore::state`] gave, on `device`; earlier states are dropped.
     ///
     /// # Errors
-    /// [`Error::State`] for a name that is none of a site's memory, or a memory that is incomplete.
+    /// [`Error::State`] for a name that no site's state has, or a state that is incomplete.
     pub fn load_state(&self, state: Vec<(String, Tensor)>, device: Device) -> Result<(), Error> {
         let mut parts: BTreeMap<SiteId, Vec<(String, Tensor)>> = BTreeMap::new();
         for (name, tensor) in state {
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn memories_are_taken_up_at_their_places() {
+    fn states_are_loaded_at_their_sites() {
         let sites = ActivationStore::default();
         let basis = |value: f64| Tensor::full([4, 2], value, (Kind::Float, Device::Cpu));
         for layer in 0..3 {

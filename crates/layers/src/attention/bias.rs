@@ -1,6 +1,7 @@
-use super::eager::QueryChunk;
-use crate::{Error, Mask};
 use tch::{Kind, TchError, Tensor};
+
+use super::query_chunk::QueryChunk;
+use crate::{Error, Mask};
 
 /// What is added to scores by where query and key stand, from a weight that is trained.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ impl Bias<'_> {
         }
     }
 
-    /// What an operation holds of it beside the weight.
+    /// What an operation holds of it in addition to the weight.
     pub(super) fn rule(&self) -> Rule {
         match self {
             Self::Table { rows, .. } => Rule::Table { rows: rows.shallow_clone() },

@@ -1,10 +1,15 @@
 //! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
 
-use super::bias::Rule;
-use super::{SavedContext, Scores, repeat_kv, sum_kv_groups};
-use crate::{Error, Mask, Site, dropout, wide};
-use autograd::{Backward, BoxError, Forward, Function};
 use tch::{Kind, Tensor};
+
+use autograd::{Backward, BoxError, Forward, Function};
+
+use super::bias::Rule;
+use super::kv_groups::{repeat_kv, sum_kv_groups};
+use super::query_chunk::QueryChunk;
+use super::saved_context::SavedContext;
+use super::scores::Scores;
+use crate::{Error, Mask, Site, dropout, wide};
 
 pub(super) struct EagerAttention {
     pub mask: Mask,
@@ -16,13 +21,6 @@ pub(super) struct EagerAttention {
 
 /// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys, 16,777,216 / (8 · 4,096) = 512 queries.
 const AT_A_TIME: i64 = 1 << 24;
-
-/// A stretch of queries, and the keys that any of them may attend to.
-pub(super) struct QueryChunk {
-    pub first: i64,
-    pub queries: i64,
-    pub keys: i64,
-}
 
 impl EagerAttention {
     /// Cuts `q` `[batch, heads, tokens, d]` against `keys`.
@@ -72,13 +70,69 @@ impl EagerAttention {
     }
 
     /// What the weights of a stretch are multiplied with in training.
-    fn kept_weights(&self, weights: &Tensor, at: &QueryChunk) -> Result<Option<Tensor>, Error> {
+    fn dropout_mask(&self, weights: &Tensor, at: &QueryChunk) -> Result<Option<Tensor>, Error> {
         if self.scores.dropout <= 0.0 {
             return Ok(None);
         }
         let seed = self.saved.scope.site(Site::Core).at(at.first as u64).seed();
         Ok(Some(dropout::mask(weights, self.scores.dropout, seed)?))
     }
+
+    /// The gradients of a chunk's queries, and of the keys that they attend to; those of values and of the bias are added to `dv` and `d_weight`.
+    fn chunk_backward(
+        &self,
+        whole: &Whole<'_>,
+        dv: &Tensor,
+        d_weight: Option<&mut Tensor>,
+        at: &QueryChunk,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let (capped, masked) = self.capped(whole.q, whole.k, whole.weight, at)?;
+        let weights = masked.f_sub(&at.queries_of(whole.log_sums)?)?.f_exp()?;
+        let mask = self.dropout_mask(&weights, at)?;
+        let dy = at.queries_of(whole.dy)?;
+        let used = match &mask {
+            Some(mask) => weights.f_mul(mask)?,
+            None => weights.shallow_clone(),
+        };
+        let _ = at.keys_of(dv)?.f_add_(&used.f_to_kind(whole.v.kind())?.f_transpose(2, 3)?.f_matmul(&dy)?)?;
+        let mut d_weights = dy.f_matmul(&at.keys_of(whole.v)?.f_transpose(2, 3)?)?.f_to_kind(wide(whole.q.kind()))?;
+        if let Some(mask) = &mask {
+            d_weights = d_weights.f_mul_(mask)?;
+        }
+        let mut d_scores = d_weights.f_sub(&at.queries_of(whole.along)?)?.f_mul_(&weights)?;
+        if let Some(cap) = self.scores.soft_cap {
+            // d tanh = 1 − tanh².
+            let slope = capped.f_mul_scalar(1.0 / cap)?.f_square()?.f_neg()?.f_add_scalar(1.0)?;
+            d_scores = d_scores.f_mul_(&slope)?;
+        }
+        let d_products = d_scores.f_mul_scalar(self.scores.scale)?.f_to_kind(whole.q.kind())?;
+        let (q, k) = (at.queries_of(whole.q)?, at.keys_of(whole.k)?);
+        let mut of_queries = d_products.f_matmul(&k)?;
+        let mut of_keys = d_products.f_transpose(2, 3)?.f_matmul(&q)?;
+        if let (Some(rule), Some(weight), Some(d_weight)) = (&self.bias, whole.weight, d_weight) {
+            let [to_queries, to_keys] = rule.backward(weight, [&q, &k], [&d_scores, &d_products], at, d_weight)?;
+            if let Some(added) = to_queries {
+                of_queries = of_queries.f_add_(&added)?;
+            }
+            if let Some(added) = to_keys {
+                of_keys = of_keys.f_add_(&added)?;
+            }
+        }
+        Ok((of_queries, of_keys))
+    }
+}
+
+/// What the backward of each chunk reads, of all queries and keys, `[batch, heads, .., ..]`.
+struct Whole<'a> {
+    q: &'a Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    dy: &'a Tensor,
+    log_sums: &'a Tensor,
+    /// Each query's `dy · out`.
+    along: &'a Tensor,
+    /// Of the bias.
+    weight: Option<&'a Tensor>,
 }
 
 impl Function for EagerAttention {
@@ -94,7 +148,7 @@ impl Function for EagerAttention {
             let scores = self.capped(&q, &k, inputs.get(3).copied(), &at)?.1;
             let log_sums = scores.f_logsumexp(-1, true)?;
             let mut weights = scores.f_sub(&log_sums)?.f_exp()?;
-            if let Some(saved) = self.kept_weights(&weights, &at)? {
+            if let Some(saved) = self.dropout_mask(&weights, &at)? {
                 weights = weights.f_mul_(&saved)?;
             }
             outputs.push(weights.f_to_kind(v.kind())?.f_matmul(&v.f_narrow(2, 0, at.keys)?)?);
@@ -125,43 +179,11 @@ impl Function for EagerAttention {
             Some(weight) => Some(weight.f_zeros_like()?.f_to_kind(kind)?),
             None => None,
         };
+        let whole = Whole { q: &q, k: &k, v: &v, dy: &dy, log_sums: &log_sums, along: &along, weight: weight.as_ref() };
         for at in self.query_chunks(&q, k.size()[2]) {
-            let queries = |x: &Tensor| x.f_narrow(2, at.first, at.queries);
-            let keys = |x: &Tensor| x.f_narrow(2, 0, at.keys);
-            let (capped, masked) = self.capped(&q, &k, weight.as_ref(), &at)?;
-            let weights = masked.f_sub(&queries(&log_sums)?)?.f_exp()?;
-            let saved = self.kept_weights(&weights, &at)?;
-            let dy = queries(&dy)?;
-            let used = match &saved {
-                Some(saved) => weights.f_mul(saved)?,
-                None => weights.shallow_clone(),
-            };
-            let _ = keys(&dv)?.f_add_(&used.f_to_kind(v.kind())?.f_transpose(2, 3)?.f_matmul(&dy)?)?;
-            let mut d_weights = dy.f_matmul(&keys(&v)?.f_transpose(2, 3)?)?.f_to_kind(kind)?;
-            if let Some(saved) = &saved {
-                d_weights = d_weights.f_mul_(saved)?;
-            }
-            let mut d_scores = d_weights.f_sub(&queries(&along)?)?.f_mul_(&weights)?;
-            if let Some(cap) = self.scores.soft_cap {
-                // d tanh = 1 − tanh².
-                let slope = capped.f_mul_scalar(1.0 / cap)?.f_square()?.f_neg()?.f_add_scalar(1.0)?;
-                d_scores = d_scores.f_mul_(&slope)?;
-            }
-            let d_products = d_scores.f_mul_scalar(self.scores.scale)?.f_to_kind(q.kind())?;
-            let (q, k) = (queries(&q)?, keys(&k)?);
-            let mut of_queries = d_products.f_matmul(&k)?;
-            let mut of_keys = d_products.f_transpose(2, 3)?.f_matmul(&q)?;
-            if let (Some(rule), Some(weight), Some(d_weight)) = (&self.bias, &weight, &mut d_weight) {
-                let [added, to_keys] = rule.backward(weight, [&q, &k], [&d_scores, &d_products], &at, d_weight)?;
-                if let Some(added) = added {
-                    of_queries = of_queries.f_add_(&added)?;
-                }
-                if let Some(added) = to_keys {
-                    of_keys = of_keys.f_add_(&added)?;
-                }
-            }
+            let (of_queries, of_keys) = self.chunk_backward(&whole, &dv, d_weight.as_mut(), &at)?;
             dq.push(of_queries);
-            let _ = keys(&dk)?.f_add_(&of_keys)?;
+            let _ = at.keys_of(&dk)?.f_add_(&of_keys)?;
         }
         let dq = Tensor::f_cat(&dq, 2)?.f_transpose(1, 2)?;
         let mut grad_inputs = vec![Some(dq), Some(sum_kv_groups(&dk, groups)?), Some(sum_kv_groups(&dv, groups)?)];

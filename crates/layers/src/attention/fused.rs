@@ -1,10 +1,13 @@
 //! Attention by one of libtorch's kernels, which never write the scores out.
 
-use super::kernel::{Call, Kernel};
-use super::{SavedContext, sum_kv_groups};
-use crate::Mask;
-use autograd::{Backward, BoxError, Forward, Function};
 use tch::Tensor;
+
+use autograd::{Backward, BoxError, Forward, Function};
+
+use super::kernel::{Call, Kernel};
+use super::kv_groups::sum_kv_groups;
+use super::saved_context::SavedContext;
+use crate::Mask;
 
 pub(super) struct Fused {
     pub kernel: Kernel,

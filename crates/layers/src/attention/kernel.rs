@@ -1,13 +1,16 @@
 //! The kernels, as functions of queries, keys and values `[batch, tokens, heads, width]`.
 #![allow(unsafe_code)]
 
-use super::repeat_kv;
-use crate::Mask;
-use cuda::Gpu;
 use std::ffi::{CStr, c_char};
 use std::sync::OnceLock;
+
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
+
+use cuda::Gpu;
+
+use super::kv_groups::repeat_kv;
+use crate::Mask;
 
 /// One of libtorch's kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ impl Call<'_> {
         matches!(self.mask, Mask::Causal)
     }
 
-    /// `x` with zeros behind its last dimension: the kernels want one width for all, and zeros change nothing.
+    /// `x` with zeros after its last dimension: the kernels want one width for all, and zeros change nothing.
     fn widened(&self, x: &Tensor) -> Result<Tensor, TchError> {
         match self.width - x.size().last().copied().unwrap_or(self.width) {
             0 => Ok(x.shallow_clone()),
@@ -62,7 +65,7 @@ impl Call<'_> {
 
 impl Kernel {
     /// The kernel for such tensors, if there is one.
-    pub fn of(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
+    pub fn choose(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
         let Device::Cuda(index) = q.device() else { return (q.device() == Device::Cpu).then_some(Kernel::Cpu) };
         let half = matches!(q.kind(), Kind::BFloat16 | Kind::Half);
         let square = !matches!(mask, Mask::Causal) || q.size()[1] == k.size()[1];
@@ -112,76 +115,102 @@ impl Kernel {
         out: &Tensor,
         log_sums: &Tensor,
     ) -> Result<[Tensor; 3], TchError> {
-        let (causal, scale) = (call.is_causal(), call.scale);
-        let (dy, out, q) = (call.widened(dy)?, call.widened(out)?, call.widened(q)?);
-        let (tokens, keys) = (q.size()[1], k.size()[1]);
-        // Of sequences of several lengths, and of dropout.
-        let none = Tensor::new();
-        let (dq, dk, dv) = match self {
-            Kernel::Flash => Tensor::f_internal_flash_attention_backward(
-                &dy.f_contiguous()?,
-                &q,
-                &call.widened(k)?,
-                &call.widened(v)?,
-                &out,
-                log_sums,
-                &none,
-                &none,
-                tokens,
-                keys,
-                0.0,
-                causal,
-                &none,
-                &none,
-                scale,
-                None,
-                None,
-            )?,
-            Kernel::Efficient => {
-                let by_token = |x: Tensor| x.f_transpose(1, 2);
-                let (dq, dk, dv, _) = Tensor::f_internal_efficient_attention_backward(
-                    &dy.f_contiguous()?,
-                    &q,
-                    &by_token(call.repeat_kv(k)?)?,
-                    &by_token(call.repeat_kv(v)?)?,
-                    call.bias(&q, k)?,
-                    &out,
-                    None,
-                    None,
-                    tokens,
-                    keys,
-                    log_sums,
-                    0.0,
-                    &none,
-                    &none,
-                    i64::from(causal),
-                    false,
-                    scale,
-                    None,
-                    None,
-                    false,
-                )?;
-                (dq, dk, dv)
-            }
-            Kernel::Cpu => {
-                let heads = |x: &Tensor| x.f_transpose(1, 2);
-                let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
-                    &heads(&dy)?,
-                    &heads(&q)?,
-                    &call.repeat_kv(k)?,
-                    &call.repeat_kv(v)?,
-                    &heads(&out)?,
-                    log_sums,
-                    0.0,
-                    causal,
-                    call.mask.additive(),
-                    scale,
-                )?;
-                (heads(&dq)?, heads(&dk)?, heads(&dv)?)
-            }
-        };
-        Ok([dq, dk, dv])
+        let saved = Saved { q: call.widened(q)?, k, v, out: call.widened(out)?, log_sums };
+        let dy = call.widened(dy)?;
+        match self {
+            Kernel::Flash => flash_backward(call, &dy, &saved),
+            Kernel::Efficient => efficient_backward(call, &dy, &saved),
+            Kernel::Cpu => cpu_backward(call, &dy, &saved),
+        }
     }
+}
+
+/// What the kernels' backward reads, queries and output in their width.
+struct Saved<'a> {
+    q: Tensor,
+    k: &'a Tensor,
+    v: &'a Tensor,
+    out: Tensor,
+    log_sums: &'a Tensor,
+}
+
+impl Saved<'_> {
+    /// The numbers of queries and of keys.
+    fn lengths(&self) -> (i64, i64) {
+        (self.q.size()[1], self.k.size()[1])
+    }
+}
+
+fn flash_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Tensor; 3], TchError> {
+    let (queries, keys) = saved.lengths();
+    // Of sequences of several lengths, and of dropout.
+    let none = Tensor::new();
+    let (dq, dk, dv) = Tensor::f_internal_flash_attention_backward(
+        &dy.f_contiguous()?,
+        &saved.q,
+        &call.widened(saved.k)?,
+        &call.widened(saved.v)?,
+        &saved.out,
+        saved.log_sums,
+        &none,
+        &none,
+        queries,
+        keys,
+        0.0,
+        call.is_causal(),
+        &none,
+        &none,
+        call.scale,
+        None,
+        None,
+    )?;
+    Ok([dq, dk, dv])
+}
+
+fn efficient_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Tensor; 3], TchError> {
+    let (queries, keys) = saved.lengths();
+    let none = Tensor::new();
+    let by_token = |x: Tensor| x.f_transpose(1, 2);
+    let (dq, dk, dv, _) = Tensor::f_internal_efficient_attention_backward(
+        &dy.f_contiguous()?,
+        &saved.q,
+        &by_token(call.repeat_kv(saved.k)?)?,
+        &by_token(call.repeat_kv(saved.v)?)?,
+        call.bias(&saved.q, saved.k)?,
+        &saved.out,
+        None,
+        None,
+        queries,
+        keys,
+        saved.log_sums,
+        0.0,
+        &none,
+        &none,
+        i64::from(call.is_causal()),
+        false,
+        call.scale,
+        None,
+        None,
+        false,
+    )?;
+    Ok([dq, dk, dv])
+}
+
+fn cpu_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Tensor; 3], TchError> {
+    let heads = |x: &Tensor| x.f_transpose(1, 2);
+    let (dq, dk, dv) = Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu_backward(
+        &heads(dy)?,
+        &heads(&saved.q)?,
+        &call.repeat_kv(saved.k)?,
+        &call.repeat_kv(saved.v)?,
+        &heads(&saved.out)?,
+        saved.log_sums,
+        0.0,
+        call.is_causal(),
+        call.mask.additive(),
+        call.scale,
+    )?;
+    Ok([heads(&dq)?, heads(&dk)?, heads(&dv)?])
 }
 
 /// Whether a GPU is an Ampere or later.

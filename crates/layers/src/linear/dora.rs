@@ -1,7 +1,8 @@
 //! The magnitude of DoRA (arXiv 2402.09353, section 4), as PEFT computes it.
 
-use crate::wide;
 use tch::{Kind, TchError, Tensor};
+
+use crate::wide;
 
 /// `‖w + scale · b a‖` for each row of `w` `[out, in]`: `[out]`, in f32 or better.
 ///

@@ -1,9 +1,12 @@
-use super::{Projection, dora};
-use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
-use autograd::{Backward, BoxError, Forward};
 use std::cell::OnceCell;
 use std::sync::Arc;
+
 use tch::{TchError, Tensor};
+
+use autograd::{Backward, BoxError, Forward};
+
+use super::{Projection, dora};
+use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
 
 /// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
 pub(crate) struct LinearOp {
@@ -17,7 +20,7 @@ pub(crate) struct LinearOp {
 enum Weight {
     /// Among the inputs.
     Slot(usize),
-    /// Here, in few bits: it is frozen.
+    /// Here, quantized: it is frozen.
     Quantized(Arc<QuantizedWeight>),
 }
 
@@ -37,7 +40,7 @@ struct LoraSlots {
     scale: f64,
     dropout: f64,
     seed: u64,
-    /// `scale · dropout(rows) Aᵀ`, if it is kept instead of the rows.
+    /// `scale · dropout(rows) Aᵀ`, if it is saved instead of the rows.
     projected: Option<SavedActivation>,
 }
 
@@ -52,7 +55,7 @@ impl LoraSlots {
         Ok(x.f_mul(&dropout::mask(x, self.dropout, self.seed)?)?)
     }
 
-    /// What `dy` is behind the magnitude, beside a weight `[out, in]`.
+    /// What `dy` is past the magnitude, given a weight `[out, in]`.
     fn output_grads(
         &self,
         dy: &Tensor,
@@ -85,7 +88,7 @@ pub(crate) enum LinearInput<'a> {
 
 impl LinearInput<'_> {
     fn saved<'a>(saved: &Option<&'a SavedActivation>) -> Result<&'a SavedActivation, BoxError> {
-        saved.ok_or_else(|| "the input was not kept, as no weight needed it in forward".into())
+        saved.ok_or_else(|| "the input was not saved, as no weight needed it in forward".into())
     }
 
     fn contract(&self, gradient: &Tensor) -> Result<Tensor, BoxError> {
@@ -111,7 +114,7 @@ impl LinearInput<'_> {
 }
 
 impl LinearOp {
-    /// Puts the tensors of `projection`, which maps `x`, behind the other `inputs`; `scope` is its own.
+    /// Puts the tensors of `projection`, which maps `x`, after the other `inputs`; `scope` is its own.
     pub fn new<'a>(projection: &Projection<'a>, x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Self, Error> {
         let (width, size) = (x.size().last().copied().unwrap_or(0), projection.weight.size());
         let fan_in = usize::from(!projection.fan_in_fan_out);
@@ -149,8 +152,8 @@ impl LinearOp {
         lora || self.weight.slot().is_some_and(|slot| context.needs_grad(slot))
     }
 
-    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is kept at the scope given.
-    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], keeping: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
+    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is saved at the scope given.
+    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], saving: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
         let weight = self.weight(|slot| inputs[slot])?;
         let transposed = weight.f_tr()?;
         let affine = |bias: Option<usize>| match bias {
@@ -163,7 +166,7 @@ impl LinearOp {
         let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
         let small = dropped.f_matmul(&a.f_tr()?)?.f_mul_scalar(pair.scale)?;
         let Some(magnitude) = pair.magnitude else {
-            if let Some((context, scope)) = keeping
+            if let Some((context, scope)) = saving
                 && !context.needs_grad(pair.a)
                 && !own_weight.is_some_and(|slot| context.needs_grad(slot))
                 && context.needs_grad(pair.b)
@@ -233,49 +236,91 @@ impl LinearOp {
             }
             grad_inputs[slot] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
         }
-        let Some(pair) = &self.lora else { return Ok(()) };
-        let (a, b) = (parameter(pair.a).f_to_kind(dy.kind())?, parameter(pair.b).f_to_kind(dy.kind())?);
-        let small = output_grads.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
+        match &self.lora {
+            Some(pair) => {
+                let lora = LoraBackward { pair, dy, output_grads: &output_grads, weight: &weight, input, dropped: dropped.as_ref() };
+                lora.run(parameters, context, grad_inputs, d_input)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The backward of a LoRA pair.
+struct LoraBackward<'a> {
+    pair: &'a LoraSlots,
+    /// The output's gradient `[rows, out]`.
+    dy: &'a Tensor,
+    output_grads: &'a OutputGrads,
+    weight: &'a Expanded<'a>,
+    input: &'a LinearInput<'a>,
+    /// The input with elements dropped, if something reads it.
+    dropped: Option<&'a Tensor>,
+}
+
+impl LoraBackward<'_> {
+    /// The gradients of the pair's parameters into their `grad_inputs`, the input's added to `d_input` if that is wanted.
+    fn run(
+        &self,
+        parameters: &[Tensor],
+        context: &Backward<'_>,
+        grad_inputs: &mut [Option<Tensor>],
+        d_input: Option<&mut GradSum>,
+    ) -> Result<(), BoxError> {
+        let (pair, kind) = (self.pair, self.dy.kind());
+        let (a, b) = (parameters[pair.a - 1].f_to_kind(kind)?, parameters[pair.b - 1].f_to_kind(kind)?);
+        let small = self.output_grads.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
         if context.needs_grad(pair.a) {
-            grad_inputs[pair.a] = Some(match &dropped {
+            grad_inputs[pair.a] = Some(match self.dropped {
                 Some(dropped) => small.f_tr()?.f_matmul(dropped)?,
-                None => input.contract(&small)?,
+                None => self.input.contract(&small)?,
             });
         }
-        let project = |weight: &Tensor| match &dropped {
-            Some(dropped) => Ok::<_, BoxError>(dropped.f_matmul(&weight.f_tr()?)?),
-            None => input.project(weight),
-        };
-        let magnitude = pair.magnitude.filter(|slot| context.needs_grad(*slot));
-        if context.needs_grad(pair.b) || magnitude.is_some() {
-            let projected = match &pair.projected {
-                Some(saved) => saved.restore()?,
-                None => project(&a)?.f_mul_scalar(pair.scale)?,
-            };
-            if context.needs_grad(pair.b) {
-                grad_inputs[pair.b] = Some(output_grads.pair.f_tr()?.f_matmul(&projected)?);
-            }
-            if let (Some(slot), Some(norms)) = (magnitude, &output_grads.norms) {
-                let unscaled = project(weight.get()?)?.f_addmm_(&projected, &b.f_tr()?)?;
-                grad_inputs[slot] = Some(
-                    dy.f_mul(&unscaled)?
-                        .f_sum_dim_intlist(0, false, norms.kind())?
-                        .f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?,
-                );
-            }
+        self.b_and_magnitude(&a, &b, context, grad_inputs)?;
+        match d_input {
+            Some(sum) => self.add_input_grad(&small, &a, sum),
+            None => Ok(()),
         }
-        if let Some(sum) = d_input {
-            if pair.dropout > 0.0 {
-                let mut through = small.f_matmul(&a)?;
-                if let Some(more) = &output_grads.dropped {
-                    through = through.f_addmm_(more, weight.get()?)?;
-                }
-                sum.add(pair.drop_elements(&through)?)?;
-            } else {
-                sum.add_product(&small, &a)?;
-            }
+    }
+
+    /// The input, with elements dropped where the pair drops them, times a weight `[m, in]`.
+    fn project(&self, weight: &Tensor) -> Result<Tensor, BoxError> {
+        match self.dropped {
+            Some(dropped) => Ok(dropped.f_matmul(&weight.f_tr()?)?),
+            None => self.input.project(weight),
+        }
+    }
+
+    fn b_and_magnitude(&self, a: &Tensor, b: &Tensor, context: &Backward<'_>, grad_inputs: &mut [Option<Tensor>]) -> Result<(), BoxError> {
+        let (pair, output_grads) = (self.pair, self.output_grads);
+        let magnitude = pair.magnitude.filter(|slot| context.needs_grad(*slot));
+        if !context.needs_grad(pair.b) && magnitude.is_none() {
+            return Ok(());
+        }
+        let projected = match &pair.projected {
+            Some(saved) => saved.restore()?,
+            None => self.project(a)?.f_mul_scalar(pair.scale)?,
+        };
+        if context.needs_grad(pair.b) {
+            grad_inputs[pair.b] = Some(output_grads.pair.f_tr()?.f_matmul(&projected)?);
+        }
+        if let (Some(slot), Some(norms)) = (magnitude, &output_grads.norms) {
+            let unscaled = self.project(self.weight.get()?)?.f_addmm_(&projected, &b.f_tr()?)?;
+            let along = self.dy.f_mul(&unscaled)?.f_sum_dim_intlist(0, false, norms.kind())?;
+            grad_inputs[slot] = Some(along.f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?);
         }
         Ok(())
+    }
+
+    fn add_input_grad(&self, small: &Tensor, a: &Tensor, sum: &mut GradSum) -> Result<(), BoxError> {
+        if self.pair.dropout <= 0.0 {
+            return Ok(sum.add_product(small, a)?);
+        }
+        let mut through = small.f_matmul(a)?;
+        if let Some(more) = &self.output_grads.dropped {
+            through = through.f_addmm_(more, self.weight.get()?)?;
+        }
+        Ok(sum.add(self.pair.drop_elements(&through)?)?)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The blocks of GGUF files, each with its own scales (`dequantize_row_*` of ggml-quants.c).
 
-use super::BlockSize;
 use tch::{Kind, TchError, Tensor};
+
+use super::BlockSize;
 
 /// How the numbers of a block are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! NF4, the four-bit numbers of QLoRA (arXiv 2305.14314), as bitsandbytes computes and stores them (`quantize_4bit` with `quant_type="nf4"`).
 
-use autograd::Parameter;
 use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::Parameter;
 
 /// A weight `[out, in]` in NF4: a code of four bits for each number, and for each 64 their largest magnitude, in f32 or in eight bits.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub struct Nf4 {
 enum Scales {
     /// `[numbers / 64]`, f32.
     Whole(Parameter),
-    /// Quantised in their turn (double quantisation): `codes` `[numbers / 64]` of what each differs by from their mean, `largest`
+    /// Quantized in their turn (double quantization): `codes` `[numbers / 64]` of what each differs by from their mean, `largest`
     /// `[numbers / 64 / 256]` of those differences, and the mean.
     Coded { codes: Parameter, largest: Parameter, mean: Parameter },
 }
@@ -35,14 +36,14 @@ const LEVELS: [f32; 16] = [
 ];
 
 impl Nf4 {
-    /// Bytes of `elements` numbers, the largest magnitudes being quantised; none if they are not whole blocks.
+    /// Bytes of `elements` numbers, the largest magnitudes being quantized; none if they are not whole blocks.
     pub fn bytes(elements: i64) -> Option<u64> {
         let (blocks, is_whole) = (elements / BLOCK, elements > 0 && elements % BLOCK == 0);
         let bytes = elements / 2 + blocks + 4 * groups_of(blocks) + 4;
         is_whole.then_some(bytes as u64)
     }
 
-    /// Quantises `weight` `[out, in]`, whole blocks of it row by row; with `double_quantization` the largest magnitudes, too. The parts are called
+    /// Quantizes `weight` `[out, in]`, whole blocks of it row by row; with `double_quantization` the largest magnitudes, too. The parts are called
     /// as bitsandbytes saves them.
     ///
     /// The mean of the largest magnitudes is rounded once, where bitsandbytes takes it as libtorch happens to add them up in f32.
@@ -86,7 +87,7 @@ impl Nf4 {
         self.shape
     }
 
-    /// What is held: codes, largest magnitudes, and with double quantisation the largest of those and their mean.
+    /// What is held: codes, largest magnitudes, and with double quantization the largest of those and their mean.
     pub fn tensors(&self) -> Vec<&Parameter> {
         match &self.scales {
             Scales::Whole(largest) => vec![&self.codes, largest],
@@ -160,7 +161,7 @@ fn dynamic(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     Ok((Tensor::f_cat(&codes, 0)?, Tensor::f_cat(&largest, 0)?))
 }
 
-/// Groups of so many blocks, the last of which may be less than full.
+/// The number of groups of this many blocks, the last of which may be less than full.
 fn groups_of(blocks: i64) -> i64 {
     (blocks + GROUP - 1) / GROUP
 }

@@ -6,8 +6,9 @@ mod test_device;
 
 pub use test_device::device;
 
-use autograd::random::{Distribution, draw};
 use tch::{Kind, Tensor};
+
+use autograd::random::{Distribution, draw};
 
 pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
     Tensor::from_slice(values).to_device(device())

@@ -1,12 +1,14 @@
 //! `adapter_config.json`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
+
 use super::target::{check_pattern, matches};
 use crate::config::fields::Fields;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::{Map, Value};
-use std::collections::BTreeMap;
-use std::path::Path;
 
 /// The name of PiSSA among the initialisations.
 const PISSA: &str = "pissa";

@@ -1,9 +1,11 @@
 //! A PiSSA adapter as a plain one of the unchanged base (`subtract_mutated_init` of PEFT).
 
+use std::path::Path;
+
+use tch::Tensor;
+
 use super::{AdapterConfig, AdapterWeights, LoraWeights};
 use crate::{Error, Result};
-use std::path::Path;
-use tch::Tensor;
 
 /// `W - s B₀ A₀ + s B A = W + s [B, -B₀] [A; A₀]`: twice the rank, and alphas that leave the scale `s` as it is.
 pub(super) fn plain(folder: &Path, config: &AdapterConfig, weights: &AdapterWeights) -> Result<(AdapterConfig, AdapterWeights)> {

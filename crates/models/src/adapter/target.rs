@@ -1,7 +1,8 @@
 //! Which modules an adapter is for, by the rules of PEFT (`check_target_module_exists`, `_set_trainable`; 0.21).
 
-use super::{AdapterConfig, LayerNumbers, TargetModules};
 use fancy_regex::Regex;
+
+use super::{AdapterConfig, LayerNumbers, TargetModules};
 
 /// Says what is wrong with a regular expression.
 ///

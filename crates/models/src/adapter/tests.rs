@@ -1,7 +1,10 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
-use serde_json::{Value, json};
+
 use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::*;
 
 fn recorded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/adapter_init")
@@ -172,7 +175,7 @@ fn weights_and_configuration_must_agree() {
     let (_, mut transposed) = sample();
     transposed.modules.iter_mut().for_each(|pair| pair.a = pair.a.tr());
     refused(&config, &transposed, "expected [rank, in] and [out, rank]");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a refused adapter leaves nothing behind");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a refused adapter leaves nothing on disk");
 }
 
 #[test]

@@ -1,3 +1,8 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
+
 use super::attention_context::{AttentionContext, KvCache};
 use super::latent::Latent;
 use super::relative::Relative;
@@ -8,11 +13,8 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use autograd::Parameter;
-use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
-use tch::Tensor;
 
-/// The attention of a layer: queries, keys and values, and the map behind them.
+/// The attention of a layer: queries, keys and values, and the map after them.
 #[derive(Debug)]
 pub(crate) struct Attention {
     layer: LayerConfig,
@@ -77,8 +79,8 @@ impl Attention {
         Ok(Self { layer, scores, clip: config.attention.clip, head_norm, heads, maps, norms, relative: None, o })
     }
 
-    /// The attention of a layer of an encoder, in which tokens attend to those before and behind them.
-    pub fn of_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, prefix: &str, stage: &StageConfig) -> Result<Self> {
+    /// The attention of a layer of an encoder, in which tokens attend to those before and after them.
+    pub fn new_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, prefix: &str, stage: &StageConfig) -> Result<Self> {
         let (names, width) = (config.names, stage.width);
         let linear = |name: &str, bias: bool| {
             Linear::new(tensors, format!("{prefix}{name}"), Shape { outputs: width, inputs: width, bias, fan_in_fan_out: false })
@@ -135,7 +137,7 @@ impl Attention {
         self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).chain(relative)
     }
 
-    /// `x` `[batch, tokens, hidden]` to the same; `source` keeps it. Generation hands in its `cache`.
+    /// `x` `[batch, tokens, hidden]` to the same; `input` says how it is saved. Generation hands in its `cache`.
     pub fn forward(
         &self,
         x: &Tensor,

@@ -1,6 +1,8 @@
-use crate::config::LayerRope;
-use layers::{Error, Mask, RotaryTable};
 use tch::{TchError, Tensor};
+
+use layers::{Error, Mask, RotaryTable};
+
+use crate::config::LayerRope;
 
 /// What all blocks of one forward share.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl AttentionContext {
 pub(crate) struct KvCache(Option<(Tensor, Tensor)>);
 
 impl KvCache {
-    /// Puts new ones behind, and gives all.
+    /// Appends new ones, and gives all.
     pub fn extend(&mut self, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor), TchError> {
         let (k, v) = match &self.0 {
             Some((keys, values)) => (Tensor::f_cat(&[keys, &k], 1)?, Tensor::f_cat(&[values, &v], 1)?),

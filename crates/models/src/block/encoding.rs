@@ -1,18 +1,18 @@
 //! The layers of encoders.
 
 use super::attention::Attention;
-use super::mlp::{self, Mlp, MlpShape};
+use super::mlp::{self, Mlp};
 use super::windows::Windows;
 use super::{Block, FeedForward, Residual};
 use crate::Result;
 use crate::config::names::MlpNames;
-use crate::config::{EncoderConfig, NormOrder, RelativePositions};
+use crate::config::{EncoderConfig, MlpShape, NormOrder, RelativePositions};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 
 impl Block {
     /// Layer `index` of a stage of an encoder.
-    pub fn of_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, stage: usize, index: usize) -> Result<Self> {
+    pub fn new_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, stage: usize, index: usize) -> Result<Self> {
         let (names, stage, prefix) = (config.names, &config.stages[stage], config.names.layer(stage, index));
         let layer = stage.layers[index];
         let norm = |order: NormOrder, name: &str| match config.order == order {
@@ -28,7 +28,7 @@ impl Block {
                 RelativePositions::Windows { size } => Some(Windows { size, shift: layer.shift }),
                 _ => None,
             },
-            attention: Attention::of_encoder(tensors, config, &prefix, stage)?,
+            attention: Attention::new_encoder(tensors, config, &prefix, stage)?,
             post_attention_norm: None,
             post_attn_residual_norm: norm(NormOrder::PostNorm, attention)?,
             pre_mlp_norm: norm(NormOrder::PreNorm, mlp)?,

@@ -1,3 +1,7 @@
+use tch::Tensor;
+
+use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
+
 use super::mlp::{self, Mlp, MlpSites};
 use crate::activations::BlockActivations;
 use crate::config::names::{ExpertNames, MlpNames};
@@ -6,8 +10,6 @@ use crate::linear::Shape;
 use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, Dispatch, Scope, SharedSave, Site, expert_inputs, expert_outputs, gated, project, route};
-use tch::Tensor;
 
 /// A mixture of experts in the place of an MLP: a router gives each token to some of them, and perhaps one sees all tokens.
 #[derive(Debug)]
@@ -21,14 +23,14 @@ pub(crate) struct Experts {
     shared: Option<Mlp>,
 }
 
-/// A tensor beside the parameters, which several threads may read.
+/// A tensor that is not a parameter, which several threads may read.
 type Constant = autograd::Parameter;
 
-/// Where the shared expert keeps what: its places are its own, as its tensors stand beside those of the others.
+/// The sites of the shared expert: they are its own, as its tensors live together with those of the others.
 const SHARED: MlpSites = MlpSites { gate: Site::SharedGate, up: Site::SharedUp, out: Site::SharedOut, stream: Some(u64::MAX) };
 
 impl Experts {
-    /// The mixture whose tensors are called `names` behind `prefix`.
+    /// The mixture whose tensors are called `names` after `prefix`.
     pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, prefix: &str, names: &ExpertNames, experts: ExpertsConfig) -> Result<Self> {
         let (hidden, width) = (config.hidden_size, experts.width);
         let linear = |path: String, outputs: i64, inputs: i64| {
@@ -63,7 +65,7 @@ impl Experts {
         (vec![gate, up], down)
     }
 
-    /// The linear layers that adapters may be put beside.
+    /// The linear layers that adapters may target.
     pub fn linears(&self) -> Vec<&Linear> {
         let router = self.config.router_is_linear.then_some(&self.router);
         let shared = self.shared.iter().flat_map(Mlp::linears);
@@ -82,7 +84,7 @@ impl Experts {
         router.into_iter().chain(self.linears()).flat_map(Linear::parameters)
     }
 
-    /// `x` `[batch, tokens, hidden]` to the same. What reads `x` here shares one kept tensor: router, experts, and the shared one.
+    /// `x` `[batch, tokens, hidden]` to the same. What reads `x` here shares one saved tensor: router, experts, and the shared one.
     pub fn forward(&self, x: &Tensor, input: &SharedSave, activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         let size = x.size();
         let rows = x.f_reshape([-1, self.router.size().1])?;

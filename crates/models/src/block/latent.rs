@@ -1,3 +1,7 @@
+use tch::Tensor;
+
+use layers::{Error, RotaryTable, SavedInput, Scope, Site, project, rotary, split};
+
 use crate::activations::BlockActivations;
 use crate::config::names::LatentNames;
 use crate::config::{LatentConfig, ModelConfig};
@@ -5,8 +9,6 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Error, RotaryTable, SavedInput, Scope, Site, project, rotary, split};
-use tch::Tensor;
 
 /// Queries, keys and values by way of narrow latent forms (`DeepseekV3Attention` of transformers).
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl Latent {
         let expand = |y: &Tensor, map: &Linear, site: Site| {
             Ok::<_, Error>(project(y, &[map.projection()], activations.attn_in, &scope.site(site))?.remove(0))
         };
-        // One kept input serves both maps that read it.
+        // One saved input serves both maps that read it.
         let first = match &self.query {
             Query::Direct(map) => map,
             Query::Latent { down, .. } => down,

@@ -1,10 +1,13 @@
+use tch::Tensor;
+
+use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
+
 use crate::activations::BlockActivations;
+use crate::config::MlpShape;
 use crate::config::names::MlpNames;
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, SavedInput, Scope, Site, activate, gated, project, split};
-use tch::Tensor;
 
 /// An MLP, with a gate or without.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ enum Inner {
     Plain(Linear),
 }
 
-/// Where an MLP keeps what.
+/// The sites at which an MLP saves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MlpSites {
     pub gate: Site,
@@ -37,19 +40,8 @@ pub(crate) struct MlpSites {
 /// Those of a layer's own MLP.
 pub(crate) const OWN: MlpSites = MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
 
-/// What an MLP is like.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MlpShape {
-    pub hidden: i64,
-    /// Inside.
-    pub width: i64,
-    pub bias: bool,
-    pub fan_in_fan_out: bool,
-    pub activation: Activation,
-}
-
 impl Mlp {
-    /// The MLP whose tensors are called `names` behind `prefix`.
+    /// The MLP whose tensors are called `names` after `prefix`.
     pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: MlpSites) -> Result<Self> {
         let MlpShape { hidden, width, bias, fan_in_fan_out, activation } = shape;
         let linear = |name: &str, outputs: i64, inputs: i64| {
@@ -88,7 +80,7 @@ impl Mlp {
         linears
     }
 
-    /// `x` `[.., hidden]` to the same; `source` keeps it.
+    /// `x` `[.., hidden]` to the same; `input` says how it is saved.
     pub fn forward(
         &self,
         x: &Tensor,

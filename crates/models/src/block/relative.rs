@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use autograd::Parameter;
+use layers::Bias;
+
 use crate::Result;
 use crate::config::RelativePositions;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::Bias;
-use tch::Tensor;
 
 /// Positions that attention sees by what they add to its scores.
 #[derive(Debug)]
@@ -21,7 +23,7 @@ enum Rule {
     },
 }
 
-/// A tensor beside the parameters, which several threads may read.
+/// A tensor that is not a parameter, which several threads may read.
 type Constant = Parameter;
 
 impl Relative {

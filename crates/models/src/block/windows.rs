@@ -1,6 +1,8 @@
-use super::attention_context::AttentionContext;
-use layers::{Error, Mask, window_mask};
 use tch::{Kind, TchError, Tensor};
+
+use layers::{Error, Mask, window_mask};
+
+use super::attention_context::AttentionContext;
 
 /// Attention within windows of the map that an image's tokens make, cut again and again at shifted places (`SwinLayer` of transformers).
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn a_shifted_map_attends_within_what_was_together() {
         let windows = Windows { size: 2, shift: 1 };
-        let attended = windows.attend(&map(4, 4), &AttentionContext::masked(Mask::Full, Some([4, 4])), |x, context| {
+        let output = windows.attend(&map(4, 4), &AttentionContext::masked(Mask::Full, Some([4, 4])), |x, context| {
             let Mask::Additive(mask) = context.mask(None).unwrap() else { panic!("a mask") };
             // The first window lies inside the map; the last is made of its four corners.
             assert_eq!(x.get(0).flatten(0, -1), Tensor::from_slice(&[5f32, 6.0, 9.0, 10.0]));
@@ -103,7 +105,7 @@ mod tests {
             assert_eq!(mask.get(3).eq(0.0).to_kind(Kind::Float).squeeze(), Tensor::eye(4, (Kind::Float, Device::Cpu)));
             Ok(x.copy())
         });
-        assert!(attended.is_ok());
+        assert!(output.is_ok());
     }
 
     #[test]

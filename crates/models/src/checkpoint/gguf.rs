@@ -4,21 +4,23 @@ mod header;
 mod metadata;
 mod names;
 
-use super::{Checkpoint, Text, TokenizerSource, Weights};
-use crate::config::{self, gguf::TensorFacts};
-use crate::stretch::{self, Stretch};
-use crate::{Architecture, Error, Result};
-use candle_core::quantized::gguf_file::{Content, TensorInfo};
-use candle_core::quantized::{GgmlDType, ggml_file};
-use layers::BlockFormat;
-use names::Rotary;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, TensorInfo};
+use candle_core::quantized::{GgmlDType, ggml_file};
 use tch::{Device, Kind, Tensor};
 
-/// The divisors of the rotary frequencies, which GGUF keeps as a tensor.
-pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
+use layers::BlockFormat;
+
+use super::text::Text;
+use super::tokenizer::TokenizerSource;
+use super::{Checkpoint, ROPE_DIVISORS, Weights};
+use crate::config::{self, gguf::TensorFacts};
+use crate::file_range::{self, FileRange};
+use crate::{Architecture, Error, Result};
+use names::Rotary;
 
 pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let file = crate::file::open(path)?;
@@ -93,7 +95,7 @@ impl Blocks {
     /// Rows that rotary embeddings turn must come in pairs per head, or they cannot be put in order.
     fn check_rotary_rows(&self) -> Result<()> {
         for (name, block) in &self.tensors {
-            let Some(heads) = self.heads.of(name) else { continue };
+            let Some(heads) = self.heads.heads(name) else { continue };
             let rows = block.shape.first().copied().unwrap_or(0);
             if rows == 0 || rows % (2 * heads) != 0 {
                 let why = format!("{name} has {rows} rows, which do not make pairs in {heads} heads");
@@ -162,9 +164,9 @@ impl Weights for Blocks {
 
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let block = self.block(name)?;
-        let stretch = Stretch { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
+        let file_range = FileRange { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
         let decode = |bytes: &[u8]| self.decode(name, block.dtype, bytes);
-        let stored = stretch::read(&self.file, &self.path, name, stretch, &block.shape, kind, device, decode)?;
+        let stored = file_range::read(&self.file, &self.path, name, file_range, &block.shape, kind, device, decode)?;
         self.in_order(name, stored)
     }
 
@@ -176,9 +178,9 @@ impl Weights for Blocks {
         let block = self.block(name)?;
         let (Some(format), [rows, width]) = (format(block.dtype), block.shape.as_slice()) else { return Ok(None) };
         let shape = [*rows, width / format.size().elements * format.size().bytes];
-        let stretch = Stretch { offset: block.offset, block_bytes: 1, block_elements: 1 };
+        let file_range = FileRange { offset: block.offset, block_bytes: 1, block_elements: 1 };
         let decode = |bytes: &[u8]| Tensor::f_from_slice(bytes).map_err(Error::torch(name, &self.path));
-        let stored = stretch::read(&self.file, &self.path, name, stretch, &shape, Kind::Uint8, device, decode)?;
+        let stored = file_range::read(&self.file, &self.path, name, file_range, &shape, Kind::Uint8, device, decode)?;
         self.in_order(name, stored).map(Some)
     }
 
@@ -217,7 +219,7 @@ fn format(dtype: GgmlDType) -> Option<BlockFormat> {
 impl Blocks {
     /// The rows of `stored`, numbers or the bytes of their blocks, in the order of Hugging Face.
     fn in_order(&self, name: &str, stored: Tensor) -> Result<Tensor> {
-        match self.heads.of(name) {
+        match self.heads.heads(name) {
             None => Ok(stored),
             Some(heads) => names::half_split(&stored, heads).map_err(Error::torch(name, &self.path)),
         }

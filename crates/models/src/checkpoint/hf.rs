@@ -1,13 +1,18 @@
 //! Hugging Face directories.
 
-use super::{ChatTemplates, Checkpoint, Text, TokenizerSource, Weights};
+use std::collections::HashMap;
+use std::path::{Component, Path};
+
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
+use super::templates::ChatTemplates;
+use super::text::Text;
+use super::tokenizer::TokenizerSource;
+use super::{Checkpoint, Weights};
 use crate::config::hugging_face;
 use crate::file::read_text;
 use crate::{Architecture, Error, Result, TensorFile};
-use serde_json::{Map, Value};
-use std::collections::HashMap;
-use std::path::{Component, Path};
-use tch::{Device, Kind, Tensor};
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

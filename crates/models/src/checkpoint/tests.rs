@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+
 use super::*;
 
 mod gguf_file;

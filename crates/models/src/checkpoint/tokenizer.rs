@@ -1,7 +1,8 @@
 //! What a checkpoint says about its tokenizer.
 
-use super::ChatTemplates;
 use std::path::PathBuf;
+
+use super::templates::ChatTemplates;
 
 /// Where the tokenizer of a checkpoint is.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,9 +1,11 @@
+use tch::Tensor;
+
+use layers::{Activation, SavePolicy, Scope, Site, activate, dropout, project};
+
 use crate::config::{ClassifierConfig, EncoderConfig};
 use crate::linear::Shape;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use layers::{Activation, SavePolicy, Scope, Site, activate, dropout, project};
-use tch::Tensor;
 
 /// What makes logits of one vector for each row: dropout, perhaps a map and `tanh` (`BertPooler`, `RobertaClassificationHead`), dropout, the map to
 /// classes.
@@ -36,7 +38,7 @@ impl Head {
         self.dense.iter_mut().chain(&mut self.out)
     }
 
-    /// `[batch, width]` to `[batch, classes]`. What it keeps is one row for each of the batch, as it is.
+    /// `[batch, width]` to `[batch, classes]`. What it saves is one row for each of the batch, exactly.
     pub fn forward(&self, x: &Tensor, scope: &Scope) -> layers::Result<Tensor> {
         let (pooled, last) = (scope.site(Site::Pooled), scope.site(Site::HeadOut));
         let map = |linear: &Linear, x: &Tensor, scope: &Scope| Ok(project(x, &[linear.projection()], SavePolicy::Exact, scope)?.remove(0));

@@ -1,6 +1,8 @@
-use crate::config::Problem;
-use layers::Error;
 use tch::{Kind, Reduction, Tensor};
+
+use layers::Error;
+
+use crate::config::Problem;
 
 /// The losses of a batch: their sum, and what it is divided by for their mean. Several batches, or several ranks, add up both.
 #[derive(Debug)]

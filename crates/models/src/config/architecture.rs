@@ -1,7 +1,8 @@
-use super::{EncoderConfig, ModelConfig, hugging_face};
-use crate::{Error, Result};
-use std::io::ErrorKind;
 use std::path::Path;
+
+use super::encoder::EncoderConfig;
+use super::model::ModelConfig;
+use crate::{Error, Result};
 
 /// What a model is: a language model, or an encoder that classifies.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,22 +15,6 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// Reads the `config.json` of a Hugging Face model.
-    ///
-    /// # Errors
-    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
-    /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
-    pub fn read(file: &Path) -> Result<Self> {
-        let text = crate::file::read_to_string(file).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => {
-                Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
-            }
-            _ => Error::io(file, "read")(source),
-        })?;
-        let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
-        hugging_face::read(file, &table)
-    }
-
     /// Hugging Face's name of it.
     pub fn model_type(&self) -> &str {
         match self {

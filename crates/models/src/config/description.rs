@@ -104,12 +104,12 @@ pub struct ExpertsConfig {
     pub router_is_linear: bool,
 }
 
-/// How a layer's halves are joined to the residual stream.
+/// How a layer's sublayers are added to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ResidualConfig {
     /// Whether attention and MLP read the same normed input, and are added together.
     pub parallel: bool,
-    /// What each half is multiplied with before it is added.
+    /// What each sublayer's output is multiplied with before it is added.
     pub multiplier: f64,
     /// The chance that an element of it is dropped, in training.
     pub dropout: f64,

@@ -4,8 +4,8 @@
 //! `loract verify` and of activation compression then take in. Only a part that no family has yet needs code, in `block`.
 
 mod cohere;
-mod common;
 mod deepseek;
+mod family;
 mod gemma;
 mod glm;
 mod gpt;
@@ -15,9 +15,10 @@ mod phi;
 mod qwen;
 mod smollm;
 
-pub(super) use common::{Family, HeadDim, activation, multiplier, positive, switch};
+pub(super) use family::{activation, multiplier, positive, switch};
 
 use super::encoder;
+use family::Family;
 
 /// All families.
 pub(super) const FAMILIES: &[&Family] = &[

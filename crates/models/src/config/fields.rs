@@ -1,8 +1,10 @@
 //! Typed reading of a table of values, with errors that name the file and the key.
 
-use crate::{Error, Result};
-use serde_json::{Map, Value};
 use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
 
 /// A table (of `config.json`, or of GGUF metadata) and the file it comes from. A null value counts as absent.
 #[derive(Debug, Clone, Copy)]

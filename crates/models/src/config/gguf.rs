@@ -1,10 +1,13 @@
 //! The metadata of a GGUF file of the Llama architecture (keys of the GGUF specification, as llama.cpp writes them).
 
 use super::fields::Fields;
-use super::{ModelConfig, Names, RopeConfig, RopeScaling, hugging_face, names, shared_head_dim};
+use super::keys::{self, Keys};
+use super::model::{ModelConfig, shared_head_dim};
+use super::names;
+use super::rope::{RopeConfig, RopeScaling};
 use crate::{Error, Result};
 
-const NAMES: Names = Names {
+const NAMES: Keys = Keys {
     hidden_size: "llama.embedding_length",
     intermediate_size: "llama.feed_forward_length",
     num_layers: "llama.block_count",
@@ -16,7 +19,7 @@ const NAMES: Names = Names {
     norm_eps: "llama.attention.layer_norm_rms_epsilon",
     rope_theta: "llama.rope.freq_base",
     rope_scaling: "llama.rope.scaling",
-    ..hugging_face::NAMES
+    ..keys::HUGGING_FACE
 };
 
 /// What the tensors say about the model and the metadata do not.

@@ -1,30 +1,44 @@
 //! `config.json`, with the meaning and the defaults of the configuration classes of transformers (4.57).
 
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::architecture::Architecture;
 use super::encoder;
 use super::families::{FAMILIES, SUPPORTED_MODEL_TYPES};
 use super::fields::Fields;
-use super::{Architecture, Names};
+use super::model::ModelConfig;
 use crate::{Error, Result};
-use serde_json::{Map, Value};
-use std::path::Path;
 
-pub(super) const NAMES: Names = Names {
-    hidden_size: "hidden_size",
-    intermediate_size: "intermediate_size",
-    num_layers: "num_hidden_layers",
-    num_heads: "num_attention_heads",
-    num_kv_heads: "num_key_value_heads",
-    head_dim: "head_dim",
-    vocab_size: "vocab_size",
-    max_positions: "max_position_embeddings",
-    norm_eps: "rms_norm_eps",
-    rope_theta: "rope_theta",
-    rope_scaling: "rope_scaling",
-    activation: "hidden_act",
-    attention_dropout: "attention_dropout",
-    residual_dropout: "residual_dropout",
-    embedding_dropout: "embedding_dropout",
-};
+impl Architecture {
+    /// Reads the `config.json` of a Hugging Face model.
+    ///
+    /// # Errors
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
+    /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = crate::file::read_to_string(file).map_err(|source| match source.kind() {
+            ErrorKind::NotFound => {
+                Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
+            }
+            _ => Error::io(file, "read")(source),
+        })?;
+        let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
+        read(file, &table)
+    }
+}
+
+impl ModelConfig {
+    /// Reads the `config.json` of a Hugging Face model that is a decoder.
+    ///
+    /// # Errors
+    /// Those of [`Architecture::read`]; [`Error::Task`] if it is none.
+    pub fn read(file: &Path) -> Result<Self> {
+        Architecture::read(file)?.into_decoder(file)
+    }
+}
 
 /// Reads the table of the `config.json` at `file`.
 pub(crate) fn read(file: &Path, table: &Map<String, Value>) -> Result<Architecture> {

@@ -1,6 +1,6 @@
 //! Where the tensors of a family are called what. A norm stands where it has a name; the names of the projections say how they are cut.
 
-/// The names of a family's tensors, without `.weight` and `.bias`. Those of a layer stand behind its prefix: `model.layers.0.` and so on.
+/// The names of a family's tensors, without `.weight` and `.bias`. Those of a layer follow its prefix: `model.layers.0.` and so on.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TensorNames {
     /// The embedding of tokens.
@@ -9,7 +9,7 @@ pub(crate) struct TensorNames {
     pub positions: Option<&'static str>,
     /// What stands before the number of a layer.
     pub layers: &'static str,
-    /// The norm behind the last layer.
+    /// The norm after the last layer.
     pub final_norm: &'static str,
     /// The output projection.
     pub head: &'static str,
@@ -73,7 +73,7 @@ pub(crate) struct LatentNames {
     pub key_up: &'static str,
 }
 
-/// The maps of an MLP: behind the prefix of the layer, or of an expert.
+/// The maps of an MLP: after the prefix of the layer, or of an expert.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum MlpNames {
     /// gate, up, down.
@@ -92,7 +92,7 @@ pub(crate) struct ExpertNames {
     pub correction: Option<&'static str>,
     /// What stands before the number of an expert.
     pub experts: &'static str,
-    /// The maps of an expert behind that number.
+    /// The maps of an expert, following that number.
     pub expert: [&'static str; 3],
     /// The maps of the expert that all tokens share.
     pub shared: Option<[&'static str; 3]>,

@@ -162,7 +162,7 @@ impl RopeConfig {
         }
     }
 
-    /// The pairs between which YaRN goes over from kept to divided frequencies.
+    /// The pairs between which YaRN goes over from unchanged to divided frequencies.
     fn ramp(&self, width: i64) -> (f64, f64) {
         let RopeScaling::Yarn { beta_fast, beta_slow, original_max_position_embeddings, truncate, .. } = self.scaling else {
             return (0.0, 1.0);

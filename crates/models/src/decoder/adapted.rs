@@ -1,12 +1,15 @@
 //! A decoder as training sees it.
 
-use super::Decoder;
-use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
-use autograd::Parameter;
-use layers::QuantizedWeight;
 use std::path::Path;
 use std::sync::Arc;
+
 use tch::{Device, Kind};
+
+use autograd::Parameter;
+use layers::QuantizedWeight;
+
+use super::Decoder;
+use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 
 impl Decoder {
     /// The paths of the linear layers of all blocks, as adapters name them.
@@ -39,7 +42,7 @@ impl Model for Decoder {
     }
 
     fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
-        // In a mixture of experts the router is a linear layer, and is not packed.
+        // In a mixture of experts the router is a linear layer, and is not quantized.
         let linears = self.linears().into_iter().filter_map(|linear| linear.weight().quantized());
         self.embedding.quantized().into_iter().chain(linears).chain(self.lm_head.head().and_then(Weight::quantized)).collect()
     }

@@ -1,8 +1,9 @@
 //! What a decoder consists of, known from its configuration alone.
 
+use std::collections::HashMap;
+
 use super::Decoder;
 use crate::{Linear, Model, ModelConfig, Result};
-use std::collections::HashMap;
 
 /// A linear layer without its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +21,13 @@ pub struct LinearOutline {
 pub struct BlockOutline {
     /// Those that make queries, keys and values.
     pub into_attention: Vec<LinearOutline>,
-    /// The one behind attention.
+    /// The one after attention.
     pub out_of_attention: LinearOutline,
     /// Those into the inner width of the MLP.
     pub into_mlp: Vec<LinearOutline>,
     /// The one out of it.
     pub out_of_mlp: LinearOutline,
-    /// Whether there is a norm before attention, behind it, before the MLP, and behind that.
+    /// Whether there is a norm before attention, after it, before the MLP, and after that.
     pub norms: [bool; 4],
 }
 
@@ -43,7 +44,7 @@ impl ModelConfig {
 }
 
 impl Decoder {
-    /// Every linear layer that an adapter may be put beside.
+    /// Every linear layer that an adapter may target.
     ///
     /// # Errors
     /// As [`Decoder::outline`].

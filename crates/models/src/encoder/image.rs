@@ -1,10 +1,12 @@
+use tch::{TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Error, Projection, SavePolicy, Scope, Site, dropout, project};
+
 use crate::Result;
 use crate::config::{EncoderConfig, ImageConfig, LAYER_NORM};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::{Error, Projection, SavePolicy, Scope, Site, dropout, project};
-use tch::{TchError, Tensor};
 
 /// A linear map of each patch of an image, with what stands for its place (`ViTEmbeddings` and `SwinEmbeddings` of transformers). A convolution
 /// whose stride is its size is such a map.
@@ -22,7 +24,7 @@ pub(super) struct ImageEmbedding {
     norm: Option<Norm>,
 }
 
-/// The epsilon of the norm behind the patches in Swin, whatever the model's is.
+/// The epsilon of the norm after the patches in Swin, whatever the model's is.
 const EPS: f64 = 1e-5;
 
 impl ImageEmbedding {

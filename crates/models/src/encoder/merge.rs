@@ -1,3 +1,10 @@
+use std::sync::Arc;
+
+use tch::{TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Scope, Site, project, recompute};
+
 use crate::activations::{BlockActivations, Recompute};
 use crate::block::trained;
 use crate::config::{LAYER_NORM, MergeNames};
@@ -5,10 +12,6 @@ use crate::linear::Shape;
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 use crate::{Linear, Result};
-use autograd::Parameter;
-use layers::{Scope, Site, project, recompute};
-use std::sync::Arc;
-use tch::{TchError, Tensor};
 
 /// Makes one token of each two by two neighbours (`SwinPatchMerging` of transformers).
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(super) struct Merge {
 const EPS: f64 = 1e-5;
 
 impl Merge {
-    /// Behind a stage `width` wide.
+    /// After a stage `width` wide.
     pub fn new(tensors: &Tensors<'_>, prefix: &str, names: &MergeNames, width: i64) -> Result<Self> {
         let shape = Shape { outputs: 2 * width, inputs: 4 * width, bias: false, fan_in_fan_out: false };
         Ok(Self {
@@ -42,7 +45,7 @@ impl Merge {
         &mut self.reduction
     }
 
-    /// `x` `[batch, rows · columns, width]` to `[batch, half the rows · half the columns, 2 width]`, both rounded up. It keeps what backward needs as the
+    /// `x` `[batch, rows · columns, width]` to `[batch, half the rows · half the columns, 2 width]`, both rounded up. It saves what backward needs as the
     /// layer before it does: its norm's input as that of a norm, its map's as that of an MLP.
     pub fn forward(self: &Arc<Self>, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
         match &activations.recompute {

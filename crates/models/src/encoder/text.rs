@@ -1,10 +1,12 @@
+use tch::{Kind, TchError, Tensor};
+
+use autograd::Parameter;
+use layers::{Error, SavePolicy, Scope, Site, dropout, embedding};
+
 use crate::Result;
 use crate::config::{EncoderConfig, LAYER_NORM, Positions, TextConfig};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
-use autograd::Parameter;
-use layers::{Error, SavePolicy, Scope, Site, dropout, embedding};
-use tch::{Kind, TchError, Tensor};
 
 /// The sum of the embeddings of tokens, their types and their positions, normed (`BertEmbeddings` of transformers).
 #[derive(Debug)]

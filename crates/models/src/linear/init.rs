@@ -1,8 +1,10 @@
 //! What a LoRA pair begins with, as in PEFT's `LoraLayer`.
 
-use crate::AdapterConfig;
-use autograd::random::{Distribution, derive_seed, draw};
 use tch::{Device, Kind, TchError, Tensor};
+
+use autograd::random::{Distribution, derive_seed, draw};
+
+use crate::AdapterConfig;
 
 /// A `[rank, in]` and B `[out, rank]`.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! The `config.json` of a merged model.
 
-use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
 use serde_json::{Map, Value, json};
 use tch::Kind;
 
+use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
+
 /// That of the base, or for a GGUF file one that says the same; with `kind` as the dtype, and no longer tied if that has changed.
-pub(super) fn of(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> Result<Value> {
+pub(super) fn describe(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> Result<Value> {
     let file = checkpoint.path().join("config.json");
     let mut table: Map<String, Value> = if checkpoint.path().is_dir() {
         let text = std::fs::read(&file).map_err(Error::io(&file, "read"))?;

@@ -1,8 +1,9 @@
 //! GGUF files written with candle.
 
+use std::path::{Path, PathBuf};
+
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use std::path::{Path, PathBuf};
 
 /// A Llama of two layers that fits blocks of 256, as a GGUF file of `dtype`.
 pub fn gguf(folder: &Path, dtype: GgmlDType, tied: bool) -> PathBuf {

@@ -14,10 +14,12 @@ mod times;
 use std::process::Command;
 use std::sync::Arc;
 
+use tch::{Cuda, Device, Kind, Tensor};
+
 use collective::{ProcessGroup, launched_by_mpi};
 use reduce::{Config, GradientReducer, Method, PowerSgdConfig};
+
 use simulation::{Reference, device, gradient, parameters, relative_error, set_gradient};
-use tch::{Cuda, Device, Kind, Tensor};
 
 const SHAPES: &[&[i64]] = &[&[24, 18], &[24, 18], &[5], &[30, 4, 5]];
 

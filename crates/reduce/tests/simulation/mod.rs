@@ -8,10 +8,11 @@ pub use test_device::device;
 
 use std::sync::{Arc, Barrier, Mutex};
 
-use collective::{ProcessGroup, Reduce as Reduction, Result};
 use rand::SeedableRng as _;
 use rand_distr::{Distribution as _, StandardNormal};
 use tch::{Device, Kind, Tensor};
+
+use collective::{ProcessGroup, Reduce as Reduction, Result};
 
 /// One rank of a group of threads.
 struct Thread {

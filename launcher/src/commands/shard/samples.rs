@@ -1,8 +1,8 @@
 //! Samples with what is trained marked: in colour on a terminal, between ⟦ and ⟧ elsewhere.
 
 use anstyle::{AnsiColor, Style};
+use data::ShownToken;
 use std::fmt::Write as _;
-use trainer::ShownToken;
 
 /// How trained tokens are told from the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

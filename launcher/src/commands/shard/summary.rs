@@ -2,8 +2,8 @@
 
 use crate::units;
 use comfy_table::{CellAlignment, Table, presets};
+use data::{Dataset, LengthBin};
 use std::fmt::Write as _;
-use trainer::{Dataset, LengthBin};
 
 /// Samples, tokens, and what happened to the records: a column for each data set.
 pub(super) fn table(train: &Dataset, eval: Option<&Dataset>) -> Table {

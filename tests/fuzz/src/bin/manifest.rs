@@ -4,8 +4,10 @@
 use safetensors::{Dtype, tensor::TensorView};
 use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
+use checkpoint::CheckpointChoice;
 use config::Run;
-use trainer::{CheckpointChoice, RunData, Weights, evaluate};
+use setup::RunData;
+use trainer::{Weights, evaluate};
 
 /// A run of the tiny Llama, which holds nothing out: what comes after the manifest is refused.
 static RUN: LazyLock<(Run, RunData)> = LazyLock::new(|| {

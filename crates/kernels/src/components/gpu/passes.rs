@@ -10,7 +10,7 @@ use super::Argument::{Absent, Number, Of};
 use super::{Kernel, Kernels};
 use crate::Error;
 
-/// Sums into which [`Spread::of`] gathers squares, and rows after which it begins new ones.
+/// Sums into which [`Spread::from_values`] gathers squares, and rows after which it begins new ones.
 const SUMMED: usize = 16;
 const PART: usize = 64 * SUMMED;
 
@@ -47,7 +47,7 @@ impl Kernels {
         Ok(Vec::try_from(sums.f_view([-1])?)?)
     }
 
-    /// As [`Spread::of`], of each component of `y` `[components, rows]`.
+    /// As [`Spread::from_values`], of each component of `y` `[components, rows]`.
     pub(crate) fn spreads(&self, y: &Tensor, absent: usize) -> Result<Vec<Spread>, Error> {
         let (components, rows) = sizes(y)?;
         let parts = rows.div_ceil(PART);

@@ -4,11 +4,13 @@
 //! that are excluded here: an alignment of zero (a division by zero), arrays of single bytes (each becomes a 32-byte
 //! value in memory), and two entries of one name (the first would silently vanish).
 
-use crate::{Error, Result};
-use candle_core::quantized::gguf_file::{Content, Value};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use crate::{Error, Result};
 
 /// Elements in all arrays of the metadata together. The largest vocabularies have 260,000 tokens, in up to four arrays;
 /// this many take 512 MiB while candle holds them.

@@ -1,10 +1,13 @@
 //! The metadata of a GGUF file: scalars for the configuration, arrays for the tokenizer.
 
-use super::super::{ChatTemplates, GgufTokenizer};
-use crate::{Error, Result};
+use std::path::Path;
+
 use candle_core::quantized::gguf_file::{Content, Value};
 use serde_json::{Map, Number, Value as Json};
-use std::path::Path;
+
+use super::super::templates::ChatTemplates;
+use super::super::tokenizer::GgufTokenizer;
+use crate::{Error, Result};
 
 /// Everything but arrays, as a table to be read by key. An array, where a scalar is wanted (one size per layer), is
 /// shown by its text, so that it is refused as what it is.

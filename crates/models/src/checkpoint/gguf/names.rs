@@ -49,7 +49,7 @@ pub(super) struct Rotary {
 
 impl Rotary {
     /// The head count of the projection that `name` belongs to, if its rows are permuted.
-    pub fn of(&self, name: &str) -> Option<i64> {
+    pub fn heads(&self, name: &str) -> Option<i64> {
         let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
         match module.rsplit_once('.') {
             Some((_, "q_proj")) => Some(self.q),
@@ -127,10 +127,10 @@ mod tests {
     #[test]
     fn only_queries_and_keys_are_permuted() {
         let heads = Rotary { q: 9, k: 3 };
-        assert_eq!(heads.of("model.layers.0.self_attn.q_proj.weight"), Some(9));
-        assert_eq!(heads.of("model.layers.0.self_attn.k_proj.bias"), Some(3));
+        assert_eq!(heads.heads("model.layers.0.self_attn.q_proj.weight"), Some(9));
+        assert_eq!(heads.heads("model.layers.0.self_attn.k_proj.bias"), Some(3));
         for name in ["model.layers.0.self_attn.v_proj.weight", "model.norm.weight", "rope_freqs.weight", "q_proj"] {
-            assert_eq!(heads.of(name), None, "{name}");
+            assert_eq!(heads.heads(name), None, "{name}");
         }
     }
 }

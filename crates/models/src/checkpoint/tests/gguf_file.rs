@@ -1,9 +1,11 @@
 //! GGUF files written here with candle, in the names and the row order of llama.cpp's converter.
 
-use super::*;
+use std::collections::BTreeMap;
+
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
-use std::collections::BTreeMap;
+
+use super::*;
 
 const HIDDEN: i64 = 256;
 const MLP: i64 = 512;
@@ -123,7 +125,7 @@ fn sample() -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// The largest difference that storing in `dtype` may cause in a row: half a quantisation step of its block for plain
+/// The largest difference that storing in `dtype` may cause in a row: half a quantization step of its block for plain
 /// formats, a whole one where the scale itself is rounded.
 fn tolerance(dtype: GgmlDType) -> f64 {
     match dtype {

@@ -1,9 +1,11 @@
 //! Hugging Face directories: the recorded tiny Llama, whole, in shards, and broken.
 
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
 use super::*;
 use crate::tensor_file;
-use serde_json::{Value, json};
-use std::collections::HashMap;
 
 fn recorded() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf/llama")

@@ -1,4 +1,4 @@
-//! SmolLM2-135M-Instruct as its publishers quantised it; `ci/setup` puts it into place.
+//! SmolLM2-135M-Instruct as its publishers quantized it; `ci/setup` puts it into place.
 
 use super::*;
 

@@ -1,10 +1,11 @@
 //! What the configurations of image models say in the same way.
 
-use super::ImageConfig;
+use serde_json::Value;
+
+use super::description::ImageConfig;
 use crate::Result;
 use crate::config::families::positive;
 use crate::config::fields::Fields;
-use serde_json::Value;
 
 /// Size, patches and colours, with these defaults of size and patch.
 pub(super) fn read(fields: &Fields<'_>, size: i64, patch: i64) -> Result<ImageConfig> {

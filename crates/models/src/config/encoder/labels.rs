@@ -1,6 +1,7 @@
+use serde_json::{Map, Value};
+
 use crate::Result;
 use crate::config::fields::Fields;
-use serde_json::{Map, Value};
 
 /// The names of classes, in the order of their numbers (`id2label` and `label2id` of transformers).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Labels {
     }
 }
 
-/// What is learnt of classes (`problem_type` of transformers).
+/// What is learned of classes (`problem_type` of transformers).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
     /// Numbers: the squared error.
@@ -96,8 +97,8 @@ impl Problem {
         })
     }
 
-    /// What is learnt where the file does not say, by the number of classes and whether labels are integers.
-    pub fn of(labels: usize, are_integers: bool) -> Self {
+    /// What is learned where the file does not say, by the number of classes and whether labels are integers.
+    pub fn infer(labels: usize, are_integers: bool) -> Self {
         match labels {
             1 => Self::Regression,
             _ if labels > 1 && are_integers => Self::SingleLabel,

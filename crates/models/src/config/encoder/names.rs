@@ -1,4 +1,4 @@
-/// The names of a family's tensors, without `.weight` and `.bias` where they have both. Those of a layer stand behind its prefix.
+/// The names of a family's tensors, without `.weight` and `.bias` where they have both. Those of a layer follow its prefix.
 #[derive(Debug, PartialEq)]
 pub(crate) struct EncoderNames {
     /// What stands before all names but those of the classifier.
@@ -15,9 +15,9 @@ pub(crate) struct EncoderNames {
     pub token_types: &'static str,
     /// The token that stands for an image: its whole name.
     pub class_token: &'static str,
-    /// The norm behind the embeddings, in families that have one.
+    /// The norm after the embeddings, in families that have one.
     pub embedding_norm: Option<&'static str>,
-    /// The norms of the attending half of a layer, and of the other.
+    /// The norms of the attention sublayer, and of the MLP's.
     pub norms: [&'static str; 2],
     /// The maps of queries, keys and values.
     pub queries: [&'static str; 3],
@@ -27,9 +27,9 @@ pub(crate) struct EncoderNames {
     pub relative: &'static str,
     /// up and down.
     pub mlp: [&'static str; 2],
-    /// What merges patches behind a stage, behind the stage's prefix.
+    /// What merges patches after a stage, following the stage's prefix.
     pub merge: Option<MergeNames>,
-    /// The norm behind the last layer, in families that have one.
+    /// The norm after the last layer, in families that have one.
     pub final_norm: Option<&'static str>,
     /// The first map of the classifier, in families that have one.
     pub head_dense: Option<&'static str>,

@@ -1,10 +1,15 @@
-use super::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderFamily, EncoderNames, InputConfig, Labels, NormOrder,
-    Pooling, Problem, RelativePositions, chance, epsilon, hidden_act, image, initializer_range, one_stage,
+use serde_json::{Map, Value};
+
+use super::description::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, RelativePositions,
 };
+use super::family::EncoderFamily;
+use super::image;
+use super::keys::{chance, epsilon, hidden_act, initializer_range, one_stage};
+use super::labels::{Labels, Problem};
+use super::names::EncoderNames;
 use crate::Result;
 use crate::config::fields::Fields;
-use serde_json::{Map, Value};
 
 /// `SiglipForImageClassification` (arXiv 2303.15343), whose file has the vision part in a table of its own, and `SiglipVisionModel`, which is it.
 pub(super) const SIGLIP: EncoderFamily = EncoderFamily {

@@ -1,10 +1,16 @@
-use super::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderFamily, EncoderLayer, EncoderNames, ImageConfig, InputConfig,
-    Labels, MergeNames, NormOrder, Pooling, Problem, RelativePositions, StageConfig, chance, epsilon, hidden_act, image, initializer_range,
+use super::description::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderLayer, ImageConfig, InputConfig, NormOrder, Pooling,
+    RelativePositions, StageConfig,
 };
+use super::family::EncoderFamily;
+use super::image;
+use super::keys::{chance, epsilon, hidden_act, initializer_range};
+use super::labels::{Labels, Problem};
+use super::names::{EncoderNames, MergeNames};
 use crate::Result;
 use crate::config::families::{multiplier, positive, switch};
 use crate::config::fields::Fields;
+use crate::config::model::DEEPEST;
 
 /// `SwinForImageClassification` (arXiv 2103.14030).
 pub(super) const SWIN: EncoderFamily = EncoderFamily {
@@ -44,7 +50,7 @@ pub(super) const SWIN: EncoderFamily = EncoderFamily {
 fn stages(fields: &Fields<'_>, size: i64, mut grid: [i64; 2]) -> Result<Vec<StageConfig>> {
     let depths = fields.integers("depths")?.unwrap_or_else(|| vec![2, 2, 6, 2]);
     let heads = fields.integers("num_heads")?.unwrap_or_else(|| vec![3, 6, 12, 24]);
-    if depths.is_empty() || depths.len() > 16 || depths.iter().any(|depth| !(1..=super::super::DEEPEST).contains(depth)) {
+    if depths.is_empty() || depths.len() > 16 || depths.iter().any(|depth| !(1..=DEEPEST).contains(depth)) {
         return Err(fields.invalid("depths", format!("{depths:?} are not the layers of 1 to 16 stages")));
     }
     if heads.len() < depths.len() {

@@ -1,9 +1,13 @@
 //! BERT and RoBERTa.
 
-use super::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderFamily, EncoderNames, InputConfig, Labels, NormOrder,
-    Pooling, Positions, Problem, RelativePositions, TextConfig, chance, epsilon, hidden_act, initializer_range, one_stage,
+use super::description::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, Positions, RelativePositions,
+    TextConfig,
 };
+use super::family::EncoderFamily;
+use super::keys::{chance, epsilon, hidden_act, initializer_range, one_stage};
+use super::labels::{Labels, Problem};
+use super::names::EncoderNames;
 use crate::Result;
 use crate::config::families::positive;
 use crate::config::fields::Fields;

@@ -1,7 +1,11 @@
-use super::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderFamily, EncoderNames, ImageConfig, InputConfig, Labels,
-    NormOrder, Pooling, Problem, RelativePositions, chance, epsilon, hidden_act, image, initializer_range, one_stage,
+use super::description::{
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, ImageConfig, InputConfig, NormOrder, Pooling, RelativePositions,
 };
+use super::family::EncoderFamily;
+use super::image;
+use super::keys::{chance, epsilon, hidden_act, initializer_range, one_stage};
+use super::labels::{Labels, Problem};
+use super::names::EncoderNames;
 use crate::config::families::switch;
 
 /// `ViTForImageClassification` (arXiv 2010.11929).

@@ -1,15 +1,16 @@
 //! Command R and its successors.
 
-use super::common::{Defaults, Family, attention_bias, local_layers, multiplier, pattern, rotary_where, switch, window};
+use layers::Pairs;
+
+use super::family::{Defaults, Family, attention_bias, local_layers, multiplier, pattern, rotary_where, switch, window};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, NormNames, TensorNames};
-use crate::config::{HeadNorm, ModelConfig, Names, NormKind};
-use layers::Pairs;
+use crate::config::{HeadNorm, ModelConfig, NormKind};
 
-const KEYS: Names = Names { norm_eps: "layer_norm_eps", ..NAMES };
+const KEYS: Keys = Keys { norm_eps: "layer_norm_eps", ..HUGGING_FACE };
 
 const COHERE_DEFAULTS: Defaults = Defaults {
     hidden_size: 8192,

@@ -1,18 +1,18 @@
 //! DeepSeek-V3: latent attention, and experts in groups.
 
-use super::HeadDim;
-use super::common::{Defaults, Family, multiplier, positive, scale, switch};
+use layers::{Groups, Pairs, Routing, Scoring};
+
+use super::family::{Defaults, Family, HeadDim, multiplier, positive, scale, switch};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, LatentNames, QueryNames, TensorNames};
 use crate::config::{ExpertsConfig, LatentConfig, ModelConfig, RopeScaling};
-use layers::{Groups, Pairs, Routing, Scoring};
 
 pub(super) const DEEPSEEK_V3: Family = Family {
     model_type: "deepseek_v3",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults {
         hidden_size: 7168,
         intermediate_size: Some(18432),

@@ -1,15 +1,15 @@
 //! Gemma 1 to 3.
 
-use super::HeadDim;
-use super::common::{Defaults, Family, attention_bias, limit, local_layers, multiplier, pattern, root_of_width, scale, window};
+use layers::RmsWeight;
+
+use super::family::{Defaults, Family, HeadDim, attention_bias, limit, local_layers, multiplier, pattern, root_of_width, scale, window};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::rope_table::{self, RopeDefaults};
-use crate::config::{HeadNorm, LayerRope, ModelConfig, Names, NormKind};
-use layers::RmsWeight;
+use crate::config::{HeadNorm, LayerRope, ModelConfig, NormKind};
 
 const GEMMA_DEFAULTS: Defaults = Defaults {
     hidden_size: 3072,
@@ -41,7 +41,7 @@ const SANDWICH: TensorNames = TensorNames {
     ..names::LLAMA
 };
 
-const LATER: Names = Names { activation: "hidden_activation", ..NAMES };
+const LATER: Keys = Keys { activation: "hidden_activation", ..HUGGING_FACE };
 
 /// What all generations have.
 fn any(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
@@ -50,7 +50,7 @@ fn any(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     attention_bias(fields, config, false)
 }
 
-/// What the later ones have beside.
+/// What the later ones have in addition.
 fn later(fields: &Fields<'_>, config: &mut ModelConfig, soft_cap: Option<f64>) -> Result<()> {
     any(fields, config)?;
     config.head.soft_cap = limit(fields, "final_logit_softcapping", soft_cap)?;
@@ -59,7 +59,7 @@ fn later(fields: &Fields<'_>, config: &mut ModelConfig, soft_cap: Option<f64>) -
 }
 
 pub(super) const GEMMA: Family =
-    Family { model_type: "gemma", keys: &NAMES, defaults: GEMMA_DEFAULTS, tensors: &names::LLAMA, describe: any };
+    Family { model_type: "gemma", keys: &HUGGING_FACE, defaults: GEMMA_DEFAULTS, tensors: &names::LLAMA, describe: any };
 
 pub(super) const GEMMA2: Family = Family {
     model_type: "gemma2",

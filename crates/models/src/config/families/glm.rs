@@ -1,15 +1,15 @@
 //! GLM 4.
 
-use super::HeadDim;
-use super::common::{Defaults, Family, switch};
-use super::llama::DEFAULTS;
-use crate::config::hugging_face::NAMES;
-use crate::config::names::{self, MlpNames, NormNames, TensorNames};
 use layers::Pairs;
+
+use super::family::{Defaults, Family, HeadDim, switch};
+use super::llama::DEFAULTS;
+use crate::config::keys::HUGGING_FACE;
+use crate::config::names::{self, MlpNames, NormNames, TensorNames};
 
 pub(super) const GLM4: Family = Family {
     model_type: "glm4",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults {
         intermediate_size: Some(13696),
         num_layers: 40,

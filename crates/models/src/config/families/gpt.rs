@@ -1,16 +1,16 @@
 //! GPT-2 and StarCoder 2: LayerNorm, and an MLP without a gate.
 
-use super::common::{Defaults, Family, everywhere, switch, window};
+use super::family::{Defaults, Family, everywhere, switch, window};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, MlpNames, NormNames, QueryNames, TensorNames};
-use crate::config::{LayerRope, ModelConfig, Names, NormKind};
+use crate::config::{LayerRope, ModelConfig, NormKind};
 
 pub(super) const STARCODER2: Family = Family {
     model_type: "starcoder2",
-    keys: &Names { norm_eps: "norm_epsilon", ..NAMES },
+    keys: &Keys { norm_eps: "norm_epsilon", ..HUGGING_FACE },
     defaults: Defaults {
         hidden_size: 3072,
         intermediate_size: Some(12288),
@@ -40,7 +40,7 @@ pub(super) const STARCODER2: Family = Family {
 
 pub(super) const GPT2: Family = Family {
     model_type: "gpt2",
-    keys: &Names {
+    keys: &Keys {
         hidden_size: "n_embd",
         intermediate_size: "n_inner",
         num_layers: "n_layer",
@@ -51,7 +51,7 @@ pub(super) const GPT2: Family = Family {
         attention_dropout: "attn_pdrop",
         residual_dropout: "resid_pdrop",
         embedding_dropout: "embd_pdrop",
-        ..NAMES
+        ..HUGGING_FACE
     },
     defaults: Defaults {
         hidden_size: 768,

@@ -1,13 +1,13 @@
 //! Llama, and what differs from it by a few numbers.
 
-use super::HeadDim;
-use super::common::{Defaults, Family, attention_bias, everywhere, multiplier, positive, scale, switch, window};
+use layers::{Routing, Scoring};
+
+use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, multiplier, positive, scale, switch, window};
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, TensorNames};
 use crate::config::{EmbeddingScale, ExpertsConfig, ModelConfig};
-use layers::{Routing, Scoring};
 
 /// `LlamaConfig`, and what most classes repeat.
 pub(super) const DEFAULTS: Defaults = Defaults {
@@ -34,7 +34,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
 
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: DEFAULTS,
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -47,7 +47,7 @@ pub(super) const LLAMA: Family = Family {
 
 pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults { intermediate_size: Some(14336), num_kv_heads: Some(8), max_positions: 131_072, ..DEFAULTS },
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -58,7 +58,7 @@ pub(super) const MISTRAL: Family = Family {
 
 pub(super) const GRANITE: Family = Family {
     model_type: "granite",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: DEFAULTS,
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -74,7 +74,7 @@ pub(super) const GRANITE: Family = Family {
 
 pub(super) const MIXTRAL: Family = Family {
     model_type: "mixtral",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults {
         intermediate_size: Some(14336),
         num_kv_heads: Some(8),

@@ -1,17 +1,18 @@
 //! OLMo 1 and 2.
 
-use super::common::{Defaults, Family, attention_bias, limit};
+use layers::RmsWeight;
+
+use super::family::{Defaults, Family, attention_bias, limit};
 use super::llama::DEFAULTS;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::{HeadNorm, NormKind};
-use layers::RmsWeight;
 
 const OLMO_DEFAULTS: Defaults = Defaults { vocab_size: 50304, bos: None, eos: &[50279], pad: Some(1), ..DEFAULTS };
 
 pub(super) const OLMO: Family = Family {
     model_type: "olmo",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: OLMO_DEFAULTS,
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -25,7 +26,7 @@ pub(super) const OLMO: Family = Family {
 
 pub(super) const OLMO2: Family = Family {
     model_type: "olmo2",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults { norm_eps: 1e-5, ..OLMO_DEFAULTS },
     tensors: &TensorNames {
         norms: NormNames {

@@ -1,16 +1,16 @@
 //! Phi 1 to 3.
 
-use super::common::{Defaults, Family, everywhere, switch, window};
+use super::family::{Defaults, Family, everywhere, switch, window};
 use super::llama::DEFAULTS;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::{HUGGING_FACE, Keys};
 use crate::config::names::{self, MlpNames, NormNames, QueryNames, TensorNames};
-use crate::config::{HeadNorm, Names, NormKind};
+use crate::config::{HeadNorm, NormKind};
 
-const DROPOUTS: Names = Names { residual_dropout: "resid_pdrop", ..NAMES };
+const DROPOUTS: Keys = Keys { residual_dropout: "resid_pdrop", ..HUGGING_FACE };
 
 pub(super) const PHI: Family = Family {
     model_type: "phi",
-    keys: &Names { norm_eps: "layer_norm_eps", embedding_dropout: "embd_pdrop", ..DROPOUTS },
+    keys: &Keys { norm_eps: "layer_norm_eps", embedding_dropout: "embd_pdrop", ..DROPOUTS },
     defaults: Defaults {
         hidden_size: 2048,
         intermediate_size: Some(8192),

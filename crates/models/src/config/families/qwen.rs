@@ -1,14 +1,14 @@
 //! Qwen 2 and 3.
 
-use super::HeadDim;
-use super::common::{Defaults, Family, attention_bias, everywhere, local_layers, positive, switch, window};
+use layers::{Routing, Scoring};
+
+use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, local_layers, positive, switch, window};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, ExpertNames, TensorNames};
 use crate::config::{ExpertsConfig, HeadNorm, ModelConfig};
-use layers::{Routing, Scoring};
 
 const QWEN: Defaults = Defaults {
     intermediate_size: Some(22016),
@@ -22,7 +22,7 @@ const QWEN: Defaults = Defaults {
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: QWEN,
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -33,7 +33,7 @@ pub(super) const QWEN2: Family = Family {
 
 pub(super) const QWEN3: Family = Family {
     model_type: "qwen3",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults { head_dim: HeadDim::Fixed(128), ..QWEN },
     tensors: &names::LLAMA,
     describe: |fields, config| {
@@ -57,7 +57,7 @@ fn used_window(fields: &Fields<'_>) -> Result<Option<i64>> {
 
 pub(super) const QWEN3_MOE: Family = Family {
     model_type: "qwen3_moe",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults { hidden_size: 2048, intermediate_size: Some(6144), num_layers: 24, num_kv_heads: Some(4), ..QWEN },
     tensors: &TensorNames {
         experts: Some(ExpertNames {

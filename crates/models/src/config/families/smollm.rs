@@ -1,13 +1,13 @@
 //! SmolLM3: Llama, some of whose layers know nothing of positions.
 
-use super::common::{Defaults, Family, attention_bias, local_layers, positive, rotary_where, switch, window};
+use super::family::{Defaults, Family, attention_bias, local_layers, positive, rotary_where, switch, window};
 use super::llama::DEFAULTS;
-use crate::config::hugging_face::NAMES;
+use crate::config::keys::HUGGING_FACE;
 use crate::config::names;
 
 pub(super) const SMOLLM3: Family = Family {
     model_type: "smollm3",
-    keys: &NAMES,
+    keys: &HUGGING_FACE,
     defaults: Defaults {
         hidden_size: 2048,
         num_layers: 36,

@@ -1,9 +1,12 @@
 #![allow(clippy::unwrap_used)]
+
+use serde_json::json;
+
+use layers::{Activation, Groups, Pairs, RmsWeight, Scoring};
+
 use super::*;
 use crate::config::{EmbeddingScale, HeadNorm, LayerConfig, LayerRope, NormKind, RopeConfig, RopeScaling};
 use crate::{EncoderConfig, InputConfig, ModelConfig};
-use layers::{Activation, Groups, Pairs, RmsWeight, Scoring};
-use serde_json::json;
 
 fn parse(value: Value) -> Result<ModelConfig> {
     let file = Path::new("some/config.json");
