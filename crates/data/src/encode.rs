@@ -21,7 +21,7 @@ pub(crate) struct Encoder<'a> {
 }
 
 /// A sample, and what of its record the chat template does not write.
-pub(crate) type Encoding = (Sample, Vec<&'static str>);
+pub(crate) type Encoding = (Sample, Vec<String>);
 
 /// A failure of the record, which may be skipped, or of the set-up, which would fail every other record too.
 pub(crate) enum Failure {
@@ -63,8 +63,11 @@ impl Encoder<'_> {
         self.sequence_length.saturating_add(1)
     }
 
-    /// A text is trained as a whole, and ends with the eos token.
+    /// A text is trained as a whole, and ends with the eos token. A blank one has nothing to train.
     fn text(&self, text: &str) -> Result<Sample, Error> {
+        if text.trim().is_empty() {
+            return Ok(Sample::single(Vec::new(), Vec::new()));
+        }
         let mut tokens = self.tokenizer.ids_up_to(text, true, self.text_length.saturating_add(1))?;
         self.close(&mut tokens);
         let trained = vec![true; tokens.len()];
@@ -108,27 +111,32 @@ impl Encoder<'_> {
             let remedy = "use a model or a [model] chat_template that knows tools, or remove the record";
             return Err(Failure::Record(Fault { problem, remedy: remedy.into() }));
         }
+        if let Some(turn) = chat.lost_thought() {
+            let problem = format!("turn {} has only a thought, which the chat template does not write", turn + 1);
+            return Err(Failure::Record(Fault { problem, remedy: "give it a `content`, or remove the record".into() }));
+        }
         let (text, blocks) = chat.render_whole().map_err(faulty)?;
         let Encoded { mut ids, offsets } = self.tokenizer.encode_up_to(&text, false, self.wanted())?;
         let all = self.loss_on == LossOn::All;
         let mut trained = vec![all; ids.len()];
-        if !all || chat.conversation.leaves_turns_out() {
-            // Turns whose tokens are cut off need not be found.
-            let wanted = offsets.get(self.sequence_length).map_or(text.len(), |&(start, _)| start);
-            let encoded = Encoded { ids, offsets };
-            let aligned =
-                Aligned { chat: &chat, tokenizer: self.tokenizer, text: &text, encoded: &encoded, blocks: blocks.as_deref(), wanted };
-            let spans = aligned.spans(|turn| chat.conversation.trains(turn) != all)?;
-            for Span { parts, .. } in &spans {
-                parts.iter().for_each(|part| encoded.tokens_in(part.start, part.end).for_each(|index| trained[index] = !all));
-            }
-            ids = encoded.ids;
-            if let Some(token) = spans.last().and_then(|span| span.append) {
-                ids.push(token);
-                trained.push(!all);
-            }
+        // Turns whose tokens are cut off need not be found.
+        let wanted = offsets.get(self.sequence_length).map_or(text.len(), |&(start, _)| start);
+        let encoded = Encoded { ids, offsets };
+        let aligned = Aligned { chat: &chat, tokenizer: self.tokenizer, text: &text, encoded: &encoded, blocks: blocks.as_deref(), wanted };
+        let is_picked = |turn| if all { chat.conversation.leaves_out(turn) } else { chat.conversation.trains(turn) };
+        let (spans, lost) = aligned.spans(is_picked)?;
+        for Span { parts, .. } in &spans {
+            parts.iter().for_each(|part| encoded.tokens_in(part.start, part.end).for_each(|index| trained[index] = !all));
         }
-        Ok((Sample::single(ids, trained), chat.unwritten()))
+        ids = encoded.ids;
+        if let Some(token) = spans.last().and_then(|span| span.append) {
+            ids.push(token);
+            trained.push(!all);
+        }
+        let mut unwritten = chat.unwritten();
+        unwritten.extend(lost.into_iter().map(|turn| format!("turns of `{}`", chat.conversation.messages[turn].role())));
+        unwritten.dedup();
+        Ok((Sample::single(ids, trained), unwritten))
     }
 }
 

@@ -14,7 +14,27 @@ const REMEDY: &str = "write one whole record on each line, or one array of recor
 /// # Errors
 /// What is wrong with it, and what to do.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Fault> {
-    serde_json::from_slice(bytes).or_else(|error| mended(bytes, error))
+    let value = serde_json::from_slice(bytes).or_else(|error| mended(bytes, error))?;
+    if has_large_number(&value) && has_long_integer(bytes) {
+        return fault("a whole number has more than 64 bits, and would lose digits", "write it as a string");
+    }
+    Ok(value)
+}
+
+/// Whether a number may have been a whole one of more than 64 bits.
+fn has_large_number(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= i64::MAX as f64),
+        Value::Array(items) => items.iter().any(has_large_number),
+        Value::Object(fields) => fields.values().any(has_large_number),
+        _ => false,
+    }
+}
+
+/// Whether there are nineteen digits in a row that no fraction or exponent follows.
+fn has_long_integer(bytes: &[u8]) -> bool {
+    let runs = bytes.split(|byte| !(byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+')));
+    runs.into_iter().any(|run| run.len() >= 19 && run.iter().all(u8::is_ascii_digit))
 }
 
 /// The text of bytes.
@@ -64,7 +84,7 @@ fn broken<T>(text: &str, error: &Error) -> Result<T, Fault> {
     if error.is_eof() {
         return fault(format!("broken JSON (it ends too early: {says})"), REMEDY);
     }
-    if text.starts_with("{'") {
+    if text.starts_with("{'") || text.starts_with("[{'") {
         return fault(format!("broken JSON (keys in single quotes, as Python prints a dict: {says})"), "write it with json.dumps");
     }
     fault(format!("broken JSON ({says})"), REMEDY)
@@ -138,6 +158,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+
+    #[test]
+    fn whole_numbers_beyond_64_bits_are_refused_and_other_numbers_are_read() {
+        for text in ["[123456789012345678901234567890]", "[-9223372036854775809]", "{\"a\": [18446744073709551616]}"] {
+            assert!(parse(text.as_bytes()).unwrap_err().problem.contains("64 bits"), "{text}");
+        }
+        for text in
+            ["[18446744073709551615]", "[-9223372036854775808]", "[1e300]", "[12345678901234567890.5e3]", "[\"1234567890123456789012\"]"]
+        {
+            assert!(parse(text.as_bytes()).is_ok(), "{text}");
+        }
+    }
 
     fn problem(text: &str) -> String {
         parse(text.as_bytes()).unwrap_err().problem

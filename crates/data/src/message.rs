@@ -1,5 +1,8 @@
 use serde_json::{Map, Value};
 
+/// Keys of the assistant's turns under which its thoughts stand.
+pub(crate) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// One turn of a conversation: the keys that a chat template reads, as `apply_chat_template` of transformers is given them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -66,14 +69,14 @@ impl Conversation {
         Self { messages, ..Self::default() }
     }
 
-    /// Whether the loss falls on turn `index`.
+    /// Whether the loss on the assistant's turns falls on turn `index`.
     pub(crate) fn trains(&self, index: usize) -> bool {
         let message = &self.messages[index];
         message.is_assistant() && index >= self.prompt_turns && message.trained != Some(false)
     }
 
-    /// Whether some of the assistant's turns are left out of the loss.
-    pub(crate) fn leaves_turns_out(&self) -> bool {
-        (0..self.messages.len()).any(|index| self.messages[index].is_assistant() && !self.trains(index))
+    /// Whether the record itself leaves this turn out of the loss, whatever else it falls on.
+    pub(crate) fn leaves_out(&self, index: usize) -> bool {
+        self.messages[index].is_assistant() && self.messages[index].trained == Some(false)
     }
 }

@@ -407,7 +407,7 @@ struct Encoded {
     /// Keys of the record that nothing reads.
     unread: Vec<String>,
     /// Keys that the chat template does not write.
-    unwritten: Vec<&'static str>,
+    unwritten: Vec<String>,
 }
 
 /// The record goes as soon as its tokens are there: one may fill much of the memory.

@@ -108,17 +108,23 @@ impl Reader {
     /// Reads the keys of a record; `format` narrows the shapes.
     pub(crate) fn read_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         fields.retain(|_, value| !value.is_null());
-        self.columns.rename(&mut fields)?;
+        self.columns.rename(&mut fields);
+        self.read_renamed(fields, format)
+    }
+
+    fn read_renamed(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         let record = self.shape(&mut fields)?;
         check(&record, format, self.loss_on)?;
         let unread = fields.into_iter().map(|(key, _)| key).filter(|key| keys::is_worth_naming(key)).collect();
         Ok((record, unread))
     }
 
-    /// Reads a row of a table, whose columns are called as the keys of a JSON record. Lists may be JSON in a text there, and a column of structs
-    /// gives each row the keys of all: those that are null are absent.
+    /// Reads a row of a table, whose columns are called as the keys of a JSON record. A column of structs gives each row the keys of all, where
+    /// null means that there is none. Lists may be JSON in a text there, in which null is what it is in JSON.
     pub(crate) fn read_row(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
-        self.columns.rename(&mut fields)?;
+        self.columns.rename(&mut fields);
+        fields.retain(|_, value| !value.is_null());
+        fields.values_mut().for_each(remove_nulls);
         for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
             if let Some(Value::String(text)) = fields.get(key) {
                 let value = json::parse(text.as_bytes()).map_err(|Fault { problem, remedy }| in_column(key, &problem, &remedy))?;
@@ -127,20 +133,20 @@ impl Reader {
         }
         for key in ["prompt", "completion", "chosen", "rejected"] {
             if let Some(Value::String(text)) = fields.get(key)
-                && text.trim_start().starts_with("[{")
-                && let Ok(turns @ Value::Array(_)) = serde_json::from_str(text)
+                && text.trim_start().starts_with('[')
+                && let Ok(Value::Array(turns)) = json::parse(text.as_bytes())
+                && !turns.is_empty()
+                && turns.iter().all(Value::is_object)
             {
-                fields.insert(key.into(), turns);
+                fields.insert(key.into(), Value::Array(turns));
             }
         }
-        fields.values_mut().for_each(remove_nulls);
-        let columns = Columns::default();
-        Self { columns, ..self.clone() }.read_fields(fields, format)
+        self.read_renamed(fields, format)
     }
 
     /// A paragraph of a text file.
     pub(crate) fn read_text(&self, bytes: &[u8]) -> Result<Read, Fault> {
-        Ok((text(json::utf8(bytes)?.to_owned())?, Vec::new()))
+        Ok((Record::Text(json::utf8(bytes)?.to_owned()), Vec::new()))
     }
 
     fn shape(&self, fields: &mut Map<String, Value>) -> Result<Record, Fault> {
@@ -153,10 +159,13 @@ impl Reader {
         match pairs::take(self, fields)? {
             Some(Record::Conversation(conversation)) => Ok(Record::Conversation(self.complete(conversation, fields)?)),
             Some(record) => Ok(record),
-            None if fields.contains_key("text") => text(string(fields, "text")?),
+            None if fields.contains_key("text") => Ok(Record::Text(string(fields, "text")?)),
             None => {
                 let keys: Vec<String> = fields.keys().map(|key| format!("`{key}`")).collect();
                 let found = if keys.is_empty() { "nothing".into() } else { keys.join(", ") };
+                if let Some(missing) = self.columns.missing(fields) {
+                    return Err(missing);
+                }
                 fault(format!("a record of unknown shape: it has {found}"), SHAPES)
             }
         }
@@ -165,14 +174,17 @@ impl Reader {
     /// Takes what the record says apart from its turns.
     fn complete(&self, mut conversation: Conversation, fields: &mut Map<String, Value>) -> Result<Conversation, Fault> {
         if let Some(system) = system(fields)? {
-            if conversation.messages.first().is_some_and(|first| first.role() == "system") {
+            let first = conversation.messages.first().filter(|first| first.role() == "system");
+            if first.is_some_and(|first| first.fields().get("content") != Some(&system.as_str().into())) {
                 return fault("the record has both a `system` and a system turn", "give one of them");
             }
-            conversation.messages.insert(0, crate::message::Message::new("system", system));
-            conversation.prompt_turns += 1;
+            if first.is_none() {
+                conversation.messages.insert(0, crate::message::Message::new("system", system));
+                conversation.prompt_turns += 1;
+            }
         }
-        conversation.tools = list(fields, "tools")?;
-        if let Some(Value::Array(functions)) = list(fields, "functions")? {
+        conversation.tools = list(fields, "tools")?.map(tools).transpose()?;
+        if let Some(Value::Array(functions)) = list(fields, "functions")?.map(tools).transpose()? {
             if conversation.tools.is_some() {
                 return fault("the record has both `functions` and `tools`", "give one of them");
             }
@@ -226,13 +238,6 @@ fn check(record: &Record, format: Format, loss_on: LossOn) -> Result<(), Fault> 
     Ok(())
 }
 
-fn text(text: String) -> Result<Record, Fault> {
-    if text.trim().is_empty() {
-        return fault("the text is empty", "remove the record, or skip bad lines");
-    }
-    Ok(Record::Text(text))
-}
-
 /// The system prompt that is no turn.
 fn system(fields: &mut Map<String, Value>) -> Result<Option<String>, Fault> {
     for key in ["system", "system_prompt"] {
@@ -261,6 +266,20 @@ fn list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Fau
     }
 }
 
+/// Tools, each of which may be JSON in a text, too.
+fn tools(list: Value) -> Result<Value, Fault> {
+    let Value::Array(list) = list else { return Ok(list) };
+    let tool = |tool| match tool {
+        Value::String(text) => match json::parse(text.as_bytes()) {
+            Ok(tool @ Value::Object(_)) => Ok(tool),
+            _ => fault("a tool is a text that is no object in JSON", "give the tool's JSON schema"),
+        },
+        Value::Object(_) => Ok(tool),
+        other => fault(format!("a tool is {}", kind(&other)), "give the tool's JSON schema"),
+    };
+    list.into_iter().map(tool).collect::<Result<Vec<_>, _>>().map(Value::Array)
+}
+
 fn in_column(key: &str, problem: &str, remedy: &str) -> Fault {
     Fault { problem: format!("`{key}` is no JSON ({problem})"), remedy: remedy.into() }
 }
@@ -273,12 +292,29 @@ fn string(fields: &mut Map<String, Value>, key: &str) -> Result<String, Fault> {
     }
 }
 
-fn remove_nulls(value: &mut Value) {
+/// Removes what a column of structs has only since other rows have it. A turn without content says that itself.
+fn remove_nulls(column: &mut Value) {
+    if let Value::Array(turns) = column {
+        for turn in turns {
+            match turn {
+                Value::Object(fields) => {
+                    fields.retain(|key, value| !value.is_null() || key == "content");
+                    fields.values_mut().for_each(remove_nested_nulls);
+                }
+                other => remove_nested_nulls(other),
+            }
+        }
+    } else {
+        remove_nested_nulls(column);
+    }
+}
+
+fn remove_nested_nulls(value: &mut Value) {
     match value {
-        Value::Array(list) => list.iter_mut().for_each(remove_nulls),
+        Value::Array(list) => list.iter_mut().for_each(remove_nested_nulls),
         Value::Object(fields) => {
-            fields.retain(|key, value| !value.is_null() || key == "content");
-            fields.values_mut().for_each(remove_nulls);
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(remove_nested_nulls);
         }
         _ => {}
     }

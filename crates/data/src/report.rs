@@ -63,9 +63,9 @@ const NAMED: usize = 5;
 
 impl Report {
     /// Counts keys that reached no text.
-    pub(crate) fn count_unread(&mut self, unread: &[String], unwritten: &[&str]) {
+    pub(crate) fn count_unread(&mut self, unread: &[String], unwritten: &[String]) {
         unread.iter().for_each(|key| *self.unread.entry(key.clone()).or_default() += 1);
-        unwritten.iter().for_each(|&key| *self.unwritten.entry(key.to_owned()).or_default() += 1);
+        unwritten.iter().for_each(|key| *self.unwritten.entry(key.clone()).or_default() += 1);
     }
 
     /// Counts a record that is left out.

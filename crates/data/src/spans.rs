@@ -14,6 +14,7 @@ use crate::message::Message;
 use crate::record::Fault;
 use crate::template::Chat;
 use crate::tokenizer::{Encoded, Tokenizer};
+use marks::Mark;
 
 /// What one turn of the assistant takes of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +44,15 @@ type Words = Option<Range<usize>>;
 type Headers = Vec<(String, String)>;
 
 impl Aligned<'_> {
-    /// The spans of those of the assistant's turns that `wanted` picks, in order.
+    /// The spans of those of the assistant's turns that `picked` picks, in order; and the turns whose words the template does not write.
     ///
     /// # Errors
-    /// If the template does not tell where a turn is.
-    pub(crate) fn spans(&self, picked: impl Fn(usize) -> bool) -> Result<Vec<Span>, Failure> {
+    /// If the template does not tell where a turn is, or does not write a call.
+    pub(crate) fn spans(&self, picked: impl Fn(usize) -> bool) -> Result<(Vec<Span>, Vec<usize>), Failure> {
         if marks::holds_marks(self.text) {
             return Err(refuse("the conversation holds the noncharacter U+FDD0 or U+FDD1", "remove it from the record"));
         }
-        let words = self.words(&picked)?;
+        let (words, unwritten) = self.words(&picked)?;
         let spoken = |turn: &usize| self.chat.conversation.messages[*turn].is_assistant() && picked(*turn);
         if (0..words.len()).any(|turn| spoken(&turn)) && (0..words.len()).filter(spoken).all(|turn| words[turn].is_none()) {
             return Err(refuse(
@@ -71,21 +72,29 @@ impl Aligned<'_> {
             let parts = self.within_blocks(start..end.max(start), range.end);
             spans.push(Span { parts, append });
         }
-        Ok(spans)
+        Ok((spans, unwritten))
     }
 
     /// The words of each turn, from one rendering of all of them with marks; where marks change what the template writes, from renderings of their own.
-    fn words(&self, picked: &impl Fn(usize) -> bool) -> Result<Vec<Words>, Failure> {
+    /// And the turns whose words are not in the text.
+    fn words(&self, picked: &impl Fn(usize) -> bool) -> Result<(Vec<Words>, Vec<usize>), Failure> {
         let messages = &self.chat.conversation.messages;
         let marked: Vec<_> = messages.iter().enumerate().map(|(turn, message)| Chat::message(&marks::marked(message, turn))).collect();
         let found = self.chat.render(&marked, false).ok().map(|text| marks::strip(&text)).filter(|(text, _)| text == self.text);
         let mut words: Vec<Words> = vec![None; messages.len()];
-        for (turn, at) in found.iter().flat_map(|(_, marks)| marks.iter().copied()) {
+        let marks: &[Mark] = found.as_ref().map_or(&[], |(_, marks)| marks);
+        self.check_calls(marks)?;
+        for &Mark { turn, at, .. } in marks {
             if let Some(words) = words.get_mut(turn) {
                 *words = Some(words.as_ref().map_or(at..at, |range| range.start.min(at)..range.end.max(at)));
             }
         }
+        let mut unwritten = Vec::new();
         for turn in 0..messages.len() {
+            if found.is_some() && words[turn].is_none() && says_something(&messages[turn]) && self.words_alone(turn)?.is_none() {
+                unwritten.push(turn);
+                continue;
+            }
             let is_spoken = messages[turn].is_assistant() && picked(turn);
             let is_before = messages.get(turn + 1).is_some_and(|next| next.is_assistant()) && picked(turn + 1);
             let is_vague = words[turn].is_none() && (is_spoken || (found.is_none() && is_before));
@@ -97,7 +106,29 @@ impl Aligned<'_> {
                 };
             }
         }
-        Ok(words)
+        Ok((words, unwritten))
+    }
+
+    /// Refuses a call that the template does not write: nothing, or an empty turn, would be trained in its place.
+    fn check_calls(&self, marks: &[Mark]) -> Result<(), Failure> {
+        for (turn, message) in self.chat.conversation.messages.iter().enumerate() {
+            let calls = message.fields().get("tool_calls").and_then(|calls| calls.as_array()).map_or(0, Vec::len);
+            for call in 0..calls {
+                if marks.iter().any(|mark| mark.turn == turn && mark.call == Some(call)) {
+                    continue;
+                }
+                let mut messages = self.chat.messages().to_vec();
+                messages[turn] = Chat::message(&marks::with_call_changed(message, call));
+                // A template that refuses the change reads the call.
+                if self.chat.render(&messages, false).is_ok_and(|changed| changed == self.text) {
+                    let which = if calls == 1 { String::new() } else { format!("all {calls} of ") };
+                    let problem = format!("the chat template does not write {which}the tool calls of turn {}", turn + 1);
+                    let remedy = "use a model or a [model] chat_template that writes them, or remove the record";
+                    return Err(Failure::Record(Fault { problem, remedy: remedy.into() }));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Where the text changes if this turn alone changes; nowhere if the template does not write it.
@@ -274,6 +305,11 @@ impl Aligned<'_> {
 
 fn refuse(problem: &str, remedy: &str) -> Failure {
     Failure::Record(Fault { problem: problem.into(), remedy: remedy.into() })
+}
+
+/// Whether a turn has a content that is not blank.
+fn says_something(message: &Message) -> bool {
+    message.fields().get("content").and_then(|content| content.as_str()).is_some_and(|text| !text.trim().is_empty())
 }
 
 /// Bytes at which two texts begin alike, up to a border of characters.

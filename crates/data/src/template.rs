@@ -1,4 +1,4 @@
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use chrono::{DateTime, Local};
 use serde_json::{Map, Value as Json, json};
@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Json, json};
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::jinja::{self, Program};
-use crate::message::{Conversation, Message};
+use crate::message::{Conversation, Message, THOUGHTS};
+use crate::record::is_worth_naming;
 use crate::tokenizer::SpecialTokens;
 
 /// A model's chat template: the Jinja program that writes a conversation the way the model has learned it.
@@ -35,9 +36,30 @@ struct Accepts {
     parts: bool,
     /// Contents as strings, which some templates of models that see images pass over.
     strings: bool,
-    /// Arguments of calls as JSON in a string.
-    text_arguments: bool,
+    arguments: Arguments,
+    /// Null as the content of a turn that only reasons: some print Python's `None`.
+    null: bool,
+    /// Contents with which a turn that says nothing but its call is written, by [`Blank`].
+    blank: [bool; 3],
+    /// Answers of tools under OpenAI's older role `function`.
+    function_role: bool,
 }
+
+/// How the arguments of calls are written as they are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arguments {
+    Objects,
+    /// JSON in a string.
+    Texts,
+    Both,
+}
+
+/// The contents of a turn that says nothing.
+const BLANK: [fn(&mut Map<String, Json>); 3] = [
+    |fields| _ = fields.insert("content".into(), "".into()),
+    |fields| _ = fields.insert("content".into(), Json::Null),
+    |fields| _ = fields.shift_remove("content"),
+];
 
 impl ChatTemplate {
     /// A template from its source, with the text of the model's bos and eos tokens, where it has them.
@@ -147,11 +169,30 @@ impl ChatTemplate {
             let parts = json!([{"type": "text", "text": text}]);
             message.fields_mut().insert("content".into(), parts);
         }
-        if message.has_tool_calls()
-            && !self.accepts().text_arguments
-            && let Some(Json::Array(calls)) = message.fields_mut().get_mut("tool_calls")
+        if message.role() == "function" && !self.accepts().function_role {
+            message.fields_mut().insert("role".into(), "tool".into());
+        }
+        if message.has_tool_calls() {
+            self.adapt_calls(message.fields_mut());
+        } else if message.is_assistant() && blank(message.fields()).is_some_and(|form| form > 0) && !self.accepts().null {
+            message.fields_mut().insert("content".into(), "".into());
+        }
+    }
+
+    fn adapt_calls(&self, fields: &mut Map<String, Json>) {
+        let accepts = self.accepts();
+        if let Some(Json::Array(calls)) = fields.get_mut("tool_calls") {
+            match accepts.arguments {
+                Arguments::Objects => calls.iter_mut().for_each(parse_arguments),
+                Arguments::Texts => calls.iter_mut().for_each(print_arguments),
+                Arguments::Both => {}
+            }
+        }
+        if let Some(form) = blank(fields)
+            && !accepts.blank[form]
+            && let Some(written) = accepts.blank.iter().position(|&written| written)
         {
-            calls.iter_mut().for_each(parse_arguments);
+            BLANK[written](fields);
         }
     }
 
@@ -166,18 +207,46 @@ impl ChatTemplate {
                 render(json!([user(content)]))
                     .is_some_and(|text| text.contains(PROBE) && !text.contains("'text'") && !text.contains("\"text\""))
             };
-            let call = |arguments: Json| {
+            let calling = |form: usize, arguments: Json| {
                 let calls = json!([{"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": arguments}}]);
-                render(json!([user("a".into()), {"role": "assistant", "content": "", "tool_calls": calls}]))
+                let mut turn = json!({"role": "assistant", "content": "", "tool_calls": calls});
+                turn.as_object_mut().into_iter().for_each(BLANK[form]);
+                turn
             };
-            let object = call(json!({"x": 1}));
+            let call = |form, arguments| render(json!([user("a".into()), calling(form, arguments)]));
+            let first = |arguments: Json| (0..BLANK.len()).find_map(|form| call(form, arguments.clone()));
+            let arguments = match (first(json!({"x": PROBE})), first(format!("{{\"x\": \"{PROBE}\"}}").into())) {
+                (Some(object), Some(text)) if object == text => Arguments::Both,
+                (None, Some(_)) => Arguments::Texts,
+                _ => Arguments::Objects,
+            };
+            let probe = || if arguments == Arguments::Texts { PROBE.into() } else { json!({"x": PROBE}) };
+            let answered = |role: &str| {
+                let calling = (0..BLANK.len()).find(|&form| call(form, probe()).is_some()).map(|form| calling(form, probe()));
+                let answer = json!({"role": role, "name": "f", "tool_call_id": "abcdefghi", "content": "zqvjk"});
+                render(json!([user("a".into()), calling, answer])).is_some_and(|text| text.contains("zqvjk"))
+            };
+            let reasoning = render(json!([user("a".into()), {"role": "assistant", "content": null, "reasoning_content": "b"}]));
             let parts = writes(json!([{"type": "text", "text": PROBE}]));
             Accepts {
                 parts,
                 strings: !parts || writes(PROBE.into()),
-                text_arguments: object.is_some() && object == call("{\"x\": 1}".into()),
+                arguments,
+                null: reasoning.is_some_and(|text| !text.contains("None")),
+                blank: [0, 1, 2].map(|form| call(form, probe()).is_some_and(|text| text.contains(PROBE))),
+                function_role: answered("function") || !answered("tool"),
             }
         })
+    }
+}
+
+/// Which of [`BLANK`] this is, if it is one: white space says nothing, either.
+fn blank(fields: &Map<String, Json>) -> Option<usize> {
+    match fields.get("content") {
+        Some(Json::String(text)) => text.trim().is_empty().then_some(0),
+        Some(Json::Null) => Some(1),
+        None => Some(2),
+        Some(_) => None,
     }
 }
 
@@ -190,6 +259,18 @@ fn parse_arguments(call: &mut Json) {
         && let Ok(arguments @ Json::Object(_)) = serde_json::from_str(text)
     {
         function["arguments"] = arguments;
+    }
+}
+
+/// As Python's `json.dumps` prints them.
+fn print_arguments(call: &mut Json) {
+    static PRINT: LazyLock<Option<Program>> = LazyLock::new(|| Program::parse("{{ arguments | tojson }}", Local::now()).ok());
+    let function = if call.get("function").is_some() { &mut call["function"] } else { call };
+    if let Some(arguments @ Json::Object(_)) = function.get("arguments") {
+        let variables: minijinja::Value = [("arguments", jinja::value(arguments))].into_iter().collect();
+        if let Some(text) = PRINT.as_ref().and_then(|print| print.render(&variables).ok()) {
+            function["arguments"] = text.into();
+        }
     }
 }
 
@@ -258,20 +339,36 @@ impl Chat<'_> {
     }
 
     /// Keys that the record gives to the template and that the template does not even name.
-    pub(crate) fn unwritten(&self) -> Vec<&'static str> {
-        let has = |key: &str| self.conversation.messages.iter().any(|message| message.fields().get(key).is_some_and(is_something));
-        let mut found: Vec<&'static str> = Vec::new();
-        found.extend(["reasoning_content", "thinking", "reasoning"].into_iter().filter(|key| has(key)));
+    pub(crate) fn unwritten(&self) -> Vec<String> {
+        let fields = self.conversation.messages.iter().flat_map(|message| message.fields());
+        let is_named = |key: &str| !TURN_KEYS.contains(&key) && is_worth_naming(key);
+        let mut found: Vec<&str> =
+            fields.filter(|(key, value)| is_named(key) && is_something(value)).map(|(key, _)| key.as_str()).collect();
         found.extend(self.conversation.tools.as_ref().map(|_| "tools"));
         found.extend(self.conversation.documents.as_ref().map(|_| "documents"));
+        found.sort_unstable();
+        found.dedup();
         found.retain(|key| !self.template.mentions(key));
-        found
+        found.into_iter().map(str::to_owned).collect()
+    }
+
+    /// The turn that says nothing but a thought which the template does not write.
+    pub(crate) fn lost_thought(&self) -> Option<usize> {
+        let mentions_thoughts = || THOUGHTS.iter().any(|key| self.template.mentions(key));
+        let is_thought_alone = |message: &Message| {
+            let thinks = THOUGHTS.iter().any(|key| message.fields().get(*key).is_some_and(is_something));
+            message.is_assistant() && thinks && !message.has_tool_calls() && blank(message.fields()).is_some()
+        };
+        self.conversation.messages.iter().position(is_thought_alone).filter(|_| !mentions_thoughts())
     }
 
     pub(crate) fn writes_tool_calls(&self) -> bool {
         self.template.mentions("tool_calls")
     }
 }
+
+/// Keys of a turn that say who speaks to whom, and what is looked at by itself.
+const TURN_KEYS: [&str; 5] = ["role", "content", "tool_calls", "tool_call_id", "name"];
 
 fn is_something(value: &Json) -> bool {
     !(value.is_null() || value.as_str().is_some_and(str::is_empty))

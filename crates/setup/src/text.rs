@@ -46,7 +46,7 @@ impl TextProcessor {
             |source: &Option<String>| source.as_deref().map(|source| ChatTemplate::with_special_tokens(source, &special)).transpose();
         let template = match (parse(&templates.default)?, parse(&templates.tool_use)?) {
             (Some(default), Some(tool_use)) => Some(default.with_tool_use(tool_use)),
-            (default, _) => default,
+            (default, tool_use) => default.or(tool_use),
         };
         Ok(Self { tokenizer, template })
     }

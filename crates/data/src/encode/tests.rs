@@ -47,6 +47,20 @@ fn smollm2_trains_the_answers_and_their_end_but_not_the_newline() {
 }
 
 #[test]
+fn the_loss_on_all_falls_on_the_prompt_too() {
+    let messages = turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
+    let record = |prompt_turns| Record::Conversation(Conversation { prompt_turns, ..Conversation::new(messages.clone()) });
+    let (text, runs) = encode(SMOLLM2, LossOn::All, record(3)).unwrap();
+    assert_eq!(runs, [text]);
+    assert_eq!(encode(SMOLLM2, LossOn::Assistant, record(3)).unwrap().1, ["d<|im_end|>"]);
+}
+
+#[test]
+fn a_blank_text_has_nothing_to_train() {
+    assert_eq!(encode(SMOLLM2, LossOn::All, Record::Text(" \n".into())).unwrap(), (String::new(), Vec::new()));
+}
+
+#[test]
 fn what_follows_the_last_answer_is_not_trained() {
     let given = [("system", "S"), ("user", "a"), ("assistant", "b"), ("user", "c")];
     assert_eq!(conversation(SMOLLM2, &given).unwrap().1, ["b<|im_end|>"]);

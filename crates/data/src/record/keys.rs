@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Fault, fault};
+use super::Fault;
 use crate::error::{Error, Result};
 
 /// What a record is read from, by the names that [`Columns`] may give to others.
@@ -113,30 +113,22 @@ impl Columns {
         Ok(Self(map.clone()))
     }
 
-    /// Gives the columns of a record the names that are read.
-    pub(crate) fn rename(&self, fields: &mut Map<String, Value>) -> Result<(), Fault> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let mut renamed = Vec::new();
-        for (ours, theirs) in &self.0 {
-            match fields.get(theirs) {
-                Some(value) => renamed.push((ours, value.clone())),
-                None => {
-                    return fault(
-                        format!("there is no `{theirs}`, which [data] columns names for `{ours}`"),
-                        "check the names of the columns",
-                    );
-                }
-            }
-        }
+    /// Gives the columns of a record the names that are read. One that is not there is like any other key that a record may lack.
+    pub(crate) fn rename(&self, fields: &mut Map<String, Value>) {
+        let found: Vec<(&String, Value)> = self.0.iter().filter_map(|(ours, theirs)| Some((ours, fields.get(theirs)?.clone()))).collect();
         for theirs in self.0.values() {
             fields.shift_remove(theirs);
         }
-        for (ours, value) in renamed {
+        for (ours, value) in found {
             fields.insert(ours.clone(), value);
         }
-        Ok(())
+    }
+
+    /// Says that a column is missing, in a record that is none without it.
+    pub(crate) fn missing(&self, fields: &Map<String, Value>) -> Option<Fault> {
+        let (ours, theirs) = self.0.iter().find(|(ours, _)| !fields.contains_key(*ours))?;
+        let problem = format!("there is no `{theirs}`, which [data] columns names for `{ours}`");
+        Some(Fault { problem, remedy: "check the names of the columns".into() })
     }
 
     /// What the data call one of our columns.

@@ -39,8 +39,8 @@ pub(super) fn is_in(has: impl Fn(&str) -> bool) -> bool {
 
 /// Takes a pair out of `fields`, if there is one.
 pub(super) fn take(reader: &Reader, fields: &mut Map<String, Value>) -> Result<Option<Record>, Fault> {
-    if ["chosen", "rejected"].iter().any(|key| fields.contains_key(*key)) {
-        return preference(fields).map(Some);
+    if fields.contains_key("chosen") {
+        return preference(reader, fields).map(Some);
     }
     let has = |key: &str| fields.contains_key(key);
     let Some(names) = KNOWN.iter().find(|names| has(names.request) && has(names.answer)) else { return Ok(None) };
@@ -160,32 +160,63 @@ fn joined(mut messages: Vec<Message>, answer: Vec<Message>) -> Conversation {
     Conversation { prompt_turns, ..Conversation::new(messages) }
 }
 
+/// What may stand for `prompt` in a pair for preference training.
+const PROMPTS: [&str; 5] = ["prompt", "instruction", "question", "query", "input"];
+
 /// A pair for preference training: what was preferred is learned. `rejected` stays unread, and is named as that, but for what it shares with
-/// `chosen` where no prompt is given (TRL's implicit prompt).
-fn preference(fields: &mut Map<String, Value>) -> Result<Record, Fault> {
-    let Some(chosen) = fields.shift_remove("chosen") else {
-        return fault("there is a `rejected` without a `chosen`", "give both");
-    };
-    let prompt = fields.shift_remove("prompt");
+/// `chosen`: where no prompt is given that is the prompt (`maybe_extract_prompt` of TRL).
+fn preference(reader: &Reader, fields: &mut Map<String, Value>) -> Result<Record, Fault> {
+    let all = fields.clone();
+    let chosen = fields.shift_remove("chosen").unwrap_or_default();
+    let key = PROMPTS.into_iter().find(|key| fields.contains_key(*key));
+    let prompt = key.and_then(|key| fields.shift_remove(key));
     match (prompt, chosen) {
-        (Some(Value::String(prompt)), Value::String(completion)) if !completion.is_empty() => Ok(Record::Completion { prompt, completion }),
+        (Some(Value::String(request)), Value::String(answer)) if !answer.is_empty() => {
+            let (system, history) = (system(fields)?, history(fields)?);
+            let is_completion = key == Some("prompt");
+            let pair =
+                Pair { is_completion, is_instruction: key == Some("instruction"), request, about: String::new(), answer, system, history };
+            pair.record(reader, &all)
+        }
         (Some(prompt @ Value::Array(_)), chosen @ Value::Array(_)) => {
             Ok(Record::Conversation(joined(turns::read(prompt, "prompt")?, turns::read(chosen, "chosen")?)))
         }
-        (None, chosen @ Value::Array(_)) => {
+        (prompt @ (None | Some(Value::String(_))), chosen @ Value::Array(_)) => {
             let shared = match (&chosen, fields.get("rejected")) {
                 (Value::Array(chosen), Some(Value::Array(rejected))) => chosen.iter().zip(rejected).take_while(|(a, b)| a == b).count(),
                 _ => 0,
             };
             let messages = turns::read(chosen, "chosen")?;
+            // A prompt that is no turn is named as unread.
+            if let (Some(key), Some(prompt)) = (key, prompt)
+                && !messages.iter().any(|message| message.fields().get("content") == Some(&prompt))
+            {
+                fields.insert(key.into(), prompt);
+            }
             Ok(Record::Conversation(Conversation { prompt_turns: shared.min(messages.len()), ..Conversation::new(messages) }))
         }
+        (None, Value::String(chosen)) if fields.get("rejected").is_some_and(Value::is_string) => {
+            let rejected = string(fields, "rejected")?;
+            let prompt = shared_prompt(&chosen, &rejected).to_owned();
+            let completion = chosen[prompt.len()..].to_owned();
+            if completion.trim().is_empty() {
+                return fault("`chosen` says nothing that `rejected` does not say", "remove the record, or skip bad lines");
+            }
+            Ok(Record::Completion { prompt, completion })
+        }
         (Some(prompt), chosen) => {
-            let problem = format!("`prompt` is {} and `chosen` {}", super::kind(&prompt), super::kind(&chosen));
+            let problem = format!("`{}` is {} and `chosen` {}", key.unwrap_or("prompt"), super::kind(&prompt), super::kind(&chosen));
             fault(problem, "give both as text that is not empty, or both as lists of turns")
         }
         (None, chosen) => fault(format!("there is no `prompt`, and `chosen` is {}", super::kind(&chosen)), "give a prompt, or turns"),
     }
+}
+
+/// What two texts begin with alike, without the space before the first difference (`extract_prompt` of TRL).
+fn shared_prompt<'a>(chosen: &'a str, rejected: &str) -> &'a str {
+    let shared = chosen.chars().zip(rejected.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+    let shared: &str = &chosen[..shared];
+    shared.strip_suffix(' ').unwrap_or(shared)
 }
 
 #[cfg(test)]
@@ -265,5 +296,30 @@ mod tests {
         let Ok(Record::Conversation(conversation)) = read(&Reader::default(), &record) else { panic!() };
         assert!(conversation.prompt_turns == 1 && conversation.trains(1));
         assert_eq!(completion(&Reader::default(), r#"{"prompt":"a","chosen":"b","rejected":"c"}"#), ("a".into(), "b".into()));
+    }
+
+    #[test]
+    fn pairs_for_preference_come_in_several_forms() {
+        // HH-RLHF: two dialogues in text.
+        let hh = r#"{"chosen":"\n\nHuman: Hi\n\nAssistant: Good day","rejected":"\n\nHuman: Hi\n\nAssistant: Go away"}"#;
+        assert_eq!(completion(&Reader::default(), hh), ("\n\nHuman: Hi\n\nAssistant: Go".into(), "od day".into()));
+        let spaced = r#"{"chosen":"Q: a A: yes","rejected":"Q: a A: no"}"#;
+        assert_eq!(completion(&Reader::default(), spaced), ("Q: a A:".into(), " yes".into()));
+        assert!(read(&Reader::default(), r#"{"chosen":"same","rejected":"same"}"#).is_err());
+        // Binarized UltraFeedback: the prompt stands apart, too.
+        let turns = |text: &str| json!([{"role":"user","content":"Hi"},{"role":"assistant","content":text}]);
+        let record = json!({"prompt":"Hi","chosen":turns("yes"),"rejected":turns("no")}).to_string();
+        let (record, unread) = Reader::default().read_json(record.as_bytes(), crate::source::Format::Auto).unwrap();
+        let Record::Conversation(conversation) = record else { panic!() };
+        assert_eq!((conversation.prompt_turns, unread), (1, vec!["rejected".to_owned()]));
+        // Orca: a question, and a system prompt.
+        let reader = Reader { has_chat_template: true, ..Reader::default() };
+        let record = r#"{"system":"s","question":"q","chosen":"a","rejected":"b"}"#;
+        let Ok(Record::Conversation(conversation)) = read(&reader, record) else { panic!() };
+        assert_eq!(conversation.messages.iter().map(Message::role).collect::<Vec<_>>(), ["system", "user", "assistant"]);
+        // Only the preferred text is wanted.
+        let map = [("text".to_owned(), "chosen".to_owned())].into();
+        let reader = Reader { columns: super::super::Columns::new(&map).unwrap(), ..Reader::default() };
+        assert_eq!(read(&reader, r#"{"chosen":"a","rejected":"b"}"#), Ok(Record::Text("a".into())));
     }
 }

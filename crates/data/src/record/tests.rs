@@ -52,7 +52,10 @@ fn names_what_is_wrong() {
     assert!(problem(r#"{"messages":[{"role":"user","content":"a"}]}"#).contains("no assistant turn"));
     assert!(problem(r#"{"messages":[{"role":"user","content":null}]}"#).contains("`content` of turn 1 is null"));
     assert!(problem(r#"{"conversations":[{"from":"bird","value":"a"}]}"#).contains("\"bird\""));
-    assert!(problem(r#"{"text":" "}"#).contains("empty"));
+    let silent = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[]}]}"#;
+    assert!(problem(silent).contains("`content` of turn 2 is null"));
+    let tools = r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"tools":["f"]}"#;
+    assert!(problem(tools).contains("a tool is a text"));
     assert!(problem(r#"{"prompt":"a","completion":""}"#).contains("empty"));
     assert!(problem(r#"{"messages":[{"role":"user","content":[{"type":"image","image":"x"}]}]}"#).contains("type \"image\""));
 }
@@ -73,6 +76,52 @@ fn columns_of_null_are_absent() {
     let record = r#"{"messages":null,"tools":null,"conversations":[{"from":"human","value":"a","weight":null},{"from":"gpt","value":"b","tool_calls":null}],"text":null}"#;
     assert_eq!(conversation(record).messages, turns());
     assert_eq!(read(&Reader::default(), r#"{"messages":null,"text":"a"}"#), Ok(Record::Text("a".into())));
+}
+
+#[test]
+fn a_column_that_a_record_lacks_is_named_only_where_it_is_needed() {
+    let map = [("instruction", "q"), ("input", "about"), ("output", "a")].map(|(ours, theirs)| (ours.to_owned(), theirs.to_owned()));
+    let reader = Reader { columns: Columns::new(&map.into()).unwrap(), has_chat_template: true, ..Reader::default() };
+    for record in [
+        r#"{"q":"a","a":"b"}"#,
+        r#"{"q":"a","about":null,"a":"b"}"#,
+        r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#,
+    ] {
+        let Ok(Record::Conversation(conversation)) = read(&reader, record) else { panic!("{record}") };
+        assert_eq!(conversation.messages, turns());
+    }
+    assert!(read(&reader, r#"{"q":"a"}"#).unwrap_err().problem.contains("there is no `about`"));
+}
+
+#[test]
+fn json_in_a_column_keeps_its_nulls_and_a_column_of_structs_has_none() {
+    let text = r#"[{"role":"user","content":"a"},{"role":"assistant","content":"","tool_calls":[{"function":{"name":"f","arguments":{"x":null}}}]}]"#;
+    let arguments = |row: Value| {
+        let Value::Object(row) = row else { panic!() };
+        let (Record::Conversation(conversation), _) = Reader::default().read_row(row, Format::Auto).unwrap() else { panic!() };
+        conversation.messages[1].fields()["tool_calls"][0]["function"]["arguments"].clone()
+    };
+    assert_eq!(arguments(json!({ "messages": text })), json!({ "x": null }));
+    let structs: Value = serde_json::from_str(&text.replace("\"x\":null", "\"x\":1,\"content\":null")).unwrap();
+    assert_eq!(arguments(json!({ "messages": structs })), json!({ "x": 1 }));
+}
+
+#[test]
+fn lists_in_columns_may_be_indented_and_tools_may_be_texts() {
+    let row = json!({"prompt": "[\n  {\"role\": \"user\", \"content\": \"a\"}\n]", "completion": "[{\"role\": \"assistant\", \"content\": \"b\"}]",
+        "tools": ["{\"name\": \"f\"}"]});
+    let Value::Object(row) = row else { panic!() };
+    let (Record::Conversation(conversation), _) = Reader::default().read_row(row, Format::Auto).unwrap() else { panic!() };
+    assert_eq!((conversation.messages, conversation.tools), (turns(), Some(json!([{"name": "f"}]))));
+}
+
+#[test]
+fn turns_of_share_gpt_may_be_called_messages_and_a_system_may_stand_twice() {
+    let record = r#"{"messages":[{"from":"human","value":"a"},{"from":"gpt","value":"b"}]}"#;
+    assert_eq!(conversation(record).messages, turns());
+    let record =
+        r#"{"system":"s","messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}"#;
+    assert_eq!(conversation(record).messages.len(), 3);
 }
 
 #[test]

@@ -80,6 +80,7 @@ impl Turn<'_> {
 
     /// Turns of ShareGPT say `from` and `value`, with roles of their own.
     fn share_gpt(&self, fields: &mut Map<String, Value>) -> Result<(), Fault> {
+        let is_share_gpt = self.list != "messages" || (fields.contains_key("from") && !fields.contains_key("role"));
         for (key, names) in [("content", ["value", "text"].as_slice()), ("role", &["from"])] {
             for name in names {
                 if !fields.contains_key(key)
@@ -93,7 +94,7 @@ impl Turn<'_> {
         let Some(Value::String(role)) = fields.get("role") else { return Ok(()) };
         let role = match role.as_str() {
             "human" | "prompter" => "user",
-            "gpt" | "chatgpt" | "bing" | "bard" | "model" | "bot" if self.list != "messages" => "assistant",
+            "gpt" | "chatgpt" | "bing" | "bard" | "model" | "bot" if is_share_gpt => "assistant",
             "observation" | "function_response" => "tool",
             "function_call" => return self.called(fields),
             _ => return self.known_role(role),
@@ -167,11 +168,16 @@ impl Turn<'_> {
     }
 
     fn check(&self, role: &str, fields: &Map<String, Value>) -> Result<(), Fault> {
-        let is_called = ["tool_calls", "reasoning_content", "thinking", "reasoning"].iter().any(|key| fields.contains_key(*key));
+        let is_something = |key: &str| match fields.get(key) {
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            _ => false,
+        };
+        let says_more = ["tool_calls", "reasoning_content", "thinking", "reasoning"].iter().any(|key| is_something(key));
         match fields.get("content") {
             Some(Value::String(_)) => {}
             Some(Value::Array(parts)) => parts.iter().try_for_each(|part| self.part(part))?,
-            None | Some(Value::Null) if role == "assistant" && is_called => {}
+            None | Some(Value::Null) if role == "assistant" && says_more => {}
             None => return fault(format!("turn {} has no `content`", self.number), REMEDY),
             Some(other) => return fault(format!("`content` of turn {} is {}", self.number, kind(other)), REMEDY),
         }

@@ -2,14 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::message::Message;
+use crate::message::{Message, THOUGHTS};
 
 /// Noncharacters of Unicode, which no text should hold: a mark is the number of its turn between them.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
-
-/// Keys of the assistant's turns whose text the model writes.
-const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Whether a text holds what could be taken for a mark.
 pub(super) fn holds_marks(text: &str) -> bool {
@@ -20,8 +17,22 @@ pub(super) fn mark(turn: usize) -> String {
     format!("{OPEN}{turn}{CLOSE}")
 }
 
-/// A text without its marks, and where each of them was: (turn, byte), in order.
-pub(super) fn strip(text: &str) -> (String, Vec<(usize, usize)>) {
+fn call_mark(turn: usize, call: usize) -> String {
+    format!("{OPEN}{turn}.{call}{CLOSE}")
+}
+
+/// A mark that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) turn: usize,
+    /// The call of that turn whose argument it is at.
+    pub(super) call: Option<usize>,
+    /// Its byte in the text without marks.
+    pub(super) at: usize,
+}
+
+/// A text without its marks, and these, in order.
+pub(super) fn strip(text: &str) -> (String, Vec<Mark>) {
     let mut plain = String::with_capacity(text.len());
     let mut marks = Vec::new();
     let mut rest = text;
@@ -29,8 +40,9 @@ pub(super) fn strip(text: &str) -> (String, Vec<(usize, usize)>) {
         plain.push_str(&rest[..open]);
         let after = &rest[open + OPEN.len_utf8()..];
         let close = after.find(CLOSE).unwrap_or(after.len());
-        if let Ok(turn) = after[..close].parse() {
-            marks.push((turn, plain.len()));
+        let (turn, call) = after[..close].split_once('.').map_or((&after[..close], None), |(turn, call)| (turn, call.parse().ok()));
+        if let Ok(turn) = turn.parse() {
+            marks.push(Mark { turn, call, at: plain.len() });
         }
         rest = after.get(close + CLOSE.len_utf8()..).unwrap_or_default();
     }
@@ -52,7 +64,7 @@ pub(super) fn marked(message: &Message, turn: usize) -> Map<String, Value> {
             }
         }
         if let Some(Value::Array(calls)) = fields.get_mut("tool_calls") {
-            calls.iter_mut().for_each(|call| mark_call(call, &mark));
+            calls.iter_mut().enumerate().for_each(|(index, call)| mark_call(call, &call_mark(turn, index)));
         }
     }
     fields
@@ -82,10 +94,19 @@ fn change_call(call: &mut Value, mark: &str) {
     let function = if call.get("function").is_some() { &mut call["function"] } else { call };
     match function.get_mut("arguments") {
         Some(Value::Object(arguments)) => _ = arguments.insert(mark.into(), mark.into()),
-        Some(Value::String(text)) if text.trim().is_empty() => *text = mark.into(),
-        Some(_) => {}
+        Some(Value::String(text)) if !text.trim().is_empty() => mark_text(text, mark),
+        Some(other) => *other = mark.into(),
         None => function["name"] = mark.into(),
     }
+}
+
+/// A turn with one of its calls changed.
+pub(super) fn with_call_changed(message: &Message, call: usize) -> Map<String, Value> {
+    let mut fields = message.fields().clone();
+    if let Some(call) = fields.get_mut("tool_calls").and_then(|calls| calls.get_mut(call)) {
+        change_call(call, &mark(0));
+    }
+    fields
 }
 
 /// Whether the last text of the last call is one that [`marked`] marks.
@@ -151,7 +172,8 @@ mod tests {
         let message = Message::new("assistant", " a b\n");
         let fields = marked(&message, 12);
         assert_eq!(fields["content"], format!(" {0}a b{0}\n", mark(12)));
-        assert_eq!(strip(fields["content"].as_str().unwrap()), (" a b\n".into(), vec![(12, 1), (12, 4)]));
+        let marks = [1, 4].map(|at| Mark { turn: 12, call: None, at });
+        assert_eq!(strip(fields["content"].as_str().unwrap()), (" a b\n".into(), marks.to_vec()));
         assert_eq!(marked(&Message::new("user", "\n"), 0)["content"], "\n");
         assert_eq!(changed(&Message::new("user", ""), 3)["content"], mark(3));
     }
@@ -165,7 +187,8 @@ mod tests {
         let text = message(serde_json::json!({"x": 1, "y": {"z": "t"}}));
         assert!(ends_with_text(&text) && !ends_with_text(&message(serde_json::json!({"x": "t", "y": 1}))));
         let function = &marked(&text, 1)["tool_calls"][0]["function"];
-        assert_eq!(function["arguments"]["y"]["z"], format!("{0}t{0}", mark(1)));
+        assert_eq!(function["arguments"]["y"]["z"], format!("{0}t{0}", call_mark(1, 0)));
+        assert_eq!(strip(&call_mark(1, 0)).1, [Mark { turn: 1, call: Some(0), at: 0 }]);
         assert_eq!(function["name"], "f");
         let arguments = &changed(&message(serde_json::json!({})), 1)["tool_calls"][0]["function"]["arguments"];
         assert_eq!(arguments[mark(1)], mark(1));

@@ -157,10 +157,31 @@ fn a_mark_in_the_data_is_refused() {
     assert!(message.starts_with("record: ") && message.contains("U+FDD0"), "{message}");
 }
 
+fn refusal(template: &str, messages: serde_json::Value) -> String {
+    let messages = messages.as_array().unwrap().iter().map(|message| Message::from_fields(message.as_object().unwrap().clone()));
+    encode(template, LossOn::Assistant, Record::Conversation(Conversation::new(messages.collect()))).unwrap_err()
+}
+
 #[test]
-fn a_template_may_write_the_first_of_several_calls_alone() {
+fn calls_that_are_not_written_are_refused_each() {
     let template = TOOLS.replace("m.tool_calls or []", "(m.tool_calls or [])[:1]");
     let call = |name: &str| json!({"function": {"name": name, "arguments": {"x": 3}}});
     let talk = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [call("f"), call("g")]}]);
-    assert_eq!(json_runs(&template, talk), ["<|endoftext|>f {\"x\": 3}<|endoftext|><|im_end|>"]);
+    assert!(refusal(&template, talk).contains("does not write all 2 of the tool calls of turn 2"));
+    // As DeepSeek-V3: a call is written only where there is no content.
+    let template = TOOLS.replace("m.tool_calls or []", "((m.tool_calls or []) if m.content is none else [])");
+    let talk =
+        |content: &str| json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": content, "tool_calls": [call("f")]}]);
+    assert!(refusal(&template, talk("words")).contains("does not write the tool calls of turn 2"));
+    assert_eq!(json_runs(&template, talk("")), json_runs(TOOLS, talk("")));
+}
+
+#[test]
+fn arguments_of_any_kind_are_trained() {
+    for arguments in [json!(null), json!([]), json!([1]), json!(5), json!("text")] {
+        let call = json!([{"function": {"name": "f", "arguments": arguments}}]);
+        let talk = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": call}]);
+        let runs = json_runs(TOOLS, talk);
+        assert!(runs.len() == 1 && runs[0].contains("f "), "{arguments}: {runs:?}");
+    }
 }

@@ -192,17 +192,21 @@ impl Weights for Shards {
 fn text(folder: &Path) -> Result<Text> {
     let settings = read_table(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = match read_text(&folder.join("chat_template.jinja"))? {
-        Some(template) => {
-            ChatTemplates { default: Some(template), tool_use: read_text(&folder.join("additional_chat_templates/tool_use.jinja"))? }
-        }
+        Some(template) => ChatTemplates { default: Some(template), tool_use: None },
         None => settings.get("chat_template").map(templates).unwrap_or_default(),
     };
+    let additional = read_text(&folder.join("additional_chat_templates/tool_use.jinja"))?;
+    let templates = ChatTemplates { tool_use: additional.or(templates.tool_use), ..templates };
     Ok(Text { tokenizer: TokenizerSource::Folder(folder.to_owned()), templates })
 }
 
 /// A template, or several with their names.
 fn templates(value: &Value) -> ChatTemplates {
-    let named = |name: &str| value.as_array()?.iter().find(|one| one["name"] == name)?["template"].as_str().map(str::to_owned);
+    let named = |name: &str| match value {
+        Value::Array(several) => several.iter().find(|one| one["name"] == name)?["template"].as_str().map(str::to_owned),
+        Value::Object(several) => several.get(name)?.as_str().map(str::to_owned),
+        _ => None,
+    };
     ChatTemplates { default: value.as_str().map(str::to_owned).or_else(|| named("default")), tool_use: named("tool_use") }
 }
 

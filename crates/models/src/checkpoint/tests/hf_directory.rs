@@ -201,6 +201,11 @@ fn chat_templates_are_found() {
     assert_eq!(open(), (Some("D".into()), Some("T".into())));
     write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
     assert_eq!(open(), (Some("one".into()), None));
+    write("tokenizer_config.json", r#"{"chat_template": {"default": "D", "tool_use": "T"}}"#);
+    assert_eq!(open(), (Some("D".into()), Some("T".into())));
+    write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "T"}]}"#);
+    assert_eq!(open(), (None, Some("T".into())));
+    write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
     write("chat_template.jinja", "newest");
     assert_eq!(open(), (Some("newest".into()), None));
     std::fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
