@@ -124,8 +124,8 @@ impl<'a> RunSizes<'a> {
         let (state, workspace) = optimizer_bytes(&trained, &self.run.optimizer);
         held.optimizer = match world_size as u64 {
             // Each rank has its partition of the states, and the broadcast buffer.
-            ranks if ranks > 1 && self.run.optimizer.is_sharded() => {
-                state.div_ceil(ranks) + workspace + held.gradients.div_ceil(ranks).min(EXCHANGE_BYTES)
+            world_size if world_size > 1 && self.run.optimizer.is_sharded() => {
+                state.div_ceil(world_size) + workspace + held.gradients.div_ceil(world_size).min(EXCHANGE_BYTES)
             }
             _ => state + workspace,
         };

@@ -29,7 +29,8 @@ const REST_BITS: f64 = 12.0;
 pub(super) struct Sensitivity {
     pub layer: usize,
     pub site: Site,
-    /// `‖g − ĝ‖² / ‖g‖²` of all gradients for each unit of the squared error of a token here; of a difference's, where it is kept as one.
+    /// `‖g − ĝ‖² / ‖g‖²` of all gradients per unit of the squared error of a token at this site, or of its delta if it is
+    /// delta-coded.
     pub sensitivity: f64,
     /// The squared error of a token at each of the [`BIT_LEVELS`], summed over the tensors of the site.
     pub lost: Vec<f64>,
@@ -62,30 +63,30 @@ pub(super) fn measure(
     let sites_coded = coded_sites(table, layers);
     let sites: Vec<Site> = Site::ALL.into_iter().filter(|site| sites_coded.iter().any(|(of, ..)| of == site)).collect();
     let at_once = |site| if is_delta(table, site) { 1 } else { layers.div_ceil((PROBES / sites.len().max(1)).max(1)) };
-    let kept = |keep: &dyn Fn(Site, usize) -> SavePolicy| {
+    let saved = |keep: &dyn Fn(Site, usize) -> SavePolicy| {
         models::Activations::from_layers((0..layers).map(|layer| block_policies(&table.sites, |site| keep(site, layer))).collect())
     };
     let total = sites.iter().map(|site| layers.div_ceil(at_once(*site)) as u64).sum();
     let mut done = 0;
     progress(done, total);
-    let exact = probe.gradients(batch, 0, &kept(&|_, _| SavePolicy::Exact), Arc::default())?;
+    let exact = probe.gradients(batch, 0, &saved(&|_, _| SavePolicy::Exact), Arc::default())?;
     let mut found = Vec::new();
     for &site in &sites {
         for start in (0..layers).step_by(at_once(site)) {
-            let tried = start..layers.min(start + at_once(site));
+            let probed = start..layers.min(start + at_once(site));
             let form = |layer| sites_coded.iter().find(|(of, at, _)| (*of, *at) == (site, layer)).map(|(.., form)| form);
             let keep = |of: Site, layer: usize| {
                 let form = if of == site { form(layer) } else { None };
-                let form = form.and_then(|form| as_tried(form, tried.contains(&layer), is_delta(table, site)));
+                let form = form.and_then(|form| probed_form(form, probed.contains(&layer), is_delta(table, site)));
                 let options = form.and_then(|form| compression_options(&form, site_width(of, model, layer)));
                 options.map_or(
                     SavePolicy::Exact,
                     |options| if is_delta(table, of) { SavePolicy::Delta(options) } else { SavePolicy::Code(options) },
                 )
             };
-            let shown = Arc::new(ActivationStore::default());
-            let compressed = probe.gradients(batch, 0, &kept(&keep), Arc::clone(&shown))?;
-            found.extend(attributed(site, &tried, distance(&exact, &compressed)?, &shown.bases(), tokens)?);
+            let store = Arc::new(ActivationStore::default());
+            let compressed = probe.gradients(batch, 0, &saved(&keep), Arc::clone(&store))?;
+            found.extend(attributed(site, &probed, distance(&exact, &compressed)?, &store.bases(), tokens)?);
             done += 1;
             progress(done, total);
         }
@@ -99,8 +100,8 @@ fn is_delta(table: &Activations, site: Site) -> bool {
 }
 
 /// How a layer is saved while it, or another one, is measured; `None`: exactly.
-fn as_tried(form: &CompressionConfig, tried: bool, chained: bool) -> Option<CompressionConfig> {
-    match (tried, chained) {
+fn probed_form(form: &CompressionConfig, probed: bool, is_delta_coded: bool) -> Option<CompressionConfig> {
+    match (probed, is_delta_coded) {
         (true, _) => Some(CompressionConfig { bits: Bits::Number(PROBE_BITS), drift: f64::INFINITY, ..form.clone() }),
         (false, true) => Some(CompressionConfig { bits: Bits::Number(REST_BITS), basis: BasisKind::None, ..form.clone() }),
         (false, false) => None,
@@ -110,22 +111,22 @@ fn as_tried(form: &CompressionConfig, tried: bool, chained: bool) -> Option<Comp
 /// The error of the gradients, attributed to the measured layers.
 fn attributed(
     site: Site,
-    tried: &Range<usize>,
+    probed: &Range<usize>,
     error: f64,
     bases: &[(layers::SiteId, Arc<Basis>)],
     tokens: i64,
 ) -> Result<Vec<Sensitivity>> {
     let mut found: Vec<Sensitivity> =
-        tried.clone().map(|layer| Sensitivity { layer, site, sensitivity: 0.0, lost: vec![0.0; BIT_LEVELS.len()] }).collect();
-    let mut tried_lost = 0.0;
+        probed.clone().map(|layer| Sensitivity { layer, site, sensitivity: 0.0, lost: vec![0.0; BIT_LEVELS.len()] }).collect();
+    let mut probed_lost = 0.0;
     for (place, basis) in bases {
-        let Some(of) = place.layer.and_then(|layer| found.get_mut(layer.checked_sub(tried.start)?)) else { continue };
+        let Some(of) = place.layer.and_then(|layer| found.get_mut(layer.checked_sub(probed.start)?)) else { continue };
         let variances = basis.variances()?;
-        tried_lost += token_error(&variances, PROBE_BITS, tokens);
+        probed_lost += token_error(&variances, PROBE_BITS, tokens);
         of.lost.iter_mut().zip(BIT_LEVELS).for_each(|(sum, bits)| *sum += token_error(&variances, bits, tokens));
     }
-    if tried_lost > 0.0 {
-        found.iter_mut().for_each(|of| of.sensitivity = error / tried_lost);
+    if probed_lost > 0.0 {
+        found.iter_mut().for_each(|of| of.sensitivity = error / probed_lost);
     }
     found.retain(|of| of.lost[0] > 0.0);
     Ok(found)
@@ -179,10 +180,10 @@ mod tests {
         let bases = [(place(4), basis(&[1.0 / 64.0; 64])), (place(6), basis(&few))];
         let found = attributed(Site::Layer, &(4..7), 0.5, &bases, 1 << 20).unwrap();
         assert_eq!(found.iter().map(|of| of.layer).collect::<Vec<_>>(), [4, 6]);
-        let tried = BIT_LEVELS.iter().position(|bits| *bits == PROBE_BITS).unwrap();
-        let explained: f64 = found.iter().map(|of| of.sensitivity * of.lost[tried]).sum();
+        let probed = BIT_LEVELS.iter().position(|bits| *bits == PROBE_BITS).unwrap();
+        let explained: f64 = found.iter().map(|of| of.sensitivity * of.lost[probed]).sum();
         assert!((explained - 0.5).abs() < 1e-9 && found[0].sensitivity == found[1].sensitivity, "{found:?}");
-        assert!(found[0].lost[tried] > found[1].lost[tried], "energy in one direction is easily coded");
+        assert!(found[0].lost[probed] > found[1].lost[probed], "energy in one direction is easily coded");
         assert!(found.iter().all(|of| of.lost.windows(2).all(|pair| pair[1] <= pair[0])));
     }
 }

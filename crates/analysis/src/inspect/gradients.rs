@@ -146,8 +146,8 @@ impl Case {
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
         let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<compression::Options>| {
-            let kept = |site, options| if difference { delta_coded(site, options) } else { SavePolicy::Code(options) };
-            let keep = |site, layer| options(site_width(site, model, layer)).map_or(SavePolicy::Exact, |options| kept(site, options));
+            let saved = |site, options| if difference { delta_coded(site, options) } else { SavePolicy::Code(options) };
+            let keep = |site, layer| options(site_width(site, model, layer)).map_or(SavePolicy::Exact, |options| saved(site, options));
             let layers = 0..model.num_layers as usize;
             Activations::from_layers(layers.map(|layer| block_policies(&self.sites, |site| keep(site, layer))).collect())
         };
