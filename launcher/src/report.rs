@@ -187,7 +187,7 @@ mod tests {
     fn dir(at: &Path) -> RunDir {
         let config = at.join("c.toml");
         std::fs::write(&config, "[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n").unwrap();
-        RunDir::of(&Run::load(&config, &[format!("run.dir={}", at.display())]).unwrap())
+        RunDir::new(&Run::load(&config, &[format!("run.dir={}", at.display())]).unwrap())
     }
 
     #[test]

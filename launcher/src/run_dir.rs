@@ -11,7 +11,7 @@ pub struct RunDir(PathBuf);
 
 impl RunDir {
     /// The directory of `run`.
-    pub fn of(run: &Run) -> Self {
+    pub fn new(run: &Run) -> Self {
         Self(run.dir.clone())
     }
 
@@ -171,7 +171,7 @@ mod tests {
     fn an_interrupted_run_resumes_if_it_is_the_same() {
         let at = tempfile::tempdir().unwrap();
         let same = run(at.path(), 9);
-        let dir = RunDir::of(&same);
+        let dir = RunDir::new(&same);
         assert_eq!(dir.run_start(&same, false).unwrap(), RunStart::Fresh);
         dir.claim(&same, RunStart::Fresh).unwrap();
         std::fs::write(dir.metrics(), "{}\n").unwrap();

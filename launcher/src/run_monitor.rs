@@ -36,7 +36,7 @@ impl RunMonitor {
         };
         let mut progress = Progress::start(what, total);
         progress.announce();
-        Self { follower: Follower::new(RunDir::of(run).metrics()), course: Course::default(), progress, total }
+        Self { follower: Follower::new(RunDir::new(run).metrics()), course: Course::default(), progress, total }
     }
 
     /// Shows what is new.

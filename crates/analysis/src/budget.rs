@@ -182,7 +182,7 @@ impl BitAllocation {
 
     fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|fault| setup::Error::io(path, "write")(fault.into()))?;
-        // Whole or not at all: a start that is interrupted here leaves nothing behind.
+        // Complete or absent, also if the start is interrupted here.
         let aside = path.with_extension("json.part");
         Ok(std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(setup::Error::io(path, "write"))?)
     }
@@ -274,7 +274,7 @@ impl CodedSizes {
         Self { tokens, tensors: tensors.collect(), basis_bytes }
     }
 
-    /// Bytes of all bases with so many layers to each.
+    /// Bytes of all bases, each shared by `basis_layers` layers.
     fn basis_bytes(&self, form: &CompressionConfig, basis_layers: usize) -> u64 {
         let first = self.tensors.iter().filter(|(_, layer, _)| layer % basis_layers == 0);
         BASES * first.map(|(.., width)| (self.basis_bytes)(*width, form)).sum::<u64>()

@@ -86,10 +86,10 @@ impl CompatKeys {
     }
 }
 
-/// Refuses to go on with a run that was started with `config`, its resolved configuration, as `run` where the two differ in a key that
-/// changes what is learnt: all but those of `[cluster]` and `[checkpoint]`, and `dir`, `device`, `threads`, `micro_batch_size`,
-/// `eval_every`, `log_every`, `check_every`, `tensorboard` and `loss_chunk` of `[run]`. A text that is no configuration is compatible
-/// with none.
+/// Refuses to resume a run that was started with `config`, its resolved configuration, if `run` differs in a key that
+/// changes what is learned: all but those of `[cluster]` and `[checkpoint]`, and `dir`, `device`, `threads`,
+/// `micro_batch_size`, `eval_every`, `log_every`, `check_every`, `tensorboard` and `loss_chunk` of `[run]`. A text that is no
+/// configuration is compatible with none.
 ///
 /// # Errors
 /// At the first key that differs.

@@ -37,7 +37,7 @@ fn shapes() -> impl Strategy<Value = (i64, i64)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(80))]
 
-    /// Bytes are foretold, the error is known without a product, and products are those with the restored matrix.
+    /// Bytes are predicted, the error is known without a product, and products are those with the restored matrix.
     #[test]
     fn a_code_is_what_it_says(
         (rows, columns) in shapes(), bits in 0.2f64..18.0, part in 0.0f64..1.0, which in 0usize..3, keep_norms: bool, m in 1i64..9, seed in 0u64..1000,
@@ -379,7 +379,7 @@ fn a_basis_follows_no_oftener_than_it_pays() {
     assert!(early >= 3 && late <= 3 && late < early, "{early} {late}");
 }
 
-/// Through the face of all methods: the first matrix makes the basis, others update it, and bytes are foretold.
+/// Through the face of all methods: the first matrix makes the basis, others update it, and bytes are predicted.
 #[test]
 fn a_site_remembers_its_basis_and_updates_it() {
     let (old, new) = (decaying(200, 32, 1), decaying(200, 32, 20));

@@ -85,7 +85,7 @@ proptest! {
         prop_assert!(norm(&(&a - &kept)) < 1e-6 * norm(&a), "{:?} {}", METHODS[which], norm(&(&a - &kept)) / norm(&a));
     }
 
-    /// Products through a code are products with what it restores, and its bytes are those foretold.
+    /// Products through a code are products with what it restores, and its bytes are those predicted.
     #[test]
     fn products_equal_those_with_the_restored_matrix(
         (rows, columns, rank) in shapes(), m in 1i64..9, which in 0usize..METHODS.len() + 4, held in 0usize..5, seed in 0u64..1000,

@@ -129,7 +129,7 @@ fn every_declaration_is_complete_and_its_example_is_valid() {
             if let Err(message) = load(LEAST, &[&format!("{name}={value}")]) {
                 assert!(
                     !message.contains("(valid: ")
-                        || ["nothing to override", "has a weight"].iter().any(|misfit| message.contains(misfit))
+                        || ["nothing to override", "has a weight"].iter().any(|reason| message.contains(reason))
                         || key.name == "path",
                     "{message}"
                 );

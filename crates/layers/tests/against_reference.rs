@@ -1,4 +1,4 @@
-//! Every operation with exact keeping against its plain reference, in f64 on random inputs of odd shapes: outputs and all gradients.
+//! Every operation with exact activations against its plain reference, in f64 on random inputs of odd shapes: outputs and all gradients.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;

@@ -4,16 +4,18 @@ mod blockwise;
 mod bytes;
 mod lion;
 mod muon;
+mod param;
 mod partition;
+mod rule;
 mod sgd;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 pub use bytes::{TrainedShape, optimizer_bytes};
+pub use param::TrainedParam;
 pub use partition::{EXCHANGE_BYTES, Partition};
 
-use std::fmt::Debug;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -28,26 +30,9 @@ use blockwise::{BLOCK, Levels};
 use lion::Lion;
 use muon::Muon;
 use partition::{Exchange, ShardRange, flat, partition};
+use rule::{StepInfo, UpdateRule};
 use sgd::Sgd;
 use workspace::Workspace;
-
-/// A parameter to be trained.
-#[derive(Clone, Copy, Debug)]
-pub struct TrainedParam<'a> {
-    /// The tensor, whose `.grad` a step reads.
-    pub tensor: &'a Tensor,
-    /// Its learning rate as a multiple of the step's.
-    pub lr_scale: f64,
-    /// Whether it is a matrix of a hidden layer, and neither an embedding nor the head: Muon is for those.
-    pub is_hidden_matrix: bool,
-}
-
-impl TrainedParam<'_> {
-    /// Whether Muon orthogonalizes its update.
-    fn is_muon_matrix(&self) -> bool {
-        self.is_hidden_matrix && self.tensor.dim() == 2
-    }
-}
 
 /// Steps parameters along their gradients by the method that `[optimizer] name` selects.
 ///
@@ -89,28 +74,6 @@ impl OptimizerState<'_> {
     /// Elements of the parameter for each element of the state tensor `name`: 1, but for the scales of 8-bit states.
     pub fn elements_per_entry(name: &str) -> i64 {
         if name.ends_with("_scale") { BLOCK } else { 1 }
-    }
-}
-
-/// What an update rule needs to know of the step.
-#[derive(Clone, Copy, Debug)]
-struct StepInfo {
-    learning_rate: f64,
-    /// Counted from 1.
-    step: u64,
-}
-
-/// The update of one parameter, with its state.
-trait UpdateRule: Debug {
-    /// One step along `gradient`, which is in f32 and may be overwritten.
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()>;
-
-    /// Its state tensors, by the names that `torch.optim` uses.
-    fn state(&self) -> Vec<(&'static str, &Tensor)>;
-
-    /// Bytes of workspace that a step takes.
-    fn workspace_bytes(&self) -> usize {
-        0
     }
 }
 
@@ -226,17 +189,4 @@ impl ParamState {
         }
         Ok(())
     }
-}
-
-/// Zeros in f32 in the shape of `parameter`.
-fn zeros_like(parameter: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::f_zeros(parameter.size(), (Kind::Float, parameter.device()))?)
-}
-
-/// Weight decay that no gradient sees (arXiv 1711.05101).
-fn decay(parameter: &mut Tensor, learning_rate: f64, weight_decay: f64) -> Result<()> {
-    if weight_decay > 0.0 {
-        let _ = parameter.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! A step of an optimiser allocates nothing that could be allocated before: by the allocator, to the byte. One test alone in its program.
+//! A step of an optimizer allocates nothing that could be allocated before: by the allocator, to the byte. One test alone in its program.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;

@@ -189,7 +189,7 @@ fn check_form(run: &Run, form: &CompressionConfig, given: Option<usize>, site: S
             Bits::Number(bits) if form.method == CompressionMethod::Quantized => {
                 ("group", format!("integers of {bits} bits with a scale for each {}", form.group))
             }
-            _ => ("bits", "codes of so many bits".to_owned()),
+            _ => ("bits", "codes of this length".to_owned()),
         };
         let rest = format!("take {bytes} bytes of {tokens} tokens by {width}, kept exactly they take {exact_bytes}");
         return refuse(key, format!("saves nothing: {what} {rest}; change it, or set method = \"exact\""));

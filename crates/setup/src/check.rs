@@ -6,7 +6,6 @@ use config::{Run, StartingWeights, Task};
 use models::Decoder;
 
 use crate::{Result, adapter_source, check_activations, check_adapter, check_quantization, open_base_model, rank_device};
-pub(crate) use classifier::task_mismatch;
 
 /// Finds everything that is wrong with a run's input but its data, tokenizer and chat template (see
 /// [`crate::RunData::prepare`]), without reading a weight or writing anything.

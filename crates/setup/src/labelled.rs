@@ -1,6 +1,7 @@
 //! The labelled rows of a classifier: a training and a validation split, and their classes.
 
 mod images;
+mod samples;
 mod texts;
 
 use std::path::Path;
@@ -15,22 +16,8 @@ use models::{Checkpoint, Classifier, EncoderInputs, Labels};
 use crate::{Error, Result, open_base_model, sample_order};
 use images::Images;
 pub(crate) use images::{image_processor, image_tokens};
+use samples::{LabelledSamples, LoadedSamples};
 use texts::Texts;
-
-/// The labelled samples of one file or folder.
-trait LabelledSamples {
-    /// The number of samples.
-    fn len(&self) -> usize;
-
-    /// The index of a sample's class.
-    fn class(&self, index: usize) -> u32;
-
-    /// Its length in tokens, as the model sees it.
-    fn tokens(&self, index: usize) -> usize;
-
-    /// Samples as the model reads them; with `augmentation_seed` randomly augmented, as in training.
-    fn inputs(&self, indices: &[usize], augmentation_seed: Option<u64>, device: Device) -> Result<EncoderInputs>;
-}
 
 /// The rows of a split: some of the samples of a file or folder.
 pub struct LabelledSplit {
@@ -81,15 +68,6 @@ impl LabelledSplit {
         let classes: Vec<i64> = indices.iter().map(|index| i64::from(self.class(*index))).collect();
         Ok(Tensor::f_from_slice(&classes)?.f_to_device(device)?)
     }
-}
-
-/// Samples as they were read, before a validation split is taken.
-struct LoadedSamples {
-    pub labels: Vec<String>,
-    pub train: Arc<dyn LabelledSamples>,
-    pub eval: Option<Arc<dyn LabelledSamples>>,
-    /// A hash of what determined the samples.
-    pub fingerprint: String,
 }
 
 /// The rows of a classifier and their classes. Every rank reads the same from the same files.

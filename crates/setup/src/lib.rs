@@ -11,7 +11,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/cases/model");
 //! # let data = folder.path().join("train.jsonl");
-//! # std::fs::write(&data, "{\"text\": \"one line\"}\n".repeat(8))?;
+//! # std::fs::write(&data, "{\"text\": \"one line\"}\n".repeat(64))?;
 //! let file = folder.path().join("config.toml");
 //! std::fs::write(&file, format!("[model]\npath = {model:?}\n[lora]\nrank = 4\n[data]\ntrain = {data:?}\nsequence_length = 16\n"))?;
 //! let run = config::Run::load(&file, &[])?;
@@ -37,6 +37,7 @@ mod quantization;
 mod run_data;
 mod sample_order;
 mod shared_basis_params;
+mod task_mismatch;
 mod text;
 mod token_batches;
 

@@ -172,7 +172,7 @@ pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Optio
         }
     }
     if let Some(path) = targeted.iter().find(|path| config.saves(&format!("{path}.weight"))) {
-        return refuse("modules_to_save", format!("trains {path} whole, and target_modules beside it; name it in one of them"));
+        return refuse("modules_to_save", format!("trains {path} whole, as target_modules does in part; name it in one of them"));
     }
     Ok(())
 }
@@ -254,7 +254,7 @@ mod tests {
             (
                 "modules_to_save = [\"proj\"]",
                 4,
-                "modules_to_save: trains model.layers.0.self_attn.q_proj whole, and target_modules beside it",
+                "modules_to_save: trains model.layers.0.self_attn.q_proj whole, as target_modules does in part",
             ),
         ];
         for (keys, line, says) in cases {

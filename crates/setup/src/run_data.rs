@@ -22,7 +22,7 @@ fn data_file(run_dir: &Path) -> PathBuf {
 impl RunData {
     /// Reads and tokenizes the data, or opens what an earlier run in this directory made of the same data.
     ///
-    /// Writes nothing, unless there are so many tokens that they go to parts in the run's directory
+    /// Writes nothing, unless the tokens exceed a part: they then go to parts in the run's directory
     /// ([`Dataset::prepare_for`]), from which an interrupted preparation resumes. `progress` receives (done, total) in bytes
     /// of the sources; for classifiers, in rows. `warn` receives what the user ought to know before anything is read.
     ///

@@ -8,9 +8,11 @@ use config::{Run, Task};
 use models::{Checkpoint, Classifier, Decoder, Model, read_adapter};
 use setup::{LabelledData, RunData, TextProcessor, add_lora, model_quantization, open_base_model, rank_device, tensor_kind};
 
+use crate::causal_lm::validation_loss;
+use crate::classification::ClassificationTask;
 use crate::classification_metrics::ClassReport;
 use crate::state::load_parameters;
-use crate::task::{ClassificationTask, Task as _, Validation, validation_loss};
+use crate::task::{Task as _, Validation};
 use crate::{Error, Result};
 
 /// Which weights of a run are evaluated.

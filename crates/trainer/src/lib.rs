@@ -12,7 +12,7 @@
 //! # let folder = tempfile::tempdir()?;
 //! # let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/cases/model");
 //! # let data = folder.path().join("train.jsonl");
-//! # std::fs::write(&data, "{\"text\": \"one line of text\"}\n".repeat(8))?;
+//! # std::fs::write(&data, "{\"text\": \"one line of text\"}\n".repeat(64))?;
 //! # let file = folder.path().join("config.toml");
 //! # std::fs::write(&file, format!("[run]\nsteps = 2\n[model]\npath = {model:?}\n[lora]\n[data]\ntrain = {data:?}\nsequence_length = 16\n"))?;
 //! let run = config::Run::load(&file, &[format!("run.dir={:?}", folder.path().join("run"))])?;
@@ -28,12 +28,15 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod causal_lm;
+mod classification;
 mod classification_metrics;
 mod consistency;
 mod error;
 mod evaluate;
 mod heartbeat;
 mod metrics;
+mod metrics_file;
 mod outputs;
 mod shared_bases;
 mod signals;
@@ -50,4 +53,5 @@ pub use error::{Error, Result};
 pub use evaluate::{Evaluation, Weights, evaluate};
 pub use metrics::{StepMetrics, Summary};
 pub use signals::{StopRequest, signal_number};
-pub use train::{TrainOutcome, train};
+pub use train::train;
+pub use training_loop::TrainOutcome;

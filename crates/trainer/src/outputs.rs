@@ -1,4 +1,4 @@
-//! What a finished run leaves behind: the adapter or the model, and the summary.
+//! What a finished run writes: the adapter or the model, and the summary.
 
 use std::path::Path;
 

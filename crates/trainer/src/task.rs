@@ -1,8 +1,5 @@
 //! What a run learns, and how its samples become losses.
 
-mod causal_lm;
-mod classification;
-
 use tch::Tensor;
 
 use collective::ProcessGroup;
@@ -11,8 +8,6 @@ use models::{Activations, Model};
 
 use crate::Result;
 use crate::classification_metrics::ClassReport;
-pub(crate) use causal_lm::{CausalLmTask, validation_loss};
-pub(crate) use classification::ClassificationTask;
 
 /// A model with its training and validation data.
 pub(crate) trait Task {

@@ -1,33 +1,15 @@
 //! A run of a configuration, as one of its ranks.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use collective::ProcessGroup;
 use config::{Run, Task};
 use setup::{FaultInjection, open_base_model, rank_device};
 
-use crate::metrics::Summary;
 use crate::signals::StopRequest;
 use crate::train_setup::TrainSetup;
-use crate::training_loop::training_loop;
+use crate::training_loop::{TrainOutcome, training_loop};
 use crate::{Result, heartbeat};
-
-/// How training ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TrainOutcome {
-    /// With the last step.
-    Finished(Summary),
-    /// On a signal, after a checkpoint was written.
-    Stopped {
-        /// The signal's number.
-        signal: i32,
-        /// Steps done.
-        step: u64,
-        /// The checkpoint, from which the same run resumes.
-        checkpoint: PathBuf,
-    },
-}
 
 /// Trains as one rank of `group`, on the data that [`setup::RunData::write`] put into the run's directory.
 ///

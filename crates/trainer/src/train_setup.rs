@@ -15,7 +15,9 @@ use setup::{
 };
 
 use crate::Result;
-use crate::task::{CausalLmTask, ClassificationTask, Task};
+use crate::causal_lm::CausalLmTask;
+use crate::classification::ClassificationTask;
+use crate::task::Task;
 
 /// A task with everything that its training needs.
 pub(crate) struct TrainSetup {

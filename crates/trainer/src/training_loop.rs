@@ -1,5 +1,6 @@
 //! All steps of a run, with evaluation, metrics and checkpoints.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,14 +11,30 @@ use models::{AdapterConfig, Labels, Model};
 use optim::lr_multiplier;
 use setup::FaultInjection;
 
-use crate::metrics::{MetricsFile, StepMetrics, Summary};
+use crate::metrics::{StepMetrics, Summary};
+use crate::metrics_file::MetricsFile;
 use crate::outputs::write_outputs;
 use crate::signals::StopRequest;
 use crate::task::Validation;
-use crate::train::TrainOutcome;
 use crate::train_setup::TrainSetup;
 use crate::trainer::{RankStatus, StepOutput, Trainer};
 use crate::{Error, Result};
+
+/// How training ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TrainOutcome {
+    /// With the last step.
+    Finished(Summary),
+    /// On a signal, after a checkpoint was written.
+    Stopped {
+        /// The signal's number.
+        signal: i32,
+        /// Steps done.
+        step: u64,
+        /// The checkpoint, from which the same run resumes.
+        checkpoint: PathBuf,
+    },
+}
 
 /// Trains all steps, from the newest intact checkpoint or from scratch, and writes what was trained.
 pub(crate) fn training_loop(

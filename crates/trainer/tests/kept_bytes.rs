@@ -1,4 +1,4 @@
-//! What a step keeps for backward is the count by formula, to the byte, by the ledger and by the allocator. One test alone in its program: others
+//! What a step saves for backward is the count by formula, to the byte, by the ledger and by the allocator. One test alone in its program: others
 //! would allocate in between.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -55,7 +55,7 @@ fn kept_bytes_are_the_count_by_formula() {
         let exact = |width: i64| 4 * rows * width;
         // q, k, v and a sum per head and token are kept exactly in every mode without recomputation.
         let core = exact(q) + 2 * exact(kv) + exact(heads);
-        // In the first layer the norm's input needs no gradient, so that nothing is kept of it.
+        // In the first layer the norm's input needs no gradient, so that nothing of it is saved.
         let plain = layers * (core + exact(n) + exact(q) + exact(n) + exact(n) + 3 * exact(m)) + (layers - 1) * exact(n);
         let six = layers * (core + pair(rows, n) + pair(rows, q) + pair(rows, n) + pair(rows, n) + 3 * pair(rows, m))
             + (layers - 1) * pair(rows, n);
@@ -80,7 +80,7 @@ fn kept_bytes_are_the_count_by_formula() {
             let case = format!("{name} at {batch} x {tokens}");
             assert_eq!(sites.saved_bytes().held() as i64, formula + of_loss, "{case}");
             assert_eq!(sites.saved_bytes().exact() as i64, exact_formula + of_loss, "{case}: exact");
-            // Beside what is kept there are the rotary table, shared by all layers, and the loss, in f64.
+            // In addition there are the rotary table, shared by all layers, and the loss, in f64.
             let table = 2 * 4 * tokens * config.head_dim / 2;
             let held = memory::current(Device::Cpu).unwrap() as i64 - before;
             assert_eq!(held, formula + of_loss + table + 8, "{case}: by the allocator");

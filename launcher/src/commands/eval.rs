@@ -79,7 +79,7 @@ impl Eval {
 
     /// What is meant: what is named, else what the run has trained: its adapter or model once it has finished, its newest checkpoint before.
     fn weights(&self, run: &Run) -> Result<Weights, Failure> {
-        let dir = RunDir::of(run);
+        let dir = RunDir::new(run);
         Ok(match (&self.checkpoint, &self.adapter, &self.model) {
             _ if self.base => Weights::Base,
             (_, _, Some(model)) => Weights::Model(model.clone()),

@@ -77,7 +77,7 @@ impl Generate {
             return Ok((exists(&self.model)?, self.adapter.clone()));
         }
         let run = Run::load(&self.model, &self.set)?;
-        let dir = RunDir::of(&run);
+        let dir = RunDir::new(&run);
         let trained = |path: PathBuf| (!self.base && self.adapter.is_none() && path.exists()).then_some(path);
         if run.lora.is_none() {
             return Ok((trained(dir.model()).unwrap_or(run.model.path), self.adapter.clone()));

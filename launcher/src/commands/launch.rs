@@ -105,9 +105,9 @@ impl Launch {
         set.extend(self.ranks.map(|ranks| format!("cluster.ranks={ranks}")));
         let run = Run::load(&self.config.config, &set)?;
         let world_size = run.cluster.ranks;
-        let dir = RunDir::of(&run);
+        let dir = RunDir::new(&run);
         let start = dir.run_start(&run, self.overwrite)?;
-        let dialect = Dialect::of(&run.cluster.mpirun).map_err(|what| run.error_at("cluster", "mpirun", &what))?;
+        let dialect = Dialect::from_program(&run.cluster.mpirun).map_err(|what| run.error_at("cluster", "mpirun", &what))?;
         setup::check(&run, world_size)?;
 
         let data = prepare(&run, world_size)?;
@@ -376,7 +376,7 @@ mod tests {
     fn dir(at: &Path) -> RunDir {
         let config = at.join("c.toml");
         std::fs::write(&config, "[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n").unwrap();
-        let dir = RunDir::of(&Run::load(&config, &[format!("run.dir={}", at.display())]).unwrap());
+        let dir = RunDir::new(&Run::load(&config, &[format!("run.dir={}", at.display())]).unwrap());
         std::fs::create_dir(dir.logs()).unwrap();
         std::fs::write(dir.rank_log(0), "INFO rank 0 of 2 on node1, process 17\n").unwrap();
         std::fs::write(dir.rank_log(1), "INFO rank 1 of 2 on node2, process 4321\n").unwrap();

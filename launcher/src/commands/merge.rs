@@ -114,7 +114,7 @@ impl Merge {
         let config = self.config.as_deref().ok_or_else(|| Failure::Input("give a configuration, or --model and --adapter".into()))?;
         let run = Run::load(config, &self.set)?;
         run.check_paths()?;
-        let adapter = self.adapter.clone().unwrap_or_else(|| RunDir::of(&run).adapter());
+        let adapter = self.adapter.clone().unwrap_or_else(|| RunDir::new(&run).adapter());
         if self.adapter.is_none() && !adapter.exists() {
             let what = format!("is {}, where no run has written an adapter yet; train first, or give --adapter DIR", run.dir.display());
             return Err(run.error_at("run", "dir", &what).into());

@@ -52,7 +52,7 @@ impl Shard {
         let data = prepare(&run, run.cluster.ranks)?;
         data.verify(&run)?;
         data.write(&run)?;
-        let folder = RunDir::of(&run).path().join("data");
+        let folder = RunDir::new(&run).path().join("data");
         let samples = data.show(&run, self.from, self.show)?;
         let out = if self.json {
             format!("{:#}\n", described(&folder, &data, &samples, start.elapsed().as_secs_f64()))

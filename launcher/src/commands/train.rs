@@ -64,7 +64,7 @@ impl Train {
 
         // From here on a rank that fails ends the job, or the others would wait for it for ever. One that was stopped was so with all others.
         let alone = collective::launched_by_mpi().is_none();
-        let log = RunDir::of(&checked.run).rank_log(group.rank());
+        let log = RunDir::new(&checked.run).rank_log(group.rank());
         self.train(checked, &group).or_else(|failure| {
             if alone || matches!(failure, Failure::Stopped(_) | Failure::Reported(STOPPED)) {
                 return Err(failure);
@@ -90,7 +90,7 @@ impl Train {
             signals.push(StopSignal::Usr1);
         }
         let stop = StopRequest::listen(&signals)?;
-        let start = if group.rank() == 0 && !self.launched { Some(RunDir::of(&run).run_start(&run, self.overwrite)?) } else { None };
+        let start = if group.rank() == 0 && !self.launched { Some(RunDir::new(&run).run_start(&run, self.overwrite)?) } else { None };
         setup::check(&run, group.world_size())?;
         // Prepared data is the same for all: one rank makes it, the others open it.
         let data = if group.rank() == 0 && !self.launched { Some(prepare(&run, group.world_size())?) } else { None };
@@ -100,7 +100,7 @@ impl Train {
     fn train(&self, checked: Checked, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
         let Checked { run, stop, start, data } = checked;
         let run = &run;
-        let dir = RunDir::of(run);
+        let dir = RunDir::new(run);
         let rank = group.rank();
         if let Some(start) = start {
             dir.claim(run, start)?;

@@ -21,7 +21,7 @@ fn mpi(mpirun: &str) -> Finding {
     if !cfg!(feature = "mpi") {
         return Finding::warning("MPI", "this program was built without it", INSTALL);
     }
-    if let Err(what) = Dialect::of(mpirun) {
+    if let Err(what) = Dialect::from_program(mpirun) {
         return Finding::warning("MPI", what, INSTALL);
     }
     let said = Command::new(mpirun).arg("--version").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path, process::Command};
 
-/// Whose mpirun it is.
+/// Which MPI an `mpirun` belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Open MPI, with its runtime ORTE (version 4) or PRRTE (version 5).
@@ -30,7 +30,7 @@ pub struct Ranks<'a> {
 
 impl Dialect {
     /// Asks `mpirun --version`. The error says what is wrong, and what to do.
-    pub fn of(mpirun: &str) -> Result<Self, String> {
+    pub fn from_program(mpirun: &str) -> Result<Self, String> {
         let output = Command::new(mpirun).arg("--version").output().map_err(|cause| {
             format!("cannot run {}: {cause}; install Open MPI or MPICH, or give the path of their mpirun", Path::new(mpirun).display())
         })?;
@@ -94,9 +94,9 @@ mod tests {
         assert_eq!(Dialect::told_by("HYDRA build details:\n    Version: 4.0.2"), Some(Dialect::Hydra));
         assert_eq!(Dialect::told_by("Intel(R) MPI Library for Linux* OS, Version 2021.9"), Some(Dialect::Hydra));
         assert_eq!(Dialect::told_by("hello"), None);
-        let message = Dialect::of("/no/such/mpirun").unwrap_err();
+        let message = Dialect::from_program("/no/such/mpirun").unwrap_err();
         assert!(message.contains("cannot run /no/such/mpirun") && message.contains("install Open MPI"), "{message}");
-        assert!(Dialect::of("/bin/true").unwrap_err().contains("neither Open MPI nor MPICH"));
+        assert!(Dialect::from_program("/bin/true").unwrap_err().contains("neither Open MPI nor MPICH"));
     }
 
     fn line(dialect: Dialect, count: usize, as_root: bool) -> String {

@@ -55,7 +55,7 @@ const DIGITS: [&[u32]; 3] = [&[1], &[1, 2, 5], &[1, 2, 3, 4, 5, 6, 8]];
 impl Scale {
     /// A scale for `values`; `None` if none of them has a place. A `loose` one begins and ends a little outside of them, an even one at
     /// ticks.
-    pub fn of(spread: Spread, loose: bool, values: impl Iterator<Item = f64>) -> Option<Self> {
+    pub fn from_values(spread: Spread, loose: bool, values: impl Iterator<Item = f64>) -> Option<Self> {
         let shown = values.filter(|value| value.is_finite() && (spread != Spread::Log || *value > 0.0));
         let range = shown.fold(None, |range: Option<(f64, f64)>, value| {
             Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
@@ -155,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn written(spread: Spread, loose: bool, values: &[f64]) -> Vec<String> {
-        let scale = Scale::of(spread, loose, values.iter().copied()).unwrap();
+        let scale = Scale::from_values(spread, loose, values.iter().copied()).unwrap();
         scale.ticks().iter().map(|tick| tick.text.clone()).collect()
     }
 
@@ -179,19 +179,19 @@ mod tests {
 
     #[test]
     fn what_has_no_place_is_left_out() {
-        assert_eq!(Scale::of(Spread::Even, true, [f64::NAN, f64::INFINITY].into_iter()), None);
-        assert_eq!(Scale::of(Spread::Log, true, [0.0, -1.0].into_iter()), None);
-        let scale = Scale::of(Spread::Log, true, [0.0, 1.0, 10.0].into_iter()).unwrap();
+        assert_eq!(Scale::from_values(Spread::Even, true, [f64::NAN, f64::INFINITY].into_iter()), None);
+        assert_eq!(Scale::from_values(Spread::Log, true, [0.0, -1.0].into_iter()), None);
+        let scale = Scale::from_values(Spread::Log, true, [0.0, 1.0, 10.0].into_iter()).unwrap();
         assert_eq!((scale.place(0.0), scale.place(-1.0), scale.place(f64::NAN)), (None, None, None));
     }
 
     #[test]
     fn one_number_stands_in_the_middle() {
         for spread in [Spread::Even, Spread::Log] {
-            let scale = Scale::of(spread, false, [7.0].into_iter()).unwrap();
+            let scale = Scale::from_values(spread, false, [7.0].into_iter()).unwrap();
             assert!((scale.place(7.0).unwrap() - 0.5).abs() < 1e-9, "{scale:?}");
         }
-        let zero = Scale::of(Spread::FromZero, true, [0.0].into_iter()).unwrap();
+        let zero = Scale::from_values(Spread::FromZero, true, [0.0].into_iter()).unwrap();
         assert_eq!(zero.place(0.0), Some(0.0));
     }
 
@@ -199,7 +199,7 @@ mod tests {
         #[test]
         fn all_numbers_and_a_few_ticks_stand_on_the_axis(values in proptest::collection::vec(1e-9..1e12f64, 1..20), loose: bool) {
             for spread in [Spread::Even, Spread::FromZero, Spread::Log] {
-                let scale = Scale::of(spread, loose, values.iter().copied()).unwrap();
+                let scale = Scale::from_values(spread, loose, values.iter().copied()).unwrap();
                 let within = |value| scale.place(value).is_some_and(|place| (-1e-9..=1.0 + 1e-9).contains(&place));
                 prop_assert!(values.iter().copied().all(within), "{scale:?}");
                 prop_assert!(scale.ticks().iter().all(|tick| within(tick.value)), "{scale:?}");

@@ -78,7 +78,7 @@ struct OfLayer {
 }
 
 fn written(seen: &Seen, name: &str, config: &str) -> anyhow::Result<String> {
-    let looks = Looks::of(seen);
+    let looks = Looks::new(seen);
     let sites: Vec<Shown> = site_names(seen).into_iter().map(|site| shown(seen, site, &looks)).collect();
     let configured = seen.gradients.iter().find(|gradient| gradient.kind == "configured");
     render(
@@ -112,7 +112,7 @@ struct Looks {
 }
 
 impl Looks {
-    fn of(seen: &Seen) -> Self {
+    fn new(seen: &Seen) -> Self {
         let of_sites = seen.sites.iter().flat_map(|site| &site.methods).map(|coded| &coded.method);
         let of_gradients = seen.gradients.iter().filter(|gradient| gradient.kind == "method").map(|gradient| &gradient.method);
         Self { methods: distinct(of_sites.chain(of_gradients).cloned()) }
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn methods_of_a_family_share_their_colour_and_differ_in_dashes() {
-        let looks = Looks::of(&seen());
+        let looks = Looks::new(&seen());
         assert_eq!(looks.look("svd"), Look::hue(0));
         assert_eq!(looks.look("svd, int8"), Look::hue(0).dashed());
         assert_eq!(looks.look("quantized <int4>"), Look::hue(1));
@@ -457,7 +457,7 @@ mod tests {
     fn methods_of_their_own_size_stand_with_the_level_below() {
         let seen = seen();
         assert_eq!(levels(&seen), [2.0, 4.0]);
-        let plots = over_layers(&seen, &Looks::of(&seen));
+        let plots = over_layers(&seen, &Looks::new(&seen));
         let names = |plot: &Plot| plot.series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&plots[1]), ["svd", "svd, int8"]);
         assert_eq!(names(&plots[2]), ["svd", "svd, int8", "quantized <int4>, 4.5 bits"]);

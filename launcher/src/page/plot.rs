@@ -207,8 +207,12 @@ impl Plot {
     /// The drawing; `None` if there is no point to draw.
     pub fn draw(&self) -> Option<Drawing> {
         let points = || self.series.iter().flat_map(|series| &series.points).filter(|(x, y)| x.is_finite() && y.is_finite());
-        let x = Scale::of(self.x.spread, self.series.iter().any(|series| series.look.marker.is_some()), points().map(|point| point.0))?;
-        let y = Scale::of(self.y.spread, true, points().map(|point| point.1))?;
+        let x = Scale::from_values(
+            self.x.spread,
+            self.series.iter().any(|series| series.look.marker.is_some()),
+            points().map(|point| point.0),
+        )?;
+        let y = Scale::from_values(self.y.spread, true, points().map(|point| point.1))?;
         let place = |point: &(f64, f64)| Some((LEFT + (RIGHT - LEFT) * x.place(point.0)?, BOTTOM - (BOTTOM - TOP) * y.place(point.1)?));
         let drawn = |axis: &Axis, scale: &Scale, at: &dyn Fn(f64) -> f64| DrawnAxis {
             label: axis.label.clone(),

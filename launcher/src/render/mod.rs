@@ -51,7 +51,7 @@ struct Job<'a> {
     /// Where it is run, quoted for a shell.
     directory: String,
     name: String,
-    ranks: usize,
+    world_size: usize,
     nodes: usize,
     ranks_per_node: usize,
     cpus_per_rank: usize,
@@ -102,7 +102,7 @@ pub fn render(
         train: words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Result<Vec<_>, _>>()?.join(" "),
         directory: quoted(&directory.display().to_string())?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
-        ranks: cluster.ranks,
+        world_size: cluster.ranks,
         nodes: cluster.nodes,
         ranks_per_node: cluster.ranks / cluster.nodes,
         cpus_per_rank: cluster.cpus_per_rank,

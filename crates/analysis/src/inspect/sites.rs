@@ -28,7 +28,7 @@ pub struct SiteReport {
     pub methods: Vec<MethodError>,
 }
 
-/// The least error of a token with so many components.
+/// The least error of a token at a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CurvePoint {
     /// Components.

@@ -305,24 +305,25 @@ impl Run {
         }
     }
 
-    /// Sequences of a step that the rank with the most of them computes, of `ranks` ranks.
+    /// Sequences of a step that the rank with the most of them computes, of `world_size` ranks.
     ///
     /// # Errors
     /// When a rank would have none.
-    pub fn share(&self, ranks: usize) -> Result<usize, Error> {
-        if ranks == 0 || self.batch_size < ranks {
-            let what = format!("is {}, fewer than the {ranks} ranks; give at least {ranks}, or start fewer ranks", self.batch_size);
+    pub fn share(&self, world_size: usize) -> Result<usize, Error> {
+        if world_size == 0 || self.batch_size < world_size {
+            let what =
+                format!("is {}, fewer than the {world_size} ranks; give at least {world_size}, or start fewer ranks", self.batch_size);
             return Err(self.error_at("run", "batch_size", &what));
         }
-        Ok(self.batch_size.div_ceil(ranks))
+        Ok(self.batch_size.div_ceil(world_size))
     }
 
-    /// Sequences that a rank computes at once, of `ranks` ranks.
+    /// Sequences that a rank computes at once, of `world_size` ranks.
     ///
     /// # Errors
     /// As [`Run::share`].
-    pub fn rows_at_once(&self, ranks: usize) -> Result<usize, Error> {
-        let share = self.share(ranks)?;
+    pub fn rows_at_once(&self, world_size: usize) -> Result<usize, Error> {
+        let share = self.share(world_size)?;
         Ok(if self.micro_batch_size > 0 { self.micro_batch_size.min(share) } else { share })
     }
 

@@ -30,7 +30,7 @@ const TOKENIZER: [&str; 11] = [
 /// Its other files that belong to the text side, and how generation is begun.
 const OTHERS: [&str; 4] = ["chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE"];
 
-/// Beside `chat_template.jinja`: the template for conversations with tools. A run's own template is the only one.
+/// In addition to `chat_template.jinja`: the template for conversations with tools. A run's own template is the only one.
 const TOOL_USE: &str = "additional_chat_templates/tool_use.jinja";
 
 /// Writes them into `folder`: the base's, with the run's own tokenizer and template in the place of those.

@@ -2,7 +2,8 @@ use tch::Tensor;
 
 use config::Optimizer;
 
-use super::{StepInfo, UpdateRule, Workspace, decay, zeros_like};
+use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
+use super::workspace::Workspace;
 use crate::Result;
 
 /// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), as `torch.optim.AdamW`. Its states take 8 bytes per element.

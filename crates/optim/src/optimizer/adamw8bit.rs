@@ -4,14 +4,15 @@ use config::Optimizer;
 
 use super::adamw::Adam;
 use super::blockwise::{BLOCK, Blockwise, Chunk, Levels};
-use super::{StepInfo, UpdateRule, Workspace, decay};
+use super::rule::{StepInfo, UpdateRule, decay};
+use super::workspace::Workspace;
 use crate::Result;
 
 /// AdamW whose moments take a byte for each element and an f32 for each block of 256 (Dettmers et al. 2022, arXiv 2110.02861). In a step they
 /// are read in f32, brought up to date, used, and rounded again, a chunk at a time.
 ///
 /// Of the second moment the root is what is rounded: a code spans seven decades, and the squares of gradients that differ by four would not fit.
-/// A second moment that is rounded to zero, beside a first that is not, makes a step without bound.
+/// A second moment that is rounded to zero, with a first moment that is not, would make an unbounded step.
 #[derive(Debug)]
 pub(super) struct AdamW8bit {
     adam: Adam,

@@ -2,7 +2,8 @@ use tch::{Kind, Tensor};
 
 use config::Optimizer;
 
-use super::{StepInfo, UpdateRule, Workspace, decay, zeros_like};
+use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
+use super::workspace::Workspace;
 use crate::Result;
 
 /// Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2): the sign of a mean of the gradient. Its state takes 4 bytes per element.

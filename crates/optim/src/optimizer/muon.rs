@@ -2,7 +2,8 @@ use tch::{Device, Kind, Tensor};
 
 use config::{MuonScale, Optimizer};
 
-use super::{StepInfo, UpdateRule, Workspace, decay, zeros_like};
+use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
+use super::workspace::Workspace;
 use crate::Result;
 
 /// Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; `torch.optim.Muon`): momentum whose singular values are all brought near one. Its

@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 use collective::ProcessGroup;
 use config::OptimizerMethod;
 
-use super::TrainedParam;
 use super::blockwise::BLOCK;
+use super::param::TrainedParam;
 use crate::Result;
 
 /// Which partition of the optimizer states a rank holds.

@@ -2,7 +2,8 @@ use tch::{Kind, Tensor};
 
 use config::Optimizer;
 
-use super::{StepInfo, UpdateRule, Workspace, zeros_like};
+use super::rule::{StepInfo, UpdateRule, zeros_like};
+use super::workspace::Workspace;
 use crate::Result;
 
 /// Gradient descent with momentum, as `torch.optim.SGD`: weight decay is part of the gradient. Its state takes

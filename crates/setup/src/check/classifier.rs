@@ -1,10 +1,11 @@
 //! What is wrong with the configuration of a classifier.
 
 use config::{Run, Task};
-use models::{Checkpoint, Classifier, Encoder, EncoderConfig, InputConfig};
+use models::{Checkpoint, Classifier, Encoder, InputConfig};
 
 use crate::labelled::{image_processor, image_tokens};
-use crate::{Error, Result, TextProcessor, adapter_source, check_activations, check_adapter};
+use crate::task_mismatch::task_mismatch;
+use crate::{Result, TextProcessor, adapter_source, check_activations, check_adapter};
 
 /// As [`crate::check`], for a classifier: its head may be missing in the checkpoint.
 pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Result<()> {
@@ -32,18 +33,4 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Re
     }
     check_activations(run, model, run.rows_at_once(world_size)? as i64 * tokens)?;
     check_adapter(run, model, &adapter_source(run.lora.as_ref(), &run.model)?)
-}
-
-/// The error for a task whose inputs the model does not read.
-pub(crate) fn task_mismatch(run: &Run, model: &EncoderConfig) -> Error {
-    let (reads, task) = match model.input {
-        InputConfig::Text(_) => ("texts", Task::SequenceClassification),
-        InputConfig::Image(_) => ("images", Task::ImageClassification),
-    };
-    run.error_at(
-        "model",
-        "task",
-        &format!("is {:?}, and {} reads {reads}; give {task:?}", run.model.task.as_str(), model.model_type, task = task.as_str()),
-    )
-    .into()
 }

@@ -9,9 +9,9 @@ use config::Run;
 use data::images::{Augmentation, ImageKeys, ImageProcessor, LabelledImages};
 use models::{Checkpoint, EncoderInputs, ImageConfig, InputConfig};
 
-use super::{LabelledSamples, LoadedSamples};
+use super::samples::{LabelledSamples, LoadedSamples};
 use crate::Result;
-use crate::check::task_mismatch;
+use crate::task_mismatch::task_mismatch;
 
 /// Images, decoded and resized when they are needed.
 pub(super) struct Images {

@@ -8,9 +8,9 @@ use config::Run;
 use data::{Batch, LabelKeys, Labelled, LabelledTexts, Padding, Sample, Tokenizer, read_labelled};
 use models::{Checkpoint, EncoderInputs, InputConfig};
 
-use super::{LabelledSamples, LoadedSamples};
-use crate::check::task_mismatch;
+use super::samples::{LabelledSamples, LoadedSamples};
 use crate::data_options::labelled_fingerprint;
+use crate::task_mismatch::task_mismatch;
 use crate::{Error, Result, TextProcessor};
 
 /// Tokenized texts.

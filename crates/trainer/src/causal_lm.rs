@@ -8,8 +8,8 @@ use layers::{Scope, Targets};
 use models::{Activations, Decoder, Model};
 use setup::{micro_batches, to_device};
 
-use super::{MicroBatch, RankBatch, Task, Validation};
 use crate::Result;
+use crate::task::{MicroBatch, RankBatch, Task, Validation};
 
 /// A decoder with tokenized data.
 pub(crate) struct CausalLmTask {

@@ -9,9 +9,9 @@ use layers::Scope;
 use models::{Activations, Classifier, Model};
 use setup::{LabelledData, LabelledSplit};
 
-use super::{MicroBatch, RankBatch, Task, Validation};
 use crate::Result;
 use crate::classification_metrics::Confusion;
+use crate::task::{MicroBatch, RankBatch, Task, Validation};
 
 /// A classifier with labelled rows.
 pub(crate) struct ClassificationTask {
