@@ -42,6 +42,7 @@ TRL = (
 )
 # (template, case, what differs, why that is right): patterns as of file names, and "ids", "marks", "refused by ours only" or "rendered by ours only".
 DROPS = "the template drops tool calls, and an empty turn would be trained in their place"
+FORMS = "a call has the form that the template reads: arguments as JSON in a string, no content as an empty string or as null"
 PARTS = "parts of text are their text, where transformers prints a Python list or fails"
 EXCEPTIONS = (
     *(("*", case, "refused by ours only", DROPS) for case in ("*call*", "arguments *", "result*", "two steps*")),
@@ -54,7 +55,8 @@ EXCEPTIONS = (
         ("diffusion_gemma_training.jinja", case, "marks", "its {% generation %} blocks leave out a header that its prompt does not write")
         for case in ("*call*", "arguments *", "result*", "two steps")
     ),
-    *((name, case, "marks", "the template writes a call without its words: such a turn is not trained") for name in ("deepseek_v3", "deepseek_r1_distill*") for case in ("*call*", "arguments *", "result*", "two steps*")),
+    ("*", "reasoning without answer", "refused by ours only", "the template drops thoughts, and an empty turn would be trained in their place"),
+    *(("*", case, "rendered by ours only", FORMS) for case in ("*call*", "arguments *", "result*", "two steps*")),
 )
 
 
