@@ -138,9 +138,10 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    /// The names that begin with `LORACT_` in the files of a folder of the repository.
+    /// The names that begin with `LORACT_` in the files of a folder of the repository, but for the list of former names.
     fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
-        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        for entry in entries.filter(|path| !path.ends_with("tests/glossary.rs")) {
             if entry.is_dir() {
                 names_in(&entry, names);
             } else if let Ok(text) = std::fs::read_to_string(&entry) {
