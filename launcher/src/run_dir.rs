@@ -107,10 +107,7 @@ impl RunDir {
         let logs = self.logs();
         std::fs::create_dir_all(&logs).with_context(|| format!("cannot make the directory {}", logs.display()))?;
         // Complete or absent: a run that resumes is compared with it.
-        let (config, aside) = (self.config(), self.0.join("config.toml.part"));
-        std::fs::write(&aside, run.to_toml())
-            .and_then(|()| std::fs::rename(&aside, &config))
-            .with_context(|| format!("cannot write {}", config.display()))
+        Ok(files::write(&self.config(), run.to_toml())?)
     }
 
     fn clear(&self) -> anyhow::Result<()> {

@@ -183,8 +183,8 @@ impl BitAllocation {
     fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|fault| setup::Error::io(path, "write")(fault.into()))?;
         // Complete or absent, also if the start is interrupted here.
-        let aside = path.with_extension("json.part");
-        Ok(std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path)).map_err(setup::Error::io(path, "write"))?)
+        let unwritten = |files::Unwritten { path, action, source }| setup::Error::io(&path, action)(source);
+        Ok(files::write(path, text).map_err(unwritten)?)
     }
 }
 

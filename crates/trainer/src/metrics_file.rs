@@ -20,21 +20,14 @@ impl MetricsFile {
     /// truncated, so that a reader notices.
     pub fn open_after(dir: &Path, step: u64, tensorboard: bool) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
-        let aside = dir.join("metrics.jsonl.part");
         let before = match std::fs::read_to_string(&path) {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text.map_err(Error::io(&path, "read"))?,
         };
         let stays = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
         let kept: String = before.split_inclusive('\n').filter(stays).collect();
-        let replace = || {
-            let mut file = File::create(&aside)?;
-            file.write_all(kept.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&aside, &path)?;
-            OpenOptions::new().append(true).open(&path)
-        };
-        let file = replace().map_err(Error::io(&path, "replace"))?;
+        files::write(&path, kept).map_err(|files::Unwritten { path, action, source }| Error::io(&path, action)(source))?;
+        let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "open"))?;
         let events = tensorboard.then(|| EventFile::create_after(dir, step)).transpose()?;
         Ok(Self { path, file, events })
     }

@@ -13,7 +13,7 @@ use anyhow::Context;
 use minijinja::{Environment, UndefinedBehavior};
 use rustix::fs::{Access, access};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The templates, by the names that they call each other by.
 const TEMPLATES: [(&str, &str); 6] = [
@@ -60,25 +60,13 @@ pub fn check_place(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replaces a page atomically: it is written to another file first, which is then renamed.
+/// Writes a page whole or not at all.
 pub fn write(path: &Path, page: &str) -> anyhow::Result<()> {
-    let aside = aside(path);
-    let written = std::fs::write(&aside, page).and_then(|()| std::fs::rename(&aside, path));
-    if written.is_err() {
-        // What is left of it is of no use; the first error is the one to tell.
-        let _ = std::fs::remove_file(&aside);
-    }
-    written.with_context(|| format!("cannot write the page {}", path.display()))
+    files::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))
 }
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Beside it, so that the two are on one file system; of this process, so that two never write the same.
-fn aside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}", std::process::id()))
 }
 
 #[cfg(test)]
