@@ -150,6 +150,7 @@ const CLEAN: &[&str] = &[
     "crates/compression",
     "crates/config",
     "crates/cuda",
+    "crates/data",
     "crates/estimate",
     "crates/files",
     "crates/inference",
@@ -167,6 +168,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("tests/glossary.rs", "", "has the list of words"),
     ("crates/config/src/tables/cluster.rs", "ranks: usize", "declares the key of a configuration"),
     ("crates/checkpoint/src/manifest.rs", "ranks: usize", "is a key of manifest.json"),
+    ("crates/data/src/prepare/tests.rs", "::of(", "calls proptest's `option::of`"),
     ("crates/estimate/src/plan.rs", "ranks: usize", "is a key of what `loract plan --json` prints"),
 ];
 

@@ -55,22 +55,22 @@ impl From<Error> for Fault {
 
 impl<'a> Column<'a> {
     pub(crate) fn u64s(name: &'static str, values: &'a [u64]) -> Self {
-        Self::of(name, Dtype::U64, values.len(), move |out| write_numbers(values, u64::to_le_bytes, out))
+        Self::new(name, Dtype::U64, values.len(), move |out| write_numbers(values, u64::to_le_bytes, out))
     }
 
     pub(crate) fn u32s(name: &'static str, values: &'a [u32]) -> Self {
-        Self::of(name, Dtype::U32, values.len(), move |out| write_numbers(values, u32::to_le_bytes, out))
+        Self::new(name, Dtype::U32, values.len(), move |out| write_numbers(values, u32::to_le_bytes, out))
     }
 
     pub(crate) fn u8s(name: &'static str, values: &'a [u8]) -> Self {
-        Self::of(name, Dtype::U8, values.len(), move |out| Ok(out.write_all(values)?))
+        Self::new(name, Dtype::U8, values.len(), move |out| Ok(out.write_all(values)?))
     }
 
     pub(crate) fn bools(name: &'static str, values: &'a [bool]) -> Self {
-        Self::of(name, Dtype::U8, values.len(), move |out| write_numbers(values, |mark| [u8::from(mark)], out))
+        Self::new(name, Dtype::U8, values.len(), move |out| write_numbers(values, |mark| [u8::from(mark)], out))
     }
 
-    pub(crate) fn of(
+    pub(crate) fn new(
         name: &'static str,
         dtype: Dtype,
         length: usize,

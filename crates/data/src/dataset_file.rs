@@ -27,7 +27,7 @@ pub(crate) fn open(path: &Path) -> Result<Dataset> {
     };
     check(&index, &facts).map_err(|problem| file.broken(problem))?;
     let file = TokenFile::new(file)?;
-    let store = Store::of(file);
+    let store = Store::from_file(file);
     if store.count() != facts.tokens {
         return Err(Error::file(path, format!("{} tokens, {} announced", store.count(), facts.tokens), columns::REMEDY));
     }
@@ -66,12 +66,12 @@ pub(crate) fn write(dataset: &Dataset, path: &Path) -> Result<()> {
         Column::u64s("sample_starts", &index.sample_starts),
         Column::u64s("segment_starts", &index.segment_starts),
         Column::u32s("segment_lengths", &index.segment_lengths),
-        Column::of("tokens", Dtype::U32, facts.tokens as usize, |out| {
+        Column::new("tokens", Dtype::U32, facts.tokens as usize, |out| {
             dataset
                 .runs(0..index.segment_lengths.len())
                 .try_for_each(|(start, count)| write_numbers(&store.tokens(start, count)?, u32::to_le_bytes, out))
         }),
-        Column::of("trained", Dtype::U8, facts.tokens as usize, |out| {
+        Column::new("trained", Dtype::U8, facts.tokens as usize, |out| {
             dataset
                 .runs(0..index.segment_lengths.len())
                 .try_for_each(|(start, count)| write_numbers(&store.trained(start, count)?, |mark| [u8::from(mark)], out))

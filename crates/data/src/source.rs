@@ -117,7 +117,7 @@ impl Source {
         if !self.path.is_dir() {
             return Ok(Listing { taken: vec![self.path.clone()], left_out: LeftOut::default() });
         }
-        let found = folder::list(&self.path, |path| Ending::of(path).is_known())?;
+        let found = folder::list(&self.path, |path| Ending::from_path(path).is_known())?;
         if found.taken.is_empty() {
             let problem = match found.left_out.told(&self.path) {
                 None => "a folder without data".into(),
@@ -142,7 +142,7 @@ struct Ending {
 }
 
 impl Ending {
-    fn of(path: &Path) -> Self {
+    fn from_path(path: &Path) -> Self {
         let last = folder::ending(path);
         if !PACKED.contains(&last.as_str()) {
             return Self { inner: last, packed: None };
@@ -157,7 +157,7 @@ impl Ending {
 
 /// How a file is read.
 pub(crate) fn kind(path: &Path, format: Format) -> Result<Kind> {
-    let Ending { inner, packed } = Ending::of(path);
+    let Ending { inner, packed } = Ending::from_path(path);
     if let Some(packed) = packed.filter(|_| TABLES.contains(&inner.as_str()) || format == Format::Batches) {
         return Err(Error::file(path, format!("a file that is read at many places is compressed as a whole ({packed})"), "unpack it"));
     }

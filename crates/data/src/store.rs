@@ -46,7 +46,7 @@ impl TokenFile {
 
 impl Store {
     /// What is in one file.
-    pub(crate) fn of(file: TokenFile) -> Self {
+    pub(crate) fn from_file(file: TokenFile) -> Self {
         let mut store = Self::default();
         store.add(file);
         store

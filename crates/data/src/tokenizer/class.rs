@@ -211,7 +211,7 @@ const MODEL_TYPES: &[(&str, &[&str])] = &[
 impl Class {
     /// The class that `AutoTokenizer` opens: that of `tokenizer_config.json`, else that of `config.json`, else the one of
     /// its `model_type`.
-    pub(super) fn of(tokenizer_config: &Value, model_config: &Value) -> Self {
+    pub(super) fn new(tokenizer_config: &Value, model_config: &Value) -> Self {
         let named = [tokenizer_config, model_config].into_iter().find_map(|table| table["tokenizer_class"].as_str());
         let name = match named {
             Some(class) => class.trim_end_matches("Fast").trim_end_matches("Tokenizer"),

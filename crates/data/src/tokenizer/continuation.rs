@@ -15,7 +15,7 @@ pub(super) struct Continuation {
 
 impl Continuation {
     /// `None` if the tokenizer adds no space.
-    pub(super) fn of(inner: &Inner) -> Option<Self> {
+    pub(super) fn new(inner: &Inner) -> Option<Self> {
         let before = (json!(inner.get_normalizer()), json!(inner.get_pre_tokenizer()));
         let (mut normalizer, mut pre_tokenizer) = before.clone();
         without_prepend(&mut normalizer);

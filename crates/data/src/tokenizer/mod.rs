@@ -168,10 +168,10 @@ impl Tokenizer {
         let decoder = inner.get_added_tokens_decoder();
         let added = decoder.keys().copied().collect();
         let special = decoder.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
-        let words = Words::of(&inner).map(Arc::new);
+        let words = Words::new(&inner).map(Arc::new);
         let id = |text: &Option<String>| inner.token_to_id(text.as_deref()?);
         let (bos, eos, pad) = (id(&named.bos), id(&named.eos), id(&named.pad));
-        let continuation = Continuation::of(&inner);
+        let continuation = Continuation::new(&inner);
         Self { inner, words, continuation, named, bos, eos, pad, stops: BTreeSet::new(), added, special, fingerprint, name }
     }
 

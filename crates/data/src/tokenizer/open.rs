@@ -63,7 +63,7 @@ fn open(path: &Path, folder: &Path) -> Result<Tokenizer> {
     let mut files =
         Files { config: table("tokenizer_config.json")?, map: table("special_tokens_map.json")?, added: table("added_tokens.json")? };
     let (model, generation) = (table("config.json")?, table("generation_config.json")?);
-    let mut class = Class::of(&files.config, &model);
+    let mut class = Class::new(&files.config, &model);
     let path = source(path, folder, &class, &files.config);
     let name = path.display().to_string();
 

@@ -74,7 +74,7 @@ enum Step {
 
 impl Words {
     /// The words of a tokenizer, if it is of a known kind: a BPE on bytes with no normalizer but NFC, or one as SentencePiece has it; without dropout.
-    pub(super) fn of(inner: &Inner) -> Option<Self> {
+    pub(super) fn new(inner: &Inner) -> Option<Self> {
         let ModelWrapper::BPE(model) = inner.get_model() else { return None };
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
             && inner.get_truncation().is_none()
@@ -550,6 +550,6 @@ mod tests {
     fn other_kinds_are_left_to_tokenizers() {
         let mut inner = tokenizer("smollm", false).inner;
         inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFD));
-        assert!(super::Words::of(&inner).is_none());
+        assert!(super::Words::new(&inner).is_none());
     }
 }
