@@ -2,7 +2,7 @@
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports ([`mpirun`], [`run_monitor`], [`shutdown`],
 //! [`progress`], [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
-//! [`reference`] and [`env`] make the reference pages of the manual. Everything else is done by the crate `trainer`.
+//! [`mod@reference`] and [`mod@env`] make the reference pages of the manual. Everything else is done by the crate `trainer`.
 
 mod cli;
 mod commands;

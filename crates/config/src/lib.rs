@@ -3,7 +3,7 @@
 //! Every key is declared once, in the file of its table in `tables/`: name, type, default, valid
 //! values, help, and an example. From that declaration come the struct that a program reads, parsing
 //! with error messages and suggestions, `--set`, the configuration in full ([`Run::to_toml`]), the
-//! reference of all keys ([`reference`]), the explanation of one ([`explain`]) and the JSON schema
+//! reference of all keys ([`reference()`]), the explanation of one ([`explain`]) and the JSON schema
 //! ([`schema`]).
 //!
 //! ```

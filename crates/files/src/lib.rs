@@ -13,7 +13,7 @@
 //! assert_eq!(content(b"{\"text\": \"a\"}"), Content::Unknown);
 //! ```
 //!
-//! [`write`] and [`replace`] put a file in the place of another one in a single step.
+//! [`write()`] and [`replace`] put a file in the place of another one in a single step.
 //!
 //! The crate has no dependencies, and reads no format: it names them.
 
