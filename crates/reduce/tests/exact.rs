@@ -98,7 +98,7 @@ fn a_gradient_of_another_shape_on_one_rank_is_named_on_all() {
             }
             let error = reducer.reduce(5).unwrap_err();
             assert!(parameters[0].1.grad().eq_tensor(&Tensor::from(1.0_f32)).all().int64_value(&[]) == 1, "gradients are untouched");
-            // Once the gradients are as they should be, the same reducer goes on.
+            // Once the gradients are as they should be, the same reducer continues.
             if group.rank() == 1 {
                 autograd::set_gradient(&parameters[1].1, None).unwrap();
                 parameters[1].1.set_data(&whole);

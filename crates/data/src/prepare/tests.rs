@@ -420,7 +420,7 @@ fn many() -> String {
 }
 
 #[test]
-fn an_interrupted_preparation_goes_on_to_the_same_bytes() {
+fn an_interrupted_preparation_resumes_to_the_same_bytes() {
     let desk = Desk::new();
     let mut sources = Sources::train([desk.file("a.txt", many()), desk.file("b.csv", format!("text\n{}", many().replace("\n\n", "\n")))]);
     sources.train[1].weight = 0.5;
