@@ -183,8 +183,7 @@ impl BitAllocation {
     fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|fault| setup::Error::io(path, "write")(fault.into()))?;
         // Complete or absent, also if the start is interrupted here.
-        let unwritten = |files::Unwritten { path, action, source }| setup::Error::io(&path, action)(source);
-        Ok(files::write(path, text).map_err(unwritten)?)
+        Ok(files::write(path, text).map_err(setup::Error::from)?)
     }
 }
 

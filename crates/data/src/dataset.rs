@@ -57,7 +57,7 @@ pub(crate) struct Facts {
 }
 
 /// The rules by which records become samples. It is part of every fingerprint: a change of them prepares all data again.
-pub(crate) const RULES: u32 = 1;
+pub(crate) const RULES: u32 = 2;
 
 impl Dataset {
     /// Opens a prepared file and checks its structure.

@@ -135,6 +135,7 @@ impl Encoder<'_> {
         }
         let mut unwritten = chat.unwritten();
         unwritten.extend(lost.into_iter().map(|turn| format!("turns of `{}`", chat.conversation.messages[turn].role())));
+        unwritten.sort_unstable();
         unwritten.dedup();
         Ok((Sample::single(ids, trained), unwritten))
     }

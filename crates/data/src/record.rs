@@ -100,7 +100,11 @@ impl Reader {
     /// Reads a record in JSON.
     pub(crate) fn read_json(&self, bytes: &[u8], format: Format) -> Result<Read, Fault> {
         match json::parse(bytes)? {
-            Value::Object(fields) => self.read_fields(fields, format),
+            Value::Object(fields) => {
+                let mut read = fields.iter().filter(|(key, _)| self.columns.reads(key));
+                read.try_for_each(|(_, value)| json::check_digits(value, bytes))?;
+                self.read_fields(fields, format)
+            }
             other => fault(format!("a record is {} and not an object", kind(&other)), SHAPES),
         }
     }
@@ -127,7 +131,7 @@ impl Reader {
         fields.values_mut().for_each(remove_nulls);
         for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
             if let Some(Value::String(text)) = fields.get(key) {
-                let value = json::parse(text.as_bytes()).map_err(|Fault { problem, remedy }| in_column(key, &problem, &remedy))?;
+                let value = json_in(key, text)?;
                 fields.insert(key.into(), value);
             }
         }
@@ -256,7 +260,7 @@ fn list(fields: &mut Map<String, Value>, key: &str) -> Result<Option<Value>, Fau
     let value = match fields.shift_remove(key) {
         None => return Ok(None),
         Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
-        Some(Value::String(text)) => json::parse(text.as_bytes()).map_err(|Fault { problem, remedy }| in_column(key, &problem, &remedy))?,
+        Some(Value::String(text)) => json_in(key, &text)?,
         Some(value) => value,
     };
     match value {
@@ -280,8 +284,10 @@ fn tools(list: Value) -> Result<Value, Fault> {
     list.into_iter().map(tool).collect::<Result<Vec<_>, _>>().map(Value::Array)
 }
 
-fn in_column(key: &str, problem: &str, remedy: &str) -> Fault {
-    Fault { problem: format!("`{key}` is no JSON ({problem})"), remedy: remedy.into() }
+/// JSON in the text of a column.
+fn json_in(key: &str, text: &str) -> Result<Value, Fault> {
+    let parsed = json::parse(text.as_bytes()).and_then(|value| json::check_digits(&value, text.as_bytes()).map(|()| value));
+    parsed.map_err(|Fault { problem, remedy }| Fault { problem: format!("`{key}` is no JSON that can be read ({problem})"), remedy })
 }
 
 fn string(fields: &mut Map<String, Value>, key: &str) -> Result<String, Fault> {

@@ -91,7 +91,7 @@ impl Aligned<'_> {
         }
         let mut unwritten = Vec::new();
         for turn in 0..messages.len() {
-            if found.is_some() && words[turn].is_none() && says_something(&messages[turn]) && self.words_alone(turn)?.is_none() {
+            if found.is_some() && words[turn].is_none() && marks::says_something(&messages[turn]) && self.words_alone(turn)?.is_none() {
                 unwritten.push(turn);
                 continue;
             }
@@ -305,11 +305,6 @@ impl Aligned<'_> {
 
 fn refuse(problem: &str, remedy: &str) -> Failure {
     Failure::Record(Fault { problem: problem.into(), remedy: remedy.into() })
-}
-
-/// Whether a turn has a content that is not blank.
-fn says_something(message: &Message) -> bool {
-    message.fields().get("content").and_then(|content| content.as_str()).is_some_and(|text| !text.trim().is_empty())
 }
 
 /// Bytes at which two texts begin alike, up to a border of characters.

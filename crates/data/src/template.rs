@@ -39,7 +39,7 @@ struct Accepts {
     arguments: Arguments,
     /// Null as the content of a turn that only reasons: some print Python's `None`.
     null: bool,
-    /// Contents with which a turn that says nothing but its call is written, by [`Blank`].
+    /// Contents with which a turn that says nothing but its call is written, by [`BLANK`].
     blank: [bool; 3],
     /// Answers of tools under OpenAI's older role `function`.
     function_role: bool,

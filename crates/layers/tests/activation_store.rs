@@ -34,8 +34,8 @@ fn a_warm_site_remembers_its_own_basis_and_no_other_site_s() {
     assert_eq!(lost(&warm, &batch(2), 1), lost(&norm, &batch(2), 2), "layer 1 has seen nothing yet");
     assert_eq!(store.state_bytes(), 2 * 8 * 16 * 3);
     assert_eq!(afresh, lost(&norm, &batch(1), 2));
-    let [started, anew] = [&warm, &norm].map(|policy| (2..9).map(|seed| lost(policy, &batch(seed), 0)).sum::<f64>());
-    assert!(started < anew, "{started} {anew}");
+    let [warm_started, cold] = [&warm, &norm].map(|policy| (2..9).map(|seed| lost(policy, &batch(seed), 0)).sum::<f64>());
+    assert!(warm_started < cold, "{warm_started} {cold}");
     assert_eq!(store.state_bytes(), 2 * 8 * 16 * 3, "other methods remember nothing");
 }
 

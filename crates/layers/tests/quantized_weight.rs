@@ -1,4 +1,4 @@
-//! Weights quantized: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
+//! Quantized weights: NF4 against what bitsandbytes recorded (tests/fixtures/quantization), and operations against the same ones on the expanded
 //! weight, bit for bit.
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,4 @@
-//! Weights quantized: blocks against candle's expansion of them bit for bit, and models that hold them against the same models expanded.
+//! Quantized weights: blocks against candle's expansion of them bit for bit, and models that hold them against the same models expanded.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod gguf_file;

@@ -52,3 +52,9 @@ impl Error {
         move |source| Self::Io { path, action, source }
     }
 }
+
+impl From<files::Unwritten> for Error {
+    fn from(files::Unwritten { path, action, source }: files::Unwritten) -> Self {
+        Self::Io { path, action, source }
+    }
+}

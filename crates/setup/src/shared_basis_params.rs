@@ -50,7 +50,7 @@ pub fn shared_basis_params(
             for linear in linears {
                 let width = linear.inputs;
                 let rank = rank.resolve(width, width).unwrap_or(width);
-                // The gradient of a weight that is stored transposed has its columns in the basis, and is none of these.
+                // The gradient of a weight that is stored transposed has its columns in the basis, and is left out.
                 let weight = (!model.fan_in_fan_out()).then(|| (format!("{}.weight", linear.path), linear.outputs));
                 let pair = adapter.filter(|adapter| adapter.targets(&linear.path));
                 let pair = pair.map(|adapter| (format!("{}.lora_A.weight", linear.path), adapter.rank_of(&linear.path)));

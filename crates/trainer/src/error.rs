@@ -1,5 +1,5 @@
 use std::error::Error as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tch::Device;
 
@@ -18,16 +18,6 @@ pub enum Error {
     /// Something else that the user gave cannot be used.
     #[error("{0}")]
     Input(String),
-    /// The operating system refused to read or write a file.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// The system's reason.
-        source: std::io::Error,
-    },
     /// The loss or the gradient is no longer a number.
     #[error(
         "step {step} is not finite (loss {loss}, gradient norm {grad_norm}); lower [optimizer] learning_rate, raise [schedule] warmup_steps, \
@@ -147,8 +137,8 @@ impl Error {
     }
 
     pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { path, action, source }
+        let error = setup::Error::io(path, action);
+        move |source| error(source).into()
     }
 }
 
@@ -174,6 +164,12 @@ fn mib(bytes: u64) -> String {
     match bytes as f64 / f64::from(1 << 20) {
         mib if mib < 1024.0 => format!("{mib:.1} MiB"),
         mib => format!("{:.2} GiB", mib / 1024.0),
+    }
+}
+
+impl From<files::Unwritten> for Error {
+    fn from(error: files::Unwritten) -> Self {
+        Self::Setup(error.into())
     }
 }
 

@@ -80,5 +80,5 @@ pub struct Summary {
 pub(crate) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
     let path = dir.join("summary.json");
     let text = serde_json::to_vec_pretty(summary).map_err(|error| Error::io(&path, "write")(error.into()))?;
-    std::fs::write(&path, text).map_err(Error::io(&path, "write"))
+    Ok(files::write(&path, text)?)
 }

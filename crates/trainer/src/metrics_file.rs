@@ -26,7 +26,7 @@ impl MetricsFile {
         };
         let stays = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
         let kept: String = before.split_inclusive('\n').filter(stays).collect();
-        files::write(&path, kept).map_err(|files::Unwritten { path, action, source }| Error::io(&path, action)(source))?;
+        files::write(&path, kept)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "open"))?;
         let events = tensorboard.then(|| EventFile::create_after(dir, step)).transpose()?;
         Ok(Self { path, file, events })

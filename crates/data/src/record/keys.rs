@@ -136,6 +136,11 @@ impl Columns {
         self.0.get(ours).map_or(ours, String::as_str)
     }
 
+    /// Whether a column of the data is one that is read.
+    pub(crate) fn reads(&self, theirs: &str) -> bool {
+        READ.iter().any(|ours| self.theirs(ours) == theirs)
+    }
+
     /// All columns that are read, by the names that the data have for them.
     pub(crate) fn all(&self) -> Vec<String> {
         READ.iter().map(|ours| self.theirs(ours).to_owned()).collect()

@@ -125,6 +125,18 @@ fn turns_of_share_gpt_may_be_called_messages_and_a_system_may_stand_twice() {
 }
 
 #[test]
+fn a_long_number_is_refused_where_it_is_read() {
+    let record = |arguments: &str, id: &str| {
+        let call = format!(r#"[{{"function":{{"name":"f","arguments":{{"x":{arguments}}}}}}}]"#);
+        format!(r#"{{"id":{id},"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":"","tool_calls":{call}}}]}}"#)
+    };
+    let long = "123456789012345678901234567890";
+    let read = |record: String| Reader::default().read_json(record.as_bytes(), Format::Auto);
+    assert!(read(record(long, "1")).unwrap_err().problem.contains("64 bits"));
+    assert!(read(record("1", long)).is_ok());
+}
+
+#[test]
 fn a_row_of_structs_has_the_keys_of_all_rows_as_null() {
     let row = json!({"messages": [
         {"role": "user", "content": "a", "tool_calls": null},

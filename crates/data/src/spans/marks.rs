@@ -70,15 +70,20 @@ pub(super) fn marked(message: &Message, turn: usize) -> Map<String, Value> {
     fields
 }
 
+/// Whether a turn has a content that is not blank.
+pub(super) fn says_something(message: &Message) -> bool {
+    let is_text = |text: &Value| text.as_str().is_some_and(|text| !text.trim().is_empty());
+    match message.fields().get("content") {
+        Some(Value::Array(parts)) => parts.iter().any(|part| is_text(&part["text"])),
+        content => content.is_some_and(is_text),
+    }
+}
+
 /// The same with something changed at both ends even where no text is: a content that is empty, arguments that end with a number.
 pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
     let mark = mark(turn);
     let mut fields = marked(message, turn);
-    let has_content = match fields.get("content") {
-        Some(Value::String(text)) => !text.trim().is_empty(),
-        Some(Value::Array(parts)) => parts.iter().any(|part| part["text"].as_str().is_some_and(|text| !text.trim().is_empty())),
-        _ => false,
-    };
+    let has_content = says_something(message);
     let is_in_parts = fields.get("content").is_some_and(Value::is_array);
     match fields.get_mut("tool_calls").and_then(Value::as_array_mut).filter(|calls| !calls.is_empty()) {
         // All of them, since some templates write one alone.
