@@ -177,6 +177,29 @@ fn calls_that_are_not_written_are_refused_each() {
 }
 
 #[test]
+fn a_thought_without_an_answer_is_trained_where_it_is_written_and_refused_elsewhere() {
+    let talk = |content: serde_json::Value| json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": content, "reasoning_content": "hm"}]);
+    assert_eq!(json_runs(TOOLS, talk(json!(null))), ["<think>hm</think><|im_end|>"]);
+    assert!(refusal(SMOLLM2, talk(json!(""))).contains("turn 2 has only a thought"));
+    // A template that adds up texts would print Python's None.
+    let template = TOOLS.replace("{{ m.content or '' }}", "{{ m.content }}");
+    assert_eq!(json_runs(&template, talk(json!(null))), ["<think>hm</think><|im_end|>"]);
+}
+
+#[test]
+fn arguments_are_texts_for_a_template_that_adds_them_up() {
+    // As DeepSeek-V3.
+    let template = TOOLS.replace("(c.function.arguments | tojson)", "c.function.arguments");
+    let talk = |arguments: serde_json::Value| {
+        let call = json!([{"function": {"name": "f", "arguments": arguments}}]);
+        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": call}])
+    };
+    let expected = ["<|endoftext|>f {\"x\": [1, \"é\"]}<|endoftext|><|im_end|>"];
+    assert_eq!(json_runs(&template, talk(json!({"x": [1, "é"]}))), expected);
+    assert_eq!(json_runs(&template, talk(json!("{\"x\": [1, \"é\"]}"))), expected);
+}
+
+#[test]
 fn arguments_of_any_kind_are_trained() {
     for arguments in [json!(null), json!([]), json!([1]), json!(5), json!("text")] {
         let call = json!([{"function": {"name": "f", "arguments": arguments}}]);
