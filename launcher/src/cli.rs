@@ -4,8 +4,8 @@ use crate::commands::{
     bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init, inspect::Inspect, launch::Launch,
     merge::Merge, plan::Plan, reference::Reference, render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use crate::failure::Failure;
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
 #[derive(Debug, Parser)]
@@ -46,21 +46,34 @@ pub enum Command {
     Reference(Reference),
 }
 
-/// The configuration of the commands that read one.
-#[derive(Debug, Clone, Args)]
-pub struct Config {
-    /// The run's configuration, in TOML
-    pub config: PathBuf,
-    /// Replace a key of the configuration; the value is TOML, or else a string. May be repeated
-    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
-    pub set: Vec<String>,
+impl Cli {
+    /// Does what the command line asks.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Init(command) => command.run(),
+            Command::Config(command) => command.run(),
+            Command::Launch(command) => command.run(),
+            Command::Train(command) => command.run(),
+            Command::Shard(command) => command.run(),
+            Command::Verify(command) => command.run(),
+            Command::Generate(command) => command.run(),
+            Command::Eval(command) => command.run(),
+            Command::Merge(command) => command.run(),
+            Command::Plan(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Bench(command) => command.run(),
+            Command::Inspect(command) => command.run(),
+            Command::Render(command) => command.run(),
+            Command::Report(command) => command.run(),
+            Command::Reference(command) => command.run(&Self::command()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {

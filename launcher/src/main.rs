@@ -6,6 +6,7 @@
 
 mod cli;
 mod commands;
+mod config_args;
 mod doctor;
 mod env;
 mod failure;
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
     let outcome = match cli::Cli::try_parse() {
         Ok(cli) => {
             end_with_the_reader(&cli.command);
-            commands::run(cli)
+            cli.run()
         }
         // Of no command at all, clap makes a page on stderr, with code 2.
         Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !help.use_stderr() => help.exit(),

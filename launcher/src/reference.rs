@@ -1,13 +1,11 @@
 //! The page of the command line in `docs/reference/`, made from clap's definitions.
 
-use crate::cli::Cli;
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use std::fmt::Write;
 
-/// The page that describes every command, in Markdown.
-pub fn command_line() -> String {
+/// The page that describes every command of `cli`, in Markdown.
+pub fn command_line(cli: &Command) -> String {
     let mut page = String::from(INTRODUCTION);
-    let cli = Cli::command();
     for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
         write_command(&mut page, command);
     }

@@ -1,6 +1,6 @@
 //! Keys whose value is one of a few names.
 
-use crate::{Error, source_map::KeyPlace, suggest::closest};
+use crate::{Error, closest::closest, source_map::KeyPlace};
 
 /// A value that is one of a few names.
 pub(crate) trait Choice: Sized + Copy {

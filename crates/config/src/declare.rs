@@ -30,11 +30,14 @@
 //! declared with `choice!`.
 
 use crate::{
-    CompressionConfig, Error, Run,
+    Error,
+    place::TableId,
     range::Range,
-    source_map::{KeyPlace, SourceMap, TableId},
+    source_map::{KeyPlace, SourceMap},
     value::Value,
 };
+use serde_json::{Map, Value as Json, json};
+use std::any::Any;
 
 /// A key, as the reference describes it.
 pub(crate) struct Key {
@@ -57,31 +60,33 @@ pub(crate) struct When {
     pub by: &'static [&'static str],
     /// The condition in words.
     pub text: String,
-    pub rule: Rule,
+    rule: Rule,
 }
 
-/// A condition.
-pub(crate) enum Rule {
-    /// On the whole configuration.
-    Run(fn(&Run) -> bool),
-    /// On how at least one site is compressed.
-    Site(fn(&CompressionConfig) -> bool),
-}
+/// A condition on a part of the configuration: a table, or how one site is compressed. `None` on
+/// any other part.
+type Rule = Box<dyn Fn(&dyn Any) -> Option<bool> + Send + Sync>;
 
 impl When {
-    /// The condition that `rule` holds for the configuration, about which the keys `by` decide.
-    pub fn run(by: &'static [&'static str], text: impl Into<String>, rule: fn(&Run) -> bool) -> Self {
-        Self { by, text: text.into(), rule: Rule::Run(rule) }
+    /// The condition that `rule` holds for a part of the configuration, about which the keys `by`
+    /// decide.
+    pub fn new<T: 'static>(by: &'static [&'static str], text: impl Into<String>, rule: fn(&T) -> bool) -> Self {
+        Self { by, text: text.into(), rule: Box::new(move |part| part.downcast_ref().map(rule)) }
+    }
+
+    /// Whether it holds for one of these parts of the configuration.
+    pub fn holds<'a>(&self, parts: impl IntoIterator<Item = &'a dyn Any>) -> bool {
+        parts.into_iter().any(|part| (self.rule)(part) == Some(true))
     }
 }
 
 /// The condition that a choice has one of these values.
 macro_rules! reads {
-    ($table:ident.$key:ident in [$($value:path),+]) => {
-        $crate::declare::When::run(
-            &[concat!(stringify!($table), ".", stringify!($key))],
-            $crate::declare::one_of(concat!("[", stringify!($table), "] ", stringify!($key)), &[$($value.as_str()),+]),
-            |run| [$($value),+].contains(&run.$table.$key),
+    ($table:ident: $name:ident.$key:ident in [$($value:path),+]) => {
+        $crate::declare::When::new(
+            &[concat!(stringify!($name), ".", stringify!($key))],
+            $crate::declare::one_of(concat!("[", stringify!($name), "] ", stringify!($key)), &[$($value.as_str()),+]),
+            |table: &$table| [$($value),+].contains(&table.$key),
         )
     };
 }
@@ -115,21 +120,33 @@ pub(crate) struct Table<'a> {
     pub sources: &'a SourceMap,
     pub id: TableId,
     pub entries: &'a toml::Table,
+    keys: fn() -> Vec<Key>,
 }
 
 impl<'a> Table<'a> {
+    /// The table of these entries, whose keys `T` declares.
+    pub fn new<T: Declared>(sources: &'a SourceMap, id: TableId, entries: &'a toml::Table) -> Self {
+        Self { sources, id, entries, keys: T::keys }
+    }
+
+    /// The `index`-th table of the list that is the value of the key at `list`.
+    pub fn item<T: Declared>(list: &KeyPlace<'a>, index: usize, entries: &'a toml::Table) -> Self {
+        Self::new::<T>(list.sources, TableId::item(&format!("{}.{}", list.table.name, list.key), index), entries)
+    }
+
     /// The tables in the list that is the value of `key`.
-    pub fn items(&self, key: &'static str) -> impl Iterator<Item = Table<'a>> {
+    pub fn items<T: Declared>(&self, key: &'static str) -> impl Iterator<Item = Table<'a>> {
         let list = self.entries.get(key).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let list = list.iter().filter_map(toml::Value::as_table).enumerate();
         let (sources, name) = (self.sources, format!("{}.{key}", self.id.name));
-        list.map(move |(index, entries)| Table { sources, id: TableId::item(&name, index), entries })
+        list.map(move |(index, entries)| Table::new::<T>(sources, TableId::item(&name, index), entries))
     }
 
     /// The value of a key whose numbers must be in `range`, if it is given.
     pub fn read<T: Value>(&self, key: &'static str, range: Range) -> Result<Option<T>, Error> {
         let Some(value) = self.entries.get(key) else { return Ok(None) };
-        let at = KeyPlace { sources: self.sources, table: &self.id, key };
+        let valid = || self.valid(key);
+        let at = KeyPlace { sources: self.sources, table: &self.id, key, valid: &valid };
         let value = T::read(value, &at)?;
         if value.numbers().iter().all(|number| range.contains(*number)) { Ok(Some(value)) } else { Err(at.error(&range.must())) }
     }
@@ -146,13 +163,34 @@ impl<'a> Table<'a> {
 
     /// The error for a key that is invalid for the reason `what`.
     pub fn error(&self, key: &str, what: &str) -> Error {
-        self.sources.invalid_at(&self.id, key, what)
+        self.sources.error_at(&self.id, key, &format!("{what} (valid: {})", self.valid(key)))
     }
 
     /// Refuses `key` unless `holds`.
     pub fn require(&self, key: &str, holds: bool, what: &str) -> Result<(), Error> {
         if holds { Ok(()) } else { Err(self.error(key, what)) }
     }
+
+    /// The valid values of a key, in words.
+    fn valid(&self, key: &str) -> String {
+        (self.keys)().into_iter().find(|known| known.name == key).map(|key| key.valid).unwrap_or_default()
+    }
+}
+
+/// The JSON schema of a table that has these keys and no others.
+pub(crate) fn table_schema(keys: &[Key]) -> Json {
+    let properties: Map<String, Json> =
+        keys.iter().map(|key| (key.name.to_owned(), described(key.schema.clone(), &key.description()))).collect();
+    let required: Vec<&str> = keys.iter().filter(|key| key.default.is_none()).map(|key| key.name).collect();
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+/// A schema with its description.
+pub(crate) fn described(mut schema: Json, description: &str) -> Json {
+    if let Some(schema) = schema.as_object_mut() {
+        schema.insert("description".into(), description.into());
+    }
+    schema
 }
 
 /// Declares a table; see the documentation of this module.

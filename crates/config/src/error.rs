@@ -1,6 +1,6 @@
 //! Why a configuration was refused.
 
-use super::source_map::Place;
+use crate::place::Place;
 
 /// A refused configuration: one line that says where, which key, what is wrong and what would be
 /// right.

@@ -29,11 +29,15 @@
 //! Paths are relative to the current directory and kept as written.
 
 mod choice;
+mod closest;
 mod declare;
 mod error;
+
+mod place;
 mod range;
 mod reference;
 mod registry;
+mod run;
 mod schema;
 mod source;
 mod source_map;
@@ -43,13 +47,13 @@ mod value;
 
 pub use error::Error;
 pub use reference::{commented, explain, reference};
+pub use run::{Run, keys as keys_of};
 pub use schema::schema;
-pub use tables::keys as keys_of;
 pub use tables::{
     Activations, BadLines, BasisKind, Bits, Budget, ByteSize, Checkpoint, ClassWeights, Cluster, CompressionConfig, CompressionMethod,
     CompressionOverrides, Data, DataFormat, DataSource, DataSources, Decay, Device, Dtype, Factors, GradientMethod, Gradients, Init,
     Layers, Length, Lora, LoraBias, LossOn, Memory, Model, MuonScale, Optimizer, OptimizerMethod, Overflow, Override, Pairs, Quantization,
-    Rank, Rounding, Run, RunTable, Schedule, ScheduleMethod, Site, SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals,
+    Rank, Rounding, RunTable, Schedule, ScheduleMethod, Site, SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals,
     Stream, TargetModules, Task,
 };
 

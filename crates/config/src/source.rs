@@ -4,10 +4,12 @@
 //! so that a span of the merged tree tells which text, and which line of it, a value was written
 //! in.
 
-use super::{
-    error::Error,
+use crate::{
+    Error,
+    closest::closest,
+    place::{Place, TableId, one_line},
     registry::{self, TableSpec},
-    source_map::{Place, SourceMap, TableId, one_line},
+    source_map::SourceMap,
     suggest,
 };
 use serde::Deserialize;
@@ -224,6 +226,6 @@ fn unknown_table(at: Place, table: &str, value: &DeValue<'_>) -> Error {
     {
         return Error::new(at, format!("{table}: stands outside a table, did you mean {meant}?"));
     }
-    let hint = suggest::closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
+    let hint = closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
     Error::new(at, format!("[{table}]: unknown table{hint} (valid: [{}])", names.join("], [")))
 }

@@ -1,6 +1,6 @@
 //! What a name that is unknown most likely means.
 
-use crate::registry;
+use crate::{closest::closest, registry};
 
 /// Names of transformers, TRL, PEFT, axolotl and of scripts around them, with ours.
 const ALIASES: &[(&str, &str)] = &[
@@ -70,19 +70,6 @@ const RENAMED: &[(&str, &str)] = &[
     ("optimizer.split", "optimizer.zero_stage"),
     ("schedule.kind", "schedule.method"),
 ];
-
-/// The candidate that a misspelt `name` most likely means: within two edits (one for names of up to
-/// three letters).
-pub(crate) fn closest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let name = name.to_lowercase();
-    let most = if name.chars().count() <= 3 { 1 } else { 2 };
-    candidates
-        .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&name, candidate), *candidate))
-        .filter(|(distance, _)| *distance <= most)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
-}
 
 /// What `key` in `table`, which has no such key, most likely means, as a message names it: ``
 /// `rank` `` in the same table, `[lora] rank` in another.

@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    registry,
+    Run, registry,
     source::Source,
-    tables::{Bits, ByteSize, CompressionMethod, Length, Rank, Run, Site, Sites, StopSignal, TargetModules},
+    tables::{Bits, ByteSize, CompressionMethod, Length, Rank, Site, Sites, StopSignal, TargetModules},
 };
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -119,7 +119,7 @@ struct Matrix {
 }
 
 impl Bench {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         match self.part {
             Part::Compression(compression) => compression.run(),
         }

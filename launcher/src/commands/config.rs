@@ -31,7 +31,7 @@ pub struct ShowConfig {
 }
 
 impl ShowConfig {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         if let Some(key) = &self.explain {
             print!("{}", config::explain(key).map_err(Failure::Input)?);
         } else if self.schema {

@@ -34,7 +34,7 @@ pub struct Doctor {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         if let Some(wrong) = self.hosts.iter().find(|host| host.is_empty() || host.starts_with('-')) {
             return Err(Failure::Input(format!("--hosts: {wrong:?} is no host; give names such as node1,node2")));
         }

@@ -1,7 +1,7 @@
 //! `loract eval`: how good is what a run has trained?
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir, units};
+use crate::{config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir, units};
 use checkpoint::CheckpointChoice;
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -31,7 +31,7 @@ Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
 pub struct Eval {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// A checkpoint of the run: latest, best, or a folder
     #[arg(long, value_name = "latest|best|DIR")]
     pub checkpoint: Option<String>,
@@ -50,7 +50,7 @@ pub struct Eval {
 }
 
 impl Eval {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let weights = self.weights(&run)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));

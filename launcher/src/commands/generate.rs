@@ -52,7 +52,7 @@ pub struct Generate {
 }
 
 impl Generate {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let (model, adapter) = self.model()?;
         let Self { max_tokens, temperature, top_p, seed, .. } = self;
         let prompt = inference::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };

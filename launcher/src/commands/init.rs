@@ -31,7 +31,7 @@ pub struct Init {
 }
 
 impl Init {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let start = match &self.model {
             Some(path) => Start::of_model(path, &open(path)?),
             None => Start::without_model(),

@@ -1,7 +1,7 @@
 //! `loract inspect`: what compression does to a model on its data.
 
 use super::{shard::prepare, train::threads};
-use crate::{cli::Config, failure::Failure, page, progress::Progress, units};
+use crate::{config_args::ConfigArgs, failure::Failure, page, progress::Progress, units};
 use analysis::{BitAllocation, GradientReport, InspectOptions, Inspection};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -31,7 +31,7 @@ Exit codes: 0 done; 2 wrong use, configuration or input; 1 any other failure.")]
 pub struct Inspect {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// Batches to look at
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub batches: u64,
@@ -59,7 +59,7 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         self.html.as_deref().map_or(Ok(()), page::check_place)?;
         let run = Run::load(&self.config.config, &self.config.set)?;
         tch::set_num_threads(i32::try_from(threads(run.threads, 1)).unwrap_or(i32::MAX));

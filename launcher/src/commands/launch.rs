@@ -2,7 +2,7 @@
 
 use super::{shard::prepare, train::stopped};
 use crate::{
-    cli::Config,
+    config_args::ConfigArgs,
     env,
     failure::{Failure, STOPPED, one_line},
     fault::{self, Cause, Fault},
@@ -63,7 +63,7 @@ configuration or input; 1 any other failure.")]
 pub struct Launch {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// The number of ranks, instead of the configuration's `[cluster] ranks`
     #[arg(short = 'n', long, value_name = "N", value_parser = count)]
     pub ranks: Option<u32>,
@@ -100,7 +100,7 @@ fn seconds(text: &str) -> Result<f64, &'static str> {
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 impl Launch {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let mut set = self.config.set.clone();
         set.extend(self.ranks.map(|ranks| format!("cluster.ranks={ranks}")));
         let run = Run::load(&self.config.config, &set)?;

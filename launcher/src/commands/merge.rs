@@ -66,7 +66,7 @@ pub enum Dtype {
 const WHAT: &str = "merging, in MB";
 
 impl Merge {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let request = self.request()?;
         let mut progress = Progress::start(WHAT, None);
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);

@@ -1,7 +1,7 @@
 //! `loract plan`: the memory of a run, predicted.
 
 use super::train::threads;
-use crate::{cli::Config, failure::Failure, units};
+use crate::{config_args::ConfigArgs, failure::Failure, units};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, Run};
@@ -27,7 +27,7 @@ Exit codes: 0 done; 2 wrong use or configuration; 1 any other failure.")]
 pub struct Plan {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// Also find the largest batch and the longest context that fit into this memory of one rank
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
@@ -37,7 +37,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let memory = self.memory.map(ByteSize::bytes);
         let found = estimate::plan(&run, threads(run.threads, run.cluster.ranks), memory)?;

@@ -1,7 +1,7 @@
 //! `loract reference`: the generated pages of `docs/reference/`.
 
 use crate::{env, failure::Failure, reference};
-use clap::{Args, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 
 /// Print a generated page of docs/reference
 #[derive(Debug, Args)]
@@ -26,10 +26,10 @@ enum Page {
 }
 
 impl Reference {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self, cli: &Command) -> Result<(), Failure> {
         let page = match self.page {
             Page::Config => config::reference(),
-            Page::Cli => reference::command_line(),
+            Page::Cli => reference::command_line(cli),
             Page::Environment => env::reference(),
         };
         print!("{page}");

@@ -1,7 +1,7 @@
 //! `loract render`: a job file for a scheduler.
 
 use crate::{
-    cli::Config,
+    config_args::ConfigArgs,
     failure::Failure,
     render::{Scheduler, render},
 };
@@ -29,14 +29,14 @@ pub struct Render {
     pub scheduler: Scheduler,
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// Write the file here instead of printing it
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
 
 impl Render {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         // In a container everything lies under one folder, and paths are taken from there.
         let directory = std::env::current_dir().context("cannot tell the current directory")?;

@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let dir = open(self.run_dir)?;
         let path = match self.html {
             Some(path) => Some(path),

@@ -3,7 +3,7 @@
 mod samples;
 mod summary;
 
-use crate::{cli::Config, failure::Failure, progress::Progress, run_dir::RunDir};
+use crate::{config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir};
 use clap::Args;
 use config::{DataSources, Run, Task};
 use data::{Dataset, ShownToken};
@@ -32,7 +32,7 @@ Exit codes: 0 done; 2 wrong use, configuration or data; 1 any other failure.")]
 pub struct Shard {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// Also print this many training samples, with the trained tokens marked
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub show: usize,
@@ -45,7 +45,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         setup::check(&run, run.cluster.ranks)?;
         let start = Instant::now();

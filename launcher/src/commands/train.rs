@@ -2,7 +2,7 @@
 
 use super::shard::prepare;
 use crate::{
-    cli::Config,
+    config_args::ConfigArgs,
     failure::{Failure, STOPPED, one_line},
     fault::{self, INPUT_ERROR},
     logs,
@@ -40,7 +40,7 @@ configuration or input; 1 any other failure.")]
 pub struct Train {
     /// The configuration.
     #[command(flatten)]
-    pub config: Config,
+    pub config: ConfigArgs,
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
@@ -56,7 +56,7 @@ pub struct Train {
 }
 
 impl Train {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         collective::install_panic_hook();
         let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
         let checked = self.check(&*group);

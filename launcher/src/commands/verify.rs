@@ -36,7 +36,7 @@ pub struct Verify {
 }
 
 impl Verify {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub fn run(self) -> Result<(), Failure> {
         let rows = analysis::verify(&self.model_dir, &self.expected, self.tolerance, setup::single_device(self.device)?)?;
         let differing = rows.iter().filter(|row| !row.holds).count();
         if self.json {

@@ -1,6 +1,6 @@
 //! `[activations]`: what is saved of the activations for the backward pass (arXiv 2509.23472).
 
-use super::compression::{BY, BasisKind, CompressionConfig, CompressionMethod, site};
+use super::compression::{BY, BasisKind, CompressionConfig, CompressionMethod, SOME_SITE, site};
 use super::overrides::Override;
 use crate::{
     Error,
@@ -85,9 +85,6 @@ impl Budget {
     pub const AUTO_BITS: f64 = 2.2;
 }
 
-/// The condition under which sites are compressed at all.
-pub(crate) const SOME_SITE: &str = "sites names a site to compress";
-
 table! {
     /// What is saved of the activations for the backward pass.
     Activations: "activations" {
@@ -97,17 +94,17 @@ table! {
         sites: Sites = Sites::Of(vec![Site::Layer]), example r#"["layer", "mlp_out"]"#;
         /// Where a GPU compresses.
         stream: Stream = Stream::Main,
-            when When::run(BY, SOME_SITE, |run| run.activations.has_sites()),
+            when When::new(BY, SOME_SITE, Self::has_sites),
             example r#""side""#;
         /// Save the inputs of blocks, or of their sublayers, as the differences between neighbours.
         delta: bool = false,
-            when When::run(BY, r#"sites has "layer" or "sublayer""#, |run| run.activations.recomputes_from_sites()),
+            when When::new(BY, r#"sites has "layer" or "sublayer""#, Self::recomputes_from_sites),
             example "true";
         /// The bytes of a token that `"coded"` may save in the whole model, bases included. The
         /// bits of each layer and site follow from it.
         budget: Option<Budget> = None,
             default "none: bits determines them",
-            when When::run(BY, r#"method = "coded" with basis = "principal""#, |run| run.activations.may_have_budget()),
+            when When::new(BY, r#"method = "coded" with basis = "principal""#, Self::may_have_budget),
             example r#""auto""#;
         /// The number of neighbouring layers that share the basis of a site.
         basis_layers: Option<usize> = None,
@@ -124,17 +121,17 @@ table! {
         /// precedence.
         overrides: Vec<Override> = Vec::new(),
             valid "a list of tables [[activations.overrides]] with sites, layers, and the keys that differ there",
-            when When::run(BY, SOME_SITE, |run| run.activations.has_sites()),
+            when When::new(BY, SOME_SITE, Self::has_sites),
             example r#"[{ layers = "0..4", bits = 8 }]"#;
     }
     with compression: CompressionConfig
 }
 
 impl Activations {
-    pub(super) fn resolve(self, table: &Table<'_>) -> Result<Self, Error> {
+    pub(crate) fn resolve(self, table: &Table<'_>) -> Result<Self, Error> {
         let is_in_line = !self.delta || self.stream == Stream::Main;
         table.require("delta", is_in_line, "is compressed on the main stream; set stream = \"main\"")?;
-        self.overrides.iter().zip(table.items("overrides")).try_for_each(|(given, table)| given.check(&self, &table))?;
+        self.overrides.iter().zip(table.items::<Override>("overrides")).try_for_each(|(given, table)| given.check(&self, &table))?;
         Ok(self)
     }
 
@@ -162,7 +159,7 @@ impl Activations {
     }
 
     /// Whether some inputs of linear layers are saved in bases that the ranks share.
-    pub(super) fn shares_inputs(&self) -> bool {
+    pub(crate) fn shares_inputs(&self) -> bool {
         let inputs = [Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::MlpOut];
         let is_named = self.in_use(None).any(|compression| compression.method == CompressionMethod::Shared);
         is_named && inputs.into_iter().any(|site| self.sites.has(site))

@@ -76,7 +76,7 @@ table! {
 }
 
 impl Cluster {
-    pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
+    pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         table.require("mpirun", !self.mpirun.is_empty(), "must not be empty")?;
         let words = [("queue", &self.queue), ("account", &self.account)];
         let names = [("image", &self.image), ("volume", &self.volume)].map(|(key, text)| (key, Some(text)));

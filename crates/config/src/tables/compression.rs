@@ -1,10 +1,9 @@
 //! How a site's tensor is saved: the keys that `[activations]` and its overrides share.
 
-use super::activations::SOME_SITE;
 use crate::{
     Error,
     choice::choice,
-    declare::{Declared, Key, Rule, Table, When, one_of, table},
+    declare::{Declared, Key, Table, When, one_of, table},
     range::Range,
     source_map::KeyPlace,
     value::{Value, number},
@@ -126,7 +125,7 @@ impl Rank {
 }
 
 /// The keys that decide how sites are compressed.
-pub(super) const BY: &[&str] = &[
+pub(crate) const BY: &[&str] = &[
     "activations.sites",
     "activations.method",
     "activations.rank",
@@ -138,9 +137,12 @@ pub(super) const BY: &[&str] = &[
     "activations.overrides",
 ];
 
+/// The condition under which sites are compressed at all.
+pub(crate) const SOME_SITE: &str = "sites names a site to compress";
+
 /// The condition that `rule` holds for how at least one site is compressed.
 pub(super) fn site(text: impl Into<String>, rule: fn(&CompressionConfig) -> bool) -> When {
-    When { by: BY, text: text.into(), rule: Rule::Site(rule) }
+    When::new(BY, text, rule)
 }
 
 /// The condition that a site is compressed by one of these methods.

@@ -1,12 +1,11 @@
 //! `[data]`: what the model is trained and evaluated on.
 
-use super::DataSources;
+use super::{DataSources, Model, Task};
 use crate::{
     Error,
     choice::choice,
     declare::{Table, When, reads, table},
     range::Range,
-    tables::Task,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,15 +81,15 @@ choice! {
 }
 
 fn of_language_models() -> When {
-    reads!(model.task in [Task::CausalLm])
+    reads!(Model: model.task in [Task::CausalLm])
 }
 
 fn of_classifiers() -> When {
-    reads!(model.task in [Task::SequenceClassification, Task::ImageClassification])
+    reads!(Model: model.task in [Task::SequenceClassification, Task::ImageClassification])
 }
 
 fn of_images() -> When {
-    reads!(model.task in [Task::ImageClassification])
+    reads!(Model: model.task in [Task::ImageClassification])
 }
 
 table! {
@@ -108,14 +107,14 @@ table! {
         /// The number of training samples that are set apart for validation where `eval` is not
         /// given; 0 for none.
         eval_samples: usize = 32,
-            when When::run(&["data.eval"], "[data] eval is left out", |run| run.data.eval.is_none()),
+            when When::new(&["data.eval"], "[data] eval is left out", |data: &Data| data.eval.is_none()),
             example "100";
         /// What the files hold.
         format: DataFormat = DataFormat::Auto, when of_language_models(), example r#""text""#;
         /// Tokens of a sequence. `overflow` determines what happens to longer records.
         sequence_length: usize = 512,
             within Range::at_least(2.0),
-            when reads!(model.task in [Task::CausalLm, Task::SequenceClassification]),
+            when reads!(Model: model.task in [Task::CausalLm, Task::SequenceClassification]),
             example "2048";
         /// What happens to a record that is longer than a sequence.
         overflow: Option<Overflow> = None,
@@ -134,7 +133,7 @@ table! {
         bad_lines: BadLines = BadLines::Fail, when of_language_models(), example r#""skip""#;
         /// The key, or the column, of the text that is classified.
         text_key: String = "text".to_owned(),
-            when reads!(model.task in [Task::SequenceClassification]),
+            when reads!(Model: model.task in [Task::SequenceClassification]),
             example r#""message""#;
         /// The key, or the column, of the class.
         label_key: String = "label".to_owned(), when of_classifiers(), example r#""class""#;
@@ -178,7 +177,7 @@ table! {
 }
 
 impl Data {
-    pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
+    pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         if let Some([least, most]) = self.crop {
             let is_ordered = 0.0 < least && least <= most && most <= 1.0;
             table.require("crop", is_ordered, "must be two parts, the smaller first, > 0 and <= 1")?;

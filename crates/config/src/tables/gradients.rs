@@ -29,24 +29,24 @@ table! {
         /// Columns of a compressed gradient's factors.
         rank: usize = 4,
             within Range::above(0.0),
-            when reads!(gradients.method in [GradientMethod::PowerSgd]),
+            when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "8";
         /// The number of first steps whose gradients are summed exactly.
         start_step: u64 = 10,
-            when reads!(gradients.method in [GradientMethod::PowerSgd]),
+            when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "100";
         /// Compress a tensor only if that makes it at least this many times smaller.
         min_ratio: f64 = 2.0,
             within Range::at_least(1.0),
-            when reads!(gradients.method in [GradientMethod::PowerSgd, GradientMethod::SharedBasis]),
+            when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd, GradientMethod::SharedBasis]),
             example "1.5";
         /// Add what compression dropped to the gradient of the next step.
         error_feedback: bool = true,
-            when reads!(gradients.method in [GradientMethod::PowerSgd]),
+            when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "false";
         /// Start the factors of a step from those of the previous step.
         warm_start: bool = true,
-            when reads!(gradients.method in [GradientMethod::PowerSgd]),
+            when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "false";
         /// Send gradients while the backward pass still runs.
         overlap: bool = true, example "false";

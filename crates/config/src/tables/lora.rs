@@ -37,7 +37,7 @@ choice! {
 
 /// The key says how a new adapter is made; an old one says it itself.
 fn of_a_new_adapter() -> When {
-    When::run(&["lora.adapter"], "[lora] adapter is left out", |run| run.lora.as_ref().is_none_or(|lora| lora.adapter.is_none()))
+    When::new(&["lora.adapter"], "[lora] adapter is left out", |lora: &Lora| lora.adapter.is_none())
 }
 
 table! {
@@ -119,7 +119,7 @@ pub enum TargetModules {
 }
 
 impl Lora {
-    pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
+    pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         if let Some(layers) = &self.layers_to_transform {
             table.require("layers_to_transform", !layers.is_empty(), "must name at least one layer")?;
             let is_pattern = matches!(self.target_modules, TargetModules::Pattern(_));

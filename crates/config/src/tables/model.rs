@@ -76,19 +76,19 @@ table! {
         dtype: Dtype = Dtype::F32, example r#""bf16""#;
         /// How the frozen weights of linear layers are stored.
         quantization: Quantization = Quantization::None,
-            when reads!(model.task in [Task::CausalLm]),
+            when reads!(Model: model.task in [Task::CausalLm]),
             example r#""nf4""#;
         /// A tokenizer to use instead of the model's own.
         tokenizer: Option<PathBuf> = None,
             default "the model's",
             valid "the path of a tokenizer.json, tokenizer.model or tekken.json, or of a directory that has one",
-            when reads!(model.task in [Task::CausalLm, Task::SequenceClassification]),
+            when reads!(Model: model.task in [Task::CausalLm, Task::SequenceClassification]),
             example r#""tokenizers/llama""#;
         /// A chat template to use instead of the model's own.
         chat_template: Option<PathBuf> = None,
             default "the model's",
             valid "the path of a Jinja chat template",
-            when reads!(model.task in [Task::CausalLm]),
+            when reads!(Model: model.task in [Task::CausalLm]),
             example r#""chatml.jinja""#;
     }
 }

@@ -48,29 +48,29 @@ table! {
         betas: Option<[f64; 2]> = None,
             default r#"[0.9, 0.999], with "lion" [0.9, 0.99]"#,
             within Range::at_least(0.0).below(1.0),
-            when reads!(optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Lion, OptimizerMethod::Muon]),
+            when reads!(Optimizer: optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Lion, OptimizerMethod::Muon]),
             example "[0.9, 0.95]";
         /// Added to the root of the second moment.
         eps: Option<f64> = None,
             default "1e-8",
             within Range::above(0.0),
-            when reads!(optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Muon]),
+            when reads!(Optimizer: optimizer.method in [OptimizerMethod::AdamW, OptimizerMethod::AdamW8bit, OptimizerMethod::Muon]),
             example "1e-6";
         /// Decay of the running sum of gradients.
         momentum: Option<f64> = None,
             default r#"0.9, with "muon" 0.95"#,
             within Range::at_least(0.0).below(1.0),
-            when reads!(optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
+            when reads!(Optimizer: optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
             example "0.9";
         /// Nesterov's momentum.
         nesterov: Option<bool> = None,
             default r#"false, with "muon" true"#,
-            when reads!(optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
+            when reads!(Optimizer: optimizer.method in [OptimizerMethod::Sgd, OptimizerMethod::Muon]),
             example "true";
         /// The factor of Muon's step.
         scale: Option<MuonScale> = None,
             default r#""match_rms_adamw""#,
-            when reads!(optimizer.method in [OptimizerMethod::Muon]),
+            when reads!(Optimizer: optimizer.method in [OptimizerMethod::Muon]),
             example r#""original""#;
         /// Weight decay: decoupled from the gradient, except with `"sgd"`, where it is added to the
         /// gradient.
@@ -91,7 +91,7 @@ const EPS: f64 = 1e-8;
 
 impl Optimizer {
     /// Completes what depends on the method: the keys that it does not read have no value.
-    pub(super) fn resolve(mut self, table: &Table<'_>) -> Result<Self, Error> {
+    pub(crate) fn resolve(mut self, table: &Table<'_>) -> Result<Self, Error> {
         use OptimizerMethod::{Lion, Muon, Sgd};
         let method = self.method;
         if method != Sgd {

@@ -5,7 +5,7 @@ use super::compression::CompressionOverrides;
 use crate::{
     Error,
     choice::Choice,
-    declare::{Declared, Table, table},
+    declare::{Declared, Table, table, table_schema},
     range::Range,
     source_map::KeyPlace,
     value::Value,
@@ -81,7 +81,7 @@ impl Value for Override {
 
     fn read_list(values: &[toml::Value], at: &KeyPlace<'_>) -> Result<Vec<Self>, Error> {
         let read = |(index, value): (usize, &toml::Value)| match value.as_table() {
-            Some(entries) => <Self as Declared>::read(&at.item(index, entries)),
+            Some(entries) => <Self as Declared>::read(&Table::item::<Self>(at, index, entries)),
             None => <Self as Value>::read(value, at),
         };
         values.iter().enumerate().map(read).collect()
@@ -97,7 +97,7 @@ impl Value for Override {
     }
 
     fn schema(_: Range) -> Json {
-        crate::schema::table(&Self::keys())
+        table_schema(&Self::keys())
     }
 }
 

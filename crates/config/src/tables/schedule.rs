@@ -35,12 +35,12 @@ table! {
         /// The last part of the run, in which the learning rate falls.
         decay: Option<Decay> = None,
             default "0.1",
-            when reads!(schedule.method in [ScheduleMethod::Wsd]),
+            when reads!(Schedule: schedule.method in [ScheduleMethod::Wsd]),
             example "0.2";
         /// The last learning rate as a fraction of the highest.
         min_ratio: f64 = 0.0,
             within Range::at_least(0.0).at_most(1.0),
-            when reads!(schedule.method in [ScheduleMethod::Linear, ScheduleMethod::Cosine, ScheduleMethod::Wsd]),
+            when reads!(Schedule: schedule.method in [ScheduleMethod::Linear, ScheduleMethod::Cosine, ScheduleMethod::Wsd]),
             example "0.1";
     }
 }
@@ -92,7 +92,7 @@ impl Value for Decay {
 
 impl Schedule {
     /// Completes what depends on the method, and checks it against the length of the run.
-    pub(super) fn resolve(mut self, length: Length, table: &Table<'_>) -> Result<Self, Error> {
+    pub(crate) fn resolve(mut self, length: Length, table: &Table<'_>) -> Result<Self, Error> {
         if self.method == ScheduleMethod::Wsd {
             self.decay.get_or_insert(Decay::Fraction(0.1));
         }

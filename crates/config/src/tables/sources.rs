@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    declare::{Declared, table},
+    declare::{Declared, Table, table, table_schema},
     range::Range,
     source_map::KeyPlace,
     value::Value,
@@ -53,7 +53,7 @@ impl DataSources {
 impl Value for DataSources {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         let source = |(index, item): (usize, &toml::Value)| match item {
-            toml::Value::Table(entries) => DataSource::read(&at.item(index, entries)),
+            toml::Value::Table(entries) => DataSource::read(&Table::item::<DataSource>(at, index, entries)),
             toml::Value::String(_) => Ok(DataSource { path: PathBuf::read(item, at)?, weight: 1.0 }),
             _ => Err(at.cannot_be(item)),
         };
@@ -83,6 +83,6 @@ impl Value for DataSources {
 
     fn schema(range: Range) -> Json {
         let path = PathBuf::schema(range);
-        json!({"anyOf": [path, {"type": "array", "minItems": 1, "items": {"anyOf": [path, crate::schema::table(&DataSource::keys())]}}]})
+        json!({"anyOf": [path, {"type": "array", "minItems": 1, "items": {"anyOf": [path, table_schema(&DataSource::keys())]}}]})
     }
 }
