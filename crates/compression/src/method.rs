@@ -186,6 +186,20 @@ impl Options {
             _ => Ok(Factors::bytes_of(rows, columns, self.rank.resolve(rows, columns)?, self.factors)),
         }
     }
+
+    /// Bytes of the state of a site of this width, from step to step: a basis, which is there twice while it is updated, or the factor that
+    /// the next decomposition starts from.
+    pub fn state_bytes(&self, width: i64) -> u64 {
+        let element = if self.factors == Kind::Float { 4 } else { 2 };
+        match self.method {
+            Method::Coded { rotate: true, .. } => 2 * (width * (element * width + 4)) as u64,
+            Method::Coded { .. } => 0,
+            // In f32, with the sum that it accumulates.
+            Method::Shared => self.rank.resolve(width, width).map_or(0, |rank| 2 * 4 * (rank * width) as u64),
+            method if method.is_warm() => self.rank.resolve(i64::MAX, width).map_or(0, |rank| (element * rank * width) as u64),
+            _ => 0,
+        }
+    }
 }
 
 #[cfg(test)]

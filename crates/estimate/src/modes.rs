@@ -6,8 +6,7 @@ use config::{Activations, Bits, CompressionMethod, Run, Site, Sites};
 use models::ModelConfig;
 use setup::activation_policies;
 
-use crate::sizes::RunSizes;
-use crate::step::{ModelShape, StepEstimate};
+use crate::step::{StepEstimate, StepShape};
 
 /// A way to save activations, and the memory that it needs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -33,16 +32,15 @@ const LARGEST_BATCH: u64 = 1 << 20;
 pub(crate) fn plan(
     run: &Run,
     model: &ModelConfig,
-    sizes: &RunSizes<'_>,
-    shape: &ModelShape,
+    shape: &StepShape,
     (batch, tokens): (u64, u64),
     memory: Option<u64>,
 ) -> Vec<(ModePlan, StepEstimate)> {
     let ways = std::iter::once(("as configured".to_owned(), run.activations.clone())).chain(others(&run.activations));
     let of = |(mode, table): (String, Activations)| {
         let activations = activation_policies(&table, model);
-        let basis_bytes = sizes.memories(&activations, table.basis_layers.unwrap_or(1));
-        let shape = ModelShape { held: shape.held + basis_bytes, ..shape.clone() };
+        let basis_bytes = activations.state_bytes(model, table.basis_layers.unwrap_or(1));
+        let shape = StepShape { held: shape.held + basis_bytes, ..shape.clone() };
         let step = shape.step(batch, tokens, &activations);
         let fits = |batch: u64, tokens: u64, memory: u64| shape.step(batch, tokens, &activations).peak <= memory;
         let plan = ModePlan {

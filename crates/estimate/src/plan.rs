@@ -1,11 +1,11 @@
 use serde::Serialize;
 
 use config::Run;
+use layers::footprint::StepPhase;
 use models::{Checkpoint, ModelConfig};
 use setup::check_activations;
 
 use crate::Result;
-use crate::memory_tracker::StepPhase;
 use crate::modes::{self, ModePlan};
 use crate::sizes::RunSizes;
 
@@ -71,11 +71,11 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
     let world_size = run.cluster.ranks;
     let (rows, tokens) = (run.rows_at_once(world_size)?, run.data.sequence_length);
     check_activations(run, &model, (rows * tokens) as i64)?;
-    let sizes = RunSizes::new(run, &model, checkpoint.as_ref())?;
+    let sizes = RunSizes::new(run, &model, checkpoint.as_ref(), threads)?;
     let (held, trained) = sizes.held(world_size)?;
-    let shape = sizes.shape(&held, &trained, threads)?;
+    let shape = sizes.shape(&held, &trained)?;
 
-    let modes = modes::plan(run, &model, &sizes, &shape, (rows as u64, tokens as u64), memory);
+    let modes = modes::plan(run, &model, &shape, (rows as u64, tokens as u64), memory);
     let (configured, step) = &modes[0];
     let sites = step.sites.iter().filter(|(_, bytes)| **bytes > 0).map(|(site, bytes)| SiteBytes { site: site.name(), bytes: *bytes });
     let constant = held.bytes() + configured.basis_bytes;

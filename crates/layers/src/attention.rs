@@ -1,5 +1,6 @@
 mod bias;
 mod eager;
+pub(crate) mod footprint;
 mod fused;
 mod kernel;
 mod kv_groups;

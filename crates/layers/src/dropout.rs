@@ -3,6 +3,7 @@ use tch::Tensor;
 use autograd::random::{Distribution, draw};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 
+use crate::footprint::{Allocation, MemorySim};
 use crate::{Error, Scope};
 
 /// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this site in this step.
@@ -55,5 +56,17 @@ impl Function for Dropout {
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(dy) = &gradients[0] else { return Ok(vec![None]) };
         Ok(vec![Some(dy.f_mul(&mask(dy, self.probability, self.seed)?)?)])
+    }
+}
+
+impl MemorySim {
+    /// A tensor with elements dropped: the mask is drawn, and multiplied, before it is applied.
+    pub(crate) fn drop_elements(&self, elements: u64) -> Allocation {
+        let mask = {
+            let _drawn = self.tensor(elements);
+            self.tensor(elements)
+        };
+        let _mask = mask;
+        self.tensor(elements)
     }
 }

@@ -2,6 +2,7 @@ use tch::Tensor;
 
 use autograd::{Backward, BoxError, Forward, Function, apply};
 
+use crate::footprint::{Allocation, MemorySim, SavedTensor};
 use crate::{Activation, Error, SavePolicy, SavedActivation, Scope};
 
 /// `f(gate) · up`, elementwise, of two tensors of one shape: the gated activation of an MLP (Shazeer 2020, arXiv 2002.05202).
@@ -76,5 +77,29 @@ impl Function for Plain {
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else { return Ok(vec![None]) };
         Ok(vec![Some(self.activation.backward(&saved.restore()?, dy)?)])
+    }
+}
+
+impl MemorySim {
+    /// `f(gate) · up`, or `f(x)`.
+    pub fn gated(&self, elements: u64) -> Allocation {
+        self.tensor(elements)
+    }
+
+    /// The gradients of both.
+    pub fn gated_backward(&self, gate: &SavedTensor, up: &SavedTensor, elements: u64) -> [Allocation; 2] {
+        let _gate = self.restore(gate);
+        let d_gate = {
+            let _up = self.restore(up);
+            let _product = self.tensor(elements);
+            self.tensor(elements)
+        };
+        [d_gate, self.tensor(elements)]
+    }
+
+    /// The gradient of `f(x)`.
+    pub fn activate_backward(&self, saved: &SavedTensor, elements: u64) -> Allocation {
+        let _x = self.restore(saved);
+        self.tensor(elements)
     }
 }

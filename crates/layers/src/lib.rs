@@ -42,6 +42,7 @@ mod dropout;
 mod embedding;
 mod error;
 mod experts;
+pub mod footprint;
 mod gated;
 mod layer_norm;
 mod linear;

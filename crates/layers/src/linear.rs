@@ -1,4 +1,5 @@
 mod dora;
+pub(crate) mod footprint;
 mod linear_op;
 
 pub(crate) use linear_op::{GradSum, LinearInput, LinearOp};

@@ -1,3 +1,5 @@
+pub(crate) mod footprint;
+
 use tch::{Kind, Tensor};
 
 use autograd::{Backward, BoxError, Forward, Function, GradMode, apply, grad};

@@ -4,6 +4,7 @@ mod nf4;
 pub use blocks::BlockFormat;
 pub use nf4::Nf4;
 
+use crate::footprint::{Allocation, MemorySim};
 use std::sync::Arc;
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -173,5 +174,16 @@ impl<'a> From<&'a Tensor> for Matrix<'a> {
 impl<'a> From<&'a Arc<QuantizedWeight>> for Matrix<'a> {
     fn from(weight: &'a Arc<QuantizedWeight>) -> Self {
         Self::Quantized(weight)
+    }
+}
+
+impl MemorySim {
+    /// The dequantized weight, if it is quantized; chunks of it pass through f32.
+    pub fn dequantized(&self, quantized: bool, elements: u64) -> Option<Allocation> {
+        quantized.then(|| {
+            let whole = self.tensor(elements);
+            drop(self.wide(2 * elements.min(PIECE as u64)));
+            whole
+        })
     }
 }

@@ -2,6 +2,7 @@ use tch::{Kind, TchError, Tensor};
 
 use autograd::{Backward, BoxError, Forward, Function, apply};
 
+use crate::footprint::{Allocation, MemorySim, SavedTensor};
 use crate::{Error, SavePolicy, SavedActivation, Scope, wide};
 
 /// How the weight of an [`rms_norm`] enters, which differs between model classes of transformers.
@@ -96,5 +97,45 @@ impl Function for RmsNorm {
             None
         };
         Ok(vec![d_x, d_weight])
+    }
+}
+
+impl MemorySim {
+    /// A norm of `elements` elements: RMSNorm with this weight, or LayerNorm.
+    pub fn norm(&self, x: &Allocation, elements: u64, weight: Option<RmsWeight>) -> Allocation {
+        let precise = self.widened(x, elements);
+        drop(self.wide(elements)); // squares
+        let normed = self.wide(elements);
+        match weight {
+            Some(RmsWeight::Rounded) => {
+                drop(precise);
+                let _rounded = self.narrowed(normed, elements);
+                self.tensor(elements)
+            }
+            _ => {
+                let weighted = self.wide(elements);
+                let _alive = (precise, normed);
+                self.narrowed(weighted, elements)
+            }
+        }
+    }
+
+    /// The gradient of its input, from that of its output.
+    pub fn norm_backward(&self, saved: &SavedTensor, dy: &Allocation, elements: u64, weight_trained: bool) -> Allocation {
+        let dx = {
+            let restored = self.restore(saved);
+            let (_x, _dy) = (self.widened(&restored, elements), self.widened(dy, elements));
+            drop(self.wide(elements)); // squares
+            let _normed = self.wide(elements);
+            if weight_trained {
+                drop(self.wide(elements));
+            }
+            let _g = self.wide(elements);
+            drop(self.wide(elements)); // g · n
+            let (_scaled, _difference) = (self.wide(elements), self.wide(elements));
+            self.wide(elements)
+        };
+        // The engine makes it what the input is.
+        self.narrowed(dx, elements)
     }
 }

@@ -3,6 +3,7 @@ use tch::{Kind, TchError, Tensor};
 use autograd::{Backward, BoxError, Forward, Function, apply};
 
 use crate::Error;
+use crate::footprint::{Allocation, MemorySim};
 
 /// Which columns of a head are turned together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,5 +125,14 @@ impl Function for Rotary {
     fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(dy) = &gradients[0] else { return Ok(vec![None]) };
         Ok(vec![Some(self.rotate(dy, true)?)])
+    }
+}
+
+impl MemorySim {
+    /// Queries or keys with rotary embeddings.
+    pub fn rotary(&self, elements: u64) -> Allocation {
+        let out = self.tensor(elements);
+        drop(self.tensor(elements / 2));
+        out
     }
 }

@@ -21,6 +21,14 @@ pub enum SavePolicy {
 }
 
 impl SavePolicy {
+    /// Bytes that a site of this width remembers from step to step.
+    pub fn state_bytes(&self, width: i64) -> u64 {
+        match self {
+            Self::Exact => 0,
+            Self::Code(options) | Self::Delta(options) => options.state_bytes(width),
+        }
+    }
+
     /// Saves `tensor` `[.., width]`, all but the last dimension being rows, at the site of `scope`.
     ///
     /// # Errors

@@ -1,3 +1,5 @@
+pub(crate) mod footprint;
+
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};

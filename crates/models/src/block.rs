@@ -1,9 +1,12 @@
 mod attention;
 mod attention_context;
+mod attention_footprint;
 mod encoding;
 mod experts;
+pub(crate) mod footprint;
 mod latent;
 mod mlp;
+mod mlp_footprint;
 mod relative;
 mod windows;
 

@@ -1,4 +1,5 @@
 pub(crate) mod adapted;
+pub(crate) mod footprint;
 mod outline;
 mod quantized;
 

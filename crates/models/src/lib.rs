@@ -67,6 +67,7 @@ pub use classifier::{Classifier, Losses};
 pub use config::{
     Architecture, EncoderConfig, ImageConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES,
 };
+pub use decoder::footprint::{DecoderShape, TrainingSetup};
 pub use decoder::{BlockOutline, Cache, Decoder, Inputs, LinearOutline};
 pub use encoder::{Encoder, EncoderInputs};
 pub use error::{Error, Result};

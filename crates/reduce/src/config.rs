@@ -1,4 +1,5 @@
 use serde::{Deserialize, Serialize};
+use tch::Kind;
 
 use crate::error::{Error, Result};
 
@@ -80,6 +81,41 @@ impl PowerSgdConfig {
         let ratio = (m * n) as f64 / (k * (m + n)) as f64;
         (!rest.is_empty() && k > 0 && ratio >= self.min_ratio).then_some((m, n, k))
     }
+}
+
+impl Method {
+    /// Bytes that the reducer holds for a gradient of this shape and dtype in addition to it: buffers of another dtype (a gradient of the
+    /// buffer's dtype is a view of it), and PowerSGD's factors and error. Without the coefficients of [`Method::SharedBasis`].
+    pub fn buffer_bytes(&self, shape: &[i64], kind: Kind) -> u64 {
+        let elements = shape.iter().product::<i64>() as u64;
+        let buffer = |own: Kind| if own == kind { 0 } else { elements * own.elt_size_in_bytes() as u64 };
+        match self {
+            Method::Bf16 => buffer(Kind::BFloat16),
+            Method::PowerSgd(config) => {
+                let state = config.compression(shape).map_or(0, |(m, n, k)| {
+                    let error = if config.error_feedback { elements } else { 0 };
+                    // P, Q, and the Q to start from.
+                    4 * (error + (k * (m + 2 * n)) as u64)
+                });
+                buffer(Kind::Float) + state
+            }
+            Method::Exact | Method::SharedBasis { .. } => buffer(Kind::Float),
+        }
+    }
+
+    /// Bytes of the coefficients that are sent in place of a gradient `[m, n]` whose rows lie in a basis of `k` columns; 0 where the gradient
+    /// is sent itself.
+    pub fn coefficient_bytes(&self, [m, n]: [i64; 2], k: i64) -> u64 {
+        match self {
+            Method::SharedBasis { min_ratio } if is_smaller(n, k, *min_ratio) => 4 * (m * k) as u64,
+            _ => 0,
+        }
+    }
+}
+
+/// Whether `k` coefficients in place of `n` elements are smaller by `min_ratio`.
+pub(crate) fn is_smaller(n: i64, k: i64, min_ratio: f64) -> bool {
+    n as f64 >= min_ratio * k as f64
 }
 
 impl Config {

@@ -10,6 +10,7 @@ use collective::ProcessGroup;
 
 use crate::all_reduce::{all_reduce_mean, all_reduce_sum, is_finite};
 use crate::bucket::Bucket;
+use crate::config::is_smaller;
 use crate::error::{Error, Result};
 use crate::parameter::Parameter;
 
@@ -60,8 +61,8 @@ impl SharedBasis {
         for slot in &self.slots {
             let basis = bases.iter().find(|(member, _)| *member == slot.member).map(|(_, basis)| *basis);
             let sizes = |basis: &Tensor| (slot.gradient.size()[0], basis.size()[0], basis.size()[1]);
-            let is_smaller = |basis: &&Tensor| sizes(basis).1 as f64 >= self.min_ratio * sizes(basis).2 as f64;
-            found.push(basis.filter(is_smaller).map(|basis| (sizes(basis), basis)));
+            let pays = |basis: &&Tensor| is_smaller(sizes(basis).1, sizes(basis).2, self.min_ratio);
+            found.push(basis.filter(pays).map(|basis| (sizes(basis), basis)));
         }
         let total: i64 = found.iter().flatten().map(|((m, _, k), _)| m * k).sum();
         if total != self.coefficients.numel() as i64 {

@@ -7,13 +7,13 @@ use tch::{Device, Kind, Tensor};
 
 use autograd::random::derive_seed;
 use collective::{ProcessGroup, Reduce};
-use config::{GradientMethod, Run, Stream};
+use config::{Run, Stream};
 use data::Order;
 use layers::{ActivationStore, Scope};
 use models::Activations;
 use optim::{Optimizer, Partition, clip_grad_norm, parameter_groups};
 use reduce::{GradientReducer, ParamHints, Traffic};
-use setup::SharedBasisParam;
+use setup::{SharedBasisParam, reduction_method};
 
 use crate::Result;
 use crate::consistency::compare_parameters;
@@ -230,21 +230,9 @@ impl Trainer {
     }
 }
 
-/// The `[gradients]` table as the reducer reads it. A single rank sends nothing, so that compression would only add an error.
+/// The `[gradients]` table as the reducer reads it.
 fn reduce_config(run: &Run, world_size: usize) -> reduce::Config {
     let table = &run.gradients;
-    let method = match table.method {
-        _ if world_size == 1 => reduce::Method::Exact,
-        GradientMethod::Exact => reduce::Method::Exact,
-        GradientMethod::Bf16 => reduce::Method::Bf16,
-        GradientMethod::SharedBasis => reduce::Method::SharedBasis { min_ratio: table.min_ratio },
-        GradientMethod::PowerSgd => reduce::Method::PowerSgd(reduce::PowerSgdConfig {
-            rank: table.rank as i64,
-            start_step: table.start_step,
-            min_ratio: table.min_ratio,
-            error_feedback: table.error_feedback,
-            warm_start: table.warm_start,
-        }),
-    };
+    let method = reduction_method(table, world_size);
     reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes.bytes() as usize, overlap: table.overlap }
 }

@@ -20,7 +20,7 @@ pub(super) struct EagerAttention {
 }
 
 /// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys, 16,777,216 / (8 · 4,096) = 512 queries.
-const AT_A_TIME: i64 = 1 << 24;
+pub(super) const AT_A_TIME: i64 = 1 << 24;
 
 impl EagerAttention {
     /// Cuts `q` `[batch, heads, tokens, d]` against `keys`.
