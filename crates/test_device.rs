@@ -4,5 +4,9 @@ use tch::Device;
 
 /// The first GPU with `LORACT_TEST_DEVICE=cuda`, or the CPU.
 pub fn device() -> Device {
-    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") { Device::Cuda(0) } else { Device::Cpu }
+    if std::env::var("LORACT_TEST_DEVICE").is_ok_and(|name| name == "cuda") {
+        Device::Cuda(0)
+    } else {
+        Device::Cpu
+    }
 }

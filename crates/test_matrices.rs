@@ -26,8 +26,11 @@ pub enum Shape {
 }
 
 pub fn matrix(shape: Shape, rows: i64, columns: i64, seed: u64) -> Tensor {
-    let noise = |rows: i64, columns: i64, seed| Tensor::from_slice(&normal((rows * columns) as usize, seed)).view([rows, columns]);
-    let falling = noise(rows, columns, seed) * Tensor::arange(columns, (Kind::Float, Device::Cpu)).neg().multiply_scalar(0.1).exp();
+    let noise = |rows: i64, columns: i64, seed| {
+        Tensor::from_slice(&normal((rows * columns) as usize, seed)).view([rows, columns])
+    };
+    let falling = noise(rows, columns, seed)
+        * Tensor::arange(columns, (Kind::Float, Device::Cpu)).neg().multiply_scalar(0.1).exp();
     match shape {
         Shape::Falling => falling.matmul(&noise(columns, columns, seed + 1).qr(true).0),
         Shape::Deficient => {
@@ -36,7 +39,8 @@ pub fn matrix(shape: Shape, rows: i64, columns: i64, seed: u64) -> Tensor {
         }
         Shape::Constant => Tensor::full([rows, columns], 0.75, (Kind::Float, Device::Cpu)),
         Shape::ZeroRows => {
-            let zeroed = Tensor::arange(rows, (Kind::Int64, Device::Cpu)).remainder(3).eq(0).unsqueeze(1);
+            let zeroed =
+                Tensor::arange(rows, (Kind::Int64, Device::Cpu)).remainder(3).eq(0).unsqueeze(1);
             falling.masked_fill(&zeroed, 0.0)
         }
         Shape::Outlier => {
@@ -51,5 +55,12 @@ pub fn matrix(shape: Shape, rows: i64, columns: i64, seed: u64) -> Tensor {
 }
 
 pub fn shapes() -> impl Strategy<Value = Shape> {
-    prop::sample::select(vec![Shape::Falling, Shape::Deficient, Shape::Constant, Shape::ZeroRows, Shape::Outlier, Shape::Spike])
+    prop::sample::select(vec![
+        Shape::Falling,
+        Shape::Deficient,
+        Shape::Constant,
+        Shape::ZeroRows,
+        Shape::Outlier,
+        Shape::Spike,
+    ])
 }

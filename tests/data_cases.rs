@@ -1,5 +1,6 @@
-//! Inputs that failed once: chats, tools, templates, tokenizers and files as other tools write them. Each folder of `tests/fixtures/cases` is one; what
-//! is trained is compared with what transformers renders.
+//! Inputs that failed once: chats, tools, templates, tokenizers and files as other tools write
+//! them. Each folder of `tests/fixtures/cases` is one; what is trained is compared with what
+//! transformers renders.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;
@@ -20,14 +21,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What `loract shard` says of a configuration in the folder of a case, with the samples in its output.
+/// What `loract shard` says of a configuration in the folder of a case, with the samples in its
+/// output.
 fn shard(place: &Place, case: &str, config: &str) -> Ended {
     let root = place.at("cases");
     let folder = root.join(case);
     copy(&program::fixture("cases/model"), &root.join("model"));
     copy(&program::fixture(&format!("cases/{case}")), &folder);
     let dir = format!("run.dir={}", place.at("run").display());
-    // The tools of the first are longer than its sequence length, and the smallest model knows 256 positions.
+    // The tools of the first are longer than its sequence length, and the smallest model knows 256
+    // positions.
     let length = format!("data.sequence_length={}", if case.starts_with("01") { 512 } else { 128 });
     place.run(place.loract(&["shard"]).current_dir(folder).args([
         &format!("{config}.toml"),
@@ -76,16 +79,25 @@ fn tools_calls_and_thoughts_reach_the_template() {
     let asked = "<|im_start|>user\nHow deep is the lake?<|im_end|>\n<|im_start|>assistant\n";
     let called = "⟦[lake_depth {\"lake\": \"north\"}]<|im_end|>⟧\n<|im_start|>tool\n40<|im_end|>\n<|im_start|>assistant\n";
     let answered = "⟦<think>the tool said 40</think>It is 40 metres.<|im_end|>⟧\n";
-    assert_eq!(samples("01-tool-calls-dropped", "run"), [format!("{tools}\n{asked}{called}{answered}")]);
+    assert_eq!(
+        samples("01-tool-calls-dropped", "run"),
+        [format!("{tools}\n{asked}{called}{answered}")]
+    );
 }
 
 #[test]
 fn texts_end_with_the_token_that_some_file_of_the_model_names() {
     for (config, end) in [("run", "<|endoftext|>"), ("old", "<|im_end|>")] {
         let ended = samples("02-no-end-of-text", config);
-        assert!(!ended.is_empty() && ended.iter().all(|text| text.ends_with(&format!("{end}⟧"))), "{ended:?}");
+        assert!(
+            !ended.is_empty() && ended.iter().all(|text| text.ends_with(&format!("{end}⟧"))),
+            "{ended:?}"
+        );
     }
-    assert_eq!(samples("02-no-end-of-text", "talk"), ["<s><|user|>Hello<|im_end|><|assistant|>⟦Hi<|im_end|>⟧"]);
+    assert_eq!(
+        samples("02-no-end-of-text", "talk"),
+        ["<s><|user|>Hello<|im_end|><|assistant|>⟦Hi<|im_end|>⟧"]
+    );
 }
 
 #[test]
@@ -98,7 +110,10 @@ fn generation_blocks_are_transparent() {
 #[test]
 fn none_is_not_iterable_and_what_is_undefined_has_no_length() {
     for config in ["run", "undefined"] {
-        assert_eq!(samples("05-none-is-iterable", config), ["<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n⟦Hi<|im_end|>⟧\n"]);
+        assert_eq!(
+            samples("05-none-is-iterable", config),
+            ["<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n⟦Hi<|im_end|>⟧\n"]
+        );
     }
 }
 
@@ -106,8 +121,14 @@ fn none_is_not_iterable_and_what_is_undefined_has_no_length() {
 fn earlier_turns_may_depend_on_later_ones() {
     let history = samples("06-not-a-prefix", "history");
     let (first, last) = ("Hi<|im_end|>", "<think>\n\n</think>\n\nGood<|im_end|>");
-    assert!(history.len() == 2 && history[0].contains("⟦<think>\n\n</think>\n\nHi<|im_end|>⟧"), "{history:?}");
-    assert!(history[1].contains(&format!("⟦{first}⟧")) && history[1].contains(&format!("⟦{last}⟧")), "{history:?}");
+    assert!(
+        history.len() == 2 && history[0].contains("⟦<think>\n\n</think>\n\nHi<|im_end|>⟧"),
+        "{history:?}"
+    );
+    assert!(
+        history[1].contains(&format!("⟦{first}⟧")) && history[1].contains(&format!("⟦{last}⟧")),
+        "{history:?}"
+    );
     let eos = samples("06-not-a-prefix", "eos");
     assert!(eos[1].contains("⟦Hi<|end|>⟧") && eos[1].contains("⟦Good<|end|>⟧"), "{eos:?}");
     let prompt = samples("06-not-a-prefix", "prompt");
@@ -118,7 +139,9 @@ fn earlier_turns_may_depend_on_later_ones() {
 fn a_system_prompt_beside_the_turns_is_the_first_turn() {
     let talks = samples("10-system-beside-turns", "run");
     assert!(
-        talks.len() == 2 && talks.iter().all(|text| text.starts_with("<|im_start|>system\n") && text.contains("⟦Arr!<|im_end|>⟧")),
+        talks.len() == 2
+            && talks.iter().all(|text| text.starts_with("<|im_start|>system\n")
+                && text.contains("⟦Arr!<|im_end|>⟧")),
         "{talks:?}"
     );
 }

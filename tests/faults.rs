@@ -1,8 +1,10 @@
-//! A rank that fails, in whatever way, ends the whole job: with a non-zero exit code, a message that names the rank and its log, and
-//! no process left behind. Ten times out of ten, since what goes wrong here goes wrong now and then.
+//! A rank that fails, in whatever way, ends the whole job: with a non-zero exit code, a message
+//! that names the rank and its log, and no process left behind. Ten times out of ten, since what
+//! goes wrong here goes wrong now and then.
 //!
-//! `LORACT_ASSERT_TIMES=1 cargo test --release -p loract --test faults -- --nocapture --test-threads 1`, on a machine without other
-//! work, also asserts that the end comes within the promised time.
+//! `LORACT_ASSERT_TIMES=1 cargo test --release -p loract --test faults -- --nocapture
+//! --test-threads 1`, on a machine without other work, also asserts that the end comes within the
+//! promised time.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;
@@ -36,17 +38,25 @@ fn failed_at(place: &Place, rank: usize) -> SystemTime {
 
 fn note_time(ended: &Ended, fault: SystemTime) {
     let took = ended.at.duration_since(fault).unwrap_or_default();
-    promised("from the fault to the end", took, if is_hydra() { PROMISED + UNTIL_NOTICED } else { PROMISED });
+    promised(
+        "from the fault to the end",
+        took,
+        if is_hydra() { PROMISED + UNTIL_NOTICED } else { PROMISED },
+    );
 }
 
 /// The last line on stderr is the only one that is an error, and it names the rank and its log.
 fn assert_explained(place: &Place, ended: &Ended, rank: usize, what: &str) {
-    let errors: Vec<&str> = ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let errors: Vec<&str> =
+        ended.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     let [error] = errors[..] else { panic!("{} errors: {}", errors.len(), ended.stderr) };
     assert_eq!(ended.stderr.lines().last(), Some(error), "{}", ended.stderr);
     assert!(error.starts_with(&format!("error: rank {rank} on host ")), "{error}");
     // MPICH's mpirun often says less than the other ranks do.
-    assert!(error.contains(what) || (is_hydra() && error.contains("has ended without a word")), "{error}");
+    assert!(
+        error.contains(what) || (is_hydra() && error.contains("has ended without a word")),
+        "{error}"
+    );
     let log = place.log_of_rank(rank);
     assert!(error.ends_with(&format!("; its log: {}", log.display())) && log.exists(), "{error}");
     assert_eq!(ended.stdout, "", "no report");
@@ -54,7 +64,8 @@ fn assert_explained(place: &Place, ended: &Ended, rank: usize, what: &str) {
 
 fn launched((kind, what): Fault, rank: usize, step: u64) {
     let place = Place::new();
-    let ended = place.run(place.launch().env(INJECT_FAULT_VARIABLE, format!("{kind}:{rank}:{step}")));
+    let ended =
+        place.run(place.launch().env(INJECT_FAULT_VARIABLE, format!("{kind}:{rank}:{step}")));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     note_time(&ended, failed_at(&place, rank));
     // MPICH's mpirun ends the others before they can say of whom it has this code.
@@ -71,7 +82,8 @@ fn under_mpirun((kind, _): Fault, names_rank: &str) {
     assert!(!ended.status.success(), "{}", ended.stderr);
     note_time(&ended, failed_at(&place, 1));
     // MPICH's mpirun knows processes alone.
-    let is_named = ended.stderr.contains(names_rank) || (is_hydra() && matches!(kind, "kill" | "exit"));
+    let is_named =
+        ended.stderr.contains(names_rank) || (is_hydra() && matches!(kind, "kill" | "exit"));
     assert!(is_named, "{}", ended.stderr);
     assert!(!place.run_dir().join("summary.json").exists());
 }
@@ -126,8 +138,13 @@ fn a_rank_without_memory_says_what_it_held_and_what_would_have_fitted() {
     let place = Place::new();
     let ended = place.run(place.launch().env(INJECT_FAULT_VARIABLE, "memory:1:4"));
     assert!(!ended.status.success());
-    for text in ["error: rank 1 on host ", "out of memory: tensors held up to ", " weights, ", " optimizer, ", "set [run] micro_batch_size"]
-    {
+    for text in [
+        "error: rank 1 on host ",
+        "out of memory: tensors held up to ",
+        " weights, ",
+        " optimizer, ",
+        "set [run] micro_batch_size",
+    ] {
         assert!(ended.stderr.contains(text), "no {text:?} in {}", ended.stderr);
     }
 }
@@ -151,7 +168,9 @@ fn training<'a>(place: &'a Place, command: &mut Command) -> (Running<'a>, Paused
     let pause = place.pause(command, 1, 4);
     let mut job = place.start(command);
     let paused = pause.reached(&mut job);
-    job.until("three steps", || fs::read_to_string(place.metrics()).is_ok_and(|text| text.lines().count() == 3));
+    job.until("three steps", || {
+        fs::read_to_string(place.metrics()).is_ok_and(|text| text.lines().count() == 3)
+    });
     (job, paused)
 }
 
@@ -172,7 +191,8 @@ fn a_rank_killed_from_outside_ends_the_job() {
 
     let place = Place::new();
     let ended = kill_rank_1(&place, training(&place, &mut place.mpirun()));
-    let is_named = ended.stderr.contains("noticed that process rank 1 ") || (is_hydra() && ended.stderr.contains("rank 1 (host "));
+    let is_named = ended.stderr.contains("noticed that process rank 1 ")
+        || (is_hydra() && ended.stderr.contains("rank 1 (host "));
     assert!(is_named, "{}", ended.stderr);
 }
 

@@ -1,6 +1,6 @@
-//! The words of the repository are those of PyTorch, transformers, PEFT and MPI: sources, documentation
-//! and scripts use none of the words that once stood in their place. A fault is reported with its place
-//! and with the word to write.
+//! The words of the repository are those of PyTorch, transformers, PEFT and MPI: sources,
+//! documentation and scripts use none of the words that once stood in their place. A fault is
+//! reported with its place and with the word to write.
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
@@ -43,8 +43,8 @@ const PHRASES: &[(&str, &str)] = &[
     ("is the matter of", "say it with a verb"),
 ];
 
-/// Names in code, as they are written, where they are wrong (`""`: everywhere), and the name to use.
-/// Prose is not searched for them: its sentences may begin with `Packed` or `Following`.
+/// Names in code, as they are written, where they are wrong (`""`: everywhere), and the name to
+/// use. Prose is not searched for them: its sentences may begin with `Packed` or `Following`.
 const IDENTIFIERS: &[(&str, &str, &str)] = &[
     ("", "Way", "TrainSetup (of a run) or BucketMethod (of a bucket)"),
     ("", "Learner", "Task"),
@@ -181,8 +181,8 @@ fn is_in(path: &str, place: &str) -> bool {
     path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Sources, pages, settings and scripts below a folder, as paths from the root. Fixtures were written
-/// by other programs.
+/// Sources, pages, settings and scripts below a folder, as paths from the root. Fixtures were
+/// written by other programs.
 fn files(folder: &str) -> Vec<String> {
     const SKIPPED: [&str; 6] = [".git", ".deps", "target", "runs", "docs/book", "tests/fixtures"];
     let mut found = Vec::new();
@@ -195,7 +195,9 @@ fn files(folder: &str) -> Vec<String> {
         }
         if entry.path().is_dir() {
             found.extend(files(&path));
-        } else if is_in(&path, "ci") || [".rs", ".md", ".toml"].iter().any(|ending| path.ends_with(ending)) {
+        } else if is_in(&path, "ci")
+            || [".rs", ".md", ".toml"].iter().any(|ending| path.ends_with(ending))
+        {
             found.push(path);
         }
     }
@@ -248,12 +250,14 @@ impl Words {
         let word = if any_case { word.to_ascii_lowercase() } else { word.to_owned() };
         let inner = |letter: char| letter.is_alphanumeric() || letter == '_';
         let alone = |start: usize| {
-            let (before, after) = (text[..start].chars().next_back(), text[start + word.len()..].chars().next());
+            let (before, after) =
+                (text[..start].chars().next_back(), text[start + word.len()..].chars().next());
             let left = !word.starts_with(inner) || !before.is_some_and(inner);
             let right = !word.ends_with(inner) || !after.is_some_and(inner);
             left && right
         };
-        let starts = text.match_indices(&word).map(|(start, _)| start).filter(|start| alone(*start));
+        let starts =
+            text.match_indices(&word).map(|(start, _)| start).filter(|start| alone(*start));
         starts.map(|start| self.lines.partition_point(|line| *line <= start)).collect()
     }
 }
@@ -265,7 +269,11 @@ fn faults(path: &str) -> Vec<String> {
     let phrases = PHRASES.iter().map(|(word, instead)| (*word, *instead, text.find(word, true)));
     let here = IDENTIFIERS.iter().filter(|(place, ..)| place.is_empty() || is_in(path, place));
     let names = here.map(|(_, word, instead)| (*word, *instead, code.find(word, false)));
-    let is_allowed = |word: &str| ALLOWED.iter().any(|(place, only, _)| is_in(path, place) && (only.is_empty() || *only == word));
+    let is_allowed = |word: &str| {
+        ALLOWED
+            .iter()
+            .any(|(place, only, _)| is_in(path, place) && (only.is_empty() || *only == word))
+    };
     let mut found = Vec::new();
     for (word, instead, lines) in phrases.chain(names).filter(|(word, ..)| !is_allowed(word)) {
         found.extend(lines.iter().map(|line| format!("{path}:{line}: `{word}`; write: {instead}")));
@@ -277,10 +285,16 @@ fn faults(path: &str) -> Vec<String> {
 fn the_words_are_those_of_the_field() {
     let checked = files("").into_iter().filter(|path| CLEAN.iter().any(|place| is_in(path, place)));
     let found: Vec<String> = checked.flat_map(|path| faults(&path)).collect();
-    assert!(found.is_empty(), "{} words that are not of the field:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} words that are not of the field:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
-/// Lists what is left in the rest: `cargo test --release -p loract --test glossary -- --ignored --nocapture`.
+/// Lists what is left in the rest: `cargo test --release -p loract --test glossary -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "prints what is left to rename"]
 fn everywhere() {
@@ -290,9 +304,15 @@ fn everywhere() {
 #[test]
 fn every_exception_is_needed() {
     for (place, word, reason) in ALLOWED {
-        let has_it = |path: &String| fs::read_to_string(root().join(path)).is_ok_and(|file| !Words::new(&file).find(word, true).is_empty());
+        let has_it = |path: &String| {
+            fs::read_to_string(root().join(path))
+                .is_ok_and(|file| !Words::new(&file).find(word, true).is_empty())
+        };
         let mut there = files("").into_iter().filter(|path| is_in(path, place));
-        assert!(!reason.is_empty() && there.any(|path| word.is_empty() || has_it(&path)), "{place}: {word}");
+        assert!(
+            !reason.is_empty() && there.any(|path| word.is_empty() || has_it(&path)),
+            "{place}: {word}"
+        );
     }
     for place in CLEAN {
         assert!(root().join(place).exists(), "{place}");
@@ -301,7 +321,9 @@ fn every_exception_is_needed() {
 
 #[test]
 fn a_phrase_is_found_across_lines_and_only_as_whole_words() {
-    let words = Words::new("/// Counts tokens a\n/// second.\nlet seconds_a_step = Waypoint;\nfn x() -> Way {}\n");
+    let words = Words::new(
+        "/// Counts tokens a\n/// second.\nlet seconds_a_step = Waypoint;\nfn x() -> Way {}\n",
+    );
     assert_eq!(words.find("tokens a second", true), [1]);
     assert_eq!(words.find("Way", false), [4]);
     assert!(words.find("a step", true).is_empty());

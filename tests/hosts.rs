@@ -1,9 +1,11 @@
-//! A run on several hosts in which something fails: the culprit is named within the deadline, with its host and what it was doing, and the job
-//! ends everywhere. The hosts are network namespaces ([`network`]); where none can be made, the tests say so and pass.
+//! A run on several hosts in which something fails: the culprit is named within the deadline, with
+//! its host and what it was doing, and the job ends everywhere. The hosts are network namespaces
+//! ([`network`]); where none can be made, the tests say so and pass.
 //!
-//! `LORACT_REPETITIONS=10 cargo test --release -p loract --test hosts -- --nocapture --test-threads 1` does each fault so often, and prints
-//! how long it took until the culprit was named, and until no process was left; with `LORACT_ASSERT_TIMES=1`, on a machine without other
-//! work, it asserts them too.
+//! `LORACT_REPETITIONS=10 cargo test --release -p loract --test hosts -- --nocapture --test-threads
+//! 1` does each fault so often, and prints how long it took until the culprit was named, and until
+//! no process was left; with `LORACT_ASSERT_TIMES=1`, on a machine without other work, it asserts
+//! them too.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod network;
@@ -22,7 +24,8 @@ use std::{
 const DEADLINE: Duration = Duration::from_secs(3);
 /// `[cluster] stall_seconds` for the rank that hangs.
 const STALL: Duration = Duration::from_secs(5);
-/// From the naming to the end of the last process, on an idle machine. mpirun waits for a host that does not answer until launch has lost its patience.
+/// From the naming to the end of the last process, on an idle machine. mpirun waits for a host that
+/// does not answer until launch has lost its patience.
 const ENDING: Duration = Duration::from_secs(20);
 
 /// The rank that fails, on node3.
@@ -43,7 +46,9 @@ struct Cluster {
 impl Cluster {
     fn start(world_size: usize) -> Option<Cluster> {
         let place = Place::new();
-        let ids: Vec<i64> = (0..8 * world_size as i64 * 16).map(|index| 3 + index * 31 % (program::VOCABULARY - 3)).collect();
+        let ids: Vec<i64> = (0..8 * world_size as i64 * 16)
+            .map(|index| 3 + index * 31 % (program::VOCABULARY - 3))
+            .collect();
         place.write_batches("batches.safetensors", [8, world_size, 16], &ids);
         place.edit("batch_size = 2", &format!("batch_size = {world_size}"));
         let hosts = Hosts::start(world_size as u32, &place.at(""))?;
@@ -60,12 +65,14 @@ impl Cluster {
         command
     }
 
-    /// A job that has done three steps, will do many more, and whose rank 0 has heard the culprit beat in one.
+    /// A job that has done three steps, will do many more, and whose rank 0 has heard the culprit
+    /// beat in one.
     fn training(&self, set: &[&str]) -> Running<'_> {
         let command = &mut self.launch(&[&["run.steps=1000000"], set].concat());
         let mut job = self.place.start(command.env("LORACT_LOG", "info,collective=trace"));
         let beat = format!("heard of rank {CULPRIT}: at step ");
-        let heard = || fs::read_to_string(self.place.log_of_rank(0)).is_ok_and(|log| log.contains(&beat));
+        let heard =
+            || fs::read_to_string(self.place.log_of_rank(0)).is_ok_and(|log| log.contains(&beat));
         job.until("three steps and a beat", || self.steps() >= 3 && heard());
         job
     }
@@ -82,8 +89,11 @@ impl Cluster {
     fn watch(&self, mut job: Running<'_>, fault: &str, at: SystemTime) -> Ended {
         let log = self.place.run_dir().join("logs/mpirun.log");
         // Its own words, another rank's, or those of mpirun.
-        let names = [": rank 1 (host node3) ", "rank 1 (host node3)", "process rank 1 ", ",1],1]\n"];
-        let is_named = || fs::read_to_string(&log).is_ok_and(|text| names.iter().any(|name| text.contains(name)));
+        let names =
+            [": rank 1 (host node3) ", "rank 1 (host node3)", "process rank 1 ", ",1],1]\n"];
+        let is_named = || {
+            fs::read_to_string(&log).is_ok_and(|text| names.iter().any(|name| text.contains(name)))
+        };
         let mut named = None;
         job.until("a culprit", || {
             named = named.or_else(|| is_named().then(SystemTime::now));
@@ -95,7 +105,11 @@ impl Cluster {
         let after = |moment: SystemTime| moment.duration_since(at).unwrap_or_default();
         let (named, gone) = (after(named.unwrap()), after(ended.at));
         println!("{fault}: {}", ended.stderr.lines().last().unwrap_or_default());
-        promised(&format!("{fault}: until the culprit is named"), named, if fault == "hang" { STALL + DEADLINE } else { DEADLINE });
+        promised(
+            &format!("{fault}: until the culprit is named"),
+            named,
+            if fault == "hang" { STALL + DEADLINE } else { DEADLINE },
+        );
         promised(&format!("{fault}: from there to the end"), gone.saturating_sub(named), ENDING);
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         ended
@@ -112,7 +126,9 @@ impl Cluster {
     /// A fault that the culprit makes itself, in step 4.
     fn inject(&self, kind: &str, set: &[&str]) -> String {
         let mut command = self.launch(set);
-        let mut job = self.place.start(command.env(setup::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
+        let mut job = self
+            .place
+            .start(command.env(setup::INJECT_FAULT_VARIABLE, format!("{kind}:{CULPRIT}:4")));
         job.until("three steps", || self.steps() >= 3);
         error_line(&self.watch(job, kind, SystemTime::now()))
     }
@@ -138,20 +154,33 @@ fn each(world_size: usize, once: impl Fn(&Cluster)) {
 
 #[test]
 fn a_killed_rank_is_named() {
-    each(2, |cluster| assert_says(&cluster.strike("kill", |cluster| cluster.signal_culprit(Signal::KILL)), &["signal 9 (SIGKILL)"]));
+    each(2, |cluster| {
+        assert_says(
+            &cluster.strike("kill", |cluster| cluster.signal_culprit(Signal::KILL)),
+            &["signal 9 (SIGKILL)"],
+        )
+    });
 }
 
 #[test]
 fn a_stopped_rank_is_named() {
     each(2, |cluster| {
         let error = cluster.strike("stop", |cluster| cluster.signal_culprit(Signal::STOP));
-        assert_says(&error, &["has not been heard of for ", "; last heard of at step ", "(collective "]);
+        assert_says(
+            &error,
+            &["has not been heard of for ", "; last heard of at step ", "(collective "],
+        );
     });
 }
 
 #[test]
 fn a_panic_is_named() {
-    each(2, |cluster| assert_says(&cluster.inject("panic", &[]), &["panicked: LORACT_INJECT_FAULT asked for a panic"]));
+    each(2, |cluster| {
+        assert_says(
+            &cluster.inject("panic", &[]),
+            &["panicked: LORACT_INJECT_FAULT asked for a panic"],
+        )
+    });
 }
 
 #[test]
@@ -162,10 +191,15 @@ fn an_early_exit_is_named() {
 #[test]
 fn a_rank_that_does_nothing_is_named() {
     each(2, |cluster| {
-        let error = cluster.inject("hang", &[&format!("cluster.stall_seconds={}", STALL.as_secs())]);
+        let error =
+            cluster.inject("hang", &[&format!("cluster.stall_seconds={}", STALL.as_secs())]);
         assert_says(
             &error,
-            &["has made no progress for ", "; last heard of at step 4, after ", "; rank 0 (host node2) waits at step 4, in "],
+            &[
+                "has made no progress for ",
+                "; last heard of at step 4, after ",
+                "; rank 0 (host node2) waits at step 4, in ",
+            ],
         );
     });
 }
@@ -174,7 +208,14 @@ fn a_rank_that_does_nothing_is_named() {
 fn a_cut_cable_is_named() {
     each(2, |cluster| {
         let error = cluster.strike("cut", |cluster| cluster.hosts.cut(3));
-        assert_says(&error, &["has not been heard of for ", "; last heard of at step ", "its host is down or cut off"]);
+        assert_says(
+            &error,
+            &[
+                "has not been heard of for ",
+                "; last heard of at step ",
+                "its host is down or cut off",
+            ],
+        );
     });
 }
 
@@ -194,7 +235,9 @@ fn a_cable_slowed_to_a_crawl_alarms_nobody() {
         cluster.hosts.slow(3, "64kbit");
         let (start, before) = (Instant::now(), cluster.steps());
         // A crawl is not a stop.
-        job.until("the end of the slow time and another step", || start.elapsed() > DEADLINE * 4 && cluster.steps() > before);
+        job.until("the end of the slow time and another step", || {
+            start.elapsed() > DEADLINE * 4 && cluster.steps() > before
+        });
         println!("slow: {} steps in {:.1?}", cluster.steps() - before, start.elapsed());
         cluster.hosts.quicken(3);
         job.process().signal(Signal::TERM);
@@ -209,7 +252,13 @@ fn a_cable_slowed_to_a_crawl_alarms_nobody() {
 fn a_corrupted_parameter_is_named() {
     each(2, |cluster| {
         let error = cluster.inject("corrupt", &["run.check_every=2"]);
-        assert_says(&error, &["has diverged after step 4 from rank 0 (host node2): 1 of ", " parameters, model.layers.0."]);
+        assert_says(
+            &error,
+            &[
+                "has diverged after step 4 from rank 0 (host node2): 1 of ",
+                " parameters, model.layers.0.",
+            ],
+        );
     });
 }
 
@@ -219,15 +268,25 @@ fn two_configurations_are_named_with_what_differs() {
     each(2, |cluster| {
         let Cluster { place, hosts, .. } = cluster;
         let other = place.at("other.toml");
-        fs::write(&other, fs::read_to_string(place.config()).unwrap().replace("[run]", "[run]\nseed = 5")).unwrap();
+        fs::write(
+            &other,
+            fs::read_to_string(place.config()).unwrap().replace("[run]", "[run]\nseed = 5"),
+        )
+        .unwrap();
         let mut command = place.command("mpirun");
         command.args(["--allow-run-as-root", "--oversubscribe"]).args(hosts.mpirun_args());
         for (index, config) in [place.config(), other].iter().enumerate() {
-            command.args(if index == 0 { &[][..] } else { &[":"] }).args(["-n", "1", env!("CARGO_BIN_EXE_loract"), "train"]).arg(config);
+            command
+                .args(if index == 0 { &[][..] } else { &[":"] })
+                .args(["-n", "1", env!("CARGO_BIN_EXE_loract"), "train"])
+                .arg(config);
         }
         let start = SystemTime::now();
         let ended = place.run(&mut command);
-        println!("configurations | ended after {:.1} s", ended.at.duration_since(start).unwrap().as_secs_f64());
+        println!(
+            "configurations | ended after {:.1} s",
+            ended.at.duration_since(start).unwrap().as_secs_f64()
+        );
         assert!(!ended.status.success());
         let words = "rank 1 (host node3) is not configured like rank 0 (host node2): run.seed is 5, there 0; give all ranks the same";
         assert!(ended.stderr.contains(words), "{}", ended.stderr);
@@ -240,12 +299,21 @@ fn two_configurations_are_named_with_what_differs() {
 fn a_full_disk_is_named() {
     each(2, |cluster| {
         let checkpoints = cluster.place.run_dir().join("checkpoints");
-        let mount = format!("mkdir -p {0} && mount -t tmpfs -o size=4k none {0}", checkpoints.display());
+        let mount =
+            format!("mkdir -p {0} && mount -t tmpfs -o size=4k none {0}", checkpoints.display());
         fs::write(cluster.place.at("on-host-3"), mount).unwrap();
         let ended = cluster.place.run(&mut cluster.launch(&["checkpoint.every=4"]));
         assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
         let log = fs::read_to_string(cluster.place.log_of_rank(0)).unwrap();
-        println!("full disk | {}", log.lines().find(|line| line.contains("was not saved")).unwrap_or_default());
-        assert!(log.contains("was not saved") && log.contains("rank 1 (host node3): ") && log.contains("No space left on device"), "{log}");
+        println!(
+            "full disk | {}",
+            log.lines().find(|line| line.contains("was not saved")).unwrap_or_default()
+        );
+        assert!(
+            log.contains("was not saved")
+                && log.contains("rank 1 (host node3): ")
+                && log.contains("No space left on device"),
+            "{log}"
+        );
     });
 }

@@ -1,5 +1,5 @@
-//! The manual in `docs/` and the pages at the repository's root: the commands of three pages are run
-//! here; every other command, link and heading that a page names exists.
+//! The manual in `docs/` and the pages at the repository's root: the commands of three pages are
+//! run here; every other command, link and heading that a page names exists.
 #![allow(clippy::unwrap_used)]
 
 mod program;
@@ -35,7 +35,10 @@ fn blocks(page: &str) -> Vec<Block> {
     assert!(parts.len() % 2 == 1, "{page}: a fence is not closed");
     let block = |part: &&str| {
         let (words, text) = part.split_once('\n').unwrap_or((part, ""));
-        Block { words: words.split_whitespace().map(str::to_owned).collect(), text: text.to_owned() }
+        Block {
+            words: words.split_whitespace().map(str::to_owned).collect(),
+            text: text.to_owned(),
+        }
     };
     parts.iter().skip(1).step_by(2).map(block).collect()
 }
@@ -47,13 +50,13 @@ fn model(place: &Place) {
     for name in ["config.json", "model.safetensors"] {
         fs::copy(fixture("hf/llama").join(name), folder.join(name)).unwrap();
     }
-    // As GPT-2 prints bytes: the visible ones as themselves, the space and the end of a line moved up.
+    // As GPT-2 prints bytes: the visible ones as themselves, the space and the end of a line moved
+    // up.
     let letters = ('!'..='~').chain(['\u{120}', '\u{10a}']).map(String::from);
     let vocabulary: BTreeMap<String, usize> = letters.chain(["<end>".into()]).zip(0..).collect();
     assert_eq!(vocabulary.len(), 97, "the size of the model's vocabulary");
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-    let end =
-        json!({"id": 96, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let end = json!({"id": 96, "content": "<end>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null, "added_tokens": [end],
         "pre_tokenizer": byte_level, "decoder": byte_level,
@@ -63,7 +66,11 @@ fn model(place: &Place) {
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}<end>{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
-    fs::write(folder.join("tokenizer_config.json"), json!({"eos_token": "<end>", "chat_template": template}).to_string()).unwrap();
+    fs::write(
+        folder.join("tokenizer_config.json"),
+        json!({"eos_token": "<end>", "chat_template": template}).to_string(),
+    )
+    .unwrap();
 }
 
 /// Does what a page says: writes the files that it shows, and runs its commands.
@@ -72,13 +79,17 @@ fn run_page(page: &str) {
     fs::remove_file(place.config()).unwrap();
     model(&place);
     let program = PathBuf::from(env!("CARGO_BIN_EXE_loract"));
-    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path =
+        format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
     let mut ran = 0;
     for Block { words, text } in blocks(page) {
         match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["sh"] => {
                 let mut shell = place.command("bash");
-                shell.args(["-euo", "pipefail", "-c", &text]).env("PATH", &path).env("OMP_NUM_THREADS", "1");
+                shell
+                    .args(["-euo", "pipefail", "-c", &text])
+                    .env("PATH", &path)
+                    .env("OMP_NUM_THREADS", "1");
                 for (name, value) in [
                     ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
                     ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
@@ -88,7 +99,12 @@ fn run_page(page: &str) {
                     shell.env(name, value);
                 }
                 let ended = place.run(&mut shell);
-                assert!(ended.status.success(), "{page}:\n{text}\n{}\n{}", ended.stdout, ended.stderr);
+                assert!(
+                    ended.status.success(),
+                    "{page}:\n{text}\n{}\n{}",
+                    ended.stdout,
+                    ended.stderr
+                );
                 ran += 1;
             }
             [_, file] => fs::write(place.at(file), text).unwrap(),
@@ -120,7 +136,8 @@ fn pages() -> Vec<String> {
 }
 
 /// Pages outside the book.
-const REPOSITORY_PAGES: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
+const REPOSITORY_PAGES: [&str; 4] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"];
 
 /// A page without its code, where brackets and headings mean something else.
 fn prose(text: &str) -> String {
@@ -203,11 +220,20 @@ fn the_summary_names_every_page_once() {
 
 /// The lines of a page's blocks that are typed in a shell, and its code that begins with `loract`.
 fn shown(page: &str) -> Vec<String> {
-    let is_shell = |block: &Block| matches!(block.words.first().map(String::as_str), Some("sh" | "text"));
+    let is_shell =
+        |block: &Block| matches!(block.words.first().map(String::as_str), Some("sh" | "text"));
     let blocks = blocks(page).into_iter().filter(is_shell);
-    let mut lines: Vec<String> = blocks.flat_map(|block| block.text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let mut lines: Vec<String> = blocks
+        .flat_map(|block| block.text.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let text = read(page);
-    lines.extend(text.split('`').skip(1).step_by(2).filter(|code| code.starts_with("loract ")).map(str::to_owned));
+    lines.extend(
+        text.split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|code| code.starts_with("loract "))
+            .map(str::to_owned),
+    );
     lines
 }
 

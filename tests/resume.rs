@@ -1,6 +1,7 @@
-//! A run that is interrupted, however and as often as it may be, ends as the one that nothing has disturbed: the same adapter and the same
-//! metrics, bit for bit. What is compared remembers as much as a run can: dropout, PowerSGD's errors and warm starts, and two methods whose
-//! sites remember their last matrices.
+//! A run that is interrupted, however and as often as it may be, ends as the one that nothing has
+//! disturbed: the same adapter and the same metrics, bit for bit. What is compared remembers as
+//! much as a run can: dropout, PowerSGD's errors and warm starts, and two methods whose sites
+//! remember their last matrices.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod program;
@@ -23,21 +24,32 @@ const KILLS: u64 = 25;
 /// Exit code of a run that was stopped by a signal after a checkpoint.
 const STOPPED: Option<i32> = Some(75);
 
-/// 24 sequences of 48 tokens in batches of eight, so that 60 steps see each of them twenty times. A rank computes one at a time, so that a step takes
-/// some time.
+/// 24 sequences of 48 tokens in batches of eight, so that 60 steps see each of them twenty times. A
+/// rank computes one at a time, so that a step takes some time.
 fn place(steps: u64) -> Place {
     let place = Place::new();
-    let ids: Vec<i64> = (0..3 * 8 * 48).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+    let ids: Vec<i64> = (0..3 * 8 * 48)
+        .map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3))
+        .collect();
     place.write_batches("batches.safetensors", [3, 8, 48], &ids);
-    place.edit("steps = 8\nbatch_size = 2", &format!("steps = {steps}\nbatch_size = 8\nmicro_batch_size = 1"));
-    place.edit("sequence_length = 16", "sequence_length = 48\n[checkpoint]\nevery = 2\n[optimizer]\nlearning_rate = 1e-2");
+    place.edit(
+        "steps = 8\nbatch_size = 2",
+        &format!("steps = {steps}\nbatch_size = 8\nmicro_batch_size = 1"),
+    );
+    place.edit(
+        "sequence_length = 16",
+        "sequence_length = 48\n[checkpoint]\nevery = 2\n[optimizer]\nlearning_rate = 1e-2",
+    );
     place.edit("rank = 2", "rank = 2\ndropout = 0.1");
     place.edit(
         "sites = \"none\"",
         "sites = \"layer\"\nmethod = \"coded\"\nbits = 4\n[[activations.overrides]]\nlayers = \"1..\"\nmethod = \"rowspace\"\n\
          sketch = \"warm\"\nrank = 8",
     );
-    place.edit("method = \"exact\"", "method = \"powersgd\"\nrank = 1\nstart_step = 3\nmin_ratio = 1.0");
+    place.edit(
+        "method = \"exact\"",
+        "method = \"powersgd\"\nrank = 1\nstart_step = 3\nmin_ratio = 1.0",
+    );
     place
 }
 
@@ -78,9 +90,12 @@ fn undisturbed() -> &'static Result {
 /// Both are the same, and every step is there once.
 fn assert_same(disturbed: &Result, undisturbed: &Result) {
     let steps: Vec<&str> = disturbed.lines.iter().map(|line| line[0].as_str()).collect();
-    let expected: Vec<String> = (1..=undisturbed.lines.len()).map(|step| step.to_string()).collect();
+    let expected: Vec<String> =
+        (1..=undisturbed.lines.len()).map(|step| step.to_string()).collect();
     assert_eq!(steps, expected, "each step once");
-    if let Some((ours, theirs)) = disturbed.lines.iter().zip(&undisturbed.lines).find(|(ours, theirs)| ours != theirs) {
+    if let Some((ours, theirs)) =
+        disturbed.lines.iter().zip(&undisturbed.lines).find(|(ours, theirs)| ours != theirs)
+    {
         panic!("{ours:?} instead of {theirs:?}");
     }
     assert!(disturbed.adapter == undisturbed.adapter, "the adapter differs");
@@ -97,7 +112,8 @@ fn last_step(place: &Place) -> u64 {
 fn checkpoints(place: &Place) -> Vec<u64> {
     let entries = fs::read_dir(place.run_dir().join("checkpoints")).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut steps: Vec<u64> = names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+    let mut steps: Vec<u64> =
+        names.filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
     steps.sort_unstable();
     steps
 }
@@ -110,9 +126,14 @@ fn folder_of(place: &Place, step: u64) -> PathBuf {
     place.run_dir().join(format!("checkpoints/step-{step:08}"))
 }
 
-/// Starts `command`, and gives what `act` makes of it while rank 1 waits at the beginning of the step after `step`. What it did before
-/// is in `metrics.jsonl`.
-fn after_step<'a>(place: &'a Place, command: &mut Command, step: u64, act: impl FnOnce(&mut Running<'a>, Paused)) -> Ended {
+/// Starts `command`, and gives what `act` makes of it while rank 1 waits at the beginning of the
+/// step after `step`. What it did before is in `metrics.jsonl`.
+fn after_step<'a>(
+    place: &'a Place,
+    command: &mut Command,
+    step: u64,
+    act: impl FnOnce(&mut Running<'a>, Paused),
+) -> Ended {
     let pause = place.pause(command, 1, step + 1);
     let mut job = place.start(command);
     let paused = pause.reached(&mut job);
@@ -134,7 +155,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -150,10 +172,15 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
         let mut command = place.launch();
         let ended = match kill % 5 {
             // A rank, and the one that finishes a checkpoint, while it is written.
-            1 if next < STEPS => place.run(command.env(INJECT_FAULT_VARIABLE, format!("kill-in-save:{}:{next}", random.below(2)))),
-            3 if next < STEPS => place.run(command.env(INJECT_FAULT_VARIABLE, format!("kill-in-commit:0:{next}"))),
-            // While it starts, or wherever it may be; in some step; and one rank alone. A rank that waits in the last step keeps the run from
-            // ending before.
+            1 if next < STEPS => place.run(
+                command
+                    .env(INJECT_FAULT_VARIABLE, format!("kill-in-save:{}:{next}", random.below(2))),
+            ),
+            3 if next < STEPS => {
+                place.run(command.env(INJECT_FAULT_VARIABLE, format!("kill-in-commit:0:{next}")))
+            }
+            // While it starts, or wherever it may be; in some step; and one rank alone. A rank that
+            // waits in the last step keeps the run from ending before.
             how => {
                 let _keeps_it_running = place.pause(&mut command, 1, STEPS);
                 // A resumed run replaces the file, which has the steps of the one before.
@@ -162,7 +189,9 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
                 let mut job = place.start(&mut command);
                 let mut wait = if saved + 20 > STEPS { 300 } else { 800 };
                 if how != 4 && saved + 8 <= STEPS {
-                    job.until("that step", || metrics() != before && last_step(&place) >= (saved + 1).max(2 * kill));
+                    job.until("that step", || {
+                        metrics() != before && last_step(&place) >= (saved + 1).max(2 * kill)
+                    });
                     wait = 40;
                 }
                 std::thread::sleep(Duration::from_millis(random.below(wait)));
@@ -174,9 +203,18 @@ fn killed_at_random_moments_it_ends_as_if_undisturbed() {
                 job.wait()
             }
         };
-        let is_running = !place.run_dir().join("summary.json").exists() && ended.status.code() != Some(2);
-        assert!(is_running && !ended.status.success(), "kill {kill} after step {saved}: {}", ended.stderr);
-        println!("kill {kill}: from step {saved} to {}, last line {}", newest(&place), last_step(&place));
+        let is_running =
+            !place.run_dir().join("summary.json").exists() && ended.status.code() != Some(2);
+        assert!(
+            is_running && !ended.status.success(),
+            "kill {kill} after step {saved}: {}",
+            ended.stderr
+        );
+        println!(
+            "kill {kill}: from step {saved} to {}, last line {}",
+            newest(&place),
+            last_step(&place)
+        );
     }
     done(&place.run(&mut place.launch()));
     assert_same(&result(&place), undisturbed());
@@ -188,14 +226,21 @@ fn every_optimiser_goes_on_with_what_it_remembers() {
     for name in ["adamw8bit", "lion", "sgd", "muon"] {
         let place = || {
             let place = place(8);
-            place.edit("learning_rate = 1e-2", &format!("learning_rate = 1e-3\nmethod = \"{name}\""));
+            place.edit(
+                "learning_rate = 1e-2",
+                &format!("learning_rate = 1e-3\nmethod = \"{name}\""),
+            );
             place.edit("every = 2", "every = 2\nbackground = false");
             place
         };
         let (undisturbed, disturbed) = (place(), place());
         done(&undisturbed.run(&mut undisturbed.train()));
         let ended = disturbed.run(disturbed.train().env(INJECT_FAULT_VARIABLE, "kill:0:6"));
-        assert!(!ended.status.success() && newest(&disturbed) == 4, "{name}: {:?}", checkpoints(&disturbed));
+        assert!(
+            !ended.status.success() && newest(&disturbed) == 4,
+            "{name}: {:?}",
+            checkpoints(&disturbed)
+        );
         done(&disturbed.run(&mut disturbed.train()));
         assert_same(&result(&disturbed), &result(&undisturbed));
     }
@@ -205,11 +250,22 @@ fn every_optimiser_goes_on_with_what_it_remembers() {
 fn a_signal_saves_and_stops() {
     let place = place(STEPS);
     // By launch, by mpirun, and by launch again with another signal.
-    for (mut command, signal) in [(place.launch(), Signal::USR1), (place.mpirun(), Signal::USR1), (place.launch(), Signal::TERM)] {
+    for (mut command, signal) in [
+        (place.launch(), Signal::USR1),
+        (place.mpirun(), Signal::USR1),
+        (place.launch(), Signal::TERM),
+    ] {
         let step = newest(&place) + 2;
         let ended = stopped_after(&place, &mut command, step - 1, signal);
-        let said = format!("after step {step}; saved {}; run the same command again", folder_of(&place, step).display());
-        assert!(ended.stderr.contains("stopped by signal ") && ended.stderr.contains(&said), "{}", ended.stderr);
+        let said = format!(
+            "after step {step}; saved {}; run the same command again",
+            folder_of(&place, step).display()
+        );
+        assert!(
+            ended.stderr.contains("stopped by signal ") && ended.stderr.contains(&said),
+            "{}",
+            ended.stderr
+        );
         assert!(!ended.stderr.contains("error"), "{}", ended.stderr);
     }
     done(&place.run(&mut place.launch()));
@@ -235,7 +291,11 @@ fn a_second_signal_does_not_wait() {
     job.process().signal(Signal::TERM);
     let ended = job.wait();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("error: stopped by signal 15 (SIGTERM) at step 2; "), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("error: stopped by signal 15 (SIGTERM) at step 2; "),
+        "{}",
+        ended.stderr
+    );
     assert!(checkpoints(&place).is_empty());
 }
 
@@ -252,14 +312,28 @@ fn launch_restarts_what_failed_and_gives_up_without_progress() {
     // The same step fails each time.
     let ended = place.run(restarting("9").env(INJECT_FAULT_VARIABLE, "kill:1:4"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-    for says in ["restart 1 of 9 in ", "restart 2 of 9 in ", "from its checkpoint of step 2", "no further restart after 2 of 9"] {
+    for says in [
+        "restart 1 of 9 in ",
+        "restart 2 of 9 in ",
+        "from its checkpoint of step 2",
+        "no further restart after 2 of 9",
+    ] {
         assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
     }
-    assert!(ended.stderr.lines().last().unwrap().starts_with("error: rank 1 on host "), "{}", ended.stderr);
+    assert!(
+        ended.stderr.lines().last().unwrap().starts_with("error: rank 1 on host "),
+        "{}",
+        ended.stderr
+    );
 
-    let ended = after_step(&place, &mut restarting("3"), 7, |_, _| place.signal_rank(1, Signal::KILL));
+    let ended =
+        after_step(&place, &mut restarting("3"), 7, |_, _| place.signal_rank(1, Signal::KILL));
     done(&ended);
-    assert!(ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step 6"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("restart 1 of 3 in 100 ms, from its checkpoint of step 6"),
+        "{}",
+        ended.stderr
+    );
     assert_same(&result(&place), undisturbed());
 }
 
@@ -278,9 +352,17 @@ fn an_unsound_checkpoint_is_skipped_and_named() {
     };
     type Damage<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
     let damages: [Damage<'_>; 3] = [
-        ("rank-0001.safetensors", &flip, "rank-0001.safetensors has changed since it was written: its checksum differs"),
+        (
+            "rank-0001.safetensors",
+            &flip,
+            "rank-0001.safetensors has changed since it was written: its checksum differs",
+        ),
         ("rank-0000.safetensors", &cut, "rank-0000.safetensors has "),
-        ("manifest.json", &flip, "manifest.json has changed since it was written: its checksum differs"),
+        (
+            "manifest.json",
+            &flip,
+            "manifest.json has changed since it was written: its checksum differs",
+        ),
     ];
     for (file, damage, reason) in damages {
         stopped_after(&place, &mut place.mpirun(), newest(&place) + 3, Signal::USR1);
@@ -304,9 +386,16 @@ fn a_full_disk_leaves_the_checkpoint_before() {
     // The run continues without it.
     done(&place.run(place.launch().env(INJECT_FAULT_VARIABLE, "full-disk:1:50")));
     assert_eq!(checkpoints(&place), [25]);
-    assert_eq!(fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count(), 1, "nothing is left of it");
+    assert_eq!(
+        fs::read_dir(place.run_dir().join("checkpoints")).unwrap().count(),
+        1,
+        "nothing is left of it"
+    );
     let log = fs::read_to_string(place.log_of_rank(0)).unwrap();
-    assert!(log.contains("step-00000050 was not saved, and the one before it stays: rank 1 (host "), "{log}");
+    assert!(
+        log.contains("step-00000050 was not saved, and the one before it stays: rank 1 (host "),
+        "{log}"
+    );
     assert_same(&result(&place), undisturbed());
 }
 
@@ -321,9 +410,12 @@ fn a_stop_that_cannot_be_saved_is_a_failure() {
     });
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     let error = ended.stderr.lines().last().unwrap();
-    for says in
-        ["error: rank ", "asked to stop after step 3", "its checkpoint could not be written: rank 0 (host ", "cannot make the directory"]
-    {
+    for says in [
+        "error: rank ",
+        "asked to stop after step 3",
+        "its checkpoint could not be written: rank 0 (host ",
+        "cannot make the directory",
+    ] {
         assert!(error.contains(says), "{says}: {error}");
     }
 }
@@ -335,7 +427,9 @@ fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
     // It learns to repeat a token, which helps little elsewhere, and soon harms.
     let same: Vec<i64> = (0..3 * 8 * 48).map(|index| 3 + index / 48).collect();
     place.write_batches("batches.safetensors", [3, 8, 48], &same);
-    let ids: Vec<i64> = (0..4 * 48).map(|index: i64| 3 + (index * index * 5 + index * 13) % (program::VOCABULARY - 3)).collect();
+    let ids: Vec<i64> = (0..4 * 48)
+        .map(|index: i64| 3 + (index * index * 5 + index * 13) % (program::VOCABULARY - 3))
+        .collect();
     let held_out = place.write_batches("eval.safetensors", [1, 4, 48], &ids);
     place.edit("every = 2\n", "every = 5\nkeep = 1\n");
     place.edit("threads = 1", "threads = 1\neval_every = 2");
@@ -349,27 +443,34 @@ fn the_checkpoint_with_the_lowest_held_out_loss_stays() {
     done(&place.run(&mut command()));
     let text = fs::read_to_string(place.metrics()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let evaluated = lines.filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?))).filter(|(step, _)| *step < STEPS);
+    let evaluated = lines
+        .filter_map(|line| Some((line["step"].as_u64()?, line["eval_loss"].as_f64()?)))
+        .filter(|(step, _)| *step < STEPS);
     let (best, loss) = evaluated.min_by(|one, other| one.1.total_cmp(&other.1)).unwrap();
     println!("the best is step {best} with {loss}");
     assert!(best % 5 != 0 && best < 10, "only its validation loss keeps it: {best}");
     assert_eq!(checkpoints(&place), [best, 10]);
 }
 
-/// Four ranks, then two, then three: the batches, and so the losses, are those of two ranks, but for rounding.
+/// Four ranks, then two, then three: the batches, and so the losses, are those of two ranks, but
+/// for rounding.
 #[test]
 fn another_number_of_ranks_sees_the_same_batches() {
     const STEPS: u64 = 18;
     let place = |method: &str| {
         let place = Place::new();
-        let ids: Vec<i64> = (0..5 * 12 * 16).map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3)).collect();
+        let ids: Vec<i64> = (0..5 * 12 * 16)
+            .map(|index: i64| 3 + (index * index * 17 + index * 31) % (program::VOCABULARY - 3))
+            .collect();
         place.write_batches("batches.safetensors", [5, 12, 16], &ids);
         place.edit("steps = 8\nbatch_size = 2", &format!("steps = {STEPS}\nbatch_size = 12"));
         place.edit("sequence_length = 16", "sequence_length = 16\n[checkpoint]\nevery = 1");
         place.edit("method = \"exact\"", method);
         place
     };
-    let losses = |place: &Place| -> Vec<f64> { result(place).lines.iter().map(|line| line[1].parse().unwrap()).collect() };
+    let losses = |place: &Place| -> Vec<f64> {
+        result(place).lines.iter().map(|line| line[1].parse().unwrap()).collect()
+    };
     let on = |place: &Place, ranks: &str| {
         let mut command = place.loract(&["launch", "-n", ranks]);
         command.arg(place.config());
@@ -393,7 +494,11 @@ fn another_number_of_ranks_sees_the_same_batches() {
     let (ours, theirs) = (losses(&changed), losses(&steady));
     assert_eq!((ours.len() as u64, theirs.len() as u64), (STEPS, STEPS));
     for (step, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
-        assert!((ours / theirs - 1.0).abs() < 1e-4, "step {}: {ours} instead of {theirs}", step + 1);
+        assert!(
+            (ours / theirs - 1.0).abs() < 1e-4,
+            "step {}: {ours} instead of {theirs}",
+            step + 1
+        );
     }
 
     // Compressed, the ranks' errors are shared out: it learns on.
@@ -407,11 +512,18 @@ fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
     let place = place(STEPS);
     stopped_after(&place, &mut place.launch(), 3, Signal::USR1);
     let step = newest(&place);
-    let ended = place.run(place.launch().args(["--set", "run.seed=3", "--set", "optimizer.learning_rate=0.5"]));
+    let ended = place.run(place.launch().args([
+        "--set",
+        "run.seed=3",
+        "--set",
+        "optimizer.learning_rate=0.5",
+    ]));
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
-    for says in
-        ["--set optimizer.learning_rate=0.5: [optimizer] learning_rate: is 0.5, and the run in ", "run.seed (3, was 0)", "--overwrite"]
-    {
+    for says in [
+        "--set optimizer.learning_rate=0.5: [optimizer] learning_rate: is 0.5, and the run in ",
+        "run.seed (3, was 0)",
+        "--overwrite",
+    ] {
         assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
     }
     // The data are part of the run.
@@ -419,8 +531,18 @@ fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
     place.write_batches("batches.safetensors", [3, 8, 48], &ids);
     let ended = place.run(&mut place.launch());
     assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
-    assert!(ended.stderr.contains("[data] train: is not the data that the run in "), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("[data] train: is not the data that the run in "),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(newest(&place), step, "nothing was touched");
-    done(&place.run(place.launch().args(["--overwrite", "--set", "run.seed=3", "--set", "run.steps=3"])));
+    done(&place.run(place.launch().args([
+        "--overwrite",
+        "--set",
+        "run.seed=3",
+        "--set",
+        "run.steps=3",
+    ])));
     assert_eq!(checkpoints(&place), [2], "the others were those of the run before");
 }

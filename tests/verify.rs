@@ -1,5 +1,5 @@
-//! `loract verify`: every tiny model that transformers wrote agrees in logits, loss and every recorded gradient, with LoRA and without; a changed
-//! recording is noticed.
+//! `loract verify`: every tiny model that transformers wrote agrees in logits, loss and every
+//! recorded gradient, with LoRA and without; a changed recording is noticed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use serde_json::Value;
@@ -11,12 +11,21 @@ fn fixtures() -> PathBuf {
 }
 
 fn verify(model: &Path, expected: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loract")).arg("verify").arg(model).arg(expected).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_loract"))
+        .arg("verify")
+        .arg(model)
+        .arg(expected)
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 /// The folders of the recorded models of one kind.
 fn folders(kind: &str) -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(fixtures().join(kind)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(fixtures().join(kind))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     folders.retain(|folder| folder.is_dir());
     folders.sort();
     folders
@@ -29,25 +38,40 @@ fn name(folder: &Path) -> String {
 #[test]
 fn every_recorded_model_agrees() {
     // What is recorded of sentence models are no classes.
-    let recorded: Vec<PathBuf> =
-        folders("hf").into_iter().chain(folders("encoders")).filter(|folder| name(folder) != "sentences").collect();
+    let recorded: Vec<PathBuf> = folders("hf")
+        .into_iter()
+        .chain(folders("encoders"))
+        .filter(|folder| name(folder) != "sentences")
+        .collect();
     for family in models::SUPPORTED_MODEL_TYPES {
         assert!(recorded.iter().any(|folder| name(folder) == *family), "no recorded {family}");
     }
     for folder in recorded {
         let (family, expected) = (name(&folder), folder.join("expected.safetensors"));
         let output = verify(&folder, &expected, &["--json"]);
-        assert_eq!(output.status.code(), Some(0), "{family}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{family}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(answer["holds"], true);
         let rows = answer["tensors"].as_array().unwrap();
         // Everything recorded was compared: all but the inputs and the adapter's own weights.
         let inputs = ["input_ids", "attention_mask", "token_type_ids", "pixel_values", "labels"];
         let file = models::TensorFile::open(&expected).unwrap();
-        let compared = file.names().into_iter().filter(|name| !inputs.contains(&name.as_str()) && !name.starts_with("lora.weight."));
+        let compared = file
+            .names()
+            .into_iter()
+            .filter(|name| !inputs.contains(&name.as_str()) && !name.starts_with("lora.weight."));
         for name in compared {
-            let row = rows.iter().find(|row| row["name"] == name.as_str()).unwrap_or_else(|| panic!("{family}: {name} was not compared"));
-            // The softmax cancels a bias of keys: its gradient is rounding, which the program itself judges.
+            let row = rows
+                .iter()
+                .find(|row| row["name"] == name.as_str())
+                .unwrap_or_else(|| panic!("{family}: {name} was not compared"));
+            // The softmax cancels a bias of keys: its gradient is rounding, which the program
+            // itself judges.
             let is_rounding = name.ends_with(".key.bias") || name.ends_with(".k_proj.bias");
             assert!(is_rounding || row["relative"].as_f64().unwrap() < 1e-5, "{family}: {row}");
         }
@@ -82,12 +106,19 @@ fn what_no_encoder_computes_is_refused_by_name() {
         for file in ["model.safetensors", "expected.safetensors"] {
             std::fs::copy(fixture.join(family).join(file), folder.path().join(file)).unwrap();
         }
-        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(fixture.join(family).join("config.json")).unwrap()).unwrap();
+        let mut config: Value = serde_json::from_str(
+            &std::fs::read_to_string(fixture.join(family).join("config.json")).unwrap(),
+        )
+        .unwrap();
         change(&mut config);
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let output = verify(folder.path(), &folder.path().join("expected.safetensors"), &[]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{family}: {error}");
+        assert_eq!(
+            (output.status.code(), error.lines().count()),
+            (Some(2), 1),
+            "{family}: {error}"
+        );
         error
     };
     for (family, key, value) in [
@@ -105,7 +136,9 @@ fn what_no_encoder_computes_is_refused_by_name() {
         let error = refused(family, &|config| config[key] = value.clone());
         assert!(error.contains(key) && error.contains("config.json"), "{family}: {error}");
     }
-    let error = refused("siglip_vision_model", &|config| config["vision_config"]["image_size"] = vec![32, 32].into());
+    let error = refused("siglip_vision_model", &|config| {
+        config["vision_config"]["image_size"] = vec![32, 32].into()
+    });
     assert!(error.contains("image_size"), "{error}");
     // Images of another size than the recorded ones.
     let error = refused("vit_oblong", &|config| config["image_size"] = vec![15, 20].into());

@@ -15,7 +15,8 @@ fn in_place() {
     const SOURCE: &str = "src/mpi/in_place.c";
     println!("cargo:rerun-if-changed={SOURCE}");
     println!("cargo:rerun-if-env-changed=MPICC");
-    let mpi = build_probe_mpi::probe().expect("MPI is not found; run ci/setup, or let MPICC name the compiler of your MPI");
+    let mpi = build_probe_mpi::probe()
+        .expect("MPI is not found; run ci/setup, or let MPICC name the compiler of your MPI");
     let mut build = cc::Build::new();
     build.file(SOURCE).includes(&mpi.include_paths);
     if let Some(compiler) = mpi.mpicc {

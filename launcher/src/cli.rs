@@ -1,13 +1,15 @@
 //! The command line.
 
 use crate::commands::{
-    bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init, inspect::Inspect, launch::Launch,
-    merge::Merge, plan::Plan, reference::Reference, render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
+    bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init,
+    inspect::Inspect, launch::Launch, merge::Merge, plan::Plan, reference::Reference,
+    render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
 };
 use crate::failure::Failure;
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
+/// Fine-tunes transformer models on many processes, with compressed activations and compressed
+/// gradients.
 #[derive(Debug, Parser)]
 #[command(name = "loract", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -85,19 +87,28 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let name = command.get_name();
-            assert!(help.contains("Example") && help.contains(&format!("loract {name}")), "{name}: {help:?}");
+            assert!(
+                help.contains("Example") && help.contains(&format!("loract {name}")),
+                "{name}: {help:?}"
+            );
         }
     }
 
     #[test]
     fn set_may_be_repeated() {
-        let cli = Cli::try_parse_from(["loract", "train", "c.toml", "--set", "a.b=1", "--set", "c.d=x=y"]).unwrap();
+        let cli = Cli::try_parse_from([
+            "loract", "train", "c.toml", "--set", "a.b=1", "--set", "c.d=x=y",
+        ])
+        .unwrap();
         let Command::Train(train) = cli.command else { panic!("another command") };
         assert_eq!(train.config.set, ["a.b=1", "c.d=x=y"]);
     }
 
     #[test]
     fn no_ranks_are_wrong_use() {
-        assert_eq!(Cli::try_parse_from(["loract", "launch", "-n", "0", "c.toml"]).unwrap_err().exit_code(), 2);
+        assert_eq!(
+            Cli::try_parse_from(["loract", "launch", "-n", "0", "c.toml"]).unwrap_err().exit_code(),
+            2
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Every environment variable that the workspace reads or sets, with its meaning: the code that hands
-//! variables on to the ranks and the reference page come from this list.
+//! Every environment variable that the workspace reads or sets, with its meaning: the code that
+//! hands variables on to the ranks and the reference page come from this list.
 
 use collective::env::{LORACT_CHECK_COLLECTIVES, LORACT_NCCL_DEADLINE};
 use std::fmt::Write;
@@ -46,12 +46,22 @@ impl Reader {
     }
 }
 
-const fn variable(name: &'static str, reader: Reader, meaning: &'static str, default: &'static str) -> Variable {
+const fn variable(
+    name: &'static str,
+    reader: Reader,
+    meaning: &'static str,
+    default: &'static str,
+) -> Variable {
     Variable { name, reader, meaning, default, is_handed_on: false }
 }
 
 /// One that `launch` hands on.
-const fn handed(name: &'static str, reader: Reader, meaning: &'static str, default: &'static str) -> Variable {
+const fn handed(
+    name: &'static str,
+    reader: Reader,
+    meaning: &'static str,
+    default: &'static str,
+) -> Variable {
     Variable { is_handed_on: true, ..variable(name, reader, meaning, default) }
 }
 
@@ -62,14 +72,39 @@ const VARIABLES: &[Variable] = &[
     handed(LORACT_LOG, Ranks, "the levels of the ranks' logs: debug, or info,reduce=trace", "info"),
     handed(LORACT_CHECK_COLLECTIVES.name, Ranks, LORACT_CHECK_COLLECTIVES.meaning, "1"),
     handed(LORACT_NCCL_DEADLINE.name, Ranks, LORACT_NCCL_DEADLINE.meaning, "180"),
-    handed(setup::INJECT_FAULT_VARIABLE, Ranks, "a fault for tests, such as panic:1:3: rank 1 panics in step 3", "no fault"),
+    handed(
+        setup::INJECT_FAULT_VARIABLE,
+        Ranks,
+        "a fault for tests, such as panic:1:3: rank 1 panics in step 3",
+        "no fault",
+    ),
     handed("RUST_BACKTRACE", Ranks, "1 adds the stack to the message of a panic", "0"),
-    variable("OMPI_MCA_btl_tcp_links", Ranks, "TCP connections between two ranks of Open MPI; set by ranks where it is not", "2"),
-    variable("OMPI_MCA_mpi_yield_when_idle", Ranks, "whether a rank that waits yields its core; set by ranks where it is not", "1"),
-    handed("LD_LIBRARY_PATH", Libraries, "directories of shared libraries: libtorch, NCCL, CUDA", "the system's"),
+    variable(
+        "OMPI_MCA_btl_tcp_links",
+        Ranks,
+        "TCP connections between two ranks of Open MPI; set by ranks where it is not",
+        "2",
+    ),
+    variable(
+        "OMPI_MCA_mpi_yield_when_idle",
+        Ranks,
+        "whether a rank that waits yields its core; set by ranks where it is not",
+        "1",
+    ),
+    handed(
+        "LD_LIBRARY_PATH",
+        Libraries,
+        "directories of shared libraries: libtorch, NCCL, CUDA",
+        "the system's",
+    ),
     handed("CUDA_VISIBLE_DEVICES", Libraries, "the GPUs that a rank may use", "all"),
     handed("NCCL_DEBUG", Libraries, "the level of NCCL's log", "none"),
-    handed("NCCL_SOCKET_IFNAME", Libraries, "the network interfaces that NCCL uses", "chosen by NCCL"),
+    handed(
+        "NCCL_SOCKET_IFNAME",
+        Libraries,
+        "the network interfaces that NCCL uses",
+        "chosen by NCCL",
+    ),
     handed("NCCL_IB_HCA", Libraries, "the InfiniBand adapters that NCCL uses", "chosen by NCCL"),
     handed("NCCL_IB_DISABLE", Libraries, "1 keeps NCCL from InfiniBand", "0"),
     variable(
@@ -78,33 +113,80 @@ const VARIABLES: &[Variable] = &[
         "the name of this host for NCCL; ranks with different ones may share a GPU, which tests use",
         "the host's name",
     ),
-    variable("OMP_NUM_THREADS", Program, "CPU threads of OpenMP, which `loract doctor` compares with the cores", "libtorch's"),
+    variable(
+        "OMP_NUM_THREADS",
+        Program,
+        "CPU threads of OpenMP, which `loract doctor` compares with the cores",
+        "libtorch's",
+    ),
     variable("NO_COLOR", Program, "any value turns colours off", "colours on a terminal"),
     variable("CLICOLOR_FORCE", Program, "1 turns colours on where the output is no terminal", "0"),
-    variable("LORACT_BLESS", Tests, "1 rewrites generated files, such as the pages of docs/reference, instead of comparing them", "0"),
-    variable("LORACT_TEST_DEVICE", Tests, "cuda runs the tests of kernels and layers on a GPU", "cpu"),
-    variable("LORACT_ASSERT_TIMES", Tests, "1 makes tests of deadlines fail when the machine is slow", "0"),
-    variable("LORACT_TEST_LINKS", Tests, "the value of OMPI_MCA_btl_tcp_links that the ranks of a test expect", "2"),
-    variable("LORACT_REPETITIONS", Tests, "how many times ci/flaky repeats a test", "as the script says"),
-    variable("LORACT_PEERS", Tests, "the directory of the tools that ci compares with", ".deps/peers"),
+    variable(
+        "LORACT_BLESS",
+        Tests,
+        "1 rewrites generated files, such as the pages of docs/reference, instead of comparing them",
+        "0",
+    ),
+    variable(
+        "LORACT_TEST_DEVICE",
+        Tests,
+        "cuda runs the tests of kernels and layers on a GPU",
+        "cpu",
+    ),
+    variable(
+        "LORACT_ASSERT_TIMES",
+        Tests,
+        "1 makes tests of deadlines fail when the machine is slow",
+        "0",
+    ),
+    variable(
+        "LORACT_TEST_LINKS",
+        Tests,
+        "the value of OMPI_MCA_btl_tcp_links that the ranks of a test expect",
+        "2",
+    ),
+    variable(
+        "LORACT_REPETITIONS",
+        Tests,
+        "how many times ci/flaky repeats a test",
+        "as the script says",
+    ),
+    variable(
+        "LORACT_PEERS",
+        Tests,
+        "the directory of the tools that ci compares with",
+        ".deps/peers",
+    ),
     variable("LORACT", Tests, "the program that ci/bench measures", "target/release/loract"),
-    variable("JINJA_REFERENCE", Tests, "a file of templates that jinja2 has rendered, to compare with", "not compared"),
+    variable(
+        "JINJA_REFERENCE",
+        Tests,
+        "a file of templates that jinja2 has rendered, to compare with",
+        "not compared",
+    ),
     variable("PROPTEST_CASES", Tests, "cases of each property test", "as the test says"),
     variable("LIBTORCH", Build, "the directory of libtorch 2.11.0", "none"),
-    variable("DEP_TCH_LIBTORCH_LIB", Build, "set by cargo: the directory of libtorch's libraries", "none"),
+    variable(
+        "DEP_TCH_LIBTORCH_LIB",
+        Build,
+        "set by cargo: the directory of libtorch's libraries",
+        "none",
+    ),
 ];
 
 /// All variables.
 fn all() -> Vec<Variable> {
     let known = |name: &str| VARIABLES.iter().any(|variable| variable.name == name);
     let of_launchers = collective::env::ALL.iter().filter(|variable| !known(variable.name));
-    let of_launchers = of_launchers.map(|found| variable(found.name, Ranks, found.meaning, "set by the launcher"));
+    let of_launchers =
+        of_launchers.map(|found| variable(found.name, Ranks, found.meaning, "set by the launcher"));
     VARIABLES.iter().copied().chain(of_launchers).collect()
 }
 
 /// The variables that `launch` hands on to the ranks and that are set.
 pub fn handed_on() -> Vec<&'static str> {
-    let handed = VARIABLES.iter().filter(|variable| variable.is_handed_on).map(|variable| variable.name);
+    let handed =
+        VARIABLES.iter().filter(|variable| variable.is_handed_on).map(|variable| variable.name);
     handed.filter(|name| std::env::var_os(name).is_some()).collect()
 }
 
@@ -113,10 +195,18 @@ pub fn reference() -> String {
     let mut page = String::from(INTRODUCTION);
     for reader in Reader::ALL {
         // Writing to a string cannot fail.
-        let _ = write!(page, "\n## {}\n\n| variable | meaning | default | handed on |\n|---|---|---|---|\n", reader.title());
+        let _ = write!(
+            page,
+            "\n## {}\n\n| variable | meaning | default | handed on |\n|---|---|---|---|\n",
+            reader.title()
+        );
         for found in all().iter().filter(|variable| variable.reader == reader) {
             let handed_on = if found.is_handed_on { "yes" } else { "" };
-            let _ = writeln!(page, "| `{}` | {} | {} | {handed_on} |", found.name, found.meaning, found.default);
+            let _ = writeln!(
+                page,
+                "| `{}` | {} | {} | {handed_on} |",
+                found.name, found.meaning, found.default
+            );
         }
     }
     page
@@ -138,7 +228,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    /// The names that begin with `LORACT_` in the files of a folder of the repository, but for the list of former names.
+    /// The names that begin with `LORACT_` in the files of a folder of the repository, but for the
+    /// list of former names.
     fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         for entry in entries.filter(|path| !path.ends_with("tests/glossary.rs")) {
@@ -146,8 +237,12 @@ mod tests {
                 names_in(&entry, names);
             } else if let Ok(text) = std::fs::read_to_string(&entry) {
                 let starts = text.match_indices("LORACT_").map(|(start, _)| &text[start..]);
-                let is_name = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
-                names.extend(starts.map(|rest| rest.chars().take_while(|letter| is_name(*letter)).collect::<String>()));
+                let is_name = |letter: char| {
+                    letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_'
+                };
+                names.extend(starts.map(|rest| {
+                    rest.chars().take_while(|letter| is_name(*letter)).collect::<String>()
+                }));
             }
         }
     }
@@ -161,16 +256,26 @@ mod tests {
         }
         used.remove("LORACT_");
         let known: Vec<&str> = all().iter().map(|variable| variable.name).collect();
-        let unknown: Vec<&String> = used.iter().filter(|name| !known.contains(&name.as_str())).collect();
+        let unknown: Vec<&String> =
+            used.iter().filter(|name| !known.contains(&name.as_str())).collect();
         assert!(unknown.is_empty(), "{unknown:?} are not in the registry");
-        assert_eq!(known.iter().collect::<BTreeSet<_>>().len(), known.len(), "a variable is there twice");
-        let unused: Vec<_> = known.iter().filter(|name| name.starts_with("LORACT_") && !used.contains(**name)).collect();
+        assert_eq!(
+            known.iter().collect::<BTreeSet<_>>().len(),
+            known.len(),
+            "a variable is there twice"
+        );
+        let unused: Vec<_> = known
+            .iter()
+            .filter(|name| name.starts_with("LORACT_") && !used.contains(**name))
+            .collect();
         assert!(unused.is_empty(), "{unused:?} are read by nobody");
     }
 
     #[test]
     fn what_ranks_of_ours_read_is_handed_on() {
-        let mut ours = all().into_iter().filter(|variable| variable.reader == Reader::Ranks && variable.name.starts_with("LORACT_"));
+        let mut ours = all().into_iter().filter(|variable| {
+            variable.reader == Reader::Ranks && variable.name.starts_with("LORACT_")
+        });
         assert!(ours.all(|variable| variable.is_handed_on));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to resume. It is EX_TEMPFAIL of `sysexits.h`, on which
-/// schedulers can requeue a job.
+/// The exit code of a run that was stopped by a signal after a checkpoint: run it again to resume.
+/// It is EX_TEMPFAIL of `sysexits.h`, on which schedulers can requeue a job.
 pub const STOPPED: u8 = 75;
 
 /// Why a command did not do its work.
@@ -13,7 +13,8 @@ pub enum Failure {
     Input(String),
     /// Anything else: exit code 1.
     Other(anyhow::Error),
-    /// A signal asked to stop, and a checkpoint was saved: exit code 75. No failure, but not done either.
+    /// A signal asked to stop, and a checkpoint was saved: exit code 75. No failure, but not done
+    /// either.
     Stopped(String),
     /// A failure that has been reported already: only the exit code is left.
     Reported(u8),
@@ -56,12 +57,17 @@ pub fn one_line(message: &str) -> String {
 }
 
 impl From<clap::Error> for Failure {
-    /// clap's page in one line: `unexpected argument '--rank' found; a similar argument exists: '--ranks'; usage: …; try '--help'`.
+    /// clap's page in one line: `unexpected argument '--rank' found; a similar argument exists:
+    /// '--ranks'; usage: …; try '--help'`.
     fn from(error: clap::Error) -> Self {
         let page = error.to_string();
         let parts = page.split("\n\n").map(one_line).filter(|part| !part.is_empty()).map(|part| {
-            let part = ["error: ", "tip: "].iter().find_map(|word| part.strip_prefix(word)).unwrap_or(&part);
-            part.replace("Usage: ", "usage: ").replace("For more information, try '--help'.", "try '--help'")
+            let part = ["error: ", "tip: "]
+                .iter()
+                .find_map(|word| part.strip_prefix(word))
+                .unwrap_or(&part);
+            part.replace("Usage: ", "usage: ")
+                .replace("For more information, try '--help'.", "try '--help'")
         });
         Self::Input(parts.collect::<Vec<_>>().join("; "))
     }
@@ -99,7 +105,10 @@ mod tests {
 
     #[test]
     fn wrong_use_is_one_line_with_its_remedy() {
-        let refused = |arguments: &[&str]| match crate::cli::Cli::command().try_get_matches_from(arguments).map_err(Failure::from) {
+        let refused = |arguments: &[&str]| match crate::cli::Cli::command()
+            .try_get_matches_from(arguments)
+            .map_err(Failure::from)
+        {
             Err(Failure::Input(message)) => message,
             other => panic!("{other:?}"),
         };

@@ -1,8 +1,9 @@
 //! Who made a job fail, told from what mpirun and the ranks wrote.
 //!
-//! Four kinds of lines are understood: a rank's own last words (`rank 1 (host node2): …`, printed by the crate `collective`), its words of
-//! another rank (`rank 0 (host node1): rank 1 (host node2) has …`), Open MPI's notices (`mpirun` of version 4, `prterun` of version 5), and
-//! those of MPICH's `hydra`.
+//! Four kinds of lines are understood: a rank's own last words (`rank 1 (host node2): …`, printed
+//! by the crate `collective`), its words of another rank (`rank 0 (host node1): rank 1 (host node2)
+//! has …`), Open MPI's notices (`mpirun` of version 4, `prterun` of version 5), and those of
+//! MPICH's `hydra`.
 
 use crate::{failure::one_line, logs};
 
@@ -34,7 +35,8 @@ pub struct Fault {
     pub pid: Option<u32>,
     /// What became of it.
     pub cause: Cause,
-    /// What it was last heard to do, where another rank said so: `at step 12, in all_reduce (collective 345)`.
+    /// What it was last heard to do, where another rank said so: `at step 12, in all_reduce
+    /// (collective 345)`.
     pub last: Option<String>,
 }
 
@@ -53,7 +55,8 @@ pub struct Reader {
     head: Vec<String>,
 }
 
-/// How much a fault explains. A rank that loses its partner complains, but is not the culprit: the partner is.
+/// How much a fault explains. A rank that loses its partner complains, but is not the culprit: the
+/// partner is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Weight {
     /// An error that the rank logged and survived.
@@ -75,7 +78,8 @@ struct Context {
     aborting: Option<usize>,
 }
 
-/// Lines that are shown for a failure without an explanation. mpirun prints the fault first, then lengthy advice.
+/// Lines that are shown for a failure without an explanation. mpirun prints the fault first, then
+/// lengthy advice.
 const HEAD: usize = 3;
 
 impl Reader {
@@ -97,17 +101,26 @@ impl Reader {
         self.faults.iter().any(|(weight, _)| *weight > Weight::Logged)
     }
 
-    /// The culprit: the first of those that explain most. Whom another rank has named, a second witness may explain better.
+    /// The culprit: the first of those that explain most. Whom another rank has named, a second
+    /// witness may explain better.
     pub fn culprit(&self) -> Option<Fault> {
         let most = self.faults.iter().map(|(weight, _)| *weight).max()?;
         let (_, first) = self.faults.iter().find(|(weight, _)| *weight == most)?;
-        let same_rank = || self.faults.iter().filter(|(_, fault)| fault.rank.is_some() && fault.rank == first.rank);
-        let is_witness = |(weight, fault): &&(Weight, Fault)| *weight > Weight::Complaint && !matches!(fault.cause, Cause::Named(_));
+        let same_rank = || {
+            self.faults.iter().filter(|(_, fault)| fault.rank.is_some() && fault.rank == first.rank)
+        };
+        let is_witness = |(weight, fault): &&(Weight, Fault)| {
+            *weight > Weight::Complaint && !matches!(fault.cause, Cause::Named(_))
+        };
         let mut culprit = first.clone();
-        if let (Cause::Named(words), Some((_, better))) = (&first.cause, same_rank().find(is_witness)) {
+        if let (Cause::Named(words), Some((_, better))) =
+            (&first.cause, same_rank().find(is_witness))
+        {
             culprit = Fault { host: first.host.clone(), last: last_heard(words), ..better.clone() };
         } else if !matches!(first.cause, Cause::Named(_)) {
-            let named = same_rank().find_map(|(_, fault)| if let Cause::Named(words) = &fault.cause { last_heard(words) } else { None });
+            let named = same_rank().find_map(|(_, fault)| {
+                if let Cause::Named(words) = &fault.cause { last_heard(words) } else { None }
+            });
             culprit.last = named;
         }
         Some(culprit)
@@ -119,10 +132,14 @@ impl Reader {
     }
 
     fn understand(&mut self, line: &str) -> Option<(Weight, Fault)> {
-        own_words(line).or_else(|| noticed(line)).or_else(|| self.open_mpi_exit(line)).or_else(|| self.hydra(line))
+        own_words(line)
+            .or_else(|| noticed(line))
+            .or_else(|| self.open_mpi_exit(line))
+            .or_else(|| self.hydra(line))
     }
 
-    /// Open MPI: `MPI_ABORT was invoked on rank 1 …` and `with errorcode 3.`; `Process name: [[8443,1],1]` and `Exit code:    3`.
+    /// Open MPI: `MPI_ABORT was invoked on rank 1 …` and `with errorcode 3.`; `Process name:
+    /// [[8443,1],1]` and `Exit code:    3`.
     fn open_mpi_exit(&mut self, line: &str) -> Option<(Weight, Fault)> {
         if let Some(rest) = line.strip_prefix("MPI_ABORT was invoked on rank ") {
             self.context.aborting = leading_number(rest);
@@ -135,7 +152,11 @@ impl Reader {
             return Some((Weight::Exit, Fault::of_rank(rank, None, cause)));
         }
         if let Some(name) = line.strip_prefix("Process name:") {
-            self.context.rank = name.trim().trim_end_matches(']').rsplit_once(',').and_then(|(_, rank)| rank.trim().parse().ok());
+            self.context.rank = name
+                .trim()
+                .trim_end_matches(']')
+                .rsplit_once(',')
+                .and_then(|(_, rank)| rank.trim().parse().ok());
             return None;
         }
         if let Some(code) = line.strip_prefix("Exit code:")
@@ -147,8 +168,9 @@ impl Reader {
         None
     }
 
-    /// hydra: `=   PID 1234 RUNNING AT node2` (`RANK 1 PID …` in Intel MPI), then `=   EXIT CODE: 9` or `KILLED BY SIGNAL: 9`, and
-    /// `YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)`.
+    /// hydra: `=   PID 1234 RUNNING AT node2` (`RANK 1 PID …` in Intel MPI), then `=   EXIT CODE:
+    /// 9` or `KILLED BY SIGNAL: 9`, and `YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed
+    /// (signal 9)`.
     fn hydra(&mut self, line: &str) -> Option<(Weight, Fault)> {
         if let Some((_, rest)) = line.split_once("application called MPI_Abort(MPI_COMM_WORLD, ") {
             let rank = rest.rsplit_once("process ").and_then(|(_, rank)| leading_number(rank));
@@ -156,7 +178,8 @@ impl Reader {
             return Some((Weight::Exit, Fault { rank, host: None, pid: None, cause, last: None }));
         }
         if let Some((_, rest)) = line.split_once("TERMINATED WITH THE EXIT STRING:") {
-            let signal = rest.split_once("(signal ").and_then(|(_, number)| leading_number(number))?;
+            let signal =
+                rest.split_once("(signal ").and_then(|(_, number)| leading_number(number))?;
             return Some((Weight::Cause, self.of_context(Cause::Signal(signal))));
         }
         let line = line.strip_prefix('=')?.trim();
@@ -176,16 +199,26 @@ impl Reader {
     }
 
     fn of_context(&self, cause: Cause) -> Fault {
-        Fault { rank: self.context.rank, host: self.context.host.clone(), pid: self.context.pid, cause, last: None }
+        Fault {
+            rank: self.context.rank,
+            host: self.context.host.clone(),
+            pid: self.context.pid,
+            cause,
+            last: None,
+        }
     }
 }
 
-/// `rank 1 (host node2): message` and `rank 1 (host node2) panicked: message`; and `rank 0 (host node1): rank 1 (host node2) has …`.
+/// `rank 1 (host node2): message` and `rank 1 (host node2) panicked: message`; and `rank 0 (host
+/// node1): rank 1 (host node2) has …`.
 fn own_words(line: &str) -> Option<(Weight, Fault)> {
     let (rank, host, words) = rank_and_host(line)?;
     let words = words.strip_prefix(':').unwrap_or(words).trim();
     if let Some((named, its_host, words)) = rank_and_host(words) {
-        return Some((Weight::Cause, Fault::of_rank(named, Some(its_host), Cause::Named(words.trim().to_owned()))));
+        return Some((
+            Weight::Cause,
+            Fault::of_rank(named, Some(its_host), Cause::Named(words.trim().to_owned())),
+        ));
     }
     let (weight, cause) = if let Some(logged) = words.strip_prefix(logs::LOGGED) {
         (Weight::Logged, Cause::Words(logged.trim().to_owned()))
@@ -217,7 +250,8 @@ fn last_heard(words: &str) -> Option<String> {
     Some(last.split(';').next().unwrap_or(last).to_owned())
 }
 
-/// Open MPI: `mpirun noticed that process rank 1 with PID 99 on node node2 exited on signal 9 (Killed).`
+/// Open MPI: `mpirun noticed that process rank 1 with PID 99 on node node2 exited on signal 9
+/// (Killed).`
 fn noticed(line: &str) -> Option<(Weight, Fault)> {
     let (_, rest) = line.split_once(" noticed that process rank ")?;
     let (rank, rest) = rest.split_once(" with PID ")?;
@@ -226,7 +260,10 @@ fn noticed(line: &str) -> Option<(Weight, Fault)> {
     // mpirun says 0 where it has forgotten the process.
     let pid = pid.parse().ok().filter(|pid| *pid > 0);
     let cause = Cause::Signal(leading_number(signal)?);
-    Some((Weight::Cause, Fault { rank: rank.parse().ok(), host: Some(host.to_owned()), pid, cause, last: None }))
+    Some((
+        Weight::Cause,
+        Fault { rank: rank.parse().ok(), host: Some(host.to_owned()), pid, cause, last: None },
+    ))
 }
 
 /// The number at the beginning of `text`.
@@ -254,13 +291,16 @@ impl Fault {
         let host = self.host.as_ref().map_or_else(String::new, |host| format!(" on host {host}"));
         let sentence = match &self.cause {
             Cause::Named(words) => format!("{rank}{host} {words}"),
-            Cause::Signal(signal) => format!("{rank}{host} was killed by {} {when}", signal_name(*signal)),
+            Cause::Signal(signal) => {
+                format!("{rank}{host} was killed by {} {when}", signal_name(*signal))
+            }
             Cause::Words(words) => format!("{rank}{host} failed {when}: {words}"),
             Cause::Input(message) => message.clone(),
             Cause::Abort(code) => format!("{rank}{host} called MPI_Abort({code}) {when}"),
             Cause::Exit(code) => format!("{rank}{host} exited with code {code} {when}"),
         };
-        sentence + &self.last.as_ref().map_or_else(String::new, |last| format!("{LAST_HEARD}{last}"))
+        sentence
+            + &self.last.as_ref().map_or_else(String::new, |last| format!("{LAST_HEARD}{last}"))
     }
 }
 
@@ -294,7 +334,8 @@ mod tests {
         read(output).culprit().unwrap().sentence(12)
     }
 
-    const KILLED: &str = "--------------------------------------------------------------------------
+    const KILLED: &str =
+        "--------------------------------------------------------------------------
 Primary job  terminated normally, but 1 process returned
 a non-zero exit code. Per user-direction, the job has been aborted.
 --------------------------------------------------------------------------
@@ -304,7 +345,10 @@ mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Kil
 
     #[test]
     fn open_mpi_names_a_killed_rank() {
-        assert_eq!(sentence(KILLED), "rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12");
+        assert_eq!(
+            sentence(KILLED),
+            "rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12"
+        );
         let prte = "prterun noticed that process rank 3 with PID 812 on node n2 exited on\nsignal 11 (Segmentation fault).";
         assert!(read(prte).culprit().is_none(), "a wrapped notice is not guessed at");
         let prte = "prterun noticed that process rank 3 with PID 812 on node n2 exited on signal 11 (Segmentation fault).";
@@ -318,7 +362,8 @@ mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Kil
 
     #[test]
     fn open_mpi_names_a_rank_that_exits() {
-        let output = "mpirun detected that one or more processes exited with non-zero status, thus causing
+        let output =
+            "mpirun detected that one or more processes exited with non-zero status, thus causing
 the job to be terminated. The first process to do so was:
 
   Process name: [[8443,1],1]
@@ -339,12 +384,17 @@ the job to be terminated. The first process to do so was:
     fn a_rank_speaks_for_itself() {
         let output = "rank 1 (host node2) panicked: index out of bounds at src/x.rs:3\n\
             MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD\nwith errorcode 101.";
-        assert_eq!(sentence(output), "rank 1 on host node2 failed at step 12: panicked: index out of bounds at src/x.rs:3");
-        assert_eq!(sentence("rank 0 (host a): the loss is NaN"), "rank 0 on host a failed at step 12: the loss is NaN");
+        assert_eq!(
+            sentence(output),
+            "rank 1 on host node2 failed at step 12: panicked: index out of bounds at src/x.rs:3"
+        );
+        assert_eq!(
+            sentence("rank 0 (host a): the loss is NaN"),
+            "rank 0 on host a failed at step 12: the loss is NaN"
+        );
     }
 
-    const DEATH: &str =
-        "rank 0 (host vm): rank 1 (host vm) has ended without a word; last heard of at step 11, in all_gather (collective 30)";
+    const DEATH: &str = "rank 0 (host vm): rank 1 (host vm) has ended without a word; last heard of at step 11, in all_gather (collective 30)";
 
     #[test]
     fn a_rank_that_another_names_is_the_culprit() {
@@ -354,35 +404,63 @@ the job to be terminated. The first process to do so was:
             sentence(silent),
             "rank 3 on host b has not been heard of for 54 s; last heard of at step 12, in barrier (collective 9); its host is down"
         );
-        assert_eq!(sentence("rank 0 (host a): rank 0: MPI failed in barrier: x").matches("rank 0").count(), 2, "words about itself");
+        assert_eq!(
+            sentence("rank 0 (host a): rank 0: MPI failed in barrier: x").matches("rank 0").count(),
+            2,
+            "words about itself"
+        );
     }
 
     #[test]
     fn whom_another_names_mpirun_may_know_better() {
         let with_last = "; last heard of at step 11, in all_gather (collective 30)";
-        let killed = format!("rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12{with_last}");
+        let killed =
+            format!("rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12{with_last}");
         assert_eq!(sentence(&format!("{DEATH}\n{KILLED}")), killed);
         assert_eq!(sentence(&format!("{KILLED}\n{DEATH}")), killed);
         let exit = "Process name: [[8443,1],1]\nExit code:    3";
-        assert_eq!(sentence(&format!("{DEATH}\n{exit}")), format!("rank 1 on host vm exited with code 3 at step 12{with_last}"));
+        assert_eq!(
+            sentence(&format!("{DEATH}\n{exit}")),
+            format!("rank 1 on host vm exited with code 3 at step 12{with_last}")
+        );
         let panicked = "rank 1 (host vm) panicked: no memory";
         let says = format!("rank 1 on host vm failed at step 12: panicked: no memory{with_last}");
-        assert_eq!([sentence(&format!("{panicked}\n{DEATH}")), sentence(&format!("{DEATH}\n{panicked}"))], [says.clone(), says]);
+        assert_eq!(
+            [sentence(&format!("{panicked}\n{DEATH}")), sentence(&format!("{DEATH}\n{panicked}"))],
+            [says.clone(), says]
+        );
         let other = "Process name: [[8443,1],0]\nExit code:    1";
-        assert!(sentence(&format!("{other}\n{DEATH}")).starts_with("rank 1 on host vm has ended without a word; last heard"));
+        assert!(
+            sentence(&format!("{other}\n{DEATH}"))
+                .starts_with("rank 1 on host vm has ended without a word; last heard")
+        );
     }
 
     #[test]
     fn a_refused_input_is_said_as_it_is() {
-        let reader = read("rank 1 (host a): input error: c.toml:3: [model] path: there is no m\nrank 0 (host a): the job ends");
-        assert_eq!(reader.culprit().unwrap().cause, Cause::Input("c.toml:3: [model] path: there is no m".into()));
+        let reader = read(
+            "rank 1 (host a): input error: c.toml:3: [model] path: there is no m\nrank 0 (host a): the job ends",
+        );
+        assert_eq!(
+            reader.culprit().unwrap().cause,
+            Cause::Input("c.toml:3: [model] path: there is no m".into())
+        );
     }
 
     #[test]
     fn the_partner_that_complains_is_not_the_culprit() {
-        let output = format!("rank 0 (host vm): rank 0: MPI failed in all_reduce: peer lost (code 15)\n{KILLED}");
-        assert_eq!(sentence(&output), "rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12");
-        assert!(sentence("rank 0 (host vm): rank 0: MPI failed in all_reduce: x").contains("MPI failed"), "better than nothing");
+        let output = format!(
+            "rank 0 (host vm): rank 0: MPI failed in all_reduce: peer lost (code 15)\n{KILLED}"
+        );
+        assert_eq!(
+            sentence(&output),
+            "rank 1 on host vm was killed by signal 9 (SIGKILL) at step 12"
+        );
+        assert!(
+            sentence("rank 0 (host vm): rank 0: MPI failed in all_reduce: x")
+                .contains("MPI failed"),
+            "better than nothing"
+        );
     }
 
     #[test]
@@ -397,7 +475,8 @@ the job to be terminated. The first process to do so was:
 
     #[test]
     fn hydra_names_a_killed_process() {
-        let output = "===================================================================================
+        let output =
+            "===================================================================================
 =   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
 =   PID 4321 RUNNING AT node2
 =   EXIT CODE: 9
@@ -407,17 +486,29 @@ the job to be terminated. The first process to do so was:
 YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)";
         let reader = read(output);
         let fault = reader.culprit().unwrap();
-        assert_eq!((fault.rank, fault.pid, fault.host.as_deref()), (None, Some(4321), Some("node2")));
-        assert_eq!(fault.sentence(12), "a rank on host node2 was killed by signal 9 (SIGKILL) at step 12");
+        assert_eq!(
+            (fault.rank, fault.pid, fault.host.as_deref()),
+            (None, Some(4321), Some("node2"))
+        );
+        assert_eq!(
+            fault.sentence(12),
+            "a rank on host node2 was killed by signal 9 (SIGKILL) at step 12"
+        );
         let intel = "=   RANK 1 PID 20114 RUNNING AT n1\n=   KILLED BY SIGNAL: 9 (Killed)";
-        assert_eq!(sentence(intel), "rank 1 on host n1 was killed by signal 9 (SIGKILL) at step 12");
+        assert_eq!(
+            sentence(intel),
+            "rank 1 on host n1 was killed by signal 9 (SIGKILL) at step 12"
+        );
     }
 
     #[test]
     fn hydra_names_a_rank_that_aborts_or_exits() {
         let abort = "Abort(3) on node 1 (rank 1 in comm 0): application called MPI_Abort(MPI_COMM_WORLD, 3) - process 1";
         assert_eq!(sentence(abort), "rank 1 called MPI_Abort(3) at step 12");
-        assert_eq!(sentence("=   PID 5 RUNNING AT n1\n=   EXIT CODE: 2"), "a rank on host n1 exited with code 2 at step 12");
+        assert_eq!(
+            sentence("=   PID 5 RUNNING AT n1\n=   EXIT CODE: 2"),
+            "a rank on host n1 exited with code 2 at step 12"
+        );
     }
 
     #[test]
@@ -425,12 +516,22 @@ YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)";
         let output = "ssh: Could not resolve hostname n7\n------\nORTE was unable to\nstart daemons.\n\n* not finding the libraries\n---";
         let reader = read(output);
         assert!(reader.culprit().is_none());
-        assert_eq!(reader.first_words(), "ssh: Could not resolve hostname n7 ORTE was unable to start daemons.");
+        assert_eq!(
+            reader.first_words(),
+            "ssh: Could not resolve hostname n7 ORTE was unable to start daemons."
+        );
     }
 
     #[test]
     fn ordinary_output_is_no_sign_of_failure() {
-        for line in ["rank order is fine", "rank 1 of 2 on vm, process 3", "3/30 loss 2.1", "=", "Exit code: 3", "with errorcode 3"] {
+        for line in [
+            "rank order is fine",
+            "rank 1 of 2 on vm, process 3",
+            "3/30 loss 2.1",
+            "=",
+            "Exit code: 3",
+            "with errorcode 3",
+        ] {
             assert!(!Reader::default().line(line), "{line}");
         }
     }

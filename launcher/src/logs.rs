@@ -1,4 +1,5 @@
-//! A rank's log: everything into its file, errors on stderr as well, each with the rank and host it is from; and its timeline.
+//! A rank's log: everything into its file, errors on stderr as well, each with the rank and host it
+//! is from; and its timeline.
 
 use crate::{env, run_dir::RunDir};
 use anyhow::Context;
@@ -23,22 +24,39 @@ pub const LOGGED: &str = "[error]";
 
 const FAILED: &str = "the run failed: ";
 
-/// Sends this process's log to the rank's file in the run directory, after what an interrupted run has written. The first line of each
-/// process has its rank and host.
+/// Sends this process's log to the rank's file in the run directory, after what an interrupted run
+/// has written. The first line of each process has its rank and host.
 ///
-/// What the steps spend their time on goes to the file `trace` in Chrome's trace format, of other ranks than 0 to one of their own, until the returned
-/// guard is dropped.
-pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Option<&Path>) -> anyhow::Result<Option<FlushGuard>> {
-    std::fs::create_dir_all(dir.logs()).with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
+/// What the steps spend their time on goes to the file `trace` in Chrome's trace format, of other
+/// ranks than 0 to one of their own, until the returned guard is dropped.
+pub fn start(
+    dir: &RunDir,
+    rank: usize,
+    world_size: usize,
+    host: &str,
+    trace: Option<&Path>,
+) -> anyhow::Result<Option<FlushGuard>> {
+    std::fs::create_dir_all(dir.logs())
+        .with_context(|| format!("cannot make the directory {}", dir.logs().display()))?;
     let path = dir.rank_log(rank);
-    let file =
-        OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot write the log {}", path.display()))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot write the log {}", path.display()))?;
     let filter = match std::env::var(env::LORACT_LOG) {
-        Ok(levels) => EnvFilter::try_new(&levels)
-            .with_context(|| format!("{}={levels} is not a log filter; try debug, or info,reduce=trace", env::LORACT_LOG))?,
+        Ok(levels) => EnvFilter::try_new(&levels).with_context(|| {
+            format!(
+                "{}={levels} is not a log filter; try debug, or info,reduce=trace",
+                env::LORACT_LOG
+            )
+        })?,
         Err(_) => EnvFilter::new("info"),
     };
-    let to_file = tracing_subscriber::fmt::layer().with_writer(Mutex::new(file)).with_ansi(false).with_filter(filter);
+    let to_file = tracing_subscriber::fmt::layer()
+        .with_writer(Mutex::new(file))
+        .with_ansi(false)
+        .with_filter(filter);
     let to_stderr = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
@@ -46,8 +64,15 @@ pub fn start(dir: &RunDir, rank: usize, world_size: usize, host: &str, trace: Op
         .with_filter(LevelFilter::from_level(Level::ERROR));
     let (timeline, guard) = match trace.map(|path| timeline(path, rank)).transpose()? {
         Some(file) => {
-            let (layer, guard) = ChromeLayerBuilder::new().writer(file).include_args(true).include_locations(false).build();
-            (Some(layer.with_filter(EnvFilter::new("off,loract_trainer=trace,reduce=trace"))), Some(guard))
+            let (layer, guard) = ChromeLayerBuilder::new()
+                .writer(file)
+                .include_args(true)
+                .include_locations(false)
+                .build();
+            (
+                Some(layer.with_filter(EnvFilter::new("off,loract_trainer=trace,reduce=trace"))),
+                Some(guard),
+            )
         }
         None => (None, None),
     };
@@ -65,7 +90,9 @@ fn timeline(path: &Path, rank: usize) -> anyhow::Result<File> {
 
 fn path_of_rank(path: &Path, rank: usize) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
+    let extension = path
+        .extension()
+        .map_or_else(String::new, |extension| format!(".{}", extension.to_string_lossy()));
     path.with_file_name(format!("{stem}-rank-{rank:04}{extension}"))
 }
 
@@ -78,7 +105,8 @@ pub fn origin(log: &str) -> Option<(String, u32)> {
     log.lines().rev().find_map(parse_first_line).map(|(_, host, pid)| (host, pid))
 }
 
-/// Says in the log why the run has failed, in words that [`last_words`] finds there should they not reach mpirun.
+/// Says in the log why the run has failed, in words that [`last_words`] finds there should they not
+/// reach mpirun.
 pub fn failed(words: &str) {
     tracing::warn!("{FAILED}{words}");
 }
@@ -120,7 +148,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         write!(writer, "rank {} (host {}): {LOGGED} ", self.rank, self.host)?;
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
@@ -133,11 +166,21 @@ mod tests {
 
     #[test]
     fn the_first_line_tells_where_a_rank_ran() {
-        let line = format!("2026-01-01T00:00:00Z  INFO loract: {}\nmore on x, process 1", first_line(1, 2, "node-7", 4321));
+        let line = format!(
+            "2026-01-01T00:00:00Z  INFO loract: {}\nmore on x, process 1",
+            first_line(1, 2, "node-7", 4321)
+        );
         assert_eq!(origin(&line), Some(("node-7".to_owned(), 4321)));
         assert_eq!((world_size(&line), world_size("something else")), (Some(2), None));
-        let twice = format!("{line}\nINFO loract: {}\nskipped 1 of 2 on x, process 9", first_line(1, 3, "node-8", 99));
-        assert_eq!((origin(&twice), world_size(&twice)), (Some(("node-8".to_owned(), 99)), Some(3)), "the last process counts");
+        let twice = format!(
+            "{line}\nINFO loract: {}\nskipped 1 of 2 on x, process 9",
+            first_line(1, 3, "node-8", 99)
+        );
+        assert_eq!(
+            (origin(&twice), world_size(&twice)),
+            (Some(("node-8".to_owned(), 99)), Some(3)),
+            "the last process counts"
+        );
         assert_eq!(origin(""), None);
         assert_eq!(origin("something else"), None);
     }

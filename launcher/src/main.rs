@@ -1,8 +1,11 @@
-//! `loract`: fine-tunes transformer models on many processes, with compressed activations and compressed gradients.
+//! `loract`: fine-tunes transformer models on many processes, with compressed activations and
+//! compressed gradients.
 //!
-//! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports ([`mpirun`], [`run_monitor`], [`shutdown`],
-//! [`progress`], [`report`], [`fault`]); [`render`] makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
-//! [`mod@reference`] and [`mod@env`] make the reference pages of the manual. Everything else is done by the crate `trainer`.
+//! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports
+//! ([`mpirun`], [`run_monitor`], [`shutdown`], [`progress`], [`report`], [`fault`]); [`render`]
+//! makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
+//! [`mod@reference`] and [`mod@env`] make the reference pages of the manual. Everything else is
+//! done by the crate `trainer`.
 
 mod cli;
 mod commands;
@@ -42,7 +45,12 @@ fn main() -> ExitCode {
             cli.run()
         }
         // Of no command at all, clap makes a page on stderr, with code 2.
-        Err(help) if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand || !help.use_stderr() => help.exit(),
+        Err(help)
+            if help.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                || !help.use_stderr() =>
+        {
+            help.exit()
+        }
         Err(wrong_use) => Err(Failure::from(wrong_use)),
     };
     match outcome {
@@ -51,13 +59,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends quietly when nobody reads on (`loract plan … | head`), as other programs do; Rust's own way is a panic. Ranks and who starts them have
-/// other pipes, whose end means something else.
+/// Ends quietly when nobody reads on (`loract plan … | head`), as other programs do; Rust's own way
+/// is a panic. Ranks and who starts them have other pipes, whose end means something else.
 fn end_with_the_reader(command: &cli::Command) {
     /// What shells make of the signal.
     const CODE: i32 = 128 + signal_hook::consts::SIGPIPE;
-    if !matches!(command, cli::Command::Train(_) | cli::Command::Launch(_) | cli::Command::Doctor(_)) {
+    if !matches!(
+        command,
+        cli::Command::Train(_) | cli::Command::Launch(_) | cli::Command::Doctor(_)
+    ) {
         // Where it cannot be had, the panic is.
-        let _ = signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGPIPE, CODE, Arc::new(AtomicBool::new(true)));
+        let _ = signal_hook::flag::register_conditional_shutdown(
+            signal_hook::consts::SIGPIPE,
+            CODE,
+            Arc::new(AtomicBool::new(true)),
+        );
     }
 }

@@ -40,7 +40,8 @@ pub struct Step {
     pub exact_reduced_bytes: Option<f64>,
     /// The validation loss after this step, where it was measured.
     pub eval_loss: Option<f64>,
-    /// The share of the validation samples whose class was predicted, where samples have classes and it was measured.
+    /// The share of the validation samples whose class was predicted, where samples have classes
+    /// and it was measured.
     pub eval_accuracy: Option<f64>,
 }
 
@@ -61,8 +62,9 @@ impl Follower {
         Self { path, position: 0, file: None, partial: Vec::new() }
     }
 
-    /// The steps written since the last call. A line that is no step is passed over. Where the file was replaced, all of its steps: a step
-    /// that is not after the one before it begins the file again.
+    /// The steps written since the last call. A line that is no step is passed over. Where the file
+    /// was replaced, all of its steps: a step that is not after the one before it begins the file
+    /// again.
     pub fn poll(&mut self) -> Vec<Step> {
         let mut new = Vec::new();
         let read = File::open(&self.path).and_then(|mut file| {
@@ -74,11 +76,14 @@ impl Follower {
             file.seek(SeekFrom::Start(self.position))?;
             file.read_to_end(&mut new)
         });
-        // The file appears with the first step; on a network file system a read may also fail for a moment.
+        // The file appears with the first step; on a network file system a read may also fail for a
+        // moment.
         let Ok(read) = read else { return Vec::new() };
         self.position += read as u64;
         self.partial.extend_from_slice(&new);
-        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
         let lines: Vec<u8> = self.partial.drain(..=end).collect();
         lines
             .split(|byte| *byte == b'\n')
@@ -114,7 +119,8 @@ impl Course {
         }
         let seconds = step.step_seconds.unwrap_or(0.0);
         self.seconds += seconds;
-        self.tokens += step.tokens.or(step.tokens_per_second.map(|rate| rate * seconds)).unwrap_or(0.0);
+        self.tokens +=
+            step.tokens.or(step.tokens_per_second.map(|rate| rate * seconds)).unwrap_or(0.0);
         // The first step also pays for memory and caches.
         if self.steps > 0 {
             self.settled_seconds += seconds;
@@ -136,7 +142,11 @@ impl Course {
 
     /// Mean seconds per step, without the first where there are others.
     pub fn step_seconds(&self) -> Option<f64> {
-        let (seconds, steps) = if self.steps > 1 { (self.settled_seconds, self.steps - 1) } else { (self.seconds, self.steps) };
+        let (seconds, steps) = if self.steps > 1 {
+            (self.settled_seconds, self.steps - 1)
+        } else {
+            (self.seconds, self.steps)
+        };
         (steps > 0 && seconds > 0.0).then(|| seconds / steps as f64)
     }
 
@@ -204,8 +214,15 @@ mod tests {
         write!(file, "{{\"step\":1,\"loss\":2.5}}\n{{\"step\":2,\"lo").unwrap();
         assert_eq!(follower.poll().iter().map(|step| step.step).collect::<Vec<_>>(), [1]);
         assert!(follower.poll().is_empty(), "half a line is no line");
-        write!(file, "ss\":2.0}}\nnot json\n{{\"step\":2,\"eval_loss\":1}}\n{{\"step\":3,\"loss\":1}}\n").unwrap();
-        assert_eq!(follower.poll().iter().map(|step| (step.step, step.loss)).collect::<Vec<_>>(), [(2, Some(2.0)), (3, Some(1.0))]);
+        write!(
+            file,
+            "ss\":2.0}}\nnot json\n{{\"step\":2,\"eval_loss\":1}}\n{{\"step\":3,\"loss\":1}}\n"
+        )
+        .unwrap();
+        assert_eq!(
+            follower.poll().iter().map(|step| (step.step, step.loss)).collect::<Vec<_>>(),
+            [(2, Some(2.0)), (3, Some(1.0))]
+        );
     }
 
     #[test]
@@ -215,10 +232,15 @@ mod tests {
         let mut follower = Follower::new(path.clone());
         let mut course = Course::default();
         let mut read = || follower.poll().into_iter().for_each(|step| course.add(step));
-        std::fs::write(&path, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2}\n{\"step\":3,\"lo").unwrap();
+        std::fs::write(&path, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2}\n{\"step\":3,\"lo")
+            .unwrap();
         read();
         // A run resumes after step 1.
-        std::fs::write(&aside, "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2.5}\n{\"step\":3,\"loss\":1}\n").unwrap();
+        std::fs::write(
+            &aside,
+            "{\"step\":1,\"loss\":3}\n{\"step\":2,\"loss\":2.5}\n{\"step\":3,\"loss\":1}\n",
+        )
+        .unwrap();
         std::fs::rename(&aside, &path).unwrap();
         read();
         assert_eq!((course.steps(), course.last.unwrap().loss), (3, Some(1.0)));
@@ -228,7 +250,9 @@ mod tests {
     fn a_course_sums_what_was_sent_and_keeps_the_most_that_was_held() {
         let mut course = Course::default();
         assert_eq!((course.step_seconds(), course.tokens_per_second()), (None, None));
-        for (step, (seconds, kept, sent)) in (1..).zip([(3.0, 10.0, 5.0), (1.0, 30.0, 1.0), (2.0, 20.0, 1.0)]) {
+        for (step, (seconds, kept, sent)) in
+            (1..).zip([(3.0, 10.0, 5.0), (1.0, 30.0, 1.0), (2.0, 20.0, 1.0)])
+        {
             course.add(Step {
                 step,
                 step_seconds: Some(seconds),
@@ -241,6 +265,9 @@ mod tests {
         assert_eq!(course.steps(), 3);
         assert_eq!(course.step_seconds(), Some(1.5), "the first step is left out");
         assert_eq!(course.tokens_per_second(), Some(30.0));
-        assert_eq!((course.kept_bytes(), course.reduced_bytes(), course.peak_bytes()), (Some(30.0), Some(7.0), None));
+        assert_eq!(
+            (course.kept_bytes(), course.reduced_bytes(), course.peak_bytes()),
+            (Some(30.0), Some(7.0), None)
+        );
     }
 }

@@ -50,7 +50,15 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { bar, what: what.to_owned(), bytes, next_line: Instant::now() + QUIET, unsaid: None, announced: false, untold: true }
+        Self {
+            bar,
+            what: what.to_owned(),
+            bytes,
+            next_line: Instant::now() + QUIET,
+            unsaid: None,
+            announced: false,
+            untold: true,
+        }
     }
 
     /// Says what begins, where there is no terminal that shows it.
@@ -78,8 +86,13 @@ impl Progress {
             None => {
                 // A new activity is shown at once; the progress of a known one can wait.
                 let first = std::mem::take(&mut self.untold) && message != self.what;
-                let count = |count: u64| if self.bytes { units::bytes(count as f64) } else { count.to_string() };
-                let part = total.map_or_else(|| count(done), |total| format!("{}/{}", count(done), count(total)));
+                let count = |count: u64| {
+                    if self.bytes { units::bytes(count as f64) } else { count.to_string() }
+                };
+                let part = total.map_or_else(
+                    || count(done),
+                    |total| format!("{}/{}", count(done), count(total)),
+                );
                 self.unsaid = Some(format!("{part}  {message}"));
                 if first || Instant::now() >= self.next_line {
                     self.say();
@@ -108,12 +121,16 @@ impl Progress {
 
 fn style(known_total: bool, bytes: bool) -> ProgressStyle {
     let template = match (known_total, bytes) {
-        (true, true) => "{bar:14} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {wide_msg}",
+        (true, true) => {
+            "{bar:14} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left  {wide_msg}"
+        }
         (false, true) => "{spinner} {decimal_bytes}  {wide_msg}",
         (true, false) => "{bar:14} {pos}/{len}  {wide_msg}",
         (false, false) => "{spinner} {pos}  {wide_msg}",
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 /// A step in a few words: `loss 3.214  533 tokens/s  activations 7.10 MB of 28.4 MB  41 s left`.
@@ -126,11 +143,15 @@ pub fn words(step: &Step, course: &Course, total: Option<u64>) -> String {
         words.push(format!("{} tokens/s", units::rate(rate)));
     }
     match (step.kept_bytes, step.exact_bytes) {
-        (Some(kept), Some(exact)) if exact > kept => words.push(format!("activations {} of {}", units::bytes(kept), units::bytes(exact))),
+        (Some(kept), Some(exact)) if exact > kept => {
+            words.push(format!("activations {} of {}", units::bytes(kept), units::bytes(exact)))
+        }
         (Some(kept), _) => words.push(format!("activations {}", units::bytes(kept))),
         _ => {}
     }
-    if let (Some(left @ 1..), Some(seconds)) = (total.map(|total| total.saturating_sub(step.step)), course.step_seconds()) {
+    if let (Some(left @ 1..), Some(seconds)) =
+        (total.map(|total| total.saturating_sub(step.step)), course.step_seconds())
+    {
         words.push(format!("{} left", units::seconds(seconds * left as f64)));
     }
     words.join("  ")
@@ -153,7 +174,13 @@ mod tests {
         };
         let mut course = Course::default();
         course.add(step.clone());
-        assert_eq!(words(&step, &course, Some(30)), "loss 3.2100  533 tokens/s  activations 7.10 MB of 28.4 MB  40.0 s left");
-        assert_eq!(words(&Step { loss: Some(1.0), ..Step::default() }, &Course::default(), None), "loss 1.0000");
+        assert_eq!(
+            words(&step, &course, Some(30)),
+            "loss 3.2100  533 tokens/s  activations 7.10 MB of 28.4 MB  40.0 s left"
+        );
+        assert_eq!(
+            words(&Step { loss: Some(1.0), ..Step::default() }, &Course::default(), None),
+            "loss 1.0000"
+        );
     }
 }

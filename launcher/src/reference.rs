@@ -24,12 +24,33 @@ checkpoint, run again to resume; 1 any other failure.
 fn write_command(page: &mut String, command: &Command) {
     let name = command.get_name();
     let usage = command.clone().bin_name(format!("loract {name}")).render_usage().to_string();
-    let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+    let about = command
+        .get_long_about()
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     // Writing to a string cannot fail.
-    let _ = write!(page, "\n## `loract {name}`\n\n{about}\n\n```text\n{}\n```\n\n", usage.trim_start_matches("Usage: "));
-    for argument in command.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
-        let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
-        let _ = writeln!(page, "- `{}`: {}{}", spelling(argument), help.replace('\n', " "), details(argument));
+    let _ = write!(
+        page,
+        "\n## `loract {name}`\n\n{about}\n\n```text\n{}\n```\n\n",
+        usage.trim_start_matches("Usage: ")
+    );
+    for argument in command
+        .get_arguments()
+        .filter(|argument| !argument.is_hide_set() && argument.get_id() != "help")
+    {
+        let help = argument
+            .get_long_help()
+            .or(argument.get_help())
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let _ = writeln!(
+            page,
+            "- `{}`: {}{}",
+            spelling(argument),
+            help.replace('\n', " "),
+            details(argument)
+        );
     }
     if let Some(examples) = command.get_after_help() {
         let _ = write!(page, "\n```text\n{examples}\n```\n");
@@ -42,8 +63,12 @@ fn spelling(argument: &Arg) -> String {
     let long = argument.get_long().map(|long| format!("--{long}"));
     let flags: Vec<String> = short.into_iter().chain(long).collect();
     let takes_value = argument.get_action().takes_values();
-    let value = argument.get_value_names().filter(|_| takes_value).map(|names| format!("<{}>", names.join("> <")));
-    let words: Vec<String> = (!flags.is_empty()).then(|| flags.join(", ")).into_iter().chain(value).collect();
+    let value = argument
+        .get_value_names()
+        .filter(|_| takes_value)
+        .map(|names| format!("<{}>", names.join("> <")));
+    let words: Vec<String> =
+        (!flags.is_empty()).then(|| flags.join(", ")).into_iter().chain(value).collect();
     words.join(" ")
 }
 
@@ -52,9 +77,22 @@ fn details(argument: &Arg) -> String {
     if !argument.get_action().takes_values() {
         return String::new();
     }
-    let valid: Vec<String> = argument.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
-    let default: Vec<String> = argument.get_default_values().iter().map(|value| format!("`{}`", value.to_string_lossy())).collect();
-    let valid = if valid.is_empty() { String::new() } else { format!(". One of {}", valid.join(", ")) };
-    let default = if default.is_empty() { String::new() } else { format!(". Default: {}", default.join(", ")) };
+    let valid: Vec<String> = argument
+        .get_possible_values()
+        .iter()
+        .map(|value| format!("`{}`", value.get_name()))
+        .collect();
+    let default: Vec<String> = argument
+        .get_default_values()
+        .iter()
+        .map(|value| format!("`{}`", value.to_string_lossy()))
+        .collect();
+    let valid =
+        if valid.is_empty() { String::new() } else { format!(". One of {}", valid.join(", ")) };
+    let default = if default.is_empty() {
+        String::new()
+    } else {
+        format!(". Default: {}", default.join(", "))
+    };
     valid + &default
 }

@@ -29,7 +29,10 @@ impl Report {
         let steps = Follower::new(dir.metrics()).poll();
         let mut course = Course::default();
         steps.iter().for_each(|step| course.add(step.clone()));
-        let summary = std::fs::read(dir.summary()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let summary = std::fs::read(dir.summary())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
         Self { dir: dir.clone(), world_size, steps, course, summary, page: None }
     }
 
@@ -68,7 +71,9 @@ impl Report {
 
     fn adapter(&self) -> Option<String> {
         let named = self.summary.get("adapter").and_then(Value::as_str).map(str::to_owned);
-        named.or_else(|| self.dir.adapter().exists().then(|| self.dir.adapter().display().to_string()))
+        named.or_else(|| {
+            self.dir.adapter().exists().then(|| self.dir.adapter().display().to_string())
+        })
     }
 
     fn model(&self) -> Option<String> {
@@ -89,25 +94,41 @@ impl Report {
     /// What the table says: names and values.
     pub fn rows(&self) -> Vec<[String; 2]> {
         let mut rows: Vec<[String; 2]> = Vec::new();
-        let mut row = |name: &str, value: Option<String>| rows.extend(value.map(|value| [name.to_owned(), value]));
+        let mut row = |name: &str, value: Option<String>| {
+            rows.extend(value.map(|value| [name.to_owned(), value]))
+        };
         let course = &self.course;
 
-        row("validation loss, before → after", change(self.number("eval_loss_before"), self.number("eval_loss_after")));
+        row(
+            "validation loss, before → after",
+            change(self.number("eval_loss_before"), self.number("eval_loss_after")),
+        );
         row(
             "validation accuracy, macro F1",
-            self.classes().map(|[accuracy, f1]| format!("{:.2} %, {:.2} %", 100.0 * accuracy, 100.0 * f1)),
+            self.classes()
+                .map(|[accuracy, f1]| format!("{:.2} %, {:.2} %", 100.0 * accuracy, 100.0 * f1)),
         );
         let (first, last) = self.losses();
         row("training loss, first → last step", change(first, last));
         let steps = course.steps();
         let seconds = self.number("seconds").unwrap_or_else(|| course.seconds());
-        let ranks = if self.world_size == 1 { "1 rank".to_owned() } else { format!("{} ranks", self.world_size) };
-        row("steps", (steps > 0).then(|| format!("{steps} on {ranks} in {}", units::seconds(seconds))));
+        let ranks = if self.world_size == 1 {
+            "1 rank".to_owned()
+        } else {
+            format!("{} ranks", self.world_size)
+        };
+        row(
+            "steps",
+            (steps > 0).then(|| format!("{steps} on {ranks} in {}", units::seconds(seconds))),
+        );
         row("step time", course.step_seconds().map(units::seconds));
         row("tokens per second", course.tokens_per_second().map(units::rate));
         row("saved for backward", against(course.kept_bytes(), course.exact_bytes(), "exactly"));
         row("peak of tensor memory", course.peak_bytes().map(units::bytes));
-        row("sent by each rank", against(course.reduced_bytes(), course.exact_reduced_bytes(), "with exact sums"));
+        row(
+            "sent by each rank",
+            against(course.reduced_bytes(), course.exact_reduced_bytes(), "with exact sums"),
+        );
         row("adapter", self.adapter());
         row("model", self.model());
         row("metrics", Some(self.dir.metrics().display().to_string()));
@@ -163,7 +184,8 @@ impl Report {
 }
 
 fn change(before: Option<f64>, after: Option<f64>) -> Option<String> {
-    let say = |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.4}"));
+    let say =
+        |value: Option<f64>| value.map_or_else(|| "?".to_owned(), |value| format!("{value:.4}"));
     (before.is_some() || after.is_some()).then(|| format!("{} → {}", say(before), say(after)))
 }
 
@@ -171,7 +193,12 @@ fn against(value: Option<f64>, exact: Option<f64>, how: &str) -> Option<String> 
     let value = value?;
     Some(match exact {
         Some(exact) if value > 0.0 => {
-            format!("{}; {how} {} ({})", units::bytes(value), units::bytes(exact), units::ratio(exact / value))
+            format!(
+                "{}; {how} {} ({})",
+                units::bytes(value),
+                units::bytes(exact),
+                units::ratio(exact / value)
+            )
         }
         _ => units::bytes(value),
     })
@@ -201,7 +228,11 @@ mod tests {
             )
         };
         std::fs::write(dir.metrics(), line(1, 3.0) + &line(2, 2.0)).unwrap();
-        std::fs::write(dir.summary(), "{\"eval_loss_before\":3.5,\"eval_loss_after\":2.5,\"adapter\":\"a/b\"}").unwrap();
+        std::fs::write(
+            dir.summary(),
+            "{\"eval_loss_before\":3.5,\"eval_loss_after\":2.5,\"adapter\":\"a/b\"}",
+        )
+        .unwrap();
         let report = Report::read(&dir, 2);
         let table = report.table();
         for says in [
@@ -215,7 +246,10 @@ mod tests {
             assert!(table.contains(says), "no {says:?} in\n{table}");
         }
         let json = report.json();
-        assert_eq!((json["steps"].as_u64(), json["eval_loss_after"].as_f64()), (Some(2), Some(2.5)));
+        assert_eq!(
+            (json["steps"].as_u64(), json["eval_loss_after"].as_f64()),
+            (Some(2), Some(2.5))
+        );
         assert_eq!(json["tokens_per_second"].as_f64(), Some(50.0));
     }
 

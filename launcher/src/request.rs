@@ -27,20 +27,29 @@ impl<'a> Request<'a> {
 
     /// Takes a signal for such a wish, if it is one of those that are, and the first.
     pub fn take(&mut self, number: usize) -> bool {
-        let is_wish =
-            self.signal.is_none() && self.run.checkpoint.signals.iter().any(|signal| trainer::signal_number(*signal) as usize == number);
+        let is_wish = self.signal.is_none()
+            && self
+                .run
+                .checkpoint
+                .signals
+                .iter()
+                .any(|signal| trainer::signal_number(*signal) as usize == number);
         if is_wish {
             self.signal = Some(number);
             let name = fault::signal_name(i32::try_from(number).unwrap_or_default());
-            eprintln!("{name}: the ranks save and stop after this step; a second signal ends them at once");
+            eprintln!(
+                "{name}: the ranks save and stop after this step; a second signal ends them at once"
+            );
         }
         is_wish
     }
 
-    /// Passes it on once all ranks listen, which they do before they write their first line. A rank that did not would end without saving.
+    /// Passes it on once all ranks listen, which they do before they write their first line. A rank
+    /// that did not would end without saving.
     pub fn pass_on(&mut self, job: &Job) {
         let listen = |(rank, size): (usize, &u64)| size_of_log(self.dir, rank) > *size;
-        if self.signal.is_some() && !self.is_passed_on && self.sizes.iter().enumerate().all(listen) {
+        if self.signal.is_some() && !self.is_passed_on && self.sizes.iter().enumerate().all(listen)
+        {
             job.ask_to_stop();
             self.is_passed_on = true;
         }

@@ -31,8 +31,9 @@ pub enum Verdict {
 }
 
 impl Restarts {
-    /// `allowed` restarts, the first after `first`, each further one after twice the time, up to a minute, until a new checkpoint is reached;
-    /// `newest` is the newest checkpoint before the first start.
+    /// `allowed` restarts, the first after `first`, each further one after twice the time, up to a
+    /// minute, until a new checkpoint is reached; `newest` is the newest checkpoint before the
+    /// first start.
     pub fn new(allowed: u32, first: Duration, newest: Option<u64>) -> Self {
         Self { allowed, done: 0, first, wait: first, reached: newest, fruitless: 0 }
     }

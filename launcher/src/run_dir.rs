@@ -75,13 +75,15 @@ impl RunDir {
         self.0.join("hosts")
     }
 
-    /// How a run starts here: from scratch where the directory has no run, or where an earlier one is to be replaced (`overwrite`); where one was
-    /// interrupted, by resuming it. Writes nothing.
+    /// How a run starts here: from scratch where the directory has no run, or where an earlier one
+    /// is to be replaced (`overwrite`); where one was interrupted, by resuming it. Writes nothing.
     ///
     /// # Errors
     /// The earlier run is finished, or is another than this one.
     pub fn run_start(&self, run: &Run, overwrite: bool) -> Result<RunStart, Failure> {
-        if overwrite || !(self.metrics().exists() || checkpoint::newest_checkpoint(&self.0).is_some()) {
+        if overwrite
+            || !(self.metrics().exists() || checkpoint::newest_checkpoint(&self.0).is_some())
+        {
             return Ok(RunStart::Fresh);
         }
         let refuse = |holds: &str| {
@@ -93,19 +95,21 @@ impl RunDir {
         if self.summary().exists() {
             return Err(refuse("a finished run"));
         }
-        let begun = std::fs::read_to_string(self.config()).map_err(|_| refuse("the metrics of an earlier run"))?;
+        let begun = std::fs::read_to_string(self.config())
+            .map_err(|_| refuse("the metrics of an earlier run"))?;
         checkpoint::check_compatible(run, &begun)?;
         Ok(RunStart::Resume)
     }
 
-    /// Makes the directory, and writes the resolved configuration. A run that starts from scratch removes what an earlier one measured, saved,
-    /// logged and reported there.
+    /// Makes the directory, and writes the resolved configuration. A run that starts from scratch
+    /// removes what an earlier one measured, saved, logged and reported there.
     pub fn claim(&self, run: &Run, start: RunStart) -> anyhow::Result<()> {
         if start == RunStart::Fresh {
             self.clear()?;
         }
         let logs = self.logs();
-        std::fs::create_dir_all(&logs).with_context(|| format!("cannot make the directory {}", logs.display()))?;
+        std::fs::create_dir_all(&logs)
+            .with_context(|| format!("cannot make the directory {}", logs.display()))?;
         // Complete or absent: a run that resumes is compared with it.
         Ok(files::write(&self.config(), run.to_toml())?)
     }
@@ -120,10 +124,13 @@ impl RunDir {
         // The metrics go last: as long as they are there, so is the earlier run.
         let checkpoints = checkpoint::checkpoints(&self.0);
         for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
-            let checkpoint = entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
+            let checkpoint =
+                entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
             absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
         }
-        for earlier in [analysis::BitAllocation::path(&self.0), self.summary(), self.report(), self.metrics()] {
+        for earlier in
+            [analysis::BitAllocation::path(&self.0), self.summary(), self.report(), self.metrics()]
+        {
             absent_is_fine(std::fs::remove_file(&earlier), &earlier)?;
         }
         let logs = self.logs();
@@ -153,7 +160,11 @@ mod tests {
 
     fn run(at: &Path, steps: u64) -> Run {
         let config = at.join("c.toml");
-        std::fs::write(&config, format!("[run]\nsteps = {steps}\n[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n")).unwrap();
+        std::fs::write(
+            &config,
+            format!("[run]\nsteps = {steps}\n[model]\npath='m'\n[lora]\n[data]\ntrain='t'\n"),
+        )
+        .unwrap();
         Run::load(&config, &[format!("run.dir={}", at.join("run").display())]).unwrap()
     }
 
@@ -178,13 +189,21 @@ mod tests {
 
         let other = run(at.path(), 8);
         let message = refusal(&dir, &other);
-        assert!(message.contains("[run] steps: is 8, and the run in ") && message.contains("was started with 9"), "{message}");
+        assert!(
+            message.contains("[run] steps: is 8, and the run in ")
+                && message.contains("was started with 9"),
+            "{message}"
+        );
         assert_eq!(dir.run_start(&other, true).unwrap(), RunStart::Fresh);
 
         std::fs::write(dir.summary(), "{}").unwrap();
         assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));
         std::fs::create_dir_all(checkpoint::checkpoints(dir.path()).join("step-00000004")).unwrap();
         dir.claim(&same, RunStart::Fresh).unwrap();
-        assert!(!dir.metrics().exists() && !dir.summary().exists() && checkpoint::newest_checkpoint(dir.path()).is_none());
+        assert!(
+            !dir.metrics().exists()
+                && !dir.summary().exists()
+                && checkpoint::newest_checkpoint(dir.path()).is_none()
+        );
     }
 }

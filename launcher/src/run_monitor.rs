@@ -31,12 +31,18 @@ impl RunMonitor {
     pub fn start(run: &Run, what: &str) -> Self {
         let total = match run.length() {
             Length::Steps(steps) => Some(steps),
-            // Only the trainer knows the number of samples; its first line of metrics has the number of steps.
+            // Only the trainer knows the number of samples; its first line of metrics has the
+            // number of steps.
             Length::Epochs(_) => None,
         };
         let mut progress = Progress::start(what, total);
         progress.announce();
-        Self { follower: Follower::new(RunDir::new(run).metrics()), course: Course::default(), progress, total }
+        Self {
+            follower: Follower::new(RunDir::new(run).metrics()),
+            course: Course::default(),
+            progress,
+            total,
+        }
     }
 
     /// Shows what is new.

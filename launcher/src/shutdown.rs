@@ -3,17 +3,20 @@
 use crate::{mpirun::Job, run_monitor::POLL_INTERVAL};
 use std::time::Duration;
 
-/// After the first sign of failure, the time in which mpirun should end the job by itself; then it gets SIGTERM.
+/// After the first sign of failure, the time in which mpirun should end the job by itself; then it
+/// gets SIGTERM.
 const TERM_AFTER: Duration = Duration::from_secs(5);
-/// After SIGTERM, the time in which it should end; then it gets SIGKILL, and all ranks on this host with it.
+/// After SIGTERM, the time in which it should end; then it gets SIGKILL, and all ranks on this host
+/// with it.
 const KILL_AFTER: Duration = Duration::from_secs(8);
 /// After SIGKILL, the time after which it is not waited for any more.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 
-/// Ends a job in stages: it may end by itself, then it gets SIGTERM, then SIGKILL, then it is not waited for any more.
+/// Ends a job in stages: it may end by itself, then it gets SIGTERM, then SIGKILL, then it is not
+/// waited for any more.
 ///
-/// Its clock counts only the time for which this program was awake: a machine that is busy, or was suspended, gives mpirun no time to name
-/// the rank that failed.
+/// Its clock counts only the time for which this program was awake: a machine that is busy, or was
+/// suspended, gives mpirun no time to name the rank that failed.
 #[derive(Debug, Default)]
 pub struct Shutdown {
     /// The time for which this program was awake so far.
@@ -91,7 +94,11 @@ mod tests {
         shutdown.failing();
         let due = shutdown.next.unwrap().0;
         shutdown.failing();
-        assert_eq!(shutdown.next, Some((due, Stage::Terminate)), "a second sign of failure does not extend the time");
+        assert_eq!(
+            shutdown.next,
+            Some((due, Stage::Terminate)),
+            "a second sign of failure does not extend the time"
+        );
         shutdown.interrupted(2);
         assert_eq!(shutdown.next.unwrap().1, Stage::Terminate);
         assert!(shutdown.next.unwrap().0 <= shutdown.now);

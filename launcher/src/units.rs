@@ -11,7 +11,8 @@ pub fn bytes(count: f64) -> String {
 
 /// The decimal unit in which `count` bytes are written, and the bytes it stands for.
 pub fn unit_of_bytes(count: f64) -> (&'static str, f64) {
-    const UNITS: [(&str, f64); 5] = [("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)];
+    const UNITS: [(&str, f64); 5] =
+        [("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12)];
     // What would be written as 1000 belongs to the next.
     UNITS.into_iter().find(|(_, size)| count / size < 999.5).unwrap_or(UNITS[UNITS.len() - 1])
 }
@@ -29,7 +30,11 @@ pub fn seconds(value: f64) -> String {
         value => {
             let whole = Duration::from_secs_f64(value.min(1e9)).as_secs();
             let (hours, minutes, seconds) = (whole / 3600, whole / 60 % 60, whole % 60);
-            if hours > 0 { format!("{hours} h {minutes} min") } else { format!("{minutes} min {seconds} s") }
+            if hours > 0 {
+                format!("{hours} h {minutes} min")
+            } else {
+                format!("{minutes} min {seconds} s")
+            }
         }
     }
 }
@@ -72,6 +77,9 @@ mod tests {
             (seconds(0.35), seconds(1.918), seconds(723.0), seconds(11_100.0)),
             ("350 ms".into(), "1.92 s".into(), "12 min 3 s".into(), "3 h 5 min".into())
         );
-        assert_eq!((rate(533.4), rate(12_400.0), rate(1_234_567.0)), ("533".into(), "12 400".into(), "1 234 567".into()));
+        assert_eq!(
+            (rate(533.4), rate(12_400.0), rate(1_234_567.0)),
+            ("533".into(), "12 400".into(), "1 234 567".into())
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! An MPIJob as kubeflow/mpi-operator's v2beta1 knows it (`pkg/apis/kubeflow/v2beta1/types.go` and the schema that is made of it): all fields of the
-//! operator with their types and values, and of Kubernetes' own pods those that `loract render` writes. Any other is refused, as the cluster
+//! An MPIJob as kubeflow/mpi-operator's v2beta1 knows it (`pkg/apis/kubeflow/v2beta1/types.go` and
+//! the schema that is made of it): all fields of the operator with their types and values, and of
+//! Kubernetes' own pods those that `loract render` writes. Any other is refused, as the cluster
 //! refuses it.
 #![allow(dead_code)] // the schema has more than the tests look at
 

@@ -1,5 +1,5 @@
-//! Several hosts on one machine: network namespaces on a bridge, each with its own address and host name, that mpirun reaches through a script
-//! in place of ssh. Links can be cut and slowed.
+//! Several hosts on one machine: network namespaces on a bridge, each with its own address and host
+//! name, that mpirun reaches through a script in place of ssh. Links can be cut and slowed.
 
 use std::{
     fs,
@@ -15,7 +15,8 @@ use crate::program::times::{HANG_LIMIT, POLL_INTERVAL};
 /// Numbers of networks on this machine, `10.77.N.0/24`.
 const SUBNETS: u32 = 254;
 
-/// Hosts `node2`, `node3`, … with the addresses `10.77.N.2`, `10.77.N.3`, …; this machine is `10.77.N.1`. Dropped, they are gone.
+/// Hosts `node2`, `node3`, … with the addresses `10.77.N.2`, `10.77.N.3`, …; this machine is
+/// `10.77.N.1`. Dropped, they are gone.
 pub struct Hosts {
     /// What the names of its interfaces and namespaces begin with.
     prefix: String,
@@ -28,7 +29,8 @@ pub struct Hosts {
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Hosts {
-    /// Makes `count` hosts, whose files are in `folder`. Where this machine does not allow it, says why and makes none.
+    /// Makes `count` hosts, whose files are in `folder`. Where this machine does not allow it, says
+    /// why and makes none.
     pub fn start(count: u32, folder: &Path) -> Option<Hosts> {
         let made = MADE.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("lr{:x}x{made}", std::process::id());
@@ -40,7 +42,8 @@ impl Hosts {
         Some(hosts)
     }
 
-    /// Takes a number that no other network of this machine has, whoever made it: only one can make the bridge of that name.
+    /// Takes a number that no other network of this machine has, whoever made it: only one can make
+    /// the bridge of that name.
     fn take_subnet(&mut self) -> Result<(), String> {
         for subnet in 1..=SUBNETS {
             match ip(&format!("link add lr-{subnet} type bridge")) {
@@ -52,7 +55,9 @@ impl Hosts {
                 }
             }
         }
-        Err(format!("all {SUBNETS} networks are taken; remove those that no test uses: ip link del lr-1"))
+        Err(format!(
+            "all {SUBNETS} networks are taken; remove those that no test uses: ip link del lr-1"
+        ))
     }
 
     fn bridge(&self) -> String {
@@ -72,13 +77,18 @@ impl Hosts {
             ip(&format!("-n {namespace} link set eth0 up"))?;
             ip(&format!("-n {namespace} link set lo up"))?;
         }
-        let tried = Command::new("unshare").args(["--uts", "hostname", "node2"]).output().map_err(|cause| format!("unshare: {cause}"))?;
+        let tried = Command::new("unshare")
+            .args(["--uts", "hostname", "node2"])
+            .output()
+            .map_err(|cause| format!("unshare: {cause}"))?;
         if !tried.status.success() {
             return Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned());
         }
-        let script = AGENT.replace("PREFIX", prefix).replace("FOLDER", &folder.display().to_string());
+        let script =
+            AGENT.replace("PREFIX", prefix).replace("FOLDER", &folder.display().to_string());
         fs::write(&self.agent, script).map_err(|cause| cause.to_string())?;
-        fs::set_permissions(&self.agent, fs::Permissions::from_mode(0o755)).map_err(|cause| cause.to_string())
+        fs::set_permissions(&self.agent, fs::Permissions::from_mode(0o755))
+            .map_err(|cause| cause.to_string())
     }
 
     fn numbers(&self) -> std::ops::Range<u32> {
@@ -97,14 +107,17 @@ impl Hosts {
     /// `[cluster] mpirun_args`, one rank on each host in order.
     pub fn mpirun_args(&self) -> Vec<String> {
         let net = format!("10.77.{}.0/24", self.subnet);
-        let hosts: Vec<String> = self.numbers().map(|host| format!("10.77.{}.{host}:1", self.subnet)).collect();
+        let hosts: Vec<String> =
+            self.numbers().map(|host| format!("10.77.{}.{host}:1", self.subnet)).collect();
         let settings = [
             ("plm_rsh_agent", self.agent.display().to_string()),
             ("oob_tcp_if_include", net.clone()),
             ("btl_tcp_if_include", net),
             ("btl", "self,tcp".into()),
         ];
-        let settings = settings.into_iter().flat_map(|(name, value)| ["--mca".to_owned(), name.to_owned(), value]);
+        let settings = settings
+            .into_iter()
+            .flat_map(|(name, value)| ["--mca".to_owned(), name.to_owned(), value]);
         ["--host".to_owned(), hosts.join(",")].into_iter().chain(settings).collect()
     }
 
@@ -143,7 +156,11 @@ impl Hosts {
     /// The processes on all hosts.
     fn processes(&self) -> Vec<u32> {
         let of = |host| ip(&format!("netns pids {}", self.namespace(host))).unwrap_or_default();
-        self.numbers().flat_map(|host| of(host).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+        self.numbers()
+            .flat_map(|host| {
+                of(host).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 }
 
@@ -174,7 +191,10 @@ fn ip(arguments: &str) -> Result<String, String> {
 }
 
 fn run(program: &str, arguments: &str) -> Result<String, String> {
-    let output = Command::new(program).args(arguments.split(' ')).output().map_err(|cause| format!("{program}: {cause}"))?;
+    let output = Command::new(program)
+        .args(arguments.split(' '))
+        .output()
+        .map_err(|cause| format!("{program}: {cause}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

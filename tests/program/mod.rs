@@ -27,10 +27,12 @@ use times::{HANG_LIMIT, POLL_INTERVAL};
 /// The vocabulary of the tiny model.
 pub const VOCABULARY: i64 = 97;
 
-/// A folder with a run of the tiny Llama in `run.toml`, which reads the token ids in `batches.safetensors` and writes to `run/`.
+/// A folder with a run of the tiny Llama in `run.toml`, which reads the token ids in
+/// `batches.safetensors` and writes to `run/`.
 pub struct Place {
     folder: TempDir,
-    /// Temporary files of its processes: mpirun keeps a folder there, which it shares with no other test.
+    /// Temporary files of its processes: mpirun keeps a folder there, which it shares with no other
+    /// test.
     scratch: TempDir,
 }
 
@@ -61,8 +63,10 @@ sequence_length = 16
 
 impl Place {
     pub fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap(), scratch: tempfile::tempdir().unwrap() };
-        let ids: Vec<i64> = (0..8 * 2 * 16).map(|index| 3 + index * 31 % (VOCABULARY - 3)).collect();
+        let place =
+            Self { folder: tempfile::tempdir().unwrap(), scratch: tempfile::tempdir().unwrap() };
+        let ids: Vec<i64> =
+            (0..8 * 2 * 16).map(|index| 3 + index * 31 % (VOCABULARY - 3)).collect();
         place.write_batches("batches.safetensors", [8, 2, 16], &ids);
         let config = CONFIG
             .replace("RUN", place.run_dir().to_str().unwrap())
@@ -109,7 +113,8 @@ impl Place {
     pub fn write_batches(&self, name: &str, shape: [usize; 3], ids: &[i64]) -> PathBuf {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let view = TensorView::new(Dtype::I64, shape.to_vec(), &bytes).unwrap();
-        fs::write(self.at(name), safetensors::serialize([("batches", view)], None).unwrap()).unwrap();
+        fs::write(self.at(name), safetensors::serialize([("batches", view)], None).unwrap())
+            .unwrap();
         self.at(name)
     }
 
@@ -154,7 +159,10 @@ impl Place {
     pub fn mpirun(&self) -> Command {
         let words = mpirun::mpirun();
         let mut command = self.command(words[0]);
-        command.args(&words[1..]).args(["-n", "2", env!("CARGO_BIN_EXE_loract"), "train"]).arg(self.config());
+        command
+            .args(&words[1..])
+            .args(["-n", "2", env!("CARGO_BIN_EXE_loract"), "train"])
+            .arg(self.config());
         command
     }
 
@@ -162,14 +170,24 @@ impl Place {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // To name the places of a backtrace takes a second, and no test reads it.
-        command.current_dir(self.folder.path()).env_remove("RUST_BACKTRACE").env_remove(setup::INJECT_FAULT_VARIABLE);
+        command
+            .current_dir(self.folder.path())
+            .env_remove("RUST_BACKTRACE")
+            .env_remove(setup::INJECT_FAULT_VARIABLE);
         command.env("TMPDIR", self.scratch());
         command
     }
 
-    /// Starts `command`, which must name this folder in its arguments, as every process that it starts must.
+    /// Starts `command`, which must name this folder in its arguments, as every process that it
+    /// starts must.
     pub fn start(&self, command: &mut Command) -> Running<'_> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .unwrap();
         let stdout = Stream::read(child.stdout.take().unwrap());
         let stderr = Stream::read(child.stderr.take().unwrap());
         Running { place: self, child, started: Instant::now(), streams: Some((stdout, stderr)) }
@@ -180,7 +198,8 @@ impl Place {
         self.start(command).wait()
     }
 
-    /// Kills all processes that name this folder, until there are none: one that is being started is not there at the first look.
+    /// Kills all processes that name this folder, until there are none: one that is being started
+    /// is not there at the first look.
     pub fn kill_all(&self) {
         let started = Instant::now();
         loop {
@@ -188,7 +207,10 @@ impl Place {
             if processes.is_empty() {
                 return;
             }
-            assert!(started.elapsed() < HANG_LIMIT, "processes survive being killed: {processes:#?}");
+            assert!(
+                started.elapsed() < HANG_LIMIT,
+                "processes survive being killed: {processes:#?}"
+            );
             processes.iter().for_each(|process| process.signal(Signal::KILL));
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -199,14 +221,16 @@ impl Place {
         self.processes().iter().find(|process| process.rank == Some(rank)).unwrap().signal(signal);
     }
 
-    /// The processes that name this folder in their arguments, with their rank if they are one. Those that ended are no longer among
-    /// them, even if nobody has asked for their exit code.
+    /// The processes that name this folder in their arguments, with their rank if they are one.
+    /// Those that ended are no longer among them, even if nobody has asked for their exit code.
     pub fn processes(&self) -> Vec<Process> {
         let name = self.folder.path().to_str().unwrap().as_bytes();
         let holds = |text: &[u8]| text.windows(name.len()).any(|part| part == name);
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             // A process may end between any two looks.
             let Ok(arguments) = fs::read(entry.path().join("cmdline")) else { continue };
             if holds(&arguments) {
@@ -221,7 +245,11 @@ impl Place {
 
 /// A fixture of the repository.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name).canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
+        .canonicalize()
+        .unwrap()
 }
 
 /// A process of a job.
@@ -241,7 +269,9 @@ impl Process {
 
 fn rank_in(environment: &[u8]) -> Option<usize> {
     // As Open MPI and MPICH say it.
-    let value = |name: &[u8]| environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(name));
+    let value = |name: &[u8]| {
+        environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(name))
+    };
     let entry = value(b"OMPI_COMM_WORLD_RANK=").or_else(|| value(b"PMI_RANK="))?;
     std::str::from_utf8(entry).ok()?.parse().ok()
 }
@@ -267,7 +297,11 @@ pub struct Ended {
 impl Running<'_> {
     /// The process that was started.
     pub fn process(&self) -> Process {
-        Process { pid: i32::try_from(self.child.id()).unwrap(), rank: None, arguments: String::new() }
+        Process {
+            pid: i32::try_from(self.child.id()).unwrap(),
+            rank: None,
+            arguments: String::new(),
+        }
     }
 
     /// What it has written to stderr so far.
@@ -275,8 +309,8 @@ impl Running<'_> {
         self.streams.as_ref().map_or_else(String::new, |(_, stderr)| stderr.so_far())
     }
 
-    /// Waits until `holds`, at most for [`HANG_LIMIT`]. What it waits for must not pass by: it holds from some moment on, even after the
-    /// end of the job, or until this test does something.
+    /// Waits until `holds`, at most for [`HANG_LIMIT`]. What it waits for must not pass by: it
+    /// holds from some moment on, even after the end of the job, or until this test does something.
     pub fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) {
         loop {
             // In this order: it may come to hold, and the job end, between two looks.
@@ -299,8 +333,8 @@ impl Running<'_> {
         self.until(words, || String::from_utf8_lossy(&bytes.lock().unwrap()).contains(words));
     }
 
-    /// Signals the process that was started while `paused` holds a rank, and lets that rank continue once it has noted the request to
-    /// save and stop.
+    /// Signals the process that was started while `paused` holds a rank, and lets that rank
+    /// continue once it has noted the request to save and stop.
     pub fn stop(&mut self, signal: Signal, paused: Paused) {
         let place = self.place;
         let requests = || {
@@ -312,7 +346,8 @@ impl Running<'_> {
         self.until("a rank that notes the signal", || requests() > before);
     }
 
-    /// Waits until the job has ended and no process of it is left: not the program alone, but every rank.
+    /// Waits until the job has ended and no process of it is left: not the program alone, but every
+    /// rank.
     ///
     /// After [`HANG_LIMIT`] everything is killed, and the test fails with what the job had said.
     pub fn wait(mut self) -> Ended {
@@ -328,7 +363,10 @@ impl Running<'_> {
             }
             if self.started.elapsed() > HANG_LIMIT {
                 let left = self.place.processes();
-                panic!("the job hangs (exit status {status:?}, left: {left:#?}); it said: {}", self.give_up());
+                panic!(
+                    "the job hangs (exit status {status:?}, left: {left:#?}); it said: {}",
+                    self.give_up()
+                );
             }
             std::thread::sleep(POLL_INTERVAL);
         }

@@ -17,8 +17,8 @@ pub struct Pause {
     rank: usize,
 }
 
-/// A process that waits there. It continues when this is dropped, and will not wait again; nor will one that takes its place after it
-/// was killed.
+/// A process that waits there. It continues when this is dropped, and will not wait again; nor will
+/// one that takes its place after it was killed.
 #[must_use]
 pub struct Paused {
     rank: usize,
@@ -28,7 +28,8 @@ pub struct Paused {
 static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Place {
-    /// Lets rank `rank` of the job that `command` starts wait at the beginning of step `step`, from 1.
+    /// Lets rank `rank` of the job that `command` starts wait at the beginning of step `step`, from
+    /// 1.
     pub fn pause(&self, command: &mut Command, rank: usize, step: u64) -> Pause {
         self.pause_at(command, "pause", rank, step)
     }
@@ -37,7 +38,8 @@ impl Place {
     pub fn pause_at(&self, command: &mut Command, point: &str, rank: usize, step: u64) -> Pause {
         let fifo = self.scratch().join(format!("pause-{}", MADE.fetch_add(1, Ordering::Relaxed)));
         mkfifoat(CWD, &fifo, Mode::RUSR | Mode::WUSR).unwrap();
-        command.env(setup::INJECT_FAULT_VARIABLE, format!("{point}:{rank}:{step}:{}", fifo.display()));
+        command
+            .env(setup::INJECT_FAULT_VARIABLE, format!("{point}:{rank}:{step}:{}", fifo.display()));
         Pause { fifo, rank }
     }
 }
@@ -64,7 +66,11 @@ impl Paused {
 
 /// The other end of the pipe, once somebody has opened it for reading.
 fn reader_of(fifo: &Path) -> Option<File> {
-    match OpenOptions::new().write(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(fifo) {
+    match OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(fifo)
+    {
         Ok(file) => Some(file),
         // There is no reader yet.
         Err(cause) if cause.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => None,

@@ -1,8 +1,12 @@
-//! Allocates a budget of bytes per token over all coded sites of all layers, so that the error of the gradients is least.
+//! Allocates a budget of bytes per token over all coded sites of all layers, so that the error of
+//! the gradients is least.
 //!
-//! 1. Bases take the same bytes for any number of tokens; how many layers share one follows from the number of tokens.
-//! 2. The sensitivity of the gradients to an error at each site is measured on a few tokens ([`sensitivity`]).
-//! 3. The error of a site at each number of bits follows from its basis; bytes go where they reduce it most ([`allocate`]).
+//! 1. Bases take the same bytes for any number of tokens; how many layers share one follows from
+//!    the number of tokens.
+//! 2. The sensitivity of the gradients to an error at each site is measured on a few tokens
+//!    ([`sensitivity`]).
+//! 3. The error of a site at each number of bits follows from its basis; bytes go where they reduce
+//!    it most ([`allocate`]).
 //!
 //! The result is a plain `[activations]` table with overrides, as it could be written by hand.
 
@@ -17,7 +21,10 @@ use tch::Tensor;
 
 use collective::{ProcessGroup, Reduce};
 use compression::coded::{Coded, Rate};
-use config::{Activations, Bits, Budget, CompressionConfig, CompressionOverrides, Factors, Layers, Override, Run, Site};
+use config::{
+    Activations, Bits, Budget, CompressionConfig, CompressionOverrides, Factors, Layers, Override,
+    Run, Site,
+};
 use data::{Batch, Dataset};
 use models::ModelConfig;
 use setup::{micro_batches, site_width};
@@ -65,7 +72,8 @@ pub struct SiteBits {
     pub site: String,
     /// Bits per element, all but the basis counted.
     pub bits: f64,
-    /// The squared relative error of all gradients for each unit of the squared error of a token here.
+    /// The squared relative error of all gradients for each unit of the squared error of a token
+    /// here.
     pub sensitivity: f64,
 }
 
@@ -78,8 +86,8 @@ struct CodedSizes {
 }
 
 impl BitAllocation {
-    /// Allocates the budget of `run`, if it has one, for the model of `probe`; `samples` are this rank's of a step. All ranks
-    /// call it, with the same result.
+    /// Allocates the budget of `run`, if it has one, for the model of `probe`; `samples` are this
+    /// rank's of a step. All ranks call it, with the same result.
     ///
     /// # Errors
     /// A budget that is too small, at its key; whatever fails in a forward or backward pass.
@@ -98,7 +106,13 @@ impl BitAllocation {
         Self::allocate(run, budget, probe.decoder.config(), tokens, &found).map(Some)
     }
 
-    fn allocate(run: &Run, budget: Budget, model: &ModelConfig, tokens: u64, found: &[Sensitivity]) -> Result<Self> {
+    fn allocate(
+        run: &Run,
+        budget: Budget,
+        model: &ModelConfig,
+        tokens: u64,
+        found: &[Sensitivity],
+    ) -> Result<Self> {
         let table = &run.activations;
         let sizes = CodedSizes::new(table, model, tokens, found);
         let elements = sizes.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>();
@@ -107,9 +121,11 @@ impl BitAllocation {
             Budget::BytesPerToken(bytes) => bytes,
         };
         let layers = model.num_layers as usize;
-        let basis_layers = table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.compression, layers));
+        let basis_layers =
+            table.basis_layers.unwrap_or_else(|| sizes.best_sharing(&table.compression, layers));
         let basis_bytes = sizes.basis_bytes(&table.compression, basis_layers);
-        let candidates: Vec<Candidate> = found.iter().map(|of| sizes.candidate(of)).collect::<Result<_>>()?;
+        let candidates: Vec<Candidate> =
+            found.iter().map(|of| sizes.candidate(of)).collect::<Result<_>>()?;
         let whole = (bytes_per_token * tokens as f64) as u64;
         let levels = whole.checked_sub(basis_bytes).and_then(|rest| allocate_bits(&candidates, rest)).ok_or_else(|| {
             let needed = ((basis_bytes + least_bytes(&candidates)) as f64 / tokens as f64).ceil();
@@ -121,7 +137,8 @@ impl BitAllocation {
             );
             Error::from(run.error_at("activations", "budget", &what))
         })?;
-        let code_bytes = candidates.iter().zip(&levels).map(|(candidate, level)| candidate.bytes[*level]).sum();
+        let code_bytes =
+            candidates.iter().zip(&levels).map(|(candidate, level)| candidate.bytes[*level]).sum();
         let site = |(of, level): (&Sensitivity, &usize)| SiteBits {
             layer: of.layer,
             site: of.site.as_str().to_owned(),
@@ -129,23 +146,36 @@ impl BitAllocation {
             sensitivity: of.sensitivity,
         };
         let sites = found.iter().zip(&levels).map(site).collect();
-        Ok(Self { bytes_per_token, tokens, elements_per_token: elements, basis_layers, basis_bytes, code_bytes, sites })
+        Ok(Self {
+            bytes_per_token,
+            tokens,
+            elements_per_token: elements,
+            basis_layers,
+            basis_bytes,
+            code_bytes,
+            sites,
+        })
     }
 
     /// `table` with these bits, and no budget.
     pub fn applied(&self, table: &Activations) -> Activations {
-        let mut table = Activations { budget: None, basis_layers: Some(self.basis_layers), ..table.clone() };
+        let mut table =
+            Activations { budget: None, basis_layers: Some(self.basis_layers), ..table.clone() };
         let mut rest = self.sites.as_slice();
         while let Some(first) = rest.first() {
-            let alike = rest
-                .iter()
-                .enumerate()
-                .take_while(|(index, next)| next.site == first.site && next.layer == first.layer + index && next.bits == first.bits);
+            let alike = rest.iter().enumerate().take_while(|(index, next)| {
+                next.site == first.site
+                    && next.layer == first.layer + index
+                    && next.bits == first.bits
+            });
             let count = alike.count();
             table.overrides.push(Override {
                 sites: Some(first.site.clone().into()),
                 layers: Some(Layers { start: first.layer, end: Some(first.layer + count) }),
-                compression: CompressionOverrides { bits: Some(Bits::Number(first.bits)), ..CompressionOverrides::default() },
+                compression: CompressionOverrides {
+                    bits: Some(Bits::Number(first.bits)),
+                    ..CompressionOverrides::default()
+                },
             });
             rest = &rest[count..];
         }
@@ -154,7 +184,8 @@ impl BitAllocation {
 
     /// Bits per element, bases included.
     pub fn bits_per_element(&self) -> f64 {
-        8.0 * (self.basis_bytes + self.code_bytes) as f64 / (self.tokens * self.elements_per_token) as f64
+        8.0 * (self.basis_bytes + self.code_bytes) as f64
+            / (self.tokens * self.elements_per_token) as f64
     }
 
     /// Where a run writes its allocation.
@@ -176,12 +207,16 @@ impl BitAllocation {
             return Ok(None);
         }
         serde_json::from_slice(&bytes).map(Some).map_err(|fault| {
-            Error::Input(format!("{} is not what a run writes there ({fault}); remove it, or take another run.dir", path.display()))
+            Error::Input(format!(
+                "{} is not what a run writes there ({fault}); remove it, or take another run.dir",
+                path.display()
+            ))
         })
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_vec_pretty(self).map_err(|fault| setup::Error::io(path, "write")(fault.into()))?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|fault| setup::Error::io(path, "write")(fault.into()))?;
         // Complete or absent, also if the start is interrupted here.
         Ok(files::write(path, text).map_err(setup::Error::from)?)
     }
@@ -205,11 +240,12 @@ impl fmt::Display for BitAllocation {
     }
 }
 
-/// The `[activations]` table of `run` with its budget allocated: as an earlier start of this run wrote it, or measured now.
-/// `samples` are this rank's of the first step. All ranks call it.
+/// The `[activations]` table of `run` with its budget allocated: as an earlier start of this run
+/// wrote it, or measured now. `samples` are this rank's of the first step. All ranks call it.
 ///
 /// # Errors
-/// A budget that is too small, at its key; those of reading and writing, and of forward and backward.
+/// A budget that is too small, at its key; those of reading and writing, and of forward and
+/// backward.
 pub fn resolve_budget(
     run: &Run,
     probe: &GradientProbe<'_>,
@@ -257,7 +293,9 @@ impl CodedSizes {
     /// Those of sites that saved something: what no gradient needs takes nothing.
     fn new(table: &Activations, model: &ModelConfig, tokens: u64, found: &[Sensitivity]) -> Self {
         let coded = coded_sites(table, model.num_layers as usize).into_iter();
-        let saved = coded.filter(|(site, layer, _)| found.iter().any(|of| (of.site, of.layer) == (*site, *layer)));
+        let saved = coded.filter(|(site, layer, _)| {
+            found.iter().any(|of| (of.site, of.layer) == (*site, *layer))
+        });
         let tensors = saved.flat_map(|(site, layer, _)| {
             let width = site_width(site, model, layer);
             let count = if matches!(site, Site::Sublayer | Site::Norm | Site::Act) { 2 } else { 1 };
@@ -279,18 +317,32 @@ impl CodedSizes {
         BASES * first.map(|(.., width)| (self.basis_bytes)(*width, form)).sum::<u64>()
     }
 
-    /// The number of sharers at which the bits that bases take, and those that it would take to make up for sharing, are fewest.
+    /// The number of sharers at which the bits that bases take, and those that it would take to
+    /// make up for sharing, are fewest.
     fn best_sharing(&self, form: &CompressionConfig, layers: usize) -> usize {
-        let elements = (self.tokens * self.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>()).max(1) as f64;
-        let bits =
-            |sharers: usize| 8.0 * self.basis_bytes(form, sharers) as f64 / elements + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2();
+        let elements = (self.tokens
+            * self.tensors.iter().map(|(.., width)| *width as u64).sum::<u64>())
+        .max(1) as f64;
+        let bits = |sharers: usize| {
+            8.0 * self.basis_bytes(form, sharers) as f64 / elements
+                + BITS_FOR_TWICE_THE_SHARERS * (sharers as f64).log2()
+        };
         (1..=layers.max(1)).min_by(|a, b| bits(*a).total_cmp(&bits(*b))).unwrap_or(1)
     }
 
     fn candidate(&self, of: &Sensitivity) -> Result<Candidate> {
-        let widths = || self.tensors.iter().filter(|(site, layer, _)| (*site, *layer) == (of.site, of.layer)).map(|(.., width)| *width);
+        let widths = || {
+            self.tensors
+                .iter()
+                .filter(|(site, layer, _)| (*site, *layer) == (of.site, of.layer))
+                .map(|(.., width)| *width)
+        };
         let bytes = |bits: f64| -> Result<u64> {
-            widths().map(|width| Ok(Coded::bytes_of(self.tokens as i64, width, width, Rate::Bits(bits))?)).sum()
+            widths()
+                .map(|width| {
+                    Ok(Coded::bytes_of(self.tokens as i64, width, width, Rate::Bits(bits))?)
+                })
+                .sum()
         };
         Ok(Candidate {
             bytes: BIT_LEVELS.iter().map(|bits| bytes(*bits)).collect::<Result<_>>()?,
@@ -301,7 +353,10 @@ impl CodedSizes {
 
 /// Averages over all ranks.
 fn average(found: &mut [Sensitivity], group: &dyn ProcessGroup) -> Result<()> {
-    let numbers: Vec<f64> = found.iter().flat_map(|of| std::iter::once(of.sensitivity).chain(of.lost.iter().copied())).collect();
+    let numbers: Vec<f64> = found
+        .iter()
+        .flat_map(|of| std::iter::once(of.sensitivity).chain(of.lost.iter().copied()))
+        .collect();
     let mut all = Tensor::f_from_slice(&numbers)?;
     group.all_reduce(&mut all, Reduce::Sum)?;
     let means = Vec::<f64>::try_from(all.f_div_scalar(group.world_size() as f64)?)?;
@@ -322,17 +377,35 @@ mod tests {
     /// Layers that matter less and less, and lose as `4^-bits`.
     fn sensitivities() -> Vec<Sensitivity> {
         let lost: Vec<f64> = BIT_LEVELS.iter().map(|bits| 0.25f64.powf(*bits)).collect();
-        (0..30).map(|layer| Sensitivity { layer, site: Site::Layer, sensitivity: 0.9f64.powi(layer as i32), lost: lost.clone() }).collect()
+        (0..30)
+            .map(|layer| Sensitivity {
+                layer,
+                site: Site::Layer,
+                sensitivity: 0.9f64.powi(layer as i32),
+                lost: lost.clone(),
+            })
+            .collect()
     }
 
     fn divided(keys: &str, tokens: u64) -> (Run, Result<BitAllocation>) {
         let folder = tempfile::tempdir().unwrap();
         let (path, model) = (folder.path().join("c.toml"), folder.path().join("config.json"));
         std::fs::write(&model, SMOLLM2).unwrap();
-        std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[activations]\n{keys}\n")).unwrap();
+        std::fs::write(
+            &path,
+            format!(
+                "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[activations]\n{keys}\n"
+            ),
+        )
+        .unwrap();
         let run = Run::load(&path, &[]).unwrap();
-        let found =
-            BitAllocation::allocate(&run, run.activations.budget.unwrap(), &ModelConfig::read(&model).unwrap(), tokens, &sensitivities());
+        let found = BitAllocation::allocate(
+            &run,
+            run.activations.budget.unwrap(),
+            &ModelConfig::read(&model).unwrap(),
+            tokens,
+            &sensitivities(),
+        );
         (run, found)
     }
 
@@ -340,19 +413,34 @@ mod tests {
     fn the_automatic_budget_keeps_at_most_two_bits_and_a_fifth_with_everything_counted() {
         let (run, allocation) = divided("budget = \"auto\"", 32_768);
         let allocation = allocation.unwrap();
-        assert!(allocation.bits_per_element() <= 2.2 && allocation.bits_per_element() > 2.1, "{allocation}");
+        assert!(
+            allocation.bits_per_element() <= 2.2 && allocation.bits_per_element() > 2.1,
+            "{allocation}"
+        );
         assert!(allocation.basis_layers > 1, "{allocation}");
         // Two bases for each group of layers, in bf16.
         let groups = 30u64.div_ceil(allocation.basis_layers as u64);
         assert_eq!(allocation.basis_bytes, 2 * groups * 576 * (2 * 576 + 4));
-        let codes: u64 = allocation.sites.iter().map(|site| (site.bits * 32_768.0 * 576.0 / 8.0) as u64).sum();
+        let codes: u64 =
+            allocation.sites.iter().map(|site| (site.bits * 32_768.0 * 576.0 / 8.0) as u64).sum();
         assert_eq!(allocation.code_bytes, codes);
-        assert!(allocation.sites.windows(2).all(|pair| pair[0].bits >= pair[1].bits), "the first layers matter most");
-        assert!(allocation.to_string().contains(&format!("shared by {} neighbouring layers", allocation.basis_layers)), "{allocation}");
+        assert!(
+            allocation.sites.windows(2).all(|pair| pair[0].bits >= pair[1].bits),
+            "the first layers matter most"
+        );
+        assert!(
+            allocation
+                .to_string()
+                .contains(&format!("shared by {} neighbouring layers", allocation.basis_layers)),
+            "{allocation}"
+        );
 
         let table = allocation.applied(&run.activations);
         for site in &allocation.sites {
-            assert_eq!(table.compression_at(Site::Layer, site.layer).unwrap().0.bits, Bits::Number(site.bits));
+            assert_eq!(
+                table.compression_at(Site::Layer, site.layer).unwrap().0.bits,
+                Bits::Number(site.bits)
+            );
         }
         assert!(table.overrides.len() < 30, "neighbours alike are one override");
     }
@@ -366,7 +454,8 @@ mod tests {
         assert_eq!(given.unwrap().basis_layers, 15);
         let message = divided("budget = 1000", 4096).1.unwrap_err().to_string();
         assert!(
-            message.contains("[activations] budget: is 1000 bytes per token") && message.contains("or more, or train on more tokens"),
+            message.contains("[activations] budget: is 1000 bytes per token")
+                && message.contains("or more, or train on more tokens"),
             "{message}"
         );
     }

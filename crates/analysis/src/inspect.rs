@@ -1,5 +1,5 @@
-//! What compression does to this model on this data: the spectrum of every site, the error of every method at equal bytes, and what becomes of
-//! the gradients. The model is not changed.
+//! What compression does to this model on this data: the spectrum of every site, the error of every
+//! method at equal bytes, and what becomes of the gradients. The model is not changed.
 
 mod candidates;
 mod gradients;
@@ -21,7 +21,10 @@ use config::Run;
 use data::{Batch, Dataset};
 use layers::ActivationStore;
 use models::{Checkpoint, Decoder, Model};
-use setup::{RunData, TextProcessor, add_lora, dataset_order, micro_batches, model_quantization, rank_device, tensor_kind};
+use setup::{
+    RunData, TextProcessor, add_lora, dataset_order, micro_batches, model_quantization,
+    rank_device, tensor_kind,
+};
 
 use crate::Result;
 use crate::budget::{BitAllocation, CalibrationSamples};
@@ -42,18 +45,24 @@ pub struct Inspection {
     pub budget: Option<BitAllocation>,
     /// Each site of the reported layers, in the order of the forward.
     pub sites: Vec<SiteReport>,
-    /// The gradients of all trained parameters against the exact ones: as configured, with each site alone, and with the configured sites in
-    /// every method at each number of bits.
+    /// The gradients of all trained parameters against the exact ones: as configured, with each
+    /// site alone, and with the configured sites in every method at each number of bits.
     pub gradients: Vec<GradientReport>,
 }
 
 /// Inspects the first batches of a run. `progress` receives (done, total, what).
 ///
-/// B of a new adapter is drawn at random (normal, 0.01): with B = 0, from where training starts, A has no gradient.
+/// B of a new adapter is drawn at random (normal, 0.01): with B = 0, from where training starts, A
+/// has no gradient.
 ///
 /// # Errors
 /// As [`setup::check`], and those of forward and backward.
-pub fn inspect(run: &Run, data: &RunData, options: &InspectOptions, progress: &mut dyn FnMut(u64, u64, &str)) -> Result<Inspection> {
+pub fn inspect(
+    run: &Run,
+    data: &RunData,
+    options: &InspectOptions,
+    progress: &mut dyn FnMut(u64, u64, &str),
+) -> Result<Inspection> {
     let checkpoint = Checkpoint::open(&run.model.path)?;
     let pad = TextProcessor::open(&run.model, &checkpoint)?.pad_token_id();
     let decoder = load_decoder(run, &checkpoint)?;
@@ -61,12 +70,16 @@ pub fn inspect(run: &Run, data: &RunData, options: &InspectOptions, progress: &m
         return Err(run.error_at("model", "task", "classifies, which is not inspected yet").into());
     };
     let batches = InspectedBatches::collate(run, &prepared.train, options, pad)?;
-    let probe = GradientProbe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
+    let probe =
+        GradientProbe { decoder: &decoder, seed: run.seed, loss_chunk: run.loss_chunk as i64 };
     let indices = dataset_order(run, &prepared.train, 1)?.rank_share(0, 0, 1);
     let samples = CalibrationSamples { dataset: &prepared.train, indices: &indices, pad };
-    let mut probing = |done, total| progress(done, total, "sensitivity of the gradients at each site");
+    let mut probing =
+        |done, total| progress(done, total, "sensitivity of the gradients at each site");
     let budget = BitAllocation::measure(run, &probe, &samples, &Single::new(), &mut probing)?;
-    let table = budget.as_ref().map_or_else(|| run.activations.clone(), |allocation| allocation.applied(&run.activations));
+    let table = budget
+        .as_ref()
+        .map_or_else(|| run.activations.clone(), |allocation| allocation.applied(&run.activations));
     let candidates = candidates::all(&options.bits, &options.methods);
     let cases = gradients::cases(run, &table, &candidates, options);
     let reported = reported_layers(decoder.config().num_layers as usize, options.layers);
@@ -84,7 +97,12 @@ pub fn inspect(run: &Run, data: &RunData, options: &InspectOptions, progress: &m
 
 fn load_decoder(run: &Run, checkpoint: &Checkpoint) -> Result<Decoder> {
     let (kind, device) = (tensor_kind(run.model.dtype), rank_device(run, 0)?);
-    let mut decoder = Decoder::load_quantized(checkpoint, model_quantization(run.model.quantization), kind, device)?;
+    let mut decoder = Decoder::load_quantized(
+        checkpoint,
+        model_quantization(run.model.quantization),
+        kind,
+        device,
+    )?;
     add_lora(run.lora.as_ref(), &run.model, run.seed, &mut decoder)?;
     if run.lora.as_ref().is_none_or(|lora| lora.adapter.is_none()) {
         fill_b(&decoder, run.seed)?;
@@ -107,7 +125,8 @@ impl InspectedBatches {
         let rows = run.rows_at_once(1)?;
         let batch = |step: u64| -> Result<(Batch, usize)> {
             let share = order.rank_share(step, 0, 1);
-            let (mut batches, tokens) = micro_batches(dataset, &share[..rows.min(share.len())], rows, pad)?;
+            let (mut batches, tokens) =
+                micro_batches(dataset, &share[..rows.min(share.len())], rows, pad)?;
             Ok((batches.remove(0), tokens))
         };
         let (mut batches, mut tokens) = (Vec::new(), 0);
@@ -139,8 +158,14 @@ fn compare_gradients(
     let mut compared: Vec<Gradients> = cases.iter().map(|_| Gradients::default()).collect();
     for (index, batch) in batches.batches.iter().enumerate() {
         advance("exact activations, and each method's error");
-        // Sublayers recomputed from exact inputs expose every site and save little; their gradients are the exact ones.
-        let exact = probe.gradients(batch, index, &sites::all_exact(), Arc::new(ActivationStore::with_observer(observer.clone())))?;
+        // Sublayers recomputed from exact inputs expose every site and save little; their gradients
+        // are the exact ones.
+        let exact = probe.gradients(
+            batch,
+            index,
+            &sites::all_exact(),
+            Arc::new(ActivationStore::with_observer(observer.clone())),
+        )?;
         observer.take_error()?;
         for (case, compared) in cases.iter().zip(&mut compared) {
             advance(&case.name());
@@ -153,8 +178,13 @@ fn compare_gradients(
         }
     }
     progress(total, total, "done");
-    let names: Vec<&str> = probe.decoder.trained().iter().map(|parameter| parameter.name()).collect();
-    Ok(cases.into_iter().zip(compared).map(|(case, compared)| compared.report(case, &names)).collect())
+    let names: Vec<&str> =
+        probe.decoder.trained().iter().map(|parameter| parameter.name()).collect();
+    Ok(cases
+        .into_iter()
+        .zip(compared)
+        .map(|(case, compared)| compared.report(case, &names))
+        .collect())
 }
 
 fn fill_b(decoder: &Decoder, seed: u64) -> Result<()> {
@@ -165,7 +195,13 @@ fn fill_b(decoder: &Decoder, seed: u64) -> Result<()> {
         if b.tensor().f_any()?.f_int64_value(&[])? != 0 {
             continue;
         }
-        let drawn = draw(Distribution::Normal, &b.size(), b.kind(), b.device(), derive_seed(&[seed, index as u64]))?;
+        let drawn = draw(
+            Distribution::Normal,
+            &b.size(),
+            b.kind(),
+            b.device(),
+            derive_seed(&[seed, index as u64]),
+        )?;
         b.tensor().shallow_clone().f_copy_(&drawn.f_mul_scalar(0.01)?)?;
     }
     Ok(())

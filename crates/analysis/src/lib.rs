@@ -1,8 +1,9 @@
 //! Analyses of a model on its data, without training it.
 //!
-//! * [`inspect()`]: the spectrum of every site's activations, the error of every compression method at equal bytes, and the
-//!   error of the gradients.
-//! * [`BitAllocation`]: a budget of bytes per token, allocated to the sites by the sensitivity of the gradients.
+//! * [`inspect()`]: the spectrum of every site's activations, the error of every compression method
+//!   at equal bytes, and the error of the gradients.
+//! * [`BitAllocation`]: a budget of bytes per token, allocated to the sites by the sensitivity of
+//!   the gradients.
 //! * [`verify()`]: logits, loss and gradients compared with those that another program recorded.
 //!
 //! ```
@@ -27,8 +28,8 @@ mod verify;
 pub use budget::{BitAllocation, CalibrationSamples, SiteBits, resolve_budget};
 pub use error::{Error, Result};
 pub use inspect::{
-    CandidateMethod, CurvePoint, GradientReport, InspectOptions, Inspection, LayerGradient, MethodError, SiteReport, inspect,
-    inspected_methods,
+    CandidateMethod, CurvePoint, GradientReport, InspectOptions, Inspection, LayerGradient,
+    MethodError, SiteReport, inspect, inspected_methods,
 };
 pub use probe::GradientProbe;
 pub use verify::{TensorComparison, verify};

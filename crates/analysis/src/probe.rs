@@ -33,7 +33,13 @@ impl GradientProbe<'_> {
     }
 
     /// A forward alone, which updates the state of the sites.
-    pub(crate) fn observe(&self, batch: &Batch, index: usize, activations: &Activations, sites: &Arc<ActivationStore>) -> Result<()> {
+    pub(crate) fn observe(
+        &self,
+        batch: &Batch,
+        index: usize,
+        activations: &Activations,
+        sites: &Arc<ActivationStore>,
+    ) -> Result<()> {
         let (inputs, _) = to_device(batch, self.decoder.device())?;
         drop(self.decoder.forward(&inputs, activations, &self.scope(index, sites))?);
         Ok(())
@@ -52,17 +58,24 @@ impl GradientProbe<'_> {
         let targets = Targets::new(&targets)?;
         let scope = self.scope(index, &sites);
         let hidden = decoder.forward(&inputs, activations, &scope)?;
-        let loss = decoder.loss(&hidden, &targets, 1.0 / targets.count().max(1) as f64, self.loss_chunk, &scope)?;
+        let loss = decoder.loss(
+            &hidden,
+            &targets,
+            1.0 / targets.count().max(1) as f64,
+            self.loss_chunk,
+            &scope,
+        )?;
         drop(hidden);
         let (kept_bytes, exact_bytes) = (sites.saved_bytes().held(), sites.saved_bytes().exact());
         let trained = decoder.trained();
         let wanted: Vec<&Tensor> = trained.iter().map(|parameter| parameter.tensor()).collect();
         let found = autograd::grad(&[&loss], &wanted, &[None], false, false)?;
         sites.check_finite()?;
-        let gradients = found.into_iter().zip(&wanted).map(|(gradient, parameter)| match gradient {
-            Some(gradient) => Ok(gradient),
-            None => Ok(parameter.f_zeros_like()?),
-        });
+        let gradients =
+            found.into_iter().zip(&wanted).map(|(gradient, parameter)| match gradient {
+                Some(gradient) => Ok(gradient),
+                None => Ok(parameter.f_zeros_like()?),
+            });
         Ok(ProbeResult { gradients: gradients.collect::<Result<_>>()?, kept_bytes, exact_bytes })
     }
 }

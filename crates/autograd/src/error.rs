@@ -33,7 +33,9 @@ pub enum Error {
         got: usize,
     },
     /// The device has no such counter or generator.
-    #[error("{operation}: no {device:?} device here; use the CPU, or a libtorch with CUDA on a machine with a GPU")]
+    #[error(
+        "{operation}: no {device:?} device here; use the CPU, or a libtorch with CUDA on a machine with a GPU"
+    )]
     Device {
         /// The call that was made.
         operation: &'static str,

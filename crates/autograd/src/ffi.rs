@@ -19,7 +19,11 @@ unsafe extern "C" {
         saved: *const *const C_tensor,
         saved_length: usize,
     ) -> *mut c_char;
-    pub fn loract_saved(node: *mut c_void, saved: *mut *mut C_tensor, saved_length: usize) -> *mut c_char;
+    pub fn loract_saved(
+        node: *mut c_void,
+        saved: *mut *mut C_tensor,
+        saved_length: usize,
+    ) -> *mut c_char;
     pub fn loract_backward(
         outputs: *const *const C_tensor,
         gradients: *const *const C_tensor,
@@ -38,7 +42,10 @@ unsafe extern "C" {
     ) -> *mut c_char;
     pub fn loract_set_hook(parameter: *const C_tensor, hook: *mut c_void) -> *mut c_char;
     pub fn loract_clear_hook(parameter: *const C_tensor) -> *mut c_char;
-    pub fn loract_set_gradient(parameter: *const C_tensor, gradient: *const C_tensor) -> *mut c_char;
+    pub fn loract_set_gradient(
+        parameter: *const C_tensor,
+        gradient: *const C_tensor,
+    ) -> *mut c_char;
     pub fn loract_grad_mode() -> bool;
     pub fn loract_set_grad_mode(enabled: bool);
     pub fn loract_random_state(device: i64, state: *mut *mut C_tensor) -> *mut c_char;
@@ -48,9 +55,19 @@ unsafe extern "C" {
     pub fn loract_memory(device: i64, current: *mut i64, peak: *mut i64) -> *mut c_char;
     pub fn loract_memory_reset_peak(device: i64) -> *mut c_char;
     pub fn loract_side_stream(device: i64, stream: *mut i64) -> *mut c_char;
-    pub fn loract_side_begin(device: i64, stream: i64, reads: *const *const C_tensor, length: usize, before: *mut i64) -> *mut c_char;
+    pub fn loract_side_begin(
+        device: i64,
+        stream: i64,
+        reads: *const *const C_tensor,
+        length: usize,
+        before: *mut i64,
+    ) -> *mut c_char;
     pub fn loract_side_end(device: i64, before: i64, event: *mut *mut c_void) -> *mut c_char;
-    pub fn loract_ready_wait(event: *const c_void, reads: *const *const C_tensor, length: usize) -> *mut c_char;
+    pub fn loract_ready_wait(
+        event: *const c_void,
+        reads: *const *const C_tensor,
+        length: usize,
+    ) -> *mut c_char;
     pub fn loract_ready_free(event: *mut c_void);
     pub fn loract_free(message: *mut c_char);
 }
@@ -60,7 +77,8 @@ pub fn check(message: *mut c_char) -> Result<(), Error> {
     if message.is_null() {
         return Ok(());
     }
-    // SAFETY: a non-null answer is a NUL-terminated string on the heap that is ours to free, once, with `loract_free`.
+    // SAFETY: a non-null answer is a NUL-terminated string on the heap that is ours to free, once,
+    // with `loract_free`.
     let text = unsafe {
         let text = CStr::from_ptr(message).to_string_lossy().into_owned();
         loract_free(message);

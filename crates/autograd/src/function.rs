@@ -10,26 +10,36 @@ use crate::{BoxError, Error, GradMode, grad_enabled};
 
 /// An operation whose backward is written in Rust; the counterpart of `torch.autograd.Function`.
 ///
-/// The value itself carries what the operation needs, and, from forward to backward, whatever it saved for it. It is dropped as soon as
-/// backward has used it (unless the graph is kept), so what it holds is freed then.
+/// The value itself carries what the operation needs, and, from forward to backward, whatever it
+/// saved for it. It is dropped as soon as backward has used it (unless the graph is kept), so what
+/// it holds is freed then.
 ///
 /// On CUDA, backward runs on a thread of libtorch's: hence `Send`.
 pub trait Function: Send + 'static {
     /// Named in errors, e.g. `rms_norm`.
     fn name(&self) -> String;
 
-    /// Computes the outputs. Runs with gradients off; the outputs must be new tensors, never an input itself.
+    /// Computes the outputs. Runs with gradients off; the outputs must be new tensors, never an
+    /// input itself.
     ///
     /// # Errors
     /// Whatever the operation fails with; [`apply`] returns it as [`Error::Forward`].
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError>;
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError>;
 
-    /// From the outputs' gradients (`None`: zero) to the inputs', one for each input (`None`: zero, or not needed). Runs with gradients
-    /// off.
+    /// From the outputs' gradients (`None`: zero) to the inputs', one for each input (`None`: zero,
+    /// or not needed). Runs with gradients off.
     ///
     /// # Errors
     /// Whatever the operation fails with; it comes out of [`crate::backward`], as do panics.
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError>;
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError>;
 }
 
 /// What a forward can ask and say.
@@ -51,9 +61,11 @@ impl Forward<'_> {
         self.needs_grad.iter().any(|needs| *needs)
     }
 
-    /// Saves an input or an output for [`Backward::saved`], in this order. An edit made in place since is then an error.
+    /// Saves an input or an output for [`Backward::saved`], in this order. An edit made in place
+    /// since is then an error.
     ///
-    /// Outputs must be saved in this way and not inside the function, else the graph would own itself and never be freed.
+    /// Outputs must be saved in this way and not inside the function, else the graph would own
+    /// itself and never be freed.
     pub fn save(&mut self, tensor: &Tensor) {
         self.saved.push(tensor.shallow_clone());
     }
@@ -84,7 +96,8 @@ impl Backward<'_> {
     /// If one was edited in place since.
     pub fn saved(&self) -> Result<Vec<Tensor>, Error> {
         let mut pointers = vec![std::ptr::null_mut(); self.saved];
-        // SAFETY: `node` is the node whose backward is running; the bridge fills `pointers` with tensors that are ours.
+        // SAFETY: `node` is the node whose backward is running; the bridge fills `pointers` with
+        // tensors that are ours.
         check(unsafe { ffi::loract_saved(self.node, pointers.as_mut_ptr(), pointers.len()) })?;
         // SAFETY: each pointer is a new heap-allocated tensor handed over to us.
         Ok(pointers.into_iter().map(|pointer| unsafe { Tensor::from_ptr(pointer) }).collect())
@@ -101,26 +114,32 @@ struct Attached {
 /// Runs a custom function and, if an input requires gradients, records it in the graph.
 ///
 /// # Errors
-/// [`Error::Forward`] with the function's own error; [`Error::Torch`] if an output is an input itself.
+/// [`Error::Forward`] with the function's own error; [`Error::Torch`] if an output is an input
+/// itself.
 pub fn apply(mut function: impl Function, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error> {
     let recording = grad_enabled();
-    let needs_grad: Vec<bool> = inputs.iter().map(|input| recording && input.requires_grad()).collect();
+    let needs_grad: Vec<bool> =
+        inputs.iter().map(|input| recording && input.requires_grad()).collect();
     let mut context = Forward { needs_grad: &needs_grad, saved: Vec::new(), constant: Vec::new() };
     let name = function.name();
     let outputs = {
         let _mode = GradMode::disabled();
-        function.forward(&mut context, inputs).map_err(|source| Error::Forward { function: name.clone(), source })?
+        function
+            .forward(&mut context, inputs)
+            .map_err(|source| Error::Forward { function: name.clone(), source })?
     };
     if !context.any_needs_grad() {
         return Ok(outputs);
     }
     let Forward { saved, constant, .. } = context;
-    let differentiable: Vec<bool> = (0..outputs.len()).map(|index| !constant.contains(&index)).collect();
+    let differentiable: Vec<bool> =
+        (0..outputs.len()).map(|index| !constant.contains(&index)).collect();
     let c_name = CString::new(name.replace('\0', " ")).unwrap_or_default();
     let attached = Box::new(Attached { function: Box::new(function), name, saved: saved.len() });
     let (input_pointers, output_pointers) = (pointers(inputs.iter().copied()), pointers(&outputs));
     let saved_pointers = pointers(&saved);
-    // SAFETY: all pointers are valid tensors for the length of the call; the node takes `attached` over and drops it once.
+    // SAFETY: all pointers are valid tensors for the length of the call; the node takes `attached`
+    // over and drops it once.
     check(unsafe {
         ffi::loract_attach(
             Box::into_raw(attached).cast(),
@@ -146,7 +165,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("a panic without a message")
 }
 
-/// Runs Rust code that libtorch called: neither an error nor a panic may unwind into C++, so both become a message.
+/// Runs Rust code that libtorch called: neither an error nor a panic may unwind into C++, so both
+/// become a message.
 pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), BoxError>) -> *mut c_char {
     let message = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return std::ptr::null_mut(),
@@ -156,8 +176,8 @@ pub(crate) fn guard(name: &str, body: impl FnOnce() -> Result<(), BoxError>) -> 
     CString::new(message.replace('\0', " ")).unwrap_or_default().into_raw()
 }
 
-// SAFETY (the four functions below): only the bridge calls them, with pointers it got from `Box::into_raw` in this crate, and with arrays of
-// the lengths given.
+// SAFETY (the four functions below): only the bridge calls them, with pointers it got from
+// `Box::into_raw` in this crate, and with arrays of the lengths given.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn loract_rust_backward(
     function: *mut c_void,
@@ -171,12 +191,16 @@ unsafe extern "C" fn loract_rust_backward(
     // SAFETY: `function` is the `Attached` of a node that is alive during its backward.
     let attached = unsafe { &*function.cast::<Attached>() };
     guard(&format!("backward of {}", attached.name), || {
-        // SAFETY: the bridge passes arrays of these lengths; a null gradient is an absent one, others are cloned handles.
+        // SAFETY: the bridge passes arrays of these lengths; a null gradient is an absent one,
+        // others are cloned handles.
         let (gradients, needs, outputs) = unsafe {
-            let gradients: Vec<Option<Tensor>> = std::slice::from_raw_parts(gradients, gradients_length)
-                .iter()
-                .map(|pointer| (!pointer.is_null()).then(|| Tensor::clone_from_ptr(pointer.cast_mut())))
-                .collect();
+            let gradients: Vec<Option<Tensor>> =
+                std::slice::from_raw_parts(gradients, gradients_length)
+                    .iter()
+                    .map(|pointer| {
+                        (!pointer.is_null()).then(|| Tensor::clone_from_ptr(pointer.cast_mut()))
+                    })
+                    .collect();
             let needs = std::slice::from_raw_parts(needs, outputs_length);
             (gradients, needs, std::slice::from_raw_parts_mut(outputs, outputs_length))
         };
@@ -184,7 +208,9 @@ unsafe extern "C" fn loract_rust_backward(
         let input_grads = attached.function.backward(&context, &gradients)?;
         if input_grads.len() != outputs_length {
             let (expected, got) = (outputs_length, input_grads.len());
-            return Err(Error::Length { operation: "backward", what: "gradients", expected, got }.into());
+            return Err(
+                Error::Length { operation: "backward", what: "gradients", expected, got }.into()
+            );
         }
         for (slot, input_grad) in outputs.iter_mut().zip(input_grads) {
             if let Some(input_grad) = input_grad {

@@ -1,15 +1,18 @@
-//! What PyTorch's `torch.autograd.Function`, `torch.utils.checkpoint` and gradient hooks are, for [`tch`]: operations whose backward is written
-//! in Rust, recomputation of blocks, and calls when a parameter's gradient is complete.
+//! What PyTorch's `torch.autograd.Function`, `torch.utils.checkpoint` and gradient hooks are, for
+//! [`tch`]: operations whose backward is written in Rust, recomputation of blocks, and calls when a
+//! parameter's gradient is complete.
 //!
 //! * [`Function`] and [`apply`]: an operation whose backward is written in Rust.
 //! * [`checkpoint`]: save a block's inputs only, and compute the block again in backward.
 //! * [`backward`] and [`grad`]: with gradients of the outputs given.
-//! * [`on_gradient`]: a call when a parameter's gradient is complete; [`set_gradient`] says where it is accumulated.
+//! * [`on_gradient`]: a call when a parameter's gradient is complete; [`set_gradient`] says where
+//!   it is accumulated.
 //! * [`memory`]: the bytes that tensors hold now and held at most, to the byte on the CPU.
 //! * [`random`]: draws from a seed, without touching the global generator.
 //! * [`SideStream`]: a second stream of a GPU, ordered by events.
 //!
-//! Errors and panics in a backward come out of [`backward`] and [`grad`] as [`Err`]; the engine stays usable.
+//! Errors and panics in a backward come out of [`backward`] and [`grad`] as [`Err`]; the engine
+//! stays usable.
 //!
 //! ```
 //! use loract_autograd::{Backward, BoxError, Forward, Function, apply, grad};
@@ -43,7 +46,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What this crate does not do: second derivatives of Rust functions (asking for one is an error), forward-mode derivatives.
+//! What this crate does not do: second derivatives of Rust functions (asking for one is an error),
+//! forward-mode derivatives.
 
 mod checkpoint;
 mod error;

@@ -1,14 +1,15 @@
 //! How many bytes tensors hold, now and at most.
 //!
-//! On the CPU the count is exact to the byte, of all tensors made after [`count_cpu`]; on CUDA it is the caching allocator's, which rounds
-//! each tensor up to 512 bytes.
+//! On the CPU the count is exact to the byte, of all tensors made after [`count_cpu`]; on CUDA it
+//! is the caching allocator's, which rounds each tensor up to 512 bytes.
 
 use tch::Device;
 
 use crate::Error;
 use crate::ffi::{self, check, device_index};
 
-/// Starts counting on the CPU; call it first thing in the program. Tensors made before are not counted. Calling it again does nothing.
+/// Starts counting on the CPU; call it first thing in the program. Tensors made before are not
+/// counted. Calling it again does nothing.
 pub fn count_cpu() {
     // SAFETY: installs an allocator that lives as long as the program.
     unsafe { ffi::loract_memory_install() };

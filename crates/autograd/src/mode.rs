@@ -6,7 +6,8 @@ pub fn grad_enabled() -> bool {
     unsafe { ffi::loract_grad_mode() }
 }
 
-/// Sets whether operations on this thread record a graph, until it is dropped, also by a panic (which `tch::no_grad` does not survive).
+/// Sets whether operations on this thread record a graph, until it is dropped, also by a panic
+/// (which `tch::no_grad` does not survive).
 #[must_use = "the mode ends when the guard is dropped"]
 #[derive(Debug)]
 pub struct GradMode {

@@ -4,17 +4,18 @@ use tch::Tensor;
 
 /// A weight of a model: a tensor with its name, which several threads may read.
 ///
-/// [`tch::Tensor`] is `Send` but not `Sync`, so that a block that backward has to run again (on CUDA, on a thread of libtorch's) could not be
-/// shared by an `Arc`.
+/// [`tch::Tensor`] is `Send` but not `Sync`, so that a block that backward has to run again (on
+/// CUDA, on a thread of libtorch's) could not be shared by an `Arc`.
 #[derive(Debug)]
 pub struct Parameter {
     name: String,
     tensor: Tensor,
 }
 
-// SAFETY: through `&Parameter` only methods that take `&Tensor` can be called. libtorch's const methods may run concurrently: its reference
-// counts, version counters and lazily made gradient accumulators are atomic or locked. `.grad` is written by the engine and read by the
-// optimiser, never at the same time.
+// SAFETY: through `&Parameter` only methods that take `&Tensor` can be called. libtorch's const
+// methods may run concurrently: its reference counts, version counters and lazily made gradient
+// accumulators are atomic or locked. `.grad` is written by the engine and read by the optimiser,
+// never at the same time.
 unsafe impl Sync for Parameter {}
 
 impl Parameter {

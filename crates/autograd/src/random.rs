@@ -1,7 +1,7 @@
 //! Random tensors from a seed given with each call, and the state of the global generator.
 //!
-//! The same seed gives the same values whatever was drawn before, and the global generator is neither read nor moved, so that switching one
-//! random choice on or off changes no other.
+//! The same seed gives the same values whatever was drawn before, and the global generator is
+//! neither read nor moved, so that switching one random choice on or off changes no other.
 
 use tch::{Device, Kind, Tensor};
 
@@ -19,11 +19,18 @@ pub enum Distribution {
     Bernoulli(f64),
 }
 
-/// A new tensor of independent draws from `distribution`, determined by `seed`, shape, kind and the kind of device alone.
+/// A new tensor of independent draws from `distribution`, determined by `seed`, shape, kind and the
+/// kind of device alone.
 ///
 /// # Errors
 /// Those of libtorch: a distribution that the kind cannot hold, a probability outside [0, 1].
-pub fn draw(distribution: Distribution, shape: &[i64], kind: Kind, device: Device, seed: u64) -> Result<Tensor, Error> {
+pub fn draw(
+    distribution: Distribution,
+    shape: &[i64],
+    kind: Kind,
+    device: Device,
+    seed: u64,
+) -> Result<Tensor, Error> {
     let mut tensor = Tensor::f_empty(shape, (kind, device))?;
     let (number, p) = match distribution {
         Distribution::Uniform => (0, 0.0),
@@ -35,8 +42,9 @@ pub fn draw(distribution: Distribution, shape: &[i64], kind: Kind, device: Devic
     Ok(tensor)
 }
 
-/// A seed for one random choice, from the seeds and numbers that name it: (seed, step, rank, site), say. Different lists give unrelated
-/// seeds (SplitMix64's finaliser over a running sum; Steele, Lea and Flood 2014).
+/// A seed for one random choice, from the seeds and numbers that name it: (seed, step, rank, site),
+/// say. Different lists give unrelated seeds (SplitMix64's finaliser over a running sum; Steele,
+/// Lea and Flood 2014).
 pub fn derive_seed(parts: &[u64]) -> u64 {
     parts.iter().fold(0x9e37_79b9_7f4a_7c15, |state: u64, part| {
         let mut mixed = state.rotate_left(23) ^ part.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -7,7 +7,8 @@ use tch::{Device, Tensor};
 use crate::Error;
 use crate::ffi::{self, check, device_index, pointers};
 
-/// A second stream of a GPU, apart from the one on which forward and backward run. The host never waits for either: events put the work in order.
+/// A second stream of a GPU, apart from the one on which forward and backward run. The host never
+/// waits for either: events put the work in order.
 #[derive(Debug)]
 pub struct SideStream {
     device: i64,
@@ -30,8 +31,9 @@ impl SideStream {
         Ok(Some(Self { device, stream }))
     }
 
-    /// Runs `work` with this stream as the current one: after all that was queued so far, in parallel with all that is queued from here on. The memory of
-    /// `reads` may be freed meanwhile; it is used again only when the work is done.
+    /// Runs `work` with this stream as the current one: after all that was queued so far, in
+    /// parallel with all that is queued from here on. The memory of `reads` may be freed meanwhile;
+    /// it is used again only when the work is done.
     ///
     /// # Errors
     /// Those of CUDA. What `work` answers is the caller's.
@@ -39,7 +41,15 @@ impl SideStream {
         let reads = pointers(reads.iter().copied());
         let mut before = 0;
         // SAFETY: the tensors are valid for the length of the call; writes an integer.
-        check(unsafe { ffi::loract_side_begin(self.device, self.stream, reads.as_ptr(), reads.len(), &mut before) })?;
+        check(unsafe {
+            ffi::loract_side_begin(
+                self.device,
+                self.stream,
+                reads.as_ptr(),
+                reads.len(),
+                &mut before,
+            )
+        })?;
         let mut current = Current { device: self.device, before, ended: false };
         let done = work();
         let ready = current.end()?;
@@ -58,7 +68,8 @@ impl Current {
     fn end(&mut self) -> Result<Ready, Error> {
         self.ended = true;
         let mut event = std::ptr::null_mut();
-        // SAFETY: `before` is the stream that was current; on success `event` is a new event handed over to us.
+        // SAFETY: `before` is the stream that was current; on success `event` is a new event handed
+        // over to us.
         check(unsafe { ffi::loract_side_end(self.device, self.before, &mut event) })?;
         Ok(Ready { event })
     }
@@ -78,14 +89,16 @@ pub struct Ready {
     event: *mut c_void,
 }
 
-// SAFETY: an event of CUDA belongs to no thread. Through `&Ready` it is only waited for, which does not change it.
+// SAFETY: an event of CUDA belongs to no thread. Through `&Ready` it is only waited for, which does
+// not change it.
 unsafe impl Send for Ready {}
 // SAFETY: as above.
 unsafe impl Sync for Ready {}
 
 impl Ready {
-    /// Lets the current stream wait for the work before it continues, and not the host. `reads` are the tensors that the work made and that are
-    /// read here: their memory is used again only after that.
+    /// Lets the current stream wait for the work before it continues, and not the host. `reads` are
+    /// the tensors that the work made and that are read here: their memory is used again only after
+    /// that.
     ///
     /// # Errors
     /// Those of CUDA.
@@ -123,7 +136,8 @@ mod tests {
         let device = Device::Cuda(index);
         let side = SideStream::new(device).unwrap().unwrap();
         for round in 0..50 {
-            let x = Tensor::full([512, 512], 1.0 + f64::from(round), (tch::Kind::Float, device)) * 2.0;
+            let x =
+                Tensor::full([512, 512], 1.0 + f64::from(round), (tch::Kind::Float, device)) * 2.0;
             let (product, ready) = side.run(&[&x], || x.matmul(&x)).unwrap();
             drop(x);
             // Would take the memory of `x` if it were free already.

@@ -33,7 +33,9 @@ fn gradients(depth: usize, nesting: usize, input_needs: bool) -> (Tensor, Tensor
             return block(x, weight);
         }
         let inner = weight.shallow_clone();
-        let run = move |inputs: &[Tensor]| Ok::<_, BoxError>(vec![nested(&inputs[0], &inner, nesting - 1)]);
+        let run = move |inputs: &[Tensor]| {
+            Ok::<_, BoxError>(vec![nested(&inputs[0], &inner, nesting - 1)])
+        };
         checkpoint(run, &[x], &[weight]).unwrap().remove(0)
     }
     let mut y = x.shallow_clone();
@@ -89,7 +91,10 @@ fn an_error_or_panic_in_the_repetition_comes_out_and_restores_the_generator() {
         };
         let out = checkpoint(run, &[&x], &[]).unwrap();
         let error = backward(&[&out[0].sum(Kind::Double)], &[None], false).unwrap_err().to_string();
-        assert!(error.contains("backward of checkpoint") && error.contains("repetition"), "{error}");
+        assert!(
+            error.contains("backward of checkpoint") && error.contains("repetition"),
+            "{error}"
+        );
         assert!(autograd::grad_enabled());
     }
 }
@@ -98,13 +103,23 @@ fn an_error_or_panic_in_the_repetition_comes_out_and_restores_the_generator() {
 fn seeds_determine_draws_and_the_global_generator_stays() {
     let _alone = alone();
     let before = random::state(Device::Cpu).unwrap();
-    let draw = |seed| random::draw(random::Distribution::Bernoulli(0.25), &[100_000], Kind::Float, Device::Cpu, seed).unwrap();
+    let draw = |seed| {
+        random::draw(
+            random::Distribution::Bernoulli(0.25),
+            &[100_000],
+            Kind::Float,
+            Device::Cpu,
+            seed,
+        )
+        .unwrap()
+    };
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
     let mean = draw(3).mean(Kind::Float).double_value(&[]);
     assert!((mean - 0.25).abs() < 0.01, "{mean}");
     assert_eq!(before, random::state(Device::Cpu).unwrap());
-    let seeds: std::collections::HashSet<u64> = (0..50).flat_map(|a| (0..50).map(move |b| random::derive_seed(&[0, a, b]))).collect();
+    let seeds: std::collections::HashSet<u64> =
+        (0..50).flat_map(|a| (0..50).map(move |b| random::derive_seed(&[0, a, b]))).collect();
     assert_eq!(seeds.len(), 2500);
     assert_ne!(random::derive_seed(&[1, 2]), random::derive_seed(&[2, 1]));
 }

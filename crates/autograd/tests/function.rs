@@ -1,4 +1,5 @@
-//! Custom functions: gradients, several outputs, missing gradients, saved tensors, errors, panics, and that nothing leaks.
+//! Custom functions: gradients, several outputs, missing gradients, saved tensors, errors, panics,
+//! and that nothing leaks.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::sync::Arc;
@@ -10,7 +11,14 @@ use autograd::{Backward, BoxError, Forward, Function, apply, backward, grad};
 use loract_autograd as autograd;
 
 fn random(shape: &[i64], seed: u64) -> Tensor {
-    autograd::random::draw(autograd::random::Distribution::Normal, shape, Kind::Double, Device::Cpu, seed).unwrap()
+    autograd::random::draw(
+        autograd::random::Distribution::Normal,
+        shape,
+        Kind::Double,
+        Device::Cpu,
+        seed,
+    )
+    .unwrap()
 }
 
 /// `(x * y, x + y)`; y is saved, and the product too if asked.
@@ -41,7 +49,11 @@ impl Function for ProductAndSum {
         "product_and_sum".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (x, y) = (inputs[0], inputs[1]);
         let product = x.f_mul(y)?;
         context.save(x);
@@ -52,7 +64,11 @@ impl Function for ProductAndSum {
         Ok(vec![product, x.f_add(y)?])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let saved = context.saved()?;
         if self.save_output && saved[2] != &saved[0] * &saved[1] {
             return Err("the saved output is not the product".into());
@@ -68,13 +84,17 @@ impl Function for ProductAndSum {
             }
             sum
         };
-        Ok(vec![context.needs_grad(0).then(|| pull(&saved[1])), context.needs_grad(1).then(|| pull(&saved[0]))])
+        Ok(vec![
+            context.needs_grad(0).then(|| pull(&saved[1])),
+            context.needs_grad(1).then(|| pull(&saved[0])),
+        ])
     }
 }
 
 #[test]
 fn gradients_equal_libtorch_and_finite_differences() {
-    let (x, y) = (random(&[3, 5], 1).set_requires_grad(true), random(&[3, 5], 2).set_requires_grad(true));
+    let (x, y) =
+        (random(&[3, 5], 1).set_requires_grad(true), random(&[3, 5], 2).set_requires_grad(true));
     let loss = |x: &Tensor, y: &Tensor| {
         let out = apply(ProductAndSum::new(), &[x, y]).unwrap();
         (&out[0] * &out[0]).sum(Kind::Double) + out[1].sin().sum(Kind::Double)
@@ -114,10 +134,18 @@ fn needs_follow_the_inputs_asked_for() {
         fn name(&self) -> String {
             "spy".into()
         }
-        fn forward(&mut self, _: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        fn forward(
+            &mut self,
+            _: &mut Forward<'_>,
+            inputs: &[&Tensor],
+        ) -> Result<Vec<Tensor>, BoxError> {
             Ok(vec![inputs[0] + inputs[1]])
         }
-        fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        fn backward(
+            &self,
+            context: &Backward<'_>,
+            gradients: &[Option<Tensor>],
+        ) -> Result<Vec<Option<Tensor>>, BoxError> {
             self.0.store(context.needs_grad(1), Ordering::SeqCst);
             let gradient = gradients[0].as_ref().map(Tensor::shallow_clone);
             Ok(vec![gradient, None])
@@ -150,7 +178,11 @@ fn the_function_is_dropped_with_its_backward_or_with_its_graph() {
         let function = ProductAndSum::saving_output(save_output);
         let dropped = function.dropped.clone();
         drop(apply(function, &[&x, &x]).unwrap());
-        assert_eq!(dropped.load(Ordering::SeqCst), 1, "a graph that is never used is freed (save_output {save_output})");
+        assert_eq!(
+            dropped.load(Ordering::SeqCst),
+            1,
+            "a graph that is never used is freed (save_output {save_output})"
+        );
     }
 }
 
@@ -180,14 +212,22 @@ impl Function for Fault {
     fn name(&self) -> String {
         "fault".into()
     }
-    fn forward(&mut self, _: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        _: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         match self {
             Self::ForwardError => Err("forward refused".into()),
             Self::ReturnsInput => Ok(vec![inputs[0].shallow_clone()]),
             _ => Ok(vec![inputs[0] * 2.0]),
         }
     }
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        _: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let gradient = gradients[0].as_ref().map(|gradient| gradient * 2.0);
         match self {
             Self::BackwardError => Err("backward refused".into()),
@@ -239,13 +279,21 @@ fn an_output_that_is_a_view_inside_may_be_edited_in_place_outside() {
         fn name(&self) -> String {
             "row".into()
         }
-        fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+        fn forward(
+            &mut self,
+            context: &mut Forward<'_>,
+            inputs: &[&Tensor],
+        ) -> Result<Vec<Tensor>, BoxError> {
             let all = inputs[0] * 3.0;
             let row = all.view([1, -1]).get(0);
             context.save(&row);
             Ok(vec![row])
         }
-        fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+        fn backward(
+            &self,
+            context: &Backward<'_>,
+            gradients: &[Option<Tensor>],
+        ) -> Result<Vec<Option<Tensor>>, BoxError> {
             assert_eq!(context.saved()?.len(), 1);
             Ok(vec![gradients[0].as_ref().map(|gradient| gradient * 3.0)])
         }
@@ -257,14 +305,18 @@ fn an_output_that_is_a_view_inside_may_be_edited_in_place_outside() {
     let _ = y.g_add_scalar_(1.0);
     let _ = y.g_mul_scalar_(2.0);
     let error = backward(&[&y.sum(Kind::Double)], &[None], false).unwrap_err().to_string();
-    assert!(error.contains("modified by an inplace operation"), "the saved output was edited: {error}");
+    assert!(
+        error.contains("modified by an inplace operation"),
+        "the saved output was edited: {error}"
+    );
 }
 
 #[test]
 fn a_second_derivative_is_refused_by_name() {
     let x = random(&[3], 1).set_requires_grad(true);
     let out = apply(ProductAndSum::new(), &[&x, &x]).unwrap();
-    let error = grad(&[&out[0].sum(Kind::Double)], &[&x], &[None], true, true).unwrap_err().to_string();
+    let error =
+        grad(&[&out[0].sum(Kind::Double)], &[&x], &[None], true, true).unwrap_err().to_string();
     assert!(error.contains("product_and_sum has no second derivative"), "{error}");
 }
 

@@ -1,4 +1,5 @@
-//! The memory counter, to the byte. One test alone in its program: other tests would allocate in between.
+//! The memory counter, to the byte. One test alone in its program: other tests would allocate in
+//! between.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use tch::{Device, Kind, Tensor};
@@ -26,7 +27,8 @@ fn every_byte_is_counted() {
     assert_eq!((now(), memory::peak(Device::Cpu).unwrap() - start), (start, 8000));
     drop(Tensor::zeros([0], (Kind::Double, Device::Cpu)));
 
-    // What a checkpoint holds between forward and backward: its input, its output, and the generator's state.
+    // What a checkpoint holds between forward and backward: its input, its output, and the
+    // generator's state.
     let x = Tensor::ones([64, 64], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     let before = now();
     let run = |inputs: &[Tensor]| Ok(vec![inputs[0].relu().sigmoid().tanh().exp()]);

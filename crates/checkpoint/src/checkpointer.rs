@@ -1,9 +1,9 @@
 //! Writes checkpoints in the background.
 //!
-//! At the end of a step each rank copies its shard and hands it to a thread that writes and syncs it. At the end of a later
-//! step, when all ranks are known to be done, they gather the files' checksums, and rank 0 writes the manifest, renames the
-//! folder, and removes old checkpoints. A failure of one rank is told to all: no rank relies on a checkpoint that does not
-//! exist.
+//! At the end of a step each rank copies its shard and hands it to a thread that writes and syncs
+//! it. At the end of a later step, when all ranks are known to be done, they gather the files'
+//! checksums, and rank 0 writes the manifest, renames the folder, and removes old checkpoints. A
+//! failure of one rank is told to all: no rank relies on a checkpoint that does not exist.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,8 +73,8 @@ struct Pending {
 }
 
 impl<'a> Checkpointer<'a> {
-    /// A writer of checkpoints into the directory of `run`, whose training data has the fingerprint `data`. `best` is that of
-    /// the checkpoint from which the run resumed.
+    /// A writer of checkpoints into the directory of `run`, whose training data has the fingerprint
+    /// `data`. `best` is that of the checkpoint from which the run resumed.
     pub fn new(run: &Run, group: &'a dyn ProcessGroup, data: String, best: Option<Best>) -> Self {
         Self {
             options: run.checkpoint.clone(),
@@ -95,8 +95,8 @@ impl<'a> Checkpointer<'a> {
         Self { faults, ..self }
     }
 
-    /// Whether a checkpoint is to be written now: every `[checkpoint] every` steps, and when the validation loss is the lowest
-    /// so far.
+    /// Whether a checkpoint is to be written now: every `[checkpoint] every` steps, and when the
+    /// validation loss is the lowest so far.
     pub fn is_due(&self, progress: &TrainState) -> bool {
         let every = self.options.every;
         every > 0 && (progress.step.is_multiple_of(every) || self.is_best(progress).is_some())
@@ -105,7 +105,12 @@ impl<'a> Checkpointer<'a> {
     fn is_best(&self, progress: &TrainState) -> Option<Best> {
         let eval_loss = progress.eval_loss?;
         let pending = self.pending.as_ref().and_then(|pending| pending.manifest.best);
-        let lowest = self.best.into_iter().chain(pending).map(|best| best.eval_loss).fold(f64::INFINITY, f64::min);
+        let lowest = self
+            .best
+            .into_iter()
+            .chain(pending)
+            .map(|best| best.eval_loss)
+            .fold(f64::INFINITY, f64::min);
         (eval_loss < lowest).then_some(Best { step: progress.step, eval_loss })
     }
 
@@ -117,38 +122,59 @@ impl<'a> Checkpointer<'a> {
     /// Begins a checkpoint of `state`; a pending one is finalized first. All ranks call it.
     ///
     /// # Errors
-    /// Those of libtorch and of the group. A checkpoint that could not be written is not one of them: see
-    /// [`Checkpointer::finalize`].
+    /// Those of libtorch and of the group. A checkpoint that could not be written is not one of
+    /// them: see [`Checkpointer::finalize`].
     pub fn begin(&mut self, state: &dyn Checkpointable, progress: &TrainState) -> Result<()> {
         self.finalize()?;
-        let mut manifest = Manifest::new(progress.step, self.group.world_size(), self.compat.clone(), self.data.clone());
+        let mut manifest = Manifest::new(
+            progress.step,
+            self.group.world_size(),
+            self.compat.clone(),
+            self.data.clone(),
+        );
         manifest.eval_loss = progress.eval_loss;
         manifest.eval_loss_before = progress.eval_loss_before;
         manifest.best = self.is_best(progress).or(self.best);
         manifest.seconds = progress.seconds;
         let shard = state.state()?;
-        let (part, rank, step, faults) = (self.directory.part(progress.step), self.group.rank(), progress.step, self.faults.clone());
-        let write = move || write(&part, rank, &shard, || faults.map_or(Ok(()), |faults| faults.in_save(rank, step)));
+        let (part, rank, step, faults) = (
+            self.directory.part(progress.step),
+            self.group.rank(),
+            progress.step,
+            self.faults.clone(),
+        );
+        let write = move || {
+            write(&part, rank, &shard, || {
+                faults.map_or(Ok(()), |faults| faults.in_save(rank, step))
+            })
+        };
         let writer = std::thread::Builder::new().name("checkpoint".into()).spawn(write);
-        let writer = writer.map_err(Error::io(&self.directory.part(step), "start a thread that writes"))?;
+        let writer =
+            writer.map_err(Error::io(&self.directory.part(step), "start a thread that writes"))?;
         self.pending = Some(Pending { manifest, writer });
         if self.options.background { Ok(()) } else { self.finalize() }
     }
 
-    /// Waits for the pending checkpoint, if there is one, and commits it if every rank has written its shard. Otherwise a
-    /// warning names the ranks that failed and why, and training can continue. All ranks call it.
+    /// Waits for the pending checkpoint, if there is one, and commits it if every rank has written
+    /// its shard. Otherwise a warning names the ranks that failed and why, and training can
+    /// continue. All ranks call it.
     ///
     /// # Errors
     /// Those of the group.
     pub fn finalize(&mut self) -> Result<()> {
         let Some(Pending { mut manifest, writer }) = self.pending.take() else { return Ok(()) };
-        let mine = writer.join().unwrap_or_else(|_| Err("the thread that writes it panicked".into()));
+        let mine =
+            writer.join().unwrap_or_else(|_| Err("the thread that writes it panicked".into()));
         let message = serde_json::to_vec(&mine).unwrap_or_default();
         let mut faults = Vec::new();
         for (rank, message) in self.group.all_gather_bytes(&message)?.iter().enumerate() {
-            match serde_json::from_slice(message).unwrap_or_else(|cause| Err(format!("it sent no JSON: {cause}"))) {
+            match serde_json::from_slice(message)
+                .unwrap_or_else(|cause| Err(format!("it sent no JSON: {cause}")))
+            {
                 Ok(entry) => manifest.files.push(entry),
-                Err::<FileEntry, String>(reason) => faults.push(format!("rank {rank} (host {}): {reason}", self.group.host(rank))),
+                Err::<FileEntry, String>(reason) => {
+                    faults.push(format!("rank {rank} (host {}): {reason}", self.group.host(rank)))
+                }
             }
         }
         let mut verdict = faults.join("; ").into_bytes();
@@ -159,7 +185,10 @@ impl<'a> Checkpointer<'a> {
             if !verdict.is_empty()
                 && let Err(cause) = self.directory.discard(manifest.step)
             {
-                tracing::warn!("cannot remove {}: {cause}", self.directory.part(manifest.step).display());
+                tracing::warn!(
+                    "cannot remove {}: {cause}",
+                    self.directory.part(manifest.step).display()
+                );
             }
         }
         self.group.broadcast_bytes(&mut verdict, 0)?;
@@ -170,7 +199,10 @@ impl<'a> Checkpointer<'a> {
             Ok(path)
         } else {
             let reason = String::from_utf8_lossy(&verdict).into_owned();
-            tracing::warn!("{} was not saved, and the one before it stays: {reason}", path.display());
+            tracing::warn!(
+                "{} was not saved, and the one before it stays: {reason}",
+                path.display()
+            );
             Err(reason)
         };
         self.last = Some((manifest.step, result));
@@ -190,11 +222,17 @@ impl<'a> Checkpointer<'a> {
     /// On rank 0: writes the manifest and commits the checkpoint.
     fn complete(&self, manifest: &Manifest) -> std::result::Result<(), String> {
         let part = self.directory.part(manifest.step);
-        let said = |what: &'static str| move |cause: std::io::Error| format!("cannot {what}: {cause}");
+        let said =
+            |what: &'static str| move |cause: std::io::Error| format!("cannot {what}: {cause}");
         manifest.write(&part).map_err(said("write its manifest"))?;
-        self.faults.as_ref().map_or(Ok(()), |faults| faults.in_commit(manifest.step)).map_err(said("finish it"))?;
+        self.faults
+            .as_ref()
+            .map_or(Ok(()), |faults| faults.in_commit(manifest.step))
+            .map_err(said("finish it"))?;
         self.directory.commit(manifest.step).map_err(said("rename it"))?;
-        if let Err(cause) = self.directory.prune(self.options.keep, manifest.best.map(|best| best.step)) {
+        if let Err(cause) =
+            self.directory.prune(self.options.keep, manifest.best.map(|best| best.step))
+        {
             tracing::warn!("cannot remove an old checkpoint: {cause}");
         }
         Ok(())
@@ -209,7 +247,9 @@ fn write(
     fault: impl FnOnce() -> std::io::Result<()>,
 ) -> std::result::Result<FileEntry, String> {
     let name = file_name(rank);
-    let said = |action: &'static str| move |cause: std::io::Error| format!("cannot {action} {}: {cause}", part.display());
+    let said = |action: &'static str| {
+        move |cause: std::io::Error| format!("cannot {action} {}: {cause}", part.display())
+    };
     std::fs::create_dir_all(part).map_err(said("make the directory"))?;
     models::tensor_file::write(&part.join(&name), shard, &[]).map_err(|error| error.to_string())?;
     fault().map_err(said("write into"))?;

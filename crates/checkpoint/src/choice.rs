@@ -54,9 +54,14 @@ impl SavedCheckpoint {
 pub fn find_checkpoint(run: &Run, choice: &CheckpointChoice) -> Result<SavedCheckpoint> {
     let directory = Directory::new(&run.dir);
     let newest = || {
-        let steps = directory.steps().map_err(Error::io(&checkpoints(&run.dir), "look for checkpoints in"))?;
+        let steps = directory
+            .steps()
+            .map_err(Error::io(&checkpoints(&run.dir), "look for checkpoints in"))?;
         steps.last().map(|step| directory.path(*step)).ok_or_else(|| {
-            let what = format!("is {}, which holds no checkpoint; train first, with [checkpoint] every > 0", run.dir.display());
+            let what = format!(
+                "is {}, which holds no checkpoint; train first, with [checkpoint] every > 0",
+                run.dir.display()
+            );
             Error::from(run.error_at("run", "dir", &what))
         })
     };
@@ -86,12 +91,18 @@ pub fn find_checkpoint(run: &Run, choice: &CheckpointChoice) -> Result<SavedChec
 
 fn read(folder: &Path) -> Result<Manifest> {
     if !folder.is_dir() {
-        let what = format!("there is no checkpoint {}; give a folder such as runs/demo/checkpoints/step-00000100", folder.display());
+        let what = format!(
+            "there is no checkpoint {}; give a folder such as runs/demo/checkpoints/step-00000100",
+            folder.display()
+        );
         return Err(Error::Input(what));
     }
     Manifest::read(folder).map_err(|reason| damaged(folder, &reason))
 }
 
 fn damaged(folder: &Path, reason: &str) -> Error {
-    Error::Input(format!("{} is not an intact checkpoint: {reason}; give another", folder.display()))
+    Error::Input(format!(
+        "{} is not an intact checkpoint: {reason}; give another",
+        folder.display()
+    ))
 }

@@ -41,14 +41,18 @@ impl Directory {
     /// The steps of all complete checkpoints, oldest first.
     pub fn steps(&self) -> io::Result<Vec<u64>> {
         let names = self.names()?;
-        let mut steps: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+        let mut steps: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
         steps.sort_unstable();
         Ok(steps)
     }
 
     /// Removes what was left incomplete by a run that was ended.
     pub fn sweep(&self) -> io::Result<()> {
-        self.names()?.iter().filter(|name| name.ends_with(PART)).try_for_each(|name| fs::remove_dir_all(self.0.join(name)))
+        self.names()?
+            .iter()
+            .filter(|name| name.ends_with(PART))
+            .try_for_each(|name| fs::remove_dir_all(self.0.join(name)))
     }
 
     /// Removes what was written of a checkpoint that did not become one.
@@ -132,7 +136,11 @@ mod tests {
         assert_eq!(directory.steps().unwrap(), [20, 40, 100_000_000]);
         directory.prune(1, None).unwrap();
         assert_eq!(directory.steps().unwrap(), [100_000_000]);
-        assert_eq!(fs::read_dir(checkpoints(dir.path())).unwrap().count(), 1, "nothing is left of the others");
+        assert_eq!(
+            fs::read_dir(checkpoints(dir.path())).unwrap().count(),
+            1,
+            "nothing is left of the others"
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Checkpoints of a training run: written in the background, complete or absent, and loaded by any number of ranks.
+//! Checkpoints of a training run: written in the background, complete or absent, and loaded by any
+//! number of ranks.
 //!
-//! `checkpoints/step-00000100/` in the run's directory holds a safetensors file of each rank, and `manifest.json`, which
-//! names every file with its size and checksum. A checkpoint is written to a temporary folder that becomes the checkpoint
-//! by one rename ([`Checkpointer`]). [`resume`] loads the newest one that is intact; [`find_checkpoint`] opens one to
-//! evaluate it. What is saved is any [`Checkpointable`]: something with `state()` and `load_state()`.
+//! `checkpoints/step-00000100/` in the run's directory holds a safetensors file of each rank, and
+//! `manifest.json`, which names every file with its size and checksum. A checkpoint is written to a
+//! temporary folder that becomes the checkpoint by one rename ([`Checkpointer`]). [`resume`] loads
+//! the newest one that is intact; [`find_checkpoint`] opens one to evaluate it. What is saved is
+//! any [`Checkpointable`]: something with `state()` and `load_state()`.
 //!
 //! ```
 //! use loract_checkpoint::{Checkpointable, Checkpointer, Result, Shards, TrainState, resume};

@@ -70,12 +70,19 @@ impl FileEntry {
 
     /// Whether the file in `folder` is still what was written; if not, why.
     pub fn check(&self, folder: &Path) -> Result<(), String> {
-        let found = Self::new(folder, &self.name).map_err(|cause| format!("{} cannot be read: {cause}", self.name))?;
+        let found = Self::new(folder, &self.name)
+            .map_err(|cause| format!("{} cannot be read: {cause}", self.name))?;
         if found.bytes != self.bytes {
-            return Err(format!("{} has {} bytes, {} were written", self.name, found.bytes, self.bytes));
+            return Err(format!(
+                "{} has {} bytes, {} were written",
+                self.name, found.bytes, self.bytes
+            ));
         }
         if found.sha256 != self.sha256 {
-            return Err(format!("{} has changed since it was written: its checksum differs", self.name));
+            return Err(format!(
+                "{} has changed since it was written: its checksum differs",
+                self.name
+            ));
         }
         Ok(())
     }
@@ -113,14 +120,21 @@ impl Manifest {
 
     /// Reads the one in `folder`; if it cannot be trusted, why.
     pub fn read(folder: &Path) -> Result<Self, String> {
-        let read = |name: &str| std::fs::read(folder.join(name)).map_err(|cause| format!("{name} cannot be read: {cause}"));
+        let read = |name: &str| {
+            std::fs::read(folder.join(name))
+                .map_err(|cause| format!("{name} cannot be read: {cause}"))
+        };
         let (text, written) = (read(NAME)?, read(CHECKSUM)?);
         if written != format!("{}  {NAME}\n", checksum(&text)).as_bytes() {
             return Err(format!("{NAME} has changed since it was written: its checksum differs"));
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|cause| format!("{NAME} is of another version: {cause}"))?;
+        let manifest: Self = serde_json::from_slice(&text)
+            .map_err(|cause| format!("{NAME} is of another version: {cause}"))?;
         if manifest.format != FORMAT {
-            return Err(format!("{NAME} has format {}, and this version reads {FORMAT}", manifest.format));
+            return Err(format!(
+                "{NAME} has format {}, and this version reads {FORMAT}",
+                manifest.format
+            ));
         }
         Ok(manifest)
     }
@@ -159,7 +173,11 @@ mod tests {
         for name in [NAME, CHECKSUM, "rank-0000.safetensors"] {
             let path = folder.path().join(name);
             let whole = std::fs::read(&path).unwrap();
-            let is_sound = || Manifest::read(folder.path()).and_then(|read| read.files[0].check(folder.path())).is_ok();
+            let is_sound = || {
+                Manifest::read(folder.path())
+                    .and_then(|read| read.files[0].check(folder.path()))
+                    .is_ok()
+            };
             for at in 0..whole.len() {
                 let mut damaged = whole.clone();
                 damaged[at] ^= 4;

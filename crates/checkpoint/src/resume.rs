@@ -21,14 +21,21 @@ pub struct ResumePoint {
     pub best: Option<Best>,
 }
 
-/// Loads the newest intact checkpoint in the run's directory into `state`. Newer ones that are damaged are logged with
-/// the reason, and set aside. Without a checkpoint the run starts from scratch. All ranks call it, with the same result.
+/// Loads the newest intact checkpoint in the run's directory into `state`. Newer ones that are
+/// damaged are logged with the reason, and set aside. Without a checkpoint the run starts from
+/// scratch. All ranks call it, with the same result.
 ///
 /// `data` is the fingerprint of the training data.
 ///
 /// # Errors
-/// Configuration or data differ from those of the run that wrote the checkpoint; and those of reading.
-pub fn resume(run: &Run, data: &str, group: &dyn ProcessGroup, state: &mut dyn Checkpointable) -> Result<ResumePoint> {
+/// Configuration or data differ from those of the run that wrote the checkpoint; and those of
+/// reading.
+pub fn resume(
+    run: &Run,
+    data: &str,
+    group: &dyn ProcessGroup,
+    state: &mut dyn Checkpointable,
+) -> Result<ResumePoint> {
     let directory = Directory::new(&run.dir);
     let (found, skipped) = find(&directory, group)?;
     let start = match &found {
@@ -52,13 +59,19 @@ pub fn resume(run: &Run, data: &str, group: &dyn ProcessGroup, state: &mut dyn C
             tracing::info!("resuming after step {}, from {}", manifest.step, folder.display());
             state.load_state(&Shards::open(&folder, manifest)?)?;
             let best = manifest.best.filter(|best| directory.path(best.step).is_dir());
-            ResumePoint { step: manifest.step, seconds: manifest.seconds, eval_loss_before: manifest.eval_loss_before, best }
+            ResumePoint {
+                step: manifest.step,
+                seconds: manifest.seconds,
+                eval_loss_before: manifest.eval_loss_before,
+                best,
+            }
         }
     };
     // Not before here: only the right run may rename them.
     if group.rank() == 0 {
         for step in skipped {
-            let aside = directory.set_aside(step).map_err(Error::io(&directory.path(step), "set aside"))?;
+            let aside =
+                directory.set_aside(step).map_err(Error::io(&directory.path(step), "set aside"))?;
             tracing::warn!("{} is now {}", directory.path(step).display(), aside.display());
         }
     }
@@ -70,7 +83,10 @@ fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manif
     // One rank reads the directory, so that all have the same list.
     let mut candidates = Vec::new();
     if group.rank() == 0 {
-        let steps = directory.sweep().and_then(|()| directory.steps()).map_err(Error::io(&directory.path(0), "look for"))?;
+        let steps = directory
+            .sweep()
+            .and_then(|()| directory.steps())
+            .map_err(Error::io(&directory.path(0), "look for"))?;
         candidates = steps.iter().rev().flat_map(|step| step.to_le_bytes()).collect();
     }
     group.broadcast_bytes(&mut candidates, 0)?;
@@ -89,25 +105,41 @@ fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manif
     Ok((None, skipped))
 }
 
-/// The manifest of a checkpoint if all its files are intact; or what is wrong. Each rank verifies some of the files.
-fn verify(directory: &Directory, step: u64, group: &dyn ProcessGroup) -> Result<std::result::Result<Manifest, String>> {
+/// The manifest of a checkpoint if all its files are intact; or what is wrong. Each rank verifies
+/// some of the files.
+fn verify(
+    directory: &Directory,
+    step: u64,
+    group: &dyn ProcessGroup,
+) -> Result<std::result::Result<Manifest, String>> {
     let folder = directory.path(step);
     let mut read = Vec::new();
     if group.rank() == 0 {
         let manifest = Manifest::read(&folder).and_then(|manifest| {
-            let is_whole = manifest.step == step && manifest.ranks > 0 && manifest.files.len() == manifest.ranks;
-            if is_whole { Ok(manifest) } else { Err("its manifest is of another checkpoint".to_owned()) }
+            let is_whole = manifest.step == step
+                && manifest.ranks > 0
+                && manifest.files.len() == manifest.ranks;
+            if is_whole {
+                Ok(manifest)
+            } else {
+                Err("its manifest is of another checkpoint".to_owned())
+            }
         });
-        read = serde_json::to_vec(&manifest).map_err(|cause| Error::io(&folder, "describe")(cause.into()))?;
+        read = serde_json::to_vec(&manifest)
+            .map_err(|cause| Error::io(&folder, "describe")(cause.into()))?;
     }
     group.broadcast_bytes(&mut read, 0)?;
-    let manifest: std::result::Result<Manifest, String> =
-        serde_json::from_slice(&read).map_err(|cause| Error::io(&folder, "read the manifest of")(cause.into()))?;
+    let manifest: std::result::Result<Manifest, String> = serde_json::from_slice(&read)
+        .map_err(|cause| Error::io(&folder, "read the manifest of")(cause.into()))?;
     let Ok(manifest) = manifest else { return Ok(manifest) };
 
     let own = manifest.files.iter().skip(group.rank()).step_by(group.world_size());
     let faults: Vec<String> = own.filter_map(|file| file.check(&folder).err()).collect();
     let faults = group.all_gather_bytes(faults.join("; ").as_bytes())?;
-    let faults: Vec<_> = faults.iter().filter(|faults| !faults.is_empty()).map(|faults| String::from_utf8_lossy(faults)).collect();
+    let faults: Vec<_> = faults
+        .iter()
+        .filter(|faults| !faults.is_empty())
+        .map(|faults| String::from_utf8_lossy(faults))
+        .collect();
     Ok(if faults.is_empty() { Ok(manifest) } else { Err(faults.join("; ")) })
 }

@@ -11,13 +11,15 @@ use crate::{Error, Result};
 
 /// Something whose state a checkpoint holds.
 pub trait Checkpointable {
-    /// Copies of this rank's tensors, on the CPU, by name. Tensors that all ranks have alike need to be in one shard only.
+    /// Copies of this rank's tensors, on the CPU, by name. Tensors that all ranks have alike need
+    /// to be in one shard only.
     ///
     /// # Errors
     /// Those of copying; see [`Error::state`].
     fn state(&self) -> Result<Vec<(String, Tensor)>>;
 
-    /// Restores the state from the shards of all ranks that wrote it, which may be more or fewer than there are now.
+    /// Restores the state from the shards of all ranks that wrote it, which may be more or fewer
+    /// than there are now.
     ///
     /// # Errors
     /// A tensor that is missing, or does not fit.
@@ -40,7 +42,9 @@ pub struct Shards {
 impl Shards {
     /// Opens the files that `manifest` counts.
     pub(crate) fn open(folder: &Path, manifest: &Manifest) -> Result<Self> {
-        let files = (0..manifest.ranks).map(|rank| TensorFile::open(&folder.join(file_name(rank)))).collect::<models::Result<_>>()?;
+        let files = (0..manifest.ranks)
+            .map(|rank| TensorFile::open(&folder.join(file_name(rank))))
+            .collect::<models::Result<_>>()?;
         Ok(Self { folder: folder.to_owned(), step: manifest.step, files })
     }
 
@@ -77,7 +81,10 @@ impl Shards {
     /// # Errors
     /// Those of reading.
     pub fn with_prefix(&self, prefix: &str, rank: usize) -> Result<Vec<(String, Tensor)>> {
-        let names = self.names(rank).into_iter().filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), name)));
+        let names = self
+            .names(rank)
+            .into_iter()
+            .filter_map(|name| Some((name.strip_prefix(prefix)?.to_owned(), name)));
         names.map(|(short, name)| Ok((short, self.tensor(&name, rank)?))).collect()
     }
 
@@ -137,7 +144,11 @@ pub(crate) mod tests {
         for (rank, state) in states.iter().enumerate() {
             models::tensor_file::write(&folder.join(file_name(rank)), state, &[]).unwrap();
         }
-        Shards::open(folder, &Manifest::new(1, states.len(), crate::compat::CompatKeys::default(), String::new())).unwrap()
+        Shards::open(
+            folder,
+            &Manifest::new(1, states.len(), crate::compat::CompatKeys::default(), String::new()),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -154,8 +165,14 @@ pub(crate) mod tests {
     #[test]
     fn a_tensor_of_another_shape_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let shards = shards(folder.path(), &[vec![("a".to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu)))]]);
-        let error = shards.fill(&Tensor::zeros([3], (Kind::Float, Device::Cpu)), "a", 0).unwrap_err().to_string();
+        let shards = shards(
+            folder.path(),
+            &[vec![("a".to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu)))]],
+        );
+        let error = shards
+            .fill(&Tensor::zeros([3], (Kind::Float, Device::Cpu)), "a", 0)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("holds a as Float [2], and this run has Float [3]"), "{error}");
     }
 }

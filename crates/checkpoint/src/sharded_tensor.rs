@@ -1,5 +1,5 @@
-//! Tensors that ranks shard by ranges of elements, such as the states of an optimizer under ZeRO. However many ranks wrote
-//! them, any number can load them.
+//! Tensors that ranks shard by ranges of elements, such as the states of an optimizer under ZeRO.
+//! However many ranks wrote them, any number can load them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,14 +23,19 @@ pub struct TensorRange {
 }
 
 impl TensorRange {
-    /// The name under which a checkpoint holds it: `optimizer.exp_avg.NAME`, or `optimizer.exp_avg.NAME[0..100]` for a range.
+    /// The name under which a checkpoint holds it: `optimizer.exp_avg.NAME`, or
+    /// `optimizer.exp_avg.NAME[0..100]` for a range.
     pub fn stored_name(&self) -> String {
         self.stored_as(&self.elements)
     }
 
     fn stored_as(&self, elements: &Range<i64>) -> String {
         let Range { start, end } = elements;
-        if *elements == (0..self.numel) { self.name.clone() } else { format!("{}[{start}..{end}]", self.name) }
+        if *elements == (0..self.numel) {
+            self.name.clone()
+        } else {
+            format!("{}[{start}..{end}]", self.name)
+        }
     }
 
     /// The entries of `common` in a tensor that starts at element `start`.
@@ -76,7 +81,9 @@ impl<'a> ShardedTensors<'a> {
     /// Elements that no rank wrote, or that have another dtype.
     pub fn fill(&self, target: &Tensor, range: &TensorRange) -> Result<()> {
         let TensorRange { name, elements: wanted, numel, .. } = range;
-        let mismatch = |problem: String| Err(Error::Mismatch { path: self.shards.folder().to_owned(), problem });
+        let mismatch = |problem: String| {
+            Err(Error::Mismatch { path: self.shards.folder().to_owned(), problem })
+        };
         let mut found = 0;
         for StoredRange { elements, rank } in self.stored.get(name).into_iter().flatten() {
             let elements = elements.clone().unwrap_or(0..*numel);
@@ -86,14 +93,24 @@ impl<'a> ShardedTensors<'a> {
             }
             let source = self.shards.tensor(&range.stored_as(&elements), *rank)?;
             if source.kind() != target.kind() {
-                return mismatch(format!("holds {name} as {:?}, and this run has {:?}", source.kind(), target.kind()));
+                return mismatch(format!(
+                    "holds {name} as {:?}, and this run has {:?}",
+                    source.kind(),
+                    target.kind()
+                ));
             }
-            range.entries(target, wanted.start, &common)?.f_copy_(&range.entries(&source, elements.start, &common)?)?;
+            range.entries(target, wanted.start, &common)?.f_copy_(&range.entries(
+                &source,
+                elements.start,
+                &common,
+            )?)?;
             found += common.end - common.start;
         }
         if found != wanted.end - wanted.start {
             let Range { start, end } = wanted;
-            return mismatch(format!("holds {name} for {found} of the elements {start} to {end}; it is of another optimizer or model"));
+            return mismatch(format!(
+                "holds {name} for {found} of the elements {start} to {end}; it is of another optimizer or model"
+            ));
         }
         Ok(())
     }
@@ -143,11 +160,17 @@ mod tests {
                 let folder = tempfile::tempdir().unwrap();
                 let shards = written(folder.path(), numel, unit, by);
                 let stored = ShardedTensors::new(&shards, "optimizer.");
-                for elements in cuts.iter().flat_map(|cuts| cuts.windows(2)).map(|cut| cut[0]..cut[1]) {
-                    let (start, entries) = (elements.start / unit, (elements.end - elements.start + unit - 1) / unit);
+                for elements in
+                    cuts.iter().flat_map(|cuts| cuts.windows(2)).map(|cut| cut[0]..cut[1])
+                {
+                    let (start, entries) =
+                        (elements.start / unit, (elements.end - elements.start + unit - 1) / unit);
                     let target = Tensor::full([entries], -1.0, (Kind::Float, Device::Cpu));
                     stored.fill(&target, &range(elements, numel, unit)).unwrap();
-                    assert_eq!(target, Tensor::arange_start(start, start + entries, (Kind::Float, Device::Cpu)));
+                    assert_eq!(
+                        target,
+                        Tensor::arange_start(start, start + entries, (Kind::Float, Device::Cpu))
+                    );
                 }
             }
         }
@@ -158,7 +181,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let shards = written(folder.path(), 10, 1, &[0, 3]);
         let target = Tensor::zeros([10], (Kind::Float, Device::Cpu));
-        let error = ShardedTensors::new(&shards, "optimizer.").fill(&target, &range(0..10, 10, 1)).unwrap_err().to_string();
+        let error = ShardedTensors::new(&shards, "optimizer.")
+            .fill(&target, &range(0..10, 10, 1))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("optimizer.exp_avg.w for 3 of the elements 0 to 10"), "{error}");
     }
 }

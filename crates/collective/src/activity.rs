@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A process is one rank for its whole life, so that one place is enough for all its groups and threads.
-static OWN: Mutex<Activity> = Mutex::new(Activity { step: 0, entered: 0, left: 0, operation: Cow::Borrowed("") });
+/// A process is one rank for its whole life, so that one place is enough for all its groups and
+/// threads.
+static OWN: Mutex<Activity> =
+    Mutex::new(Activity { step: 0, entered: 0, left: 0, operation: Cow::Borrowed("") });
 
 /// How far a rank has come. Its text says so: `at step 12, in all_reduce (collective 345)`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +43,8 @@ impl fmt::Display for Activity {
     }
 }
 
-/// Notes that this process begins step `step`, from 1. Where a rank fails, the others say how far it had come.
+/// Notes that this process begins step `step`, from 1. Where a rank fails, the others say how far
+/// it had come.
 pub fn note_step(step: u64) {
     own_mut().step = step;
 }
@@ -61,7 +64,8 @@ fn own_mut() -> MutexGuard<'static, Activity> {
 #[derive(Debug)]
 pub(crate) struct Inside;
 
-/// Notes that this process begins a collective. It costs a lock that nobody holds for longer than a few instructions.
+/// Notes that this process begins a collective. It costs a lock that nobody holds for longer than a
+/// few instructions.
 #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
 pub(crate) fn enter(operation: &'static str) -> Inside {
     let mut own = own_mut();
@@ -88,7 +92,10 @@ mod tests {
         drop(enter("barrier"));
         assert_eq!(own().to_string(), "at step 12, after barrier (collective 1)");
         let inside = enter("all_reduce");
-        assert_eq!((own().to_string().as_str(), own().is_in_collective()), ("at step 12, in all_reduce (collective 2)", true));
+        assert_eq!(
+            (own().to_string().as_str(), own().is_in_collective()),
+            ("at step 12, in all_reduce (collective 2)", true)
+        );
         drop(inside);
         assert!(!own().is_in_collective());
     }

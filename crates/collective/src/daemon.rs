@@ -1,16 +1,27 @@
 //! The process that started this rank on its host: mpirun, or a daemon of its on another one.
 //!
-//! When a job ends, mpirun tells its daemons to end. One that is cut off hears nothing, and lives on until its host's network stack gives the
-//! connection up, which takes a quarter of an hour; and mpirun waits for it as long. Of both, the ranks of a failed job rid their host.
+//! When a job ends, mpirun tells its daemons to end. One that is cut off hears nothing, and lives
+//! on until its host's network stack gives the connection up, which takes a quarter of an hour; and
+//! mpirun waits for it as long. Of both, the ranks of a failed job rid their host.
 
 use std::os::unix::process::parent_id;
 use std::process::{Command, Stdio};
 
-/// Those that live for one job: of Open MPI 4 and 5, and of MPICH and what is made from it. Slurm's own live for others, too.
-const KNOWN: [&str; 8] = ["orted", "orterun", "prted", "prterun", "mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"];
+/// Those that live for one job: of Open MPI 4 and 5, and of MPICH and what is made from it. Slurm's
+/// own live for others, too.
+const KNOWN: [&str; 8] = [
+    "orted",
+    "orterun",
+    "prted",
+    "prterun",
+    "mpirun",
+    "mpiexec",
+    "mpiexec.hydra",
+    "hydra_pmi_proxy",
+];
 
-/// Waits for `$2` tenths of a second for the process `$1` to end, then asks it to, and `$3` tenths after the beginning makes it. It has a session
-/// of its own, so that it outlives the rank.
+/// Waits for `$2` tenths of a second for the process `$1` to end, then asks it to, and `$3` tenths
+/// after the beginning makes it. It has a session of its own, so that it outlives the rank.
 const SCRIPT: &str = r#"n=0
 while kill -0 "$1" && [ $n -lt "$3" ]; do
   [ $n = "$2" ] && kill -TERM "$1"
@@ -21,19 +32,24 @@ done
 /// When the process is asked to end, and made to, in tenths of a second.
 const PATIENCE: [u32; 2] = [50, 80];
 
-/// Sees to it that whoever has started this rank ends soon after a job that has failed, even if nobody tells it to. Comes back at once.
+/// Sees to it that whoever has started this rank ends soon after a job that has failed, even if
+/// nobody tells it to. Comes back at once.
 pub(crate) fn end_soon() {
     let parent = parent_id();
-    let is_known = std::fs::read_to_string(format!("/proc/{parent}/comm")).is_ok_and(|name| KNOWN.contains(&name.trim()));
+    let is_known = std::fs::read_to_string(format!("/proc/{parent}/comm"))
+        .is_ok_and(|name| KNOWN.contains(&name.trim()));
     if is_known {
-        // Without the programs there is no help, and no harm: the job still ends where it can be told.
+        // Without the programs there is no help, and no harm: the job still ends where it can be
+        // told.
         let _ = undertaker(parent, PATIENCE).spawn();
     }
 }
 
 fn undertaker(process: u32, patience: [u32; 2]) -> Command {
     let mut command = Command::new("setsid");
-    command.args(["sh", "-c", SCRIPT, "sh", &process.to_string()]).args(patience.map(|tenths| tenths.to_string()));
+    command
+        .args(["sh", "-c", SCRIPT, "sh", &process.to_string()])
+        .args(patience.map(|tenths| tenths.to_string()));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -60,8 +76,14 @@ mod tests {
 
     #[test]
     fn a_process_that_does_not_end_is_ended() {
-        let [mut asked, mut made] = ["cat", "trap '' TERM; echo; cat"]
-            .map(|script| Command::new("sh").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let [mut asked, mut made] = ["cat", "trap '' TERM; echo; cat"].map(|script| {
+            Command::new("sh")
+                .args(["-c", script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
         // To wait for a child closes its input.
         let _held = [asked.stdin.take(), made.stdin.take()];
         let mut waits = undertaker(asked.id(), [1, NEVER]).spawn().unwrap();

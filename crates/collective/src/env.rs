@@ -62,7 +62,8 @@ impl Launcher {
     }
 }
 
-/// What the environment says of this rank. Only MPI itself knows for certain; where a launcher does not say, a field is `None`.
+/// What the environment says of this rank. Only MPI itself knows for certain; where a launcher does
+/// not say, a field is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
     /// Who started this rank.
@@ -80,8 +81,9 @@ pub struct Launch {
 impl Launch {
     /// Reads the environment through `lookup`.
     ///
-    /// Open MPI comes first: under `mpirun` inside a Slurm job the variables of Slurm describe the daemons of `mpirun`, not the ranks.
-    /// For the same reason Slurm's count only where PMI or PMIx says that `srun` started a rank: a batch script has them too.
+    /// Open MPI comes first: under `mpirun` inside a Slurm job the variables of Slurm describe the
+    /// daemons of `mpirun`, not the ranks. For the same reason Slurm's count only where PMI or PMIx
+    /// says that `srun` started a rank: a batch script has them too.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Option<Launch> {
         let is_set = |variable: Variable| lookup(variable.name).is_some();
         let number = |variable: Variable| lookup(variable.name)?.trim().parse().ok();
@@ -130,12 +132,14 @@ pub fn rank_hint() -> Option<usize> {
     launched_by_mpi()?.rank
 }
 
-/// This rank among those of its host, if the launcher says so: the number of the GPU it should take.
+/// This rank among those of its host, if the launcher says so: the number of the GPU it should
+/// take.
 pub fn local_rank_hint() -> Option<usize> {
     launched_by_mpi()?.local_rank
 }
 
-/// The number of ranks on this host, if the launcher says so: cores and memory are shared among them.
+/// The number of ranks on this host, if the launcher says so: cores and memory are shared among
+/// them.
 pub fn local_size_hint() -> Option<usize> {
     launched_by_mpi()?.local_size
 }
@@ -149,7 +153,8 @@ pub(crate) fn check_collectives() -> bool {
 /// How long ranks wait for each other when they meet over NCCL ([`LORACT_NCCL_DEADLINE`]).
 #[cfg(feature = "mpi")]
 pub(crate) fn nccl_deadline() -> std::time::Duration {
-    let said = std::env::var(LORACT_NCCL_DEADLINE.name).ok().and_then(|value| value.trim().parse().ok());
+    let said =
+        std::env::var(LORACT_NCCL_DEADLINE.name).ok().and_then(|value| value.trim().parse().ok());
     std::time::Duration::from_secs(said.unwrap_or(180))
 }
 
@@ -164,7 +169,12 @@ mod tests {
     use super::*;
 
     fn launch(variables: &[(Variable, &str)]) -> Option<Launch> {
-        let lookup = |name: &str| variables.iter().find(|(variable, _)| variable.name == name).map(|(_, value)| value.to_string());
+        let lookup = |name: &str| {
+            variables
+                .iter()
+                .find(|(variable, _)| variable.name == name)
+                .map(|(_, value)| value.to_string())
+        };
         Launch::from_lookup(lookup)
     }
 
@@ -189,29 +199,66 @@ mod tests {
             (OMPI_COMM_WORLD_LOCAL_RANK, "1"),
             (OMPI_COMM_WORLD_LOCAL_SIZE, "2"),
         ]);
-        let expected = Launch { launcher: Launcher::OpenMpi, rank: Some(3), world_size: Some(4), local_rank: Some(1), local_size: Some(2) };
+        let expected = Launch {
+            launcher: Launcher::OpenMpi,
+            rank: Some(3),
+            world_size: Some(4),
+            local_rank: Some(1),
+            local_size: Some(2),
+        };
         assert_eq!(found, Some(expected));
     }
 
     #[test]
     fn srun_is_known_by_pmix_or_pmi() {
-        let pmix = launch(&[(PMIX_RANK, "5"), (SLURM_PROCID, "5"), (SLURM_NTASKS, "8"), (SLURM_LOCALID, "1")]).unwrap();
-        assert_eq!((pmix.launcher, pmix.rank, pmix.world_size), (Launcher::Slurm, Some(5), Some(8)));
+        let pmix = launch(&[
+            (PMIX_RANK, "5"),
+            (SLURM_PROCID, "5"),
+            (SLURM_NTASKS, "8"),
+            (SLURM_LOCALID, "1"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (pmix.launcher, pmix.rank, pmix.world_size),
+            (Launcher::Slurm, Some(5), Some(8))
+        );
         assert_eq!((pmix.local_rank, pmix.local_size), (Some(1), None));
-        let pmi = launch(&[(PMI_FD, "9"), (SLURM_PROCID, "2"), (SLURM_NTASKS, "3"), (SLURM_NTASKS_PER_NODE, "3")]).unwrap();
-        assert_eq!((pmi.launcher, pmi.rank, pmi.world_size, pmi.local_size), (Launcher::Slurm, Some(2), Some(3), Some(3)));
+        let pmi = launch(&[
+            (PMI_FD, "9"),
+            (SLURM_PROCID, "2"),
+            (SLURM_NTASKS, "3"),
+            (SLURM_NTASKS_PER_NODE, "3"),
+        ])
+        .unwrap();
+        assert_eq!(
+            (pmi.launcher, pmi.rank, pmi.world_size, pmi.local_size),
+            (Launcher::Slurm, Some(2), Some(3), Some(3))
+        );
     }
 
     #[test]
     fn mpich_says_everything() {
-        let found = launch(&[(PMI_RANK, "1"), (PMI_SIZE, "2"), (MPI_LOCALRANKID, "0"), (MPI_LOCALNRANKS, "1")]).unwrap();
-        let expected = Launch { launcher: Launcher::Pmi, rank: Some(1), world_size: Some(2), local_rank: Some(0), local_size: Some(1) };
+        let found = launch(&[
+            (PMI_RANK, "1"),
+            (PMI_SIZE, "2"),
+            (MPI_LOCALRANKID, "0"),
+            (MPI_LOCALNRANKS, "1"),
+        ])
+        .unwrap();
+        let expected = Launch {
+            launcher: Launcher::Pmi,
+            rank: Some(1),
+            world_size: Some(2),
+            local_rank: Some(0),
+            local_size: Some(1),
+        };
         assert_eq!(found, expected);
     }
 
     #[test]
     fn a_number_that_is_none_is_no_hint() {
-        let found = launch(&[(OMPI_COMM_WORLD_SIZE, "two"), (OMPI_COMM_WORLD_RANK, " 1 ")]).unwrap();
+        let found =
+            launch(&[(OMPI_COMM_WORLD_SIZE, "two"), (OMPI_COMM_WORLD_RANK, " 1 ")]).unwrap();
         assert_eq!((found.world_size, found.rank), (None, Some(1)));
     }
 
@@ -219,7 +266,11 @@ mod tests {
     fn every_variable_stands_once_in_the_registry_with_a_meaning() {
         for (index, variable) in ALL.iter().enumerate() {
             assert!(!variable.meaning.is_empty());
-            assert!(ALL[..index].iter().all(|earlier| earlier.name != variable.name), "{} is there twice", variable.name);
+            assert!(
+                ALL[..index].iter().all(|earlier| earlier.name != variable.name),
+                "{} is there twice",
+                variable.name
+            );
         }
     }
 

@@ -33,7 +33,8 @@ pub enum Error {
         rank: usize,
     },
 
-    /// The ranks did not make the same call. Every rank gets this error (or [`Error::Unsupported`], where the mistake was made).
+    /// The ranks did not make the same call. Every rank gets this error (or [`Error::Unsupported`],
+    /// where the mistake was made).
     #[error(
         "rank {rank}: the ranks disagree in {operation}: {calls}; \
          every rank must make the same calls in the same order, with equal sizes and dtypes"
@@ -47,8 +48,11 @@ pub enum Error {
         calls: String,
     },
 
-    /// Two threads used one group at the same time; their order, which all ranks must share, would be left to chance.
-    #[error("rank {rank}: {operation} was called while another thread is using the group; make all calls from one thread")]
+    /// Two threads used one group at the same time; their order, which all ranks must share, would
+    /// be left to chance.
+    #[error(
+        "rank {rank}: {operation} was called while another thread is using the group; make all calls from one thread"
+    )]
     Busy {
         /// The collective that was called.
         operation: &'static str,
@@ -57,7 +61,9 @@ pub enum Error {
     },
 
     /// MPI returned an error code.
-    #[error("rank {rank}: MPI failed in {operation}: {message} (code {code}); see the messages of mpirun above, and run `loract doctor`")]
+    #[error(
+        "rank {rank}: MPI failed in {operation}: {message} (code {code}); see the messages of mpirun above, and run `loract doctor`"
+    )]
     Mpi {
         /// The collective that was called.
         operation: &'static str,
@@ -70,7 +76,9 @@ pub enum Error {
     },
 
     /// NCCL, or the GPU under it, failed.
-    #[error("rank {rank}: NCCL failed in {operation}: {message}; NCCL_DEBUG=INFO makes it say more")]
+    #[error(
+        "rank {rank}: NCCL failed in {operation}: {message}; NCCL_DEBUG=INFO makes it say more"
+    )]
     Nccl {
         /// The collective that was called.
         operation: &'static str,
@@ -92,7 +100,9 @@ pub enum Error {
     AlreadyInitialised,
 
     /// The MPI library does not allow calls from a thread other than the first.
-    #[error("MPI offers thread level {provided}, but {needed} is needed; use an MPI built with thread support")]
+    #[error(
+        "MPI offers thread level {provided}, but {needed} is needed; use an MPI built with thread support"
+    )]
     ThreadLevel {
         /// The level MPI gave.
         provided: i32,

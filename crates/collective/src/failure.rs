@@ -13,29 +13,35 @@ static IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
 /// The exit code of a process that panicked, as Rust's own.
 const PANICKED: i32 = 101;
 
-/// mpirun may end before what its daemons have read of a rank's last words has reached it: a head start for them.
+/// mpirun may end before what its daemons have read of a rank's last words has reached it: a head
+/// start for them.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// `MPI_Abort` talks to mpirun, over a network that may be what has failed: after so long the process ends without it.
+/// `MPI_Abort` talks to mpirun, over a network that may be what has failed: after so long the
+/// process ends without it.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Ends the whole job: prints `rank 1 (host NAME): message` on stderr and calls `MPI_Abort`, or exits with code 1 if MPI is not up.
+/// Ends the whole job: prints `rank 1 (host NAME): message` on stderr and calls `MPI_Abort`, or
+/// exits with code 1 if MPI is not up.
 ///
-/// Once MPI is up, a program calls it for **every** error that other ranks might not have. To return from `main` or to call
-/// [`std::process::exit`] instead leaves the others to find out.
+/// Once MPI is up, a program calls it for **every** error that other ranks might not have. To
+/// return from `main` or to call [`std::process::exit`] instead leaves the others to find out.
 pub fn abort(message: &str) -> ! {
     say(&format!(": {message}"));
     end_job(1)
 }
 
-/// From now on a panic on any thread ends the whole job: it prints `rank 1 (host NAME) panicked: message at file:line` on stderr and
-/// calls `MPI_Abort`, or exits with code 101 if MPI is not up.
+/// From now on a panic on any thread ends the whole job: it prints `rank 1 (host NAME) panicked:
+/// message at file:line` on stderr and calls `MPI_Abort`, or exits with code 101 if MPI is not up.
 ///
-/// This holds for panics that somebody would catch, too. With `RUST_BACKTRACE` set, the backtrace follows the message.
+/// This holds for panics that somebody would catch, too. With `RUST_BACKTRACE` set, the backtrace
+/// follows the message.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a value that is no string");
-        let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        let place = panic
+            .location()
+            .map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
         let backtrace = std::backtrace::Backtrace::capture();
         let trace = match backtrace.status() {
             std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
@@ -53,7 +59,8 @@ pub(crate) fn set_identity(rank: usize, host: &str) {
     let _ = IDENTITY.set((rank, host.to_owned()));
 }
 
-/// Prints one line that begins with the rank and its host, in one write, so that lines of several ranks do not mix.
+/// Prints one line that begins with the rank and its host, in one write, so that lines of several
+/// ranks do not mix.
 pub(crate) fn say(rest: &str) {
     let (rank, host) = match IDENTITY.get() {
         Some((rank, host)) => (*rank, host.clone()),
@@ -82,8 +89,8 @@ pub(crate) fn end_job(code: i32) -> ! {
 }
 
 fn exit_now(code: i32) -> ! {
-    // `exit` would run destructors of libraries that other threads are still using, and could block there.
-    // SAFETY: `_exit` ends the process and touches no memory of ours.
+    // `exit` would run destructors of libraries that other threads are still using, and could block
+    // there. SAFETY: `_exit` ends the process and touches no memory of ours.
     unsafe { libc::_exit(code) }
 }
 

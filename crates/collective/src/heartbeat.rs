@@ -1,13 +1,16 @@
 //! A heartbeat between the ranks, apart from the collectives.
 //!
-//! A collective waits for ever for a rank that is stopped, hangs, or is cut off, and nothing in MPI says which rank that is. So each rank has
-//! a thread that sends a few bytes over TCP, apart from MPI's own connections: all to rank 0, and rank 0 to all. Who is not heard of for too
-//! long, or closes its connection without a goodbye, is named on stderr with its host, its last step and its last collective
-//! (`rank 0 (host a): rank 3 (host b) has not been heard of for 54 s; last heard of at step 12, in all_reduce (collective 345); …`), and the
-//! job ends, on every rank that can be told, and on the others by themselves, since they miss rank 0.
+//! A collective waits for ever for a rank that is stopped, hangs, or is cut off, and nothing in MPI
+//! says which rank that is. So each rank has a thread that sends a few bytes over TCP, apart from
+//! MPI's own connections: all to rank 0, and rank 0 to all. Who is not heard of for too long, or
+//! closes its connection without a goodbye, is named on stderr with its host, its last step and its
+//! last collective (`rank 0 (host a): rank 3 (host b) has not been heard of for 54 s; last heard of
+//! at step 12, in all_reduce (collective 345); …`), and the job ends, on every rank that can be
+//! told, and on the others by themselves, since they miss rank 0.
 //!
-//! Any byte is a sign of life, however late it comes, so that a slow network or a rank that computes for an hour alarms nobody. [`watch`]
-//! judges, [`rendezvous`] finds the way to rank 0, [`frame`] is what is said, [`server`] the thread.
+//! Any byte is a sign of life, however late it comes, so that a slow network or a rank that
+//! computes for an hour alarms nobody. [`watch`] judges, [`rendezvous`] finds the way to rank 0,
+//! [`frame`] is what is said, [`server`] the thread.
 
 mod frame;
 mod interfaces;
@@ -31,21 +34,24 @@ use crate::{Error, ProcessGroup, Result, daemon, failure};
 /// When a heartbeat alarms, and whom it tells.
 #[derive(Clone, Copy, Debug)]
 pub struct HeartbeatOptions {
-    /// The time within which a rank that has died, is stopped or is cut off is named. Zero: there is no heartbeat.
+    /// The time within which a rank that has died, is stopped or is cut off is named. Zero: there
+    /// is no heartbeat.
     pub deadline: Duration,
-    /// The time for which ranks may wait in collectives while none makes progress. A rank whose process beats but whose work hangs is named
-    /// after it. `None`: for ever.
+    /// The time for which ranks may wait in collectives while none makes progress. A rank whose
+    /// process beats but whose work hangs is named after it. `None`: for ever.
     pub stall: Option<Duration>,
     /// Told the verdict on every rank before the job ends, for its log.
     pub told: fn(&str),
 }
 
-/// mpirun knows more of a rank that has died, the signal or the exit code: time for it to say so, and to end the job itself.
+/// mpirun knows more of a rank that has died, the signal or the exit code: time for it to say so,
+/// and to end the job itself.
 const FOR_MPIRUN: Duration = Duration::from_secs(1);
 
 /// This rank's part of the heartbeat, until it leaves.
 ///
-/// Dropped without [`Heartbeat::leave`], as where an error ends the work, it continues until the process ends: the others learn of that end.
+/// Dropped without [`Heartbeat::leave`], as where an error ends the work, it continues until the
+/// process ends: the others learn of that end.
 #[derive(Debug)]
 pub struct Heartbeat {
     /// None where there is no heartbeat.
@@ -53,7 +59,8 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Begins to beat, and to end the job when another rank does not. All ranks call it, with the same options.
+    /// Begins to beat, and to end the job when another rank does not. All ranks call it, with the
+    /// same options.
     ///
     /// # Errors
     /// Every rank's, if any cannot reach rank 0 ([`Error::Heartbeat`]); and those of the group.
@@ -65,18 +72,32 @@ impl Heartbeat {
         let mut endpoint = Vec::new();
         let mut fault = String::new();
         let mut heartbeat = None;
-        let spawn = |connections, listener| spawn(group, options, connections, listener).map_err(|cause| cause.to_string());
+        let spawn = |connections, listener| {
+            spawn(group, options, connections, listener).map_err(|cause| cause.to_string())
+        };
         if rank == 0 {
             // It listens before anybody comes.
-            let opened = rendezvous::listen().map_err(|cause| format!("rank 0 cannot listen: {cause}")).and_then(|(listener, opened)| {
-                endpoint = opened.encoded();
-                spawn(BTreeMap::new(), Some(Listener { socket: listener, token: opened.token, world_size, pending: Vec::new() }))
-            });
+            let opened = rendezvous::listen()
+                .map_err(|cause| format!("rank 0 cannot listen: {cause}"))
+                .and_then(|(listener, opened)| {
+                    endpoint = opened.encoded();
+                    spawn(
+                        BTreeMap::new(),
+                        Some(Listener {
+                            socket: listener,
+                            token: opened.token,
+                            world_size,
+                            pending: Vec::new(),
+                        }),
+                    )
+                });
             opened.map_or_else(|cause| fault = cause, |running| heartbeat = Some(running));
         }
         group.broadcast_bytes(&mut endpoint, 0)?;
         if let Some(endpoint) = Endpoint::decoded(&endpoint).filter(|_| rank != 0) {
-            let reached = endpoint.connect(rank, rendezvous::LIMIT).and_then(|connection| spawn(BTreeMap::from([(0, connection)]), None));
+            let reached = endpoint
+                .connect(rank, rendezvous::LIMIT)
+                .and_then(|connection| spawn(BTreeMap::from([(0, connection)]), None));
             reached.map_or_else(|cause| fault = cause, |running| heartbeat = Some(running));
         }
         let faults = group.all_gather_bytes(fault.as_bytes())?;
@@ -85,7 +106,10 @@ impl Heartbeat {
             None => Ok(heartbeat),
             Some(rank) => {
                 heartbeat.leave();
-                Err(Error::Heartbeat { rank, reason: String::from_utf8_lossy(&faults[rank]).into_owned() })
+                Err(Error::Heartbeat {
+                    rank,
+                    reason: String::from_utf8_lossy(&faults[rank]).into_owned(),
+                })
             }
         }
     }
@@ -133,7 +157,8 @@ fn spawn(
     Ok((owner, std::thread::Builder::new().name("heartbeat".into()).spawn(beat)?))
 }
 
-/// Ends the job: rank 0 at once, those that it has told a little later, should it not come to that; and in time what started the ranks.
+/// Ends the job: rank 0 at once, those that it has told a little later, should it not come to that;
+/// and in time what started the ranks.
 fn fail(words: &str, is_told: bool, told: fn(&str)) -> ! {
     if !is_told {
         failure::say(&format!(": {words}"));

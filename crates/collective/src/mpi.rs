@@ -1,5 +1,6 @@
-//! The process group over MPI. This module says what a collective does; [`call`] makes the calls, [`agreement`] compares the ranks' calls
-//! beforehand, [`fold`] adds the numbers that MPI cannot, [`gpus`] hands what is on a GPU to NCCL.
+//! The process group over MPI. This module says what a collective does; [`call`] makes the calls,
+//! [`agreement`] compares the ranks' calls beforehand, [`fold`] adds the numbers that MPI cannot,
+//! [`gpus`] hands what is on a GPU to NCCL.
 
 mod agreement;
 pub(crate) mod call;
@@ -20,13 +21,16 @@ use crate::{Error, ProcessGroup, Reduce, Result, activity, env, failure};
 
 /// How [`Mpi`] makes its calls.
 ///
-/// The ranks agree on one set of options when they start: checks are on if all ranks want them, and the smallest `chunk_bytes` counts.
+/// The ranks agree on one set of options when they start: checks are on if all ranks want them, and
+/// the smallest `chunk_bytes` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MpiOptions {
-    /// Whether each collective first compares all ranks' calls, so that a disagreement is an error instead of a hang or wrong memory.
-    /// It costs an all-reduce of 16 bytes: a few microseconds within a host, a round trip per doubling of the ranks between hosts.
+    /// Whether each collective first compares all ranks' calls, so that a disagreement is an error
+    /// instead of a hang or wrong memory. It costs an all-reduce of 16 bytes: a few microseconds
+    /// within a host, a round trip per doubling of the ranks between hosts.
     pub check: bool,
-    /// Larger payloads are handed to MPI in pieces of this many bytes (at most 2^30, since MPI counts in 32 bits).
+    /// Larger payloads are handed to MPI in pieces of this many bytes (at most 2^30, since MPI
+    /// counts in 32 bits).
     pub chunk_bytes: usize,
 }
 
@@ -48,11 +52,13 @@ impl MpiOptions {
     }
 }
 
-/// All ranks of an MPI job (`MPI_COMM_WORLD`, or a duplicate of it), tensors on the CPU, and on one GPU of each rank after
-/// [`ProcessGroup::with_device`].
+/// All ranks of an MPI job (`MPI_COMM_WORLD`, or a duplicate of it), tensors on the CPU, and on one
+/// GPU of each rank after [`ProcessGroup::with_device`].
 ///
-/// A duplicate ends with its last use, quietly. The group itself, dropped at the end of a run, it waits for the other ranks and calls `MPI_Finalize`. Dropped during a panic, after an error of MPI, or
-/// while other ranks still make collective calls, it ends the job ([`crate::abort`]) instead.
+/// A duplicate ends with its last use, quietly. The group itself, dropped at the end of a run, it
+/// waits for the other ranks and calls `MPI_Finalize`. Dropped during a panic, after an error of
+/// MPI, or while other ranks still make collective calls, it ends the job ([`crate::abort`])
+/// instead.
 #[derive(Debug)]
 pub struct Mpi {
     communicator: Communicator,
@@ -64,8 +70,8 @@ pub struct Mpi {
     nccl: Option<Nccl>,
     options: MpiOptions,
     folds: Folds,
-    /// Who holds it has the turn to call MPI; others get an error and do not wait, for two threads that take turns by chance would do so
-    /// differently on each rank.
+    /// Who holds it has the turn to call MPI; others get an error and do not wait, for two threads
+    /// that take turns by chance would do so differently on each rank.
     turn: Mutex<()>,
     /// Shared with the duplicates, as is the next.
     sent: Arc<AtomicU64>,
@@ -84,8 +90,9 @@ impl Mpi {
 
     /// Initialises MPI and meets the other ranks.
     ///
-    /// Asks for thread level *multiple*, so that any thread may make the calls and a panic on any thread can end the job. As MPI's own start, it
-    /// sets environment variables (two for Open MPI, where they are not set): no other thread may be reading them.
+    /// Asks for thread level *multiple*, so that any thread may make the calls and a panic on any
+    /// thread can end the job. As MPI's own start, it sets environment variables (two for Open MPI,
+    /// where they are not set): no other thread may be reading them.
     ///
     /// # Errors
     /// MPI was up already, it offers less than *serialized*, or one of the first calls failed.
@@ -97,7 +104,8 @@ impl Mpi {
 
         let options = options.sanitized();
         let communicator = Communicator::world();
-        let agreed = communicator.all_reduce_min("initialize", [u64::from(options.check), options.chunk_bytes as u64])?;
+        let agreed = communicator
+            .all_reduce_min("initialize", [u64::from(options.check), options.chunk_bytes as u64])?;
         let options = MpiOptions { check: agreed[0] == 1, chunk_bytes: agreed[1] as usize };
         let mut group = Mpi {
             communicator,
@@ -128,13 +136,15 @@ impl Mpi {
         let lock = match self.turn.try_lock() {
             Ok(lock) => lock,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { operation: operation.name(), rank: self.rank }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::Busy { operation: operation.name(), rank: self.rank });
+            }
         };
         Ok(Turn { _lock: lock, _inside: activity::enter(operation.name()) })
     }
 
-    /// Compares this call with those of the other ranks. A call that is wrong here (`local` is an error) takes part too, or the others
-    /// would wait for it.
+    /// Compares this call with those of the other ranks. A call that is wrong here (`local` is an
+    /// error) takes part too, or the others would wait for it.
     fn agree<T>(&self, header: Header, local: Result<T>) -> Result<T> {
         if self.options.check {
             let agreement = agreement::compare(header, self.communicator, self.rank, &self.hosts);
@@ -156,7 +166,12 @@ impl Mpi {
     }
 
     /// Agrees on a call that carries a tensor.
-    fn agree_on_tensor(&self, operation: Operation, tensor: &Tensor, detail: u64) -> Result<Payload> {
+    fn agree_on_tensor(
+        &self,
+        operation: Operation,
+        tensor: &Tensor,
+        detail: u64,
+    ) -> Result<Payload> {
         let gpu = self.nccl.as_ref().map(Nccl::device);
         let payload = match operation {
             Operation::ReduceScatter => Payload::from_rows(tensor, gpu, self.world_size()),
@@ -164,7 +179,11 @@ impl Mpi {
         };
         match payload {
             Ok(payload) => {
-                let root = if operation == Operation::Broadcast { self.valid_root(operation, detail as usize) } else { Ok(()) };
+                let root = if operation == Operation::Broadcast {
+                    self.valid_root(operation, detail as usize)
+                } else {
+                    Ok(())
+                };
                 let header = match root {
                     Ok(()) => Header::with_payload(operation, detail, payload),
                     Err(_) => Header::refused(operation, payload::Refusal::Root),
@@ -173,7 +192,13 @@ impl Mpi {
             }
             Err(refusal) => {
                 let (shape, dtype) = payload::describe(tensor);
-                let error = Error::Unsupported { operation: operation.name(), reason: refusal.reason(), shape, dtype, rank: self.rank };
+                let error = Error::Unsupported {
+                    operation: operation.name(),
+                    reason: refusal.reason(),
+                    shape,
+                    dtype,
+                    rank: self.rank,
+                };
                 self.agree(Header::refused(operation, refusal), Err(error))
             }
         }
@@ -183,16 +208,34 @@ impl Mpi {
         if root < self.world_size() {
             return Ok(());
         }
-        Err(Error::Root { operation: operation.name(), root, world_size: self.world_size(), rank: self.rank })
+        Err(Error::Root {
+            operation: operation.name(),
+            root,
+            world_size: self.world_size(),
+            rank: self.rank,
+        })
     }
 
     /// Broadcasts memory whose length all ranks know.
-    fn broadcast_memory(&self, operation: &'static str, bytes: &mut [u8], root: usize) -> Result<()> {
-        bytes.chunks_mut(self.options.chunk_bytes).try_for_each(|chunk| self.communicator.broadcast(operation, chunk, root))
+    fn broadcast_memory(
+        &self,
+        operation: &'static str,
+        bytes: &mut [u8],
+        root: usize,
+    ) -> Result<()> {
+        bytes
+            .chunks_mut(self.options.chunk_bytes)
+            .try_for_each(|chunk| self.communicator.broadcast(operation, chunk, root))
     }
 
     /// Gathers memory, `lengths[rank]` bytes from each rank, one after the other into `all`.
-    fn gather_memory(&self, operation: &'static str, own: &[u8], lengths: &[usize], all: &mut [u8]) -> Result<()> {
+    fn gather_memory(
+        &self,
+        operation: &'static str,
+        own: &[u8],
+        lengths: &[usize],
+        all: &mut [u8],
+    ) -> Result<()> {
         if all.len() <= self.options.chunk_bytes {
             return self.communicator.all_gather(operation, own, lengths, all);
         }
@@ -209,8 +252,15 @@ impl Mpi {
         Ok(())
     }
 
-    /// Combines memory, one part of equal length for each rank, and leaves this rank's part in `own`.
-    fn scatter_memory(&self, bytes: &[u8], own: &mut [u8], datatype: Datatype, fold: Fold) -> Result<()> {
+    /// Combines memory, one part of equal length for each rank, and leaves this rank's part in
+    /// `own`.
+    fn scatter_memory(
+        &self,
+        bytes: &[u8],
+        own: &mut [u8],
+        datatype: Datatype,
+        fold: Fold,
+    ) -> Result<()> {
         const OPERATION: &str = "reduce_scatter";
         if bytes.is_empty() {
             return Ok(());
@@ -220,8 +270,17 @@ impl Mpi {
         }
         // Too much for MPI's 32-bit counts in one call: rank after rank.
         for (root, part) in bytes.chunks(own.len()).enumerate() {
-            for (send, receive) in part.chunks(self.options.chunk_bytes).zip(own.chunks_mut(self.options.chunk_bytes)) {
-                self.communicator.reduce(OPERATION, send, (root == self.rank).then_some(receive), datatype, fold, root)?;
+            for (send, receive) in
+                part.chunks(self.options.chunk_bytes).zip(own.chunks_mut(self.options.chunk_bytes))
+            {
+                self.communicator.reduce(
+                    OPERATION,
+                    send,
+                    (root == self.rank).then_some(receive),
+                    datatype,
+                    fold,
+                    root,
+                )?;
             }
         }
         Ok(())
@@ -279,13 +338,17 @@ impl ProcessGroup for Mpi {
         let payload = self.agree_on_tensor(Operation::AllReduce, tensor, operation as u64)?;
         self.count_sent(payload.bytes());
         if payload.on_gpu {
-            return self.by_nccl(Operation::AllReduce, &payload, |nccl| nccl.all_reduce(tensor, &payload, operation));
+            return self.by_nccl(Operation::AllReduce, &payload, |nccl| {
+                nccl.all_reduce(tensor, &payload, operation)
+            });
         }
         let bytes = payload::bytes_mut(tensor, &payload);
         let datatype = Datatype::from_element(payload.element);
         let fold = self.folds.get(payload.element, operation);
         let mut pieces = bytes.chunks_mut(self.options.chunk_bytes);
-        let result = pieces.try_for_each(|piece| self.communicator.all_reduce("all_reduce", piece, datatype, fold));
+        let result = pieces.try_for_each(|piece| {
+            self.communicator.all_reduce("all_reduce", piece, datatype, fold)
+        });
         self.note_failure(&result);
         result
     }
@@ -296,13 +359,16 @@ impl ProcessGroup for Mpi {
         self.count_sent(payload.bytes());
         let mut own = payload::row_like(tensor)?;
         if payload.on_gpu {
-            self.by_nccl(Operation::ReduceScatter, &payload, |nccl| nccl.reduce_scatter(tensor, &payload, operation, &mut own))?;
+            self.by_nccl(Operation::ReduceScatter, &payload, |nccl| {
+                nccl.reduce_scatter(tensor, &payload, operation, &mut own)
+            })?;
             return Ok(own);
         }
         let row = Payload { numel: payload.numel / self.world_size(), ..payload };
         let fold = self.folds.get(payload.element, operation);
         let (bytes, into) = (payload::bytes(tensor, &payload), payload::bytes_mut(&mut own, &row));
-        let result = self.scatter_memory(bytes, into, Datatype::from_element(payload.element), fold);
+        let result =
+            self.scatter_memory(bytes, into, Datatype::from_element(payload.element), fold);
         self.note_failure(&result);
         result.map(|()| own)
     }
@@ -314,7 +380,9 @@ impl ProcessGroup for Mpi {
             self.count_sent(payload.bytes());
         }
         if payload.on_gpu {
-            return self.by_nccl(Operation::Broadcast, &payload, |nccl| nccl.broadcast(tensor, &payload, root));
+            return self.by_nccl(Operation::Broadcast, &payload, |nccl| {
+                nccl.broadcast(tensor, &payload, root)
+            });
         }
         let bytes = payload::bytes_mut(tensor, &payload);
         let result = self.broadcast_memory("broadcast", bytes, root);
@@ -328,13 +396,20 @@ impl ProcessGroup for Mpi {
         self.count_sent(payload.bytes());
         let mut gathered = payload::gathered_like(tensor, &payload, self.world_size())?;
         if payload.on_gpu {
-            self.by_nccl(Operation::AllGather, &payload, |nccl| nccl.all_gather(tensor, &payload, &mut gathered))?;
+            self.by_nccl(Operation::AllGather, &payload, |nccl| {
+                nccl.all_gather(tensor, &payload, &mut gathered)
+            })?;
             return Ok(gathered);
         }
         let own = payload::bytes(tensor, &payload);
         let everything = Payload { numel: payload.numel * self.world_size(), ..payload };
         let lengths = vec![own.len(); self.world_size()];
-        let result = self.gather_memory("all_gather", own, &lengths, payload::bytes_mut(&mut gathered, &everything));
+        let result = self.gather_memory(
+            "all_gather",
+            own,
+            &lengths,
+            payload::bytes_mut(&mut gathered, &everything),
+        );
         self.note_failure(&result);
         result.map(|()| gathered)
     }
@@ -376,7 +451,12 @@ impl ProcessGroup for Mpi {
             let own = (bytes.len() as u64).to_ne_bytes();
             let mut lengths = vec![0_u64; self.world_size()];
             let sizes = vec![own.len(); self.world_size()];
-            self.communicator.all_gather("all_gather_bytes", &own, &sizes, call::as_bytes_mut(&mut lengths))?;
+            self.communicator.all_gather(
+                "all_gather_bytes",
+                &own,
+                &sizes,
+                call::as_bytes_mut(&mut lengths),
+            )?;
             let lengths: Vec<usize> = lengths.iter().map(|&length| length as usize).collect();
             let mut all = vec![0; lengths.iter().sum()];
             self.gather_memory("all_gather_bytes", bytes, &lengths, &mut all)?;
@@ -418,7 +498,8 @@ impl Drop for Mpi {
         if std::thread::panicking() || self.broken.load(Ordering::Relaxed) {
             crate::abort("leaves the job after an error");
         }
-        // `MPI_Finalize` waits for all ranks. One that still makes collective calls would not come: then both learn it here.
+        // `MPI_Finalize` waits for all ranks. One that still makes collective calls would not come:
+        // then both learn it here.
         if let Err(error) = self.agree(Header::new(Operation::Leave, 0), Ok(())) {
             crate::abort(&error.to_string());
         }

@@ -1,5 +1,6 @@
-//! Tensors on a GPU, by NCCL: [`library`] finds its functions, [`communicator`] makes the calls. MPI brings the ranks together, compares their
-//! calls beforehand, and carries what is not on the GPU.
+//! Tensors on a GPU, by NCCL: [`library`] finds its functions, [`communicator`] makes the calls.
+//! MPI brings the ranks together, compares their calls beforehand, and carries what is not on the
+//! GPU.
 #![allow(unsafe_code)]
 
 mod communicator;
@@ -35,8 +36,8 @@ impl std::fmt::Debug for Nccl {
 }
 
 impl Nccl {
-    /// Looks for NCCL and the GPU. [`Device::Cpu`] hands over memory of the host, which only a NCCL made for tests takes. Otherwise, what is
-    /// missing.
+    /// Looks for NCCL and the GPU. [`Device::Cpu`] hands over memory of the host, which only a NCCL
+    /// made for tests takes. Otherwise, what is missing.
     pub(crate) fn open(device: Device) -> Result<Nccl, String> {
         let gpu = match device {
             Device::Cuda(index) => Some(Gpu::open(index)?),
@@ -61,7 +62,8 @@ impl Nccl {
         self.device
     }
 
-    /// What no other rank's GPU may have, as NCCL refuses it: the host, and the GPU's number. Two hosts of one machine are told apart as NCCL does.
+    /// What no other rank's GPU may have, as NCCL refuses it: the host, and the GPU's number. Two
+    /// hosts of one machine are told apart as NCCL does.
     pub(crate) fn identity(&self, host: &str, rank: usize) -> Result<String, String> {
         let Some(gpu) = self.gpu else { return Ok(format!("rank {rank}")) };
         let host = std::env::var("NCCL_HOSTID").unwrap_or_else(|_| host.to_owned());
@@ -90,7 +92,12 @@ impl Nccl {
     }
 
     /// Replaces `tensor` by its combination over the ranks.
-    pub(crate) fn all_reduce(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
+    pub(crate) fn all_reduce(
+        &self,
+        tensor: &mut Tensor,
+        payload: &Payload,
+        reduce: Reduce,
+    ) -> Result<(), String> {
         if keeps_nan(payload, reduce) {
             return self.combine(tensor, payload, reduce);
         }
@@ -100,8 +107,15 @@ impl Nccl {
         tensor.f_add_(&nan).map(drop).map_err(words)
     }
 
-    /// Combines `tensor` over the ranks, of which it has a row for each; `own` has room for this rank's.
-    pub(crate) fn reduce_scatter(&self, tensor: &Tensor, payload: &Payload, reduce: Reduce, own: &mut Tensor) -> Result<(), String> {
+    /// Combines `tensor` over the ranks, of which it has a row for each; `own` has room for this
+    /// rank's.
+    pub(crate) fn reduce_scatter(
+        &self,
+        tensor: &Tensor,
+        payload: &Payload,
+        reduce: Reduce,
+        own: &mut Tensor,
+    ) -> Result<(), String> {
         self.scatter(tensor, payload, reduce, own)?;
         if keeps_nan(payload, reduce) {
             return Ok(());
@@ -111,34 +125,75 @@ impl Nccl {
         own.f_add_(&nan).map(drop).map_err(words)
     }
 
-    fn scatter(&self, tensor: &Tensor, payload: &Payload, reduce: Reduce, own: &mut Tensor) -> Result<(), String> {
-        // SAFETY: as in `combine`; `own` was made for it, and the tensors' memory goes to nothing that is queued earlier than this.
+    fn scatter(
+        &self,
+        tensor: &Tensor,
+        payload: &Payload,
+        reduce: Reduce,
+        own: &mut Tensor,
+    ) -> Result<(), String> {
+        // SAFETY: as in `combine`; `own` was made for it, and the tensors' memory goes to nothing
+        // that is queued earlier than this.
         self.after_rendezvous(|communicator| unsafe {
-            communicator.reduce_scatter(tensor.data_ptr(), own.data_ptr(), own.numel(), payload.element, reduce)
+            communicator.reduce_scatter(
+                tensor.data_ptr(),
+                own.data_ptr(),
+                own.numel(),
+                payload.element,
+                reduce,
+            )
         })
     }
 
-    fn combine(&self, tensor: &mut Tensor, payload: &Payload, reduce: Reduce) -> Result<(), String> {
-        // SAFETY: the payload was accepted: a dense, contiguous tensor of so many elements on this device, whose memory libtorch hands on only to
-        // what it queues later. That all ranks call the same was found out before.
-        self.after_rendezvous(|communicator| unsafe { communicator.all_reduce(tensor.data_ptr(), payload.numel, payload.element, reduce) })
+    fn combine(
+        &self,
+        tensor: &mut Tensor,
+        payload: &Payload,
+        reduce: Reduce,
+    ) -> Result<(), String> {
+        // SAFETY: the payload was accepted: a dense, contiguous tensor of so many elements on this
+        // device, whose memory libtorch hands on only to what it queues later. That all ranks call
+        // the same was found out before.
+        self.after_rendezvous(|communicator| unsafe {
+            communicator.all_reduce(tensor.data_ptr(), payload.numel, payload.element, reduce)
+        })
     }
 
     /// Replaces `tensor` by that of rank `root`.
-    pub(crate) fn broadcast(&self, tensor: &mut Tensor, payload: &Payload, root: usize) -> Result<(), String> {
+    pub(crate) fn broadcast(
+        &self,
+        tensor: &mut Tensor,
+        payload: &Payload,
+        root: usize,
+    ) -> Result<(), String> {
         // SAFETY: as in `combine`.
-        self.after_rendezvous(|communicator| unsafe { communicator.broadcast(tensor.data_ptr(), payload.numel, payload.element, root) })
-    }
-
-    /// Gathers `tensor` of every rank into `all`, which has room for them.
-    pub(crate) fn all_gather(&self, tensor: &Tensor, payload: &Payload, all: &mut Tensor) -> Result<(), String> {
-        // SAFETY: as in `combine`; `all` was made for it.
         self.after_rendezvous(|communicator| unsafe {
-            communicator.all_gather(tensor.data_ptr(), all.data_ptr(), payload.numel, payload.element)
+            communicator.broadcast(tensor.data_ptr(), payload.numel, payload.element, root)
         })
     }
 
-    fn after_rendezvous(&self, call: impl FnOnce(&Communicator) -> Result<(), String>) -> Result<(), String> {
+    /// Gathers `tensor` of every rank into `all`, which has room for them.
+    pub(crate) fn all_gather(
+        &self,
+        tensor: &Tensor,
+        payload: &Payload,
+        all: &mut Tensor,
+    ) -> Result<(), String> {
+        // SAFETY: as in `combine`; `all` was made for it.
+        self.after_rendezvous(|communicator| unsafe {
+            communicator.all_gather(
+                tensor.data_ptr(),
+                all.data_ptr(),
+                payload.numel,
+                payload.element,
+            )
+        })
+    }
+
+    fn after_rendezvous(
+        &self,
+        call: impl FnOnce(&Communicator) -> Result<(), String>,
+    ) -> Result<(), String> {
         let communicator = self.communicator.lock().unwrap_or_else(PoisonError::into_inner).clone();
         communicator.as_deref().map_or_else(|| Err("the ranks have not met".to_owned()), call)
     }

@@ -17,7 +17,8 @@ pub(crate) enum Element {
 
 impl Element {
     #[cfg_attr(not(feature = "mpi"), allow(dead_code))]
-    pub(crate) const ALL: [Element; 5] = [Element::F32, Element::F64, Element::F16, Element::Bf16, Element::I64];
+    pub(crate) const ALL: [Element; 5] =
+        [Element::F32, Element::F64, Element::F16, Element::Bf16, Element::I64];
 
     fn from_kind(kind: Kind) -> Option<Element> {
         match kind {
@@ -51,7 +52,8 @@ impl Element {
     }
 }
 
-/// Why a tensor is not carried. The numbers travel in the header of a call, so that other ranks can say it too.
+/// Why a tensor is not carried. The numbers travel in the header of a call, so that other ranks can
+/// say it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Refusal {
@@ -65,8 +67,15 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 7] =
-        [Refusal::Undefined, Refusal::Elsewhere, Refusal::NotDense, Refusal::NotContiguous, Refusal::Dtype, Refusal::Root, Refusal::Rows];
+    const ALL: [Refusal; 7] = [
+        Refusal::Undefined,
+        Refusal::Elsewhere,
+        Refusal::NotDense,
+        Refusal::NotContiguous,
+        Refusal::Dtype,
+        Refusal::Root,
+        Refusal::Rows,
+    ];
 
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -97,13 +106,20 @@ pub(crate) struct Payload {
 
 impl fmt::Display for Payload {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}{}", self.numel, self.element.name(), if self.on_gpu { " on the GPU" } else { "" })
+        write!(
+            formatter,
+            "{} {}{}",
+            self.numel,
+            self.element.name(),
+            if self.on_gpu { " on the GPU" } else { "" }
+        )
     }
 }
 
 impl Payload {
-    /// Looks at `tensor` without touching its memory; it may be on the CPU, or on `gpu`. Each question is asked only of tensors that can answer it: libtorch throws when
-    /// an undefined tensor is asked for its dtype, or a sparse one for its strides.
+    /// Looks at `tensor` without touching its memory; it may be on the CPU, or on `gpu`. Each
+    /// question is asked only of tensors that can answer it: libtorch throws when an undefined
+    /// tensor is asked for its dtype, or a sparse one for its strides.
     pub(crate) fn new(tensor: &Tensor, gpu: Option<Device>) -> Result<Payload, Refusal> {
         if !tensor.defined() {
             return Err(Refusal::Undefined);
@@ -116,7 +132,8 @@ impl Payload {
         if !on_gpu && tensor.device() != Device::Cpu {
             return Err(Refusal::Elsewhere);
         }
-        // Compressed sparse layouts answer `is_sparse` with no and throw at `is_contiguous`; to be viewed flat they fail in an orderly way.
+        // Compressed sparse layouts answer `is_sparse` with no and throw at `is_contiguous`; to be
+        // viewed flat they fail in an orderly way.
         if tensor.f_view([-1]).is_err() || !tensor.is_contiguous() {
             return Err(Refusal::NotContiguous);
         }
@@ -124,9 +141,17 @@ impl Payload {
     }
 
     /// The same, if it has a row for each of `world_size` ranks.
-    pub(crate) fn from_rows(tensor: &Tensor, gpu: Option<Device>, world_size: usize) -> Result<Payload, Refusal> {
+    pub(crate) fn from_rows(
+        tensor: &Tensor,
+        gpu: Option<Device>,
+        world_size: usize,
+    ) -> Result<Payload, Refusal> {
         let payload = Payload::new(tensor, gpu)?;
-        if tensor.size().first() == Some(&(world_size as i64)) { Ok(payload) } else { Err(Refusal::Rows) }
+        if tensor.size().first() == Some(&(world_size as i64)) {
+            Ok(payload)
+        } else {
+            Err(Refusal::Rows)
+        }
     }
 
     /// Its length in bytes.
@@ -137,7 +162,11 @@ impl Payload {
 }
 
 /// An empty `[world_size, ...]` for what `world_size` ranks gather.
-pub(crate) fn gathered_like(tensor: &Tensor, payload: &Payload, world_size: usize) -> Result<Tensor, TchError> {
+pub(crate) fn gathered_like(
+    tensor: &Tensor,
+    payload: &Payload,
+    world_size: usize,
+) -> Result<Tensor, TchError> {
     let shape: Vec<i64> = std::iter::once(world_size as i64).chain(tensor.size()).collect();
     Tensor::f_empty(shape, (payload.element.kind(), tensor.device()))
 }
@@ -162,9 +191,10 @@ pub(crate) fn bytes_mut<'a>(tensor: &'a mut Tensor, payload: &Payload) -> &'a mu
     if length == 0 {
         return &mut [];
     }
-    // SAFETY: the payload was accepted, so the tensor is a dense, contiguous CPU tensor of `numel` elements of that size, and its
-    // memory is initialised or may hold any bytes (every bit pattern is a number). The borrow of the tensor keeps it alive; that no
-    // other handle writes to the storage meanwhile is what `&mut` means for tch's tensors by convention.
+    // SAFETY: the payload was accepted, so the tensor is a dense, contiguous CPU tensor of `numel`
+    // elements of that size, and its memory is initialised or may hold any bytes (every bit pattern
+    // is a number). The borrow of the tensor keeps it alive; that no other handle writes to the
+    // storage meanwhile is what `&mut` means for tch's tensors by convention.
     unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<u8>(), length) }
 }
 
@@ -190,9 +220,19 @@ mod tests {
             for shape in [&[0][..], &[], &[3, 5], &[1, 0, 2]] {
                 let tensor = Tensor::zeros(shape, (element.kind(), Device::Cpu));
                 let numel = shape.iter().product::<i64>() as usize;
-                assert_eq!(Payload::new(&tensor, None), Ok(Payload { element, numel, on_gpu: false }));
-                assert_eq!(Payload::new(&tensor, Some(Device::Cuda(0))), Ok(Payload { element, numel, on_gpu: false }));
-                assert_eq!(Payload::new(&tensor, Some(Device::Cpu)), Ok(Payload { element, numel, on_gpu: true }), "of tests");
+                assert_eq!(
+                    Payload::new(&tensor, None),
+                    Ok(Payload { element, numel, on_gpu: false })
+                );
+                assert_eq!(
+                    Payload::new(&tensor, Some(Device::Cuda(0))),
+                    Ok(Payload { element, numel, on_gpu: false })
+                );
+                assert_eq!(
+                    Payload::new(&tensor, Some(Device::Cpu)),
+                    Ok(Payload { element, numel, on_gpu: true }),
+                    "of tests"
+                );
             }
         }
     }
@@ -202,11 +242,18 @@ mod tests {
         let matrix = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
         assert_eq!(Payload::new(&Tensor::new(), None), Err(Refusal::Undefined));
         assert_eq!(Payload::new(&matrix.tr(), None), Err(Refusal::NotContiguous));
-        assert_eq!(Payload::new(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false), None), Err(Refusal::NotContiguous));
+        assert_eq!(
+            Payload::new(&Tensor::zeros([1], (Kind::Float, Device::Cpu)).expand([4], false), None),
+            Err(Refusal::NotContiguous)
+        );
         assert_eq!(Payload::new(&matrix.to_sparse_sparse_dim(2), None), Err(Refusal::NotDense));
         assert!(Payload::new(&matrix.to_sparse_csr(None), None).is_err());
         for kind in [Kind::Uint8, Kind::Int, Kind::Bool, Kind::ComplexFloat] {
-            assert_eq!(Payload::new(&Tensor::zeros([2], (kind, Device::Cpu)), None), Err(Refusal::Dtype), "{kind:?}");
+            assert_eq!(
+                Payload::new(&Tensor::zeros([2], (kind, Device::Cpu)), None),
+                Err(Refusal::Dtype),
+                "{kind:?}"
+            );
         }
     }
 
@@ -214,7 +261,10 @@ mod tests {
     fn what_is_shared_out_has_a_row_for_each_rank() {
         let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, Device::Cpu));
         for shape in [&[3][..], &[3, 2], &[3, 0]] {
-            assert_eq!(Payload::from_rows(&zeros(shape), None, 3), Payload::new(&zeros(shape), None));
+            assert_eq!(
+                Payload::from_rows(&zeros(shape), None, 3),
+                Payload::new(&zeros(shape), None)
+            );
             assert_eq!(row_like(&zeros(shape)).unwrap().size(), shape[1..]);
         }
         for shape in [&[][..], &[0], &[2, 3]] {

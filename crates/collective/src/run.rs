@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use crate::{ProcessGroup, Result, Single, install_panic_hook, launched_by_mpi};
 
-/// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls `body`.
+/// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls
+/// `body`.
 ///
-/// An `Err` of the body ends the job through [`abort`](crate::abort) with its message (`{:#}`, so that `anyhow` shows its chain): however a rank
-/// leaves the body, no other rank waits for it. Errors that every rank meets before it needs the others, such as a wrong configuration,
-/// are better found before this call.
+/// An `Err` of the body ends the job through [`abort`](crate::abort) with its message (`{:#}`, so
+/// that `anyhow` shows its chain): however a rank leaves the body, no other rank waits for it.
+/// Errors that every rank meets before it needs the others, such as a wrong configuration, are
+/// better found before this call.
 ///
 /// # Errors
 /// Only those of [`connect`].
@@ -22,10 +24,12 @@ pub fn run<T, E: Display>(body: impl FnOnce(Arc<dyn ProcessGroup>) -> Result<T, 
     }
 }
 
-/// Joins the group this process was started in: [`Mpi`](crate::Mpi) if a launcher started it, [`Single`] if it is alone.
+/// Joins the group this process was started in: [`Mpi`](crate::Mpi) if a launcher started it,
+/// [`Single`] if it is alone.
 ///
 /// # Errors
-/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
+/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and
+/// [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
 pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
     match launched_by_mpi() {
         None => Ok(Arc::new(Single::new())),
@@ -35,7 +39,8 @@ pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
         Some(launch) if launch.world_size == Some(1) => Ok(Arc::new(Single::new())),
         #[cfg(not(feature = "mpi"))]
         Some(launch) => {
-            let ranks = launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
+            let ranks =
+                launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
             Err(crate::Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
         }
     }

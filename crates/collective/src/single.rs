@@ -5,7 +5,8 @@ use tch::{Device, Tensor};
 use crate::payload::{Payload, Refusal, describe, gathered_like, row_like};
 use crate::{Error, ProcessGroup, Reduce, Result, failure};
 
-/// A job of one process. Every collective is the identity, refuses what other groups refuse, and sends nothing.
+/// A job of one process. Every collective is the identity, refuses what other groups refuse, and
+/// sends nothing.
 #[derive(Debug)]
 pub struct Single {
     host: String,
@@ -64,7 +65,8 @@ impl ProcessGroup for Single {
     }
 
     fn reduce_scatter(&self, tensor: &Tensor, _operation: Reduce) -> Result<Tensor> {
-        Payload::from_rows(tensor, anywhere(tensor), 1).map_err(|refusal| refused(tensor, "reduce_scatter", refusal))?;
+        Payload::from_rows(tensor, anywhere(tensor), 1)
+            .map_err(|refusal| refused(tensor, "reduce_scatter", refusal))?;
         let _no_grad = tch::no_grad_guard();
         let mut own = row_like(tensor)?;
         own.f_copy_(&tensor.f_select(0, 0)?)?;
@@ -147,11 +149,20 @@ mod tests {
     #[test]
     fn wrong_uses_are_refused_as_on_many_ranks() {
         let group = Single::new();
-        let error = group.all_reduce(&mut Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)).tr(), Reduce::Sum).unwrap_err();
-        let Error::Unsupported { operation, shape, dtype, rank, .. } = &error else { panic!("{error}") };
-        assert_eq!((*operation, shape.as_slice(), dtype.as_str(), *rank), ("all_reduce", &[3, 2][..], "Float", 0));
+        let error = group
+            .all_reduce(&mut Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)).tr(), Reduce::Sum)
+            .unwrap_err();
+        let Error::Unsupported { operation, shape, dtype, rank, .. } = &error else {
+            panic!("{error}")
+        };
+        assert_eq!(
+            (*operation, shape.as_slice(), dtype.as_str(), *rank),
+            ("all_reduce", &[3, 2][..], "Float", 0)
+        );
         assert!(group.all_gather(&Tensor::new()).is_err());
-        let error = group.reduce_scatter(&Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)), Reduce::Sum).unwrap_err();
+        let error = group
+            .reduce_scatter(&Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)), Reduce::Sum)
+            .unwrap_err();
         assert!(matches!(error, Error::Unsupported { operation: "reduce_scatter", .. }), "{error}");
         assert!(group.broadcast(&mut Tensor::zeros([1], (Kind::Bool, Device::Cpu)), 0).is_err());
         let error = group.broadcast_bytes(&mut Vec::new(), 1).unwrap_err();

@@ -18,8 +18,11 @@ const BOTTOM: f64 = 36.0;
 const ORDERS: f64 = 5.0;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/activations/activations.safetensors");
-    let matrix = Tensor::read_safetensors(file)?.into_iter().find(|(name, _)| name == "smollm2.l15.layer_in.b0");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/activations/activations.safetensors");
+    let matrix = Tensor::read_safetensors(file)?
+        .into_iter()
+        .find(|(name, _)| name == "smollm2.l15.layer_in.b0");
     let (_, matrix) = matrix.ok_or("the fixture holds no smollm2.l15.layer_in.b0")?;
     let basis = Arc::new(Basis::from_matrix(&matrix.f_to_kind(Kind::Float)?)?);
     let variances = basis.variances()?;
@@ -40,16 +43,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     for (bits, fill) in [(4.0, "#9ecae1"), (2.0, "#3182bd")] {
-        let code = Coded::new(&matrix, &basis, &Coding { rate: Rate::Bits(bits), ..Coding::default() }, 0)?;
+        let code = Coded::new(
+            &matrix,
+            &basis,
+            &Coding { rate: Rate::Bits(bits), ..Coding::default() },
+            0,
+        )?;
         let mut outline = format!("M{LEFT} {:.1}", y(0.0));
         for (component, width) in code.widths()?.into_iter().enumerate() {
-            outline += &format!("L{:.1} {:.1}H{:.1}", x(component), y(f64::from(width.min(8)) / 8.0), x(component + 1));
+            outline += &format!(
+                "L{:.1} {:.1}H{:.1}",
+                x(component),
+                y(f64::from(width.min(8)) / 8.0),
+                x(component + 1)
+            );
         }
         println!(r#"<path d="{outline}V{:.1}Z" fill="{fill}" fill-opacity="0.85"/>"#, y(0.0));
     }
-    let energy = |variance: f64| y((1.0 + (variance / variances[0]).max(1e-30).log10() / ORDERS).max(0.0));
-    let line: Vec<String> = variances.iter().enumerate().map(|(at, variance)| format!("{:.1} {:.1}", x(at), energy(*variance))).collect();
-    println!(r##"<path d="M{}" fill="none" stroke="#e6550d" stroke-width="1.5"/>"##, line.join("L"));
+    let energy =
+        |variance: f64| y((1.0 + (variance / variances[0]).max(1e-30).log10() / ORDERS).max(0.0));
+    let line: Vec<String> = variances
+        .iter()
+        .enumerate()
+        .map(|(at, variance)| format!("{:.1} {:.1}", x(at), energy(*variance)))
+        .collect();
+    println!(
+        r##"<path d="M{}" fill="none" stroke="#e6550d" stroke-width="1.5"/>"##,
+        line.join("L")
+    );
     let last = HEIGHT - 10.0;
     println!(r#"<text x="{LEFT}" y="{last}">components, from the largest to the smallest</text>"#);
     println!(

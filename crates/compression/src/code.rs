@@ -24,7 +24,8 @@ impl Code {
         }
     }
 
-    /// The tensors it holds, as they are held; not the basis of [`Code::Coded`], which others may share.
+    /// The tensors it holds, as they are held; not the basis of [`Code::Coded`], which others may
+    /// share.
     pub fn tensors(&self) -> Vec<&Tensor> {
         match self {
             Self::Factors(factors) => factors.tensors(),

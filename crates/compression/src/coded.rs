@@ -1,18 +1,23 @@
 //! Coded activations: rotate, water-fill, quantize, pack.
 //!
 //! 1. Each row (token) is divided by its norm, so that all tokens weigh the same.
-//! 2. It is projected on an orthonormal [`Basis`] of the site, in which a few components carry most of the energy.
-//! 3. Each component gets 0 to 8 bits by its variance, or 16 where 8 are too few: each next bit goes where it reduces the error most
-//!    (reverse water-filling; [`bound`] is the theory).
-//! 4. A component is quantized with its own scale along a trellis over its tokens, with a quarter less error than by itself.
-//! 5. Codes are packed without gaps. Decoding is integer arithmetic, a table of constants, and two multiplications, the same on every
-//!    machine; products ([`Coded::contract`], [`Coded::project`]) use the decoded components and the basis, never the rebuilt matrix.
+//! 2. It is projected on an orthonormal [`Basis`] of the site, in which a few components carry most
+//!    of the energy.
+//! 3. Each component gets 0 to 8 bits by its variance, or 16 where 8 are too few: each next bit
+//!    goes where it reduces the error most (reverse water-filling; [`bound`] is the theory).
+//! 4. A component is quantized with its own scale along a trellis over its tokens, with a quarter
+//!    less error than by itself.
+//! 5. Codes are packed without gaps. Decoding is integer arithmetic, a table of constants, and two
+//!    multiplications, the same on every machine; products ([`Coded::contract`],
+//!    [`Coded::project`]) use the decoded components and the basis, never the rebuilt matrix.
 //!
-//! A row's 16-bit gain makes up for its norm: with `keep_norms`, the decoded row has the norm that it had, to 2⁻⁹; without, the error is
-//! least. Rows that the code serves badly are stored in bf16, from the same bytes.
+//! A row's 16-bit gain makes up for its norm: with `keep_norms`, the decoded row has the norm that
+//! it had, to 2⁻⁹; without, the error is least. Rows that the code serves badly are stored in bf16,
+//! from the same bytes.
 //!
-//! On a GPU, kernels do all this where the matrix is, to the same bits; the host gives out the bits from what they count. Where the driver or NVRTC
-//! is missing, matrices are coded by the CPU and decoded by libtorch.
+//! On a GPU, kernels do all this where the matrix is, to the same bits; the host gives out the bits
+//! from what they count. Where the driver or NVRTC is missing, matrices are coded by the CPU and
+//! decoded by libtorch.
 
 mod adaptive_basis;
 mod basis;
@@ -32,7 +37,8 @@ pub use water_filling::{bits_at_bound, bound};
 /// How many bits a code has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// Bits per element of the matrix, above 0: codes, scales, gains and rows stored exactly, all but the basis.
+    /// Bits per element of the matrix, above 0: codes, scales, gains and rows stored exactly, all
+    /// but the basis.
     Bits(f64),
     /// The fewest bits that meet this [per-token error](crate::per_token_error), above 0.
     Error(f64),

@@ -8,11 +8,17 @@ use crate::svd::svd;
 use crate::{Error, Method};
 
 /// `rank` components by `method`.
-pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Result<Projection, Error> {
+pub(crate) fn components(
+    inputs: &Inputs<'_>,
+    method: Method,
+    rank: i64,
+) -> Result<Projection, Error> {
     let a = inputs.a;
     match method {
         Method::Qb { test_matrix } => qb(inputs, rank, test_matrix),
-        Method::RowSpace { test_matrix, unit_rows } => row_space(inputs, rank, test_matrix, unit_rows),
+        Method::RowSpace { test_matrix, unit_rows } => {
+            row_space(inputs, rank, test_matrix, unit_rows)
+        }
         Method::Rsvd { oversampling, power_iterations } => {
             let (rows, columns) = a.size2()?;
             let sketch = (rank + oversampling).min(rows).min(columns);
@@ -21,6 +27,8 @@ pub(crate) fn components(inputs: &Inputs<'_>, method: Method, rank: i64) -> Resu
         }
         Method::Nystrom => nystrom(a, rank, inputs.seed),
         // Codes without a rank, and in a basis that there is, are made before this is asked.
-        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } | Method::Shared => svd(a, rank),
+        Method::Svd | Method::Quantized { .. } | Method::Coded { .. } | Method::Shared => {
+            svd(a, rank)
+        }
     }
 }

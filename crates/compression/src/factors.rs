@@ -4,8 +4,9 @@ use crate::{Error, rounded::Rounded};
 
 /// A matrix held as the product of two thin ones: `A ≈ left · right`.
 ///
-/// Tensors are contiguous and own their storage: no larger storage is kept alive by them. But the right factor may be that of many matrices, which
-/// their site's [`SiteState`](crate::SiteState) holds.
+/// Tensors are contiguous and own their storage: no larger storage is kept alive by them. But the
+/// right factor may be that of many matrices, which their site's [`SiteState`](crate::SiteState)
+/// holds.
 #[derive(Debug)]
 pub struct Factors {
     left: Rounded,
@@ -15,28 +16,43 @@ pub struct Factors {
 }
 
 impl Factors {
-    /// From `left` `[rows, rank]` and `right` `[rank, columns]`, converted to `kind` (the form in which they are held): a floating dtype, or
-    /// `Int8`, which takes one bf16 scale for each row of `left` and each column of `right`.
+    /// From `left` `[rows, rank]` and `right` `[rank, columns]`, converted to `kind` (the form in
+    /// which they are held): a floating dtype, or `Int8`, which takes one bf16 scale for each row
+    /// of `left` and each column of `right`.
     ///
     /// # Errors
     /// [`Error::Shape`] if they do not fit together, [`Error::Kind`] for another `kind`.
     pub fn new(left: &Tensor, right: &Tensor, kind: Kind) -> Result<Self, Error> {
         let (l, r) = (left.size(), right.size());
         if l.len() != 2 || r.len() != 2 || l[1] != r[0] {
-            let expected = format!("[{}, columns] for the right factor", l.last().copied().unwrap_or(0));
+            let expected =
+                format!("[{}, columns] for the right factor", l.last().copied().unwrap_or(0));
             return Err(Error::Shape { operation: "factors", expected, got: r });
         }
-        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::new(right, kind, 0)?, shares_right: false })
+        Ok(Self {
+            left: Rounded::new(left, kind, 1)?,
+            right: Rounded::new(right, kind, 0)?,
+            shares_right: false,
+        })
     }
 
-    /// The same with a `right` that others hold, too: it stays as it is, and only `left` is held in `kind`.
+    /// The same with a `right` that others hold, too: it stays as it is, and only `left` is held in
+    /// `kind`.
     pub(crate) fn sharing(left: &Tensor, right: Tensor, kind: Kind) -> Result<Self, Error> {
-        Ok(Self { left: Rounded::new(left, kind, 1)?, right: Rounded::as_is(right), shares_right: true })
+        Ok(Self {
+            left: Rounded::new(left, kind, 1)?,
+            right: Rounded::as_is(right),
+            shares_right: true,
+        })
     }
 
     /// The same factors, sharing their storage.
     pub fn shallow_clone(&self) -> Self {
-        Self { left: self.left.shallow_clone(), right: self.right.shallow_clone(), shares_right: self.shares_right }
+        Self {
+            left: self.left.shallow_clone(),
+            right: self.right.shallow_clone(),
+            shares_right: self.shares_right,
+        }
     }
 
     /// `[rows, rank]` in `kind`.
@@ -55,8 +71,9 @@ impl Factors {
         self.right.to_kind(kind)
     }
 
-    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what a [`SiteState`](crate::SiteState) holds for the next
-    /// matrix of the same site. A tensor of its own.
+    /// The right basis `[columns, rank]` in `kind`, each column of unit length (or zero): what a
+    /// [`SiteState`](crate::SiteState) holds for the next matrix of the same site. A tensor of its
+    /// own.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -96,8 +113,8 @@ impl Factors {
         self.right.bytes()
     }
 
-    /// Bytes of the factors of a `[rows, columns]` matrix: `rank · (rows + columns) · bytes of the dtype`, and for int8
-    /// `2 · (rows + columns)` more for the scales.
+    /// Bytes of the factors of a `[rows, columns]` matrix: `rank · (rows + columns) · bytes of the
+    /// dtype`, and for int8 `2 · (rows + columns)` more for the scales.
     pub fn bytes_of(rows: i64, columns: i64, rank: i64, kind: Kind) -> u64 {
         let scales = if kind == Kind::Int8 { Kind::BFloat16.elt_size_in_bytes() } else { 0 };
         (rows + columns) as u64 * (rank as u64 * kind.elt_size_in_bytes() as u64 + scales as u64)

@@ -1,17 +1,23 @@
-//! Compressed forms of activation matrices: tensor in, code out. A training program saves the code for backward instead of the matrix, and
-//! computes weight gradients from it. No autograd, no network, no global generator.
+//! Compressed forms of activation matrices: tensor in, code out. A training program saves the code
+//! for backward instead of the matrix, and computes weight gradients from it. No autograd, no
+//! network, no global generator.
 //!
-//! [`decompose`] turns a matrix `[rows, columns]` into a [`Code`] by one [`Method`]: a product of two thin [`Factors`], its elements
-//! [`Quantized`] in groups, or its components [`coded`] in a basis, each with its own number of bits. A code stands in for the matrix in
-//! products ([`Code::contract`], [`Code::project`]) and owns exactly the bytes it states. The [`Rank`] is a number, a fraction, or whatever
-//! meets a per-token error.
+//! [`decompose`] turns a matrix `[rows, columns]` into a [`Code`] by one [`Method`]: a product of
+//! two thin [`Factors`], its elements [`Quantized`] in groups, or its components [`coded`] in a
+//! basis, each with its own number of bits. A code stands in for the matrix in products
+//! ([`Code::contract`], [`Code::project`]) and owns exactly the bytes it states. The [`Rank`] is a
+//! number, a fraction, or whatever meets a per-token error.
 //!
 //! - [`Method::Qb`] is the decomposition of LoRAct (arXiv 2509.23472), with a [`TestMatrix`];
-//! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time comes nearer to every token;
-//! - [`Method::Coded`] has a fraction of their error at the same bytes, half a bit per element above what any code can reach;
-//! - [`Method::Shared`] projects on a basis that all ranks share, so that they only all-reduce coefficients;
+//! - [`Method::RowSpace`] projects tokens onto a basis of their own, which at equal bytes and time
+//!   comes nearer to every token;
+//! - [`Method::Coded`] has a fraction of their error at the same bytes, half a bit per element
+//!   above what any code can reach;
+//! - [`Method::Shared`] projects on a basis that all ranks share, so that they only all-reduce
+//!   coefficients;
 //! - [`orthonormalize`] and [`cholesky_qr`] give orthonormal bases;
-//! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged, [`spectrum`] what the best of them can reach.
+//! - [`per_token_error`] and [`relative_error`] are the two measures by which codes are judged,
+//!   [`spectrum`] what the best of them can reach.
 //!
 //! ```
 //! use loract_compression::{Method, Options, Rank, SiteState, decompose, relative_error};

@@ -2,7 +2,8 @@ use tch::{Kind, Tensor};
 
 use crate::Error;
 
-/// The per-token error of an approximation: `sqrt(mean over rows with a_i ≠ 0 of ‖a_i − â_i‖² / ‖a_i‖²)`, in f64; 0 for a zero matrix.
+/// The per-token error of an approximation: `sqrt(mean over rows with a_i ≠ 0 of ‖a_i − â_i‖² /
+/// ‖a_i‖²)`, in f64; 0 for a zero matrix.
 ///
 /// Unlike the Frobenius error, it is not dominated by a few tokens of huge norm.
 ///
@@ -14,7 +15,11 @@ pub fn per_token_error(exact: &Tensor, approximate: &Tensor) -> Result<f64, Erro
     let (norms, lost) = (energy(&exact)?, energy(&exact.f_sub(approximate)?)?);
     let rows = norms.f_gt(0.0)?;
     let shares = lost.f_masked_select(&rows)?.f_div(&norms.f_masked_select(&rows)?)?;
-    if shares.numel() == 0 { Ok(0.0) } else { Ok(shares.f_mean(Kind::Double)?.f_sqrt()?.f_double_value(&[])?) }
+    if shares.numel() == 0 {
+        Ok(0.0)
+    } else {
+        Ok(shares.f_mean(Kind::Double)?.f_sqrt()?.f_double_value(&[])?)
+    }
 }
 
 /// The relative Frobenius error of an approximation: `‖A − Â‖ / ‖A‖`, in f64; 0 for a zero matrix.
@@ -32,11 +37,20 @@ pub fn relative_error(exact: &Tensor, approximate: &Tensor) -> Result<f64, Error
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::Kind`] for what is not taken.
-pub(crate) fn check_matrix(operation: &'static str, matrix: &Tensor) -> Result<(i64, i64, Kind), Error> {
+pub(crate) fn check_matrix(
+    operation: &'static str,
+    matrix: &Tensor,
+) -> Result<(i64, i64, Kind), Error> {
     let size = matrix.size();
     let (rows, columns) = match size[..] {
         [rows, columns] if rows > 0 && columns > 0 => (rows, columns),
-        _ => return Err(Error::Shape { operation, expected: "[rows, columns], neither of them 0".into(), got: size }),
+        _ => {
+            return Err(Error::Shape {
+                operation,
+                expected: "[rows, columns], neither of them 0".into(),
+                got: size,
+            });
+        }
     };
     match matrix.kind() {
         Kind::Double => Ok((rows, columns, Kind::Double)),
@@ -45,7 +59,8 @@ pub(crate) fn check_matrix(operation: &'static str, matrix: &Tensor) -> Result<(
     }
 }
 
-/// Whether `tensor` holds neither NaN nor infinity: one boolean on its device, for which nobody waits. One reduction.
+/// Whether `tensor` holds neither NaN nor infinity: one boolean on its device, for which nobody
+/// waits. One reduction.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -55,7 +70,8 @@ pub fn is_finite(tensor: &Tensor) -> Result<Tensor, Error> {
     Ok(least.f_isfinite()?.f_logical_and(&most.f_isfinite()?)?)
 }
 
-/// The largest magnitude in `matrix`, or [`Error::NotFinite`] if it holds NaN or infinity. One reduction; on a GPU the host waits for it.
+/// The largest magnitude in `matrix`, or [`Error::NotFinite`] if it holds NaN or infinity. One
+/// reduction; on a GPU the host waits for it.
 ///
 /// # Errors
 /// [`Error::NotFinite`].

@@ -35,14 +35,19 @@ impl Projection {
         Ok(Self { left: a.f_matmul(v)?, right: v.f_tr()?, basis: Basis::Right })
     }
 
-    /// The projection of `a` onto the row space of this one, after a power iteration: `V ← orth(Aᵀ A V)`.
+    /// The projection of `a` onto the row space of this one, after a power iteration: `V ← orth(Aᵀ
+    /// A V)`.
     pub(crate) fn sharpened(self, a: &Tensor) -> Result<Self, Error> {
-        let own = if self.basis == Basis::Right { self } else { Self::onto_rows(a, &basis(&self.right.f_tr()?.f_contiguous()?)?)? };
+        let own = if self.basis == Basis::Right {
+            self
+        } else {
+            Self::onto_rows(a, &basis(&self.right.f_tr()?.f_contiguous()?)?)?
+        };
         Self::onto_rows(a, &basis(&a.f_tr()?.f_matmul(&own.left)?)?)
     }
 
-    /// Turned so that the components are ordered by what they hold, most first, and cut to the first `rank` of them: the best of that rank
-    /// within the same basis.
+    /// Turned so that the components are ordered by what they hold, most first, and cut to the
+    /// first `rank` of them: the best of that rank within the same basis.
     pub(crate) fn cut(self, rank: i64) -> Result<Self, Error> {
         let Self { left, right, basis } = self;
         let kind = left.kind();
@@ -54,19 +59,28 @@ impl Projection {
         Ok(Self { left: left.f_matmul(&turn)?, right: turn.f_tr()?.f_matmul(&right)?, basis })
     }
 
-    /// The same product with an orthonormal right factor. With one scale per row, small integers can then hold the left one: otherwise
-    /// its components differ by as much as the singular values do, and errors that would cancel no longer do.
+    /// The same product with an orthonormal right factor. With one scale per row, small integers
+    /// can then hold the left one: otherwise its components differ by as much as the singular
+    /// values do, and errors that would cancel no longer do.
     pub(crate) fn balanced(self) -> Result<Self, Error> {
         if self.basis == Basis::Right {
             return Ok(self);
         }
         let v = orthonormalize(&self.right.f_tr()?)?;
-        Ok(Self { left: self.left.f_matmul(&self.right.f_matmul(&v)?)?, right: v.f_tr()?, basis: Basis::Neither })
+        Ok(Self {
+            left: self.left.f_matmul(&self.right.f_matmul(&v)?)?,
+            right: v.f_tr()?,
+            basis: Basis::Neither,
+        })
     }
 
     /// The first `rank` components.
     pub(crate) fn first(self, rank: i64) -> Result<Self, Error> {
-        Ok(Self { left: self.left.f_narrow(1, 0, rank)?, right: self.right.f_narrow(0, 0, rank)?, basis: self.basis })
+        Ok(Self {
+            left: self.left.f_narrow(1, 0, rank)?,
+            right: self.right.f_narrow(0, 0, rank)?,
+            basis: self.basis,
+        })
     }
 
     /// `‖(left right)_i‖²` for each row, `[rows, 1]`, without the product being formed.
@@ -86,7 +100,8 @@ pub(crate) fn gram(matrix: &Tensor) -> Result<Tensor, Error> {
     Ok(matrix.f_tr()?.f_matmul(&matrix)?)
 }
 
-/// The eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns, largest first.
+/// The eigenvectors of the `count` largest eigenvalues of a symmetric matrix, as columns, largest
+/// first.
 pub(crate) fn leading_eigenvectors(symmetric: &Tensor, count: i64) -> Result<Tensor, Error> {
     let (_, vectors) = ready(symmetric).f_linalg_eigh("L")?;
     let size = vectors.size()[1];

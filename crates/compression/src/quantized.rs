@@ -4,10 +4,12 @@ use crate::Error;
 use crate::measure::check_matrix;
 use crate::rounded::{owned, quantize, scales};
 
-/// A matrix whose elements are signed integers of 8 or 4 bits, with one bf16 scale per group of neighbours in a row.
+/// A matrix whose elements are signed integers of 8 or 4 bits, with one bf16 scale per group of
+/// neighbours in a row.
 ///
-/// int8 divides the largest magnitude of a group into 127 steps. int4 puts the element of largest magnitude at −8 of `-8..=7`, as `Q4_0` of
-/// GGUF does, so that no code is wasted; element `j` and element `j + ⌈columns / 2⌉` of a row share a byte.
+/// int8 divides the largest magnitude of a group into 127 steps. int4 puts the element of largest
+/// magnitude at −8 of `-8..=7`, as `Q4_0` of GGUF does, so that no code is wasted; element `j` and
+/// element `j + ⌈columns / 2⌉` of a row share a byte.
 #[derive(Debug)]
 pub struct Quantized {
     /// `[rows, columns]` int8, or `[rows, ⌈columns / 2⌉]` uint8 with two elements each.
@@ -24,13 +26,15 @@ impl Quantized {
     /// Quantizes `matrix` `[rows, columns]`, which must be finite.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Kind`]; [`Error::Setting`] if `bits` is neither 4 nor 8, or `group` not positive.
+    /// [`Error::Shape`], [`Error::Kind`]; [`Error::Setting`] if `bits` is neither 4 nor 8, or
+    /// `group` not positive.
     pub fn new(matrix: &Tensor, bits: u8, group: i64) -> Result<Self, Error> {
         check(bits, group)?;
         let (rows, columns, kind) = check_matrix(OPERATION, matrix)?;
         let group = group.min(columns);
         let groups = (columns + group - 1) / group;
-        let matrix = pad(&matrix.f_detach()?.f_to_kind(kind)?, groups * group - columns)?.f_reshape([rows, groups, group])?;
+        let matrix = pad(&matrix.f_detach()?.f_to_kind(kind)?, groups * group - columns)?
+            .f_reshape([rows, groups, group])?;
         let (least, most) = matrix.f_aminmax(2, true)?;
         let (scales, integers) = if bits == 8 {
             let scales = scales(&least.f_abs()?.f_maximum(&most.f_abs()?)?, 127.0)?;
@@ -44,7 +48,12 @@ impl Quantized {
         };
         let integers = integers.f_view([rows, groups * group])?.f_narrow(1, 0, columns)?;
         let values = if bits == 8 { owned(&integers, Kind::Int8)? } else { pack(&integers)? };
-        Ok(Self { values, scales: owned(&scales.f_squeeze_dim(2)?, Kind::BFloat16)?, columns, group })
+        Ok(Self {
+            values,
+            scales: owned(&scales.f_squeeze_dim(2)?, Kind::BFloat16)?,
+            columns,
+            group,
+        })
     }
 
     /// The same code, sharing its storage.
@@ -66,8 +75,8 @@ impl Quantized {
         (self.values.numel() + 2 * self.scales.numel()) as u64
     }
 
-    /// Bytes of a `[rows, columns]` matrix: for each row `columns` bytes (8 bits) or `⌈columns / 2⌉` (4 bits), and two for each of its
-    /// `⌈columns / group⌉` groups.
+    /// Bytes of a `[rows, columns]` matrix: for each row `columns` bytes (8 bits) or `⌈columns /
+    /// 2⌉` (4 bits), and two for each of its `⌈columns / group⌉` groups.
     ///
     /// # Errors
     /// [`Error::Setting`] if `bits` is neither 4 nor 8, or `group` not positive.
@@ -80,7 +89,11 @@ impl Quantized {
 
     /// The integers, `[rows, columns]` in `kind`.
     fn integers(&self, kind: Kind) -> Result<Tensor, Error> {
-        if self.bits() == 8 { Ok(self.values.f_to_kind(kind)?) } else { unpack(&self.values, self.columns, kind) }
+        if self.bits() == 8 {
+            Ok(self.values.f_to_kind(kind)?)
+        } else {
+            unpack(&self.values, self.columns, kind)
+        }
     }
 
     /// The matrix it stands for, `[rows, columns]` in `kind`.
@@ -91,17 +104,25 @@ impl Quantized {
         let (rows, groups) = self.scales.size2()?;
         let short = groups * self.group - self.columns;
         let integers = pad(&self.integers(kind)?, short)?.f_view([rows, groups, self.group])?;
-        let matrix = integers.f_mul(&self.scales.f_to_kind(kind)?.f_unsqueeze(2)?)?.f_view([rows, groups * self.group])?;
-        if short == 0 { Ok(matrix) } else { Ok(matrix.f_narrow(1, 0, self.columns)?.f_contiguous()?) }
+        let matrix = integers
+            .f_mul(&self.scales.f_to_kind(kind)?.f_unsqueeze(2)?)?
+            .f_view([rows, groups * self.group])?;
+        if short == 0 {
+            Ok(matrix)
+        } else {
+            Ok(matrix.f_narrow(1, 0, self.columns)?.f_contiguous()?)
+        }
     }
 
-    /// `gᵀ A` `[m, columns]` for a gradient `g` `[rows, m]`, in `g`'s dtype. Of the matrix, a few rows are rebuilt at a time.
+    /// `gᵀ A` `[m, columns]` for a gradient `g` `[rows, m]`, in `g`'s dtype. Of the matrix, a few
+    /// rows are rebuilt at a time.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn contract(&self, gradient: &Tensor) -> Result<Tensor, Error> {
         let kind = gradient.kind();
-        let mut sum = Tensor::f_zeros([gradient.size2()?.1, self.columns], (kind, gradient.device()))?;
+        let mut sum =
+            Tensor::f_zeros([gradient.size2()?.1, self.columns], (kind, gradient.device()))?;
         for (start, part) in self.parts()? {
             let gradient = gradient.f_narrow(0, start, part.rows())?;
             sum = sum.f_addmm_(&gradient.f_tr()?, &part.restore(kind)?)?;
@@ -109,15 +130,19 @@ impl Quantized {
         Ok(sum)
     }
 
-    /// `A wᵀ` `[rows, m]` for a weight `w` `[m, columns]`, in `w`'s dtype. Of the matrix, a few rows are rebuilt at a time.
+    /// `A wᵀ` `[rows, m]` for a weight `w` `[m, columns]`, in `w`'s dtype. Of the matrix, a few
+    /// rows are rebuilt at a time.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn project(&self, weight: &Tensor) -> Result<Tensor, Error> {
         let kind = weight.kind();
         let weight = weight.f_tr()?;
-        let products: Vec<Tensor> =
-            self.parts()?.into_iter().map(|(_, part)| Ok(part.restore(kind)?.f_matmul(&weight)?)).collect::<Result<_, Error>>()?;
+        let products: Vec<Tensor> = self
+            .parts()?
+            .into_iter()
+            .map(|(_, part)| Ok(part.restore(kind)?.f_matmul(&weight)?))
+            .collect::<Result<_, Error>>()?;
         Ok(Tensor::f_cat(&products, 0)?)
     }
 
@@ -130,22 +155,34 @@ impl Quantized {
         let (rows, most) = (self.rows(), (AT_A_TIME / self.columns).max(1));
         let part = |start: i64| {
             let length = most.min(rows - start);
-            let (values, scales) = (self.values.f_narrow(0, start, length)?, self.scales.f_narrow(0, start, length)?);
+            let (values, scales) =
+                (self.values.f_narrow(0, start, length)?, self.scales.f_narrow(0, start, length)?);
             Ok((start, Self { values, scales, ..*self }))
         };
         (0..rows).step_by(most as usize).map(part).collect()
     }
 }
 
-/// Elements rebuilt at a time in a product: 4 MiB in f32, much less than the matrix and enough to keep both cores busy.
+/// Elements rebuilt at a time in a product: 4 MiB in f32, much less than the matrix and enough to
+/// keep both cores busy.
 const AT_A_TIME: i64 = 1 << 20;
 
 fn check(bits: u8, group: i64) -> Result<(), Error> {
     if bits != 4 && bits != 8 {
-        return Err(Error::Setting { operation: OPERATION, option: "bits", expected: "4 or 8", got: bits.to_string() });
+        return Err(Error::Setting {
+            operation: OPERATION,
+            option: "bits",
+            expected: "4 or 8",
+            got: bits.to_string(),
+        });
     }
     if group < 1 {
-        return Err(Error::Setting { operation: OPERATION, option: "group", expected: "at least 1", got: group.to_string() });
+        return Err(Error::Setting {
+            operation: OPERATION,
+            option: "group",
+            expected: "at least 1",
+            got: group.to_string(),
+        });
     }
     Ok(())
 }
@@ -155,7 +192,8 @@ fn pad(matrix: &Tensor, more: i64) -> Result<Tensor, Error> {
     if more == 0 { Ok(matrix.shallow_clone()) } else { Ok(matrix.f_constant_pad_nd([0, more])?) }
 }
 
-/// Integers in `-8..=7`, of a floating dtype, two to a byte: the halves of a row lie over each other, so that both are read in order.
+/// Integers in `-8..=7`, of a floating dtype, two to a byte: the halves of a row lie over each
+/// other, so that both are read in order.
 fn pack(integers: &Tensor) -> Result<Tensor, Error> {
     let columns = integers.size()[1];
     let half = (columns + 1) / 2;
@@ -169,7 +207,9 @@ fn unpack(packed: &Tensor, columns: i64, kind: Kind) -> Result<Tensor, Error> {
     let (rows, half) = packed.size2()?;
     let mut integers = Tensor::f_empty([rows, columns], (kind, packed.device()))?;
     integers.f_narrow(1, 0, half)?.f_copy_(&packed.f_bitwise_and(15)?)?;
-    integers.f_narrow(1, half, columns - half)?.f_copy_(&packed.f_narrow(1, 0, columns - half)?.f_bitwise_right_shift_tensor_scalar(4)?)?;
+    integers
+        .f_narrow(1, half, columns - half)?
+        .f_copy_(&packed.f_narrow(1, 0, columns - half)?.f_bitwise_right_shift_tensor_scalar(4)?)?;
     Ok(integers.f_sub_scalar_(8.0)?)
 }
 
@@ -181,7 +221,8 @@ mod tests {
     use tch::Device;
 
     fn matrix(rows: i64, columns: i64, values: &[f64]) -> Tensor {
-        let values: Vec<f64> = values.iter().copied().cycle().take((rows * columns) as usize).collect();
+        let values: Vec<f64> =
+            values.iter().copied().cycle().take((rows * columns) as usize).collect();
         Tensor::from_slice(&values).view([rows, columns])
     }
 
@@ -196,7 +237,8 @@ mod tests {
             prop_assert_eq!(unpack(&packed, columns, Kind::Double).unwrap(), integers);
         }
 
-        /// No element is further off than half a step of its group; at the far end of int4, which has no +8, one step.
+        /// No element is further off than half a step of its group; at the far end of int4, which
+        /// has no +8, one step.
         #[test]
         fn an_element_is_off_by_half_a_step(
             rows in 1i64..5, columns in 1i64..70, group in 1i64..40, values in prop::collection::vec(-100.0f64..100.0, 1..200),
@@ -231,7 +273,10 @@ mod tests {
         let a = matrix(1, 64, &[1.0, -0.5, 0.25, 0.75]);
         let _ = a.get(0).get(3).fill_(1000.0);
         let restored = Quantized::new(&a, 8, 32).unwrap().restore(Kind::Double).unwrap();
-        assert!((restored.narrow(1, 32, 32) - a.narrow(1, 32, 32)).abs().max().double_value(&[]) < 0.005);
+        assert!(
+            (restored.narrow(1, 32, 32) - a.narrow(1, 32, 32)).abs().max().double_value(&[])
+                < 0.005
+        );
     }
 
     #[test]
@@ -241,7 +286,10 @@ mod tests {
             let code = Quantized::new(&a, bits, 32).unwrap();
             assert_eq!(code.bytes(), bytes);
             for tensor in [&code.values, &code.scales] {
-                assert!(tensor.is_contiguous() && tensor.internal_has_same_storage_numel(&tensor.empty_like()));
+                assert!(
+                    tensor.is_contiguous()
+                        && tensor.internal_has_same_storage_numel(&tensor.empty_like())
+                );
             }
         }
     }

@@ -7,9 +7,14 @@ use crate::qb::gaussian;
 
 /// The components of a Gaussian sketch of `rank` directions after `power_iterations`, not ordered.
 ///
-/// The sketch spans the shorter side of `a`, so that only thin matrices of that length are orthonormalised last: for a tall matrix it is
-/// `Aᵀ G`, a basis of the rows, else `A G`.
-pub(crate) fn rsvd(a: &Tensor, rank: i64, power_iterations: u32, seed: u64) -> Result<Projection, Error> {
+/// The sketch spans the shorter side of `a`, so that only thin matrices of that length are
+/// orthonormalised last: for a tall matrix it is `Aᵀ G`, a basis of the rows, else `A G`.
+pub(crate) fn rsvd(
+    a: &Tensor,
+    rank: i64,
+    power_iterations: u32,
+    seed: u64,
+) -> Result<Projection, Error> {
     let (rows, columns) = a.size2()?;
     let tall = rows > columns;
     let short = if tall { a.f_tr()? } else { a.shallow_clone() };

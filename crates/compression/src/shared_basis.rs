@@ -1,5 +1,6 @@
-//! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their products `gᵀ A` are multiples of `Vᵀ`: what a sum
-//! over them needs is the sum of coefficients `gᵀ U`.
+//! A basis that is the same for many matrices, on many ranks. Projected on it, `A ≈ U Vᵀ`, their
+//! products `gᵀ A` are multiples of `Vᵀ`: what a sum over them needs is the sum of coefficients `gᵀ
+//! U`.
 
 use tch::Tensor;
 
@@ -13,8 +14,8 @@ use crate::{Error, TestMatrix};
 pub(crate) struct SharedBasis {
     /// `V` `[columns, rank]`, orthonormal.
     pub vectors: Tensor,
-    /// The sum of `Nᵀ N V` over the matrices seen, `N` being a matrix with rows of unit norm: a step of subspace iteration, to be added up over
-    /// all ranks.
+    /// The sum of `Nᵀ N V` over the matrices seen, `N` being a matrix with rows of unit norm: a
+    /// step of subspace iteration, to be added up over all ranks.
     pub accumulated: Option<Tensor>,
 }
 
@@ -25,8 +26,13 @@ impl SharedBasis {
         let known = rank.min(rows);
         let sketch = row_space(inputs, known, TestMatrix::Norm, true)?.right.f_tr()?;
         // Fewer rows than the basis has columns: the rest is arbitrary until the first sync.
-        let missing = sketch.f_new_zeros([columns, rank - known], (sketch.kind(), sketch.device()))?;
-        let vectors = if known == rank { sketch.f_contiguous()? } else { orthonormalize(&Tensor::f_cat(&[sketch, missing], 1)?)? };
+        let missing =
+            sketch.f_new_zeros([columns, rank - known], (sketch.kind(), sketch.device()))?;
+        let vectors = if known == rank {
+            sketch.f_contiguous()?
+        } else {
+            orthonormalize(&Tensor::f_cat(&[sketch, missing], 1)?)?
+        };
         Ok(Self { vectors, accumulated: None })
     }
 
@@ -44,10 +50,15 @@ impl SharedBasis {
         Ok(())
     }
 
-    /// Updates the basis to the space of `sum` `[columns, rank]`, the sum over all ranks: the same bits wherever that has the same bits.
+    /// Updates the basis to the space of `sum` `[columns, rank]`, the sum over all ranks: the same
+    /// bits wherever that has the same bits.
     pub fn sync(&mut self, sum: &Tensor) -> Result<(), Error> {
         if sum.size() != self.vectors.size() {
-            return Err(Error::Shape { operation: "agree", expected: format!("{:?}", self.vectors.size()), got: sum.size() });
+            return Err(Error::Shape {
+                operation: "agree",
+                expected: format!("{:?}", self.vectors.size()),
+                got: sum.size(),
+            });
         }
         self.vectors = orthonormalize(sum)?;
         self.accumulated = None;

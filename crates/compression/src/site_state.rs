@@ -10,9 +10,10 @@ use crate::projection::Projection;
 use crate::shared_basis::SharedBasis;
 use crate::{Error, Factors};
 
-/// What a site remembers from one matrix to the next, for the methods that start where the last one ended
-/// ([`TestMatrix::Warm`](crate::TestMatrix::Warm)) or code in a basis of the site ([`Method::Coded`](crate::Method::Coded),
-/// [`Method::Shared`](crate::Method::Shared)); empty for all others.
+/// What a site remembers from one matrix to the next, for the methods that start where the last one
+/// ended ([`TestMatrix::Warm`](crate::TestMatrix::Warm)) or code in a basis of the site
+/// ([`Method::Coded`](crate::Method::Coded), [`Method::Shared`](crate::Method::Shared)); empty for
+/// all others.
 ///
 /// One site, one state: the same sequence of matrices gives the same codes.
 #[derive(Debug)]
@@ -36,7 +37,11 @@ impl SiteState {
         Self { basis: None, coded: None, shared: None, observes: false, sharers }
     }
 
-    pub(crate) fn from_parts(basis: Option<Tensor>, coded: Option<AdaptiveBasis>, shared: Option<Tensor>) -> Self {
+    pub(crate) fn from_parts(
+        basis: Option<Tensor>,
+        coded: Option<AdaptiveBasis>,
+        shared: Option<Tensor>,
+    ) -> Self {
         let sharers = coded.as_ref().map_or(1, AdaptiveBasis::sharers);
         let shared = shared.map(|vectors| SharedBasis { vectors, accumulated: None });
         Self { basis, coded, shared, ..Self::shared_by(sharers) }
@@ -56,7 +61,8 @@ impl SiteState {
         Self { coded: Some(AdaptiveBasis::from_basis(basis, 1)), ..Self::default() }
     }
 
-    /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are); `None` before the first.
+    /// The right basis of the last matrix `[columns, rank]`, in bf16 (f32 where the factors are);
+    /// `None` before the first.
     pub fn basis(&self) -> Option<&Tensor> {
         self.basis.as_ref()
     }
@@ -66,22 +72,26 @@ impl SiteState {
         self.coded.as_ref().map(AdaptiveBasis::basis)
     }
 
-    /// The basis of [`Method::Shared`](crate::Method::Shared) `[columns, rank]`, orthonormal; `None` before the first matrix.
+    /// The basis of [`Method::Shared`](crate::Method::Shared) `[columns, rank]`, orthonormal;
+    /// `None` before the first matrix.
     pub fn shared_basis(&self) -> Option<&Tensor> {
         self.shared.as_ref().map(|shared| &shared.vectors)
     }
 
-    /// Whether the basis of [`Method::Shared`](crate::Method::Shared) observes the matrices from now on, which costs one product more.
+    /// Whether the basis of [`Method::Shared`](crate::Method::Shared) observes the matrices from
+    /// now on, which costs one product more.
     pub fn observe(&mut self, observes: bool) {
         self.observes = observes;
     }
 
-    /// What that basis has accumulated since the last sync, `[columns, rank]`: to be all-reduced, and given to [`SiteState::sync`].
+    /// What that basis has accumulated since the last sync, `[columns, rank]`: to be all-reduced,
+    /// and given to [`SiteState::sync`].
     pub fn accumulated(&self) -> Option<&Tensor> {
         self.shared.as_ref()?.accumulated.as_ref()
     }
 
-    /// Updates that basis from the sum over all ranks, and resets what this one accumulated. Without such a basis nothing happens.
+    /// Updates that basis from the sum over all ranks, and resets what this one accumulated.
+    /// Without such a basis nothing happens.
     ///
     /// # Errors
     /// [`Error::Shape`] if `sum` is not shaped as the basis; those of libtorch.
@@ -89,11 +99,15 @@ impl SiteState {
         self.shared.as_mut().map_or(Ok(()), |shared| shared.sync(sum))
     }
 
-    /// Bytes held between two matrices, a basis that other states hold too counted in full. While a basis of
-    /// [`Method::Coded`](crate::Method::Coded) follows what it sees, there are two of it.
+    /// Bytes held between two matrices, a basis that other states hold too counted in full. While a
+    /// basis of [`Method::Coded`](crate::Method::Coded) follows what it sees, there are two of it.
     pub fn bytes(&self) -> u64 {
-        let warm = self.basis.as_ref().map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
-        warm + self.coded.as_ref().map_or(0, AdaptiveBasis::bytes) + self.shared.as_ref().map_or(0, SharedBasis::bytes)
+        let warm = self
+            .basis
+            .as_ref()
+            .map_or(0, |basis| (basis.numel() * basis.kind().elt_size_in_bytes()) as u64);
+        warm + self.coded.as_ref().map_or(0, AdaptiveBasis::bytes)
+            + self.shared.as_ref().map_or(0, SharedBasis::bytes)
     }
 
     /// The basis as `like` has its dtype and device.
@@ -101,7 +115,9 @@ impl SiteState {
         let Some(basis) = &self.basis else { return Ok(None) };
         let columns = like.size2()?.1;
         match basis.size()[..] {
-            [length, _] if length == columns => Ok(Some(basis.f_detach()?.f_to_device(like.device())?.f_to_kind(like.kind())?)),
+            [length, _] if length == columns => {
+                Ok(Some(basis.f_detach()?.f_to_device(like.device())?.f_to_kind(like.kind())?))
+            }
             _ => {
                 let expected = format!("[{columns}, rank] for the warm basis");
                 Err(Error::Shape { operation: "decompose", expected, got: basis.size() })
@@ -109,8 +125,16 @@ impl SiteState {
         }
     }
 
-    /// Codes in the basis, which is made of the first matrix, in `kind`, and follows as [`Method::Coded`](crate::Method::Coded) says.
-    pub(crate) fn code(&mut self, matrix: &Tensor, coding: &Coding, drift: f64, kind: Kind, seed: u64) -> Result<Coded, Error> {
+    /// Codes in the basis, which is made of the first matrix, in `kind`, and follows as
+    /// [`Method::Coded`](crate::Method::Coded) says.
+    pub(crate) fn code(
+        &mut self,
+        matrix: &Tensor,
+        coding: &Coding,
+        drift: f64,
+        kind: Kind,
+        seed: u64,
+    ) -> Result<Coded, Error> {
         if let Some(adaptive) = &mut self.coded {
             return adaptive.code(matrix, coding, drift, seed, false);
         }
@@ -126,7 +150,11 @@ impl SiteState {
         let shared = match &mut self.shared {
             Some(shared) if shared.vectors.size() != [columns, rank] => {
                 let expected = format!("[{columns}, {rank}] for the shared basis");
-                return Err(Error::Shape { operation: "decompose", expected, got: shared.vectors.size() });
+                return Err(Error::Shape {
+                    operation: "decompose",
+                    expected,
+                    got: shared.vectors.size(),
+                });
             }
             Some(shared) => shared,
             None => self.shared.insert(SharedBasis::from_matrix(inputs, rank)?),
@@ -139,7 +167,11 @@ impl SiteState {
     }
 
     pub(crate) fn store(&mut self, factors: &Factors) -> Result<(), Error> {
-        let kind = if matches!(factors.kind(), Kind::Float | Kind::Double) { factors.kind() } else { Kind::BFloat16 };
+        let kind = if matches!(factors.kind(), Kind::Float | Kind::Double) {
+            factors.kind()
+        } else {
+            Kind::BFloat16
+        };
         self.basis = Some(factors.right_basis(Kind::Float)?.f_to_kind(kind)?);
         Ok(())
     }

@@ -6,8 +6,9 @@ use crate::projection::{Projection, gram, leading_eigenvectors};
 
 /// The best projection of `a` of this rank.
 ///
-/// From the eigenvectors of the f64 Gram matrix of its shorter side, which is several times faster than a singular value decomposition and
-/// resolves singular values down to 1e-8 of the largest, beyond what f32 can hold. An f64 matrix goes through the decomposition itself.
+/// From the eigenvectors of the f64 Gram matrix of its shorter side, which is several times faster
+/// than a singular value decomposition and resolves singular values down to 1e-8 of the largest,
+/// beyond what f32 can hold. An f64 matrix goes through the decomposition itself.
 pub(crate) fn svd(a: &Tensor, rank: i64) -> Result<Projection, Error> {
     let (rows, columns) = a.size2()?;
     if a.kind() == Kind::Double {
@@ -21,6 +22,9 @@ pub(crate) fn svd(a: &Tensor, rank: i64) -> Result<Projection, Error> {
     if rows >= columns {
         Projection::onto_rows(a, &leading_eigenvectors(&gram(a)?, rank)?.f_to_kind(a.kind())?)
     } else {
-        Projection::onto_columns(a, leading_eigenvectors(&gram(&a.f_tr()?)?, rank)?.f_to_kind(a.kind())?)
+        Projection::onto_columns(
+            a,
+            leading_eigenvectors(&gram(&a.f_tr()?)?, rank)?.f_to_kind(a.kind())?,
+        )
     }
 }

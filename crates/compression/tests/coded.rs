@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
 use loract_compression::coded::{Basis, Coded, Coding, Rate, Rounding};
-use loract_compression::{Code, Error, Method, Options, Rank, SiteState, decompose, per_token_error, relative_error};
+use loract_compression::{
+    Code, Error, Method, Options, Rank, SiteState, decompose, per_token_error, relative_error,
+};
 
 use drawing::{device, norm, normal, values};
 
@@ -31,13 +33,22 @@ fn of_itself(matrix: &Tensor, coding: &Coding, seed: u64) -> Coded {
 }
 
 fn shapes() -> impl Strategy<Value = (i64, i64)> {
-    prop_oneof![Just((1, 1)), Just((1, 7)), Just((7, 1)), Just((3, 50)), Just((50, 3)), Just((16, 16)), (1i64..60, 1i64..60)]
+    prop_oneof![
+        Just((1, 1)),
+        Just((1, 7)),
+        Just((7, 1)),
+        Just((3, 50)),
+        Just((50, 3)),
+        Just((16, 16)),
+        (1i64..60, 1i64..60)
+    ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(80))]
 
-    /// Bytes are predicted, the error is known without a product, and products are those with the restored matrix.
+    /// Bytes are predicted, the error is known without a product, and products are those with the
+    /// restored matrix.
     #[test]
     fn a_code_is_what_it_says(
         (rows, columns) in shapes(), bits in 0.2f64..18.0, part in 0.0f64..1.0, which in 0usize..3, keep_norms: bool, m in 1i64..9, seed in 0u64..1000,
@@ -64,7 +75,8 @@ proptest! {
         prop_assert_eq!(code.shallow_clone().restore(Kind::Double).unwrap(), restored);
     }
 
-    /// With `keep_norms`, rows have the norms that they had, to the 16 bits in which norms are kept; without, the error is no larger.
+    /// With `keep_norms`, rows have the norms that they had, to the 16 bits in which norms are
+    /// kept; without, the error is no larger.
     #[test]
     fn norms_are_kept(rows in 2i64..60, columns in 4i64..60, bits in 1.5f64..8.0, nearest: bool, seed in 0u64..1000) {
         let a = decaying(rows, columns, seed);
@@ -79,7 +91,8 @@ proptest! {
         prop_assert!(least.error() <= kept.error() + 1e-3);
     }
 
-    /// A wanted error is met, whatever the rows are like, with no more bits than three more to an element than the bound.
+    /// A wanted error is met, whatever the rows are like, with no more bits than three more to an
+    /// element than the bound.
     #[test]
     fn a_wanted_error_is_met(rows in 8i64..80, columns in 8i64..40, error in 0.02f64..0.9, which in 0usize..2, keep_norms: bool, seed in 0u64..1000) {
         let a = decaying(rows, columns, seed);
@@ -98,10 +111,22 @@ fn every_width_is_decoded_as_it_was_coded_and_a_bit_more_halves_the_error() {
         let mut before = f64::INFINITY;
         for width in 1..=8u8 {
             // All components alike: each gets the same width.
-            let code = of_itself(&a, &coding(f64::from(width) + (16.0 + 32.0 / 25.0 + 0.1) / 16.0, rounding, false), 0);
-            assert!(code.widths().unwrap().iter().all(|&found| found.abs_diff(width) <= 1), "{:?}", code.widths().unwrap());
+            let code = of_itself(
+                &a,
+                &coding(f64::from(width) + (16.0 + 32.0 / 25.0 + 0.1) / 16.0, rounding, false),
+                0,
+            );
+            assert!(
+                code.widths().unwrap().iter().all(|&found| found.abs_diff(width) <= 1),
+                "{:?}",
+                code.widths().unwrap()
+            );
             let error = per_token_error(&a, &code.restore(Kind::Float).unwrap()).unwrap();
-            assert!((error - code.error()).abs() < 1e-3, "{rounding:?} {width}: {error} {}", code.error());
+            assert!(
+                (error - code.error()).abs() < 1e-3,
+                "{rounding:?} {width}: {error} {}",
+                code.error()
+            );
             assert!(error < 0.63 * before, "{rounding:?} {width}: {error} after {before}");
             before = error;
         }
@@ -136,7 +161,8 @@ fn stochastic_rounding_is_right_in_the_mean() {
     }
     let mean = sum / draws as f64;
     let (off, noise) = (norm(&(&mean - &a)), (squares / draws as f64).sqrt());
-    // What is left of the noise of one draw after so many; rounding to the nearest would leave about all of it.
+    // What is left of the noise of one draw after so many; rounding to the nearest would leave
+    // about all of it.
     assert!(off < 1.5 * noise / (draws as f64).sqrt(), "{off} with a noise of {noise}");
 }
 
@@ -144,7 +170,8 @@ fn stochastic_rounding_is_right_in_the_mean() {
 fn seeds_decide_and_no_global_generator_is_used() {
     let a = decaying(30, 20, 1);
     for rounding in ROUNDINGS {
-        let of = |seed| of_itself(&a, &coding(3.0, rounding, true), seed).restore(Kind::Double).unwrap();
+        let of =
+            |seed| of_itself(&a, &coding(3.0, rounding, true), seed).restore(Kind::Double).unwrap();
         tch::manual_seed(1);
         let next = Tensor::rand([1], (Kind::Double, device()));
         tch::manual_seed(1);
@@ -170,7 +197,10 @@ fn deficient_constant_zero_and_extreme_matrices_stay_finite() {
                         let code = of_itself(&a, &Coding { rate, rounding, keep_norms }, 1);
                         let kept = code.restore(Kind::Double).unwrap();
                         let error = per_token_error(&a, &kept).unwrap();
-                        assert!(error < 0.05, "{scale} {rounding:?} {keep_norms} {rate:?}: {error}");
+                        assert!(
+                            error < 0.05,
+                            "{scale} {rounding:?} {keep_norms} {rate:?}: {error}"
+                        );
                         assert_eq!((norm(&kept.get(4)), norm(&kept.get(39))), (0.0, 0.0));
                     }
                 }
@@ -184,7 +214,9 @@ fn one_huge_token_and_one_strange_one_spoil_no_other() {
     // The last direction belongs to one token alone.
     let a = decaying(200, 64, 3);
     let a = (&a * values(&[vec![1.0f64; 63], vec![0.0]].concat())).to_kind(Kind::Float);
-    let others = |a: &Tensor, kept: &Tensor| per_token_error(&a.narrow(0, 10, 190), &kept.narrow(0, 10, 190)).unwrap();
+    let others = |a: &Tensor, kept: &Tensor| {
+        per_token_error(&a.narrow(0, 10, 190), &kept.narrow(0, 10, 190)).unwrap()
+    };
     let plain = of_itself(&a, &coding(4.0, Rounding::Trellis, true), 0).error();
     let strange = a.copy();
     let _ = strange.get(3).zero_();
@@ -201,7 +233,10 @@ fn a_token_that_the_basis_does_not_know_is_stored_exactly() {
     let a = decaying(256, 48, 4).to_kind(Kind::Float);
     let basis = Arc::new(Basis::from_matrix(&a).unwrap().first(24).unwrap());
     let strangers = normal(2, 48, 9).to_kind(Kind::Float);
-    let strangers = &strangers - strangers.matmul(&basis.vectors(Kind::Float).unwrap()).matmul(&basis.vectors(Kind::Float).unwrap().tr());
+    let strangers = &strangers
+        - strangers
+            .matmul(&basis.vectors(Kind::Float).unwrap())
+            .matmul(&basis.vectors(Kind::Float).unwrap().tr());
     let mixed = a.copy();
     mixed.narrow(0, 100, 2).copy_(&strangers);
     for rate in [Rate::Bits(4.0), Rate::Error(0.15)] {
@@ -210,7 +245,8 @@ fn a_token_that_the_basis_does_not_know_is_stored_exactly() {
         let kept = code.restore(Kind::Float).unwrap();
         assert!(relative_error(&strangers, &kept.narrow(0, 100, 2)).unwrap() < 0.004);
         assert!((code.error() - per_token_error(&mixed, &kept).unwrap()).abs() < 1e-3);
-        let (g, w) = (normal(256, 5, 1).to_kind(Kind::Float), normal(5, 48, 2).to_kind(Kind::Float));
+        let (g, w) =
+            (normal(256, 5, 1).to_kind(Kind::Float), normal(5, 48, 2).to_kind(Kind::Float));
         assert!(relative_error(&g.tr().matmul(&kept), &code.contract(&g).unwrap()).unwrap() < 1e-5);
         assert!(relative_error(&kept.matmul(&w.tr()), &code.project(&w).unwrap()).unwrap() < 1e-5);
         if let Rate::Bits(bits) = rate {
@@ -237,7 +273,14 @@ fn every_dtype_goes_in_and_out_and_a_basis_may_be_rounded() {
             assert!(error < 0.012, "{kind:?} {held:?}: {error}");
         }
     }
-    assert!(Basis::from_matrix(&exact).unwrap().rounded(Kind::Int8).unwrap_err().to_string().contains("got Int8"));
+    assert!(
+        Basis::from_matrix(&exact)
+            .unwrap()
+            .rounded(Kind::Int8)
+            .unwrap_err()
+            .to_string()
+            .contains("got Int8")
+    );
 }
 
 #[test]
@@ -262,12 +305,21 @@ fn nan_and_infinity_are_reported_not_spread() {
 #[test]
 fn without_a_basis_the_columns_are_coded_as_they_stand() {
     let a = decaying(100, 20, 3);
-    let unit = Arc::new(Basis::from_parts(&Tensor::eye(20, (Kind::Float, device())), &[0.05; 20]).unwrap());
+    let unit = Arc::new(
+        Basis::from_parts(&Tensor::eye(20, (Kind::Float, device())), &[0.05; 20]).unwrap(),
+    );
     let (g, w) = (normal(100, 5, 1).to_kind(Kind::Float), normal(4, 20, 2).to_kind(Kind::Float));
     for bits in [0.7, 2.0, 8.0] {
         let coding = coding(bits, Rounding::Trellis, true);
-        let (with, without) = (Coded::new(&a, &unit, &coding, 0).unwrap(), Coded::by_columns(&a, &coding, 0).unwrap());
-        assert!(without.basis().is_none() && without.bytes() == with.bytes() && without.drift().unwrap() == 1.0);
+        let (with, without) = (
+            Coded::new(&a, &unit, &coding, 0).unwrap(),
+            Coded::by_columns(&a, &coding, 0).unwrap(),
+        );
+        assert!(
+            without.basis().is_none()
+                && without.bytes() == with.bytes()
+                && without.drift().unwrap() == 1.0
+        );
         let near = |a: &Tensor, b: &Tensor| assert!(relative_error(a, b).unwrap() < 1e-5);
         near(&with.restore(Kind::Float).unwrap(), &without.restore(Kind::Float).unwrap());
         near(&with.contract(&g).unwrap(), &without.contract(&g).unwrap());
@@ -278,11 +330,18 @@ fn without_a_basis_the_columns_are_coded_as_they_stand() {
 #[test]
 fn a_basis_follows_what_it_is_shown() {
     let (old, new) = (decaying(300, 32, 1), decaying(300, 32, 20));
-    let code = |basis: &Arc<Basis>| Coded::new(&new, basis, &coding(2.0, Rounding::Trellis, true), 0).unwrap();
+    let code = |basis: &Arc<Basis>| {
+        Coded::new(&new, basis, &coding(2.0, Rounding::Trellis, true), 0).unwrap()
+    };
     let best = code(&Arc::new(Basis::from_matrix(&new).unwrap()));
     let mut basis = Arc::new(Basis::from_matrix(&old).unwrap());
     let stale = code(&basis);
-    assert!(stale.error() > 1.5 * best.error() && stale.drift().unwrap() > 1.3, "{} {}", stale.error(), stale.drift().unwrap());
+    assert!(
+        stale.error() > 1.5 * best.error() && stale.drift().unwrap() > 1.3,
+        "{} {}",
+        stale.error(),
+        stale.drift().unwrap()
+    );
     for _ in 0..12 {
         basis = Arc::new(basis.update(&new, 0.5).unwrap());
     }
@@ -290,12 +349,17 @@ fn a_basis_follows_what_it_is_shown() {
     assert!(fresh.error() < 1.03 * best.error(), "{} {}", fresh.error(), best.error());
     assert!((fresh.drift().unwrap() - 1.0).abs() < 0.1, "{}", fresh.drift().unwrap());
     let vectors = basis.vectors(Kind::Double).unwrap();
-    assert!(norm(&(vectors.tr().matmul(&vectors) - Tensor::eye(32, (Kind::Double, device())))) < 1e-5);
+    assert!(
+        norm(&(vectors.tr().matmul(&vectors) - Tensor::eye(32, (Kind::Double, device())))) < 1e-5
+    );
     let total: f64 = basis.variances().unwrap().iter().sum();
     assert!((total - 1.0).abs() < 1e-3, "{total}");
     // What is shared is not changed by an update.
     assert!(Arc::ptr_eq(stale.shallow_clone().basis().unwrap(), stale.basis().unwrap()));
-    assert_eq!(stale.restore(Kind::Float).unwrap(), stale.shallow_clone().restore(Kind::Float).unwrap());
+    assert_eq!(
+        stale.restore(Kind::Float).unwrap(),
+        stale.shallow_clone().restore(Kind::Float).unwrap()
+    );
 }
 
 /// The backward pass may run on another thread than the forward.
@@ -308,7 +372,10 @@ fn codes_and_states_go_to_other_threads() {
     let code = of_itself(&a, &Coding::default(), 0);
     let (basis, restored) = (Arc::clone(code.basis().unwrap()), code.restore(Kind::Float).unwrap());
     assert_eq!(sent(Code::Coded(code)).restore(Kind::Float).unwrap(), restored);
-    assert!(Arc::ptr_eq(sent(SiteState::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(), &basis));
+    assert!(Arc::ptr_eq(
+        sent(SiteState::from_coded_basis(Arc::clone(&basis))).coded_basis().unwrap(),
+        &basis
+    ));
 }
 
 #[test]
@@ -323,33 +390,61 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
 fn wrong_use_is_refused_with_the_numbers() {
     let a = normal(6, 5, 1);
     let basis = Arc::new(Basis::from_matrix(&a).unwrap());
-    let message = |matrix: &Tensor, rate| Coded::new(matrix, &basis, &Coding { rate, ..Coding::default() }, 0).unwrap_err().to_string();
-    assert_eq!(message(&normal(6, 4, 1), Rate::Bits(2.0)), "coded: expected [rows, 5], as wide as the basis, got a tensor of shape [6, 4]");
-    assert!(message(&a.view([2, 3, 5]), Rate::Bits(2.0)).contains("got a tensor of shape [2, 3, 5]"));
+    let message = |matrix: &Tensor, rate| {
+        Coded::new(matrix, &basis, &Coding { rate, ..Coding::default() }, 0)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        message(&normal(6, 4, 1), Rate::Bits(2.0)),
+        "coded: expected [rows, 5], as wide as the basis, got a tensor of shape [6, 4]"
+    );
+    assert!(
+        message(&a.view([2, 3, 5]), Rate::Bits(2.0)).contains("got a tensor of shape [2, 3, 5]")
+    );
     assert!(message(&a.to_kind(Kind::Int64), Rate::Bits(2.0)).contains("got Int64"));
     for bits in [0.0, -1.0, 33.0, f64::NAN] {
         assert!(message(&a, Rate::Bits(bits)).contains("it must be above 0 and at most 32"));
     }
     assert!(message(&a, Rate::Error(0.0)).contains("error = 0; it must be above 0"));
-    assert!(basis.update(&a, 1.5).unwrap_err().to_string().contains("memory = 1.5; it must be between 0 and 1"));
+    assert!(
+        basis
+            .update(&a, 1.5)
+            .unwrap_err()
+            .to_string()
+            .contains("memory = 1.5; it must be between 0 and 1")
+    );
     assert!(basis.first(6).unwrap_err().to_string().contains("between 1 and 5"));
     assert!(Basis::from_parts(&a, &[1.0; 5]).is_ok() && Basis::from_parts(&a, &[1.0; 4]).is_err());
 }
 
-/// Sites that share a basis: it is made of the first one's matrix alone, and of all of them from the second round on.
+/// Sites that share a basis: it is made of the first one's matrix alone, and of all of them from
+/// the second round on.
 #[test]
 fn sharers_have_one_basis_from_all_of_them() {
     let sites = [decaying(300, 24, 1), decaying(300, 24, 30), decaying(300, 24, 30)];
     let options = Options {
-        method: Method::Coded { rate: Rate::Bits(2.5), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true },
+        method: Method::Coded {
+            rate: Rate::Bits(2.5),
+            rounding: Rounding::Trellis,
+            drift: f64::INFINITY,
+            rotate: true,
+        },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
     };
     let mut state = SiteState::shared_by(3);
     let mut round = || -> Vec<f64> {
-        let codes: Vec<Code> = sites.iter().map(|site| decompose(site, &options, 0, &mut state).unwrap()).collect();
-        codes.iter().zip(&sites).map(|(code, site)| per_token_error(site, &code.restore(Kind::Double).unwrap()).unwrap()).collect()
+        let codes: Vec<Code> =
+            sites.iter().map(|site| decompose(site, &options, 0, &mut state).unwrap()).collect();
+        codes
+            .iter()
+            .zip(&sites)
+            .map(|(code, site)| {
+                per_token_error(site, &code.restore(Kind::Double).unwrap()).unwrap()
+            })
+            .collect()
     };
     let (first, second, third) = (round(), round(), round());
     assert!(first[1] > 1.08 * second[1] && second[0] > first[0], "{first:?} {second:?}");
@@ -362,7 +457,12 @@ fn sharers_have_one_basis_from_all_of_them() {
 fn a_basis_follows_no_oftener_than_it_pays() {
     let options = Options {
         // So low that every matrix seems to have drifted.
-        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: 0.5, rotate: true },
+        method: Method::Coded {
+            rate: Rate::Bits(3.0),
+            rounding: Rounding::Trellis,
+            drift: 0.5,
+            rotate: true,
+        },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -379,12 +479,18 @@ fn a_basis_follows_no_oftener_than_it_pays() {
     assert!(early >= 3 && late <= 3 && late < early, "{early} {late}");
 }
 
-/// Through the face of all methods: the first matrix makes the basis, others update it, and bytes are predicted.
+/// Through the face of all methods: the first matrix makes the basis, others update it, and bytes
+/// are predicted.
 #[test]
 fn a_site_remembers_its_basis_and_updates_it() {
     let (old, new) = (decaying(200, 32, 1), decaying(200, 32, 20));
     let options = |drift| Options {
-        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift, rotate: true },
+        method: Method::Coded {
+            rate: Rate::Bits(3.0),
+            rounding: Rounding::Trellis,
+            drift,
+            rotate: true,
+        },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -400,7 +506,9 @@ fn a_site_remembers_its_basis_and_updates_it() {
             assert_eq!(state.bytes(), if step == 0 { basis_bytes } else { 2 * basis_bytes });
             let restored = code.restore(Kind::Double).unwrap();
             let Code::Coded(code) = code else { panic!("not coded") };
-            assert!((code.relative_error() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3);
+            assert!(
+                (code.relative_error() - relative_error(matrix, &restored).unwrap()).abs() < 2e-3
+            );
             assert!(Arc::ptr_eq(state.coded_basis().unwrap(), code.basis().unwrap()));
             code.error()
         })
@@ -412,17 +520,32 @@ fn a_site_remembers_its_basis_and_updates_it() {
     drop(state);
     assert_eq!(other.bytes(), basis_bytes);
     drop(first);
-    let coded = |matrix: &Tensor, drift, state: &mut SiteState| match decompose(matrix, &options(drift), 0, state).unwrap() {
+    let coded = |matrix: &Tensor, drift, state: &mut SiteState| match decompose(
+        matrix,
+        &options(drift),
+        0,
+        state,
+    )
+    .unwrap()
+    {
         Code::Coded(code) => code,
         _ => panic!("not coded"),
     };
     // While a code is held in a basis, none other takes over.
     let held = coded(&new, 0.0, &mut other);
     let beside = coded(&new, 0.0, &mut other);
-    assert!(Arc::ptr_eq(held.basis().unwrap(), beside.basis().unwrap()) && other.bytes() == 2 * basis_bytes);
+    assert!(
+        Arc::ptr_eq(held.basis().unwrap(), beside.basis().unwrap())
+            && other.bytes() == 2 * basis_bytes
+    );
     drop((held, beside));
     let after = coded(&new, f64::INFINITY, &mut other);
-    assert!(other.bytes() == basis_bytes && after.error() < 0.9 * errors[1], "{} {errors:?}", after.error());
-    let message = decompose(&normal(4, 5, 1), &options(1.0), 0, &mut other).unwrap_err().to_string();
+    assert!(
+        other.bytes() == basis_bytes && after.error() < 0.9 * errors[1],
+        "{} {errors:?}",
+        after.error()
+    );
+    let message =
+        decompose(&normal(4, 5, 1), &options(1.0), 0, &mut other).unwrap_err().to_string();
     assert!(message.contains("as wide as the basis"), "{message}");
 }

@@ -6,7 +6,9 @@ mod drawing;
 use proptest::prelude::*;
 use tch::{Kind, Tensor};
 
-use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, decompose, orthonormalize};
+use loract_compression::{
+    Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, decompose, orthonormalize,
+};
 
 use drawing::{device, norm, normal, values};
 
@@ -20,7 +22,12 @@ fn decaying(rows: i64, columns: i64, seed: u64) -> Tensor {
 }
 
 fn options(rank: i64, test_matrix: TestMatrix) -> Options {
-    Options { method: Method::Qb { test_matrix }, rank: Rank::Components(rank), keep_norms: false, factors: Kind::Double }
+    Options {
+        method: Method::Qb { test_matrix },
+        rank: Rank::Components(rank),
+        keep_norms: false,
+        factors: Kind::Double,
+    }
 }
 
 fn qb(matrix: &Tensor, options: &Options, seed: u64) -> Result<Factors, Error> {
@@ -30,12 +37,14 @@ fn qb(matrix: &Tensor, options: &Options, seed: u64) -> Result<Factors, Error> {
     })
 }
 
-const TEST_MATRICES: [TestMatrix; 3] = [TestMatrix::Norm, TestMatrix::Uniform, TestMatrix::Gaussian];
+const TEST_MATRICES: [TestMatrix; 3] =
+    [TestMatrix::Norm, TestMatrix::Uniform, TestMatrix::Gaussian];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Q is orthonormal, B = QᵀA, so the residual is orthogonal to what is kept: ‖A‖² = ‖QB‖² + ‖A − QB‖².
+    /// Q is orthonormal, B = QᵀA, so the residual is orthogonal to what is kept: ‖A‖² = ‖QB‖² + ‖A
+    /// − QB‖².
     #[test]
     fn qb_is_an_orthogonal_projection(rows in 1i64..40, columns in 1i64..40, part in 0.0f64..1.0, which in 0usize..3, seed in 0u64..1000) {
         let a = normal(rows, columns, seed);
@@ -79,7 +88,9 @@ proptest! {
 
 #[test]
 fn full_rank_is_exact_in_every_dtype() {
-    for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)] {
+    for (kind, tolerance) in
+        [(Kind::Double, 1e-12), (Kind::Float, 1e-5), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)]
+    {
         for test_matrix in TEST_MATRICES {
             let a = normal(17, 9, 1).to_kind(kind);
             let factors = qb(&a, &Options { factors: kind, ..options(9, test_matrix) }, 3).unwrap();
@@ -129,7 +140,8 @@ fn norm_columns_are_the_largest_and_seeds_decide_the_rest() {
         assert!(norm(&(kept.narrow(1, column, 1) - a.narrow(1, column, 1))) < 1e-10);
     }
     for test_matrix in [TestMatrix::Uniform, TestMatrix::Gaussian] {
-        let left = |seed| qb(&a, &options(2, test_matrix), seed).unwrap().left(Kind::Double).unwrap();
+        let left =
+            |seed| qb(&a, &options(2, test_matrix), seed).unwrap().left(Kind::Double).unwrap();
         assert_eq!(left(1), left(1));
         assert_ne!(left(1), left(2));
     }
@@ -137,7 +149,9 @@ fn norm_columns_are_the_largest_and_seeds_decide_the_rest() {
 
 #[test]
 fn wrong_ranks_shapes_and_kinds_are_refused_with_the_numbers() {
-    let message = |matrix: &Tensor, rank| qb(matrix, &options(rank, TestMatrix::Norm), 0).unwrap_err().to_string();
+    let message = |matrix: &Tensor, rank| {
+        qb(matrix, &options(rank, TestMatrix::Norm), 0).unwrap_err().to_string()
+    };
     let a = normal(4, 3, 1);
     assert_eq!(message(&a, 0), "decompose: rank 0 of a [4, 3] matrix; it must lie between 1 and 3");
     assert_eq!(message(&a, 4), "decompose: rank 4 of a [4, 3] matrix; it must lie between 1 and 3");

@@ -6,7 +6,10 @@ mod drawing;
 use proptest::prelude::*;
 use tch::{Device, Kind, Tensor};
 
-use loract_compression::{Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, cholesky_qr, decompose, relative_error};
+use loract_compression::{
+    Code, Error, Factors, Method, Options, Rank, SiteState, TestMatrix, cholesky_qr, decompose,
+    relative_error,
+};
 
 use drawing::{device, norm, normal, values};
 
@@ -39,9 +42,17 @@ fn restored(a: &Tensor, options: &Options) -> Tensor {
     decompose(a, options, 5, &mut SiteState::default()).unwrap().restore(Kind::Double).unwrap()
 }
 
-/// Odd shapes: one row, one column, rows ≪ columns and the reverse; a rank up to the most, often one less.
+/// Odd shapes: one row, one column, rows ≪ columns and the reverse; a rank up to the most, often
+/// one less.
 fn shapes() -> impl Strategy<Value = (i64, i64, i64)> {
-    let sizes = prop_oneof![Just((1, 7)), Just((7, 1)), Just((1, 1)), Just((3, 50)), Just((50, 3)), (1i64..40, 1i64..40)];
+    let sizes = prop_oneof![
+        Just((1, 7)),
+        Just((7, 1)),
+        Just((1, 1)),
+        Just((3, 50)),
+        Just((50, 3)),
+        (1i64..40, 1i64..40)
+    ];
     (sizes, 0i64..4, 0.0f64..1.0).prop_map(|((rows, columns), near, part)| {
         let most: i64 = rows.min(columns);
         let rank = if near < 2 { most - near } else { 1 + (part * (most - 1) as f64) as i64 };
@@ -52,7 +63,8 @@ fn shapes() -> impl Strategy<Value = (i64, i64, i64)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Projections: A = Â + rest with both orthogonal, the error never below the optimum, which the SVD reaches.
+    /// Projections: A = Â + rest with both orthogonal, the error never below the optimum, which the
+    /// SVD reaches.
     #[test]
     fn a_projection_is_orthogonal_and_the_svd_the_best((rows, columns, rank) in shapes(), which in 0usize..METHODS.len(), seed in 0u64..1000) {
         let a = normal(rows, columns, seed);
@@ -81,11 +93,13 @@ proptest! {
         let of = of.min(rank);
         let a = normal(rows, of, seed).matmul(&normal(of, columns, seed + 1));
         let kept = restored(&a, &options(METHODS[which], rank));
-        // Columns drawn at random from f64 noise may be nearly dependent; their error then grows with that.
+        // Columns drawn at random from f64 noise may be nearly dependent; their error then grows
+        // with that.
         prop_assert!(norm(&(&a - &kept)) < 1e-6 * norm(&a), "{:?} {}", METHODS[which], norm(&(&a - &kept)) / norm(&a));
     }
 
-    /// Products through a code are products with what it restores, and its bytes are those predicted.
+    /// Products through a code are products with what it restores, and its bytes are those
+    /// predicted.
     #[test]
     fn products_equal_those_with_the_restored_matrix(
         (rows, columns, rank) in shapes(), m in 1i64..9, which in 0usize..METHODS.len() + 4, held in 0usize..5, seed in 0u64..1000,
@@ -150,11 +164,25 @@ fn cholesky_qr_declines_dependent_columns_and_zero() {
 #[test]
 fn every_dtype_goes_in_and_out() {
     let exact = normal(33, 6, 1).matmul(&normal(6, 17, 2));
-    for (input, tolerance) in [(Kind::Double, 1e-9), (Kind::Float, 1e-4), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)] {
+    for (input, tolerance) in
+        [(Kind::Double, 1e-9), (Kind::Float, 1e-4), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)]
+    {
         for method in METHODS {
             let a = exact.to_kind(input);
-            for (held, more) in [(Kind::Double, 0.0), (Kind::Float, 1e-6), (Kind::BFloat16, 1e-2), (Kind::Half, 2e-3), (Kind::Int8, 3e-2)] {
-                let code = decompose(&a, &Options { factors: held, ..options(method, 12) }, 3, &mut SiteState::default()).unwrap();
+            for (held, more) in [
+                (Kind::Double, 0.0),
+                (Kind::Float, 1e-6),
+                (Kind::BFloat16, 1e-2),
+                (Kind::Half, 2e-3),
+                (Kind::Int8, 3e-2),
+            ] {
+                let code = decompose(
+                    &a,
+                    &Options { factors: held, ..options(method, 12) },
+                    3,
+                    &mut SiteState::default(),
+                )
+                .unwrap();
                 let error = relative_error(&exact, &code.restore(Kind::Double).unwrap()).unwrap();
                 assert!(error < tolerance + more, "{input:?} {held:?} {method:?}: {error}");
             }
@@ -167,7 +195,9 @@ fn f32_comes_as_near_to_the_optimum_as_f64() {
     let a = normal(120, 40, 1) * values(&(0..40).map(|j| 0.7f64.powi(j)).collect::<Vec<_>>());
     for a in [a.shallow_clone(), a.tr()] {
         let double = relative_error(&a, &restored(&a, &options(Method::Svd, 25))).unwrap();
-        let single = relative_error(&a, &restored(&a.to_kind(Kind::Float), &options(Method::Svd, 25))).unwrap();
+        let single =
+            relative_error(&a, &restored(&a.to_kind(Kind::Float), &options(Method::Svd, 25)))
+                .unwrap();
         assert!((single / double - 1.0).abs() < 1e-3, "{single} {double}");
     }
 }
@@ -177,18 +207,31 @@ fn deficient_zero_and_extreme_matrices_stay_finite() {
     let a = normal(20, 3, 1).matmul(&normal(3, 11, 2)).to_kind(Kind::Float);
     let _ = a.get(4).zero_();
     let auto = Rank::Auto { error: 0.01, max_rank: 10 };
-    for method in METHODS.into_iter().chain([Method::Quantized { bits: 8, group: 4 }, Method::Quantized { bits: 4, group: 4 }]) {
-        for (scale, keep_norms) in [(1.0, true), (1e30, true), (1e-30, true), (0.0, true), (0.0, false)] {
+    for method in METHODS
+        .into_iter()
+        .chain([Method::Quantized { bits: 8, group: 4 }, Method::Quantized { bits: 4, group: 4 }])
+    {
+        for (scale, keep_norms) in
+            [(1.0, true), (1e30, true), (1e-30, true), (0.0, true), (0.0, false)]
+        {
             // For unusual scales the host would wait for a GPU.
             if device() != Device::Cpu && (1e30f64 == scale || 1e-30 == scale) {
                 continue;
             }
-            for (factors, rank) in [(Kind::Float, Rank::Components(10)), (Kind::Int8, Rank::Components(10)), (Kind::Float, auto)] {
+            for (factors, rank) in [
+                (Kind::Float, Rank::Components(10)),
+                (Kind::Int8, Rank::Components(10)),
+                (Kind::Float, auto),
+            ] {
                 let a = &a * scale;
                 let kept = restored(&a, &Options { method, rank, keep_norms, factors });
                 let error = relative_error(&a, &kept).unwrap();
-                let most = if matches!(method, Method::Quantized { bits: 4, .. }) { 0.1 } else { 0.02 };
-                assert!(error < most, "{method:?} {scale} {keep_norms} {factors:?} {rank:?}: {error}");
+                let most =
+                    if matches!(method, Method::Quantized { bits: 4, .. }) { 0.1 } else { 0.02 };
+                assert!(
+                    error < most,
+                    "{method:?} {scale} {keep_norms} {factors:?} {rank:?}: {error}"
+                );
                 assert_eq!(norm(&kept.get(4)), 0.0, "{method:?} {scale}");
             }
         }
@@ -206,7 +249,8 @@ fn nan_and_infinity_are_reported_not_spread() {
             let a = normal(9, 5, 1).to_kind(kind);
             let _ = a.get(3).get(2).fill_(bad);
             for method in METHODS.into_iter().chain([Method::Quantized { bits: 8, group: 4 }]) {
-                let error = decompose(&a, &options(method, 2), 0, &mut SiteState::default()).unwrap_err();
+                let error =
+                    decompose(&a, &options(method, 2), 0, &mut SiteState::default()).unwrap_err();
                 assert!(matches!(error, Error::NotFinite { rows: 9, columns: 5, .. }), "{error}");
             }
         }
@@ -219,14 +263,23 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
     for method in METHODS {
         for held in [Kind::Float, Kind::BFloat16, Kind::Int8] {
             for rank in [Rank::Components(7), Rank::Auto { error: 0.9, max_rank: 20 }] {
-                let code = decompose(&a, &Options { method, rank, keep_norms: true, factors: held }, 0, &mut SiteState::default()).unwrap();
+                let code = decompose(
+                    &a,
+                    &Options { method, rank, keep_norms: true, factors: held },
+                    0,
+                    &mut SiteState::default(),
+                )
+                .unwrap();
                 let found = factors(code.shallow_clone());
                 // In the dtype in which it is held, the factor itself comes out.
                 for tensor in [found.left(held).unwrap(), found.right(held).unwrap()] {
                     assert!(tensor.is_contiguous() && !tensor.requires_grad(), "{method:?}");
                     if held != Kind::Int8 {
                         // A new tensor of that shape has a storage of just that size.
-                        assert!(tensor.internal_has_same_storage_numel(&tensor.empty_like()), "{method:?} {held:?}");
+                        assert!(
+                            tensor.internal_has_same_storage_numel(&tensor.empty_like()),
+                            "{method:?} {held:?}"
+                        );
                     }
                 }
             }
@@ -238,7 +291,12 @@ fn codes_own_no_more_than_they_say_and_record_no_graph() {
 fn seeds_decide_and_no_global_generator_is_used() {
     let a = normal(30, 20, 1);
     for method in METHODS {
-        let of = |seed| decompose(&a, &options(method, 4), seed, &mut SiteState::default()).unwrap().restore(Kind::Double).unwrap();
+        let of = |seed| {
+            decompose(&a, &options(method, 4), seed, &mut SiteState::default())
+                .unwrap()
+                .restore(Kind::Double)
+                .unwrap()
+        };
         tch::manual_seed(1);
         let next = Tensor::rand([1], (Kind::Double, device()));
         tch::manual_seed(1);
@@ -265,26 +323,61 @@ fn a_warm_basis_is_used_and_filled_up() {
         let mut state = SiteState::from_basis(basis.shallow_clone());
         let code = decompose(&a, &warm(rank), 0, &mut state).unwrap();
         assert_eq!(code.rank(), Some(rank));
-        assert_eq!(state.basis().unwrap().size(), [20, rank], "the next matrix starts from this one");
+        assert_eq!(
+            state.basis().unwrap().size(),
+            [20, rank],
+            "the next matrix starts from this one"
+        );
         relative_error(&a, &code.restore(Kind::Double).unwrap()).unwrap()
     };
     assert!(lost(5, &basis) < 1e-6);
-    assert!((lost(3, &basis) - relative_error(&a, &restored(&a, &options(Method::Svd, 3))).unwrap()).abs() < 1e-6);
+    assert!(
+        (lost(3, &basis) - relative_error(&a, &restored(&a, &options(Method::Svd, 3))).unwrap())
+            .abs()
+            < 1e-6
+    );
     assert!(lost(5, &basis.narrow(1, 0, 2)) < 1e-6);
-    let message = decompose(&a, &warm(5), 0, &mut SiteState::from_basis(basis.tr())).unwrap_err().to_string();
-    assert_eq!(message, "decompose: expected [20, rank] for the warm basis, got a tensor of shape [5, 20]");
+    let message =
+        decompose(&a, &warm(5), 0, &mut SiteState::from_basis(basis.tr())).unwrap_err().to_string();
+    assert_eq!(
+        message,
+        "decompose: expected [20, rank] for the warm basis, got a tensor of shape [5, 20]"
+    );
 }
 
 #[test]
 fn wrong_use_is_refused_with_the_numbers() {
     let a = normal(4, 3, 1);
-    let message = |matrix: &Tensor, options: &Options| decompose(matrix, options, 0, &mut SiteState::default()).unwrap_err().to_string();
-    assert_eq!(message(&a, &options(Method::Svd, 4)), "decompose: rank 4 of a [4, 3] matrix; it must lie between 1 and 3");
-    assert!(message(&a.view([2, 2, 3]), &options(Method::Svd, 1)).contains("got a tensor of shape [2, 2, 3]"));
-    assert!(message(&Tensor::zeros([0, 3], (Kind::Float, device())), &options(Method::Svd, 1)).contains("neither of them 0"));
+    let message = |matrix: &Tensor, options: &Options| {
+        decompose(matrix, options, 0, &mut SiteState::default()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(&a, &options(Method::Svd, 4)),
+        "decompose: rank 4 of a [4, 3] matrix; it must lie between 1 and 3"
+    );
+    assert!(
+        message(&a.view([2, 2, 3]), &options(Method::Svd, 1))
+            .contains("got a tensor of shape [2, 2, 3]")
+    );
+    assert!(
+        message(&Tensor::zeros([0, 3], (Kind::Float, device())), &options(Method::Svd, 1))
+            .contains("neither of them 0")
+    );
     assert!(message(&a.to_kind(Kind::Int64), &options(Method::Svd, 1)).contains("got Int64"));
-    assert!(message(&a, &Options { factors: Kind::Int64, ..options(Method::Svd, 1) }).contains("int8, got Int64"));
-    assert!(message(&a, &options(Method::Quantized { bits: 3, group: 32 }, 1)).contains("bits = 3; it must be 4 or 8"));
-    assert!(message(&a, &options(Method::Quantized { bits: 4, group: 0 }, 1)).contains("group = 0; it must be at least 1"));
-    assert!(message(&a, &options(Method::Rsvd { oversampling: -1, power_iterations: 0 }, 1)).contains("oversampling = -1"));
+    assert!(
+        message(&a, &Options { factors: Kind::Int64, ..options(Method::Svd, 1) })
+            .contains("int8, got Int64")
+    );
+    assert!(
+        message(&a, &options(Method::Quantized { bits: 3, group: 32 }, 1))
+            .contains("bits = 3; it must be 4 or 8")
+    );
+    assert!(
+        message(&a, &options(Method::Quantized { bits: 4, group: 0 }, 1))
+            .contains("group = 0; it must be at least 1")
+    );
+    assert!(
+        message(&a, &options(Method::Rsvd { oversampling: -1, power_iterations: 0 }, 1))
+            .contains("oversampling = -1")
+    );
 }

@@ -1,4 +1,5 @@
-//! Projections on a basis that many share, against f64: what they are, what they hold, and where the basis goes.
+//! Projections on a basis that many share, against f64: what they are, what they hold, and where
+//! the basis goes.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
@@ -19,7 +20,8 @@ fn off(actual: &Tensor, expected: &Tensor) -> f64 {
 
 /// `rows` rows that lie near `rank` directions of `columns`, the same for all seeds.
 fn rows(rows: i64, columns: i64, rank: i64, seed: u64) -> Tensor {
-    normal(rows, rank, seed).matmul(&normal(rank, columns, 4711)) + 0.01 * normal(rows, columns, seed + 1)
+    normal(rows, rank, seed).matmul(&normal(rank, columns, 4711))
+        + 0.01 * normal(rows, columns, seed + 1)
 }
 
 #[test]
@@ -35,7 +37,11 @@ fn a_code_is_the_projection_on_the_basis_that_is_there() {
         let (g, w) = (normal(count, 7, 8), normal(9, 24, 9));
         assert!(off(&code.contract(&g).unwrap(), &g.tr().matmul(&expected)) < 1e-12);
         assert!(off(&code.project(&w).unwrap(), &expected.matmul(&w.tr())) < 1e-12);
-        assert_eq!((code.bytes(), code.rank()), ((8 * 5 * count) as u64, Some(5)), "the basis is the memory's");
+        assert_eq!(
+            (code.bytes(), code.rank()),
+            ((8 * 5 * count) as u64, Some(5)),
+            "the basis is the memory's"
+        );
     }
     assert_eq!(state.bytes(), 8 * 5 * 24);
 }
@@ -50,9 +56,18 @@ fn products_lie_in_the_basis_whatever_form_components_have() {
             let code = decompose(&a, &options, 0, &mut state).unwrap();
             assert_eq!(code.bytes(), options.bytes(40, 30).unwrap());
             let basis = state.shared_basis().unwrap().to_kind(Kind::Double);
-            let product = code.contract(&normal(40, 4, 2).to_kind(Kind::Float)).unwrap().to_kind(Kind::Double);
-            assert!(off(&product.matmul(&basis).matmul(&basis.tr()), &product) < 1e-6, "{factors:?}");
-            assert!(off(&code.restore(Kind::Float).unwrap(), &a.to_kind(Kind::Double)) < 0.03, "{factors:?}");
+            let product = code
+                .contract(&normal(40, 4, 2).to_kind(Kind::Float))
+                .unwrap()
+                .to_kind(Kind::Double);
+            assert!(
+                off(&product.matmul(&basis).matmul(&basis.tr()), &product) < 1e-6,
+                "{factors:?}"
+            );
+            assert!(
+                off(&code.restore(Kind::Float).unwrap(), &a.to_kind(Kind::Double)) < 0.03,
+                "{factors:?}"
+            );
         }
     }
 }
@@ -106,9 +121,14 @@ fn every_token_has_the_same_say() {
 fn what_does_not_fit_is_refused() {
     let mut state = SiteState::default();
     decompose(&rows(20, 16, 4, 1), &options(4, Kind::Double), 0, &mut state).unwrap();
-    let narrower = decompose(&rows(20, 12, 4, 1), &options(4, Kind::Double), 0, &mut state).unwrap_err().to_string();
+    let narrower = decompose(&rows(20, 12, 4, 1), &options(4, Kind::Double), 0, &mut state)
+        .unwrap_err()
+        .to_string();
     assert!(narrower.contains("[12, 4] for the shared basis"), "{narrower}");
     assert!(state.sync(&normal(16, 3, 1)).unwrap_err().to_string().contains("[16, 4]"));
-    let none = Code::rank(&decompose(&normal(3, 16, 1), &options(9, Kind::Double), 0, &mut SiteState::default()).unwrap());
+    let none = Code::rank(
+        &decompose(&normal(3, 16, 1), &options(9, Kind::Double), 0, &mut SiteState::default())
+            .unwrap(),
+    );
     assert_eq!(none, Some(9), "a basis may have more columns than its first matrix has rows");
 }

@@ -70,7 +70,11 @@ type Rule = Box<dyn Fn(&dyn Any) -> Option<bool> + Send + Sync>;
 impl When {
     /// The condition that `rule` holds for a part of the configuration, about which the keys `by`
     /// decide.
-    pub fn new<T: 'static>(by: &'static [&'static str], text: impl Into<String>, rule: fn(&T) -> bool) -> Self {
+    pub fn new<T: 'static>(
+        by: &'static [&'static str],
+        text: impl Into<String>,
+        rule: fn(&T) -> bool,
+    ) -> Self {
         Self { by, text: text.into(), rule: Box::new(move |part| part.downcast_ref().map(rule)) }
     }
 
@@ -96,7 +100,9 @@ pub(crate) use reads;
 pub(crate) fn one_of(key: &str, names: &[&str]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     match names.as_slice() {
-        [first @ .., last] if !first.is_empty() => format!("{key} = {} or {last}", first.join(", ")),
+        [first @ .., last] if !first.is_empty() => {
+            format!("{key} = {} or {last}", first.join(", "))
+        }
         _ => format!("{key} = {}", names.concat()),
     }
 }
@@ -131,15 +137,26 @@ impl<'a> Table<'a> {
 
     /// The `index`-th table of the list that is the value of the key at `list`.
     pub fn item<T: Declared>(list: &KeyPlace<'a>, index: usize, entries: &'a toml::Table) -> Self {
-        Self::new::<T>(list.sources, TableId::item(&format!("{}.{}", list.table.name, list.key), index), entries)
+        Self::new::<T>(
+            list.sources,
+            TableId::item(&format!("{}.{}", list.table.name, list.key), index),
+            entries,
+        )
     }
 
     /// The tables in the list that is the value of `key`.
     pub fn items<T: Declared>(&self, key: &'static str) -> impl Iterator<Item = Table<'a>> {
-        let list = self.entries.get(key).and_then(toml::Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let list = self
+            .entries
+            .get(key)
+            .and_then(toml::Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let list = list.iter().filter_map(toml::Value::as_table).enumerate();
         let (sources, name) = (self.sources, format!("{}.{key}", self.id.name));
-        list.map(move |(index, entries)| Table::new::<T>(sources, TableId::item(&name, index), entries))
+        list.map(move |(index, entries)| {
+            Table::new::<T>(sources, TableId::item(&name, index), entries)
+        })
     }
 
     /// The value of a key whose numbers must be in `range`, if it is given.
@@ -148,7 +165,11 @@ impl<'a> Table<'a> {
         let valid = || self.valid(key);
         let at = KeyPlace { sources: self.sources, table: &self.id, key, valid: &valid };
         let value = T::read(value, &at)?;
-        if value.numbers().iter().all(|number| range.contains(*number)) { Ok(Some(value)) } else { Err(at.error(&range.must())) }
+        if value.numbers().iter().all(|number| range.contains(*number)) {
+            Ok(Some(value))
+        } else {
+            Err(at.error(&range.must()))
+        }
     }
 
     /// The same for a key that must be given.
@@ -173,15 +194,22 @@ impl<'a> Table<'a> {
 
     /// The valid values of a key, in words.
     fn valid(&self, key: &str) -> String {
-        (self.keys)().into_iter().find(|known| known.name == key).map(|key| key.valid).unwrap_or_default()
+        (self.keys)()
+            .into_iter()
+            .find(|known| known.name == key)
+            .map(|key| key.valid)
+            .unwrap_or_default()
     }
 }
 
 /// The JSON schema of a table that has these keys and no others.
 pub(crate) fn table_schema(keys: &[Key]) -> Json {
-    let properties: Map<String, Json> =
-        keys.iter().map(|key| (key.name.to_owned(), described(key.schema.clone(), &key.description()))).collect();
-    let required: Vec<&str> = keys.iter().filter(|key| key.default.is_none()).map(|key| key.name).collect();
+    let properties: Map<String, Json> = keys
+        .iter()
+        .map(|key| (key.name.to_owned(), described(key.schema.clone(), &key.description())))
+        .collect();
+    let required: Vec<&str> =
+        keys.iter().filter(|key| key.default.is_none()).map(|key| key.name).collect();
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 

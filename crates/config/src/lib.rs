@@ -1,10 +1,10 @@
 //! What a run is: the TOML file, its defaults and its overrides, read once and checked once.
 //!
 //! Every key is declared once, in the file of its table in `tables/`: name, type, default, valid
-//! values, help, and an example. From that declaration come the struct that a program reads, parsing
-//! with error messages and suggestions, `--set`, the configuration in full ([`Run::to_toml`]), the
-//! reference of all keys ([`reference()`]), the explanation of one ([`explain`]) and the JSON schema
-//! ([`schema`]).
+//! values, help, and an example. From that declaration come the struct that a program reads,
+//! parsing with error messages and suggestions, `--set`, the configuration in full
+//! ([`Run::to_toml`]), the reference of all keys ([`reference()`]), the explanation of one
+//! ([`explain`]) and the JSON schema ([`schema`]).
 //!
 //! ```
 //! let folder = std::env::temp_dir().join("loract-config-example");
@@ -50,11 +50,13 @@ pub use reference::{commented, explain, reference};
 pub use run::{Run, keys as keys_of};
 pub use schema::schema;
 pub use tables::{
-    Activations, BadLines, BasisKind, Bits, Budget, ByteSize, Checkpoint, ClassWeights, Cluster, CompressionConfig, CompressionMethod,
-    CompressionOverrides, Data, DataFormat, DataSource, DataSources, Decay, Device, Dtype, Factors, GradientMethod, Gradients, Init,
-    Layers, Length, Lora, LoraBias, LossOn, Memory, Model, MuonScale, Optimizer, OptimizerMethod, Overflow, Override, Pairs, Quantization,
-    Rank, Rounding, RunTable, Schedule, ScheduleMethod, Site, SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals,
-    Stream, TargetModules, Task,
+    Activations, BadLines, BasisKind, Bits, Budget, ByteSize, Checkpoint, ClassWeights, Cluster,
+    CompressionConfig, CompressionMethod, CompressionOverrides, Data, DataFormat, DataSource,
+    DataSources, Decay, Device, Dtype, Factors, GradientMethod, Gradients, Init, Layers, Length,
+    Lora, LoraBias, LossOn, Memory, Model, MuonScale, Optimizer, OptimizerMethod, Overflow,
+    Override, Pairs, Quantization, Rank, Rounding, RunTable, Schedule, ScheduleMethod, Site,
+    SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals, Stream, TargetModules,
+    Task,
 };
 
 #[cfg(test)]

@@ -41,15 +41,23 @@ impl Range {
 
     /// Whether `number` is one of them.
     pub fn contains(&self, number: f64) -> bool {
-        let is_above = self.low.is_none_or(|low| number > low.value || (low.is_included && number == low.value));
-        let is_below = self.high.is_none_or(|high| number < high.value || (high.is_included && number == high.value));
+        let is_above = self
+            .low
+            .is_none_or(|low| number > low.value || (low.is_included && number == low.value));
+        let is_below = self
+            .high
+            .is_none_or(|high| number < high.value || (high.is_included && number == high.value));
         is_above && is_below && (number.is_finite() || *self == Self::ANY)
     }
 
     /// `> 0 and <= 1`; empty where every number is in the range.
     pub fn words(&self) -> String {
-        let low = self.low.map(|Bound { value, is_included }| format!("{} {value}", if is_included { ">=" } else { ">" }));
-        let high = self.high.map(|Bound { value, is_included }| format!("{} {value}", if is_included { "<=" } else { "<" }));
+        let low = self.low.map(|Bound { value, is_included }| {
+            format!("{} {value}", if is_included { ">=" } else { ">" })
+        });
+        let high = self.high.map(|Bound { value, is_included }| {
+            format!("{} {value}", if is_included { "<=" } else { "<" })
+        });
         low.into_iter().chain(high).collect::<Vec<_>>().join(" and ")
     }
 
@@ -61,7 +69,9 @@ impl Range {
     /// The same as [`Range::words`], for whole numbers of a type whose least value is `least`: `>=
     /// 1`.
     pub fn words_of_whole(&self, least: Option<f64>) -> String {
-        let included = |bound: Bound, step: f64| if bound.is_included { bound.value } else { bound.value + step };
+        let included = |bound: Bound, step: f64| {
+            if bound.is_included { bound.value } else { bound.value + step }
+        };
         let low = self.low.map(|low| included(low, 1.0)).or(least);
         let whole = Self {
             low: low.map(|value| Bound { value, is_included: true }),
@@ -73,10 +83,16 @@ impl Range {
     /// Adds the bounds to a JSON schema of a number.
     pub fn add_to_schema(&self, schema: &mut Map<String, Json>) {
         if let Some(low) = self.low {
-            schema.insert(if low.is_included { "minimum" } else { "exclusiveMinimum" }.into(), low.value.into());
+            schema.insert(
+                if low.is_included { "minimum" } else { "exclusiveMinimum" }.into(),
+                low.value.into(),
+            );
         }
         if let Some(high) = self.high {
-            schema.insert(if high.is_included { "maximum" } else { "exclusiveMaximum" }.into(), high.value.into());
+            schema.insert(
+                if high.is_included { "maximum" } else { "exclusiveMaximum" }.into(),
+                high.value.into(),
+            );
         }
     }
 }

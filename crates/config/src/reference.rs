@@ -14,7 +14,11 @@ impl Key {
             Some(default) => format!("Default: {default}."),
             None => "It must be given.".to_owned(),
         };
-        let when = self.when.as_ref().map(|when| format!(" Read only if {}.", when.text)).unwrap_or_default();
+        let when = self
+            .when
+            .as_ref()
+            .map(|when| format!(" Read only if {}.", when.text))
+            .unwrap_or_default();
         format!("{} {default}{when}", self.help)
     }
 }
@@ -40,7 +44,8 @@ with which editors complete and check a file whose first line is `#:schema ./lor
 ";
 
 fn write_table(page: &mut String, table: &TableSpec) {
-    let title = if table.is_list { format!("[[{}]]", table.name) } else { format!("[{}]", table.name) };
+    let title =
+        if table.is_list { format!("[[{}]]", table.name) } else { format!("[{}]", table.name) };
     // Writing to a string cannot fail.
     let _ = write!(page, "\n## `{title}`\n\n{}\n", table.about);
     for key in &table.keys {
@@ -62,7 +67,12 @@ fn write_table(page: &mut String, table: &TableSpec) {
 
 /// Words with what HTML and Markdown would take for their own.
 fn in_markdown(words: &str) -> String {
-    words.replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_").replace('[', "\\[").replace("{{", "{ {")
+    words
+        .replace('<', "&lt;")
+        .replace('*', "\\*")
+        .replace('_', "\\_")
+        .replace('[', "\\[")
+        .replace("{{", "{ {")
 }
 
 /// The entry of one key, `table.key`, as text.
@@ -72,14 +82,27 @@ fn in_markdown(words: &str) -> String {
 pub fn explain(name: &str) -> Result<String, String> {
     let (table, key) = name.trim().rsplit_once('.').unwrap_or(("", name.trim()));
     let Some(found) = registry::key(table, key) else {
-        let known: Vec<&str> = registry::table(table).map(|table| table.keys.iter().map(|key| key.name).collect()).unwrap_or_default();
-        let meant = if table.is_empty() { suggest::key_anywhere(key) } else { suggest::key(table, key, &known) };
-        let hint = meant.map_or_else(|| "give table.key, such as activations.method".to_owned(), |meant| format!("did you mean {meant}?"));
+        let known: Vec<&str> = registry::table(table)
+            .map(|table| table.keys.iter().map(|key| key.name).collect())
+            .unwrap_or_default();
+        let meant = if table.is_empty() {
+            suggest::key_anywhere(key)
+        } else {
+            suggest::key(table, key, &known)
+        };
+        let hint = meant.map_or_else(
+            || "give table.key, such as activations.method".to_owned(),
+            |meant| format!("did you mean {meant}?"),
+        );
         return Err(format!("there is no key {name}; {hint}"));
     };
     let mut text = format!("[{table}] {key}\n{}\n", found.help);
     let _ = writeln!(text, "valid:    {}", found.valid);
-    let _ = writeln!(text, "default:  {}", found.default.as_deref().unwrap_or("none; it must be given"));
+    let _ = writeln!(
+        text,
+        "default:  {}",
+        found.default.as_deref().unwrap_or("none; it must be given")
+    );
     if let Some(when) = &found.when {
         let _ = writeln!(text, "read if:  {}", when.text);
     }
@@ -90,13 +113,16 @@ pub fn explain(name: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// A configuration in TOML of these keys (`table.key`, and the value in TOML), each after a comment that says what it does. The keys
-/// come in the order of their tables.
+/// A configuration in TOML of these keys (`table.key`, and the value in TOML), each after a comment
+/// that says what it does. The keys come in the order of their tables.
 pub fn commented(keys: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for table in registry::tables().iter().filter(|table| !table.is_list) {
-        let given = |key: &Key| keys.iter().find(|(name, _)| name.split_once('.') == Some((table.name, key.name)));
-        let lines: Vec<String> = table.keys.iter().filter_map(|key| Some(entry(key, given(key)?.1))).collect();
+        let given = |key: &Key| {
+            keys.iter().find(|(name, _)| name.split_once('.') == Some((table.name, key.name)))
+        };
+        let lines: Vec<String> =
+            table.keys.iter().filter_map(|key| Some(entry(key, given(key)?.1))).collect();
         if !lines.is_empty() {
             let separator = if text.is_empty() { "" } else { "\n" };
             let _ = write!(text, "{separator}[{}]\n{}", table.name, lines.concat());
@@ -110,7 +136,8 @@ fn entry(key: &Key, value: &str) -> String {
     let mut comment = String::new();
     for word in key.help.split_whitespace() {
         let line = comment.rsplit('\n').next().unwrap_or_default().chars().count();
-        let separator = if line == 0 || line + word.chars().count() > COMMENT_WIDTH { "\n#" } else { "" };
+        let separator =
+            if line == 0 || line + word.chars().count() > COMMENT_WIDTH { "\n#" } else { "" };
         let _ = write!(comment, "{separator} {word}");
     }
     format!("{}\n{} = {value}\n", comment.trim_start(), key.name)

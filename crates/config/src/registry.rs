@@ -1,7 +1,10 @@
 //! Every table with its keys, as they are declared.
 
 use crate::declare::{Declared, Key};
-use crate::tables::{Activations, Checkpoint, Cluster, Data, DataSource, Gradients, Lora, Model, Optimizer, Override, RunTable, Schedule};
+use crate::tables::{
+    Activations, Checkpoint, Cluster, Data, DataSource, Gradients, Lora, Model, Optimizer,
+    Override, RunTable, Schedule,
+};
 use std::sync::LazyLock;
 
 /// A table as the reference describes it.
@@ -16,7 +19,12 @@ pub(crate) struct TableSpec {
 /// All tables, each followed by the lists of tables that it has.
 static TABLES: LazyLock<Vec<TableSpec>> = LazyLock::new(|| {
     fn spec<T: Declared>() -> TableSpec {
-        TableSpec { name: T::NAME, about: T::about(), is_list: T::NAME.contains('.'), keys: T::keys() }
+        TableSpec {
+            name: T::NAME,
+            about: T::about(),
+            is_list: T::NAME.contains('.'),
+            keys: T::keys(),
+        }
     }
     vec![
         spec::<RunTable>(),

@@ -8,8 +8,8 @@ use crate::{
     source::Source,
     source_map::SourceMap,
     tables::{
-        Activations, BY, Checkpoint, Cluster, CompressionConfig, Data, GradientMethod, Gradients, Lora, Model, Optimizer, RunTable,
-        SOME_SITE, Schedule, Task,
+        Activations, BY, Checkpoint, Cluster, CompressionConfig, Data, GradientMethod, Gradients,
+        Lora, Model, Optimizer, RunTable, SOME_SITE, Schedule, Task,
     },
 };
 use std::any::Any;
@@ -84,7 +84,8 @@ impl Run {
 
     fn from_tables(tables: &toml::Table, sources: &SourceMap, path: &Path) -> Result<Self, Error> {
         let none = toml::Table::new();
-        let entries = |name: &str| tables.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
+        let entries =
+            |name: &str| tables.get(name).and_then(toml::Value::as_table).unwrap_or(&none);
         fn read<'a, T: Declared>(
             sources: &SourceMap,
             entries: impl Fn(&str) -> &'a toml::Table,
@@ -107,9 +108,13 @@ impl Run {
             gradients: read(sources, entries, |gradients, _| Ok(gradients))?,
             data: read(sources, entries, |data: Data, table| data.check(table).map(|()| data))?,
             optimizer: read(sources, entries, Optimizer::resolve)?,
-            schedule: read(sources, entries, |schedule: Schedule, table| schedule.resolve(length, table))?,
+            schedule: read(sources, entries, |schedule: Schedule, table| {
+                schedule.resolve(length, table)
+            })?,
             checkpoint: read(sources, entries, |checkpoint, _| Ok(checkpoint))?,
-            cluster: read(sources, entries, |cluster: Cluster, table| cluster.check(table).map(|()| cluster))?,
+            cluster: read(sources, entries, |cluster: Cluster, table| {
+                cluster.check(table).map(|()| cluster)
+            })?,
             sources: sources.clone(),
         };
         run.check_sources()?;
@@ -124,16 +129,25 @@ impl Run {
     /// A key that is given and not read.
     fn unread(&self) -> Result<Option<(TableId, String)>, Error> {
         for (table, key, place) in self.sources.given() {
-            let Some(when) = registry::key(&table.name, key).and_then(|key| key.when.as_ref()) else { continue };
+            let Some(when) = registry::key(&table.name, key).and_then(|key| key.when.as_ref())
+            else {
+                continue;
+            };
             if self.reads(when, table.item) {
                 continue;
             }
-            if matches!(place, Place::File { .. }) && when.by.iter().any(|name| self.sources.is_overridden(name)) {
+            if matches!(place, Place::File { .. })
+                && when.by.iter().any(|name| self.sources.is_overridden(name))
+            {
                 return Ok(Some((table.clone(), key.to_owned())));
             }
             let needs_a_site = when.by == BY && !self.activations.has_sites();
             let text = if needs_a_site { SOME_SITE } else { &when.text };
-            return Err(self.sources.error_at(table, key, &format!("is read only if {text}; leave it out")));
+            return Err(self.sources.error_at(
+                table,
+                key,
+                &format!("is read only if {text}; leave it out"),
+            ));
         }
         Ok(None)
     }
@@ -159,9 +173,16 @@ impl Run {
 
     /// Refuses several sources where one is read.
     fn check_sources(&self) -> Result<(), Error> {
-        for (key, sources) in [("train", Some(&self.data.train)), ("eval", self.data.eval.as_ref())] {
-            if self.model.task != Task::CausalLm && sources.is_some_and(|sources| sources.only().is_none()) {
-                return Err(self.error_at("data", key, "is a list, and a classifier reads one file or folder; put all rows into one"));
+        for (key, sources) in [("train", Some(&self.data.train)), ("eval", self.data.eval.as_ref())]
+        {
+            if self.model.task != Task::CausalLm
+                && sources.is_some_and(|sources| sources.only().is_none())
+            {
+                return Err(self.error_at(
+                    "data",
+                    key,
+                    "is a list, and a classifier reads one file or folder; put all rows into one",
+                ));
             }
         }
         Ok(())
@@ -173,7 +194,11 @@ impl Run {
             return Ok(());
         }
         if self.model.task != Task::CausalLm {
-            return Err(self.error_at("gradients", "method", "\"shared_basis\" is for language models; use \"powersgd\""));
+            return Err(self.error_at(
+                "gradients",
+                "method",
+                "\"shared_basis\" is for language models; use \"powersgd\"",
+            ));
         }
         if self.activations.shares_inputs() {
             return Ok(());
@@ -190,7 +215,8 @@ impl Run {
             .written()
             .into_iter()
             .map(|(table, keys)| {
-                let lines: String = keys.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+                let lines: String =
+                    keys.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
                 format!("[{table}]\n{lines}")
             })
             .collect();
@@ -200,7 +226,12 @@ impl Run {
     /// Every key that is read and has a value, as `table.key`, with that value in TOML.
     pub fn keys(&self) -> BTreeMap<String, String> {
         let tables = self.written().into_iter();
-        tables.flat_map(|(table, keys)| keys.into_iter().map(move |(key, value)| (format!("{table}.{key}"), value.to_string()))).collect()
+        tables
+            .flat_map(|(table, keys)| {
+                keys.into_iter()
+                    .map(move |(key, value)| (format!("{table}.{key}"), value.to_string()))
+            })
+            .collect()
     }
 
     fn written(&self) -> Vec<(&'static str, Vec<(&'static str, toml::Value)>)> {
@@ -209,10 +240,19 @@ impl Run {
         }
         let mut tables = vec![entry(&self.run), entry(&self.model)];
         tables.extend(self.lora.as_ref().map(entry));
-        tables.extend([entry(&self.activations), entry(&self.gradients), entry(&self.data), entry(&self.optimizer)]);
+        tables.extend([
+            entry(&self.activations),
+            entry(&self.gradients),
+            entry(&self.data),
+            entry(&self.optimizer),
+        ]);
         tables.extend([entry(&self.schedule), entry(&self.checkpoint), entry(&self.cluster)]);
         for (table, keys) in &mut tables {
-            keys.retain(|(key, _)| registry::key(table, key).and_then(|key| key.when.as_ref()).is_none_or(|when| self.reads(when, None)));
+            keys.retain(|(key, _)| {
+                registry::key(table, key)
+                    .and_then(|key| key.when.as_ref())
+                    .is_none_or(|when| self.reads(when, None))
+            });
         }
         tables
     }
@@ -227,7 +267,9 @@ impl Run {
     /// `[activations]` itself.
     pub fn error_at_compression(&self, given: Option<usize>, key: &str, what: &str) -> Error {
         match given {
-            Some(index) => self.sources.error_at(&TableId::item("activations.overrides", index), key, what),
+            Some(index) => {
+                self.sources.error_at(&TableId::item("activations.overrides", index), key, what)
+            }
             None => self.error_at("activations", key, what),
         }
     }
@@ -238,8 +280,10 @@ impl Run {
     /// When a rank would have none.
     pub fn share(&self, world_size: usize) -> Result<usize, Error> {
         if world_size == 0 || self.batch_size < world_size {
-            let what =
-                format!("is {}, fewer than the {world_size} ranks; give at least {world_size}, or start fewer ranks", self.batch_size);
+            let what = format!(
+                "is {}, fewer than the {world_size} ranks; give at least {world_size}, or start fewer ranks",
+                self.batch_size
+            );
             return Err(self.error_at("run", "batch_size", &what));
         }
         Ok(self.batch_size.div_ceil(world_size))
@@ -265,12 +309,17 @@ impl Run {
             ("model", "chat_template", self.model.chat_template.as_ref()),
             ("lora", "adapter", self.lora.as_ref().and_then(|lora| lora.adapter.as_ref())),
         ];
-        let paths = paths.into_iter().filter_map(|(table, key, path)| Some((table, key, path?.as_path())));
+        let paths =
+            paths.into_iter().filter_map(|(table, key, path)| Some((table, key, path?.as_path())));
         let train = self.data.train.paths().map(|path| ("data", "train", path));
-        let eval = self.data.eval.iter().flat_map(|eval| eval.paths()).map(|path| ("data", "eval", path));
+        let eval =
+            self.data.eval.iter().flat_map(|eval| eval.paths()).map(|path| ("data", "eval", path));
         for (table, key, path) in paths.chain(train).chain(eval) {
             if !path.exists() {
-                let what = format!("there is no {}; give another path, relative to the current directory", path.display());
+                let what = format!(
+                    "there is no {}; give another path, relative to the current directory",
+                    path.display()
+                );
                 return Err(self.error_at(table, key, &what));
             }
         }
@@ -281,9 +330,10 @@ impl Run {
 /// Takes a key out of the tables.
 fn remove(tables: &mut toml::Table, table: &TableId, key: &str) {
     let entries = match (table.item, table.name.split_once('.')) {
-        (Some(index), Some((table, list))) => {
-            tables.get_mut(table).and_then(|table| table.get_mut(list)).and_then(|list| list.get_mut(index))
-        }
+        (Some(index), Some((table, list))) => tables
+            .get_mut(table)
+            .and_then(|table| table.get_mut(list))
+            .and_then(|list| list.get_mut(index)),
         _ => tables.get_mut(&table.name),
     };
     if let Some(entries) = entries.and_then(toml::Value::as_table_mut) {
@@ -297,7 +347,12 @@ pub fn keys(text: &str) -> Option<BTreeMap<String, String>> {
     let tables: toml::Table = text.parse().ok()?;
     let mut keys = BTreeMap::new();
     for (table, value) in &tables {
-        keys.extend(value.as_table()?.iter().map(|(key, value)| (format!("{table}.{key}"), value.to_string())));
+        keys.extend(
+            value
+                .as_table()?
+                .iter()
+                .map(|(key, value)| (format!("{table}.{key}"), value.to_string())),
+        );
     }
     Some(keys)
 }

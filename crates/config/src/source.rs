@@ -46,8 +46,9 @@ impl Source {
     /// Reads the file and takes the overrides apart.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
         let at_file = || Place::File { path: path.to_owned(), line: None };
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| Error::new(at_file(), format!("cannot read the configuration: {cause}; {REMEDY}")))?;
+        let text = std::fs::read_to_string(path).map_err(|cause| {
+            Error::new(at_file(), format!("cannot read the configuration: {cause}; {REMEDY}"))
+        })?;
         Self::new(path, text, overrides)
     }
 
@@ -56,8 +57,12 @@ impl Source {
         let mut start = text.len() + 1;
         let mut parsed = Vec::with_capacity(overrides.len());
         for given in overrides {
-            let refused =
-                || Error::new(Place::Override(given.clone()), "not an override (valid: table.key=value, for example run.steps=100)");
+            let refused = || {
+                Error::new(
+                    Place::Override(given.clone()),
+                    "not an override (valid: table.key=value, for example run.steps=100)",
+                )
+            };
             let (name, value) = given.split_once('=').ok_or_else(refused)?;
             let (table, key) = name.trim().split_once('.').ok_or_else(refused)?;
             if table.is_empty() || key.is_empty() || key.contains('.') {
@@ -65,7 +70,13 @@ impl Source {
             }
             let value = value.trim().to_owned();
             let length = value.len();
-            parsed.push(Override { text: given.clone(), table: table.into(), key: key.into(), value, start });
+            parsed.push(Override {
+                text: given.clone(),
+                table: table.into(),
+                key: key.into(),
+                value,
+                start,
+            });
             start += length + 1;
         }
         Ok(Self { path: path.to_owned(), text, overrides: parsed })
@@ -73,16 +84,25 @@ impl Source {
 
     /// The merged tree, all names of which are known, and where everything was written.
     pub(crate) fn parse(&self) -> Result<(toml::Table, SourceMap), Error> {
-        let mut tree = DeTable::parse(&self.text)
-            .map_err(|error| Error::new(self.place(error.span().map_or(0, |span| span.start)), one_line(error.message())))?;
+        let mut tree = DeTable::parse(&self.text).map_err(|error| {
+            Error::new(
+                self.place(error.span().map_or(0, |span| span.start)),
+                one_line(error.message()),
+            )
+        })?;
         self.check_names(tree.get_ref())?;
         for given in &self.overrides {
             given.apply(tree.get_mut(), self.text.len())?;
         }
         self.check_names(tree.get_ref())?;
         let sources = self.source_map(tree.get_ref());
-        let tables = toml::Table::deserialize(toml::de::Deserializer::from(tree))
-            .map_err(|error| Error::new(self.place(error.span().map_or(0, |span| span.start)), one_line(error.message())))?;
+        let tables =
+            toml::Table::deserialize(toml::de::Deserializer::from(tree)).map_err(|error| {
+                Error::new(
+                    self.place(error.span().map_or(0, |span| span.start)),
+                    one_line(error.message()),
+                )
+            })?;
         Ok((tables, sources))
     }
 
@@ -94,19 +114,32 @@ impl Source {
                 return Err(unknown_table(at, table, value.get_ref()));
             };
             let Some(entries) = value.get_ref().as_table() else {
-                return Err(Error::new(at, format!("{table}: is a table; write its keys below a line [{table}]")));
+                return Err(Error::new(
+                    at,
+                    format!("{table}: is a table; write its keys below a line [{table}]"),
+                ));
             };
             self.check_keys(&TableId::new(table), entries, known)?;
             for (list, items) in lists(table, entries) {
-                items.into_iter().try_for_each(|(_, item)| self.check_keys(&TableId::item(list.name, 0), item, list))?;
+                items.into_iter().try_for_each(|(_, item)| {
+                    self.check_keys(&TableId::item(list.name, 0), item, list)
+                })?;
             }
         }
         Ok(())
     }
 
-    fn check_keys(&self, table: &TableId, entries: &DeTable<'_>, known: &TableSpec) -> Result<(), Error> {
-        match entries.keys().find(|key| !known.keys.iter().any(|known| known.name == key.get_ref())) {
-            Some(key) => Err(unknown_key(self.place(key.span().start), table, key.get_ref(), known)),
+    fn check_keys(
+        &self,
+        table: &TableId,
+        entries: &DeTable<'_>,
+        known: &TableSpec,
+    ) -> Result<(), Error> {
+        match entries.keys().find(|key| !known.keys.iter().any(|known| known.name == key.get_ref()))
+        {
+            Some(key) => {
+                Err(unknown_key(self.place(key.span().start), table, key.get_ref(), known))
+            }
             None => Ok(()),
         }
     }
@@ -114,14 +147,18 @@ impl Source {
     fn source_map(&self, tree: &DeTable<'_>) -> SourceMap {
         let mut sources = SourceMap::new(&self.path);
         let mut put = |id: TableId, start: usize, entries: &DeTable<'_>| {
-            entries.iter().for_each(|(key, value)| sources.put_key(&id, key.get_ref(), self.place(value.span().start)));
+            entries.iter().for_each(|(key, value)| {
+                sources.put_key(&id, key.get_ref(), self.place(value.span().start))
+            });
             sources.put_table(id, self.place(start));
         };
         for (table, value) in tree {
             let Some(entries) = value.get_ref().as_table() else { continue };
             put(TableId::new(table.get_ref()), table.span().start, entries);
             for (list, items) in lists(table.get_ref(), entries) {
-                items.into_iter().enumerate().for_each(|(index, (start, item))| put(TableId::item(list.name, index), start, item));
+                items.into_iter().enumerate().for_each(|(index, (start, item))| {
+                    put(TableId::item(list.name, index), start, item)
+                });
             }
         }
         sources
@@ -155,7 +192,9 @@ impl Override {
         };
         // A key's name has no text of its own in the value; it stands where the value does.
         let name = |name: &'a str| Spanned::new(span.clone(), Cow::Borrowed(name));
-        let table = tree.entry(name(&self.table)).or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
+        let table = tree
+            .entry(name(&self.table))
+            .or_insert_with(|| Spanned::new(span.clone(), DeValue::Table(DeTable::new())));
         let DeValue::Table(entries) = table.get_mut() else {
             return Err(Error::new(at(), format!("{}: is not a table in the file", self.table)));
         };
@@ -185,7 +224,13 @@ fn lists<'a, 'b>(table: &str, entries: &'a DeTable<'b>) -> Vec<List<'a, 'b>> {
     let list = |(key, value): (&Spanned<Cow<'b, str>>, &'a Spanned<DeValue<'b>>)| {
         let list = registry::table(&format!("{table}.{}", key.get_ref()))?;
         let items = value.get_ref().as_array()?;
-        Some((list, items.iter().filter_map(|item| Some((item.span().start, item.get_ref().as_table()?))).collect()))
+        Some((
+            list,
+            items
+                .iter()
+                .filter_map(|item| Some((item.span().start, item.get_ref().as_table()?)))
+                .collect(),
+        ))
     };
     entries.iter().filter_map(list).collect()
 }
@@ -205,7 +250,10 @@ fn shifted<'a>(value: Spanned<DeValue<'a>>, by: usize) -> Spanned<DeValue<'a>> {
             let taken = std::mem::take(entries);
             for (key, value) in taken {
                 let at = key.span();
-                entries.insert(Spanned::new(at.start + by..at.end + by, key.into_inner()), shifted(value, by));
+                entries.insert(
+                    Spanned::new(at.start + by..at.end + by, key.into_inner()),
+                    shifted(value, by),
+                );
             }
         }
         _ => {}
@@ -215,17 +263,20 @@ fn shifted<'a>(value: Spanned<DeValue<'a>>, by: usize) -> Spanned<DeValue<'a>> {
 
 fn unknown_key(at: Place, table: &TableId, key: &str, known: &TableSpec) -> Error {
     let names: Vec<&str> = known.keys.iter().map(|key| key.name).collect();
-    let hint = suggest::key(&table.name, key, &names).map_or_else(String::new, |meant| format!(", did you mean {meant}?"));
+    let hint = suggest::key(&table.name, key, &names)
+        .map_or_else(String::new, |meant| format!(", did you mean {meant}?"));
     Error::new(at, format!("{table} {key}: unknown key{hint} (valid: {})", names.join(", ")))
 }
 
 fn unknown_table(at: Place, table: &str, value: &DeValue<'_>) -> Error {
-    let names: Vec<&str> = registry::tables().iter().filter(|table| !table.is_list).map(|table| table.name).collect();
+    let names: Vec<&str> =
+        registry::tables().iter().filter(|table| !table.is_list).map(|table| table.name).collect();
     if !value.is_table()
         && let Some(meant) = suggest::key_anywhere(table)
     {
         return Error::new(at, format!("{table}: stands outside a table, did you mean {meant}?"));
     }
-    let hint = closest(table, &names).map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
+    let hint = closest(table, &names)
+        .map_or_else(String::new, |meant| format!(", did you mean [{meant}]?"));
     Error::new(at, format!("[{table}]: unknown table{hint} (valid: [{}])", names.join("], [")))
 }

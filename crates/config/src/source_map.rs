@@ -58,7 +58,11 @@ impl SourceMap {
     /// The error `PLACE: [table] key: what`. The place is that of the key; of its table if the key
     /// is not written, of the file if neither is.
     pub fn error_at(&self, table: &TableId, key: &str, what: &str) -> Error {
-        let place = self.keys.get(&(table.clone(), key.to_owned())).or_else(|| self.tables.get(table)).cloned();
+        let place = self
+            .keys
+            .get(&(table.clone(), key.to_owned()))
+            .or_else(|| self.tables.get(table))
+            .cloned();
         let place = place.unwrap_or_else(|| Place::File { path: self.file.clone(), line: None });
         Error::new(place, format!("{table} {key}: {what}"))
     }

@@ -75,7 +75,9 @@ const RENAMED: &[(&str, &str)] = &[
 /// `rank` `` in the same table, `[lora] rank` in another.
 pub(crate) fn key(table: &str, key: &str, known: &[&str]) -> Option<String> {
     let renamed = format!("{table}.{key}");
-    let of = |names: &[(&str, &'static str)], name: &str| names.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+    let of = |names: &[(&str, &'static str)], name: &str| {
+        names.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours)
+    };
     let here = |name: &str| match name.rsplit_once('.') {
         Some((home, key)) if home == table => format!("`{key}`"),
         Some((home, key)) => format!("[{home}] {key}"),
@@ -95,7 +97,10 @@ pub(crate) fn key_anywhere(name: &str) -> Option<String> {
 
 /// The first table that has a key of this name.
 fn home_of(key: &str) -> Option<&'static str> {
-    registry::tables().iter().find(|table| !table.is_list && table.keys.iter().any(|known| known.name == key)).map(|table| table.name)
+    registry::tables()
+        .iter()
+        .find(|table| !table.is_list && table.keys.iter().any(|known| known.name == key))
+        .map(|table| table.name)
 }
 
 #[cfg(test)]

@@ -19,7 +19,10 @@ pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use checkpoint::{Checkpoint, StopSignal, StopSignals};
 pub use cluster::Cluster;
 pub(crate) use compression::{BY, SOME_SITE};
-pub use compression::{BasisKind, Bits, CompressionConfig, CompressionMethod, CompressionOverrides, Factors, Rank, Rounding, Sketch};
+pub use compression::{
+    BasisKind, Bits, CompressionConfig, CompressionMethod, CompressionOverrides, Factors, Rank,
+    Rounding, Sketch,
+};
 pub use data::{BadLines, ClassWeights, Data, DataFormat, LossOn, Overflow, Pairs};
 pub use gradients::{GradientMethod, Gradients};
 pub use lora::{Init, Lora, LoraBias, TargetModules};

@@ -10,7 +10,8 @@ unsafe extern "C" {
     fn loract_current_stream(device: i64, stream: *mut *mut c_void) -> bool;
 }
 
-/// One GPU, by the number that libtorch gives it, with the context in which libtorch works on it. It stays for the life of the process.
+/// One GPU, by the number that libtorch gives it, with the context in which libtorch works on it.
+/// It stays for the life of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Gpu {
     index: usize,
@@ -18,7 +19,8 @@ pub struct Gpu {
     context: sys::CUcontext,
 }
 
-// SAFETY: the driver's handles belong to no thread. They are neither changed nor freed as long as the program runs.
+// SAFETY: the driver's handles belong to no thread. They are neither changed nor freed as long as
+// the program runs.
 unsafe impl Send for Gpu {}
 // SAFETY: as above.
 unsafe impl Sync for Gpu {}
@@ -36,8 +38,10 @@ impl Gpu {
         driver::init().map_err(said_by("cuInit"))?;
         let number = i32::try_from(index).map_err(|_| format!("there is no GPU {index}"))?;
         let device = driver::device::get(number).map_err(said_by("cuDeviceGet"))?;
-        // SAFETY: the device is one of the driver's. The primary context is libtorch's; it is held from here on.
-        let context = unsafe { driver::primary_ctx::retain(device) }.map_err(said_by("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: the device is one of the driver's. The primary context is libtorch's; it is held
+        // from here on.
+        let context = unsafe { driver::primary_ctx::retain(device) }
+            .map_err(said_by("cuDevicePrimaryCtxRetain"))?;
         Ok(Self { index, device, context })
     }
 
@@ -53,10 +57,13 @@ impl Gpu {
     pub fn architecture(&self) -> Result<String, String> {
         let attribute = |which| {
             // SAFETY: the device is one of the driver's.
-            unsafe { driver::device::get_attribute(self.device, which) }.map_err(said_by("cuDeviceGetAttribute"))
+            unsafe { driver::device::get_attribute(self.device, which) }
+                .map_err(said_by("cuDeviceGetAttribute"))
         };
-        let major = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let major =
+            attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor =
+            attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         Ok(format!("sm_{major}{minor}"))
     }
 
@@ -69,26 +76,34 @@ impl Gpu {
         Ok(uuid.bytes.map(|byte| byte as u8))
     }
 
-    /// Makes its context this thread's current one until the answer is dropped, when the one before comes back, on which libtorch relies. Where
-    /// there was none, it stays: libtorch would make it the current one itself, and warn.
+    /// Makes its context this thread's current one until the answer is dropped, when the one before
+    /// comes back, on which libtorch relies. Where there was none, it stays: libtorch would make it
+    /// the current one itself, and warn.
     ///
     /// # Errors
     /// What the driver says.
     pub fn enter(&self) -> Result<Entered, String> {
         let mut before = std::ptr::null_mut();
         // SAFETY: writes a handle.
-        unsafe { sys::cuCtxGetCurrent(&mut before) }.result().map_err(said_by("cuCtxGetCurrent"))?;
+        unsafe { sys::cuCtxGetCurrent(&mut before) }
+            .result()
+            .map_err(said_by("cuCtxGetCurrent"))?;
         if before.is_null() {
             // SAFETY: the context is held by `self`.
-            unsafe { sys::cuCtxSetCurrent(self.context) }.result().map_err(said_by("cuCtxSetCurrent"))?;
+            unsafe { sys::cuCtxSetCurrent(self.context) }
+                .result()
+                .map_err(said_by("cuCtxSetCurrent"))?;
             return Ok(Entered { to_leave: false });
         }
         // SAFETY: the context is held by `self`.
-        unsafe { sys::cuCtxPushCurrent_v2(self.context) }.result().map_err(said_by("cuCtxPushCurrent"))?;
+        unsafe { sys::cuCtxPushCurrent_v2(self.context) }
+            .result()
+            .map_err(said_by("cuCtxPushCurrent"))?;
         Ok(Entered { to_leave: true })
     }
 
-    /// The stream on which libtorch queues this thread's work now. Work that is queued there comes after it, and before what libtorch queues later.
+    /// The stream on which libtorch queues this thread's work now. Work that is queued there comes
+    /// after it, and before what libtorch queues later.
     ///
     /// # Errors
     /// This libtorch has no such GPU.
@@ -139,7 +154,10 @@ mod tests {
                 let _entered = gpu.enter().unwrap();
                 gpu.stream().unwrap();
             }
-            Err(missing) => assert!(missing.contains("no CUDA driver") || missing.starts_with("cu"), "{missing}"),
+            Err(missing) => assert!(
+                missing.contains("no CUDA driver") || missing.starts_with("cu"),
+                "{missing}"
+            ),
         }
         assert!(Gpu::open(1000).is_err());
     }

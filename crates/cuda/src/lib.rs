@@ -1,13 +1,17 @@
 //! A GPU as libtorch uses it, and kernels compiled for it while the program runs.
 //!
-//! - [`Gpu`] is libtorch's GPU of some number: its primary context, its current stream, its identity;
-//! - [`Module`] holds the kernels of a CUDA text, which NVRTC compiles when they are first needed, and queues them on libtorch's stream;
+//! - [`Gpu`] is libtorch's GPU of some number: its primary context, its current stream, its
+//!   identity;
+//! - [`Module`] holds the kernels of a CUDA text, which NVRTC compiles when they are first needed,
+//!   and queues them on libtorch's stream;
 //! - [`compile`] only compiles, which needs no GPU;
-//! - `host.h` of this crate lets a C++ compiler build the same text for a host, where a grid is walked one thread after another: results are
-//!   the same, bit for bit. Tests of kernels include it.
+//! - `host.h` of this crate lets a C++ compiler build the same text for a host, where a grid is
+//!   walked one thread after another: results are the same, bit for bit. Tests of kernels include
+//!   it.
 //!
-//! Nothing of CUDA is linked: the driver and NVRTC are looked for when the program runs, and a machine without them needs none. Errors are
-//! texts that say what is missing and fit into a sentence of the caller's.
+//! Nothing of CUDA is linked: the driver and NVRTC are looked for when the program runs, and a
+//! machine without them needs none. Errors are texts that say what is missing and fit into a
+//! sentence of the caller's.
 //!
 //! ```
 //! match launch() {

@@ -1,7 +1,9 @@
-//! Columns of an Arrow IPC file or stream, as the caches of Hugging Face's datasets and Feather files are.
+//! Columns of an Arrow IPC file or stream, as the caches of Hugging Face's datasets and Feather
+//! files are.
 //!
-//! Both are read as a stream of messages (<https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc>): a file is one
-//! between its mark and its footer. One batch of rows is in memory at a time.
+//! Both are read as a stream of messages
+//! (<https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc>):
+//! a file is one between its mark and its footer. One batch of rows is in memory at a time.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -27,7 +29,8 @@ use crate::records::{self, Raw, Rows};
 /// What a batch may have, compressed or not.
 const BATCH_LIMIT: u64 = 1 << 30;
 
-/// What stands before the messages of a file, and after its footer: the length of the footer, and its mark.
+/// What stands before the messages of a file, and after its footer: the length of the footer, and
+/// its mark.
 const MARK: &[u8] = b"ARROW1";
 const BEFORE: u64 = 8;
 const AFTER: u64 = 10;
@@ -55,15 +58,21 @@ impl ArrowRows {
         let Some(first) = messages.next()? else { return Err(messages.broken("it has no schema")) };
         let (schema, version) = first.schema().map_err(|why| messages.broken(&why))?;
         let schema = Arc::new(schema);
-        let chosen: Vec<usize> = (0..schema.fields().len()).filter(|&at| columns.contains(&schema.field(at).name().as_str())).collect();
+        let chosen: Vec<usize> = (0..schema.fields().len())
+            .filter(|&at| columns.contains(&schema.field(at).name().as_str()))
+            .collect();
         for &at in &chosen {
             let field = schema.field(at);
             if let Some(unread) = arrow_value::unread_type(field.data_type()) {
-                let problem = format!("its column `{}` has values of the type {unread}, which is not read", field.name());
+                let problem = format!(
+                    "its column `{}` has values of the type {unread}, which is not read",
+                    field.name()
+                );
                 return Err(Error::file(path, problem, "write them as strings or numbers"));
             }
         }
-        let decoder = FileDecoder::new(Arc::clone(&schema), version).with_projection(chosen.clone());
+        let decoder =
+            FileDecoder::new(Arc::clone(&schema), version).with_projection(chosen.clone());
         Ok(Self { messages, decoder, schema, chosen, batch: None, row: 0, number: 0 })
     }
 
@@ -101,7 +110,8 @@ impl ArrowRows {
                 Kind::Dictionary => {
                     let (block, bytes) = self.messages.body(&message)?;
                     let decoder = &mut self.decoder;
-                    guarded(|| decoder.read_dictionary(&block, &bytes)).map_err(|why| self.messages.broken(&why))?;
+                    guarded(|| decoder.read_dictionary(&block, &bytes))
+                        .map_err(|why| self.messages.broken(&why))?;
                 }
                 Kind::Batch(rows) if rows <= skip => {
                     self.messages.skip(&message)?;
@@ -111,7 +121,8 @@ impl ArrowRows {
                 Kind::Batch(_) => {
                     let (block, bytes) = self.messages.body(&message)?;
                     let decoder = &self.decoder;
-                    self.batch = guarded(|| decoder.read_record_batch(&block, &bytes)).map_err(|why| self.messages.broken(&why))?;
+                    self.batch = guarded(|| decoder.read_record_batch(&block, &bytes))
+                        .map_err(|why| self.messages.broken(&why))?;
                     self.row = 0;
                 }
             }
@@ -147,7 +158,10 @@ impl Rows for ArrowRows {
     }
 
     fn unread_columns(&self) -> Vec<String> {
-        (0..self.schema.fields().len()).filter(|at| !self.chosen.contains(at)).map(|at| self.schema.field(at).name().clone()).collect()
+        (0..self.schema.fields().len())
+            .filter(|at| !self.chosen.contains(at))
+            .map(|at| self.schema.field(at).name().clone())
+            .collect()
     }
 }
 
@@ -177,10 +191,14 @@ impl Messages {
         let length = file.metadata().map_err(Error::io("open", path))?.len();
         let broken = |problem: &str| Err(broken(path, problem));
         let (position, end) = match content {
-            Content::ArrowFile if length < BEFORE + AFTER => return broken("it begins as one and does not end as one"),
+            Content::ArrowFile if length < BEFORE + AFTER => {
+                return broken("it begins as one and does not end as one");
+            }
             Content::ArrowFile => {
                 let mut tail = [0; AFTER as usize];
-                file.seek(SeekFrom::Start(length - AFTER)).and_then(|_| file.read_exact(&mut tail)).map_err(Error::io("read", path))?;
+                file.seek(SeekFrom::Start(length - AFTER))
+                    .and_then(|_| file.read_exact(&mut tail))
+                    .map_err(Error::io("read", path))?;
                 let (footer, mark) = tail.split_at(4);
                 let footer = footer.try_into().map_or(0, u32::from_le_bytes);
                 match (length - AFTER).checked_sub(u64::from(footer)) {
@@ -188,16 +206,24 @@ impl Messages {
                     _ => return broken("it begins as one and does not end as one"),
                 }
             }
-            // Without the first four bytes it is one as well, of a time before they were agreed upon.
+            // Without the first four bytes it is one as well, of a time before they were agreed
+            // upon.
             Content::ArrowStream | Content::Unknown => (0, length),
             other => {
                 let what = other.name().unwrap_or("something else");
-                let remedy = other.refusal().map_or("name it by what it is, or unpack it", |refusal| refusal.remedy);
+                let remedy = other
+                    .refusal()
+                    .map_or("name it by what it is, or unpack it", |refusal| refusal.remedy);
                 return Err(Error::file(path, format!("it is {what}, and no Arrow file"), remedy));
             }
         };
         file.seek(SeekFrom::Start(position)).map_err(Error::io("read", path))?;
-        Ok(Self { path: path.to_owned(), reader: BufReader::with_capacity(1 << 16, file), position, end })
+        Ok(Self {
+            path: path.to_owned(),
+            reader: BufReader::with_capacity(1 << 16, file),
+            position,
+            end,
+        })
     }
 
     /// The next message; none at the end, whether it is marked or not.
@@ -215,7 +241,8 @@ impl Messages {
         let mut bytes = vec![0; self.bounded(u64::from(length))?];
         self.read(&mut bytes)?;
         let message = message(&bytes).map_err(|why| self.broken(&why))?;
-        let body = u64::try_from(message.bodyLength()).map_err(|_| self.broken("a message has a negative length"))?;
+        let body = u64::try_from(message.bodyLength())
+            .map_err(|_| self.broken("a message has a negative length"))?;
         Ok(Some(Header { body, bytes }))
     }
 
@@ -263,8 +290,16 @@ impl Messages {
             return Err(self.broken("it ends within a message"));
         }
         if length > BATCH_LIMIT {
-            let problem = format!("a batch of rows has {} MiB, and at most {} are read at once", length >> 20, BATCH_LIMIT >> 20);
-            return Err(Error::file(&self.path, problem, "write it in smaller batches: write_table(table, max_chunksize=1000)"));
+            let problem = format!(
+                "a batch of rows has {} MiB, and at most {} are read at once",
+                length >> 20,
+                BATCH_LIMIT >> 20
+            );
+            return Err(Error::file(
+                &self.path,
+                problem,
+                "write it in smaller batches: write_table(table, max_chunksize=1000)",
+            ));
         }
         Ok(length as usize)
     }
@@ -290,45 +325,62 @@ impl Header {
             MessageHeader::DictionaryBatch => Ok(Kind::Dictionary),
             MessageHeader::RecordBatch => {
                 let batch = message.header_as_record_batch().ok_or("a batch has no header")?;
-                Ok(Kind::Batch(batch.length().try_into().map_err(|_| "a batch has a negative number of rows")?))
+                Ok(Kind::Batch(
+                    batch
+                        .length()
+                        .try_into()
+                        .map_err(|_| "a batch has a negative number of rows")?,
+                ))
             }
             other => Err(format!("it has a message of the kind {other:?}")),
         }
     }
 
-    /// Checks what the decoder takes on trust: where buffers lie, and how long they say they will be when they are unpacked.
+    /// Checks what the decoder takes on trust: where buffers lie, and how long they say they will
+    /// be when they are unpacked.
     fn check(&self, body: &[u8]) -> std::result::Result<(), String> {
         let message = message(&self.bytes)?;
-        let dictionary = message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
-        let batch = message.header_as_record_batch().or(dictionary).ok_or("a batch has no header")?;
+        let dictionary =
+            message.header_as_dictionary_batch().and_then(|dictionary| dictionary.data());
+        let batch =
+            message.header_as_record_batch().or(dictionary).ok_or("a batch has no header")?;
         let is_count = |count: i64| (0..=i64::from(u32::MAX)).contains(&count);
         let nodes = batch.nodes().unwrap_or_default();
         if !is_count(batch.length())
-            || nodes.iter().any(|node| !is_count(node.length()) || !(0..=node.length()).contains(&node.null_count()))
+            || nodes.iter().any(|node| {
+                !is_count(node.length()) || !(0..=node.length()).contains(&node.null_count())
+            })
         {
             return Err("a column has an impossible number of values".into());
         }
         let mut unpacked = 0_u64;
         for buffer in batch.buffers().unwrap_or_default() {
-            let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
-            let bytes =
-                range.and_then(|(start, length)| body.get(start..start.checked_add(length)?)).ok_or("a column lies outside its batch")?;
+            let range =
+                usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
+            let bytes = range
+                .and_then(|(start, length)| body.get(start..start.checked_add(length)?))
+                .ok_or("a column lies outside its batch")?;
             if batch.compression().is_some() && !bytes.is_empty() {
                 let length = bytes.first_chunk::<8>().ok_or("a compressed column has no length")?;
-                unpacked = unpacked.saturating_add(u64::try_from(i64::from_le_bytes(*length)).unwrap_or(0));
+                unpacked = unpacked
+                    .saturating_add(u64::try_from(i64::from_le_bytes(*length)).unwrap_or(0));
             }
         }
         match unpacked {
             0..=BATCH_LIMIT => Ok(()),
-            _ => {
-                Err(format!("a batch would have {} MiB when unpacked, and at most {} are read at once", unpacked >> 20, BATCH_LIMIT >> 20))
-            }
+            _ => Err(format!(
+                "a batch would have {} MiB when unpacked, and at most {} are read at once",
+                unpacked >> 20,
+                BATCH_LIMIT >> 20
+            )),
         }
     }
 }
 
 fn message(bytes: &[u8]) -> std::result::Result<Message<'_>, String> {
-    root_as_message(bytes).map_err(|why| format!("a message is damaged: {}", why.to_string().lines().next().unwrap_or_default()))
+    root_as_message(bytes).map_err(|why| {
+        format!("a message is damaged: {}", why.to_string().lines().next().unwrap_or_default())
+    })
 }
 
 fn broken(path: &Path, problem: &str) -> Error {

@@ -2,8 +2,8 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    ArrowPrimitiveType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
+    Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, downcast_dictionary_array};
 use arrow_schema::DataType;
@@ -16,11 +16,15 @@ use crate::record::{Fault, fault};
 pub(crate) fn unread_type(found: &DataType) -> Option<&DataType> {
     use DataType::*;
     match found {
-        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float16 | Float32 | Float64 => None,
+        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64
+        | Float16 | Float32 | Float64 => None,
         Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => None,
-        List(field) | LargeList(field) | FixedSizeList(field, _) | ListView(field) | LargeListView(field) | Map(field, _) => {
-            unread_type(field.data_type())
-        }
+        List(field)
+        | LargeList(field)
+        | FixedSizeList(field, _)
+        | ListView(field)
+        | LargeListView(field)
+        | Map(field, _) => unread_type(field.data_type()),
         Struct(fields) => fields.iter().find_map(|field| unread_type(field.data_type())),
         Dictionary(_, values) => unread_type(values),
         other => Some(other),
@@ -37,7 +41,12 @@ pub(crate) fn value(array: &dyn Array, row: usize, name: &str) -> Result<Value, 
         return Ok(Value::Null);
     }
     let text = |bytes: &[u8]| Ok(json::utf8(bytes)?.into());
-    let list = |items: ArrayRef| (0..items.len()).map(|item| value(&items, item, name)).collect::<Result<Vec<_>, _>>().map(Value::from);
+    let list = |items: ArrayRef| {
+        (0..items.len())
+            .map(|item| value(&items, item, name))
+            .collect::<Result<Vec<_>, _>>()
+            .map(Value::from)
+    };
     downcast_dictionary_array!(
         array => {
             let key = array.key(row).filter(|&key| key < array.values().len());
@@ -84,7 +93,10 @@ fn number<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> T::Native {
 /// A map is an object; keys that are no strings are written as such.
 fn pairs(entries: &dyn Array, name: &str) -> Result<Value, Fault> {
     let [keys, values] = entries.as_struct().columns() else {
-        return fault(format!("`{name}` has a map without keys and values"), "write the table again");
+        return fault(
+            format!("`{name}` has a map without keys and values"),
+            "write the table again",
+        );
     };
     let pair = |row| {
         let key = match value(keys, row, name)? {

@@ -22,13 +22,14 @@ pub struct Batch {
     pub columns: usize,
     /// Token ids; the pad token in padding.
     pub input_ids: Vec<i64>,
-    /// The token to be predicted **at** each place, already shifted: the id of the next token where that is trained and
-    /// of the same segment, else [`IGNORED`]. The last column is always ignored.
+    /// The token to be predicted **at** each place, already shifted: the id of the next token where
+    /// that is trained and of the same segment, else [`IGNORED`]. The last column is always
+    /// ignored.
     pub targets: Vec<i64>,
     /// Position within the segment, from 0; 0 in padding.
     pub positions: Vec<i64>,
-    /// The segment each token belongs to, from 0 in each row; -1 in padding. Present only if a row has more than one:
-    /// a token may then see those of its own segment only.
+    /// The segment each token belongs to, from 0 in each row; -1 in padding. Present only if a row
+    /// has more than one: a token may then see those of its own segment only.
     pub segments: Option<Vec<i64>>,
 }
 
@@ -40,15 +41,21 @@ impl Batch {
     pub fn collate(samples: &[Sample], pad_id: u32, padding: Padding) -> Result<Self> {
         let longest = samples.iter().map(Sample::len).max().unwrap_or(0);
         if longest == 0 {
-            return Err(Error::Batch { problem: "there are no tokens".into(), remedy: "give at least one sample".into() });
+            return Err(Error::Batch {
+                problem: "there are no tokens".into(),
+                remedy: "give at least one sample".into(),
+            });
         }
         let columns = match padding {
             Padding::Longest => longest,
             Padding::To(columns) if longest <= columns => columns,
             Padding::To(columns) => {
                 return Err(Error::Batch {
-                    problem: format!("a sample has {longest} tokens, but rows shall have {columns}"),
-                    remedy: "prepare the data with that sequence_length, or pad to the longest".into(),
+                    problem: format!(
+                        "a sample has {longest} tokens, but rows shall have {columns}"
+                    ),
+                    remedy: "prepare the data with that sequence_length, or pad to the longest"
+                        .into(),
                 });
             }
         };
@@ -60,7 +67,10 @@ impl Batch {
             input_ids: vec![i64::from(pad_id); size],
             targets: vec![IGNORED; size],
             positions: vec![0; size],
-            segments: samples.iter().any(|sample| sample.segments.len() > 1).then(|| vec![-1; size]),
+            segments: samples
+                .iter()
+                .any(|sample| sample.segments.len() > 1)
+                .then(|| vec![-1; size]),
         };
         for (row, sample) in samples.iter().enumerate() {
             batch.fill(row * columns, sample);
@@ -100,7 +110,11 @@ mod tests {
     use super::*;
 
     fn packed() -> Sample {
-        Sample { tokens: vec![10, 11, 12, 20, 21], trained: vec![true, false, true, true, true], segments: vec![3, 2] }
+        Sample {
+            tokens: vec![10, 11, 12, 20, 21],
+            trained: vec![true, false, true, true, true],
+            segments: vec![3, 2],
+        }
     }
 
     #[test]
@@ -110,7 +124,10 @@ mod tests {
         assert_eq!((batch.rows, batch.columns), (2, 6));
         assert_eq!(batch.input_ids, [10, 11, 12, 20, 21, 7, 30, 31, 7, 7, 7, 7]);
         // 12 does not predict 20, the first of the next segment, though 20 is marked as trained.
-        assert_eq!(batch.targets, [-100, 12, -100, 21, -100, -100, 31, -100, -100, -100, -100, -100]);
+        assert_eq!(
+            batch.targets,
+            [-100, 12, -100, 21, -100, -100, 31, -100, -100, -100, -100, -100]
+        );
         assert_eq!(batch.positions, [0, 1, 2, 0, 1, 0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(batch.segments.as_deref(), Some(&[0, 0, 0, 1, 1, -1, 0, 0, -1, -1, -1, -1][..]));
         assert_eq!(batch.target_count(), 3);
@@ -118,7 +135,9 @@ mod tests {
 
     #[test]
     fn single_documents_need_no_segments() {
-        let batch = Batch::collate(&[Sample::single(vec![1, 2], vec![true; 2])], 0, Padding::Longest).unwrap();
+        let batch =
+            Batch::collate(&[Sample::single(vec![1, 2], vec![true; 2])], 0, Padding::Longest)
+                .unwrap();
         assert_eq!((batch.columns, batch.segments), (2, None));
     }
 
@@ -130,11 +149,12 @@ mod tests {
     }
 
     fn sample() -> impl Strategy<Value = Sample> {
-        prop::collection::vec(prop::collection::vec((1_u32..100, any::<bool>()), 1..6), 1..4).prop_map(|segments| Sample {
-            segments: segments.iter().map(|segment| segment.len() as u32).collect(),
-            tokens: segments.iter().flatten().map(|&(token, _)| token).collect(),
-            trained: segments.iter().flatten().map(|&(_, trained)| trained).collect(),
-        })
+        prop::collection::vec(prop::collection::vec((1_u32..100, any::<bool>()), 1..6), 1..4)
+            .prop_map(|segments| Sample {
+                segments: segments.iter().map(|segment| segment.len() as u32).collect(),
+                tokens: segments.iter().flatten().map(|&(token, _)| token).collect(),
+                trained: segments.iter().flatten().map(|&(_, trained)| trained).collect(),
+            })
     }
 
     proptest! {

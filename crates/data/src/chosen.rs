@@ -37,7 +37,11 @@ struct Piece {
 type Row = ((usize, u32), Vec<Piece>);
 
 impl<'a> Chosen<'a> {
-    pub(crate) fn new(mut documents: Documents, batch_size: Option<usize>, options: &'a Options) -> Self {
+    pub(crate) fn new(
+        mut documents: Documents,
+        batch_size: Option<usize>,
+        options: &'a Options,
+    ) -> Self {
         let store = Arc::new(std::mem::take(&mut documents.store));
         Self { starts: documents.document_starts(), documents, store, batch_size, options }
     }
@@ -53,12 +57,18 @@ impl<'a> Chosen<'a> {
 
     /// How many of these documents lost their end.
     pub(crate) fn truncated(&self, documents: &[usize]) -> usize {
-        documents.iter().filter(|&&document| self.documents.is(self.starts[document], flag::TRUNCATED)).count()
+        documents
+            .iter()
+            .filter(|&&document| self.documents.is(self.starts[document], flag::TRUNCATED))
+            .count()
     }
 
-    /// The documents that are trained on, and those for validation: whole ones, drawn until they make `eval_samples` samples.
+    /// The documents that are trained on, and those for validation: whole ones, drawn until they
+    /// make `eval_samples` samples.
     pub(crate) fn hold_out(&self) -> Result<(Vec<usize>, Vec<usize>)> {
-        let refuse = |problem: String, remedy: &str| Err(Error::Options { option: "eval_samples", problem, remedy: remedy.into() });
+        let refuse = |problem: String, remedy: &str| {
+            Err(Error::Options { option: "eval_samples", problem, remedy: remedy.into() })
+        };
         let (count, all) = (self.options.eval_samples, self.all());
         if count == 0 {
             return Ok((all, Vec::new()));
@@ -69,14 +79,18 @@ impl<'a> Chosen<'a> {
                 "set it to 0, and give an evaluation source of its own",
             );
         }
-        let samples = |&document: &usize| self.entries(document).map(|entry| self.cut(entry).count()).sum();
+        let samples =
+            |&document: &usize| self.entries(document).map(|entry| self.cut(entry).count()).sum();
         let (kept, drawn) = hold_out_samples(all, samples, count, self.options.seed);
         if !kept.is_empty() || drawn.is_empty() {
             return Ok((kept, drawn));
         }
         let split = drawn.iter().map(samples).sum::<usize>() > drawn.len();
         let what = if split { "documents, and whole ones are drawn" } else { "" };
-        let problem = format!("{count} samples are to be taken for validation, but there are only {} {what}", drawn.len());
+        let problem = format!(
+            "{count} samples are to be taken for validation, but there are only {} {what}",
+            drawn.len()
+        );
         refuse(problem.trim_end().into(), "take fewer, or give more data")
     }
 
@@ -88,21 +102,31 @@ impl<'a> Chosen<'a> {
         let mut weighed = Vec::new();
         let mut rest = &kept[..];
         for (index, source) in sources.iter().enumerate() {
-            let end = self.documents.source_ends.get(index).copied().unwrap_or(self.documents.len());
+            let end =
+                self.documents.source_ends.get(index).copied().unwrap_or(self.documents.len());
             let (mine, others) = rest.split_at(rest.partition_point(|&document| document < end));
             weighed.extend(weight::repeat(mine, source.weight, self.options.seed, index));
             rest = others;
         }
         if weighed.is_empty() {
             let remedy = "raise the weights".into();
-            return Err(Error::Empty { role: "train", reason: "the weights leave no sample".into(), remedy });
+            return Err(Error::Empty {
+                role: "train",
+                reason: "the weights leave no sample".into(),
+                remedy,
+            });
         }
         Ok(weighed)
     }
 
     /// A data set of these documents: each piece in a row of its own, or packed.
     pub(crate) fn dataset(&self, documents: &[usize], packing: bool, facts: Facts) -> Dataset {
-        let facts = Facts { batch_size: self.batch_size, documents: documents.len(), lengths: self.lengths(documents), ..facts };
+        let facts = Facts {
+            batch_size: self.batch_size,
+            documents: documents.len(),
+            lengths: self.lengths(documents),
+            ..facts
+        };
         let entries = documents.iter().flat_map(|&document| self.entries(document));
         if packing && self.batch_size.is_none() {
             let rows = self.packed(&entries.collect::<Vec<_>>());
@@ -116,7 +140,11 @@ impl<'a> Chosen<'a> {
         for &document in documents {
             match self.documents.is(self.starts[document], flag::TRUNCATED) {
                 true => lengths.add_truncated(),
-                false => lengths.add(self.entries(document).map(|entry| u64::from(self.documents.lengths[entry])).sum()),
+                false => lengths.add(
+                    self.entries(document)
+                        .map(|entry| u64::from(self.documents.lengths[entry]))
+                        .sum(),
+                ),
             }
         }
         lengths.bins()
@@ -129,12 +157,21 @@ impl<'a> Chosen<'a> {
     /// The pieces of an entry that has rows for itself.
     fn cut(&self, entry: usize) -> impl Iterator<Item = Piece> + use<> {
         let length = self.documents.lengths[entry] as usize;
-        let limit = if self.documents.is(entry, flag::TEXT) { self.options.sequence_length } else { length.max(1) };
-        pieces(length, limit).map(move |piece| Piece { entry, start: piece.start as u32, length: piece.len() as u32 })
+        let limit = if self.documents.is(entry, flag::TEXT) {
+            self.options.sequence_length
+        } else {
+            length.max(1)
+        };
+        pieces(length, limit).map(move |piece| Piece {
+            entry,
+            start: piece.start as u32,
+            length: piece.len() as u32,
+        })
     }
 
-    /// Rows of several entries each, in the order of their first ones. Texts fill their rows, and are cut where one is full;
-    /// but where all fit into rows, and nobody has asked for it, none is cut. What may not be cut is packed whole.
+    /// Rows of several entries each, in the order of their first ones. Texts fill their rows, and
+    /// are cut where one is full; but where all fit into rows, and nobody has asked for it, none is
+    /// cut. What may not be cut is packed whole.
     fn packed(&self, entries: &[usize]) -> Vec<Row> {
         let limit = self.options.sequence_length;
         let asked = self.options.overflow == Some(Overflow::Split);
@@ -161,13 +198,24 @@ impl<'a> Chosen<'a> {
 
     /// Packs the entries at `places` as they are.
     fn pack(&self, entries: &[usize], places: &[usize]) -> Vec<Row> {
-        let lengths: Vec<usize> = places.iter().map(|&place| self.documents.lengths[entries[place]] as usize).collect();
-        let row = |row: Vec<usize>| ((places[row[0]], 0), row.into_iter().map(|index| self.whole(entries[places[index]])).collect());
+        let lengths: Vec<usize> =
+            places.iter().map(|&place| self.documents.lengths[entries[place]] as usize).collect();
+        let row = |row: Vec<usize>| {
+            (
+                (places[row[0]], 0),
+                row.into_iter().map(|index| self.whole(entries[places[index]])).collect(),
+            )
+        };
         pack(&lengths, self.options.sequence_length).into_iter().map(row).collect()
     }
 
-    fn of_rows(&self, rows: impl Iterator<Item = impl AsRef<[Piece]>>, mut facts: Facts) -> Dataset {
-        let mut index = Index { sample_starts: vec![0], segment_lengths: Vec::new(), segment_starts: vec![0] };
+    fn of_rows(
+        &self,
+        rows: impl Iterator<Item = impl AsRef<[Piece]>>,
+        mut facts: Facts,
+    ) -> Dataset {
+        let mut index =
+            Index { sample_starts: vec![0], segment_lengths: Vec::new(), segment_starts: vec![0] };
         let mut starts = Vec::new();
         for row in rows {
             let before = facts.tokens;
@@ -193,7 +241,8 @@ impl<'a> Chosen<'a> {
         facts.largest_token = facts.largest_token.max(largest[piece.entry]);
         if is_part || self.documents.is(piece.entry, flag::PIECE) {
             facts.report.pieces += 1;
-            facts.report.split += usize::from(piece.start == 0 && !self.documents.is(piece.entry, flag::CONTINUES));
+            facts.report.split +=
+                usize::from(piece.start == 0 && !self.documents.is(piece.entry, flag::CONTINUES));
         }
     }
 }

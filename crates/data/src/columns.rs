@@ -1,4 +1,5 @@
-//! Named columns of numbers in one safetensors file: written as they come, and read by parts, so that a file may be larger than memory.
+//! Named columns of numbers in one safetensors file: written as they come, and read by parts, so
+//! that a file may be larger than memory.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The key of the facts in the metadata. There is one only, because several would be written in any order, and the same
-/// data should give the same file.
+/// The key of the facts in the metadata. There is one only, because several would be written in any
+/// order, and the same data should give the same file.
 const FACTS: &str = "dataset";
 
 /// The last column: the SHA-256 of every byte of the file before it.
@@ -55,11 +56,15 @@ impl From<Error> for Fault {
 
 impl<'a> Column<'a> {
     pub(crate) fn u64s(name: &'static str, values: &'a [u64]) -> Self {
-        Self::new(name, Dtype::U64, values.len(), move |out| write_numbers(values, u64::to_le_bytes, out))
+        Self::new(name, Dtype::U64, values.len(), move |out| {
+            write_numbers(values, u64::to_le_bytes, out)
+        })
     }
 
     pub(crate) fn u32s(name: &'static str, values: &'a [u32]) -> Self {
-        Self::new(name, Dtype::U32, values.len(), move |out| write_numbers(values, u32::to_le_bytes, out))
+        Self::new(name, Dtype::U32, values.len(), move |out| {
+            write_numbers(values, u32::to_le_bytes, out)
+        })
     }
 
     pub(crate) fn u8s(name: &'static str, values: &'a [u8]) -> Self {
@@ -67,7 +72,9 @@ impl<'a> Column<'a> {
     }
 
     pub(crate) fn bools(name: &'static str, values: &'a [bool]) -> Self {
-        Self::new(name, Dtype::U8, values.len(), move |out| write_numbers(values, |mark| [u8::from(mark)], out))
+        Self::new(name, Dtype::U8, values.len(), move |out| {
+            write_numbers(values, |mark| [u8::from(mark)], out)
+        })
     }
 
     pub(crate) fn new(
@@ -115,7 +122,8 @@ impl<W: Write> Write for Hashed<W> {
     }
 }
 
-/// Writes a file of these columns, in this order, and a checksum; whole or not at all. No other process may write it at the same time.
+/// Writes a file of these columns, in this order, and a checksum; whole or not at all. No other
+/// process may write it at the same time.
 pub(crate) fn write(path: &Path, facts: &impl Serialize, columns: Vec<Column<'_>>) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -131,7 +139,8 @@ pub(crate) fn write(path: &Path, facts: &impl Serialize, columns: Vec<Column<'_>
 }
 
 fn write_to(path: &Path, header: &[u8], columns: Vec<Column<'_>>) -> Result<(), Fault> {
-    let mut out = Hashed { out: BufWriter::with_capacity(1 << 20, File::create(path)?), hash: Sha256::new() };
+    let mut out =
+        Hashed { out: BufWriter::with_capacity(1 << 20, File::create(path)?), hash: Sha256::new() };
     out.write_all(header)?;
     for column in columns {
         (column.values)(&mut out)?;
@@ -143,17 +152,20 @@ fn write_to(path: &Path, header: &[u8], columns: Vec<Column<'_>>) -> Result<(), 
 }
 
 fn header(path: &Path, facts: &impl Serialize, columns: &[Column<'_>]) -> Result<Vec<u8>> {
-    let report = |what: String| Error::file(path, format!("cannot describe it ({what})"), "report this");
+    let report =
+        |what: String| Error::file(path, format!("cannot describe it ({what})"), "report this");
     let mut end = 0;
     let mut info = |name: &str, dtype: Dtype, length: usize| {
         let start = end;
         end += length * dtype.bitsize() / 8;
         (name.to_owned(), TensorInfo { dtype, shape: vec![length], data_offsets: (start, end) })
     };
-    let mut tensors: Vec<_> = columns.iter().map(|column| info(column.name, column.dtype, column.length)).collect();
+    let mut tensors: Vec<_> =
+        columns.iter().map(|column| info(column.name, column.dtype, column.length)).collect();
     tensors.push(info(CHECKSUM, Dtype::U8, CHECKSUM_BYTES));
     let facts = serde_json::to_string(facts).map_err(|error| report(error.to_string()))?;
-    let metadata = Metadata::new(Some(HashMap::from([(FACTS.to_owned(), facts)])), tensors).map_err(|error| report(error.to_string()))?;
+    let metadata = Metadata::new(Some(HashMap::from([(FACTS.to_owned(), facts)])), tensors)
+        .map_err(|error| report(error.to_string()))?;
     let mut json = serde_json::to_vec(&metadata).map_err(|error| report(error.to_string()))?;
     // So that every column begins at a multiple of its width, as the format recommends.
     json.resize(json.len().next_multiple_of(8), b' ');
@@ -183,8 +195,8 @@ impl ColumnFile {
         let Some(data_start) = header_length.checked_add(8).filter(|&start| start <= length) else {
             return Err(broken("its header is cut off, or it is no data set".into()));
         };
-        let header: Metadata =
-            serde_json::from_slice(&read(8, header_length)?).map_err(|error| broken(format!("its header is broken ({error})")))?;
+        let header: Metadata = serde_json::from_slice(&read(8, header_length)?)
+            .map_err(|error| broken(format!("its header is broken ({error})")))?;
         let expected = data_start.saturating_add(header.data_len() as u64);
         if expected != length {
             return Err(broken(format!("it should have {expected} bytes, but has {length}")));
@@ -195,8 +207,10 @@ impl ColumnFile {
     /// The facts that were written with it.
     pub(crate) fn facts<T: DeserializeOwned>(&self) -> Result<T> {
         let facts = self.header.metadata().as_ref().and_then(|metadata| metadata.get(FACTS));
-        let facts = facts.ok_or_else(|| self.broken("a safetensors file, but no data set of this program"))?;
-        serde_json::from_str(facts).map_err(|error| self.broken(format!("its description is broken ({error})")))
+        let facts = facts
+            .ok_or_else(|| self.broken("a safetensors file, but no data set of this program"))?;
+        serde_json::from_str(facts)
+            .map_err(|error| self.broken(format!("its description is broken ({error})")))
     }
 
     /// Where a column begins in the file, and how many values it has.

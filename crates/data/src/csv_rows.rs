@@ -19,21 +19,24 @@ pub(crate) struct CsvRows {
     columns: Vec<(String, usize)>,
     /// Bytes and lines before the first one that the reader saw.
     before: (u64, u64),
-    /// Whether lines end in `\r\n`: the reader takes the first for the end of a row, and counts the second with the next one.
+    /// Whether lines end in `\r\n`: the reader takes the first for the end of a row, and counts the
+    /// second with the next one.
     has_pairs: bool,
 }
 
 /// A row with its line, or why it is none.
 pub(crate) type Row = (usize, Result<StringRecord, Fault>);
 
-/// What a row may have: half of another record, as the reader doubles its room for a row, and fills it.
+/// What a row may have: half of another record, as the reader doubles its room for a row, and fills
+/// it.
 const ROW_LIMIT: u64 = RECORD_LIMIT / 2;
 
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
 impl CsvRows {
-    /// Opens a file and reads its header, which says what separates the fields: what gives the most of `columns`, or else the most fields. A name that
-    /// differs from that of a column by blanks or by capitals is that column's, unless another one has it.
+    /// Opens a file and reads its header, which says what separates the fields: what gives the most
+    /// of `columns`, or else the most fields. A name that differs from that of a column by blanks
+    /// or by capitals is that column's, unless another one has it.
     ///
     /// # Errors
     /// If the file cannot be read or has no header, or one that names a column twice.
@@ -45,17 +48,29 @@ impl CsvRows {
         }
         let rank = |separator: &u8| {
             let header = header_of(head, *separator).unwrap_or_default();
-            let known = header.iter().filter(|name| columns.iter().any(|column| column.eq_ignore_ascii_case(name))).count();
+            let known = header
+                .iter()
+                .filter(|name| columns.iter().any(|column| column.eq_ignore_ascii_case(name)))
+                .count();
             (known, header.len())
         };
         // Of equals the last one wins.
         let separator = SEPARATORS.into_iter().rev().max_by_key(rank).unwrap_or(b',');
-        let has_pairs = head.split(|&byte| byte == b'\n').next().is_some_and(|line| line.ends_with(b"\r"));
+        let has_pairs =
+            head.split(|&byte| byte == b'\n').next().is_some_and(|line| line.ends_with(b"\r"));
         let before = (input.position(), 0);
-        let mut rows = Self { reader: reader(input, separator), header: StringRecord::new(), columns: Vec::new(), before, has_pairs };
+        let mut rows = Self {
+            reader: reader(input, separator),
+            header: StringRecord::new(),
+            columns: Vec::new(),
+            before,
+            has_pairs,
+        };
         rows.header = match rows.read()? {
             Some((_, Ok(header))) => named(&header, columns),
-            Some((_, Err(Fault { problem, remedy }))) => return Err(Error::Record { place: rows.at(1), problem, remedy }),
+            Some((_, Err(Fault { problem, remedy }))) => {
+                return Err(Error::Record { place: rows.at(1), problem, remedy });
+            }
             None => StringRecord::new(),
         };
         for &column in columns {
@@ -63,7 +78,11 @@ impl CsvRows {
             rows.columns.extend(places.next().map(|at| (column.to_owned(), at)));
             if places.next().is_some() {
                 let problem = format!("the header names `{column}` twice");
-                return Err(Error::Record { place: rows.at(1), problem, remedy: "rename one of the columns".into() });
+                return Err(Error::Record {
+                    place: rows.at(1),
+                    problem,
+                    remedy: "rename one of the columns".into(),
+                });
             }
         }
         Ok(rows)
@@ -121,23 +140,38 @@ impl CsvRows {
             Err(error) => {
                 let input = &self.reader.get_ref().input;
                 return Err(match error.into_kind() {
-                    ErrorKind::Io(why) if why.kind() == io::ErrorKind::FileTooLarge => too_long(input.path(), line, ROW_LIMIT),
+                    ErrorKind::Io(why) if why.kind() == io::ErrorKind::FileTooLarge => {
+                        too_long(input.path(), line, ROW_LIMIT)
+                    }
                     ErrorKind::Io(why) => input.fault(why),
-                    other => Error::file(input.path(), format!("it cannot be read ({other:?})"), "save the table again"),
+                    other => Error::file(
+                        input.path(),
+                        format!("it cannot be read ({other:?})"),
+                        "save the table again",
+                    ),
                 });
             }
         }
-        let inner: u64 = row.iter().map(|field| field.iter().filter(|&&byte| byte == b'\n').count() as u64).sum();
+        let inner: u64 = row
+            .iter()
+            .map(|field| field.iter().filter(|&&byte| byte == b'\n').count() as u64)
+            .sum();
         let past = self.before.1 + self.reader.position().line();
         let line = line.max((past - inner).saturating_sub(u64::from(!self.has_pairs)));
         let ends = self.reader.get_ref();
-        let is_open = ends.at_end && ends.last != b'"' && row.iter().next_back().is_some_and(|field| field.contains(&b'\n'));
+        let is_open = ends.at_end
+            && ends.last != b'"'
+            && row.iter().next_back().is_some_and(|field| field.contains(&b'\n'));
         let row = match StringRecord::from_byte_record(row) {
-            _ if is_open => {
-                fault("broken CSV (a quote opens in this row, and none closes it)", "close it, or write quotes within a field twice")
-            }
+            _ if is_open => fault(
+                "broken CSV (a quote opens in this row, and none closes it)",
+                "close it, or write quotes within a field twice",
+            ),
             Ok(row) => Ok(row),
-            Err(error) => fault(format!("broken CSV (it is not UTF-8: {})", error.utf8_error()), "save the table as UTF-8"),
+            Err(error) => fault(
+                format!("broken CSV (it is not UTF-8: {})", error.utf8_error()),
+                "save the table as UTF-8",
+            ),
         };
         Ok(Some((line as usize, row)))
     }
@@ -152,10 +186,9 @@ impl Rows for CsvRows {
         let Some((line, row)) = self.next_row()? else { return Ok(None) };
         let content = row.map_or_else(Content::Bad, |row| {
             // A table has no other way to leave a field out.
-            let fields = self
-                .columns
-                .iter()
-                .filter_map(|(name, at)| Some((name.clone(), Value::from(row.get(*at).filter(|field| !field.is_empty())?))));
+            let fields = self.columns.iter().filter_map(|(name, at)| {
+                Some((name.clone(), Value::from(row.get(*at).filter(|field| !field.is_empty())?)))
+            });
             Content::Row(fields.collect())
         });
         Ok(Some(Raw::new(line as u64, content)))
@@ -190,14 +223,24 @@ fn reader(input: Input, separator: u8) -> Reader<Bounded> {
 fn header_of(head: &[u8], separator: u8) -> Option<StringRecord> {
     let mut reader = ReaderBuilder::new().delimiter(separator).has_headers(false).from_reader(head);
     let mut header = StringRecord::new();
-    reader.read_record(&mut header).is_ok_and(|is_there| is_there).then(|| header.iter().map(str::trim).collect())
+    reader
+        .read_record(&mut header)
+        .is_ok_and(|is_there| is_there)
+        .then(|| header.iter().map(str::trim).collect())
 }
 
 /// The names of a header, in the words of `columns` where they mean these.
 fn named(header: &StringRecord, columns: &[&str]) -> StringRecord {
     let has = |column: &str| header.iter().any(|name| name.trim() == column);
-    let meant = |name: &str| columns.iter().copied().find(|column| column.eq_ignore_ascii_case(name) && !has(column));
-    header.iter().map(str::trim).map(|name| meant(name).map_or_else(|| name.to_owned(), str::to_owned)).collect::<Vec<_>>().into()
+    let meant = |name: &str| {
+        columns.iter().copied().find(|column| column.eq_ignore_ascii_case(name) && !has(column))
+    };
+    header
+        .iter()
+        .map(str::trim)
+        .map(|name| meant(name).map_or_else(|| name.to_owned(), str::to_owned))
+        .collect::<Vec<_>>()
+        .into()
 }
 
 /// A text that ends with an error where a row has too much.

@@ -13,10 +13,12 @@ use crate::store::Store;
 
 /// Prepared samples: in a file, or not written yet.
 ///
-/// A file holds the tensors `sample_starts` U64 `[S + 1]`, `segment_starts` U64 `[S + 1]`, `segment_lengths` U32, `tokens` U32
-/// `[N]`, `trained` U8 `[N]` and `sha256` U8 `[32]`, a checksum of all before it, and the facts about them as JSON in its metadata. Opening
-/// reads and checks everything but tokens; those are read as samples are asked for, so that a data set may be larger
-/// than memory. They are read and not mapped: a file that is cut off under a run is an error, not a signal.
+/// A file holds the tensors `sample_starts` U64 `[S + 1]`, `segment_starts` U64 `[S + 1]`,
+/// `segment_lengths` U32, `tokens` U32 `[N]`, `trained` U8 `[N]` and `sha256` U8 `[32]`, a checksum
+/// of all before it, and the facts about them as JSON in its metadata. Opening reads and checks
+/// everything but tokens; those are read as samples are asked for, so that a data set may be larger
+/// than memory. They are read and not mapped: a file that is cut off under a run is an error, not a
+/// signal.
 #[derive(Debug)]
 pub struct Dataset {
     pub(crate) store: Arc<Store>,
@@ -56,7 +58,8 @@ pub(crate) struct Facts {
     pub(crate) report: Report,
 }
 
-/// The rules by which records become samples. It is part of every fingerprint: a change of them prepares all data again.
+/// The rules by which records become samples. It is part of every fingerprint: a change of them
+/// prepares all data again.
 pub(crate) const RULES: u32 = 2;
 
 impl Dataset {
@@ -76,7 +79,8 @@ impl Dataset {
         ColumnFile::open(path)?.verify()
     }
 
-    /// Writes it: aside as `.part`, synced, then renamed, so that a file of that name is always whole.
+    /// Writes it: aside as `.part`, synced, then renamed, so that a file of that name is always
+    /// whole.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -105,8 +109,12 @@ impl Dataset {
                 remedy: "make the order for this data set".into(),
             });
         }
-        let segments = self.index.segment_starts[index] as usize..self.index.segment_starts[index + 1] as usize;
-        let mut sample = Sample { segments: self.index.segment_lengths[segments.clone()].to_vec(), ..Sample::default() };
+        let segments = self.index.segment_starts[index] as usize
+            ..self.index.segment_starts[index + 1] as usize;
+        let mut sample = Sample {
+            segments: self.index.segment_lengths[segments.clone()].to_vec(),
+            ..Sample::default()
+        };
         for (start, count) in self.runs(segments) {
             sample.tokens.extend(self.store.tokens(start, count)?);
             sample.trained.extend(self.store.trained(start, count)?);
@@ -114,15 +122,21 @@ impl Dataset {
         Ok(sample)
     }
 
-    /// Where the tokens of `segments` stand in the store, and how many: runs that can be read at once, of at most a million tokens unless a
-    /// segment has more.
+    /// Where the tokens of `segments` stand in the store, and how many: runs that can be read at
+    /// once, of at most a million tokens unless a segment has more.
     pub(crate) fn runs(&self, segments: Range<usize>) -> impl Iterator<Item = (u64, usize)> + '_ {
         const LONGEST: usize = 1 << 20;
         let (mut next, end) = (segments.start, segments.end);
         let mut in_order = self.documents.is_none().then(|| {
-            let sample = self.index.segment_starts.partition_point(|&first| first <= segments.start as u64) - 1;
+            let sample =
+                self.index.segment_starts.partition_point(|&first| first <= segments.start as u64)
+                    - 1;
             let before = self.index.segment_starts[sample] as usize..segments.start;
-            self.index.sample_starts[sample] + self.index.segment_lengths[before].iter().map(|&length| u64::from(length)).sum::<u64>()
+            self.index.sample_starts[sample]
+                + self.index.segment_lengths[before]
+                    .iter()
+                    .map(|&length| u64::from(length))
+                    .sum::<u64>()
         });
         std::iter::from_fn(move || {
             if next == end {
@@ -131,7 +145,10 @@ impl Dataset {
             let length = |segment: usize| self.index.segment_lengths[segment] as usize;
             let Some(start) = &mut in_order else {
                 next += 1;
-                return self.documents.as_ref().map(|documents| (documents[next - 1], length(next - 1)));
+                return self
+                    .documents
+                    .as_ref()
+                    .map(|documents| (documents[next - 1], length(next - 1)));
             };
             let (first, mut count) = (*start, length(next));
             next += 1;
@@ -149,7 +166,8 @@ impl Dataset {
         &self.facts.fingerprint
     }
 
-    /// How many documents have which length in tokens, before they were split, from the shortest to the longest.
+    /// How many documents have which length in tokens, before they were split, from the shortest to
+    /// the longest.
     pub fn lengths(&self) -> Vec<LengthBin> {
         if !self.facts.lengths.is_empty() {
             return self.facts.lengths.clone();
@@ -160,7 +178,8 @@ impl Dataset {
         lengths.bins()
     }
 
-    /// Documents: conversations, completions or paragraphs. More than samples where they are packed, fewer where they are split.
+    /// Documents: conversations, completions or paragraphs. More than samples where they are
+    /// packed, fewer where they are split.
     pub fn documents(&self) -> usize {
         self.facts.documents
     }

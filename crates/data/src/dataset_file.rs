@@ -29,7 +29,11 @@ pub(crate) fn open(path: &Path) -> Result<Dataset> {
     let file = TokenFile::new(file)?;
     let store = Store::from_file(file);
     if store.count() != facts.tokens {
-        return Err(Error::file(path, format!("{} tokens, {} announced", store.count(), facts.tokens), columns::REMEDY));
+        return Err(Error::file(
+            path,
+            format!("{} tokens, {} announced", store.count(), facts.tokens),
+            columns::REMEDY,
+        ));
     }
     Ok(Dataset { store: Arc::new(store), documents: None, index, facts })
 }
@@ -41,7 +45,11 @@ fn check(index: &Index, facts: &Facts) -> Result<(), String> {
             && starts.first() == Some(&0)
             && starts.last() == Some(&count)
             && starts.is_sorted_by(|a, b| a < b);
-        if whole { Ok(()) } else { Err(format!("`{name}` does not divide {count} entries into {} samples", facts.samples)) }
+        if whole {
+            Ok(())
+        } else {
+            Err(format!("`{name}` does not divide {count} entries into {} samples", facts.samples))
+        }
     };
     if facts.samples == 0 {
         return Err("it has no samples".into());
@@ -49,10 +57,14 @@ fn check(index: &Index, facts: &Facts) -> Result<(), String> {
     cover("sample_starts", &index.sample_starts, facts.tokens)?;
     cover("segment_starts", &index.segment_starts, index.segment_lengths.len() as u64)?;
     for sample in 0..facts.samples {
-        let segments = index.segment_starts[sample] as usize..index.segment_starts[sample + 1] as usize;
-        let length: u64 = index.segment_lengths[segments].iter().map(|&length| u64::from(length)).sum();
+        let segments =
+            index.segment_starts[sample] as usize..index.segment_starts[sample + 1] as usize;
+        let length: u64 =
+            index.segment_lengths[segments].iter().map(|&length| u64::from(length)).sum();
         if length != index.sample_starts[sample + 1] - index.sample_starts[sample] {
-            return Err(format!("the segments of sample {sample} have {length} tokens, the sample another number"));
+            return Err(format!(
+                "the segments of sample {sample} have {length} tokens, the sample another number"
+            ));
         }
     }
     Ok(())
@@ -67,14 +79,14 @@ pub(crate) fn write(dataset: &Dataset, path: &Path) -> Result<()> {
         Column::u64s("segment_starts", &index.segment_starts),
         Column::u32s("segment_lengths", &index.segment_lengths),
         Column::new("tokens", Dtype::U32, facts.tokens as usize, |out| {
-            dataset
-                .runs(0..index.segment_lengths.len())
-                .try_for_each(|(start, count)| write_numbers(&store.tokens(start, count)?, u32::to_le_bytes, out))
+            dataset.runs(0..index.segment_lengths.len()).try_for_each(|(start, count)| {
+                write_numbers(&store.tokens(start, count)?, u32::to_le_bytes, out)
+            })
         }),
         Column::new("trained", Dtype::U8, facts.tokens as usize, |out| {
-            dataset
-                .runs(0..index.segment_lengths.len())
-                .try_for_each(|(start, count)| write_numbers(&store.trained(start, count)?, |mark| [u8::from(mark)], out))
+            dataset.runs(0..index.segment_lengths.len()).try_for_each(|(start, count)| {
+                write_numbers(&store.trained(start, count)?, |mark| [u8::from(mark)], out)
+            })
         }),
     ];
     columns::write(path, facts, columns)

@@ -19,7 +19,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// Everything that can go wrong between a file and a batch. Each message says what happened, where, and what to do.
+/// Everything that can go wrong between a file and a batch. Each message says what happened, where,
+/// and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -112,7 +113,11 @@ impl Error {
         move |source| Error::Io { action, path: path.to_owned(), source }
     }
 
-    pub(crate) fn file(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+    pub(crate) fn file(
+        path: &Path,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Error {
         Error::File { path: path.to_owned(), problem: problem.into(), remedy: remedy.into() }
     }
 }

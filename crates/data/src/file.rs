@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 pub(crate) fn error(path: &Path) -> impl FnOnce(files::Error) -> Error {
     move |why| match why {
         files::Error::Io(why) => Error::io("open", path)(why),
-        files::Error::Refused(refusal) => Error::file(path, format!("it is {}", refusal.what), refusal.remedy),
+        files::Error::Refused(refusal) => {
+            Error::file(path, format!("it is {}", refusal.what), refusal.remedy)
+        }
     }
 }
 

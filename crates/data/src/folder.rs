@@ -29,14 +29,22 @@ pub(crate) fn list(folder: &Path, known: impl Fn(&Path) -> bool) -> Result<Listi
     Ok(listing)
 }
 
-fn walk(folder: &Path, known: &impl Fn(&Path) -> bool, above: &mut Vec<PathBuf>, listing: &mut Listing) -> Result<()> {
+fn walk(
+    folder: &Path,
+    known: &impl Fn(&Path) -> bool,
+    above: &mut Vec<PathBuf>,
+    listing: &mut Listing,
+) -> Result<()> {
     let io = || Error::io("list", folder);
     let real = folder.canonicalize().map_err(io())?;
     if above.contains(&real) {
         return Err(Error::file(folder, "a link to a folder that it lies in", "remove the link"));
     }
     above.push(real);
-    let entries = std::fs::read_dir(folder).map_err(io())?.collect::<std::io::Result<Vec<_>>>().map_err(io())?;
+    let entries = std::fs::read_dir(folder)
+        .map_err(io())?
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(io())?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.sort_unstable();
     for path in paths {
@@ -65,7 +73,8 @@ impl LeftOut {
     pub(crate) fn told(&self, folder: &Path) -> Option<String> {
         let count: usize = self.0.values().sum();
         let mut endings: Vec<_> = self.0.iter().collect();
-        endings.sort_by_key(|&(ending, &count)| (std::cmp::Reverse(count), ending.is_empty(), ending));
+        endings
+            .sort_by_key(|&(ending, &count)| (std::cmp::Reverse(count), ending.is_empty(), ending));
         let named = endings.iter().take(NAMED).map(|(ending, count)| match ending.as_str() {
             "" => format!("without an ending ({count})"),
             ending => format!(".{ending} ({count})"),
@@ -76,7 +85,9 @@ impl LeftOut {
             named.push(format!("and {others} other endings"));
         }
         let files = if count == 1 { "file" } else { "files" };
-        (count > 0).then(|| format!("left out {count} {files} of {}: {}", folder.display(), named.join(", ")))
+        (count > 0).then(|| {
+            format!("left out {count} {files} of {}: {}", folder.display(), named.join(", "))
+        })
     }
 }
 
@@ -91,7 +102,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("a")).unwrap();
         std::os::unix::fs::symlink(folder.path(), folder.path().join("a/back")).unwrap();
         let error = list(folder.path(), |_| true).unwrap_err().to_string();
-        assert!(error.contains("a link to a folder that it lies in, in ") && error.contains("a/back"), "{error}");
+        assert!(
+            error.contains("a link to a folder that it lies in, in ") && error.contains("a/back"),
+            "{error}"
+        );
         std::fs::remove_file(folder.path().join("a/back")).unwrap();
         // Twice the same folder, but not within itself.
         std::fs::write(folder.path().join("a/x.txt"), "").unwrap();

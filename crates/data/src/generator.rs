@@ -1,8 +1,8 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
-/// What random numbers are drawn for. Each purpose has its own stream, so that holding samples out does not change the
-/// order of the rest.
+/// What random numbers are drawn for. Each purpose has its own stream, so that holding samples out
+/// does not change the order of the rest.
 #[derive(Clone, Copy)]
 pub(crate) enum Purpose {
     Epoch,
@@ -11,7 +11,8 @@ pub(crate) enum Purpose {
     Weight,
 }
 
-/// The generator for one draw: the key is (seed, index, purpose) as it stands, nothing is mixed or shared.
+/// The generator for one draw: the key is (seed, index, purpose) as it stands, nothing is mixed or
+/// shared.
 pub(crate) fn generator(seed: u64, purpose: Purpose, index: u64) -> ChaCha12Rng {
     let name: &[u8; 16] = match purpose {
         Purpose::Epoch => b"loract.epoch\0\0\0\0",

@@ -9,8 +9,8 @@ thread_local! {
     static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder, which checks most of what a damaged file may say, and panics at some of the rest. After an error, what it worked on must not be used
-/// again.
+/// Runs a decoder, which checks most of what a damaged file may say, and panics at some of the
+/// rest. After an error, what it worked on must not be used again.
 ///
 /// # Errors
 /// What the decoder says, in one line.
@@ -25,7 +25,8 @@ pub(crate) fn guarded<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> R
     }
 }
 
-/// Keeps the hook of the program from hearing of these panics: that of a rank ends the whole job before anybody can catch them.
+/// Keeps the hook of the program from hearing of these panics: that of a rank ends the whole job
+/// before anybody can catch them.
 fn skip_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {

@@ -1,17 +1,26 @@
 use crate::generator::{Purpose, generator};
 
-/// Splits `items` into what is trained on and `count` drawn ones, both in their first order. The draw depends on the
-/// seed and the number of items only.
+/// Splits `items` into what is trained on and `count` drawn ones, both in their first order. The
+/// draw depends on the seed and the number of items only.
 pub fn hold_out<T>(items: Vec<T>, count: usize, seed: u64) -> (Vec<T>, Vec<T>) {
     hold_out_samples(items, |_| 1, count, seed)
 }
 
-/// The same of items that make several samples each: draws whole items, one after the other, until they make `count`
-/// samples or more.
-pub(crate) fn hold_out_samples<T>(items: Vec<T>, samples: impl Fn(&T) -> usize, count: usize, seed: u64) -> (Vec<T>, Vec<T>) {
+/// The same of items that make several samples each: draws whole items, one after the other, until
+/// they make `count` samples or more.
+pub(crate) fn hold_out_samples<T>(
+    items: Vec<T>,
+    samples: impl Fn(&T) -> usize,
+    count: usize,
+    seed: u64,
+) -> (Vec<T>, Vec<T>) {
     let mut held = vec![false; items.len()];
     let mut left = count;
-    for index in rand::seq::index::sample(&mut generator(seed, Purpose::HoldOut, 0), items.len(), count.min(items.len())) {
+    for index in rand::seq::index::sample(
+        &mut generator(seed, Purpose::HoldOut, 0),
+        items.len(),
+        count.min(items.len()),
+    ) {
         if left == 0 {
             break;
         }

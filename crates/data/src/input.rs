@@ -25,8 +25,8 @@ const BUFFER: usize = 256 << 10;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// An open text file: plain, or in gzip or zstd of any number of members, as its bytes say. It knows the place of the next byte in the text, and how
-/// much of the file it has read.
+/// An open text file: plain, or in gzip or zstd of any number of members, as its bytes say. It
+/// knows the place of the next byte in the text, and how much of the file it has read.
 pub(crate) struct Input {
     path: PathBuf,
     source: Source,
@@ -47,7 +47,8 @@ impl Input {
     /// Opens a file of text, past its byte order mark.
     ///
     /// # Errors
-    /// If it is not there, is no regular file, cannot be unpacked, or its bytes say that it is something else than text.
+    /// If it is not there, is no regular file, cannot be unpacked, or its bytes say that it is
+    /// something else than text.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (file, content) = files::open_told(path).map_err(file::error(path))?;
         let read = Rc::new(Cell::new(0));
@@ -55,13 +56,22 @@ impl Input {
         let source = match content {
             Content::Gzip => Source::Packed("gzip", Box::new(MultiGzDecoder::new(raw))),
             Content::Zstd => {
-                let decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER, raw));
+                let decoder =
+                    zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER, raw));
                 Source::Packed("zstd", Box::new(decoder.map_err(Error::io("read", path))?))
             }
             _ => Source::Plain(raw),
         };
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        let mut input = Self { path: path.to_owned(), source, read, buffer, filled: 0..0, position: 0, is_classic_mac: false };
+        let mut input = Self {
+            path: path.to_owned(),
+            source,
+            read,
+            buffer,
+            filled: 0..0,
+            position: 0,
+            is_classic_mac: false,
+        };
         input.begin()?;
         Ok(input)
     }
@@ -70,11 +80,18 @@ impl Input {
     fn begin(&mut self) -> Result<()> {
         let packed = matches!(self.source, Source::Packed(..));
         let head = self.head()?;
-        let (has_mark, is_classic_mac) = (head.starts_with(BYTE_ORDER_MARK), head.contains(&b'\r') && !head.contains(&b'\n'));
+        let (has_mark, is_classic_mac) =
+            (head.starts_with(BYTE_ORDER_MARK), head.contains(&b'\r') && !head.contains(&b'\n'));
         let content = files::content(head);
         if let Some(what) = content.name() {
-            let remedy = content.refusal().map_or("name it by what it is, or unpack it", |refusal| refusal.remedy);
-            let problem = if packed { format!("compressed, it holds what is {what}") } else { format!("it is {what}") };
+            let remedy = content
+                .refusal()
+                .map_or("name it by what it is, or unpack it", |refusal| refusal.remedy);
+            let problem = if packed {
+                format!("compressed, it holds what is {what}")
+            } else {
+                format!("it is {what}")
+            };
             return Err(Error::file(&self.path, problem, remedy));
         }
         if has_mark {
@@ -89,7 +106,8 @@ impl Input {
 
     /// The next bytes, at most what the buffer holds; they are still to be read.
     pub(crate) fn head(&mut self) -> Result<&[u8]> {
-        while self.filled.len() < self.buffer.len() && self.fill().map_err(|why| self.fault(why))? {}
+        while self.filled.len() < self.buffer.len() && self.fill().map_err(|why| self.fault(why))? {
+        }
         Ok(&self.buffer[self.filled.clone()])
     }
 
@@ -118,7 +136,8 @@ impl Input {
         &self.path
     }
 
-    /// Goes forward to a byte of the text: at once, or, if it is compressed, by unpacking what is before.
+    /// Goes forward to a byte of the text: at once, or, if it is compressed, by unpacking what is
+    /// before.
     ///
     /// # Errors
     /// If the text is shorter, or cannot be read.
@@ -130,20 +149,29 @@ impl Input {
         while self.position < byte {
             let there = self.peek()?.len() as u64;
             if there == 0 {
-                return Err(Error::file(&self.path, "it has become shorter", "prepare the data again"));
+                return Err(Error::file(
+                    &self.path,
+                    "it has become shorter",
+                    "prepare the data again",
+                ));
             }
             self.consume(there.min(byte - self.position) as usize);
         }
         Ok(())
     }
 
-    /// Reads on to the end of the line, which is left out of `line`: how many bytes there were, 0 at the end of the file.
+    /// Reads on to the end of the line, which is left out of `line`: how many bytes there were, 0
+    /// at the end of the file.
     ///
     /// # Errors
-    /// If the file cannot be read, or the line, which begins at `number`, is longer than a record may be.
+    /// If the file cannot be read, or the line, which begins at `number`, is longer than a record
+    /// may be.
     pub(crate) fn read_line(&mut self, line: &mut Vec<u8>, number: u64) -> Result<u64> {
         let room = RECORD_LIMIT.saturating_sub(line.len() as u64);
-        let count = Read::by_ref(self).take(room + 1).read_until(b'\n', line).map_err(|why| self.fault(why))? as u64;
+        let count = Read::by_ref(self)
+            .take(room + 1)
+            .read_until(b'\n', line)
+            .map_err(|why| self.fault(why))? as u64;
         if count > room && line.last() != Some(&b'\n') {
             return Err(too_long(&self.path, number, RECORD_LIMIT));
         }

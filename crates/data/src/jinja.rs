@@ -1,13 +1,14 @@
 //! Chat templates: the part of Jinja that they use, rendered as jinja2 renders it for transformers.
 //!
-//! The reference is `_compile_jinja_template` of transformers' `utils/chat_template_utils.py`: jinja2's
-//! `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, the extensions `loopcontrols` and `generation`,
-//! the filter `tojson` as `json.dumps`, and the functions `raise_exception` and `strftime_now`. Where something of it is
-//! not supported, the template is refused with its name and line; it never writes another text.
-//! `ci/jinja_snippets.py` records what jinja2 writes for the tests.
+//! The reference is `_compile_jinja_template` of transformers' `utils/chat_template_utils.py`:
+//! jinja2's `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, the extensions
+//! `loopcontrols` and `generation`, the filter `tojson` as `json.dumps`, and the functions
+//! `raise_exception` and `strftime_now`. Where something of it is not supported, the template is
+//! refused with its name and line; it never writes another text. `ci/jinja_snippets.py` records
+//! what jinja2 writes for the tests.
 //!
-//! A template is parsed and rewritten for minijinja ([`rewrite`]), with Python's types ([`types`]) and operators
-//! ([`operators`]).
+//! A template is parsed and rewritten for minijinja ([`rewrite`]), with Python's types ([`types`])
+//! and operators ([`operators`]).
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,9 +48,11 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Parses a template; `now` is what `strftime_now` prints. The error is one line: reason and line of the template.
+    /// Parses a template; `now` is what `strftime_now` prints. The error is one line: reason and
+    /// line of the template.
     pub(crate) fn parse(source: &str, now: DateTime<Local>) -> Result<Self, String> {
-        catch_unwind(AssertUnwindSafe(|| Self::parse_unguarded(source, now))).unwrap_or_else(|_| Err(PANICKED.to_owned()))
+        catch_unwind(AssertUnwindSafe(|| Self::parse_unguarded(source, now)))
+            .unwrap_or_else(|_| Err(PANICKED.to_owned()))
     }
 
     fn parse_unguarded(source: &str, now: DateTime<Local>) -> Result<Self, String> {
@@ -58,7 +61,8 @@ impl Program {
         let mut environment = registry::environment();
         environment.set_keep_trailing_newline(true);
         environment.set_formatter(print);
-        environment.add_function("strftime_now", move |format: &str| strftime::strftime(now, format));
+        environment
+            .add_function("strftime_now", move |format: &str| strftime::strftime(now, format));
         environment.add_template_owned(NAME, rewritten.source).map_err(|error| describe(&error))?;
         let untracked = rewritten.untracked.map(|refusal| refusal.describe());
         Ok(Self { environment, has_generation_blocks: rewritten.has_generation, untracked })
@@ -69,8 +73,12 @@ impl Program {
         self.render_tracked(variables).map(|(text, _)| text)
     }
 
-    /// The text, and the byte ranges in it that `{% generation %}` … `{% endgeneration %}` blocks wrote, in order.
-    pub(crate) fn render_with_generation(&self, variables: &Value) -> Result<(String, Vec<Range<usize>>), String> {
+    /// The text, and the byte ranges in it that `{% generation %}` … `{% endgeneration %}` blocks
+    /// wrote, in order.
+    pub(crate) fn render_with_generation(
+        &self,
+        variables: &Value,
+    ) -> Result<(String, Vec<Range<usize>>), String> {
         match &self.untracked {
             Some(reason) => Err(reason.clone()),
             None => self.render_tracked(variables),
@@ -80,7 +88,9 @@ impl Program {
     /// The variables that it may use.
     pub(crate) fn variables(&self) -> Vec<String> {
         let template = self.environment.get_template(NAME);
-        template.map(|template| template.undeclared_variables(false).into_iter().collect()).unwrap_or_default()
+        template
+            .map(|template| template.undeclared_variables(false).into_iter().collect())
+            .unwrap_or_default()
     }
 
     pub(crate) fn has_generation_blocks(&self) -> bool {
@@ -92,7 +102,10 @@ impl Program {
     }
 }
 
-fn render(environment: &Environment<'static>, variables: &Value) -> Result<(String, Vec<Range<usize>>), Error> {
+fn render(
+    environment: &Environment<'static>,
+    variables: &Value,
+) -> Result<(String, Vec<Range<usize>>), Error> {
     limits::start(variables);
     let mut text = limits::Text::default();
     let rendered = catch_unwind(AssertUnwindSafe(|| {
@@ -104,7 +117,8 @@ fn render(environment: &Environment<'static>, variables: &Value) -> Result<(Stri
         Ok(rendered) => rendered?,
         Err(_) => return Err(Error::new(ErrorKind::InvalidOperation, PANICKED)),
     }
-    let text = text.into_string().map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))?;
+    let text =
+        text.into_string().map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))?;
     Ok((text, ranges))
 }
 
@@ -137,7 +151,9 @@ pub(crate) fn value(json: &serde_json::Value) -> Value {
         },
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(value).collect(),
-        serde_json::Value::Object(fields) => fields.iter().map(|(key, field)| (key.as_str(), value(field))).collect(),
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(key, field)| (key.as_str(), value(field))).collect()
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use crate::record::{Fault, fault};
 
 const REMEDY: &str = "write one whole record on each line, or one array of records";
 
-/// Parses a value. What is no JSON, but what `json.dumps` of Python writes all the same, is read, too: `NaN`, `Infinity` and `-Infinity`, and numbers
-/// beyond them, as null; half of a surrogate pair (`"\ud83d"`) as U+FFFD, the replacement character. Of two equal keys the last counts.
+/// Parses a value. What is no JSON, but what `json.dumps` of Python writes all the same, is read,
+/// too: `NaN`, `Infinity` and `-Infinity`, and numbers beyond them, as null; half of a surrogate
+/// pair (`"\ud83d"`) as U+FFFD, the replacement character. Of two equal keys the last counts.
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
@@ -23,7 +24,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Value, Fault> {
 /// If a whole number has more than 64 bits.
 pub(crate) fn check_digits(value: &Value, bytes: &[u8]) -> Result<(), Fault> {
     if has_large_number(value) && has_long_integer(bytes) {
-        return fault("a whole number has more than 64 bits, and would lose digits", "write it as a string");
+        return fault(
+            "a whole number has more than 64 bits, and would lose digits",
+            "write it as a string",
+        );
     }
     Ok(())
 }
@@ -31,7 +35,9 @@ pub(crate) fn check_digits(value: &Value, bytes: &[u8]) -> Result<(), Fault> {
 /// Whether a number may have been a whole one of more than 64 bits.
 fn has_large_number(value: &Value) -> bool {
     match value {
-        Value::Number(number) => number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= i64::MAX as f64),
+        Value::Number(number) => {
+            number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= i64::MAX as f64)
+        }
         Value::Array(items) => items.iter().any(has_large_number),
         Value::Object(fields) => fields.values().any(has_large_number),
         _ => false,
@@ -40,7 +46,8 @@ fn has_large_number(value: &Value) -> bool {
 
 /// Whether there are nineteen digits in a row that no fraction or exponent follows.
 fn has_long_integer(bytes: &[u8]) -> bool {
-    let runs = bytes.split(|byte| !(byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+')));
+    let runs =
+        bytes.split(|byte| !(byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+')));
     runs.into_iter().any(|run| run.len() >= 19 && run.iter().all(u8::is_ascii_digit))
 }
 
@@ -53,7 +60,8 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Fault> {
         let at = error.valid_up_to();
         let lines = bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
         let place = if lines > 0 { format!("its line {}, ", lines + 1) } else { String::new() };
-        let column = at - bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1) + 1;
+        let column =
+            at - bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1) + 1;
         fault(
             format!("it is not UTF-8 ({place}byte {column} is {:#04x})", bytes[at]),
             "save the file as UTF-8; it may be in Latin-1 or Windows-1252",
@@ -66,14 +74,21 @@ fn mended(bytes: &[u8], error: Error) -> Result<Value, Fault> {
     let text = utf8(bytes)?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match mend(text) {
-        Cow::Owned(mended) => serde_json::from_str(&mended).or_else(|error| broken(&mended, &error)),
-        Cow::Borrowed(text) if text.len() < bytes.len() => serde_json::from_str(text).or_else(|error| broken(text, &error)),
+        Cow::Owned(mended) => {
+            serde_json::from_str(&mended).or_else(|error| broken(&mended, &error))
+        }
+        Cow::Borrowed(text) if text.len() < bytes.len() => {
+            serde_json::from_str(text).or_else(|error| broken(text, &error))
+        }
         Cow::Borrowed(text) => broken(text, &error),
     }
 }
 
 fn broken<T>(text: &str, error: &Error) -> Result<T, Fault> {
-    let rest = text.lines().nth(error.line().saturating_sub(1)).and_then(|line| line.get(error.column().saturating_sub(1)..));
+    let rest = text
+        .lines()
+        .nth(error.line().saturating_sub(1))
+        .and_then(|line| line.get(error.column().saturating_sub(1)..));
     let rest = rest.unwrap_or_default();
     let says = error.to_string();
     if says.starts_with("trailing characters") && rest.starts_with(',') {
@@ -86,13 +101,19 @@ fn broken<T>(text: &str, error: &Error) -> Result<T, Fault> {
         return fault(format!("broken JSON (several values on one line: {says})"), REMEDY);
     }
     if says.starts_with("recursion limit") {
-        return fault(format!("broken JSON (it is nested more than 127 levels deep: {says})"), "flatten the record");
+        return fault(
+            format!("broken JSON (it is nested more than 127 levels deep: {says})"),
+            "flatten the record",
+        );
     }
     if error.is_eof() {
         return fault(format!("broken JSON (it ends too early: {says})"), REMEDY);
     }
     if text.starts_with("{'") || text.starts_with("[{'") {
-        return fault(format!("broken JSON (keys in single quotes, as Python prints a dict: {says})"), "write it with json.dumps");
+        return fault(
+            format!("broken JSON (keys in single quotes, as Python prints a dict: {says})"),
+            "write it with json.dumps",
+        );
     }
     fault(format!("broken JSON ({says})"), REMEDY)
 }
@@ -127,14 +148,17 @@ fn mend(text: &str) -> Cow<'_, str> {
 /// The end of the word or number at `at`, and null if it is none of JSON.
 fn word(text: &str, at: usize) -> (usize, Option<&'static str>) {
     let rest = &text[at..];
-    let length = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && !"+-.".contains(letter)).unwrap_or(rest.len());
+    let length = rest
+        .find(|letter: char| !letter.is_ascii_alphanumeric() && !"+-.".contains(letter))
+        .unwrap_or(rest.len());
     let word = &rest[..length];
     let is_number = word.starts_with(|letter: char| letter == '-' || letter.is_ascii_digit());
     let is_beyond = is_number && word.parse::<f64>().is_ok_and(f64::is_infinite);
     (at + length, (is_beyond || word == "NaN" || word == "Infinity").then_some("null"))
 }
 
-/// Reads over the string that opens at `at`, replaces halves of surrogate pairs in it, and gives its end.
+/// Reads over the string that opens at `at`, replaces halves of surrogate pairs in it, and gives
+/// its end.
 fn string(text: &str, mut at: usize, done: &mut usize, mended: &mut String) -> usize {
     let bytes = text.as_bytes();
     at += 1;
@@ -143,7 +167,8 @@ fn string(text: &str, mut at: usize, done: &mut usize, mended: &mut String) -> u
             at += if bytes[at] == b'\\' { 2 } else { 1 };
             continue;
         };
-        let has_half = (0xD800..0xDC00).contains(&unit) && escaped_unit(text, at + 6).is_some_and(|next| (0xDC00..0xE000).contains(&next));
+        let has_half = (0xD800..0xDC00).contains(&unit)
+            && escaped_unit(text, at + 6).is_some_and(|next| (0xDC00..0xE000).contains(&next));
         if !has_half && (0xD800..0xE000).contains(&unit) {
             mended.push_str(&text[*done..at]);
             mended.push_str("\\ufffd");
@@ -168,13 +193,30 @@ mod tests {
 
     #[test]
     fn whole_numbers_beyond_64_bits_are_refused_and_other_numbers_are_read() {
-        for text in ["[123456789012345678901234567890]", "[-9223372036854775809]", "{\"a\": [18446744073709551616]}"] {
-            assert!(check_digits(&parse(text.as_bytes()).unwrap(), text.as_bytes()).unwrap_err().problem.contains("64 bits"), "{text}");
+        for text in [
+            "[123456789012345678901234567890]",
+            "[-9223372036854775809]",
+            "{\"a\": [18446744073709551616]}",
+        ] {
+            assert!(
+                check_digits(&parse(text.as_bytes()).unwrap(), text.as_bytes())
+                    .unwrap_err()
+                    .problem
+                    .contains("64 bits"),
+                "{text}"
+            );
         }
-        for text in
-            ["[18446744073709551615]", "[-9223372036854775808]", "[1e300]", "[12345678901234567890.5e3]", "[\"1234567890123456789012\"]"]
-        {
-            assert!(check_digits(&parse(text.as_bytes()).unwrap(), text.as_bytes()).is_ok(), "{text}");
+        for text in [
+            "[18446744073709551615]",
+            "[-9223372036854775808]",
+            "[1e300]",
+            "[12345678901234567890.5e3]",
+            "[\"1234567890123456789012\"]",
+        ] {
+            assert!(
+                check_digits(&parse(text.as_bytes()).unwrap(), text.as_bytes()).is_ok(),
+                "{text}"
+            );
         }
     }
 
@@ -189,7 +231,10 @@ mod tests {
                 r#"{"a": NaN, "b": [-Infinity, Infinity], "text": "NaN, \"Infinity"}"#,
                 json!({"a": null, "b": [null, null], "text": "NaN, \"Infinity"}),
             ),
-            (r#"{"a": 1e999, "b": -1E+400, "c": 1e5, "d": -0.5}"#, json!({"a": null, "b": null, "c": 1e5, "d": -0.5})),
+            (
+                r#"{"a": 1e999, "b": -1E+400, "c": 1e5, "d": -0.5}"#,
+                json!({"a": null, "b": null, "c": 1e5, "d": -0.5}),
+            ),
             (
                 r#"["\ud83d", "\ud83d\ude00", "a\ude00b", "\\ud83d", "\ud83d\ud83d\ude00", "é\ud83dn"]"#,
                 json!(["\u{fffd}", "😀", "a\u{fffd}b", "\\ud83d", "\u{fffd}😀", "é\u{fffd}n"]),
@@ -198,7 +243,11 @@ mod tests {
             (r#"{"a": 1, "a": 2}"#, json!({"a": 2})),
             ("{\"a\": 1}\r", json!({"a": 1})),
         ] {
-            assert_eq!(parse(text.as_bytes()).unwrap_or_else(|fault| panic!("{text}: {fault:?}")), expected, "{text}");
+            assert_eq!(
+                parse(text.as_bytes()).unwrap_or_else(|fault| panic!("{text}: {fault:?}")),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -217,11 +266,17 @@ mod tests {
         ] {
             assert!(problem(text).contains(says), "{text}: {}", problem(text));
         }
-        assert!(problem(&format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000))).contains("nested more than 127 levels"));
+        assert!(
+            problem(&format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000)))
+                .contains("nested more than 127 levels")
+        );
         let fault = parse(b"{\"a\": \"caf\xE9\"}").unwrap_err();
         assert_eq!(fault.problem, "it is not UTF-8 (byte 11 is 0xe9)");
         assert!(fault.remedy.contains("UTF-8"));
-        assert_eq!(utf8(b"a\nbc\xFF").unwrap_err().problem, "it is not UTF-8 (its line 2, byte 3 is 0xff)");
+        assert_eq!(
+            utf8(b"a\nbc\xFF").unwrap_err().problem,
+            "it is not UTF-8 (its line 2, byte 3 is 0xff)"
+        );
     }
 
     proptest! {

@@ -78,13 +78,17 @@ impl Rows for Elements {
             (State::Before, _) => self.input.consume(1),
             (State::After, Some(b',')) => self.input.consume(1),
             (State::After, Some(b']')) => return self.end(),
-            (State::After, Some(_)) => return Err(self.broken("a comma is missing between two records")),
+            (State::After, Some(_)) => {
+                return Err(self.broken("a comma is missing between two records"));
+            }
             (State::After, None) => return Err(self.broken("the array does not end")),
             (State::Ended, _) => return Ok(None),
         }
         match self.peek()? {
             Some(b']') if is_first => self.end(),
-            Some(b']') => Err(self.broken("a comma stands before the bracket that closes the array")),
+            Some(b']') => {
+                Err(self.broken("a comma stands before the bracket that closes the array"))
+            }
             Some(b',') => Err(self.broken("there is nothing between two commas")),
             None => Err(self.broken("the array does not end")),
             Some(_) => self.element().map(Some),
@@ -92,7 +96,8 @@ impl Rows for Elements {
     }
 
     fn place(&self) -> (u64, u64) {
-        // Not the place of the next byte: past the bracket that closes the array it could not be found again.
+        // Not the place of the next byte: past the bracket that closes the array it could not be
+        // found again.
         self.past
     }
 
@@ -124,7 +129,9 @@ impl Elements {
             self.line += line_ends(&there[..count]);
             self.input.consume(count);
             match step {
-                Step::More if found.len() as u64 > RECORD_LIMIT => return Err(too_long(self.input.path(), line, RECORD_LIMIT)),
+                Step::More if found.len() as u64 > RECORD_LIMIT => {
+                    return Err(too_long(self.input.path(), line, RECORD_LIMIT));
+                }
                 Step::More => {}
                 Step::End(_) => break,
                 Step::Broken(_, problem) => return Err(self.broken(problem)),

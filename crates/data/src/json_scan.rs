@@ -49,7 +49,9 @@ impl Scan {
                     }
                 }
                 (Kind::String, _) => {}
-                (Kind::Bare, b',' | b']' | b'}' | b'[' | b'{' | b'"' | b':') => return Step::End(at),
+                (Kind::Bare, b',' | b']' | b'}' | b'[' | b'{' | b'"' | b':') => {
+                    return Step::End(at);
+                }
                 (Kind::Bare, _) if byte.is_ascii_whitespace() => return Step::End(at),
                 (Kind::Bare, _) => {}
                 (Kind::Structure, b'"') => self.kind = Kind::String,
@@ -94,7 +96,14 @@ mod tests {
 
     #[test]
     fn a_value_ends_at_its_own_bracket_quote_or_blank() {
-        for (text, bytes) in [("{\"a\": [1, \"}\\\"\"]}, 2", 17), ("\"a\\\\\"b", 5), ("12,", 2), ("true ", 4), ("[]]", 2), ("NaN]", 3)] {
+        for (text, bytes) in [
+            ("{\"a\": [1, \"}\\\"\"]}, 2", 17),
+            ("\"a\\\\\"b", 5),
+            ("12,", 2),
+            ("true ", 4),
+            ("[]]", 2),
+            ("NaN]", 3),
+        ] {
             assert_eq!(end(text), Step::End(bytes), "{text}");
         }
         assert_eq!(end("[1, {\"a\": ["), Step::More);
@@ -104,12 +113,18 @@ mod tests {
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {
-        let leaf = prop_oneof![Just(serde_json::Value::Null), any::<i32>().prop_map(Into::into), any::<String>().prop_map(Into::into)];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<i32>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into)
+        ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-                prop::collection::vec((any::<String>(), inner), 0..4)
-                    .prop_map(|fields| fields.into_iter().collect::<serde_json::Map<_, _>>().into()),
+                prop::collection::vec((any::<String>(), inner), 0..4).prop_map(|fields| fields
+                    .into_iter()
+                    .collect::<serde_json::Map<_, _>>()
+                    .into()),
             ]
         })
     }

@@ -48,7 +48,10 @@ impl Label {
             Field::ULong(number) => Some(*number),
             _ => None,
         };
-        number.map_or_else(|| fault(format!("`{key}` is {value} and no class"), REMEDY), |number| Ok(Self::Number(number)))
+        number.map_or_else(
+            || fault(format!("`{key}` is {value} and no class"), REMEDY),
+            |number| Ok(Self::Number(number)),
+        )
     }
 
     /// As it is called among others.
@@ -66,7 +69,9 @@ impl Label {
     pub fn number(&self, labels: &[String], place: impl FnOnce() -> Place) -> Result<u32> {
         let by_name = labels.iter().position(|label| *label == self.name());
         let by_number = || match self {
-            Self::Number(number) => usize::try_from(*number).ok().filter(|number| *number < labels.len()),
+            Self::Number(number) => {
+                usize::try_from(*number).ok().filter(|number| *number < labels.len())
+            }
             Self::Name(_) => None,
         };
         let number = by_name.or_else(by_number).ok_or_else(|| Error::Record {
@@ -83,7 +88,8 @@ pub(crate) fn occurring<'a>(labels: impl Iterator<Item = &'a Label>) -> Vec<Stri
     labels.collect::<BTreeSet<_>>().into_iter().map(Label::name).collect()
 }
 
-/// The names of the classes of a column, out of what Hugging Face's datasets write into a table about its columns (`ClassLabel`).
+/// The names of the classes of a column, out of what Hugging Face's datasets write into a table
+/// about its columns (`ClassLabel`).
 pub(crate) fn described(description: &str, column: &str) -> Option<Vec<String>> {
     let description: Value = serde_json::from_str(description).ok()?;
     let names = description["info"]["features"][column]["names"].as_array()?;

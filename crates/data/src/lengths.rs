@@ -48,7 +48,8 @@ impl Lengths {
     pub(crate) fn bins(&self) -> Vec<LengthBin> {
         let mut found = Vec::new();
         for (exponent, &[within, beyond]) in self.bins.iter().enumerate() {
-            let (from, to) = (if exponent == 0 { 1 } else { (1 << (exponent - 1)) + 1 }, 1_u64 << exponent);
+            let (from, to) =
+                (if exponent == 0 { 1 } else { (1 << (exponent - 1)) + 1 }, 1_u64 << exponent);
             let limit = self.sequence_length.clamp(from - 1, to);
             for (from, to, documents) in [(from, limit, within), (limit + 1, to, beyond)] {
                 if from <= to {
@@ -61,7 +62,11 @@ impl Lengths {
         found.truncate(longest);
         found.drain(..shortest.min(longest));
         if self.truncated > 0 {
-            found.push(LengthBin { from: self.sequence_length + 1, to: None, documents: self.truncated });
+            found.push(LengthBin {
+                from: self.sequence_length + 1,
+                to: None,
+                documents: self.truncated,
+            });
         }
         found
     }
@@ -81,7 +86,10 @@ mod tests {
 
     #[test]
     fn bins_end_at_powers_of_two_and_at_the_sequence_length() {
-        assert_eq!(bins(8, &[2, 5, 8, 9]), [(2, Some(2), 1), (3, Some(4), 0), (5, Some(8), 2), (9, Some(16), 1)]);
+        assert_eq!(
+            bins(8, &[2, 5, 8, 9]),
+            [(2, Some(2), 1), (3, Some(4), 0), (5, Some(8), 2), (9, Some(16), 1)]
+        );
         assert_eq!(bins(6, &[5, 7, 8]), [(5, Some(6), 1), (7, Some(8), 2)]);
         assert!(bins(6, &[]).is_empty());
         let mut truncated = Lengths::new(6);

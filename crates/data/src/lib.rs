@@ -1,16 +1,21 @@
-//! Training data: read, tokenise, template, pack, order, split across ranks, for language models; and texts with their classes ([`read_labelled`]).
+//! Training data: read, tokenise, template, pack, order, split across ranks, for language models;
+//! and texts with their classes ([`read_labelled`]).
 //!
 //! The way of a sample:
 //!
-//! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL, JSON, CSV, plain text, each of them perhaps in
-//!    gzip or zstd; Parquet, Arrow), or ready batches.
-//! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises it with its
-//!    [`Tokenizer`], marks what is trained ([`LossOn`]), truncates or splits ([`Overflow`]), holds samples out for evaluation and packs.
-//!    A bad line is an [`Error`] that names file and line, or is counted. Nothing is written while it does so, or
-//!    ([`Dataset::prepare_for`]) parts from which it resumes after an interruption, in bounded memory.
-//! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and [`Dataset::open`] reads samples
-//!    from it as they are asked for.
-//! 4. [`Order`] says which samples make up a step, the same for any number of ranks, and which of them are a rank's.
+//! 1. [`Sources`] name files and folders, with weights: conversations, completions or texts (JSONL,
+//!    JSON, CSV, plain text, each of them perhaps in gzip or zstd; Parquet, Arrow), or ready
+//!    batches.
+//! 2. [`Dataset::prepare`] renders each conversation with the model's [`ChatTemplate`], tokenises
+//!    it with its [`Tokenizer`], marks what is trained ([`LossOn`]), truncates or splits
+//!    ([`Overflow`]), holds samples out for evaluation and packs. A bad line is an [`Error`] that
+//!    names file and line, or is counted. Nothing is written while it does so, or
+//!    ([`Dataset::prepare_for`]) parts from which it resumes after an interruption, in bounded
+//!    memory.
+//! 3. [`Prepared::write`] puts the result into one safetensors file per data set, and
+//!    [`Dataset::open`] reads samples from it as they are asked for.
+//! 4. [`Order`] says which samples make up a step, the same for any number of ranks, and which of
+//!    them are a rank's.
 //! 5. [`Batch::collate`] pads those to a rectangle of ids, shifted targets, positions and segments.
 //!
 //! ```no_run

@@ -3,7 +3,8 @@ use serde_json::{Map, Value};
 /// Keys of the assistant's turns under which its thoughts stand.
 pub(crate) const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// One turn of a conversation: the keys that a chat template reads, as `apply_chat_template` of transformers is given them.
+/// One turn of a conversation: the keys that a chat template reads, as `apply_chat_template` of
+/// transformers is given them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     fields: Map<String, Value>,
@@ -12,13 +13,17 @@ pub struct Message {
 }
 
 impl Message {
-    /// A turn of plain text: who speaks (`system`, `user`, `assistant`, `tool`, or what else the template knows), and what is said.
+    /// A turn of plain text: who speaks (`system`, `user`, `assistant`, `tool`, or what else the
+    /// template knows), and what is said.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         let fields = [("role", role.into()), ("content", content.into())];
-        Self::from_fields(fields.into_iter().map(|(key, text)| (key.to_owned(), Value::String(text))).collect())
+        Self::from_fields(
+            fields.into_iter().map(|(key, text)| (key.to_owned(), Value::String(text))).collect(),
+        )
     }
 
-    /// A turn with whatever keys it has: `role` and `content`, and for instance `tool_calls`, `tool_call_id`, `name`, `reasoning_content`.
+    /// A turn with whatever keys it has: `role` and `content`, and for instance `tool_calls`,
+    /// `tool_call_id`, `name`, `reasoning_content`.
     pub fn from_fields(fields: Map<String, Value>) -> Self {
         Self { fields, trained: None }
     }
@@ -44,7 +49,10 @@ impl Message {
 
     /// Whether it calls a tool.
     pub(crate) fn has_tool_calls(&self) -> bool {
-        self.fields.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty())
+        self.fields
+            .get("tool_calls")
+            .and_then(Value::as_array)
+            .is_some_and(|calls| !calls.is_empty())
     }
 }
 

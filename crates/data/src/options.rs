@@ -29,7 +29,8 @@ pub enum BadLines {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pairs {
-    /// `prompt` and `completion` as text; instructions and questions as a chat, where the model has a chat template, else as text.
+    /// `prompt` and `completion` as text; instructions and questions as a chat, where the model has
+    /// a chat template, else as text.
     #[default]
     Auto,
     /// The request, then the answer, both as they are; an instruction in Alpaca's words.
@@ -54,14 +55,17 @@ pub enum Overflow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// Longest sample in tokens; `overflow` says what happens to longer ones. Ready batches keep their own length.
+    /// Longest sample in tokens; `overflow` says what happens to longer ones. Ready batches keep
+    /// their own length.
     pub sequence_length: usize,
-    /// What happens to longer records; absent: a text is split, a conversation or a prompt with its completion truncated.
+    /// What happens to longer records; absent: a text is split, a conversation or a prompt with its
+    /// completion truncated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
     /// What is trained.
     pub loss_on: LossOn,
-    /// Whether several samples share a row of `sequence_length` tokens. Validation samples and ready batches never do.
+    /// Whether several samples share a row of `sequence_length` tokens. Validation samples and
+    /// ready batches never do.
     pub packing: bool,
     /// What to do with a record that cannot be used.
     pub bad_lines: BadLines,
@@ -88,8 +92,9 @@ impl Options {
         self.overflow.unwrap_or(Overflow::Split)
     }
 
-    /// What happens to conversations, and to prompts with their completions. A piece of an answer without its question
-    /// teaches something else, so these are split where that is asked for only.
+    /// What happens to conversations, and to prompts with their completions. A piece of an answer
+    /// without its question teaches something else, so these are split where that is asked for
+    /// only.
     pub(crate) fn turns_overflow(&self) -> Overflow {
         self.overflow.unwrap_or(Overflow::Truncate)
     }

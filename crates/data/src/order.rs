@@ -14,7 +14,8 @@ pub struct OrderConfig {
     pub seed: u64,
     /// Samples per step, over all ranks.
     pub batch_size: usize,
-    /// Whether each epoch is shuffled; ready batches are taken as they stand ([`crate::Dataset::is_ordered`]).
+    /// Whether each epoch is shuffled; ready batches are taken as they stand
+    /// ([`crate::Dataset::is_ordered`]).
     pub shuffle: bool,
 }
 
@@ -26,13 +27,15 @@ impl Default for OrderConfig {
 
 /// Which samples make up each step.
 ///
-/// The samples are one endless stream, epoch after epoch; each epoch is a permutation seeded by (seed, epoch), and the
-/// step `s` takes the positions `s * batch_size ..` of the stream. So a step depends on its number only, not on what
-/// ran before it: a run resumes at the exact sample, on as many ranks as there are then.
+/// The samples are one endless stream, epoch after epoch; each epoch is a permutation seeded by
+/// (seed, epoch), and the step `s` takes the positions `s * batch_size ..` of the stream. So a step
+/// depends on its number only, not on what ran before it: a run resumes at the exact sample, on as
+/// many ranks as there are then.
 #[derive(Debug)]
 pub struct Order {
     config: OrderConfig,
-    /// The permutations last used, with their epochs: a batch touches few, and the next one the same.
+    /// The permutations last used, with their epochs: a batch touches few, and the next one the
+    /// same.
     recent: Mutex<Vec<(u64, Arc<[usize]>)>>,
 }
 
@@ -45,7 +48,9 @@ impl Order {
     /// # Errors
     /// If there are more ranks than samples, or more than samples in a batch.
     pub fn new(config: OrderConfig, world_size: usize) -> Result<Self> {
-        let refuse = |option, problem: String, remedy: &str| Err(Error::Options { option, problem, remedy: remedy.into() });
+        let refuse = |option, problem: String, remedy: &str| {
+            Err(Error::Options { option, problem, remedy: remedy.into() })
+        };
         if world_size == 0 {
             return refuse("world_size", "there are no ranks".into(), "start at least one");
         }
@@ -59,7 +64,10 @@ impl Order {
         if config.batch_size < world_size {
             return refuse(
                 "batch_size",
-                format!("more ranks ({world_size}) than samples in a batch ({})", config.batch_size),
+                format!(
+                    "more ranks ({world_size}) than samples in a batch ({})",
+                    config.batch_size
+                ),
                 "start fewer ranks, or raise the batch size",
             );
         }
@@ -91,8 +99,9 @@ impl Order {
         batch
     }
 
-    /// The samples of a step that are one rank's: entries `rank`, `rank + world_size`, … of the global batch. No two
-    /// ranks share one, together they have all, and every rank has the same number of steps.
+    /// The samples of a step that are one rank's: entries `rank`, `rank + world_size`, … of the
+    /// global batch. No two ranks share one, together they have all, and every rank has the same
+    /// number of steps.
     ///
     /// # Panics
     /// If `rank` is not below `world_size`.

@@ -1,9 +1,10 @@
-/// Packs samples, told by their lengths, into rows of at most `sequence_length` tokens: first-fit decreasing, which needs at most 11/9 of the
-/// fewest rows possible. A row is a list of samples.
+/// Packs samples, told by their lengths, into rows of at most `sequence_length` tokens: first-fit
+/// decreasing, which needs at most 11/9 of the fewest rows possible. A row is a list of samples.
 ///
-/// The result depends on the lengths and their order only: of equally long samples the earlier is placed first, within
-/// a row samples stand in their first order, and rows in the order of their first samples. No sample may be longer than
-/// `sequence_length`; one that is gets a row of its own.
+/// The result depends on the lengths and their order only: of equally long samples the earlier is
+/// placed first, within a row samples stand in their first order, and rows in the order of their
+/// first samples. No sample may be longer than `sequence_length`; one that is gets a row of its
+/// own.
 pub fn pack(lengths: &[usize], sequence_length: usize) -> Vec<Vec<usize>> {
     let mut rows = first_fit_decreasing(lengths, sequence_length);
     for row in &mut rows {
@@ -28,8 +29,8 @@ fn first_fit_decreasing(lengths: &[usize], limit: usize) -> Vec<Vec<usize>> {
     rows
 }
 
-/// The free tokens of every row in a tree of maxima, so that the first row with enough room is found in log(rows)
-/// steps: a million documents would take hours row by row.
+/// The free tokens of every row in a tree of maxima, so that the first row with enough room is
+/// found in log(rows) steps: a million documents would take hours row by row.
 struct Room {
     leaves: usize,
     maxima: Vec<usize>,
@@ -41,7 +42,8 @@ impl Room {
         Self { leaves, maxima: vec![limit; 2 * leaves] }
     }
 
-    /// Takes `length` from the first row that has it. There are as many rows as samples, so one always has.
+    /// Takes `length` from the first row that has it. There are as many rows as samples, so one
+    /// always has.
     fn take(&mut self, length: usize) -> usize {
         let mut node = 1;
         while node < self.leaves {

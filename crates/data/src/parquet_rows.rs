@@ -43,18 +43,26 @@ impl ParquetRows {
                 let what = other.name().unwrap_or("something else");
                 let remedy = match other {
                     files::Content::EncryptedParquet => "write it without encryption",
-                    other => other.refusal().map_or("name it by what it is, or unpack it", |refusal| refusal.remedy),
+                    other => other
+                        .refusal()
+                        .map_or("name it by what it is, or unpack it", |refusal| refusal.remedy),
                 };
-                return Err(Error::file(path, format!("it is {what}, and no plain Parquet file"), remedy));
+                return Err(Error::file(
+                    path,
+                    format!("it is {what}, and no plain Parquet file"),
+                    remedy,
+                ));
             }
         }
         let size = file.metadata().map_err(Error::io("open", path))?.len();
         let footer = check_end(path, &mut file, size)?;
-        let reader = guarded(|| SerializedFileReader::new(GuardedFile::new(file))).map_err(|why| broken(path, &why))?;
+        let reader = guarded(|| SerializedFileReader::new(GuardedFile::new(file)))
+            .map_err(|why| broken(path, &why))?;
         check_chunks(path, reader.metadata(), columns, footer)?;
         let facts = reader.metadata().file_metadata().clone();
         let schema = facts.schema();
-        let (chosen, others): (Vec<_>, Vec<_>) = schema.get_fields().iter().cloned().partition(|field| columns.contains(&field.name()));
+        let (chosen, others): (Vec<_>, Vec<_>) =
+            schema.get_fields().iter().cloned().partition(|field| columns.contains(&field.name()));
         let unread = others.iter().map(|field| field.name().to_owned()).collect();
         let rows = guarded(|| {
             let projection = Type::group_type_builder(schema.name()).with_fields(chosen).build()?;
@@ -85,7 +93,8 @@ impl ParquetRows {
     /// # Errors
     /// If the file is broken there.
     fn next_row(&mut self) -> Result<Option<Row>> {
-        let row = guarded(|| self.rows.next().transpose()).map_err(|why| broken(&self.path, &why))?;
+        let row =
+            guarded(|| self.rows.next().transpose()).map_err(|why| broken(&self.path, &why))?;
         self.done += u64::from(row.is_some());
         Ok(row)
     }
@@ -95,7 +104,9 @@ impl Rows for ParquetRows {
     fn next(&mut self) -> Result<Option<Raw>> {
         let Some(row) = self.next_row()? else { return Ok(None) };
         let fields = row.into_columns().into_iter().map(|(name, field)| Ok((name, value(field)?)));
-        let fields = fields.filter(|field| !matches!(field, Ok((_, Value::Null)))).collect::<Result<_, Fault>>();
+        let fields = fields
+            .filter(|field| !matches!(field, Ok((_, Value::Null))))
+            .collect::<Result<_, Fault>>();
         Ok(Some(Raw::new(self.done, fields.map_or_else(Content::Bad, Content::Row))))
     }
 
@@ -115,7 +126,8 @@ fn value(field: Field) -> std::result::Result<Value, Fault> {
         Field::Str(text) => Value::String(text),
         Field::Bytes(bytes) => Value::from(json::utf8(bytes.data())?),
         Field::Group(row) => {
-            let fields = row.into_columns().into_iter().map(|(name, field)| Ok((name, value(field)?)));
+            let fields =
+                row.into_columns().into_iter().map(|(name, field)| Ok((name, value(field)?)));
             fields.collect::<std::result::Result<serde_json::Map<_, _>, Fault>>()?.into()
         }
         Field::ListInternal(list) => {
@@ -130,13 +142,18 @@ fn value(field: Field) -> std::result::Result<Value, Fault> {
 fn check_end(path: &Path, file: &mut File, size: u64) -> Result<u64> {
     let mut tail = [0; 8];
     if size >= 12 {
-        let end = file.seek(SeekFrom::End(-8)).and_then(|_| file.read_exact(&mut tail)).and_then(|()| file.rewind());
+        let end = file
+            .seek(SeekFrom::End(-8))
+            .and_then(|_| file.read_exact(&mut tail))
+            .and_then(|()| file.rewind());
         end.map_err(Error::io("read", path))?;
     }
     let [a, b, c, d, mark @ ..] = tail;
     match &mark {
         b"PAR1" => Ok((size - 8).saturating_sub(u32::from_le_bytes([a, b, c, d]).into())),
-        b"PARE" => Err(Error::file(path, "it is an encrypted Parquet file", "write it without encryption")),
+        b"PARE" => {
+            Err(Error::file(path, "it is an encrypted Parquet file", "write it without encryption"))
+        }
         _ => Err(Error::file(
             path,
             "it is no whole Parquet file (its end is missing, where the footer stands)",
@@ -146,15 +163,28 @@ fn check_end(path: &Path, file: &mut File, size: u64) -> Result<u64> {
 }
 
 /// The chunks of the columns must lie before the footer, in a codec that is read.
-fn check_chunks(path: &Path, metadata: &ParquetMetaData, columns: &[&str], footer: u64) -> Result<()> {
+fn check_chunks(
+    path: &Path,
+    metadata: &ParquetMetaData,
+    columns: &[&str],
+    footer: u64,
+) -> Result<()> {
     let chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
-    for chunk in chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|name| columns.contains(&name.as_str()))) {
+    for chunk in chunks.filter(|chunk| {
+        chunk.column_path().parts().first().is_some_and(|name| columns.contains(&name.as_str()))
+    }) {
         if let Some(other) = chunk.file_path() {
-            let problem = format!("it is the index of other files ({other}, ...), and has no rows of its own");
+            let problem = format!(
+                "it is the index of other files ({other}, ...), and has no rows of its own"
+            );
             return Err(Error::file(path, problem, "give the files that it names"));
         }
         if chunk.compression() == Compression::LZO {
-            return Err(Error::file(path, "it is compressed with LZO, which is not read", "write it with zstd or snappy"));
+            return Err(Error::file(
+                path,
+                "it is compressed with LZO, which is not read",
+                "write it with zstd or snappy",
+            ));
         }
         if end(chunk).is_none_or(|end| end > footer) {
             let problem = "it is no whole Parquet file (its footer names rows that are not there)";
@@ -174,11 +204,12 @@ fn broken(path: &Path, why: &str) -> Error {
     Error::file(path, format!("it is no whole Parquet file ({why})"), "write or fetch it again")
 }
 
-/// Gives `row` each row: its number, from 1, and what it has in the two `columns`. The result is the names of the classes of the second, if the file has
-/// them.
+/// Gives `row` each row: its number, from 1, and what it has in the two `columns`. The result is
+/// the names of the classes of the second, if the file has them.
 ///
 /// # Errors
-/// If the file is broken or has no such columns, or at the first row that `row` refuses, with its number as the line.
+/// If the file is broken or has no such columns, or at the first row that `row` refuses, with its
+/// number as the line.
 pub(crate) fn read(
     path: &Path,
     columns: [&str; 2],
@@ -187,7 +218,11 @@ pub(crate) fn read(
     let mut rows = ParquetRows::open(path, &columns)?;
     let names = rows.names();
     if let Some(column) = columns.iter().find(|column| !names.contains(column)) {
-        return Err(Error::file(path, format!("it has no column `{column}`, but {}", names.join(", ")), "give the names of its columns"));
+        return Err(Error::file(
+            path,
+            format!("it has no column `{column}`, but {}", names.join(", ")),
+            "give the names of its columns",
+        ));
     }
     let mut number = 0;
     while let Some(found) = rows.next_row()? {

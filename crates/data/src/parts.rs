@@ -1,4 +1,5 @@
-//! Documents on their way to a data set: in memory, or in part files from which an interrupted preparation resumes.
+//! Documents on their way to a data set: in memory, or in part files from which an interrupted
+//! preparation resumes.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +15,13 @@ use crate::store::{Store, TokenFile};
 /// Tokens of a part: 40 MB with their marks. What is not in a part yet is lost with the process.
 const PART_TOKENS: usize = 8 << 20;
 
-/// All documents of a role, in the order of the sources. A document is one entry, or several where only some of its pieces are of use.
+/// All documents of a role, in the order of the sources. A document is one entry, or several where
+/// only some of its pieces are of use.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
     pub(crate) store: Store,
-    /// Of each entry: where it begins in the store, its tokens, how many of them are targets, the largest id, and [`flag`]s.
+    /// Of each entry: where it begins in the store, its tokens, how many of them are targets, the
+    /// largest id, and [`flag`]s.
     pub(crate) starts: Vec<u64>,
     pub(crate) lengths: Vec<u32>,
     pub(crate) targets: Vec<u32>,
@@ -54,7 +57,10 @@ impl Documents {
 
     /// The entries with which documents begin, and the number of entries after the last.
     pub(crate) fn document_starts(&self) -> Vec<usize> {
-        (0..self.flags.len()).filter(|&entry| !self.is(entry, flag::CONTINUES)).chain([self.flags.len()]).collect()
+        (0..self.flags.len())
+            .filter(|&entry| !self.is(entry, flag::CONTINUES))
+            .chain([self.flags.len()])
+            .collect()
     }
 
     /// Adds an entry of `source`, in memory.
@@ -80,12 +86,14 @@ struct Facts {
     part: usize,
     /// The record after its last.
     next: Cursor,
-    /// What happened up to there, the parts before included, and how many documents of each source there are.
+    /// What happened up to there, the parts before included, and how many documents of each source
+    /// there are.
     report: Report,
     source_ends: Vec<usize>,
 }
 
-/// The parts of a role. They are written one after the other; the first that is not whole ends them.
+/// The parts of a role. They are written one after the other; the first that is not whole ends
+/// them.
 #[derive(Debug)]
 pub(crate) struct Parts<'a> {
     aside: Option<Aside<'a>>,
@@ -123,13 +131,19 @@ impl<'a> Parts<'a> {
         let Some(Aside { folder, .. }) = self.aside else { return (documents, next) };
         for part in 0.. {
             // Whatever is wrong with it: it is made again.
-            let Ok(facts) = self.take(&self.path(folder, part), part, &mut documents) else { break };
+            let Ok(facts) = self.take(&self.path(folder, part), part, &mut documents) else {
+                break;
+            };
             next = facts.next;
             documents.report = facts.report;
             documents.source_ends = facts.source_ends;
         }
         if documents.len() > 0 {
-            tracing::info!("resuming the {} data after {} records", self.role, documents.report.records);
+            tracing::info!(
+                "resuming the {} data after {} records",
+                self.role,
+                documents.report.records
+            );
         }
         (documents, next)
     }
@@ -141,7 +155,8 @@ impl<'a> Parts<'a> {
             return Err(file.broken("it is a part of other data"));
         }
         file.verify()?;
-        let (lengths, targets, largest) = (file.u32s("lengths")?, file.u32s("targets")?, file.u32s("largest")?);
+        let (lengths, targets, largest) =
+            (file.u32s("lengths")?, file.u32s("targets")?, file.u32s("largest")?);
         let flags = file.u8s("flags")?;
         let mut start = documents.store.in_files();
         for &length in &lengths {
@@ -158,7 +173,11 @@ impl<'a> Parts<'a> {
 
     /// Moves what is in memory into a part, if it is enough for one. `next` is the record after it.
     pub(crate) fn flush(&self, documents: &mut Documents, next: Cursor) -> Result<()> {
-        let Some(Aside { folder, .. }) = self.aside.filter(|aside| documents.store.tokens.len() >= aside.tokens) else { return Ok(()) };
+        let Some(Aside { folder, .. }) =
+            self.aside.filter(|aside| documents.store.tokens.len() >= aside.tokens)
+        else {
+            return Ok(());
+        };
         let part = documents.store.files().len();
         let path = self.path(folder, part);
         let first = documents.starts.partition_point(|&start| start < documents.store.in_files());
@@ -187,14 +206,19 @@ impl<'a> Parts<'a> {
 /// Removes a folder of parts, if there is one.
 pub(crate) fn remove(folder: &Path) -> Result<()> {
     match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", folder)(error))
+        }
         _ => Ok(()),
     }
 }
 
-/// Whether a file in `folder` belongs to the data with this fingerprint: else nothing there is of use.
+/// Whether a file in `folder` belongs to the data with this fingerprint: else nothing there is of
+/// use.
 pub(crate) fn belong(folder: &Path, fingerprint: &str) -> bool {
-    let of = |path: &Path| Some(ColumnFile::open(path).ok()?.facts::<Facts>().ok()?.fingerprint == fingerprint);
+    let of = |path: &Path| {
+        Some(ColumnFile::open(path).ok()?.facts::<Facts>().ok()?.fingerprint == fingerprint)
+    };
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files.into_iter().any(|entry| of(&entry.path()) == Some(true))
 }

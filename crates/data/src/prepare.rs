@@ -33,8 +33,8 @@ pub struct Prepared {
 
 impl Prepared {
     /// Writes the training set to `path` and the evaluation set, where there is one, next to it
-    /// (`train.safetensors`, `train.eval.safetensors`). The training set comes last: where it is, both are. The parts of
-    /// [`Dataset::prepare_for`] are removed then: open what was written.
+    /// (`train.safetensors`, `train.eval.safetensors`). The training set comes last: where it is,
+    /// both are. The parts of [`Dataset::prepare_for`] are removed then: open what was written.
     ///
     /// # Errors
     /// If a file cannot be written.
@@ -81,15 +81,15 @@ fn eval_path(path: &Path) -> PathBuf {
 }
 
 impl Dataset {
-    /// Reads, tokenises, masks, truncates or splits, holds out, weighs and packs, on all cores. Files are read in blocks; the tokens are kept in memory, and
-    /// nothing is written.
+    /// Reads, tokenises, masks, truncates or splits, holds out, weighs and packs, on all cores.
+    /// Files are read in blocks; the tokens are kept in memory, and nothing is written.
     ///
-    /// Conversations need a template, ready batches neither that nor a tokenizer. `progress` is told (done, total) in
-    /// bytes of the sources now and then, on the calling thread.
+    /// Conversations need a template, ready batches neither that nor a tokenizer. `progress` is
+    /// told (done, total) in bytes of the sources now and then, on the calling thread.
     ///
     /// # Errors
-    /// If an option or a file cannot be used, at the first bad record (unless those are skipped), and if nothing is
-    /// left to train or evaluate on.
+    /// If an option or a file cannot be used, at the first bad record (unless those are skipped),
+    /// and if nothing is left to train or evaluate on.
     pub fn prepare<'a>(
         sources: &Sources,
         tokenizer: impl Into<Option<&'a Tokenizer>>,
@@ -100,12 +100,14 @@ impl Dataset {
         prepare(None, sources, tokenizer.into(), template, options, progress)
     }
 
-    /// The same in bounded memory, for data that will be written to `path`: every eight million tokens are written to a part, in a folder
-    /// next to it (`train.parts/`). Less stays in memory until [`Prepared::write`] puts all into one file; only the index, some 60 bytes for each document,
-    /// is always there.
+    /// The same in bounded memory, for data that will be written to `path`: every eight million
+    /// tokens are written to a part, in a folder next to it (`train.parts/`). Less stays in memory
+    /// until [`Prepared::write`] puts all into one file; only the index, some 60 bytes for each
+    /// document, is always there.
     ///
-    /// Where the process is ended, the parts remain. Called again for the same data it resumes after the last one that is whole, as its checksum
-    /// says, and comes to the same bytes. Parts of other data are removed, and so are those of data that are refused.
+    /// Where the process is ended, the parts remain. Called again for the same data it resumes
+    /// after the last one that is whole, as its checksum says, and comes to the same bytes. Parts
+    /// of other data are removed, and so are those of data that are refused.
     ///
     /// # Errors
     /// Those of [`Dataset::prepare`], and if a part cannot be written.
@@ -118,7 +120,14 @@ impl Dataset {
         progress: &dyn Fn(u64, u64),
     ) -> Result<Prepared> {
         let parts = path.with_extension("parts");
-        let prepared = prepare(Some(Aside::new(&parts)), sources, tokenizer.into(), template, options, progress);
+        let prepared = prepare(
+            Some(Aside::new(&parts)),
+            sources,
+            tokenizer.into(),
+            template,
+            options,
+            progress,
+        );
         match &prepared {
             // There may be room, or another disk, the next time.
             Ok(_) | Err(Error::Io { .. }) => {}
@@ -127,8 +136,8 @@ impl Dataset {
         prepared
     }
 
-    /// The fingerprint that [`Dataset::prepare`] would give: a hash of each file's path, length and time of change, of
-    /// weights, tokenizer, template and options. Reads no data.
+    /// The fingerprint that [`Dataset::prepare`] would give: a hash of each file's path, length and
+    /// time of change, of weights, tokenizer, template and options. Reads no data.
     ///
     /// # Errors
     /// If a file is not there.
@@ -148,13 +157,16 @@ impl Dataset {
                     let metadata = std::fs::metadata(&path).map_err(io())?;
                     let changed = metadata.modified().map_err(io())?;
                     fingerprint.add(role);
-                    fingerprint.add(std::fs::canonicalize(&path).map_err(io())?.as_os_str().as_encoded_bytes());
+                    fingerprint.add(
+                        std::fs::canonicalize(&path).map_err(io())?.as_os_str().as_encoded_bytes(),
+                    );
                     fingerprint.add(format!("{:?} {} {changed:?}", source.format, metadata.len()));
                 }
             }
             // Only where there are such weights, so that data of a time without them stay valid.
             if sources.iter().any(|source| source.weight != 1.0) {
-                let weights = sources.iter().map(|source| format!("{:?} {}", source.path, source.weight));
+                let weights =
+                    sources.iter().map(|source| format!("{:?} {}", source.path, source.weight));
                 fingerprint.add_all(weights.collect::<Vec<_>>().iter());
             }
         }
@@ -166,12 +178,18 @@ impl Dataset {
 }
 
 fn check(sources: &Sources, options: &Options) -> Result<()> {
-    let refuse = |option, problem: &str, remedy: &str| Err(Error::Options { option, problem: problem.into(), remedy: remedy.into() });
+    let refuse = |option, problem: &str, remedy: &str| {
+        Err(Error::Options { option, problem: problem.into(), remedy: remedy.into() })
+    };
     if sources.train.is_empty() {
         return refuse("train", "there is no training source", "name at least one file");
     }
     if options.sequence_length < 2 {
-        return refuse("sequence_length", "a sample needs two tokens, one to predict the other", "set it to 2 or more");
+        return refuse(
+            "sequence_length",
+            "a sample needs two tokens, one to predict the other",
+            "set it to 2 or more",
+        );
     }
     if !sources.eval.is_empty() && options.eval_samples > 0 {
         return refuse(
@@ -180,12 +198,18 @@ fn check(sources: &Sources, options: &Options) -> Result<()> {
             "set it to 0, or remove the evaluation source",
         );
     }
-    if let Some(source) = sources.train.iter().find(|source| !(source.weight > 0.0 && source.weight <= 1000.0)) {
+    if let Some(source) =
+        sources.train.iter().find(|source| !(source.weight > 0.0 && source.weight <= 1000.0))
+    {
         let problem = format!("the weight of {} is {}", source.path.display(), source.weight);
         return refuse("train", &problem, "give a number above 0 and at most 1000");
     }
     if let Some(source) = sources.eval.iter().find(|source| source.weight != 1.0) {
-        return refuse("eval", &format!("{} has a weight", source.path.display()), "weigh training data only");
+        return refuse(
+            "eval",
+            &format!("{} has a weight", source.path.display()),
+            "weigh training data only",
+        );
     }
     Ok(())
 }
@@ -200,7 +224,9 @@ fn prepare(
 ) -> Result<Prepared> {
     check(sources, options)?;
     let fingerprint = Dataset::fingerprint_of(sources, tokenizer, template, options)?;
-    if let Some(Aside { folder, .. }) = aside.filter(|aside| !parts::belong(aside.folder, &fingerprint)) {
+    if let Some(Aside { folder, .. }) =
+        aside.filter(|aside| !parts::belong(aside.folder, &fingerprint))
+    {
         parts::remove(folder)?;
     }
     let (train_files, eval_files) = (source::files(&sources.train)?, source::files(&sources.eval)?);
@@ -208,11 +234,14 @@ fn prepare(
     let reader = Reader::new(options, template.is_some())?;
     let maker = Maker { tokenizer, template, reader, options, progress, total };
     let most = options.max_samples.unwrap_or(usize::MAX);
-    let (train, batch_size) = maker.make(&train_files, &Parts::new(aside, "train", &fingerprint), most, 0)?;
-    let (eval, eval_batch_size) = maker.make(&eval_files, &Parts::new(aside, "eval", &fingerprint), usize::MAX, total)?;
+    let (train, batch_size) =
+        maker.make(&train_files, &Parts::new(aside, "train", &fingerprint), most, 0)?;
+    let (eval, eval_batch_size) =
+        maker.make(&eval_files, &Parts::new(aside, "eval", &fingerprint), usize::MAX, total)?;
     progress(total, total);
 
-    let (train, eval) = (Chosen::new(train, batch_size, options), Chosen::new(eval, eval_batch_size, options));
+    let (train, eval) =
+        (Chosen::new(train, batch_size, options), Chosen::new(eval, eval_batch_size, options));
     let (kept, drawn) = train.hold_out()?;
     refuse_empty(&train.documents, "train")?;
     if !sources.eval.is_empty() {
@@ -220,11 +249,18 @@ fn prepare(
     }
     let has_eval = !sources.eval.is_empty() || options.eval_samples > 0;
     let facts = Facts { version: VERSION, fingerprint, ..Facts::default() };
-    let held_out = Report { records: drawn.len(), truncated: train.truncated(&drawn), ..Report::default() };
+    let held_out =
+        Report { records: drawn.len(), truncated: train.truncated(&drawn), ..Report::default() };
     let eval = match (has_eval, drawn.len()) {
         (false, _) => None,
-        (true, 0) => Some(eval.dataset(&eval.all(), false, Facts { report: eval.documents.report.clone(), ..facts.clone() })),
-        (true, _) => Some(train.dataset(&drawn, false, Facts { report: held_out, ..facts.clone() })),
+        (true, 0) => Some(eval.dataset(
+            &eval.all(),
+            false,
+            Facts { report: eval.documents.report.clone(), ..facts.clone() },
+        )),
+        (true, _) => {
+            Some(train.dataset(&drawn, false, Facts { report: held_out, ..facts.clone() }))
+        }
     };
     let kept = train.weigh(kept, &sources.train)?;
     let report = Report { held_out: drawn.len(), ..train.documents.report.clone() };
@@ -237,11 +273,15 @@ fn refuse_empty(documents: &Documents, role: &'static str) -> Result<()> {
         return Ok(());
     }
     let Report { records, skipped, dropped, too_long, .. } = documents.report;
-    let left_out = format!("records: {records}, of them bad: {skipped}, without a trained token: {dropped}");
+    let left_out =
+        format!("records: {records}, of them bad: {skipped}, without a trained token: {dropped}");
     let (reason, remedy) = match (records, too_long) {
         (0, _) => ("it has no records".into(), "give a file with at least one"),
         (_, 0) => (left_out, "correct them, or raise sequence_length past the prompts"),
-        _ => (format!("{left_out}, too long: {too_long}"), "raise sequence_length, or set overflow to \"split\" or \"truncate\""),
+        _ => (
+            format!("{left_out}, too long: {too_long}"),
+            "raise sequence_length, or set overflow to \"split\" or \"truncate\"",
+        ),
     };
     Err(Error::Empty { role, reason, remedy: remedy.into() })
 }
@@ -256,8 +296,15 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The documents of files, at most of their first `most` records; of ready batches, also how many samples make one.
-    fn make(&self, files: &[SourceFile], parts: &Parts<'_>, most: usize, before: u64) -> Result<(Documents, Option<usize>)> {
+    /// The documents of files, at most of their first `most` records; of ready batches, also how
+    /// many samples make one.
+    fn make(
+        &self,
+        files: &[SourceFile],
+        parts: &Parts<'_>,
+        most: usize,
+        before: u64,
+    ) -> Result<(Documents, Option<usize>)> {
         let ready = files.iter().filter(|file| file.kind == Kind::Ready).count();
         if ready > 0 {
             if ready < files.len() {
@@ -291,7 +338,10 @@ impl Maker<'_> {
             tracing::warn!("{dropped} samples were left out: no trained token in them");
         }
         if too_long > 0 {
-            tracing::warn!("{too_long} of {records} records were left out: longer than {} tokens", self.options.sequence_length);
+            tracing::warn!(
+                "{too_long} of {records} records were left out: longer than {} tokens",
+                self.options.sequence_length
+            );
         }
         Ok((documents, None))
     }
@@ -311,7 +361,8 @@ impl Maker<'_> {
         let reader = &self.reader;
         let encode = |raw: Raw| (raw.line, encode(&encoder, reader, raw, block.file));
         // Collected in order, so that the first bad record is the same one in every run.
-        let results: Vec<(usize, Result<Encoded, Failure>)> = block.records.into_par_iter().map(encode).collect();
+        let results: Vec<(usize, Result<Encoded, Failure>)> =
+            block.records.into_par_iter().map(encode).collect();
         for (line, result) in results {
             documents.report.records += 1;
             let place = || Place { path: path.to_owned(), line };
@@ -330,12 +381,19 @@ impl Maker<'_> {
     /// Of what will be truncated or left out, only the beginning need be tokenised.
     fn encoder<'t>(&'t self, tokenizer: &'t Tokenizer) -> Encoder<'t> {
         let Options { loss_on, sequence_length, .. } = *self.options;
-        let limit = |overflow| if overflow == Overflow::Split { usize::MAX } else { sequence_length };
-        let (text_length, sequence_length) = (limit(self.options.text_overflow()), limit(self.options.turns_overflow()));
+        let limit =
+            |overflow| if overflow == Overflow::Split { usize::MAX } else { sequence_length };
+        let (text_length, sequence_length) =
+            (limit(self.options.text_overflow()), limit(self.options.turns_overflow()));
         Encoder { tokenizer, template: self.template, loss_on, sequence_length, text_length }
     }
 
-    fn keep(&self, Encoded { mut sample, is_text, .. }: Encoded, source: usize, documents: &mut Documents) {
+    fn keep(
+        &self,
+        Encoded { mut sample, is_text, .. }: Encoded,
+        source: usize,
+        documents: &mut Documents,
+    ) {
         let (limit, options) = (self.options.sequence_length, self.options);
         let overflow = if is_text { options.text_overflow() } else { options.turns_overflow() };
         let mut flags = 0;
@@ -348,8 +406,12 @@ impl Maker<'_> {
                 documents.report.truncated += 1;
                 flags = flag::TRUNCATED;
             }
-            Overflow::Split if is_text && sample.trained.iter().skip(1).all(|&trained| trained) => flags = flag::TEXT,
-            Overflow::Split if sample.len() > limit => return self.keep_pieces(&sample, source, documents),
+            Overflow::Split if is_text && sample.trained.iter().skip(1).all(|&trained| trained) => {
+                flags = flag::TEXT
+            }
+            Overflow::Split if sample.len() > limit => {
+                return self.keep_pieces(&sample, source, documents);
+            }
             Overflow::Split | Overflow::Truncate | Overflow::Drop => {}
         }
         if sample.target_count() > 0 {
@@ -362,7 +424,10 @@ impl Maker<'_> {
     fn keep_pieces(&self, sample: &Sample, source: usize, documents: &mut Documents) {
         let mut flags = flag::PIECE;
         for range in pieces(sample.len(), self.options.sequence_length) {
-            let piece = Sample::single(sample.tokens[range.clone()].to_vec(), sample.trained[range].to_vec());
+            let piece = Sample::single(
+                sample.tokens[range.clone()].to_vec(),
+                sample.trained[range].to_vec(),
+            );
             if piece.target_count() > 0 {
                 documents.push(piece, flags, source);
                 flags |= flag::CONTINUES;
@@ -372,7 +437,12 @@ impl Maker<'_> {
         }
     }
 
-    fn skip(&self, place: Place, Fault { problem, remedy }: Fault, report: &mut Report) -> Result<()> {
+    fn skip(
+        &self,
+        place: Place,
+        Fault { problem, remedy }: Fault,
+        report: &mut Report,
+    ) -> Result<()> {
         if self.options.bad_lines == BadLines::Error {
             return Err(Error::Record { place, problem, remedy });
         }
@@ -388,7 +458,10 @@ impl Maker<'_> {
             if batch_size.is_some_and(|size| size != ready.batch_size) {
                 return Err(Error::file(
                     &file.path,
-                    format!("its batches have {} samples, those before it another number", ready.batch_size),
+                    format!(
+                        "its batches have {} samples, those before it another number",
+                        ready.batch_size
+                    ),
                     "give files with the same batch size",
                 ));
             }
@@ -411,7 +484,12 @@ struct Encoded {
 }
 
 /// The record goes as soon as its tokens are there: one may fill much of the memory.
-fn encode(encoder: &Encoder<'_>, reader: &Reader, raw: Raw, file: &SourceFile) -> Result<Encoded, Failure> {
+fn encode(
+    encoder: &Encoder<'_>,
+    reader: &Reader,
+    raw: Raw,
+    file: &SourceFile,
+) -> Result<Encoded, Failure> {
     let (record, unread) = raw.record(file, reader)?;
     let is_text = matches!(record, Record::Text(_));
     let (sample, unwritten) = encoder.encode(record)?;
@@ -421,7 +499,9 @@ fn encode(encoder: &Encoder<'_>, reader: &Reader, raw: Raw, file: &SourceFile) -
 /// Adds the record at which a fault of the template showed.
 fn met_at(error: Error, place: &Place) -> Error {
     match error {
-        Error::Template { problem, remedy } => Error::Template { problem: format!("{problem} (met at {place})"), remedy },
+        Error::Template { problem, remedy } => {
+            Error::Template { problem: format!("{problem} (met at {place})"), remedy }
+        }
         other => other,
     }
 }

@@ -15,15 +15,19 @@ pub(crate) struct Ready {
     pub(crate) batch_size: usize,
 }
 
-const REMEDY: &str = "write `batches`, and perhaps `labels`, as I64 tensors of shape [steps, batch, tokens]";
+const REMEDY: &str =
+    "write `batches`, and perhaps `labels`, as I64 tensors of shape [steps, batch, tokens]";
 
 /// Reads `batches` and, where there are, `labels`.
 pub(crate) fn read(path: &Path) -> Result<Ready> {
     let bytes = file::read(path)?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|error| Error::file(path, format!("no whole safetensors file ({error})"), REMEDY))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| {
+        Error::file(path, format!("no whole safetensors file ({error})"), REMEDY)
+    })?;
     let tensor = |name: &str| -> Result<(Vec<usize>, Vec<i64>)> {
-        let view = file.tensor(name).map_err(|_| Error::file(path, format!("there is no tensor `{name}`"), REMEDY))?;
+        let view = file
+            .tensor(name)
+            .map_err(|_| Error::file(path, format!("there is no tensor `{name}`"), REMEDY))?;
         if view.dtype() != Dtype::I64 || view.shape().len() != 3 || view.shape().contains(&0) {
             let problem = format!("`{name}` is {:?} {:?}", view.dtype(), view.shape());
             return Err(Error::file(path, problem, REMEDY));
@@ -42,8 +46,13 @@ pub(crate) fn read(path: &Path) -> Result<Ready> {
         .iter()
         .enumerate()
         .map(|(index, &id)| {
-            u32::try_from(id)
-                .map_err(|_| Error::file(path, format!("{id} is no token id, at {}", place(index)), "use ids of the vocabulary"))
+            u32::try_from(id).map_err(|_| {
+                Error::file(
+                    path,
+                    format!("{id} is no token id, at {}", place(index)),
+                    "use ids of the vocabulary",
+                )
+            })
         })
         .collect::<Result<Vec<u32>>>()?;
 
@@ -54,9 +63,20 @@ pub(crate) fn read(path: &Path) -> Result<Ready> {
             return Err(Error::file(path, problem, REMEDY));
         }
         // A label stands at its own token; the shift comes when a batch is made.
-        if let Some(index) = (0..ids.len()).find(|&index| labels[index] != IGNORED && labels[index] != ids[index]) {
-            let problem = format!("a label is {}, its token {}, at {}", labels[index], ids[index], place(index));
-            return Err(Error::file(path, problem, "give each token's own id as its label, not shifted, or -100"));
+        if let Some(index) =
+            (0..ids.len()).find(|&index| labels[index] != IGNORED && labels[index] != ids[index])
+        {
+            let problem = format!(
+                "a label is {}, its token {}, at {}",
+                labels[index],
+                ids[index],
+                place(index)
+            );
+            return Err(Error::file(
+                path,
+                problem,
+                "give each token's own id as its label, not shifted, or -100",
+            ));
         }
         labels.iter().map(|&label| label != IGNORED).collect()
     } else {

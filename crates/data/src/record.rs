@@ -63,7 +63,8 @@ impl Reader {
             Err(problem) => Err(Error::Options {
                 option: "prompt_template",
                 problem: format!("it does not parse ({problem})"),
-                remedy: "write a Jinja template such as \"Question: {{ question }}\\nAnswer: \"".into(),
+                remedy: "write a Jinja template such as \"Question: {{ question }}\\nAnswer: \""
+                    .into(),
             }),
         };
         let template_kwargs = options.chat_template_kwargs.clone();
@@ -94,7 +95,8 @@ impl Reader {
     /// Whether a table with these columns can hold records.
     pub(crate) fn knows(&self, columns: &[&str]) -> bool {
         let has = |ours: &str| columns.contains(&self.columns.theirs(ours));
-        ["messages", "conversations", "conversation", "text"].iter().any(|list| has(list)) || pairs::is_in(has)
+        ["messages", "conversations", "conversation", "text"].iter().any(|list| has(list))
+            || pairs::is_in(has)
     }
 
     /// Reads a record in JSON.
@@ -110,7 +112,11 @@ impl Reader {
     }
 
     /// Reads the keys of a record; `format` narrows the shapes.
-    pub(crate) fn read_fields(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+    pub(crate) fn read_fields(
+        &self,
+        mut fields: Map<String, Value>,
+        format: Format,
+    ) -> Result<Read, Fault> {
         fields.retain(|_, value| !value.is_null());
         self.columns.rename(&mut fields);
         self.read_renamed(fields, format)
@@ -119,17 +125,35 @@ impl Reader {
     fn read_renamed(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
         let record = self.shape(&mut fields)?;
         check(&record, format, self.loss_on)?;
-        let unread = fields.into_iter().map(|(key, _)| key).filter(|key| keys::is_worth_naming(key)).collect();
+        let unread = fields
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(|key| keys::is_worth_naming(key))
+            .collect();
         Ok((record, unread))
     }
 
-    /// Reads a row of a table, whose columns are called as the keys of a JSON record. A column of structs gives each row the keys of all, where
-    /// null means that there is none. Lists may be JSON in a text there, in which null is what it is in JSON.
-    pub(crate) fn read_row(&self, mut fields: Map<String, Value>, format: Format) -> Result<Read, Fault> {
+    /// Reads a row of a table, whose columns are called as the keys of a JSON record. A column of
+    /// structs gives each row the keys of all, where null means that there is none. Lists may be
+    /// JSON in a text there, in which null is what it is in JSON.
+    pub(crate) fn read_row(
+        &self,
+        mut fields: Map<String, Value>,
+        format: Format,
+    ) -> Result<Read, Fault> {
         self.columns.rename(&mut fields);
         fields.retain(|_, value| !value.is_null());
         fields.values_mut().for_each(remove_nulls);
-        for key in ["messages", "conversations", "conversation", "tools", "functions", "documents", "chat_template_kwargs", "history"] {
+        for key in [
+            "messages",
+            "conversations",
+            "conversation",
+            "tools",
+            "functions",
+            "documents",
+            "chat_template_kwargs",
+            "history",
+        ] {
             if let Some(Value::String(text)) = fields.get(key) {
                 let value = json_in(key, text)?;
                 fields.insert(key.into(), value);
@@ -161,7 +185,9 @@ impl Reader {
             }
         }
         match pairs::take(self, fields)? {
-            Some(Record::Conversation(conversation)) => Ok(Record::Conversation(self.complete(conversation, fields)?)),
+            Some(Record::Conversation(conversation)) => {
+                Ok(Record::Conversation(self.complete(conversation, fields)?))
+            }
             Some(record) => Ok(record),
             None if fields.contains_key("text") => Ok(Record::Text(string(fields, "text")?)),
             None => {
@@ -176,11 +202,20 @@ impl Reader {
     }
 
     /// Takes what the record says apart from its turns.
-    fn complete(&self, mut conversation: Conversation, fields: &mut Map<String, Value>) -> Result<Conversation, Fault> {
+    fn complete(
+        &self,
+        mut conversation: Conversation,
+        fields: &mut Map<String, Value>,
+    ) -> Result<Conversation, Fault> {
         if let Some(system) = system(fields)? {
             let first = conversation.messages.first().filter(|first| first.role() == "system");
-            if first.is_some_and(|first| first.fields().get("content") != Some(&system.as_str().into())) {
-                return fault("the record has both a `system` and a system turn", "give one of them");
+            if first
+                .is_some_and(|first| first.fields().get("content") != Some(&system.as_str().into()))
+            {
+                return fault(
+                    "the record has both a `system` and a system turn",
+                    "give one of them",
+                );
             }
             if first.is_none() {
                 conversation.messages.insert(0, crate::message::Message::new("system", system));
@@ -203,7 +238,12 @@ impl Reader {
                 refuse_reserved(&kwargs)?;
                 conversation.template_kwargs.extend(kwargs);
             }
-            Some(other) => return fault(format!("`chat_template_kwargs` is {}", kind(&other)), "give an object of variables"),
+            Some(other) => {
+                return fault(
+                    format!("`chat_template_kwargs` is {}", kind(&other)),
+                    "give an object of variables",
+                );
+            }
         }
         Ok(conversation)
     }
@@ -213,7 +253,10 @@ impl Reader {
 fn refuse_reserved(kwargs: &Map<String, Value>) -> Result<(), Fault> {
     const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
     match kwargs.keys().find(|key| RESERVED.contains(&key.as_str())) {
-        Some(key) => fault(format!("`chat_template_kwargs` sets `{key}`"), "the record itself gives that to the template; remove it"),
+        Some(key) => fault(
+            format!("`chat_template_kwargs` sets `{key}`"),
+            "the record itself gives that to the template; remove it",
+        ),
         None => Ok(()),
     }
 }
@@ -221,10 +264,16 @@ fn refuse_reserved(kwargs: &Map<String, Value>) -> Result<(), Fault> {
 fn check(record: &Record, format: Format, loss_on: LossOn) -> Result<(), Fault> {
     match (record, format) {
         (Record::Text(_), Format::Conversations) => {
-            return fault("a record with `text` in a source of conversations", "set its format to text or auto");
+            return fault(
+                "a record with `text` in a source of conversations",
+                "set its format to text or auto",
+            );
         }
         (Record::Conversation(_) | Record::Completion { .. }, Format::Text) => {
-            return fault("a conversation in a source of texts", "set its format to conversations or auto");
+            return fault(
+                "a conversation in a source of texts",
+                "set its format to conversations or auto",
+            );
         }
         _ => {}
     }
@@ -248,7 +297,12 @@ fn system(fields: &mut Map<String, Value>) -> Result<Option<String>, Fault> {
         match fields.shift_remove(key) {
             Some(Value::String(text)) if text.trim().is_empty() => {}
             Some(Value::String(text)) => return Ok(Some(text)),
-            Some(other) => return fault(format!("`{key}` is {} and not a string", kind(&other)), "give plain text"),
+            Some(other) => {
+                return fault(
+                    format!("`{key}` is {} and not a string", kind(&other)),
+                    "give plain text",
+                );
+            }
             None => {}
         }
     }
@@ -286,19 +340,26 @@ fn tools(list: Value) -> Result<Value, Fault> {
 
 /// JSON in the text of a column.
 fn json_in(key: &str, text: &str) -> Result<Value, Fault> {
-    let parsed = json::parse(text.as_bytes()).and_then(|value| json::check_digits(&value, text.as_bytes()).map(|()| value));
-    parsed.map_err(|Fault { problem, remedy }| Fault { problem: format!("`{key}` is no JSON that can be read ({problem})"), remedy })
+    let parsed = json::parse(text.as_bytes())
+        .and_then(|value| json::check_digits(&value, text.as_bytes()).map(|()| value));
+    parsed.map_err(|Fault { problem, remedy }| Fault {
+        problem: format!("`{key}` is no JSON that can be read ({problem})"),
+        remedy,
+    })
 }
 
 fn string(fields: &mut Map<String, Value>, key: &str) -> Result<String, Fault> {
     match fields.shift_remove(key) {
         Some(Value::String(text)) => Ok(text),
-        Some(other) => fault(format!("`{key}` is {} and not a string", kind(&other)), "give plain text"),
+        Some(other) => {
+            fault(format!("`{key}` is {} and not a string", kind(&other)), "give plain text")
+        }
         None => fault(format!("there is no `{key}`"), SHAPES),
     }
 }
 
-/// Removes what a column of structs has only since other rows have it. A turn without content says that itself.
+/// Removes what a column of structs has only since other rows have it. A turn without content says
+/// that itself.
 fn remove_nulls(column: &mut Value) {
     if let Value::Array(turns) = column {
         for turn in turns {

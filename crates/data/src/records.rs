@@ -38,7 +38,8 @@ pub(crate) enum Content {
 pub(crate) struct Cursor {
     /// Which file.
     pub(crate) file: usize,
-    /// Records, bytes and lines before it in that file; the bytes are those of the text where the file is compressed.
+    /// Records, bytes and lines before it in that file; the bytes are those of the text where the
+    /// file is compressed.
     pub(crate) records: u64,
     pub(crate) byte: u64,
     pub(crate) line: u64,
@@ -55,7 +56,8 @@ pub(crate) trait Rows {
     /// If the file cannot be read, or is broken in a way that hides where the next record begins.
     fn next(&mut self) -> Result<Option<Raw>>;
 
-    /// The bytes and lines before the next record, as [`Cursor`] has them; of a table, which is found again by the number of its rows, nothing.
+    /// The bytes and lines before the next record, as [`Cursor`] has them; of a table, which is
+    /// found again by the number of its rows, nothing.
     fn place(&self) -> (u64, u64) {
         (0, 0)
     }
@@ -87,7 +89,8 @@ pub(crate) struct Block<'a> {
     pub(crate) unread: Vec<String>,
 }
 
-/// What a block holds at most, unless one record alone is larger: enough for all cores, and little next to the tokenizer's vocabulary.
+/// What a block holds at most, unless one record alone is larger: enough for all cores, and little
+/// next to the tokenizer's vocabulary.
 const BLOCK_RECORDS: usize = 4096;
 const BLOCK_BYTES: usize = 2 << 20;
 
@@ -148,7 +151,9 @@ impl Raw {
     pub(crate) fn new(line: u64, content: Content) -> Self {
         let bytes = match &content {
             Content::Json(bytes) | Content::Text(bytes) => bytes.len(),
-            Content::Row(fields) => fields.values().map(|value| value.as_str().map_or(1024, str::len)).sum(),
+            Content::Row(fields) => {
+                fields.values().map(|value| value.as_str().map_or(1024, str::len)).sum()
+            }
             Content::Bad(_) => 0,
         };
         Self { line: line as usize, content, bytes }
@@ -169,10 +174,15 @@ impl Raw {
         match &self.content {
             Content::Json(bytes) => match json::parse(bytes)? {
                 Value::Object(fields) => Ok(fields),
-                _ => fault("a record is not an object", "write an object with keys and values for each"),
+                _ => fault(
+                    "a record is not an object",
+                    "write an object with keys and values for each",
+                ),
             },
             Content::Row(fields) => Ok(fields.clone()),
-            Content::Text(_) => fault("a paragraph of text has no columns", "give records or a table"),
+            Content::Text(_) => {
+                fault("a paragraph of text has no columns", "give records or a table")
+            }
             Content::Bad(fault) => Err(fault.clone()),
         }
     }
@@ -183,7 +193,12 @@ impl Raw {
     }
 }
 
-fn open(file: &SourceFile, reader: &Reader, columns: &[String], from: Cursor) -> Result<Box<dyn Rows>> {
+fn open(
+    file: &SourceFile,
+    reader: &Reader,
+    columns: &[String],
+    from: Cursor,
+) -> Result<Box<dyn Rows>> {
     let path = file.path.as_path();
     let columns: &[&str] = &columns.iter().map(String::as_str).collect::<Vec<_>>();
     Ok(match file.kind {
@@ -226,7 +241,11 @@ fn size(path: &Path) -> Result<u64> {
 }
 
 /// A table must have the columns of one shape at least.
-fn check_columns<'n>(path: &Path, reader: &Reader, names: impl Iterator<Item = &'n str>) -> Result<()> {
+fn check_columns<'n>(
+    path: &Path,
+    reader: &Reader,
+    names: impl Iterator<Item = &'n str>,
+) -> Result<()> {
     let names: Vec<&str> = names.collect();
     if reader.knows(&names) {
         return Ok(());

@@ -14,23 +14,27 @@ pub struct Report {
     pub skipped: usize,
     /// Records that lost their end to the sequence length ([`crate::Overflow::Truncate`]).
     pub truncated: usize,
-    /// Documents of the data set that stand in several pieces, in rows of their own or of a packed set.
+    /// Documents of the data set that stand in several pieces, in rows of their own or of a packed
+    /// set.
     #[serde(default)]
     pub split: usize,
     /// Those pieces.
     #[serde(default)]
     pub pieces: usize,
-    /// Records left out because they were longer than the sequence length ([`crate::Overflow::Drop`]).
+    /// Records left out because they were longer than the sequence length
+    /// ([`crate::Overflow::Drop`]).
     #[serde(default)]
     pub too_long: usize,
     /// Records, or pieces of them, left out because no trained token was left in them.
     pub dropped: usize,
     /// Documents taken for validation.
     pub held_out: usize,
-    /// Keys of records that nothing reads, and how many records have each; those that are known to be harmless, such as `id`, are not counted.
+    /// Keys of records that nothing reads, and how many records have each; those that are known to
+    /// be harmless, such as `id`, are not counted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unread: BTreeMap<String, usize>,
-    /// Keys that were given to the chat template and that it never names, and how many conversations have each.
+    /// Keys that were given to the chat template and that it never names, and how many
+    /// conversations have each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unwritten: BTreeMap<String, usize>,
     /// The records that were left out, by file.

@@ -3,7 +3,8 @@
 pub struct Sample {
     /// Token ids, `[tokens]`.
     pub tokens: Vec<u32>,
-    /// Whether each token is a target, `[tokens]`. The first of a segment never becomes one: nothing stands before it.
+    /// Whether each token is a target, `[tokens]`. The first of a segment never becomes one:
+    /// nothing stands before it.
     pub trained: Vec<bool>,
     /// Lengths of the documents in the row, in order; their sum is the number of tokens.
     pub segments: Vec<u32>,

@@ -11,7 +11,8 @@ use crate::tokenizer::{StreamDecoder, Tokenizer};
 pub struct ShownToken {
     /// Its id.
     pub id: u32,
-    /// Its text; of a character in several tokens, the last of them has all. The texts of a segment's tokens make up its text.
+    /// Its text; of a character in several tokens, the last of them has all. The texts of a
+    /// segment's tokens make up its text.
     pub text: String,
     /// Whether the model learns to say it: it is a target.
     pub trained: bool,
@@ -32,10 +33,21 @@ impl Sample {
             let mut decoder = tokenizer.map(|tokenizer| tokenizer.stream(false));
             for index in start..end {
                 let id = self.tokens[index];
-                let text = decoder.as_mut().map(|decoder| decoder.push(id)).transpose()?.unwrap_or_default();
-                shown.push(ShownToken { id, text, trained: self.trained[index] && index > start, segment });
+                let text = decoder
+                    .as_mut()
+                    .map(|decoder| decoder.push(id))
+                    .transpose()?
+                    .unwrap_or_default();
+                shown.push(ShownToken {
+                    id,
+                    text,
+                    trained: self.trained[index] && index > start,
+                    segment,
+                });
             }
-            if let (Some(rest), Some(last)) = (decoder.map(StreamDecoder::finish).transpose()?, shown.last_mut()) {
+            if let (Some(rest), Some(last)) =
+                (decoder.map(StreamDecoder::finish).transpose()?, shown.last_mut())
+            {
                 last.text.push_str(&rest);
             }
             start = end;
@@ -59,7 +71,10 @@ mod tests {
         let tokens = bytes_only().encode("aé", false).unwrap();
         assert_eq!(tokens.len(), 3);
         let sample = Sample::single(tokens, vec![true; 3]);
-        assert_eq!(shown(&sample), [("a".into(), false, 0), (String::new(), true, 0), ("é".into(), true, 0)]);
+        assert_eq!(
+            shown(&sample),
+            [("a".into(), false, 0), (String::new(), true, 0), ("é".into(), true, 0)]
+        );
     }
 
     #[test]

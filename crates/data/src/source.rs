@@ -10,17 +10,19 @@ use crate::folder::{self, LeftOut, Listing};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// By the file's ending: `.jsonl`, `.ndjson` and `.json` hold records of any known shape, `.csv`, `.tsv`, `.parquet`, `.arrow` and `.feather` the
-    /// same in columns, `.txt` text, `.safetensors` ready batches. The first four and `.txt` may be compressed, as `.jsonl.gz` or `.jsonl.zst`.
+    /// By the file's ending: `.jsonl`, `.ndjson` and `.json` hold records of any known shape,
+    /// `.csv`, `.tsv`, `.parquet`, `.arrow` and `.feather` the same in columns, `.txt` text,
+    /// `.safetensors` ready batches. The first four and `.txt` may be compressed, as `.jsonl.gz` or
+    /// `.jsonl.zst`.
     #[default]
     Auto,
     /// Records or tables with `messages`, `conversations`, or `prompt` and `completion`.
     Conversations,
-    /// Plain text, whose paragraphs (split at blank lines) are the documents; or, in a file whose ending is that of records or tables, records with
-    /// `text`.
+    /// Plain text, whose paragraphs (split at blank lines) are the documents; or, in a file whose
+    /// ending is that of records or tables, records with `text`.
     Text,
-    /// A safetensors file of ready batches: `batches` I64 `[steps, batch, tokens]`, and perhaps `labels` of the same
-    /// shape, where -100 means "not trained".
+    /// A safetensors file of ready batches: `batches` I64 `[steps, batch, tokens]`, and perhaps
+    /// `labels` of the same shape, where -100 means "not trained".
     Batches,
 }
 
@@ -28,16 +30,18 @@ pub enum Format {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The file. Of a folder all files with a known ending are taken, at any depth, in the order of their paths; the others are named in a warning,
-    /// but for hidden ones.
+    /// The file. Of a folder all files with a known ending are taken, at any depth, in the order of
+    /// their paths; the others are named in a warning, but for hidden ones.
     pub path: PathBuf,
     /// What it holds.
     #[serde(default)]
     pub format: Format,
-    /// How often each of its training samples comes in an epoch. The whole part says how often all of them do; of the fraction `f` that is left,
-    /// `f` times their number, rounded, come once more: a draw that depends on the seed, the source's place in the list and its number of
-    /// samples only. So 2.0 is all of them twice, 0.25 a quarter of them once, the same quarter in every epoch and on any number of ranks. What is
-    /// taken for validation is drawn before, so that no sample of it is trained on, and is not weighted.
+    /// How often each of its training samples comes in an epoch. The whole part says how often all
+    /// of them do; of the fraction `f` that is left, `f` times their number, rounded, come once
+    /// more: a draw that depends on the seed, the source's place in the list and its number of
+    /// samples only. So 2.0 is all of them twice, 0.25 a quarter of them once, the same quarter in
+    /// every epoch and on any number of ranks. What is taken for validation is drawn before, so
+    /// that no sample of it is trained on, and is not weighted.
     #[serde(default = "one")]
     pub weight: f64,
 }
@@ -58,7 +62,8 @@ impl<P: Into<PathBuf>> From<P> for Source {
 pub struct Sources {
     /// What is trained on, in this order.
     pub train: Vec<Source>,
-    /// What is evaluated on; empty: nothing, or what [`crate::Options::eval_samples`] holds out of `train`.
+    /// What is evaluated on; empty: nothing, or what [`crate::Options::eval_samples`] holds out of
+    /// `train`.
     #[serde(default)]
     pub eval: Vec<Source>,
 }
@@ -123,14 +128,19 @@ impl Source {
                 None => "a folder without data".into(),
                 Some(left_out) => format!("a folder without data ({left_out})"),
             };
-            let remedy = format!("put files in it that end in {}, or {} with .gz or .zst", TABLES.join(", "), TEXTS.join(", "));
+            let remedy = format!(
+                "put files in it that end in {}, or {} with .gz or .zst",
+                TABLES.join(", "),
+                TEXTS.join(", ")
+            );
             return Err(Error::file(&self.path, problem, remedy));
         }
         Ok(found)
     }
 }
 
-/// The endings of text, which may be compressed, and of tables and batches, which compress what they hold themselves.
+/// The endings of text, which may be compressed, and of tables and batches, which compress what
+/// they hold themselves.
 const TEXTS: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "txt"];
 const TABLES: [&str; 4] = ["parquet", "arrow", "feather", "safetensors"];
 const PACKED: [&str; 4] = ["gz", "gzip", "zst", "zstd"];
@@ -147,26 +157,38 @@ impl Ending {
         if !PACKED.contains(&last.as_str()) {
             return Self { inner: last, packed: None };
         }
-        Self { inner: path.file_stem().map(|stem| folder::ending(stem.as_ref())).unwrap_or_default(), packed: Some(last) }
+        Self {
+            inner: path.file_stem().map(|stem| folder::ending(stem.as_ref())).unwrap_or_default(),
+            packed: Some(last),
+        }
     }
 
     fn is_known(&self) -> bool {
-        TEXTS.contains(&self.inner.as_str()) || self.packed.is_none() && TABLES.contains(&self.inner.as_str())
+        TEXTS.contains(&self.inner.as_str())
+            || self.packed.is_none() && TABLES.contains(&self.inner.as_str())
     }
 }
 
 /// How a file is read.
 pub(crate) fn kind(path: &Path, format: Format) -> Result<Kind> {
     let Ending { inner, packed } = Ending::from_path(path);
-    if let Some(packed) = packed.filter(|_| TABLES.contains(&inner.as_str()) || format == Format::Batches) {
-        return Err(Error::file(path, format!("a file that is read at many places is compressed as a whole ({packed})"), "unpack it"));
+    if let Some(packed) =
+        packed.filter(|_| TABLES.contains(&inner.as_str()) || format == Format::Batches)
+    {
+        return Err(Error::file(
+            path,
+            format!("a file that is read at many places is compressed as a whole ({packed})"),
+            "unpack it",
+        ));
     }
     Ok(match (format, inner.as_str()) {
         (Format::Batches, _) | (Format::Auto, "safetensors") => Kind::Ready,
         (_, "csv" | "tsv") => Kind::Csv,
         (_, "parquet") => Kind::Parquet,
         (_, "arrow" | "feather") => Kind::Arrow,
-        (Format::Auto | Format::Text, "json" | "jsonl" | "ndjson") | (Format::Conversations, _) => Kind::Json,
+        (Format::Auto | Format::Text, "json" | "jsonl" | "ndjson") | (Format::Conversations, _) => {
+            Kind::Json
+        }
         (Format::Auto, "txt") | (Format::Text, _) => Kind::Paragraphs,
         (Format::Auto, _) => return Err(unknown(path)),
     })
@@ -211,16 +233,55 @@ mod tests {
 
     #[test]
     fn folders_give_their_files_in_order_and_say_what_they_leave_out() {
-        let names =
-            ["b/2.jsonl", "b/10.jsonl.gz", "a.TXT", "c.csv", "README.md", ".hidden.jsonl", ".git/x.json", "b/d/e.parquet", "b/f.arrow"];
-        let folder = folder_of(&[&names[..], &["b/notes.md", "model.bin", "LICENSE", "x.parquet.gz", "y.tsv.ZST"]].concat());
+        let names = [
+            "b/2.jsonl",
+            "b/10.jsonl.gz",
+            "a.TXT",
+            "c.csv",
+            "README.md",
+            ".hidden.jsonl",
+            ".git/x.json",
+            "b/d/e.parquet",
+            "b/f.arrow",
+        ];
+        let folder = folder_of(
+            &[&names[..], &["b/notes.md", "model.bin", "LICENSE", "x.parquet.gz", "y.tsv.ZST"]]
+                .concat(),
+        );
         let found = files(&[Source::from("first.jsonl"), Source::from(folder.path())]).unwrap();
-        let names: Vec<_> =
-            found.iter().map(|file| file.path.strip_prefix(folder.path()).unwrap_or(&file.path).to_str().unwrap()).collect();
-        assert_eq!(names, ["first.jsonl", "a.TXT", "b/10.jsonl.gz", "b/2.jsonl", "b/d/e.parquet", "b/f.arrow", "c.csv", "y.tsv.ZST"]);
-        assert_eq!(found.iter().map(|file| file.source).collect::<Vec<_>>(), [0, 1, 1, 1, 1, 1, 1, 1]);
-        let left_out = Source::from(folder.path()).listing().unwrap().left_out.told("runs/data".as_ref()).unwrap();
-        assert_eq!(left_out, "left out 5 files of runs/data: .md (2), .bin (1), .gz (1), without an ending (1)");
+        let names: Vec<_> = found
+            .iter()
+            .map(|file| {
+                file.path.strip_prefix(folder.path()).unwrap_or(&file.path).to_str().unwrap()
+            })
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "first.jsonl",
+                "a.TXT",
+                "b/10.jsonl.gz",
+                "b/2.jsonl",
+                "b/d/e.parquet",
+                "b/f.arrow",
+                "c.csv",
+                "y.tsv.ZST"
+            ]
+        );
+        assert_eq!(
+            found.iter().map(|file| file.source).collect::<Vec<_>>(),
+            [0, 1, 1, 1, 1, 1, 1, 1]
+        );
+        let left_out = Source::from(folder.path())
+            .listing()
+            .unwrap()
+            .left_out
+            .told("runs/data".as_ref())
+            .unwrap();
+        assert_eq!(
+            left_out,
+            "left out 5 files of runs/data: .md (2), .bin (1), .gz (1), without an ending (1)"
+        );
     }
 
     #[test]
@@ -248,7 +309,10 @@ mod tests {
         }
         let refused = |name: &str| kind(name.as_ref(), Format::Auto).unwrap_err().to_string();
         assert!(refused("a.parquet.gz").contains("unpack it"));
-        assert!(refused("a.md").contains("\"md\" does not tell") && refused("a.gz").contains("\"gz\" does not tell"));
+        assert!(
+            refused("a.md").contains("\"md\" does not tell")
+                && refused("a.gz").contains("\"gz\" does not tell")
+        );
         let folder = folder_of(&[]);
         for (name, bytes, says) in [
             ("a.xz", &b"\xFD7zXZ\0..."[..], "it is compressed with xz, in"),

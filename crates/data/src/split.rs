@@ -4,8 +4,9 @@ use std::ops::Range;
 
 /// The pieces of a document of `length` tokens, none longer than `limit`: whole rows, and the rest.
 ///
-/// No token is lost and none repeated, so the first token of a piece is no target. A rest of one token would have no
-/// target at all: it takes another one from the piece before, where a row has three tokens or more.
+/// No token is lost and none repeated, so the first token of a piece is no target. A rest of one
+/// token would have no target at all: it takes another one from the piece before, where a row has
+/// three tokens or more.
 pub(crate) fn pieces(length: usize, limit: usize) -> impl Iterator<Item = Range<usize>> {
     let borrows = length > limit && length % limit == 1 && limit > 2;
     let count = length.div_ceil(limit);
@@ -20,8 +21,8 @@ pub(crate) fn pieces(length: usize, limit: usize) -> impl Iterator<Item = Range<
 /// A piece of the document with this index.
 pub(crate) type Piece = (usize, Range<usize>);
 
-/// Fills rows with documents, told by their lengths, one after the other: each is cut where the row is full, and the next
-/// row begins with its rest. All rows but the last have `limit` tokens.
+/// Fills rows with documents, told by their lengths, one after the other: each is cut where the row
+/// is full, and the next row begins with its rest. All rows but the last have `limit` tokens.
 pub(crate) fn fill(lengths: &[usize], limit: usize) -> Vec<Vec<Piece>> {
     let (mut rows, mut row, mut used) = (Vec::new(), Vec::new(), 0);
     for (document, &length) in lengths.iter().enumerate() {
@@ -59,7 +60,10 @@ mod tests {
 
     #[test]
     fn documents_are_cut_where_a_row_is_full() {
-        assert_eq!(fill(&[3, 6, 1], 4), [vec![(0, 0..3), (1, 0..1)], vec![(1, 1..5)], vec![(1, 5..6), (2, 0..1)]]);
+        assert_eq!(
+            fill(&[3, 6, 1], 4),
+            [vec![(0, 0..3), (1, 0..1)], vec![(1, 1..5)], vec![(1, 5..6), (2, 0..1)]]
+        );
         assert!(fill(&[], 4).is_empty());
     }
 

@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::sample::Sample;
 use safetensors::Dtype;
 
-/// The tokens of documents and their marks. Documents are told by where they begin and how long they are; none lies in two files.
+/// The tokens of documents and their marks. Documents are told by where they begin and how long
+/// they are; none lies in two files.
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     files: Vec<TokenFile>,
@@ -36,7 +37,10 @@ impl TokenFile {
     }
 
     fn tokens(&self, start: u64, count: usize) -> Result<Vec<u32>> {
-        Ok(crate::columns::numbers(&self.file.read(self.tokens + 4 * start, 4 * count)?, u32::from_le_bytes))
+        Ok(crate::columns::numbers(
+            &self.file.read(self.tokens + 4 * start, 4 * count)?,
+            u32::from_le_bytes,
+        ))
     }
 
     fn trained(&self, start: u64, count: usize) -> Result<Vec<bool>> {

@@ -10,15 +10,18 @@ use crate::message::{Conversation, Message, THOUGHTS};
 use crate::record::is_worth_naming;
 use crate::tokenizer::SpecialTokens;
 
-/// A model's chat template: the Jinja program that writes a conversation the way the model has learned it.
+/// A model's chat template: the Jinja program that writes a conversation the way the model has
+/// learned it.
 ///
-/// It sees what `apply_chat_template` of Hugging Face's transformers gives it (`utils/chat_template_utils.py`): the variables `messages`, `tools`,
-/// `documents`, `add_generation_prompt`, the special tokens that the tokenizer has (`bos_token`, `eos_token`, …) and those of the conversation's
-/// own; the functions `raise_exception` and `strftime_now`; the filter `tojson` with Python's spacing; `break`, `continue` and `{% generation %}`;
-/// Python's methods of strings, lists and dictionaries. `trim_blocks` and `lstrip_blocks` are on.
+/// It sees what `apply_chat_template` of Hugging Face's transformers gives it
+/// (`utils/chat_template_utils.py`): the variables `messages`, `tools`, `documents`,
+/// `add_generation_prompt`, the special tokens that the tokenizer has (`bos_token`, `eos_token`, …)
+/// and those of the conversation's own; the functions `raise_exception` and `strftime_now`; the
+/// filter `tojson` with Python's spacing; `break`, `continue` and `{% generation %}`; Python's
+/// methods of strings, lists and dictionaries. `trim_blocks` and `lstrip_blocks` are on.
 ///
-/// The time that `strftime_now` prints is that of the template's construction, so that one run has one date; it does
-/// not enter the fingerprint, so that prepared data stay valid tomorrow.
+/// The time that `strftime_now` prints is that of the template's construction, so that one run has
+/// one date; it does not enter the fingerprint, so that prepared data stay valid tomorrow.
 #[derive(Debug)]
 pub struct ChatTemplate {
     program: Program,
@@ -29,7 +32,8 @@ pub struct ChatTemplate {
     tool_use: Option<Box<ChatTemplate>>,
 }
 
-/// Forms of a conversation that some templates write as they are meant, and others as Python prints a list or as a quoted string.
+/// Forms of a conversation that some templates write as they are meant, and others as Python prints
+/// a list or as a quoted string.
 #[derive(Debug)]
 struct Accepts {
     /// Contents as lists of parts.
@@ -62,7 +66,8 @@ const BLANK: [fn(&mut Map<String, Json>); 3] = [
 ];
 
 impl ChatTemplate {
-    /// A template from its source, with the text of the model's bos and eos tokens, where it has them.
+    /// A template from its source, with the text of the model's bos and eos tokens, where it has
+    /// them.
     ///
     /// # Errors
     /// If it does not parse.
@@ -75,25 +80,43 @@ impl ChatTemplate {
     /// # Errors
     /// If it does not parse.
     pub fn with_special_tokens(source: &str, special: &SpecialTokens) -> Result<Self> {
-        let tokens = [("bos_token", &special.bos), ("eos_token", &special.eos), ("unk_token", &special.unk), ("pad_token", &special.pad)];
+        let tokens = [
+            ("bos_token", &special.bos),
+            ("eos_token", &special.eos),
+            ("unk_token", &special.unk),
+            ("pad_token", &special.pad),
+        ];
         Self::new_at(source, &tokens.map(|(name, token)| (name, token.as_deref())), Local::now())
     }
 
-    fn new_at(source: &str, special_tokens: &[(&'static str, Option<&str>)], now: DateTime<Local>) -> Result<Self> {
+    fn new_at(
+        source: &str,
+        special_tokens: &[(&'static str, Option<&str>)],
+        now: DateTime<Local>,
+    ) -> Result<Self> {
         let program = Program::parse(source, now).map_err(|problem| Error::Template {
             problem: format!("it does not parse ({problem})"),
             remedy: "name another one as [model] chat_template".into(),
         })?;
-        let given = special_tokens.iter().filter_map(|&(name, token)| Some((name, token?.to_owned())));
+        let given =
+            special_tokens.iter().filter_map(|&(name, token)| Some((name, token?.to_owned())));
         let special_tokens: Vec<(&str, String)> = given.collect();
         let mut fingerprint = Fingerprint::new("chat template");
         fingerprint.add(source);
         fingerprint.add(format!("{special_tokens:?}"));
         let (source, fingerprint) = (source.to_owned(), fingerprint.finish());
-        Ok(Self { program, source, special_tokens, fingerprint, accepts: OnceLock::new(), tool_use: None })
+        Ok(Self {
+            program,
+            source,
+            special_tokens,
+            fingerprint,
+            accepts: OnceLock::new(),
+            tool_use: None,
+        })
     }
 
-    /// The same with another template for conversations that have tools, as transformers chooses among several (`get_chat_template`).
+    /// The same with another template for conversations that have tools, as transformers chooses
+    /// among several (`get_chat_template`).
     #[must_use]
     pub fn with_tool_use(mut self, tool_use: Self) -> Self {
         let mut fingerprint = Fingerprint::new("chat templates");
@@ -104,7 +127,8 @@ impl ChatTemplate {
         self
     }
 
-    /// The conversation as text; with `add_generation_prompt`, followed by what opens the assistant's next turn.
+    /// The conversation as text; with `add_generation_prompt`, followed by what opens the
+    /// assistant's next turn.
     ///
     /// # Errors
     /// If the template fails or refuses these messages (`raise_exception`).
@@ -116,7 +140,11 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// If the template fails or refuses it.
-    pub fn render_conversation(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String> {
+    pub fn render_conversation(
+        &self,
+        conversation: &Conversation,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let chat = self.chat(conversation.clone());
         chat.render(chat.messages(), add_generation_prompt)
     }
@@ -130,7 +158,8 @@ impl ChatTemplate {
             self.adapt(message);
         }
         let variables = self.variables(&conversation);
-        let messages = conversation.messages.iter().map(|message| value_of(message.fields())).collect();
+        let messages =
+            conversation.messages.iter().map(|message| value_of(message.fields())).collect();
         Chat { template: self, conversation, variables, messages }
     }
 
@@ -146,16 +175,29 @@ impl ChatTemplate {
     }
 
     fn variables(&self, conversation: &Conversation) -> Vec<(String, minijinja::Value)> {
-        let option = |value: &Option<Json>| value.as_ref().map_or(minijinja::Value::from(()), jinja::value);
-        let mut variables =
-            vec![("tools".to_owned(), option(&conversation.tools)), ("documents".to_owned(), option(&conversation.documents))];
-        variables.extend(self.special_tokens.iter().map(|(name, token)| ((*name).to_owned(), token.as_str().into())));
-        variables.extend(conversation.template_kwargs.iter().map(|(name, value)| (name.clone(), jinja::value(value))));
+        let option =
+            |value: &Option<Json>| value.as_ref().map_or(minijinja::Value::from(()), jinja::value);
+        let mut variables = vec![
+            ("tools".to_owned(), option(&conversation.tools)),
+            ("documents".to_owned(), option(&conversation.documents)),
+        ];
+        variables.extend(
+            self.special_tokens
+                .iter()
+                .map(|(name, token)| ((*name).to_owned(), token.as_str().into())),
+        );
+        variables.extend(
+            conversation
+                .template_kwargs
+                .iter()
+                .map(|(name, value)| (name.clone(), jinja::value(value))),
+        );
         variables
     }
 
-    /// Gives contents and arguments the form that the template knows. Parts that are all text mean the same as their text, and arguments
-    /// the same as the object that they spell; a template that does not know a form would write brackets or a quoted string.
+    /// Gives contents and arguments the form that the template knows. Parts that are all text mean
+    /// the same as their text, and arguments the same as the object that they spell; a template
+    /// that does not know a form would write brackets or a quoted string.
     fn adapt(&self, message: &mut Message) {
         if let Some(Json::Array(parts)) = message.fields().get("content")
             && !self.accepts().parts
@@ -174,7 +216,10 @@ impl ChatTemplate {
         }
         if message.has_tool_calls() {
             self.adapt_calls(message.fields_mut());
-        } else if message.is_assistant() && blank(message.fields()).is_some_and(|form| form > 0) && !self.accepts().null {
+        } else if message.is_assistant()
+            && blank(message.fields()).is_some_and(|form| form > 0)
+            && !self.accepts().null
+        {
             message.fields_mut().insert("content".into(), "".into());
         }
     }
@@ -264,10 +309,12 @@ fn parse_arguments(call: &mut Json) {
 
 /// As Python's `json.dumps` prints them.
 fn print_arguments(call: &mut Json) {
-    static PRINT: LazyLock<Option<Program>> = LazyLock::new(|| Program::parse("{{ arguments | tojson }}", Local::now()).ok());
+    static PRINT: LazyLock<Option<Program>> =
+        LazyLock::new(|| Program::parse("{{ arguments | tojson }}", Local::now()).ok());
     let function = if call.get("function").is_some() { &mut call["function"] } else { call };
     if let Some(arguments @ Json::Object(_)) = function.get("arguments") {
-        let variables: minijinja::Value = [("arguments", jinja::value(arguments))].into_iter().collect();
+        let variables: minijinja::Value =
+            [("arguments", jinja::value(arguments))].into_iter().collect();
         if let Some(text) = PRINT.as_ref().and_then(|print| print.render(&variables).ok()) {
             function["arguments"] = text.into();
         }
@@ -287,8 +334,15 @@ fn render(
     program.render(&context(variables, messages, add_generation_prompt)).map_err(refused)
 }
 
-fn context(variables: &[(String, minijinja::Value)], messages: Vec<minijinja::Value>, add_generation_prompt: bool) -> minijinja::Value {
-    let own = [("messages".to_owned(), messages.into()), ("add_generation_prompt".to_owned(), add_generation_prompt.into())];
+fn context(
+    variables: &[(String, minijinja::Value)],
+    messages: Vec<minijinja::Value>,
+    add_generation_prompt: bool,
+) -> minijinja::Value {
+    let own = [
+        ("messages".to_owned(), messages.into()),
+        ("add_generation_prompt".to_owned(), add_generation_prompt.into()),
+    ];
     variables.iter().cloned().chain(own).collect()
 }
 
@@ -322,11 +376,16 @@ impl Chat<'_> {
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
-    pub(crate) fn render(&self, messages: &[minijinja::Value], add_generation_prompt: bool) -> Result<String> {
+    pub(crate) fn render(
+        &self,
+        messages: &[minijinja::Value],
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         render(&self.template.program, &self.variables, messages.to_vec(), add_generation_prompt)
     }
 
-    /// The whole conversation as text, and what `{% generation %}` blocks wrote of it, in order; none where the template has no such block.
+    /// The whole conversation as text, and what `{% generation %}` blocks wrote of it, in order;
+    /// none where the template has no such block.
     pub(crate) fn render_whole(&self) -> Result<(String, Option<Vec<std::ops::Range<usize>>>)> {
         let context = context(&self.variables, self.messages.clone(), false);
         // Blocks that cannot be followed, as in a macro, say nothing; the text is the same.
@@ -342,8 +401,10 @@ impl Chat<'_> {
     pub(crate) fn unwritten(&self) -> Vec<String> {
         let fields = self.conversation.messages.iter().flat_map(|message| message.fields());
         let is_named = |key: &str| !TURN_KEYS.contains(&key) && is_worth_naming(key);
-        let mut found: Vec<&str> =
-            fields.filter(|(key, value)| is_named(key) && is_something(value)).map(|(key, _)| key.as_str()).collect();
+        let mut found: Vec<&str> = fields
+            .filter(|(key, value)| is_named(key) && is_something(value))
+            .map(|(key, _)| key.as_str())
+            .collect();
         found.extend(self.conversation.tools.as_ref().map(|_| "tools"));
         found.extend(self.conversation.documents.as_ref().map(|_| "documents"));
         found.sort_unstable();
@@ -356,10 +417,18 @@ impl Chat<'_> {
     pub(crate) fn lost_thought(&self) -> Option<usize> {
         let mentions_thoughts = || THOUGHTS.iter().any(|key| self.template.mentions(key));
         let is_thought_alone = |message: &Message| {
-            let thinks = THOUGHTS.iter().any(|key| message.fields().get(*key).is_some_and(is_something));
-            message.is_assistant() && thinks && !message.has_tool_calls() && blank(message.fields()).is_some()
+            let thinks =
+                THOUGHTS.iter().any(|key| message.fields().get(*key).is_some_and(is_something));
+            message.is_assistant()
+                && thinks
+                && !message.has_tool_calls()
+                && blank(message.fields()).is_some()
         };
-        self.conversation.messages.iter().position(is_thought_alone).filter(|_| !mentions_thoughts())
+        self.conversation
+            .messages
+            .iter()
+            .position(is_thought_alone)
+            .filter(|_| !mentions_thoughts())
     }
 
     pub(crate) fn writes_tool_calls(&self) -> bool {
@@ -396,12 +465,19 @@ pub(crate) mod tests {
         let turns = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n";
         assert_eq!(template.render(&conversation(), false).unwrap(), format!("{system}{turns}"));
         let open = template.render(&conversation()[..1], true).unwrap();
-        assert_eq!(open, format!("{system}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"));
+        assert_eq!(
+            open,
+            format!("{system}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+        );
     }
 
     #[test]
     fn knows_what_templates_of_other_models_use() {
-        assert_eq!(render("{{ bos_token }}{% if tools is not none %}tools{% endif %}{{ eos_token }}").unwrap(), "<s></s>");
+        assert_eq!(
+            render("{{ bos_token }}{% if tools is not none %}tools{% endif %}{{ eos_token }}")
+                .unwrap(),
+            "<s></s>"
+        );
         assert_eq!(render("{{ messages[0].content.strip().upper() }}").unwrap(), "HI");
         assert_eq!(
             render("{%- for m in messages %}\n    {%- if loop.first %}{% continue %}{% endif %}{{ m.role }}\n{%- endfor %}").unwrap(),
@@ -411,7 +487,10 @@ pub(crate) mod tests {
             render("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}").unwrap(),
             "2"
         );
-        assert_eq!(render("{{ messages[:1] | tojson }}").unwrap(), r#"[{"role": "user", "content": "Hi"}]"#);
+        assert_eq!(
+            render("{{ messages[:1] | tojson }}").unwrap(),
+            r#"[{"role": "user", "content": "Hi"}]"#
+        );
     }
 
     #[test]
@@ -422,7 +501,8 @@ pub(crate) mod tests {
     #[test]
     fn tools_choose_the_template_for_them() {
         let new = |source| ChatTemplate::new(source, None, None).unwrap();
-        let (plain, both) = (new("plain"), new("plain").with_tool_use(new("tools: {{ tools | length }}")));
+        let (plain, both) =
+            (new("plain"), new("plain").with_tool_use(new("tools: {{ tools | length }}")));
         let mut conversation = Conversation::new(conversation());
         assert_eq!(both.render_conversation(&conversation, false).unwrap(), "plain");
         conversation.tools = Some(json!([{"type": "function", "function": {"name": "f"}}]));
@@ -433,7 +513,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_refusal_carries_the_templates_words() {
-        let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();
+        let error =
+            render("{{ raise_exception('roles must alternate') }}").unwrap_err().to_string();
         assert!(error.contains("roles must alternate"), "{error}");
     }
 

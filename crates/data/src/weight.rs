@@ -1,11 +1,16 @@
 use crate::generator::{Purpose, generator};
 
-/// Repeats the samples of one source: `weight` times each, where a fraction means that so many of them, drawn by (seed, source), come once more
-/// ([`crate::Source::weight`]).
+/// Repeats the samples of one source: `weight` times each, where a fraction means that so many of
+/// them, drawn by (seed, source), come once more ([`crate::Source::weight`]).
 pub(crate) fn repeat(samples: &[usize], weight: f64, seed: u64, source: usize) -> Vec<usize> {
     let whole = weight.floor();
     let more = ((weight - whole) * samples.len() as f64).round() as usize;
-    let mut drawn = rand::seq::index::sample(&mut generator(seed, Purpose::Weight, source as u64), samples.len(), more).into_vec();
+    let mut drawn = rand::seq::index::sample(
+        &mut generator(seed, Purpose::Weight, source as u64),
+        samples.len(),
+        more,
+    )
+    .into_vec();
     drawn.sort_unstable();
     let mut repeated = samples.repeat(whole as usize);
     repeated.extend(drawn.into_iter().map(|index| samples[index]));

@@ -1,10 +1,12 @@
-//! The memory of a fine-tuning run, estimated from its configuration and its model's description before anything is loaded.
+//! The memory of a fine-tuning run, estimated from its configuration and its model's description
+//! before anything is loaded.
 //!
-//! A step is simulated without tensors: each operation of [`layers`] and each block of [`models`] has a footprint that
-//! allocates and frees what it does ([`layers::footprint`]), and a tracker knows the peak. What is allocated during the
-//! whole run follows from shapes, by the rules of the crates that allocate it: weights, gradients, optimizer states,
-//! communication buffers, state of sites. This crate sums. A first step
-//! needs less, as there are no gradients yet; the estimate is of every later one, with all sequences at full length.
+//! A step is simulated without tensors: each operation of [`layers`] and each block of [`models`]
+//! has a footprint that allocates and frees what it does ([`layers::footprint`]), and a tracker
+//! knows the peak. What is allocated during the whole run follows from shapes, by the rules of the
+//! crates that allocate it: weights, gradients, optimizer states, communication buffers, state of
+//! sites. This crate sums. A first step needs less, as there are no gradients yet; the estimate is
+//! of every later one, with all sequences at full length.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -28,7 +28,8 @@ pub struct ModePlan {
 /// The largest batch that is tried.
 const LARGEST_BATCH: u64 = 1 << 20;
 
-/// The configured way first, then every other; each with its step of `batch` sequences of `tokens` tokens.
+/// The configured way first, then every other; each with its step of `batch` sequences of `tokens`
+/// tokens.
 pub(crate) fn plan(
     run: &Run,
     model: &ModelConfig,
@@ -36,20 +37,26 @@ pub(crate) fn plan(
     (batch, tokens): (u64, u64),
     memory: Option<u64>,
 ) -> Vec<(ModePlan, StepEstimate)> {
-    let ways = std::iter::once(("as configured".to_owned(), run.activations.clone())).chain(others(&run.activations));
+    let ways = std::iter::once(("as configured".to_owned(), run.activations.clone()))
+        .chain(others(&run.activations));
     let of = |(mode, table): (String, Activations)| {
         let activations = activation_policies(&table, model);
         let basis_bytes = activations.state_bytes(model, table.basis_layers.unwrap_or(1));
         let shape = StepShape { held: shape.held + basis_bytes, ..shape.clone() };
         let step = shape.step(batch, tokens, &activations);
-        let fits = |batch: u64, tokens: u64, memory: u64| shape.step(batch, tokens, &activations).peak <= memory;
+        let fits = |batch: u64, tokens: u64, memory: u64| {
+            shape.step(batch, tokens, &activations).peak <= memory
+        };
         let plan = ModePlan {
             mode,
             kept_bytes: step.sites.values().sum(),
             basis_bytes,
             peak_bytes: step.peak,
-            largest_batch: memory.map(|memory| largest(LARGEST_BATCH, |batch| fits(batch, tokens, memory))),
-            longest_context: memory.map(|memory| largest(model.max_positions as u64, |tokens| fits(batch, tokens, memory))),
+            largest_batch: memory
+                .map(|memory| largest(LARGEST_BATCH, |batch| fits(batch, tokens, memory))),
+            longest_context: memory.map(|memory| {
+                largest(model.max_positions as u64, |tokens| fits(batch, tokens, memory))
+            }),
         };
         (plan, step)
     };
@@ -58,8 +65,17 @@ pub(crate) fn plan(
 
 /// The ways that differ in what they save: low-rank methods take the same bytes at the same rank.
 fn others(configured: &Activations) -> Vec<(String, Activations)> {
-    let plain = |sites| Activations { sites, overrides: Vec::new(), budget: None, delta: false, ..configured.clone() };
-    let mut ways = vec![("none: plain training".to_owned(), plain(Sites::None)), ("checkpoint".to_owned(), plain(Sites::Checkpoint))];
+    let plain = |sites| Activations {
+        sites,
+        overrides: Vec::new(),
+        budget: None,
+        delta: false,
+        ..configured.clone()
+    };
+    let mut ways = vec![
+        ("none: plain training".to_owned(), plain(Sites::None)),
+        ("checkpoint".to_owned(), plain(Sites::Checkpoint)),
+    ];
     for site in [Site::Layer, Site::Sublayer] {
         let way = |words: String, method: CompressionMethod, bits: Bits| {
             let mut table = plain(Sites::Of(vec![site]));
@@ -71,9 +87,21 @@ fn others(configured: &Activations) -> Vec<(String, Activations)> {
             config::Rank::Columns(columns) => format!("rank {columns}"),
             config::Rank::Auto => "rank auto".into(),
         };
-        ways.push(way(format!("qb, rowspace, rsvd, svd, nystrom ({rank})"), CompressionMethod::Svd, configured.compression.bits));
-        ways.push(way("quantized (8 bits)".into(), CompressionMethod::Quantized, Bits::Number(8.0)));
-        ways.push(way("quantized (4 bits)".into(), CompressionMethod::Quantized, Bits::Number(4.0)));
+        ways.push(way(
+            format!("qb, rowspace, rsvd, svd, nystrom ({rank})"),
+            CompressionMethod::Svd,
+            configured.compression.bits,
+        ));
+        ways.push(way(
+            "quantized (8 bits)".into(),
+            CompressionMethod::Quantized,
+            Bits::Number(8.0),
+        ));
+        ways.push(way(
+            "quantized (4 bits)".into(),
+            CompressionMethod::Quantized,
+            Bits::Number(4.0),
+        ));
         ways.push(way("coded (2 bits)".into(), CompressionMethod::Coded, Bits::Number(2.0)));
     }
     ways
@@ -102,7 +130,9 @@ mod tests {
 
     #[test]
     fn the_largest_that_fits_is_found() {
-        for (limit, most, found) in [(0, 100, 0), (1, 100, 1), (77, 100, 77), (500, 100, 100), (64, 100, 64), (63, 63, 63)] {
+        for (limit, most, found) in
+            [(0, 100, 0), (1, 100, 1), (77, 100, 77), (500, 100, 100), (64, 100, 64), (63, 63, 63)]
+        {
             assert_eq!(largest(most, |number| number <= limit), found, "{limit} of {most}");
         }
     }

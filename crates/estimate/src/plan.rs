@@ -61,8 +61,9 @@ pub struct SiteBytes {
     pub bytes: u64,
 }
 
-/// Estimates the memory of `run`, whose ranks have `threads` CPU threads each; with `memory` in bytes also what fits into
-/// it. Reads only the model's description, and an adapter that the run starts from.
+/// Estimates the memory of `run`, whose ranks have `threads` CPU threads each; with `memory` in
+/// bytes also what fits into it. Reads only the model's description, and an adapter that the run
+/// starts from.
 ///
 /// # Errors
 /// What is wrong with the configuration, in itself or for this model.
@@ -77,7 +78,11 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
 
     let modes = modes::plan(run, &model, &shape, (rows as u64, tokens as u64), memory);
     let (configured, step) = &modes[0];
-    let sites = step.sites.iter().filter(|(_, bytes)| **bytes > 0).map(|(site, bytes)| SiteBytes { site: site.name(), bytes: *bytes });
+    let sites = step
+        .sites
+        .iter()
+        .filter(|(_, bytes)| **bytes > 0)
+        .map(|(site, bytes)| SiteBytes { site: site.name(), bytes: *bytes });
     let constant = held.bytes() + configured.basis_bytes;
     Ok(Plan {
         ranks: world_size,
@@ -102,12 +107,15 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
     })
 }
 
-/// The description of a run's model: the `config.json` of a directory, whose weights need not be there, or the header of a
-/// file.
+/// The description of a run's model: the `config.json` of a directory, whose weights need not be
+/// there, or the header of a file.
 fn describe(run: &Run) -> Result<(ModelConfig, Option<Checkpoint>)> {
     let path = &run.model.path;
     if !path.exists() {
-        let what = format!("there is no {}; give a directory with a config.json, or a .gguf file", path.display());
+        let what = format!(
+            "there is no {}; give a directory with a config.json, or a .gguf file",
+            path.display()
+        );
         return Err(run.error_at("model", "path", &what).into());
     }
     if path.is_dir() {
@@ -132,6 +140,9 @@ fn estimated(run: &Run, model: &ModelConfig) -> Vec<&'static str> {
     add(model.experts.is_some(), "a mixture of experts, whose tokens are taken as evenly spread");
     add(model.attention.latent.is_some(), "latent attention");
     add(model.attention.soft_cap.is_some() || model.attention.dropout > 0.0, "eager attention");
-    add(run.activations.budget.is_some(), "a budget of activations, which is allocated when the run starts");
+    add(
+        run.activations.budget.is_some(),
+        "a budget of activations, which is allocated when the run starts",
+    );
     parts
 }

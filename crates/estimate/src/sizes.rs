@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use tch::Kind;
 
 use config::{Dtype, Run};
-use models::{AdapterConfig, Checkpoint, Decoder, DecoderShape, LinearOutline, ModelConfig, TrainingSetup};
+use models::{
+    AdapterConfig, Checkpoint, Decoder, DecoderShape, LinearOutline, ModelConfig, TrainingSetup,
+};
 use optim::{EXCHANGE_BYTES, TrainedShape, optimizer_bytes};
 use setup::{
-    AdapterSource, activation_policies, adapter_source, check_adapter, check_quantization, is_gpu, model_quantization, reduction_method,
-    shared_basis_params,
+    AdapterSource, activation_policies, adapter_source, check_adapter, check_quantization, is_gpu,
+    model_quantization, reduction_method, shared_basis_params,
 };
 
 use crate::Result;
@@ -53,7 +55,12 @@ pub(crate) struct RunSizes<'a> {
 }
 
 impl<'a> RunSizes<'a> {
-    pub fn new(run: &'a Run, model: &'a ModelConfig, checkpoint: Option<&Checkpoint>, threads: usize) -> Result<Self> {
+    pub fn new(
+        run: &'a Run,
+        model: &'a ModelConfig,
+        checkpoint: Option<&Checkpoint>,
+        threads: usize,
+    ) -> Result<Self> {
         let lora = adapter_source(run.lora.as_ref(), &run.model)?;
         check_adapter(run, model, &lora)?;
         check_quantization(run, model, checkpoint, &lora)?;
@@ -61,8 +68,18 @@ impl<'a> RunSizes<'a> {
             AdapterSource::New(config) => *config,
             AdapterSource::Pretrained(adapter) => adapter.config,
         });
-        let quantized = model_quantization(run.model.quantization).quantized_bytes(model, checkpoint).into_iter().collect();
-        Ok(Self { run, model, lora, quantized, element: run.model.dtype.bytes() as u64, threads: threads as u64 })
+        let quantized = model_quantization(run.model.quantization)
+            .quantized_bytes(model, checkpoint)
+            .into_iter()
+            .collect();
+        Ok(Self {
+            run,
+            model,
+            lora,
+            quantized,
+            element: run.model.dtype.bytes() as u64,
+            threads: threads as u64,
+        })
     }
 
     /// What is trained and quantized, and how a rank computes.
@@ -88,7 +105,8 @@ impl<'a> RunSizes<'a> {
         })
     }
 
-    /// The bytes of weights and training, and the shapes of what is trained, on one of `world_size` ranks.
+    /// The bytes of weights and training, and the shapes of what is trained, on one of `world_size`
+    /// ranks.
     pub fn held(&self, world_size: usize) -> Result<(PersistentBytes, Vec<TrainedShape>)> {
         let kind = if self.run.model.dtype == Dtype::F32 { Kind::Float } else { Kind::BFloat16 };
         let (head, _) = self.model.ends();
@@ -98,9 +116,13 @@ impl<'a> RunSizes<'a> {
             expected.push((head, vec![self.model.vocab_size, self.model.hidden_size]));
         }
         let elements = |shape: &[i64]| shape.iter().product::<i64>() as u64;
-        let mut held =
-            PersistentBytes { parameters: expected.iter().map(|(_, shape)| elements(shape)).sum(), ..PersistentBytes::default() };
-        let bytes = |name: &str, shape: &[i64]| self.quantized.get(name).copied().unwrap_or_else(|| elements(shape) * self.element);
+        let mut held = PersistentBytes {
+            parameters: expected.iter().map(|(_, shape)| elements(shape)).sum(),
+            ..PersistentBytes::default()
+        };
+        let bytes = |name: &str, shape: &[i64]| {
+            self.quantized.get(name).copied().unwrap_or_else(|| elements(shape) * self.element)
+        };
         held.weights = expected.iter().map(|(name, shape)| bytes(name, shape)).sum();
         let mut trained: Vec<TrainedShape> = expected
             .into_iter()
@@ -112,9 +134,13 @@ impl<'a> RunSizes<'a> {
             })
             .collect();
         for linear in self.linears()? {
-            let (Some(rank), Some(config)) = (setup.rank_of(&linear.path), &self.lora) else { continue };
-            let mut pair = vec![vec![rank as i64, linear.inputs], vec![linear.outputs, rank as i64]];
-            let begun = if config.is_pissa() { pair.iter().map(|shape| elements(shape)).sum() } else { 0 };
+            let (Some(rank), Some(config)) = (setup.rank_of(&linear.path), &self.lora) else {
+                continue;
+            };
+            let mut pair =
+                vec![vec![rank as i64, linear.inputs], vec![linear.outputs, rank as i64]];
+            let begun =
+                if config.is_pissa() { pair.iter().map(|shape| elements(shape)).sum() } else { 0 };
             if config.use_dora {
                 pair.push(vec![linear.outputs]);
             }
@@ -122,17 +148,26 @@ impl<'a> RunSizes<'a> {
             held.parameters += own;
             // Pairs are in f32, and so is what a PiSSA pair began as.
             held.weights += 4 * (own + begun);
-            let is_frozen = |index: usize| index == 0 && self.run.lora.as_ref().is_some_and(|lora| lora.lora_fa);
+            let is_frozen = |index: usize| {
+                index == 0 && self.run.lora.as_ref().is_some_and(|lora| lora.lora_fa)
+            };
             let pair = pair.into_iter().enumerate().filter(|(index, _)| !is_frozen(*index));
-            trained.extend(pair.map(|(_, shape)| TrainedShape { is_hidden_matrix: shape.len() == 2, shape, kind: Kind::Float }));
+            trained.extend(pair.map(|(_, shape)| TrainedShape {
+                is_hidden_matrix: shape.len() == 2,
+                shape,
+                kind: Kind::Float,
+            }));
         }
         held.trained_parameters = trained.iter().map(TrainedShape::elements).sum();
-        held.gradients = trained.iter().map(|of| of.elements() * of.kind.elt_size_in_bytes() as u64).sum();
+        held.gradients =
+            trained.iter().map(|of| of.elements() * of.kind.elt_size_in_bytes() as u64).sum();
         let (state, workspace) = optimizer_bytes(&trained, &self.run.optimizer);
         held.optimizer = match world_size as u64 {
             // Each rank has its partition of the states, and the broadcast buffer.
             world_size if world_size > 1 && self.run.optimizer.is_sharded() => {
-                state.div_ceil(world_size) + workspace + held.gradients.div_ceil(world_size).min(EXCHANGE_BYTES)
+                state.div_ceil(world_size)
+                    + workspace
+                    + held.gradients.div_ceil(world_size).min(EXCHANGE_BYTES)
             }
             _ => state + workspace,
         };
@@ -146,8 +181,8 @@ impl<'a> RunSizes<'a> {
         Ok(Decoder::linear_outlines(self.model)?)
     }
 
-    /// Buffers of the reducer in addition to the gradients, which are views of them if they have their dtype; and PowerSGD's
-    /// state.
+    /// Buffers of the reducer in addition to the gradients, which are views of them if they have
+    /// their dtype; and PowerSGD's state.
     fn communication(&self, trained: &[TrainedShape], world_size: usize) -> Result<u64> {
         let method = reduction_method(&self.run.gradients, world_size);
         let buffers: u64 = trained.iter().map(|of| method.buffer_bytes(&of.shape, of.kind)).sum();
@@ -161,7 +196,9 @@ impl<'a> RunSizes<'a> {
         }
         let setup = self.setup();
         let freezes_a = self.run.lora.as_ref().is_some_and(|lora| lora.lora_fa);
-        let is_trained = |name: &str| if name.ends_with(".lora_A.weight") { !freezes_a } else { setup.trains(name) };
+        let is_trained = |name: &str| {
+            if name.ends_with(".lora_A.weight") { !freezes_a } else { setup.trains(name) }
+        };
         let activations = activation_policies(&self.run.activations, self.model);
         let params = shared_basis_params(self.model, &activations, self.lora.as_ref(), is_trained)?;
         Ok(params.iter().map(|of| method.coefficient_bytes(of.shape, of.rank)).sum())

@@ -1,7 +1,9 @@
-//! What a file is, told by its type and its first bytes, whatever it is called; and files that are replaced whole or not at all.
+//! What a file is, told by its type and its first bytes, whatever it is called; and files that are
+//! replaced whole or not at all.
 //!
-//! Files that come from elsewhere are often not what their name says: a pointer that Git LFS left in the place of the file, the web page of a failed
-//! download, an archive, a pickle. A reader that asks this crate first can say so, instead of reporting where the parser stopped.
+//! Files that come from elsewhere are often not what their name says: a pointer that Git LFS left
+//! in the place of the file, the web page of a failed download, an archive, a pickle. A reader that
+//! asks this crate first can say so, instead of reporting where the parser stopped.
 //!
 //! ```
 //! use loract_files::{Content, content};
@@ -53,7 +55,8 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Opens a regular file, and nothing else: a pipe without a writer blocks whoever opens it, and `/dev/zero` never ends.
+/// Opens a regular file, and nothing else: a pipe without a writer blocks whoever opens it, and
+/// `/dev/zero` never ends.
 ///
 /// # Errors
 /// If it is not there, cannot be opened, or is no regular file.
@@ -77,7 +80,8 @@ pub fn open_told(path: &Path) -> Result<(File, Content), Error> {
     Ok((file, content(&head)))
 }
 
-/// Reads a whole regular file, unless its first bytes say that it is no such file as anything here reads ([`Content::refusal`]).
+/// Reads a whole regular file, unless its first bytes say that it is no such file as anything here
+/// reads ([`Content::refusal`]).
 ///
 /// # Errors
 /// As [`open_told`], and for a file that is refused.
@@ -143,7 +147,9 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         assert_eq!(what(&link), "a device");
-        assert!(matches!(open(&folder.path().join("absent")), Err(Error::Io(why)) if why.kind() == io::ErrorKind::NotFound));
+        assert!(
+            matches!(open(&folder.path().join("absent")), Err(Error::Io(why)) if why.kind() == io::ErrorKind::NotFound)
+        );
     }
 
     #[test]
@@ -154,6 +160,8 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         assert_eq!(read(&path).unwrap(), text.as_bytes());
         std::fs::write(&path, "<!DOCTYPE html>\n<html>").unwrap();
-        assert!(matches!(read(&path), Err(Error::Refused(refusal)) if refusal.what.contains("web page")));
+        assert!(
+            matches!(read(&path), Err(Error::Refused(refusal)) if refusal.what.contains("web page"))
+        );
     }
 }

@@ -39,17 +39,26 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Unwritten> {
     replace(path, |aside| std::fs::write(aside, bytes).map_err(unwritten(path, "write")))
 }
 
-/// Lets `fill` write a file next to `path`, syncs it, and renames it to `path`; the folder is synced too, without which a power cut could undo the rename.
+/// Lets `fill` write a file next to `path`, syncs it, and renames it to `path`; the folder is
+/// synced too, without which a power cut could undo the rename.
 ///
-/// `fill` may itself replace the file that it is given; the access rights stay those of a newly created file.
+/// `fill` may itself replace the file that it is given; the access rights stay those of a newly
+/// created file.
 ///
 /// # Errors
 /// Those of `fill`, or what the system refused. The old file is then still there, and nothing else.
-pub fn replace<T, E: From<Unwritten>>(path: &Path, fill: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
+pub fn replace<T, E: From<Unwritten>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> Result<T, E>,
+) -> Result<T, E> {
     let aside = aside(path);
-    let rights = File::create(&aside).and_then(|file| file.metadata()).map_err(unwritten(&aside, "create"))?.permissions();
+    let rights = File::create(&aside)
+        .and_then(|file| file.metadata())
+        .map_err(unwritten(&aside, "create"))?
+        .permissions();
     let filled = fill(&aside).and_then(|filled| {
-        std::fs::set_permissions(&aside, rights).map_err(unwritten(&aside, "set the access rights of"))?;
+        std::fs::set_permissions(&aside, rights)
+            .map_err(unwritten(&aside, "set the access rights of"))?;
         File::open(&aside).and_then(|file| file.sync_all()).map_err(unwritten(&aside, "sync"))?;
         std::fs::rename(&aside, path).map_err(unwritten(path, "replace"))?;
         Ok(filled)
@@ -64,7 +73,8 @@ pub fn replace<T, E: From<Unwritten>>(path: &Path, fill: impl FnOnce(&Path) -> R
     filled
 }
 
-/// Removes what [`replace`] has left at this path in processes that were killed. Another process that is writing it would fail.
+/// Removes what [`replace`] has left at this path in processes that were killed. Another process
+/// that is writing it would fail.
 ///
 /// # Errors
 /// What the system refused.
@@ -72,7 +82,9 @@ pub fn remove_leftovers(path: &Path) -> Result<(), Unwritten> {
     let folder = folder(path);
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     let is_leftover = |other: &[u8]| {
-        let process = other.strip_prefix(name).and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".part"));
+        let process = other
+            .strip_prefix(name)
+            .and_then(|rest| rest.strip_prefix(b".")?.strip_suffix(b".part"));
         process.is_some_and(|process| !process.is_empty() && process.iter().all(u8::is_ascii_digit))
     };
     for entry in std::fs::read_dir(folder).map_err(unwritten(folder, "read"))? {
@@ -93,7 +105,8 @@ fn unwritten(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Unw
     move |source| Unwritten { path, action, source }
 }
 
-/// A name in the same folder (a rename across file systems is not atomic) that no other process uses.
+/// A name in the same folder (a rename across file systems is not atomic) that no other process
+/// uses.
 fn aside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
@@ -106,7 +119,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn names(folder: &Path) -> Vec<String> {
-        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
     }
 
     #[test]

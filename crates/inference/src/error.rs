@@ -31,7 +31,10 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(path: &std::path::Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(
+        path: &std::path::Path,
+        action: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let error = setup::Error::io(path, action);
         move |source| error(source).into()
     }

@@ -20,22 +20,31 @@ pub struct Prompt<'a> {
     pub max_tokens: usize,
     /// The sampling temperature; 0 takes the likeliest token.
     pub temperature: f64,
-    /// Nucleus sampling: among the likeliest tokens that have this probability together; 1: among all.
+    /// Nucleus sampling: among the likeliest tokens that have this probability together; 1: among
+    /// all.
     pub top_p: f64,
     /// The seed of the draws.
     pub seed: u64,
 }
 
-/// Continues a prompt with the model at `model` and perhaps a PEFT adapter, in f32 on the CPU and in bf16 on a GPU. `out`
-/// receives the text as it grows.
+/// Continues a prompt with the model at `model` and perhaps a PEFT adapter, in f32 on the CPU and
+/// in bf16 on a GPU. `out` receives the text as it grows.
 ///
 /// # Errors
 /// If model or adapter cannot be used, or the model has no tokenizer.
-pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, device: Device, out: &mut dyn FnMut(&str)) -> Result<()> {
+pub fn generate(
+    model: &Path,
+    adapter: Option<&Path>,
+    prompt: &Prompt<'_>,
+    device: Device,
+    out: &mut dyn FnMut(&str),
+) -> Result<()> {
     check_sampling(prompt)?;
     let checkpoint = Checkpoint::open(model)?;
     let text = TextProcessor::new(None, checkpoint.chat_templates(), &checkpoint)?;
-    let tokenizer = text.tokenizer.ok_or_else(|| Error::Input(format!("{} has no tokenizer.json", model.display())))?;
+    let tokenizer = text
+        .tokenizer
+        .ok_or_else(|| Error::Input(format!("{} has no tokenizer.json", model.display())))?;
     let kind = if device == Device::Cpu { Kind::Float } else { Kind::BFloat16 };
     let mut decoder = Decoder::load(&checkpoint, kind, device)?;
     if let Some(folder) = adapter {
@@ -43,7 +52,8 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, devic
         decoder.add_lora(&adapter.config, Some(&adapter.weights), 0, folder)?;
     }
     let ids = match &text.template {
-        Some(template) => tokenizer.encode(&template.render(&[Message::new("user", prompt.text)], true)?, false)?,
+        Some(template) => tokenizer
+            .encode(&template.render(&[Message::new("user", prompt.text)], true)?, false)?,
         None => tokenizer.encode(prompt.text, true)?,
     };
     if ids.is_empty() {
@@ -69,32 +79,41 @@ pub fn generate(model: &Path, adapter: Option<&Path>, prompt: &Prompt<'_>, devic
 }
 
 fn check_sampling(prompt: &Prompt<'_>) -> Result<()> {
-    for (name, value, is_valid) in
-        [("temperature", prompt.temperature, prompt.temperature >= 0.0), ("top-p", prompt.top_p, prompt.top_p > 0.0 && prompt.top_p <= 1.0)]
-    {
+    for (name, value, is_valid) in [
+        ("temperature", prompt.temperature, prompt.temperature >= 0.0),
+        ("top-p", prompt.top_p, prompt.top_p > 0.0 && prompt.top_p <= 1.0),
+    ] {
         if !is_valid {
-            return Err(Error::Input(format!("--{name} is {value}; a temperature is 0 or more, top-p more than 0 and at most 1")));
+            return Err(Error::Input(format!(
+                "--{name} is {value}; a temperature is 0 or more, top-p more than 0 and at most 1"
+            )));
         }
     }
     Ok(())
 }
 
-/// The likeliest token, or one drawn from `softmax(logits / temperature)`: the largest of the logits after Gumbel noise was added to each of those
-/// in question.
+/// The likeliest token, or one drawn from `softmax(logits / temperature)`: the largest of the
+/// logits after Gumbel noise was added to each of those in question.
 fn sample(logits: &Tensor, prompt: &Prompt<'_>, seed: u64) -> Result<u32> {
     let scores = if prompt.temperature > 0.0 {
         let logits = logits.f_to_kind(Kind::Double)?.f_mul_scalar(1.0 / prompt.temperature)?;
-        let uniform = draw(Distribution::Uniform, &logits.size(), Kind::Double, logits.device(), seed)?;
+        let uniform =
+            draw(Distribution::Uniform, &logits.size(), Kind::Double, logits.device(), seed)?;
         let gumbel = uniform.f_clamp_min(1e-300)?.f_log()?.f_neg()?.f_log()?.f_neg()?;
         let noisy = logits.f_add(&gumbel)?;
-        if prompt.top_p < 1.0 { noisy.f_masked_fill(&beyond(&logits, prompt.top_p)?, f64::NEG_INFINITY)? } else { noisy }
+        if prompt.top_p < 1.0 {
+            noisy.f_masked_fill(&beyond(&logits, prompt.top_p)?, f64::NEG_INFINITY)?
+        } else {
+            noisy
+        }
     } else {
         logits.shallow_clone()
     };
     Ok(scores.f_argmax(0, false)?.f_int64_value(&[])? as u32)
 }
 
-/// Of `logits` `[n]`, those that are not needed: likelier ones have the probability `top_p` without them.
+/// Of `logits` `[n]`, those that are not needed: likelier ones have the probability `top_p` without
+/// them.
 fn beyond(logits: &Tensor, top_p: f64) -> Result<Tensor> {
     let (sorted, order) = logits.f_softmax(0, Kind::Double)?.f_sort(0, true)?;
     let likelier = sorted.f_cumsum(0, Kind::Double)?.f_sub(&sorted)?;
@@ -113,14 +132,20 @@ mod tests {
         let drawn = |temperature, top_p| {
             let prompt = Prompt { text: "", max_tokens: 1, temperature, top_p, seed: 0 };
             let mut counts = [0; 4];
-            (0..4000).for_each(|seed| counts[sample(&logits, &prompt, seed).unwrap() as usize] += 1);
+            (0..4000)
+                .for_each(|seed| counts[sample(&logits, &prompt, seed).unwrap() as usize] += 1);
             counts
         };
         let near = |counts: [i32; 4], shares: [f64; 4]| {
             // Four standard deviations of a count.
-            let off = counts.iter().zip(shares).map(|(&count, share)| (f64::from(count) / 4000.0 - share).abs()).fold(0.0, f64::max);
+            let off = counts
+                .iter()
+                .zip(shares)
+                .map(|(&count, share)| (f64::from(count) / 4000.0 - share).abs())
+                .fold(0.0, f64::max);
             assert!(
-                off < 4.0 * 0.5 / 4000f64.sqrt() && counts.iter().zip(shares).all(|(&count, share)| share > 0.0 || count == 0),
+                off < 4.0 * 0.5 / 4000f64.sqrt()
+                    && counts.iter().zip(shares).all(|(&count, share)| share > 0.0 || count == 0),
                 "{counts:?}"
             );
         };

@@ -1,4 +1,5 @@
-//! Uses a trained adapter: [`generate()`] continues a prompt with it, [`merge()`] writes it into the weights of its model.
+//! Uses a trained adapter: [`generate()`] continues a prompt with it, [`merge()`] writes it into
+//! the weights of its model.
 //!
 //! ```
 //! use loract_inference::{Prompt, generate};

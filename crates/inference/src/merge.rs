@@ -30,15 +30,20 @@ pub struct MergeRequest {
     pub shard_bytes: u64,
 }
 
-/// Merges an adapter into its model. The directory appears complete or not at all: it is written under a temporary name,
-/// synced, and renamed. `progress` receives (written, total) in bytes of weights.
+/// Merges an adapter into its model. The directory appears complete or not at all: it is written
+/// under a temporary name, synced, and renamed. `progress` receives (written, total) in bytes of
+/// weights.
 ///
 /// # Errors
-/// The directory is there already; model or adapter cannot be used, or do not fit; those of writing.
+/// The directory is there already; model or adapter cannot be used, or do not fit; those of
+/// writing.
 pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Result<Merged> {
     let out = &request.out;
     if out.exists() {
-        return Err(Error::Input(format!("{} is there already; give --out another directory, or remove it", out.display())));
+        return Err(Error::Input(format!(
+            "{} is there already; give --out another directory, or remove it",
+            out.display()
+        )));
     }
     let checkpoint = Checkpoint::open(&request.model)?;
     let adapter = read_adapter(&request.adapter)?;
@@ -46,8 +51,9 @@ pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Resu
 
     let aside = aside(out);
     fs::create_dir_all(&aside).map_err(Error::io(&aside, "make the directory"))?;
-    let merged =
-        models::merge(&checkpoint, &adapter, &request.adapter, &options, &aside, progress).map_err(Error::from).and_then(|merged| {
+    let merged = models::merge(&checkpoint, &adapter, &request.adapter, &options, &aside, progress)
+        .map_err(Error::from)
+        .and_then(|merged| {
             texts::write(&checkpoint, request, &aside)?;
             sync_all(&aside)?;
             fs::rename(&aside, out).map_err(Error::io(out, "make the directory"))?;
@@ -61,7 +67,8 @@ pub fn merge(request: &MergeRequest, progress: &mut dyn FnMut(u64, u64)) -> Resu
     merged
 }
 
-/// A name in the same folder (a rename across file systems is not atomic) that no other process uses.
+/// A name in the same folder (a rename across file systems is not atomic) that no other process
+/// uses.
 fn aside(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));

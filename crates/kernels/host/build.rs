@@ -1,4 +1,5 @@
-//! Compiles the CUDA text of `loract-kernels` for the CPU. A package of its own, so that only tests wait for it.
+//! Compiles the CUDA text of `loract-kernels` for the CPU. A package of its own, so that only tests
+//! wait for it.
 
 fn main() {
     let folders = ["../src/components", "../../cuda/src", "src"];

@@ -1,7 +1,9 @@
-//! A matrix's components `[components, rows]`: how each is spread over the rows, which follows from it as scale and loss for each width, and
-//! the pass that quantizes and packs them, or restores them.
+//! A matrix's components `[components, rows]`: how each is spread over the rows, which follows from
+//! it as scale and loss for each width, and the pass that quantizes and packs them, or restores
+//! them.
 //!
-//! [`Components`] holds them where they are coded: in memory, or on a GPU that has the kernels. `coded.cu` is the CUDA text.
+//! [`Components`] holds them where they are coded: in memory, or on a GPU that has the kernels.
+//! `coded.cu` is the CUDA text.
 
 mod cpu;
 mod gpu;
@@ -60,11 +62,16 @@ impl Components {
         })
     }
 
-    /// Multiplies each row with its factor, and then with its ratio; the sums of squares between the two.
+    /// Multiplies each row with its factor, and then with its ratio; the sums of squares between
+    /// the two.
     ///
     /// # Errors
     /// [`Error::Kernel`]; those of libtorch.
-    pub fn scale_rows(&mut self, factors: &[f32], ratios: Option<&[f32]>) -> Result<Vec<f32>, Error> {
+    pub fn scale_rows(
+        &mut self,
+        factors: &[f32],
+        ratios: Option<&[f32]>,
+    ) -> Result<Vec<f32>, Error> {
         match self {
             Self::Host(y, _) => Ok(scale_rows(y, factors, ratios)),
             Self::Gpu(y, kernels) => kernels.scale_rows(y, factors, ratios),
@@ -77,7 +84,9 @@ impl Components {
     /// Those of libtorch.
     pub fn clear(&mut self, cleared: &[usize]) -> Result<(), Error> {
         match self {
-            Self::Host(y, rows) => y.par_chunks_mut(*rows).for_each(|component| cleared.iter().for_each(|&row| component[row] = 0.0)),
+            Self::Host(y, rows) => y
+                .par_chunks_mut(*rows)
+                .for_each(|component| cleared.iter().for_each(|&row| component[row] = 0.0)),
             Self::Gpu(y, _) => {
                 let places: Vec<i64> = cleared.iter().map(|&row| row as i64).collect();
                 let _ = y.f_index_fill_(1, &upload(&places, y.device())?, 0.0)?;
@@ -92,7 +101,9 @@ impl Components {
     /// [`Error::Kernel`]; those of libtorch.
     pub fn spreads(&self, absent: usize) -> Result<Vec<Spread>, Error> {
         match self {
-            Self::Host(y, rows) => Ok(y.par_chunks(*rows).map(|values| Spread::from_values(values, absent)).collect()),
+            Self::Host(y, rows) => {
+                Ok(y.par_chunks(*rows).map(|values| Spread::from_values(values, absent)).collect())
+            }
             Self::Gpu(y, kernels) => kernels.spreads(y, absent),
         }
     }
@@ -101,10 +112,16 @@ impl Components {
     ///
     /// # Errors
     /// [`Error::Kernel`]; those of libtorch.
-    pub fn encode(&self, plan: &Plan, rounding: Rounding, seed: u64) -> Result<Encoded<Tensor>, Error> {
+    pub fn encode(
+        &self,
+        plan: &Plan,
+        rounding: Rounding,
+        seed: u64,
+    ) -> Result<Encoded<Tensor>, Error> {
         match self {
             Self::Host(y, rows) => {
-                let Encoded { codes, energies, along } = cpu::encode(y, *rows, plan, rounding, seed);
+                let Encoded { codes, energies, along } =
+                    cpu::encode(y, *rows, plan, rounding, seed);
                 Ok(Encoded { codes: Tensor::f_from_slice(&codes)?, energies, along })
             }
             Self::Gpu(y, kernels) => kernels.encode(y, plan, rounding, seed),
@@ -112,31 +129,47 @@ impl Components {
     }
 }
 
-/// The components that have bits, times each row's gain, `[active, rows]` in `kind`: from `codes` `[bytes]` in uint8 and `gains` `[rows]` in
-/// their 16 bits.
+/// The components that have bits, times each row's gain, `[active, rows]` in `kind`: from `codes`
+/// `[bytes]` in uint8 and `gains` `[rows]` in their 16 bits.
 ///
 /// # Errors
 /// [`Error::Kernel`]; those of libtorch.
-pub fn decode(codes: &Tensor, plan: &Plan, gains: &Tensor, trellis: bool, kind: Kind, kernels: Option<&Kernels>) -> Result<Tensor, Error> {
+pub fn decode(
+    codes: &Tensor,
+    plan: &Plan,
+    gains: &Tensor,
+    trellis: bool,
+    kind: Kind,
+    kernels: Option<&Kernels>,
+) -> Result<Tensor, Error> {
     let y = match (kernels, codes.device()) {
         (Some(kernels), _) => kernels.decode(codes, plan, gains, trellis, kind)?,
         (None, Device::Cpu) => {
-            let gains: Vec<f32> = Vec::<i16>::try_from(gains)?.into_iter().map(|code| gain(code.cast_unsigned())).collect();
+            let gains: Vec<f32> = Vec::<i16>::try_from(gains)?
+                .into_iter()
+                .map(|code| gain(code.cast_unsigned()))
+                .collect();
             let decoded = cpu::decode(&Vec::<u8>::try_from(codes)?, plan, &gains, trellis);
-            Tensor::f_from_slice(&decoded)?.f_view([plan.active().len() as i64, gains.len() as i64])?
+            Tensor::f_from_slice(&decoded)?
+                .f_view([plan.active().len() as i64, gains.len() as i64])?
         }
         (None, _) => {
-            let gains = gains.f_to_kind(Kind::Int)?.f_bitwise_and(0xffff)?.f_bitwise_left_shift_tensor_scalar(15)?;
+            let gains = gains
+                .f_to_kind(Kind::Int)?
+                .f_bitwise_and(0xffff)?
+                .f_bitwise_left_shift_tensor_scalar(15)?;
             reference::decode(codes, plan, &gains.f_view_dtype(Kind::Float)?, trellis)?
         }
     };
     Ok(y.f_to_kind(kind)?)
 }
 
-/// Multiplies each row of `y` `[components, rows]` with its factor, and then with its ratio; the sums of squares between the two.
+/// Multiplies each row of `y` `[components, rows]` with its factor, and then with its ratio; the
+/// sums of squares between the two.
 fn scale_rows(y: &mut [f32], factors: &[f32], ratios: Option<&[f32]>) -> Vec<f32> {
     let rows = factors.len();
-    let blocks: Vec<Vec<f32>> = y.par_chunks_mut(BLOCK * rows).map(|block| scale_block(block, factors, ratios)).collect();
+    let blocks: Vec<Vec<f32>> =
+        y.par_chunks_mut(BLOCK * rows).map(|block| scale_block(block, factors, ratios)).collect();
     let mut squares = vec![0.0; rows];
     for block in blocks {
         squares.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);

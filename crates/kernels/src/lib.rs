@@ -1,11 +1,13 @@
-//! Fused operations, each in three forms: a CUDA text for GPUs, loops for the CPU, and libtorch operations as the reference. One door per
-//! operation chooses among them by where its tensors are.
+//! Fused operations, each in three forms: a CUDA text for GPUs, loops for the CPU, and libtorch
+//! operations as the reference. One door per operation chooses among them by where its tensors are.
 //!
-//! - [`components`] quantizes and packs the components of an activation matrix, and restores them: what `loract-compression` codes with.
+//! - [`components`] quantizes and packs the components of an activation matrix, and restores them:
+//!   what `loract-compression` codes with.
 //!
-//! CUDA texts are compiled by NVRTC when a GPU first needs them (`cuda::Module`); a machine without a GPU, its driver or NVRTC needs none. The
-//! three forms give the same bits: tests compile the CUDA text for the CPU (`loract-kernels-host`) and compare it with the loops, and the loops
-//! with the reference.
+//! CUDA texts are compiled by NVRTC when a GPU first needs them (`cuda::Module`); a machine without
+//! a GPU, its driver or NVRTC needs none. The three forms give the same bits: tests compile the
+//! CUDA text for the CPU (`loract-kernels-host`) and compare it with the loops, and the loops with
+//! the reference.
 //!
 //! ```
 //! use loract_kernels::components::{Components, Plan, Rounding, decode};

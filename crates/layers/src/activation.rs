@@ -1,11 +1,13 @@
 use tch::{TchError, Tensor};
 
-/// A function applied to each element of an MLP's inner width, under the names of transformers' `ACT2FN`.
+/// A function applied to each element of an MLP's inner width, under the names of transformers'
+/// `ACT2FN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x · sigmoid(x)`: `silu`, `swish`.
     Silu,
-    /// `x · Φ(x)` with the exact normal distribution (Hendrycks and Gimpel 2016, arXiv 1606.08415): `gelu`.
+    /// `x · Φ(x)` with the exact normal distribution (Hendrycks and Gimpel 2016, arXiv 1606.08415):
+    /// `gelu`.
     Gelu,
     /// The same by a hyperbolic tangent: `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`.
     GeluTanh,
@@ -61,7 +63,8 @@ impl Activation {
                 // s + 1.702 x s (1 − s), with s = sigmoid(1.702 x).
                 let scaled = x.f_mul_scalar(1.702)?;
                 let s = scaled.f_sigmoid()?;
-                let slope = scaled.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?.f_add_scalar(1.0)?.f_mul_(&s)?;
+                let slope =
+                    scaled.f_mul(&s.f_neg()?.f_add_scalar(1.0)?)?.f_add_scalar(1.0)?.f_mul_(&s)?;
                 slope.f_mul(dy)
             }
             Self::Relu => x.f_threshold_backward(dy, 0.0),

@@ -19,8 +19,8 @@ pub trait Observer: Send + Sync {
     fn observe(&self, site_id: SiteId, tensor: &Tensor);
 }
 
-/// What the sites of one rank's model share and remember from step to step: the bytes that are saved, each site's state, and the watch for
-/// what is not finite.
+/// What the sites of one rank's model share and remember from step to step: the bytes that are
+/// saved, each site's state, and the watch for what is not finite.
 #[derive(Default)]
 pub struct ActivationStore {
     saved_bytes: Arc<SavedBytes>,
@@ -41,7 +41,8 @@ impl ActivationStore {
         Self { observer: Some(Box::new(observer)), ..Self::default() }
     }
 
-    /// A store that compresses on a second stream of `device` while the forward continues; on the CPU, in line.
+    /// A store that compresses on a second stream of `device` while the forward continues; on the
+    /// CPU, in line.
     ///
     /// # Errors
     /// If the device is not there.
@@ -64,25 +65,33 @@ impl ActivationStore {
         lock(&self.states).values().map(SiteState::bytes).sum()
     }
 
-    /// The basis in which each site codes, of those that have one; of neighbours that share it, the site of the first.
+    /// The basis in which each site codes, of those that have one; of neighbours that share it, the
+    /// site of the first.
     pub fn bases(&self) -> Vec<(SiteId, Arc<Basis>)> {
-        let of = |(site_id, state): (&SiteId, &SiteState)| Some((self.first_layer(*site_id), Arc::clone(state.coded_basis()?)));
+        let of = |(site_id, state): (&SiteId, &SiteState)| {
+            Some((self.first_layer(*site_id), Arc::clone(state.coded_basis()?)))
+        };
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Whether the bases of [`compression::Method::Shared`] observe what is saved from now on, for [`ActivationStore::sync`].
+    /// Whether the bases of [`compression::Method::Shared`] observe what is saved from now on, for
+    /// [`ActivationStore::sync`].
     pub fn observe(&self, observes: bool) {
         self.observes.store(observes, Ordering::Relaxed);
     }
 
-    /// What those bases have accumulated since the last sync, each `[width, rank]`, by site; of neighbours that share one, the site of the first.
-    /// All ranks all-reduce them, and give the sums to [`ActivationStore::sync`].
+    /// What those bases have accumulated since the last sync, each `[width, rank]`, by site; of
+    /// neighbours that share one, the site of the first. All ranks all-reduce them, and give the
+    /// sums to [`ActivationStore::sync`].
     pub fn accumulated(&self) -> Vec<(SiteId, Tensor)> {
-        let of = |(site_id, state): (&SiteId, &SiteState)| Some((self.first_layer(*site_id), state.accumulated()?.shallow_clone()));
+        let of = |(site_id, state): (&SiteId, &SiteState)| {
+            Some((self.first_layer(*site_id), state.accumulated()?.shallow_clone()))
+        };
         lock(&self.states).iter().filter_map(of).collect()
     }
 
-    /// Updates the shared bases from the sums over all ranks of what [`ActivationStore::accumulated`] gave. Call it between two steps, when nothing is saved.
+    /// Updates the shared bases from the sums over all ranks of what
+    /// [`ActivationStore::accumulated`] gave. Call it between two steps, when nothing is saved.
     ///
     /// # Errors
     /// [`Error::Compression`] for a sum of another shape; those of libtorch.
@@ -95,7 +104,8 @@ impl ActivationStore {
         Ok(())
     }
 
-    /// The basis on which the inputs saved at `site_id` are projected, `[width, rank]`, if there is one.
+    /// The basis on which the inputs saved at `site_id` are projected, `[width, rank]`, if there is
+    /// one.
     pub fn shared_basis(&self, site_id: SiteId) -> Option<Tensor> {
         lock(&self.states).get(&self.group_key(site_id))?.shared_basis().map(Tensor::shallow_clone)
     }
@@ -107,10 +117,14 @@ impl ActivationStore {
 
     /// The site of the first of the layers that share the state with this key.
     fn first_layer(&self, group_key: SiteId) -> SiteId {
-        SiteId { layer: group_key.layer.map(|group| group * self.shared_layers.max(1)), ..group_key }
+        SiteId {
+            layer: group_key.layer.map(|group| group * self.shared_layers.max(1)),
+            ..group_key
+        }
     }
 
-    /// Checks that what was saved since the last call is finite. Makes the host wait for a GPU, so call it where it waits anyway.
+    /// Checks that what was saved since the last call is finite. Makes the host wait for a GPU, so
+    /// call it where it waits anyway.
     ///
     /// # Errors
     /// [`Error::NotFinite`] with the first site where it is not; those of libtorch.
@@ -135,10 +149,15 @@ impl ActivationStore {
     }
 
     /// Runs `work` with the site's state, which its neighbours may share.
-    pub(crate) fn with_state<T>(&self, site_id: SiteId, work: impl FnOnce(&mut SiteState) -> T) -> T {
+    pub(crate) fn with_state<T>(
+        &self,
+        site_id: SiteId,
+        work: impl FnOnce(&mut SiteState) -> T,
+    ) -> T {
         let site_id = self.group_key(site_id);
         let sharers = self.shared_layers.max(1) as u64;
-        let mut state = lock(&self.states).remove(&site_id).unwrap_or_else(|| SiteState::shared_by(sharers));
+        let mut state =
+            lock(&self.states).remove(&site_id).unwrap_or_else(|| SiteState::shared_by(sharers));
         state.observe(self.observes.load(Ordering::Relaxed));
         let done = work(&mut state);
         if state.bytes() > 0 {

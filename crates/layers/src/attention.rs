@@ -21,12 +21,15 @@ use self::kernel::Kernel;
 use self::saved_context::{SavedContext, SavedOutput};
 use crate::{Error, Mask, SavePolicy, SavedActivation, Scope};
 
-/// Scaled dot-product attention: `q` `[batch, tokens, heads, d]`, `k` `[batch, keys, kv_heads, d]` and `v` `[batch, keys, kv_heads, e]` with
-/// `heads` a multiple of `kv_heads` (grouped heads, arXiv 2305.13245), to `[batch, tokens, heads · e]`. It runs on libtorch's fused kernels
-/// unless scores are capped or weights dropped, which these cannot do.
+/// Scaled dot-product attention: `q` `[batch, tokens, heads, d]`, `k` `[batch, keys, kv_heads, d]`
+/// and `v` `[batch, keys, kv_heads, e]` with `heads` a multiple of `kv_heads` (grouped heads, arXiv
+/// 2305.13245), to `[batch, tokens, heads · e]`. It runs on libtorch's fused kernels unless scores
+/// are capped or weights dropped, which these cannot do.
 ///
-/// Saved are q, k, v (before `repeat_kv`) and one number for each token and head, at [`Site::Core`](crate::Site::Core) of `scope`, and the output as
-/// `policy` says, at [`Site::AttnOut`](crate::Site::AttnOut). The output's `SavedActivation` is returned, for the linear map that reads it next.
+/// Saved are q, k, v (before `repeat_kv`) and one number for each token and head, at
+/// [`Site::Core`](crate::Site::Core) of `scope`, and the output as `policy` says, at
+/// [`Site::AttnOut`](crate::Site::AttnOut). The output's `SavedActivation` is returned, for the
+/// linear map that reads it next.
 ///
 /// # Errors
 /// [`Error::Shape`] if the tensors do not fit together; those of saving and of libtorch.
@@ -42,8 +45,8 @@ pub fn attention(
     biased_attention([q, k, v], None, mask, scores, policy, scope)
 }
 
-/// [`attention`] of `q, k, v` with a bias, whose weight gets a gradient if it requires one. It needs the scores written out, but for a table that is
-/// frozen, which the mask takes in.
+/// [`attention`] of `q, k, v` with a bias, whose weight gets a gradient if it requires one. It
+/// needs the scores written out, but for a table that is frozen, which the mask takes in.
 ///
 /// # Errors
 /// As [`attention`]; [`Error::Shape`] if the bias does not fit.
@@ -67,7 +70,10 @@ pub fn biased_attention(
     if !fits {
         return Err(Error::Shape {
             operation: "attention",
-            expected: format!("k and v [{}, keys, a divisor of {} heads, {}]", size[0], size[2], size[3]),
+            expected: format!(
+                "k and v [{}, keys, a divisor of {} heads, {}]",
+                size[0], size[2], size[3]
+            ),
             got: keys,
         });
     }
@@ -86,12 +92,18 @@ pub fn biased_attention(
     let plain = scores.soft_cap.is_none() && scores.dropout <= 0.0 && bias.is_none();
     let kernel = if plain { Kernel::choose(q, k, v, mask) } else { None };
     let output = SavedOutput::default();
-    let saved = SavedContext { policy: *policy, scope: scope.clone(), output: output.clone(), tensors: None };
+    let saved = SavedContext {
+        policy: *policy,
+        scope: scope.clone(),
+        output: output.clone(),
+        tensors: None,
+    };
     let mask = mask.shallow_clone();
     let mut out = match kernel {
         Some(kernel) => apply(Fused { kernel, mask, scale: scores.scale, saved }, &[q, k, v])?,
         None => {
-            let inputs: Vec<&Tensor> = [q, k, v].into_iter().chain(bias.map(Bias::weight)).collect();
+            let inputs: Vec<&Tensor> =
+                [q, k, v].into_iter().chain(bias.map(Bias::weight)).collect();
             apply(EagerAttention { mask, scores, bias: bias.map(Bias::rule), saved }, &inputs)?
         }
     };

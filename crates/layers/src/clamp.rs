@@ -4,8 +4,8 @@ use autograd::{Backward, BoxError, Forward, Function, apply};
 
 use crate::{Error, SavePolicy, SavedActivation, Scope};
 
-/// Limits each element of `x` to ±`limit` (`clip_qkv` of `OlmoAttention`). Kept is one bit's worth of knowledge per element, in a byte, at the
-/// site of `scope`: whether it was within the limits.
+/// Limits each element of `x` to ±`limit` (`clip_qkv` of `OlmoAttention`). Kept is one bit's worth
+/// of knowledge per element, in a byte, at the site of `scope`: whether it was within the limits.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -25,7 +25,11 @@ impl Function for Clamp {
         "clamp".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let x = inputs[0];
         if context.any_needs_grad() {
             let within = x.f_abs()?.f_le(self.limit)?.f_to_kind(Kind::Uint8)?;
@@ -34,7 +38,11 @@ impl Function for Clamp {
         Ok(vec![x.f_clamp(-self.limit, self.limit)?])
     }
 
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        _: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let (Some(dy), Some(within)) = (&gradients[0], &self.within) else { return Ok(vec![None]) };
         Ok(vec![Some(dy.f_mul(&within.restore()?.f_to_kind(dy.kind())?)?)])
     }

@@ -8,17 +8,19 @@ use crate::{Error, Scope, SiteId};
 
 /// The inputs of a forward's blocks, each coded as its difference from the one before.
 ///
-/// The residual stream changes little from block to block, so that its differences need a fraction of the bits. Each is taken from the sum of
-/// all that was *decoded* before it (differential coding in a closed loop), so that an input has the error of its own difference and no
-/// others'. Nothing but the codes is held between forward and backward: backward asks for the last input first, for which it adds them all up
-/// once, and then takes one off for each block that it goes down.
+/// The residual stream changes little from block to block, so that its differences need a fraction
+/// of the bits. Each is taken from the sum of all that was *decoded* before it (differential coding
+/// in a closed loop), so that an input has the error of its own difference and no others'. Nothing
+/// but the codes is held between forward and backward: backward asks for the last input first, for
+/// which it adds them all up once, and then takes one off for each block that it goes down.
 #[derive(Debug, Default)]
 pub(crate) struct DeltaChain(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     codes: Vec<Code>,
-    /// Of all codes, in f32: the stream grows from block to block, and bf16's rounding of its end would drown its beginning.
+    /// Of all codes, in f32: the stream grows from block to block, and bf16's rounding of its end
+    /// would drown its beginning.
     sum: Option<Tensor>,
 }
 
@@ -63,7 +65,12 @@ impl DeltaChain {
     }
 
     /// Codes `matrix` `[rows, width]` as the next input.
-    pub(crate) fn extend(self: &Arc<Self>, matrix: &Tensor, options: &Options, scope: &Scope) -> Result<DeltaEntry, Error> {
+    pub(crate) fn extend(
+        self: &Arc<Self>,
+        matrix: &Tensor,
+        options: &Options,
+        scope: &Scope,
+    ) -> Result<DeltaEntry, Error> {
         let (site_id, kind) = (scope.site_id(), matrix.kind());
         let mut state = self.state();
         let sum = state.take_sum(kind)?;
@@ -71,19 +78,32 @@ impl DeltaChain {
             None => matrix.shallow_clone(),
             Some(sum) if sum.size() == matrix.size() => matrix.f_sub(sum)?.f_to_kind(kind)?,
             Some(sum) => {
-                return Err(Error::Shape { operation: "difference", expected: format!("{:?} as before", sum.size()), got: matrix.size() });
+                return Err(Error::Shape {
+                    operation: "difference",
+                    expected: format!("{:?} as before", sum.size()),
+                    got: matrix.size(),
+                });
             }
         };
-        // What a difference loses is made up for by the next, so that the least error is what it is coded for.
+        // What a difference loses is made up for by the next, so that the least error is what it is
+        // coded for.
         let options = Options { keep_norms: options.keep_norms && sum.is_none(), ..*options };
-        let coded = scope.store().with_state(site_id, |state| decompose(&difference, &options, scope.seed(), state));
+        let coded = scope
+            .store()
+            .with_state(site_id, |state| decompose(&difference, &options, scope.seed(), state));
         let code = coded.map_err(|source| Error::Compression { site_id, source })?;
         let part = decoded(&code, kind)?;
         state.sum = Some(match sum {
             None => part,
             Some(sum) => sum.f_add(&part)?,
         });
-        let entry = DeltaEntry { chain: Arc::clone(self), index: state.codes.len(), bytes: code.bytes(), kind, site_id };
+        let entry = DeltaEntry {
+            chain: Arc::clone(self),
+            index: state.codes.len(),
+            bytes: code.bytes(),
+            kind,
+            site_id,
+        };
         state.codes.push(code);
         Ok(entry)
     }
@@ -100,14 +120,17 @@ impl DeltaEntry {
         self.bytes
     }
 
-    /// The input, `[rows, width]`, which leaves the chain with it: backward goes from the last one to the first, and once.
+    /// The input, `[rows, width]`, which leaves the chain with it: backward goes from the last one
+    /// to the first, and once.
     pub(crate) fn restore(&self) -> Result<Tensor, Error> {
         let mut state = self.chain.state();
         if state.codes.len() != self.index + 1 {
             return Err(Error::OutOfOrder { site_id: self.site_id });
         }
         let sum = state.take_sum(self.kind)?;
-        let (Some(sum), Some(code)) = (sum, state.codes.pop()) else { return Err(Error::OutOfOrder { site_id: self.site_id }) };
+        let (Some(sum), Some(code)) = (sum, state.codes.pop()) else {
+            return Err(Error::OutOfOrder { site_id: self.site_id });
+        };
         if self.index > 0 {
             state.sum = Some(sum.f_sub(&decoded(&code, self.kind)?)?);
         }

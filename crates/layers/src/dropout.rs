@@ -6,8 +6,8 @@ use autograd::{Backward, BoxError, Forward, Function, apply};
 use crate::footprint::{Allocation, MemorySim};
 use crate::{Error, Scope};
 
-/// In training, drops each element with `probability` and scales the others up; the same elements whenever it runs at this site in this step.
-/// Nothing is saved: backward draws the mask again.
+/// In training, drops each element with `probability` and scales the others up; the same elements
+/// whenever it runs at this site in this step. Nothing is saved: backward draws the mask again.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -18,7 +18,8 @@ pub fn dropout(x: &Tensor, probability: f64, scope: &Scope) -> Result<Tensor, Er
     Ok(apply(Dropout { probability, seed: scope.seed() }, &[x])?.remove(0))
 }
 
-/// In training, drops whole samples of `x` `[batch, ..]`, as [`dropout`] drops elements (stochastic depth, Huang et al. 2016, arXiv 1603.09382).
+/// In training, drops whole samples of `x` `[batch, ..]`, as [`dropout`] drops elements (stochastic
+/// depth, Huang et al. 2016, arXiv 1603.09382).
 ///
 /// # Errors
 /// Those of libtorch.
@@ -49,11 +50,19 @@ impl Function for Dropout {
         "dropout".into()
     }
 
-    fn forward(&mut self, _: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        _: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         Ok(vec![inputs[0].f_mul(&mask(inputs[0], self.probability, self.seed)?)?])
     }
 
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        _: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(dy) = &gradients[0] else { return Ok(vec![None]) };
         Ok(vec![Some(dy.f_mul(&mask(dy, self.probability, self.seed)?)?)])
     }

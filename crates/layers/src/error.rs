@@ -27,7 +27,9 @@ pub enum Error {
         source: compression::Error,
     },
     /// A saved tensor holds a NaN or an infinity (found at the end of the step, on a GPU).
-    #[error("{site_id}: the activation holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)")]
+    #[error(
+        "{site_id}: the activation holds NaN or infinity; look for what overflowed before it (the learning rate, f16 range)"
+    )]
     NotFinite {
         /// The site where it was saved.
         site_id: SiteId,
@@ -38,7 +40,8 @@ pub enum Error {
         /// The site where it was saved.
         site_id: SiteId,
     },
-    /// The input of a block that is saved as its delta from the one before was asked for twice, or before those of later blocks.
+    /// The input of a block that is saved as its delta from the one before was asked for twice, or
+    /// before those of later blocks.
     #[error(
         "{site_id}: inputs saved as deltas are restored once, from the last block to the first; a second backward through the same graph needs \
          another save policy"

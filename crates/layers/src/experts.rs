@@ -1,4 +1,5 @@
-//! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts save at a site is one tensor.
+//! The linear maps of a mixture of experts. Rows are sorted by expert, so that what all experts
+//! save at a site is one tensor.
 
 use tch::{Kind, Tensor};
 
@@ -19,8 +20,8 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// From the `experts` chosen `[tokens, per_token]` (integers) out of `count`. Makes the host wait for a GPU: it must know how many rows each
-    /// expert has.
+    /// From the `experts` chosen `[tokens, per_token]` (integers) out of `count`. Makes the host
+    /// wait for a GPU: it must know how many rows each expert has.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -29,14 +30,20 @@ impl Dispatch {
         let flat = experts.f_reshape([-1])?;
         let pairs = flat.f_argsort_stable(true, 0, false)?;
         let tokens = pairs.f_div_scalar_mode(per_token, "floor")?.f_to_kind(Kind::Int64)?;
-        let sizes = Vec::<i64>::try_from(flat.f_bincount::<Tensor>(None, count)?.f_to_device(tch::Device::Cpu)?)?;
+        let sizes = Vec::<i64>::try_from(
+            flat.f_bincount::<Tensor>(None, count)?.f_to_device(tch::Device::Cpu)?,
+        )?;
         let mut starts = vec![0];
         sizes.iter().for_each(|size| starts.push(starts[starts.len() - 1] + size));
         Ok(Self { tokens, pairs, starts })
     }
 
     fn shallow_clone(&self) -> Self {
-        Self { tokens: self.tokens.shallow_clone(), pairs: self.pairs.shallow_clone(), starts: self.starts.clone() }
+        Self {
+            tokens: self.tokens.shallow_clone(),
+            pairs: self.pairs.shallow_clone(),
+            starts: self.starts.clone(),
+        }
     }
 
     /// The first row and the number of rows of an expert.
@@ -53,12 +60,16 @@ impl Dispatch {
         if experts + 1 == self.starts.len() {
             return Ok(());
         }
-        Err(Error::Shape { operation, expected: format!("{} experts", self.starts.len() - 1), got: vec![experts as i64] })
+        Err(Error::Shape {
+            operation,
+            expected: format!("{} experts", self.starts.len() - 1),
+            got: vec![experts as i64],
+        })
     }
 }
 
-/// The maps into each expert's inner width: `x` `[tokens, in]` to one `[rows, out]` for each of the maps that `experts` have (all as many, of the
-/// same shapes), the rows being those of `dispatch`.
+/// The maps into each expert's inner width: `x` `[tokens, in]` to one `[rows, out]` for each of the
+/// maps that `experts` have (all as many, of the same shapes), the rows being those of `dispatch`.
 ///
 /// `x` is saved once for all experts, if a weight needs it.
 ///
@@ -74,13 +85,24 @@ pub fn expert_inputs(
     dispatch.check("expert_inputs", experts.len())?;
     let mut inputs = vec![x];
     let ops = ops(experts, x, scope, &mut inputs)?;
-    let function =
-        ExpertInputs { ops, dispatch: dispatch.shallow_clone(), input: input.into(), scope: scope.clone(), shape: x.size(), saved: None };
+    let function = ExpertInputs {
+        ops,
+        dispatch: dispatch.shallow_clone(),
+        input: input.into(),
+        scope: scope.clone(),
+        shape: x.size(),
+        saved: None,
+    };
     Ok(apply(function, &inputs)?)
 }
 
 /// The parts of all projections, by expert, each with a random stream of its own.
-fn ops<'a>(experts: &[Vec<Projection<'a>>], x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Vec<Vec<LinearOp>>, Error> {
+fn ops<'a>(
+    experts: &[Vec<Projection<'a>>],
+    x: &Tensor,
+    scope: &Scope,
+    inputs: &mut Vec<&'a Tensor>,
+) -> Result<Vec<Vec<LinearOp>>, Error> {
     let mut stream = 0;
     let mut one = |projection: &Projection<'a>| {
         stream += 1;
@@ -103,7 +125,11 @@ impl Function for ExpertInputs {
         "expert inputs".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let x = inputs[0];
         let rows = x.f_index_select(0, &self.dispatch.tokens)?;
         let mut outputs: Vec<Vec<Tensor>> = (0..self.ops[0].len()).map(|_| Vec::new()).collect();
@@ -124,7 +150,11 @@ impl Function for ExpertInputs {
         Ok(outputs.iter().map(|of_map| Tensor::f_cat(of_map, 0)).collect::<Result<_, _>>()?)
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
         let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
         let Some(any) = gradients.iter().flatten().next() else { return Ok(grad_inputs) };
@@ -149,7 +179,14 @@ impl Function for ExpertInputs {
             for (op, gradient) in maps.iter().zip(gradients) {
                 let Some(gradient) = gradient else { continue };
                 let dy = gradient.f_narrow(0, first, count)?;
-                op.backward(&dy, &parameters, &input, context, &mut grad_inputs, d_x.is_some().then_some(&mut sum))?;
+                op.backward(
+                    &dy,
+                    &parameters,
+                    &input,
+                    context,
+                    &mut grad_inputs,
+                    d_x.is_some().then_some(&mut sum),
+                )?;
             }
             if let (Some(d_x), Some(sum)) = (&mut d_x, sum.into_inner()) {
                 let _ = d_x.f_index_add_(0, &tokens.f_narrow(0, first, count)?, &sum)?;
@@ -160,10 +197,12 @@ impl Function for ExpertInputs {
     }
 }
 
-/// The maps out of each expert's inner width, each row times its weight, summed up for each token: `inner` `[rows, in]` and `weights`
-/// `[tokens, per_token]` (as the router gave them) to `[tokens, out]`. The maps must have no bias.
+/// The maps out of each expert's inner width, each row times its weight, summed up for each token:
+/// `inner` `[rows, in]` and `weights` `[tokens, per_token]` (as the router gave them) to `[tokens,
+/// out]`. The maps must have no bias.
 ///
-/// `inner` is saved as `policy` says at the site of `scope`, if a weight needs it or the router learns, and the weights exactly, at [`Site::Router`] of `layer`.
+/// `inner` is saved as `policy` says at the site of `scope`, if a weight needs it or the router
+/// learns, and the weights exactly, at [`Site::Router`] of `layer`.
 ///
 /// # Errors
 /// [`Error::Shape`] if something does not fit; those of saving.
@@ -218,7 +257,11 @@ impl Function for ExpertOutputs {
         "expert outputs".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (inner, weights) = (inputs[0], inputs[1]);
         let mut outputs = Vec::with_capacity(self.ops.len());
         for (expert, op) in self.ops.iter_mut().enumerate() {
@@ -227,25 +270,36 @@ impl Function for ExpertOutputs {
             outputs.push(op.forward(&inner.f_narrow(0, first, count)?, inputs, None)?);
         }
         let rows = Tensor::f_cat(&outputs, 0)?.f_mul(&self.row_weights(weights)?)?;
-        let mut sum = Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;
+        let mut sum =
+            Tensor::f_zeros([weights.size()[0], rows.size()[1]], (rows.kind(), rows.device()))?;
         let sum = sum.f_index_add_(0, &self.dispatch.tokens, &rows)?;
         if context.any_needs_grad() {
-            let reads_inner = context.needs_grad(1) || self.ops.iter().any(|op| op.reads_input(context));
-            let inner = if reads_inner { Some(self.policy.save(inner, &self.scope)?) } else { None };
+            let reads_inner =
+                context.needs_grad(1) || self.ops.iter().any(|op| op.reads_input(context));
+            let inner =
+                if reads_inner { Some(self.policy.save(inner, &self.scope)?) } else { None };
             self.saved = Some((inner, SavePolicy::Exact.save(weights, &self.router)?));
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
         }
         Ok(vec![sum])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
         let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
-        let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.saved) else { return Ok(grad_inputs) };
-        let (inner, weights) = (inner.as_ref().map(SavedActivation::restore).transpose()?, weights.restore()?);
+        let (Some(dy), Some((inner, weights))) = (&gradients[0], &self.saved) else {
+            return Ok(grad_inputs);
+        };
+        let (inner, weights) =
+            (inner.as_ref().map(SavedActivation::restore).transpose()?, weights.restore()?);
         let (row_weights, kind) = (self.row_weights(&weights)?, dy.kind());
         let gradients = dy.f_index_select(0, &self.dispatch.tokens)?;
-        // The maps are linear: their weights see rows of `weight · inner`, and d weight = dy · map(inner) = mapᵀ(dy) · inner.
+        // The maps are linear: their weights see rows of `weight · inner`, and d weight = dy ·
+        // map(inner) = mapᵀ(dy) · inner.
         let weighted = match &inner {
             Some(inner) => Some(inner.f_mul(&row_weights)?),
             None => None,
@@ -259,13 +313,24 @@ impl Function for ExpertOutputs {
             };
             let input = own.as_ref().map_or(LinearInput::Saved(None), LinearInput::Rows);
             let mut sum = GradSum::default();
-            op.backward(&gradients.f_narrow(0, first, count)?, &parameters, &input, context, &mut grad_inputs, Some(&mut sum))?;
+            op.backward(
+                &gradients.f_narrow(0, first, count)?,
+                &parameters,
+                &input,
+                context,
+                &mut grad_inputs,
+                Some(&mut sum),
+            )?;
             output_grads.extend(sum.into_inner());
         }
         let output_grads = Tensor::f_cat(&output_grads, 0)?;
         if let (true, Some(inner)) = (context.needs_grad(1), &inner) {
             let along = output_grads.f_mul(inner)?.f_sum_dim_intlist(-1, false, kind)?;
-            let flat = Tensor::f_zeros([self.dispatch.rows()], (kind, dy.device()))?.f_index_copy(0, &self.dispatch.pairs, &along)?;
+            let flat = Tensor::f_zeros([self.dispatch.rows()], (kind, dy.device()))?.f_index_copy(
+                0,
+                &self.dispatch.pairs,
+                &along,
+            )?;
             grad_inputs[1] = Some(flat.f_view(&weights.size()[..])?);
         }
         if context.needs_grad(0) {

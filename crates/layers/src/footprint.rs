@@ -1,8 +1,10 @@
 //! Footprints: what the operations of this crate allocate, save and free, without tensors.
 //!
-//! A footprint stands in the file of its operation, as a method of [`MemorySim`], and follows it line by line, so that it allocates and frees
-//! in the same order: [`MemorySim::norm`] in `rms_norm.rs`, [`MemorySim::project`] in `linear/footprint.rs`, and so on. Who changes an
-//! operation changes its footprint; a program that sums them knows the peak of a step before anything is loaded.
+//! A footprint stands in the file of its operation, as a method of [`MemorySim`], and follows it
+//! line by line, so that it allocates and frees in the same order: [`MemorySim::norm`] in
+//! `rms_norm.rs`, [`MemorySim::project`] in `linear/footprint.rs`, and so on. Who changes an
+//! operation changes its footprint; a program that sums them knows the peak of a step before
+//! anything is loaded.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -32,7 +34,12 @@ pub(crate) const WIDE: u64 = 4;
 impl MemorySim {
     /// Nothing is allocated yet; elements of hidden states have this many bytes.
     pub fn new(element: u64) -> Self {
-        Self { tracker: MemoryTracker::new(), element, sites: RefCell::default(), is_counting: Cell::new(true) }
+        Self {
+            tracker: MemoryTracker::new(),
+            element,
+            sites: RefCell::default(),
+            is_counting: Cell::new(true),
+        }
     }
 
     /// Whether the model's dtype is f32.
@@ -84,7 +91,11 @@ pub struct MemoryTracker {
 impl MemoryTracker {
     /// Nothing is allocated yet.
     pub fn new() -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(0), peak: Cell::new((0, StepPhase::Loss)), phase: Cell::new(StepPhase::Loss) })
+        Rc::new(Self {
+            now: Cell::new(0),
+            peak: Cell::new((0, StepPhase::Loss)),
+            phase: Cell::new(StepPhase::Loss),
+        })
     }
 
     /// Allocates `bytes`, until the result and all its clones are dropped.

@@ -1,14 +1,19 @@
-//! Operations of a transformer whose backward reads what was saved, exactly or compressed: linear maps with LoRA, norms, rotary embeddings,
-//! attention, gated activations, mixtures of experts, the loss.
+//! Operations of a transformer whose backward reads what was saved, exactly or compressed: linear
+//! maps with LoRA, norms, rotary embeddings, attention, gated activations, mixtures of experts, the
+//! loss.
 //!
-//! Where an operation needs an input in backward, it asks the [`SavePolicy`] of that site to save it and gets a [`SavedActivation`]. Each one
-//! has a [`SiteId`]. The sites of a rank's model share an [`ActivationStore`]: the count of saved bytes, the sites' states, and the check for
-//! NaN. Operations that read the same tensor share one saved activation. Weight gradients are contracted through the factors of a compressed
-//! tensor; it is restored only where the mathematics needs it (norms, activation functions, recomputed blocks).
+//! Where an operation needs an input in backward, it asks the [`SavePolicy`] of that site to save
+//! it and gets a [`SavedActivation`]. Each one has a [`SiteId`]. The sites of a rank's model share
+//! an [`ActivationStore`]: the count of saved bytes, the sites' states, and the check for NaN.
+//! Operations that read the same tensor share one saved activation. Weight gradients are contracted
+//! through the factors of a compressed tensor; it is restored only where the mathematics needs it
+//! (norms, activation functions, recomputed blocks).
 //!
-//! A frozen weight may be a [`QuantizedWeight`] (QLoRA): an operation expands it in forward, again in backward, and holds only its codes in between.
+//! A frozen weight may be a [`QuantizedWeight`] (QLoRA): an operation expands it in forward, again
+//! in backward, and holds only its codes in between.
 //!
-//! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's own differentiable operations, and is tested against it.
+//! Each operation has a plain counterpart in [`reference`](mod@reference), written with libtorch's
+//! own differentiable operations, and is tested against it.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -15,7 +15,8 @@ use crate::{Error, Matrix, SavePolicy, SavedActivation, SavedInput, Scope};
 pub struct Projection<'a> {
     /// `W` `[out, in]`.
     pub weight: Matrix<'a>,
-    /// Whether the weight is stored as `Wᵀ` `[in, out]` instead (`Conv1D` of transformers; PEFT's name for it).
+    /// Whether the weight is stored as `Wᵀ` `[in, out]` instead (`Conv1D` of transformers; PEFT's
+    /// name for it).
     pub fan_in_fan_out: bool,
     /// `b` `[out]`.
     pub bias: Option<&'a Tensor>,
@@ -30,9 +31,10 @@ impl<'a> Projection<'a> {
     }
 }
 
-/// A low-rank update `y += scale · (dropout(x) Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685). With a magnitude `m` the updated weight is scaled to it row by
-/// row (DoRA, arXiv 2402.09353): `y = x W'ᵀ + b` with `W' = m · (W + scale · B A) / ‖W + scale · B A‖`, the norm being a constant to backward.
-/// Where `x` is dropped, it is everywhere but in `x Wᵀ`, as in PEFT: `y = x Wᵀ + b + x̂ (W' - W)ᵀ`.
+/// A low-rank update `y += scale · (dropout(x) Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685). With a magnitude
+/// `m` the updated weight is scaled to it row by row (DoRA, arXiv 2402.09353): `y = x W'ᵀ + b` with
+/// `W' = m · (W + scale · B A) / ‖W + scale · B A‖`, the norm being a constant to backward. Where
+/// `x` is dropped, it is everywhere but in `x Wᵀ`, as in PEFT: `y = x Wᵀ + b + x̂ (W' - W)ᵀ`.
 #[derive(Clone, Copy, Debug)]
 pub struct Lora<'a> {
     /// `A` `[r, in]`.
@@ -47,15 +49,22 @@ pub struct Lora<'a> {
     pub magnitude: Option<&'a Tensor>,
 }
 
-/// Several linear maps of the same input `x` `[.., in]`, to `[.., out]` each: one saved input serves them all.
+/// Several linear maps of the same input `x` `[.., in]`, to `[.., out]` each: one saved input
+/// serves them all.
 ///
-/// Only what a trained weight needs is saved: with all of them frozen and no LoRA, nothing. In backward `dW = (dyᵀ U) V` and
-/// `dA = ((dy B)ᵀ U) V` go through the factors `x ≈ U V`; with LoRA dropout the masked input is rebuilt. Where `A` is frozen and `B` is not
-/// (LoRA-FA, arXiv 2308.03303), `x Aᵀ` is saved instead of `x`.
+/// Only what a trained weight needs is saved: with all of them frozen and no LoRA, nothing. In
+/// backward `dW = (dyᵀ U) V` and `dA = ((dy B)ᵀ U) V` go through the factors `x ≈ U V`; with LoRA
+/// dropout the masked input is rebuilt. Where `A` is frozen and `B` is not (LoRA-FA, arXiv
+/// 2308.03303), `x Aᵀ` is saved instead of `x`.
 ///
 /// # Errors
 /// [`Error::Shape`] if a weight does not fit the input; those of saving.
-pub fn project(x: &Tensor, projections: &[Projection<'_>], input: impl Into<SavedInput>, scope: &Scope) -> Result<Vec<Tensor>, Error> {
+pub fn project(
+    x: &Tensor,
+    projections: &[Projection<'_>],
+    input: impl Into<SavedInput>,
+    scope: &Scope,
+) -> Result<Vec<Tensor>, Error> {
     let mut inputs = vec![x];
     let mut ops = Vec::with_capacity(projections.len());
     for (index, projection) in projections.iter().enumerate() {
@@ -77,7 +86,11 @@ impl Function for Project {
         "linear".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let x = inputs[0];
         let mut shape = x.size();
         let width = shape.pop().unwrap_or(1);
@@ -100,7 +113,11 @@ impl Function for Project {
         Ok(outputs)
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let parameters = context.saved()?;
         let mut grad_inputs: Vec<Option<Tensor>> = (0..=parameters.len()).map(|_| None).collect();
         let mut sum = GradSum::default();
@@ -111,7 +128,14 @@ impl Function for Project {
             let out = shape.pop().unwrap_or(1);
             let dy = gradient.f_reshape([-1, out])?;
             let d_input = context.needs_grad(0).then_some(&mut sum);
-            op.backward(&dy, &parameters, &LinearInput::Saved(self.saved.as_ref()), context, &mut grad_inputs, d_input)?;
+            op.backward(
+                &dy,
+                &parameters,
+                &LinearInput::Saved(self.saved.as_ref()),
+                context,
+                &mut grad_inputs,
+                d_input,
+            )?;
         }
         grad_inputs[0] = match sum.into_inner() {
             Some(sum) => {

@@ -18,7 +18,8 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// From `targets` `[..]` (integers), one for each row of the hidden states; −100 says that nothing is predicted there.
+    /// From `targets` `[..]` (integers), one for each row of the hidden states; −100 says that
+    /// nothing is predicted there.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -34,16 +35,20 @@ impl Targets {
     }
 }
 
-/// Tokens per chunk whose logits take about 64 MiB in f32: for 49,152 entries of vocabulary, 64 · 2²⁰ / (4 · 49,152) = 341.
+/// Tokens per chunk whose logits take about 64 MiB in f32: for 49,152 entries of vocabulary, 64 ·
+/// 2²⁰ / (4 · 49,152) = 341.
 pub fn chunk_tokens(vocabulary: i64) -> i64 {
     ((64 << 20) / (4 * vocabulary.max(1))).max(16)
 }
 
-/// The sum of the losses of all targets, times `weight`, never holding the logits of more than `chunk` tokens.
+/// The sum of the losses of all targets, times `weight`, never holding the logits of more than
+/// `chunk` tokens.
 ///
-/// `hidden` `[.., width]` are the states that `lm_head` turns into logits `[tokens, vocabulary]` in f32 (or f64): final norm, head, and what else
-/// a model has there. Only rows that predict something are given to it. Each chunk's gradient is computed with its loss and the logits are gone;
-/// what is saved for backward is the gradient of those rows `[targets, width]`, and of the `parameters` of `lm_head` that require one.
+/// `hidden` `[.., width]` are the states that `lm_head` turns into logits `[tokens, vocabulary]` in
+/// f32 (or f64): final norm, head, and what else a model has there. Only rows that predict
+/// something are given to it. Each chunk's gradient is computed with its loss and the logits are
+/// gone; what is saved for backward is the gradient of those rows `[targets, width]`, and of the
+/// `parameters` of `lm_head` that require one.
 ///
 /// # Errors
 /// [`Error::Shape`] if there is not one row of `hidden` for each target; those of `lm_head`.
@@ -61,7 +66,11 @@ where
 {
     let width = hidden.size().last().copied().unwrap_or(1);
     if hidden.numel() as i64 != targets.total * width {
-        return Err(Error::Shape { operation: "loss_over_chunks", expected: format!("{} rows", targets.total), got: hidden.size() });
+        return Err(Error::Shape {
+            operation: "loss_over_chunks",
+            expected: format!("{} rows", targets.total),
+            got: hidden.size(),
+        });
     }
     let mut inputs = vec![hidden];
     inputs.extend(parameters);
@@ -90,7 +99,8 @@ struct ChunkedLoss<T> {
     /// Of `hidden`, and its rows.
     shape: Vec<i64>,
     total: i64,
-    /// The gradients of the inputs, made in forward: of the rows of `hidden` that have a target, then of the parameters.
+    /// The gradients of the inputs, made in forward: of the rows of `hidden` that have a target,
+    /// then of the parameters.
     saved: Vec<Option<SavedActivation>>,
 }
 
@@ -102,7 +112,11 @@ where
         "loss_over_chunks".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (hidden, parameters) = (inputs[0], &inputs[1..]);
         let (count, width) = (self.rows.size()[0], self.shape.last().copied().unwrap_or(1));
         let device = hidden.device();
@@ -112,9 +126,12 @@ where
             true => Some(Tensor::f_empty([count, width], (hidden.kind(), device))?),
             false => None,
         };
-        let wanted: Vec<&Tensor> =
-            (0..parameters.len()).filter(|index| context.needs_grad(index + 1)).map(|index| parameters[index]).collect();
-        let mut d_parameters: Vec<Tensor> = wanted.iter().map(|parameter| parameter.f_zeros_like()).collect::<Result<_, _>>()?;
+        let wanted: Vec<&Tensor> = (0..parameters.len())
+            .filter(|index| context.needs_grad(index + 1))
+            .map(|index| parameters[index])
+            .collect();
+        let mut d_parameters: Vec<Tensor> =
+            wanted.iter().map(|parameter| parameter.f_zeros_like()).collect::<Result<_, _>>()?;
         let mut sum = Tensor::f_zeros([] as [i64; 0], (Kind::Double, device))?;
         for start in (0..count).step_by(self.chunk as usize) {
             let length = self.chunk.min(count - start);
@@ -136,7 +153,9 @@ where
                 of.push(&part);
             }
             let mut found = grad(&[&logits], &of, &[Some(&d_logits)], false, false)?;
-            if let (Some(all), Some(Some(gradient))) = (&mut d_hidden, d_hidden_of(&mut found, wanted.len())) {
+            if let (Some(all), Some(Some(gradient))) =
+                (&mut d_hidden, d_hidden_of(&mut found, wanted.len()))
+            {
                 all.f_narrow(0, start, length)?.f_copy_(&gradient)?;
             }
             for (total, gradient) in d_parameters.iter_mut().zip(found.into_iter().flatten()) {
@@ -160,8 +179,14 @@ where
         Ok(vec![sum.f_mul_scalar(self.weight)?])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let Some(upstream) = &gradients[0] else { return Ok(self.saved.iter().map(|_| None).collect()) };
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let Some(upstream) = &gradients[0] else {
+            return Ok(self.saved.iter().map(|_| None).collect());
+        };
         let mut grad_inputs = Vec::with_capacity(self.saved.len());
         for (index, saved) in self.saved.iter().enumerate() {
             let (Some(saved), true) = (saved, context.needs_grad(index)) else {
@@ -173,7 +198,10 @@ where
             grad_inputs.push(Some(if index > 0 {
                 gradient
             } else {
-                let mut all = Tensor::f_zeros([self.total, gradient.size()[1]], (gradient.kind(), gradient.device()))?;
+                let mut all = Tensor::f_zeros(
+                    [self.total, gradient.size()[1]],
+                    (gradient.kind(), gradient.device()),
+                )?;
                 all.f_index_copy_(0, &self.rows, &gradient)?.f_view(&self.shape[..])?
             }));
         }
@@ -186,7 +214,8 @@ fn d_hidden_of(found: &mut Vec<Option<Tensor>>, parameters: usize) -> Option<Opt
     if found.len() > parameters { found.pop() } else { None }
 }
 
-/// Cross-entropy of each row of `logits` `[tokens, vocabulary]` (f32 or f64) against `ids` `[tokens]`: `[tokens]`.
+/// Cross-entropy of each row of `logits` `[tokens, vocabulary]` (f32 or f64) against `ids`
+/// `[tokens]`: `[tokens]`.
 ///
 /// # Errors
 /// Those of libtorch, as an id outside the vocabulary.
@@ -195,9 +224,14 @@ pub fn token_losses(logits: &Tensor, ids: &Tensor) -> Result<Tensor, Error> {
     Ok(logits.f_logsumexp(1, false)?.f_sub(&own)?)
 }
 
-/// [`token_losses`], and `weight` times the gradient of their sum, `softmax − one-hot`, written over the logits: nothing else of their size
-/// is ever held. What made the logits must not need them in its backward; a matrix product does not.
-fn losses_and_gradient(logits: &Tensor, ids: &Tensor, weight: f64) -> Result<(Tensor, Tensor), Error> {
+/// [`token_losses`], and `weight` times the gradient of their sum, `softmax − one-hot`, written
+/// over the logits: nothing else of their size is ever held. What made the logits must not need
+/// them in its backward; a matrix product does not.
+fn losses_and_gradient(
+    logits: &Tensor,
+    ids: &Tensor,
+    weight: f64,
+) -> Result<(Tensor, Tensor), Error> {
     let ids = ids.f_unsqueeze(1)?;
     let mut logits = logits.f_detach()?;
     let largest = logits.f_amax(1, true)?;

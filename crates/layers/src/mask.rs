@@ -9,7 +9,8 @@ pub enum Mask {
     Full,
     /// Itself and those before it.
     Causal,
-    /// Those where this is 0 and not −∞: `[batch or 1, heads or 1, queries or 1, keys]`, in the dtype of the queries.
+    /// Those where this is 0 and not −∞: `[batch or 1, heads or 1, queries or 1, keys]`, in the
+    /// dtype of the queries.
     Additive(Tensor),
 }
 
@@ -37,12 +38,19 @@ impl Mask {
     }
 }
 
-/// The mask of `tokens` that follow `seen` others: a token attends to itself and those before it, with a `window` to no more than that many,
-/// itself included (`sliding_window` of transformers). It is a tensor only where it must be.
+/// The mask of `tokens` that follow `seen` others: a token attends to itself and those before it,
+/// with a `window` to no more than that many, itself included (`sliding_window` of transformers).
+/// It is a tensor only where it must be.
 ///
 /// # Errors
 /// Those of libtorch.
-pub fn causal_mask(tokens: i64, seen: i64, window: Option<i64>, kind: Kind, device: Device) -> Result<Mask, Error> {
+pub fn causal_mask(
+    tokens: i64,
+    seen: i64,
+    window: Option<i64>,
+    kind: Kind,
+    device: Device,
+) -> Result<Mask, Error> {
     let window = window.filter(|window| *window < seen + tokens);
     match (window, seen, tokens) {
         (None, 0, _) => return Ok(Mask::Causal),
@@ -53,7 +61,8 @@ pub fn causal_mask(tokens: i64, seen: i64, window: Option<i64>, kind: Kind, devi
     Mask::allowing(&allowed, kind)
 }
 
-/// The mask of packed rows: as [`causal_mask`], and of its own segment only. `segments` `[batch, tokens]` are integers.
+/// The mask of packed rows: as [`causal_mask`], and of its own segment only. `segments` `[batch,
+/// tokens]` are integers.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -64,7 +73,8 @@ pub fn segment_mask(segments: &Tensor, window: Option<i64>, kind: Kind) -> Resul
     Mask::allowing(&allowed.f_view([-1, 1, tokens, tokens])?, kind)
 }
 
-/// The mask of rows whose padding is not attended to: `present` `[batch, tokens]` (integers) is 0 where there is padding. A tensor only where some is.
+/// The mask of rows whose padding is not attended to: `present` `[batch, tokens]` (integers) is 0
+/// where there is padding. A tensor only where some is.
 ///
 /// # Errors
 /// Those of libtorch.
@@ -77,8 +87,9 @@ pub fn padding_mask(present: &Tensor, kind: Kind) -> Result<Mask, Error> {
     Mask::allowing(&allowed.f_view([size[0], 1, 1, size[1]])?, kind)
 }
 
-/// The mask of windows whose tokens come from several regions: a token attends to those of its own. `regions` `[windows, tokens]` (integers); a batch
-/// of images has its windows one image after the other, `images` of them.
+/// The mask of windows whose tokens come from several regions: a token attends to those of its own.
+/// `regions` `[windows, tokens]` (integers); a batch of images has its windows one image after the
+/// other, `images` of them.
 ///
 /// # Errors
 /// Those of libtorch.

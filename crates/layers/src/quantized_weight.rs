@@ -13,8 +13,9 @@ use autograd::Parameter;
 
 /// A frozen weight `[out, in]` that is held quantized and expanded each time it is used.
 ///
-/// The expansion is written in operations of libtorch, so that it runs wherever the weight is. Each of its roundings is one of its format's own:
-/// the numbers are, bit for bit, those that the whole weight would have.
+/// The expansion is written in operations of libtorch, so that it runs wherever the weight is. Each
+/// of its roundings is one of its format's own: the numbers are, bit for bit, those that the whole
+/// weight would have.
 #[derive(Debug)]
 pub struct QuantizedWeight {
     shape: [i64; 2],
@@ -29,14 +30,20 @@ enum Form {
     Nf4(Nf4),
 }
 
-/// Numbers expanded at a time: on the way to a MiB of f32 all stays in a processor's cache. A GPU is given more, as each piece is a few kernels.
-/// Multiples of what any format groups.
+/// Numbers expanded at a time: on the way to a MiB of f32 all stays in a processor's cache. A GPU
+/// is given more, as each piece is a few kernels. Multiples of what any format groups.
 const PIECE: i64 = 1 << 18;
 const GPU_PIECE: i64 = 1 << 22;
 
 impl QuantizedWeight {
-    /// Blocks as a GGUF file holds them: `bytes` `[out, bytes of a row]`, which expand to `kind`. None if they are not rows of whole blocks.
-    pub fn blocks(name: impl Into<String>, format: BlockFormat, bytes: Tensor, kind: Kind) -> Option<Self> {
+    /// Blocks as a GGUF file holds them: `bytes` `[out, bytes of a row]`, which expand to `kind`.
+    /// None if they are not rows of whole blocks.
+    pub fn blocks(
+        name: impl Into<String>,
+        format: BlockFormat,
+        bytes: Tensor,
+        kind: Kind,
+    ) -> Option<Self> {
         let (BlockSize { bytes: block, elements }, size) = (format.size(), bytes.size());
         let is_whole = bytes.kind() == Kind::Uint8 && size.len() == 2 && size[1] % block == 0;
         let form = Form::Blocks(format, Parameter::new(name, bytes));
@@ -78,7 +85,10 @@ impl QuantizedWeight {
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.tensors().iter().map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+        self.tensors()
+            .iter()
+            .map(|tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
+            .sum()
     }
 
     /// The weight `[out, in]`, a new tensor.
@@ -99,7 +109,9 @@ impl QuantizedWeight {
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor, TchError> {
         let flat = ids.f_reshape([-1])?;
         let rows = match &self.form {
-            Form::Blocks(format, bytes) => self.expanded(*format, &bytes.f_index_select(0, &flat)?)?,
+            Form::Blocks(format, bytes) => {
+                self.expanded(*format, &bytes.f_index_select(0, &flat)?)?
+            }
             Form::Nf4(_) => self.expand()?.f_index_select(0, &flat)?,
         };
         let mut size = ids.size();
@@ -110,11 +122,19 @@ impl QuantizedWeight {
     fn expanded(&self, format: BlockFormat, bytes: &Tensor) -> Result<Tensor, TchError> {
         let BlockSize { bytes: block, elements } = format.size();
         let blocks = bytes.f_view([-1, block])?;
-        self.filled(bytes.size()[0], elements, |start, length| format.expand(&blocks.f_narrow(0, start / elements, length / elements)?))
+        self.filled(bytes.size()[0], elements, |start, length| {
+            format.expand(&blocks.f_narrow(0, start / elements, length / elements)?)
+        })
     }
 
-    /// `[rows, in]`, filled piece by piece, each whole blocks: `piece` takes the first number and how many to give.
-    fn filled(&self, rows: i64, block: i64, piece: impl Fn(i64, i64) -> Result<Tensor, TchError>) -> Result<Tensor, TchError> {
+    /// `[rows, in]`, filled piece by piece, each whole blocks: `piece` takes the first number and
+    /// how many to give.
+    fn filled(
+        &self,
+        rows: i64,
+        block: i64,
+        piece: impl Fn(i64, i64) -> Result<Tensor, TchError>,
+    ) -> Result<Tensor, TchError> {
         let most = if self.device() == Device::Cpu { PIECE } else { GPU_PIECE } / block * block;
         let whole = Tensor::f_empty([rows, self.shape[1]], (self.kind, self.device()))?;
         let (flat, elements) = (whole.f_view([-1])?, rows * self.shape[1]);

@@ -4,15 +4,23 @@ use autograd::{Backward, BoxError, Forward, Function, apply, replay};
 
 use crate::{Error, SavePolicy, SavedActivation, SavedInput, Scope};
 
-/// Runs a block on `x`, saving `x` as `input` says and nothing else; backward restores `x` and runs the block again.
+/// Runs a block on `x`, saving `x` as `input` says and nothing else; backward restores `x` and runs
+/// the block again.
 ///
-/// With [`SavePolicy::Exact`] this is checkpointing; with a low-rank pair it is LoRAct's layer mode: the forward is exact, the gradients are those of
-/// the block at the restored input. `parameters` are the tensors inside `run` that require gradients. Random choices inside `run` must come
-/// from its scope, which makes the same ones again.
+/// With [`SavePolicy::Exact`] this is checkpointing; with a low-rank pair it is LoRAct's layer
+/// mode: the forward is exact, the gradients are those of the block at the restored input.
+/// `parameters` are the tensors inside `run` that require gradients. Random choices inside `run`
+/// must come from its scope, which makes the same ones again.
 ///
 /// # Errors
 /// Those of `run` and of saving.
-pub fn recompute<R>(run: R, x: &Tensor, parameters: &[&Tensor], input: impl Into<SavedInput>, scope: &Scope) -> Result<Tensor, Error>
+pub fn recompute<R>(
+    run: R,
+    x: &Tensor,
+    parameters: &[&Tensor],
+    input: impl Into<SavedInput>,
+    scope: &Scope,
+) -> Result<Tensor, Error>
 where
     R: Fn(&Tensor) -> Result<Tensor, Error> + Send + 'static,
 {
@@ -37,7 +45,11 @@ where
         "recompute".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         if context.any_needs_grad() {
             self.saved = Some(self.input.save(inputs[0], &self.scope)?);
             inputs[1..].iter().for_each(|parameter| context.save(parameter));
@@ -46,10 +58,15 @@ where
         Ok(vec![(self.run)(&inputs[0].detach())?])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(saved) = &self.saved else { return Err("the input was not saved".into()) };
         let parameters = context.saved()?;
-        let needs: Vec<bool> = (0..=parameters.len()).map(|index| context.needs_grad(index)).collect();
+        let needs: Vec<bool> =
+            (0..=parameters.len()).map(|index| context.needs_grad(index)).collect();
         let run = |inputs: &[Tensor]| Ok(vec![(self.run)(&inputs[0])?]);
         replay(run, vec![saved.restore()?], &parameters, &needs, gradients)
     }

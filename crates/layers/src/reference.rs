@@ -1,4 +1,5 @@
-//! The same operations, plain: written for reading, with libtorch's own differentiable operations, saving whatever those save.
+//! The same operations, plain: written for reading, with libtorch's own differentiable operations,
+//! saving whatever those save.
 
 use tch::{Kind, Tensor};
 
@@ -13,7 +14,8 @@ pub fn linear(x: &Tensor, projection: &crate::Projection<'_>) -> Tensor {
     let y = x.matmul(&weight.tr()) + x.matmul(&update.tr());
     let y = match lora.magnitude {
         Some(magnitude) => {
-            let norms = (weight + update).detach().square().sum_dim_intlist(1, false, x.kind()).sqrt();
+            let norms =
+                (weight + update).detach().square().sum_dim_intlist(1, false, x.kind()).sqrt();
             y * (magnitude / norms)
         }
         None => y,
@@ -48,7 +50,12 @@ pub fn activate(activation: Activation, x: &Tensor) -> Tensor {
     match activation {
         Activation::Silu => x * x.sigmoid(),
         Activation::Gelu => x * 0.5 * ((x / std::f64::consts::SQRT_2).erf() + 1.0),
-        Activation::GeluTanh => x * 0.5 * (((x + x.pow_tensor_scalar(3) * 0.044715) * (2.0 / std::f64::consts::PI).sqrt()).tanh() + 1.0),
+        Activation::GeluTanh => {
+            x * 0.5
+                * (((x + x.pow_tensor_scalar(3) * 0.044715) * (2.0 / std::f64::consts::PI).sqrt())
+                    .tanh()
+                    + 1.0)
+        }
         Activation::QuickGelu => x * (x * 1.702).sigmoid(),
         Activation::Relu => x.clamp_min(0.0),
         Activation::ReluSquared => x.clamp_min(0.0).square(),
@@ -66,7 +73,8 @@ pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Tensor {
     activate(activation, gate) * up
 }
 
-/// [`crate::rotary`] from column `first` on for the positions `0..tokens`, with complex numbers: a pair is a point in the plane.
+/// [`crate::rotary`] from column `first` on for the positions `0..tokens`, with complex numbers: a
+/// pair is a point in the plane.
 pub fn rotary(x: &Tensor, inverse_frequencies: &Tensor, pairs: Pairs, first: i64) -> Tensor {
     let (size, half) = (x.size(), inverse_frequencies.size()[0]);
     let positions = Tensor::arange(size[1], (x.kind(), x.device()));
@@ -77,7 +85,9 @@ pub fn rotary(x: &Tensor, inverse_frequencies: &Tensor, pairs: Pairs, first: i64
         Pairs::Halves => inside.view([size[0], size[1], size[2], 2, half]).transpose(3, 4),
         Pairs::Neighbours => inside.reshape([size[0], size[1], size[2], half, 2]),
     };
-    let turned = Tensor::complex(&points.select(4, 0).contiguous(), &points.select(4, 1).contiguous()) * turn;
+    let turned =
+        Tensor::complex(&points.select(4, 0).contiguous(), &points.select(4, 1).contiguous())
+            * turn;
     let turned = match pairs {
         Pairs::Halves => Tensor::cat(&[turned.real(), turned.imag()], 3),
         Pairs::Neighbours => Tensor::stack(&[turned.real(), turned.imag()], 4).flatten(3, 4),
@@ -87,7 +97,13 @@ pub fn rotary(x: &Tensor, inverse_frequencies: &Tensor, pairs: Pairs, first: i64
 }
 
 /// [`crate::attention`], without dropout.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scores: impl Into<Scores>) -> Tensor {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Mask,
+    scores: impl Into<Scores>,
+) -> Tensor {
     let (size, groups, rule) = (q.size(), q.size()[2] / k.size()[2], scores.into());
     let heads = |x: &Tensor| x.transpose(1, 2);
     let spread = |x: &Tensor| heads(x).repeat_interleave_self_int(groups, 1, None);
@@ -108,9 +124,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask, scores: impl I
     scores.softmax(-1, q.kind()).matmul(&spread(v)).transpose(1, 2).reshape([size[0], size[1], -1])
 }
 
-/// [`crate::biased_attention`] for distances, without dropout: the scores of each pair of tokens by their distance, then [`attention`] with them in
-/// the mask.
-pub fn attention_by_distance(q: &Tensor, k: &Tensor, v: &Tensor, embedding: &Tensor, of_keys: bool, mask: &Mask, scale: f64) -> Tensor {
+/// [`crate::biased_attention`] for distances, without dropout: the scores of each pair of tokens by
+/// their distance, then [`attention`] with them in the mask.
+pub fn attention_by_distance(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    embedding: &Tensor,
+    of_keys: bool,
+    mask: &Mask,
+    scale: f64,
+) -> Tensor {
     let (tokens, keys, longest) = (q.size()[1], k.size()[1], embedding.size()[0] / 2);
     let rows: Vec<Tensor> = (0..tokens)
         .map(|i| {
@@ -146,9 +170,15 @@ pub fn routing_weights(scores: &Tensor, chosen: &Tensor, routing: &Routing) -> T
     weights * routing.scale
 }
 
-/// A mixture of gated experts, `(gate, up, down)` each, every expert run on all tokens: [`crate::expert_inputs`], [`crate::gated`] and
-/// [`crate::expert_outputs`] one after another.
-pub fn mixture(x: &Tensor, experts: &[[crate::Projection<'_>; 3]], chosen: &Tensor, weights: &Tensor, activation: Activation) -> Tensor {
+/// A mixture of gated experts, `(gate, up, down)` each, every expert run on all tokens:
+/// [`crate::expert_inputs`], [`crate::gated`] and [`crate::expert_outputs`] one after another.
+pub fn mixture(
+    x: &Tensor,
+    experts: &[[crate::Projection<'_>; 3]],
+    chosen: &Tensor,
+    weights: &Tensor,
+    activation: Activation,
+) -> Tensor {
     let mut sum = x.zeros_like();
     for (expert, [gate, up, down]) in experts.iter().enumerate() {
         let own = chosen.eq(expert as i64).to_kind(x.kind()) * weights;
@@ -158,7 +188,8 @@ pub fn mixture(x: &Tensor, experts: &[[crate::Projection<'_>; 3]], chosen: &Tens
     sum
 }
 
-/// The sum of the cross-entropies of `logits` `[tokens, vocabulary]` against `targets` `[tokens]`, −100 ignored.
+/// The sum of the cross-entropies of `logits` `[tokens, vocabulary]` against `targets` `[tokens]`,
+/// −100 ignored.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Tensor {
     logits.cross_entropy_loss::<Tensor>(targets, None, tch::Reduction::Sum, -100, 0.0)
 }

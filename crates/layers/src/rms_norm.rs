@@ -24,16 +24,29 @@ impl RmsWeight {
     }
 }
 
-/// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better (Zhang and Sennrich 2019, arXiv 1910.07467).
+/// RMSNorm over the last dimension, `y = w · x / sqrt(mean(x²) + eps)`, computed in f32 or better
+/// (Zhang and Sennrich 2019, arXiv 1910.07467).
 ///
-/// `x` `[.., width]` is saved as `policy` says if its gradient or the weight's is needed; `weight` is `[width]` and enters as `rule` says.
+/// `x` `[.., width]` is saved as `policy` says if its gradient or the weight's is needed; `weight`
+/// is `[width]` and enters as `rule` says.
 ///
 /// # Errors
 /// [`Error::Shape`] if the weight does not fit; those of saving.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, rule: RmsWeight, policy: &SavePolicy, scope: &Scope) -> Result<Tensor, Error> {
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    rule: RmsWeight,
+    policy: &SavePolicy,
+    scope: &Scope,
+) -> Result<Tensor, Error> {
     let width = x.size().last().copied().unwrap_or(0);
     if weight.size() != [width] {
-        return Err(Error::Shape { operation: "rms_norm", expected: format!("a weight [{width}]"), got: weight.size() });
+        return Err(Error::Shape {
+            operation: "rms_norm",
+            expected: format!("a weight [{width}]"),
+            got: weight.size(),
+        });
     }
     let function = RmsNorm { eps, rule, policy: *policy, scope: scope.clone(), saved: None };
     Ok(apply(function, &[x, weight])?.remove(0))
@@ -59,12 +72,18 @@ impl Function for RmsNorm {
         "rms_norm".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (x, weight) = (inputs[0], inputs[1]);
         let precise = x.f_to_kind(wide(x.kind()))?;
         let normed = precise.f_mul(&self.inverse_rms(&precise)?)?;
         let y = match self.rule {
-            RmsWeight::Rounded => normed.f_to_kind(x.kind())?.f_mul(&weight.f_to_kind(x.kind())?)?,
+            RmsWeight::Rounded => {
+                normed.f_to_kind(x.kind())?.f_mul(&weight.f_to_kind(x.kind())?)?
+            }
             rule => normed.f_mul(&rule.factor(weight, normed.kind())?)?.f_to_kind(x.kind())?,
         };
         if context.any_needs_grad() {
@@ -74,8 +93,14 @@ impl Function for RmsNorm {
         Ok(vec![y])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else { return Ok(vec![None, None]) };
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved) else {
+            return Ok(vec![None, None]);
+        };
         let weight = &context.saved()?[0];
         let x = saved.restore()?;
         let kind = wide(x.kind());
@@ -84,7 +109,12 @@ impl Function for RmsNorm {
         let normed = x.f_mul(&inverse)?;
         let d_weight = if context.needs_grad(1) {
             let width = weight.size()[0];
-            Some(dy.f_mul(&normed)?.f_reshape([-1, width])?.f_sum_dim_intlist(0, false, kind)?.f_to_kind(weight.kind())?)
+            Some(
+                dy.f_mul(&normed)?
+                    .f_reshape([-1, width])?
+                    .f_sum_dim_intlist(0, false, kind)?
+                    .f_to_kind(weight.kind())?,
+            )
         } else {
             None
         };
@@ -121,7 +151,13 @@ impl MemorySim {
     }
 
     /// The gradient of its input, from that of its output.
-    pub fn norm_backward(&self, saved: &SavedTensor, dy: &Allocation, elements: u64, weight_trained: bool) -> Allocation {
+    pub fn norm_backward(
+        &self,
+        saved: &SavedTensor,
+        dy: &Allocation,
+        elements: u64,
+        weight_trained: bool,
+    ) -> Allocation {
         let dx = {
             let restored = self.restore(saved);
             let (_x, _dy) = (self.widened(&restored, elements), self.widened(dy, elements));

@@ -15,7 +15,8 @@ pub enum Pairs {
     Neighbours,
 }
 
-/// Cosines and sines of the rotary embedding for the positions of a batch (RoPE, arXiv 2104.09864), shared by all layers.
+/// Cosines and sines of the rotary embedding for the positions of a batch (RoPE, arXiv 2104.09864),
+/// shared by all layers.
 #[derive(Debug)]
 pub struct RotaryTable {
     /// `[batch or 1, tokens, 1, turned / 2]`.
@@ -27,16 +28,31 @@ pub struct RotaryTable {
 }
 
 impl RotaryTable {
-    /// From `positions` `[batch or 1, tokens]` (integers) and the frequency of each pair `inverse_frequencies` `[turned / 2]`. Angles are
-    /// computed in f32 as transformers does (in f64 for an f64 model), then rounded to `kind`. `scale` multiplies both tables.
+    /// From `positions` `[batch or 1, tokens]` (integers) and the frequency of each pair
+    /// `inverse_frequencies` `[turned / 2]`. Angles are computed in f32 as transformers does (in
+    /// f64 for an f64 model), then rounded to `kind`. `scale` multiplies both tables.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(positions: &Tensor, inverse_frequencies: &Tensor, scale: f64, kind: Kind) -> Result<Self, Error> {
+    pub fn new(
+        positions: &Tensor,
+        inverse_frequencies: &Tensor,
+        scale: f64,
+        kind: Kind,
+    ) -> Result<Self, Error> {
         let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-        let angles = positions.f_to_kind(wide)?.f_unsqueeze(-1)?.f_mul(&inverse_frequencies.f_to_kind(wide)?)?.f_unsqueeze(2)?;
+        let angles = positions
+            .f_to_kind(wide)?
+            .f_unsqueeze(-1)?
+            .f_mul(&inverse_frequencies.f_to_kind(wide)?)?
+            .f_unsqueeze(2)?;
         let table = |values: Tensor| values.f_mul_scalar(scale)?.f_to_kind(kind);
-        Ok(Self { cosines: table(angles.f_cos()?)?, sines: table(angles.f_sin()?)?, pairs: Pairs::Halves, first: 0 })
+        Ok(Self {
+            cosines: table(angles.f_cos()?)?,
+            sines: table(angles.f_sin()?)?,
+            pairs: Pairs::Halves,
+            first: 0,
+        })
     }
 
     /// The same table for heads whose columns are paired so.
@@ -60,8 +76,9 @@ impl RotaryTable {
     }
 }
 
-/// Rotates each head's pairs of `x` `[batch, tokens, heads, d]` by its token's angles: as many columns as the table has angles for, the others
-/// being left as they are. Nothing is saved: the backward is the rotation back.
+/// Rotates each head's pairs of `x` `[batch, tokens, heads, d]` by its token's angles: as many
+/// columns as the table has angles for, the others being left as they are. Nothing is saved: the
+/// backward is the rotation back.
 ///
 /// # Errors
 /// [`Error::Shape`] if `x` is not of that shape or narrower than the table.
@@ -118,11 +135,19 @@ impl Function for Rotary {
         "rotary".into()
     }
 
-    fn forward(&mut self, _: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        _: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         Ok(vec![self.rotate(inputs[0], false)?])
     }
 
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        _: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let Some(dy) = &gradients[0] else { return Ok(vec![None]) };
         Ok(vec![Some(self.rotate(dy, true)?)])
     }

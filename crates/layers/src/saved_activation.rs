@@ -11,7 +11,8 @@ use crate::delta_chain::DeltaEntry;
 use crate::saved_bytes::Entry;
 use crate::{Error, SiteId};
 
-/// A tensor saved for backward. Clones share it; it is freed, and no longer counted, with the last of them.
+/// A tensor saved for backward. Clones share it; it is freed, and no longer counted, with the last
+/// of them.
 #[derive(Clone, Debug)]
 pub struct SavedActivation {
     form: Form,
@@ -35,8 +36,12 @@ pub(crate) enum Form {
 impl Clone for Form {
     fn clone(&self) -> Self {
         match self {
-            Self::Exact { tensor, version } => Self::Exact { tensor: tensor.shallow_clone(), version: *version },
-            Self::Code { code, ready } => Self::Code { code: code.shallow_clone(), ready: ready.clone() },
+            Self::Exact { tensor, version } => {
+                Self::Exact { tensor: tensor.shallow_clone(), version: *version }
+            }
+            Self::Code { code, ready } => {
+                Self::Code { code: code.shallow_clone(), ready: ready.clone() }
+            }
             Self::Delta(entry) => Self::Delta(entry.clone()),
         }
     }
@@ -66,7 +71,9 @@ impl SavedActivation {
 
     fn read(&self) -> Result<Read<'_>, Error> {
         match &self.form {
-            Form::Exact { tensor, version } if tensor.f_internal_version()? == *version => Ok(Read::Exact(tensor.shallow_clone())),
+            Form::Exact { tensor, version } if tensor.f_internal_version()? == *version => {
+                Ok(Read::Exact(tensor.shallow_clone()))
+            }
             Form::Exact { .. } => Err(Error::Edited { site_id: self.site_id }),
             Form::Code { code, ready } => {
                 if let Some(ready) = ready {

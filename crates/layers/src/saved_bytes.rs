@@ -1,7 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts the bytes saved for backward at this moment, and what the same sites would hold uncompressed.
+/// Counts the bytes saved for backward at this moment, and what the same sites would hold
+/// uncompressed.
 #[derive(Debug, Default)]
 pub struct SavedBytes {
     held: AtomicU64,

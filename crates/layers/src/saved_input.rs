@@ -34,7 +34,8 @@ impl From<&SharedSave> for SavedInput {
 }
 
 impl SavedInput {
-    /// Saves `tensor`, or hands out what was saved already. What all users of a shared save hand in must be the same tensor in the same shape.
+    /// Saves `tensor`, or hands out what was saved already. What all users of a shared save hand in
+    /// must be the same tensor in the same shape.
     pub(crate) fn save(&self, tensor: &Tensor, scope: &Scope) -> Result<SavedActivation, Error> {
         match self {
             Self::Policy(policy) => policy.save(tensor, scope),
@@ -52,8 +53,8 @@ impl SavedInput {
     }
 }
 
-/// A tensor that several operations read and one `SavedActivation` serves: made by the first that needs it, or never. Lives as long as the forward that
-/// hands it round.
+/// A tensor that several operations read and one `SavedActivation` serves: made by the first that
+/// needs it, or never. Lives as long as the forward that hands it round.
 #[derive(Clone, Debug)]
 pub struct SharedSave {
     policy: SavePolicy,

@@ -5,10 +5,11 @@ use autograd::random::derive_seed;
 use crate::delta_chain::DeltaChain;
 use crate::{ActivationStore, SavedBytes, Site, SiteId};
 
-/// Where an operation runs: its site in the model, its random stream, what the sites share, and whether dropout is on.
+/// Where an operation runs: its site in the model, its random stream, what the sites share, and
+/// whether dropout is on.
 ///
-/// The seed is derived from names (step, rank, layer, site), never drawn, so that a repeated forward makes the same choices, and switching one
-/// choice off changes no other.
+/// The seed is derived from names (step, rank, layer, site), never drawn, so that a repeated
+/// forward makes the same choices, and switching one choice off changes no other.
 #[derive(Clone, Debug)]
 pub struct Scope {
     seed: u64,
@@ -26,7 +27,13 @@ impl Scope {
 
     /// For evaluation: dropout is off.
     pub fn evaluation() -> Self {
-        Self { seed: 0, training: false, site_id: SiteId::default(), store: Arc::default(), chain: Arc::default() }
+        Self {
+            seed: 0,
+            training: false,
+            site_id: SiteId::default(),
+            store: Arc::default(),
+            chain: Arc::default(),
+        }
     }
 
     /// The scope of a layer of the model.
@@ -64,12 +71,14 @@ impl Scope {
         &self.store
     }
 
-    /// The same scope for blocks whose inputs are no differences from those before: the width of the residual stream changes there.
+    /// The same scope for blocks whose inputs are no differences from those before: the width of
+    /// the residual stream changes there.
     pub fn stage(&self) -> Self {
         Self { chain: Arc::default(), ..self.clone() }
     }
 
-    /// Says that the forward has passed the last block, and what only the next would have needed is freed.
+    /// Says that the forward has passed the last block, and what only the next would have needed is
+    /// freed.
     pub fn end_of_blocks(&self) {
         self.chain.end();
     }

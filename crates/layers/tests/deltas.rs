@@ -19,7 +19,12 @@ const WIDTH: i64 = 24;
 
 fn options(rotate: bool) -> Options {
     Options {
-        method: Method::Coded { rate: Rate::Bits(3.0), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate },
+        method: Method::Coded {
+            rate: Rate::Bits(3.0),
+            rounding: Rounding::Trellis,
+            drift: f64::INFINITY,
+            rotate,
+        },
         rank: Rank::Fraction(1.0),
         keep_norms: true,
         factors: Kind::Float,
@@ -37,9 +42,17 @@ fn stream(count: u64) -> Vec<Tensor> {
         .collect()
 }
 
-fn saved(stream: &[Tensor], policy: SavePolicy, store: &Arc<ActivationStore>) -> Vec<SavedActivation> {
+fn saved(
+    stream: &[Tensor],
+    policy: SavePolicy,
+    store: &Arc<ActivationStore>,
+) -> Vec<SavedActivation> {
     let scope = Scope::training(3, store.clone());
-    stream.iter().enumerate().map(|(layer, x)| policy.save(x, &scope.layer(layer).site(Site::Layer)).unwrap()).collect()
+    stream
+        .iter()
+        .enumerate()
+        .map(|(layer, x)| policy.save(x, &scope.layer(layer).site(Site::Layer)).unwrap())
+        .collect()
 }
 
 #[test]
@@ -51,9 +64,13 @@ fn differences_have_a_fraction_of_the_error_in_the_same_bytes() {
         let alone = saved(&stream, SavePolicy::Code(options(rotate)), &store);
         let one = (3 * ROWS * WIDTH / 8) as u64;
         assert!(differences.iter().chain(&alone).all(|saved| saved.bytes() == one));
-        assert_eq!((store.saved_bytes().held(), store.saved_bytes().exact()), (12 * one, 12 * (8 * ROWS * WIDTH) as u64));
+        assert_eq!(
+            (store.saved_bytes().held(), store.saved_bytes().exact()),
+            (12 * one, 12 * (8 * ROWS * WIDTH) as u64)
+        );
         for (block, x) in stream.iter().enumerate().rev() {
-            let (near, far) = (differences[block].restore().unwrap(), alone[block].restore().unwrap());
+            let (near, far) =
+                (differences[block].restore().unwrap(), alone[block].restore().unwrap());
             assert_eq!((near.size(), near.kind()), (x.size(), x.kind()));
             let (near, far) = (relative(&near, x), relative(&far, x));
             if block == 0 {
@@ -65,7 +82,8 @@ fn differences_have_a_fraction_of_the_error_in_the_same_bytes() {
     }
 }
 
-/// A residual stream grows from block to block. Were the sum held in bf16, the rounding of its end would be larger than its beginning.
+/// A residual stream grows from block to block. Were the sum held in bf16, the rounding of its end
+/// would be larger than its beginning.
 #[test]
 fn the_end_of_a_growing_stream_does_not_drown_its_beginning() {
     let mut x = normal(&[ROWS, WIDTH], 1);
@@ -76,7 +94,12 @@ fn the_end_of_a_growing_stream_does_not_drown_its_beginning() {
         })
         .collect();
     let differences = saved(&stream, SavePolicy::Delta(options(false)), &Arc::default());
-    let errors: Vec<f64> = differences.iter().zip(&stream).rev().map(|(saved, x)| relative(&saved.restore().unwrap(), x)).collect();
+    let errors: Vec<f64> = differences
+        .iter()
+        .zip(&stream)
+        .rev()
+        .map(|(saved, x)| relative(&saved.restore().unwrap(), x))
+        .collect();
     let alone = saved(&stream[..1], SavePolicy::Code(options(false)), &Arc::default());
     let first = relative(&alone[0].restore().unwrap(), &stream[0]);
     assert!((errors[23] / first - 1.0).abs() < 0.02, "{} {first}", errors[23]);
@@ -86,7 +109,8 @@ fn the_end_of_a_growing_stream_does_not_drown_its_beginning() {
 fn they_come_back_once_and_from_the_last_to_the_first() {
     let store = Arc::new(ActivationStore::default());
     let differences = saved(&stream(3), SavePolicy::Delta(options(false)), &store);
-    let refused = |saved: &SavedActivation| matches!(saved.restore(), Err(Error::OutOfOrder { .. }));
+    let refused =
+        |saved: &SavedActivation| matches!(saved.restore(), Err(Error::OutOfOrder { .. }));
     assert!(refused(&differences[1]), "not before the last");
     drop(differences[2].restore().unwrap());
     assert!(refused(&differences[2]), "not twice");
@@ -99,13 +123,22 @@ fn they_come_back_once_and_from_the_last_to_the_first() {
     let scope = Scope::training(3, store);
     let policy = SavePolicy::Delta(options(false));
     policy.save(&normal(&[ROWS, WIDTH], 1), &scope).unwrap();
-    assert!(policy.save(&normal(&[ROWS, WIDTH + 1], 1), &scope).unwrap_err().to_string().contains("[96, 24] as before"));
+    assert!(
+        policy
+            .save(&normal(&[ROWS, WIDTH + 1], 1), &scope)
+            .unwrap_err()
+            .to_string()
+            .contains("[96, 24] as before")
+    );
 }
 
-/// Of three blocks `x + tanh(x wᵀ)`: the exact forward, and the gradients of each block at its restored input.
+/// Of three blocks `x + tanh(x wᵀ)`: the exact forward, and the gradients of each block at its
+/// restored input.
 #[test]
 fn gradients_are_those_at_the_restored_inputs() {
-    let weights: Vec<Tensor> = (0..3).map(|block| (normal(&[WIDTH, WIDTH], 20 + block) * 0.1).set_requires_grad(true)).collect();
+    let weights: Vec<Tensor> = (0..3)
+        .map(|block| (normal(&[WIDTH, WIDTH], 20 + block) * 0.1).set_requires_grad(true))
+        .collect();
     let block = |x: &Tensor, w: &Tensor| x + x.matmul(&w.tr()).tanh() * 0.3;
     let x = normal(&[ROWS, WIDTH], 7);
     let dy = normal(&[ROWS, WIDTH], 8);
@@ -116,7 +149,14 @@ fn gradients_are_those_at_the_restored_inputs() {
     for (layer, w) in weights.iter().enumerate() {
         let held = w.shallow_clone();
         let policy = SavePolicy::Delta(options(true));
-        y = recompute(move |x| Ok(block(x, &held)), &y, &[w], policy, &scope.layer(layer).site(Site::Layer)).unwrap();
+        y = recompute(
+            move |x| Ok(block(x, &held)),
+            &y,
+            &[w],
+            policy,
+            &scope.layer(layer).site(Site::Layer),
+        )
+        .unwrap();
     }
     (&y * &dy).sum(Kind::Double).backward();
     let ours: Vec<Tensor> = weights.iter().map(Tensor::grad).collect();
@@ -131,7 +171,12 @@ fn gradients_are_those_at_the_restored_inputs() {
     let mut gradient = dy;
     for (layer, w) in weights.iter().enumerate().rev() {
         let restored = differences[layer].restore().unwrap().set_requires_grad(true);
-        let found = Tensor::run_backward(&[(block(&restored, w) * &gradient).sum(Kind::Double)], &[&restored, w], false, false);
+        let found = Tensor::run_backward(
+            &[(block(&restored, w) * &gradient).sum(Kind::Double)],
+            &[&restored, w],
+            false,
+            false,
+        );
         assert_close(&ours[layer], &found[1], 1e-9, &format!("block {layer}"));
         gradient = found[0].shallow_clone();
     }

@@ -1,4 +1,5 @@
-//! DoRA against its formula as PEFT has it, against finite differences, and through compressed inputs; LoRA-FA keeps the narrow projection only.
+//! DoRA against its formula as PEFT has it, against finite differences, and through compressed
+//! inputs; LoRA-FA keeps the narrow projection only.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
@@ -23,12 +24,15 @@ fn scope() -> Scope {
 /// x `[tokens, 7]`, W `[4, 7]`, b, A, B, m.
 fn leaves(tokens: i64, trained: u32) -> Vec<Tensor> {
     let shapes: [&[i64]; 6] = [&[2, tokens, 7], &[4, 7], &[4], &[2, 7], &[4, 2], &[4]];
-    let one = |(index, shape): (usize, &&[i64])| normal(shape, index as u64).set_requires_grad(trained >> index & 1 == 1);
+    let one = |(index, shape): (usize, &&[i64])| {
+        normal(shape, index as u64).set_requires_grad(trained >> index & 1 == 1)
+    };
     shapes.iter().enumerate().map(one).collect()
 }
 
 fn map(leaf: &[Tensor], dropout: f64) -> Projection<'_> {
-    let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: SCALE, dropout, magnitude: Some(&leaf[5]) });
+    let lora =
+        Some(Lora { a: &leaf[3], b: &leaf[4], scale: SCALE, dropout, magnitude: Some(&leaf[5]) });
     Projection { bias: Some(&leaf[2]), lora, ..Projection::new(&leaf[1]) }
 }
 
@@ -63,24 +67,49 @@ fn a_weight_stored_the_other_way_round_and_no_bias() {
     );
 }
 
-/// PEFT: `base(x) + (g - 1) · dropped Wᵀ + g · s · dropped Aᵀ Bᵀ`, with the bias in the first term only.
+/// PEFT: `base(x) + (g - 1) · dropped Wᵀ + g · s · dropped Aᵀ Bᵀ`, with the bias in the first term
+/// only.
 #[test]
 fn dropout_is_where_peft_has_it() {
     for trained in [0b11_1111, 0b11_1001, 0b10_0001, 0b00_0011] {
         let (leaves, scope) = (leaves(20, trained), scope());
-        let mask =
-            draw(Distribution::Bernoulli(0.75), &[40, 7], Kind::Double, device(), scope.at(0).seed()).unwrap().view([2, 20, 7]) / 0.75;
+        let mask = draw(
+            Distribution::Bernoulli(0.75),
+            &[40, 7],
+            Kind::Double,
+            device(),
+            scope.at(0).seed(),
+        )
+        .unwrap()
+        .view([2, 20, 7])
+            / 0.75;
         let peft = |leaf: &[Tensor]| {
-            let norms = (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE).detach().square().sum_dim_intlist(1, false, Kind::Double).sqrt();
+            let norms = (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE)
+                .detach()
+                .square()
+                .sum_dim_intlist(1, false, Kind::Double)
+                .sqrt();
             let (gain, dropped) = (&leaf[5] / norms, &leaf[0] * &mask);
             let low_rank = dropped.matmul(&leaf[3].tr()).matmul(&leaf[4].tr()) * SCALE;
-            leaf[0].matmul(&leaf[1].tr()) + &leaf[2] + dropped.matmul(&leaf[1].tr()) * (&gain - 1.0) + low_rank * gain
+            leaf[0].matmul(&leaf[1].tr())
+                + &leaf[2]
+                + dropped.matmul(&leaf[1].tr()) * (&gain - 1.0)
+                + low_rank * gain
         };
-        agree(&leaves, |leaf| vec![ours(leaf, 0.25, SavePolicy::Exact, &scope)], |leaf| vec![peft(leaf)]);
+        agree(
+            &leaves,
+            |leaf| vec![ours(leaf, 0.25, SavePolicy::Exact, &scope)],
+            |leaf| vec![peft(leaf)],
+        );
     }
     let leaves = leaves(5, 0);
     let evaluated = ours(&leaves, 0.25, SavePolicy::Exact, &Scope::evaluation());
-    assert_close(&evaluated, &ours(&leaves, 0.0, SavePolicy::Exact, &scope()), 1e-12, "evaluation drops nothing");
+    assert_close(
+        &evaluated,
+        &ours(&leaves, 0.0, SavePolicy::Exact, &scope()),
+        1e-12,
+        "evaluation drops nothing",
+    );
 }
 
 #[test]
@@ -88,12 +117,19 @@ fn gradients_are_the_finite_differences_with_the_norms_held() {
     for dropout in [0.0, 0.3] {
         let leaves = leaves(6, 0b11_1111);
         let direction = normal(&[2, 6, 4], 77);
-        let norms = |leaf: &[Tensor]| (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE).square().sum_dim_intlist(1, false, Kind::Double).sqrt();
+        let norms = |leaf: &[Tensor]| {
+            (&leaf[1] + leaf[4].matmul(&leaf[3]) * SCALE)
+                .square()
+                .sum_dim_intlist(1, false, Kind::Double)
+                .sqrt()
+        };
         let plain: Vec<Tensor> = leaves.iter().map(Tensor::detach).collect();
         // The norm is a constant to backward: where it moves, the magnitude moves with it.
         let value = |mut leaf: Vec<Tensor>| {
             leaf[5] = &leaf[5] * norms(&leaf) / norms(&plain);
-            (ours(&leaf, dropout, SavePolicy::Exact, &scope()) * &direction).sum(Kind::Double).double_value(&[])
+            (ours(&leaf, dropout, SavePolicy::Exact, &scope()) * &direction)
+                .sum(Kind::Double)
+                .double_value(&[])
         };
         let found = gradients(&leaves, vec![ours(&leaves, dropout, SavePolicy::Exact, &scope())]);
         for (index, gradient) in found.iter().enumerate() {
@@ -105,14 +141,22 @@ fn gradients_are_the_finite_differences_with_the_norms_held() {
             };
             let difference = (moved(1e-5) - moved(-1e-5)) / 2e-5;
             let expected = (gradient * &along).sum(Kind::Double).double_value(&[]);
-            assert!((difference - expected).abs() < 1e-6 * expected.abs().max(1.0), "leaf {index}: {difference} and {expected}");
+            assert!(
+                (difference - expected).abs() < 1e-6 * expected.abs().max(1.0),
+                "leaf {index}: {difference} and {expected}"
+            );
         }
     }
 }
 
 #[test]
 fn gradients_are_contracted_through_the_factors_of_a_compressed_input() {
-    let policy = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Components(3), keep_norms: false, factors: Kind::Double });
+    let policy = SavePolicy::Code(Options {
+        method: Method::Svd,
+        rank: Rank::Components(3),
+        keep_norms: false,
+        factors: Kind::Double,
+    });
     let leaves = leaves(9, 0b11_1111);
     let rows = leaves[0].detach().view([18, 7]);
     let store = Arc::new(ActivationStore::default());
@@ -146,10 +190,20 @@ fn a_small_change_of_magnitude_is_not_lost_in_bfloat16() {
     let leaves = leaves(50, 0);
     let narrow = |leaf: &Tensor| leaf.to_kind(Kind::BFloat16);
     let change = |factor: f64| {
-        let leaf =
-            [narrow(&leaves[0]), narrow(&leaves[1]), narrow(&leaves[2]), leaves[3].to_kind(Kind::Float), leaves[4].to_kind(Kind::Float)];
-        let leaf: Vec<Tensor> = leaf.into_iter().chain([(&leaves[5] * factor).to_kind(Kind::Float)]).collect();
-        ours(&leaf, 0.0, SavePolicy::Exact, &scope()).to_kind(Kind::Double).abs().mean(Kind::Double).double_value(&[])
+        let leaf = [
+            narrow(&leaves[0]),
+            narrow(&leaves[1]),
+            narrow(&leaves[2]),
+            leaves[3].to_kind(Kind::Float),
+            leaves[4].to_kind(Kind::Float),
+        ];
+        let leaf: Vec<Tensor> =
+            leaf.into_iter().chain([(&leaves[5] * factor).to_kind(Kind::Float)]).collect();
+        ours(&leaf, 0.0, SavePolicy::Exact, &scope())
+            .to_kind(Kind::Double)
+            .abs()
+            .mean(Kind::Double)
+            .double_value(&[])
     };
     // A quarter of the spacing of bf16 at 1; roundings average out over 400 outputs.
     assert!(change(1.002) > change(1.0));
@@ -163,8 +217,16 @@ fn a_frozen_a_saves_the_narrow_projection_and_no_input() {
         let store = Arc::new(ActivationStore::default());
         let scope = Scope::training(1, store.clone());
         let run = |leaf: &[Tensor]| {
-            let lora = Some(Lora { a: &leaf[3], b: &leaf[4], scale: SCALE, dropout, magnitude: None });
-            layers::project(&leaf[0], &[Projection { lora, ..Projection::new(&leaf[1]) }], SavePolicy::Exact, &scope).unwrap().remove(0)
+            let lora =
+                Some(Lora { a: &leaf[3], b: &leaf[4], scale: SCALE, dropout, magnitude: None });
+            layers::project(
+                &leaf[0],
+                &[Projection { lora, ..Projection::new(&leaf[1]) }],
+                SavePolicy::Exact,
+                &scope,
+            )
+            .unwrap()
+            .remove(0)
         };
         let y = run(&leaves);
         assert_eq!(store.saved_bytes().held(), (40 * 2 * 8) as u64);

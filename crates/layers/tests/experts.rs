@@ -1,4 +1,5 @@
-//! Routing and mixtures of experts against their plain references, exactly and with compression, in f64.
+//! Routing and mixtures of experts against their plain references, exactly and with compression, in
+//! f64.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
@@ -9,7 +10,8 @@ use tch::{Kind, Tensor};
 
 use compression::{Method, Options, Rank, TestMatrix};
 use layers::{
-    Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope, Scoring, SharedSave, Site, reference,
+    Activation, ActivationStore, Dispatch, Groups, Lora, Projection, Routing, SavePolicy, Scope,
+    Scoring, SharedSave, Site, reference,
 };
 use loract_layers as layers;
 
@@ -29,12 +31,28 @@ fn scope(store: &Arc<ActivationStore>) -> Scope {
 }
 
 fn routings() -> Vec<Routing> {
-    let plain = Routing { per_token: 2, scoring: Scoring::Softmax, normalised: None, scale: 1.0, groups: None };
+    let plain = Routing {
+        per_token: 2,
+        scoring: Scoring::Softmax,
+        normalised: None,
+        scale: 1.0,
+        groups: None,
+    };
     vec![
         plain,
         Routing { normalised: Some(0.0), ..plain },
-        Routing { per_token: 3, scoring: Scoring::Sigmoid, normalised: Some(1e-20), scale: 2.5, ..plain },
-        Routing { scoring: Scoring::Sigmoid, groups: Some(Groups { count: 3, chosen: 1 }), ..plain },
+        Routing {
+            per_token: 3,
+            scoring: Scoring::Sigmoid,
+            normalised: Some(1e-20),
+            scale: 2.5,
+            ..plain
+        },
+        Routing {
+            scoring: Scoring::Sigmoid,
+            groups: Some(Groups { count: 3, chosen: 1 }),
+            ..plain
+        },
     ]
 }
 
@@ -57,10 +75,15 @@ fn the_best_are_chosen_within_the_best_groups_and_a_correction_counts_for_the_ch
     // Groups (0, 1), (2, 3), (4, 5): the second is the best together, although 0 is the best alone.
     let scores = values(&[5.0f64, -9.0, 3.0, 3.5, 1.0, 2.0]).view([1, 6]);
     let groups = Some(Groups { count: 3, chosen: 1 });
-    let routing = Routing { per_token: 2, scoring: Scoring::Sigmoid, normalised: None, scale: 1.0, groups };
+    let routing =
+        Routing { per_token: 2, scoring: Scoring::Sigmoid, normalised: None, scale: 1.0, groups };
     let choose = |correction: Option<&Tensor>, routing: &Routing| {
-        let (chosen, weights) = layers::route(&scores, correction, routing, &Scope::evaluation()).unwrap();
-        (Vec::<i64>::try_from(chosen.view([-1])).unwrap(), Vec::<f64>::try_from(weights.view([-1])).unwrap())
+        let (chosen, weights) =
+            layers::route(&scores, correction, routing, &Scope::evaluation()).unwrap();
+        (
+            Vec::<i64>::try_from(chosen.view([-1])).unwrap(),
+            Vec::<f64>::try_from(weights.view([-1])).unwrap(),
+        )
     };
     assert_eq!(choose(None, &routing).0, [3, 2]);
     assert_eq!(choose(None, &Routing { groups: None, ..routing }).0, [0, 3]);
@@ -70,18 +93,33 @@ fn the_best_are_chosen_within_the_best_groups_and_a_correction_counts_for_the_ch
     assert!((weights[0] - 1.0 / (1.0 + 9f64.exp())).abs() < 1e-12, "{weights:?}");
 }
 
-/// `x` `[6, 5]`, weights `[6, 2]`, and for each expert gate, up (with a LoRA pair) and down (with one): 7 tensors.
+/// `x` `[6, 5]`, weights `[6, 2]`, and for each expert gate, up (with a LoRA pair) and down (with
+/// one): 7 tensors.
 fn leaves(width: i64) -> Vec<Tensor> {
     let mut shapes: Vec<Vec<i64>> = vec![vec![6, 5], vec![6, 2]];
     for _ in 0..EXPERTS {
-        shapes.extend([vec![width, 5], vec![width, 5], vec![2, 5], vec![width, 2], vec![5, width], vec![2, width], vec![5, 2]]);
+        shapes.extend([
+            vec![width, 5],
+            vec![width, 5],
+            vec![2, 5],
+            vec![width, 2],
+            vec![5, width],
+            vec![2, width],
+            vec![5, 2],
+        ]);
     }
-    shapes.iter().enumerate().map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true)).collect()
+    shapes
+        .iter()
+        .enumerate()
+        .map(|(index, shape)| normal(shape, index as u64).set_requires_grad(true))
+        .collect()
 }
 
 fn maps(leaf: &[Tensor]) -> Vec<[Projection<'_>; 3]> {
     let one = |at: usize| {
-        let lora = |a: usize, b: usize| Some(Lora { a: &leaf[a], b: &leaf[b], scale: 0.7, dropout: 0.0, magnitude: None });
+        let lora = |a: usize, b: usize| {
+            Some(Lora { a: &leaf[a], b: &leaf[b], scale: 0.7, dropout: 0.0, magnitude: None })
+        };
         [
             Projection::new(&leaf[at]),
             Projection { lora: lora(at + 2, at + 3), ..Projection::new(&leaf[at + 1]) },
@@ -102,10 +140,20 @@ fn run(leaf: &[Tensor], policy: [SavePolicy; 3], scope: &Scope) -> Tensor {
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
     let source = SharedSave::new(policy[0]);
-    let pair = layers::expert_inputs(&leaf[0], &into, &dispatch, &source, &scope.site(Site::MlpIn)).unwrap();
+    let pair = layers::expert_inputs(&leaf[0], &into, &dispatch, &source, &scope.site(Site::MlpIn))
+        .unwrap();
     let places = [scope.site(Site::Gate), scope.site(Site::Up)];
     let inner = layers::gated(Activation::Silu, &pair[0], &pair[1], &policy[1], places).unwrap();
-    layers::expert_outputs(&inner, &leaf[1], &down, &dispatch, &policy[2], &scope.site(Site::MlpOut), scope).unwrap()
+    layers::expert_outputs(
+        &inner,
+        &leaf[1],
+        &down,
+        &dispatch,
+        &policy[2],
+        &scope.site(Site::MlpOut),
+        scope,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -114,7 +162,9 @@ fn a_mixture_is_the_weighted_sum_of_its_experts() {
     agree(
         &leaves(7),
         |leaf| vec![run(leaf, [SavePolicy::Exact; 3], &scope(&store))],
-        |leaf| vec![reference::mixture(&leaf[0], &maps(leaf), &chosen(), &leaf[1], Activation::Silu)],
+        |leaf| {
+            vec![reference::mixture(&leaf[0], &maps(leaf), &chosen(), &leaf[1], Activation::Silu)]
+        },
     );
 }
 
@@ -137,14 +187,29 @@ fn every_site_of_a_mixture_may_be_compressed_and_its_gradients_are_those_at_the_
     let dispatch = Dispatch::new(&chosen(), EXPERTS).unwrap();
     let maps = maps(&leaves);
     let into: Vec<_> = maps.iter().map(|[gate, up, _]| vec![*gate, *up]).collect();
-    let pair = layers::expert_inputs(&leaves[0], &into, &dispatch, SavePolicy::Exact, &Scope::evaluation()).unwrap();
+    let pair = layers::expert_inputs(
+        &leaves[0],
+        &into,
+        &dispatch,
+        SavePolicy::Exact,
+        &Scope::evaluation(),
+    )
+    .unwrap();
     let inner = reference::gated(Activation::Silu, &pair[0], &pair[1]).detach();
     let restored = POLICY.save(&inner, &scope.site(Site::MlpOut)).unwrap().restore().unwrap();
     let leaf = leaves.iter().map(Tensor::shallow_clone).collect::<Vec<_>>();
     let down: Vec<_> = maps.iter().map(|[_, _, down]| *down).collect();
     let at = restored.set_requires_grad(true);
-    let y =
-        layers::expert_outputs(&at, &leaf[1], &down, &dispatch, &SavePolicy::Exact, &Scope::evaluation(), &Scope::evaluation()).unwrap();
+    let y = layers::expert_outputs(
+        &at,
+        &leaf[1],
+        &down,
+        &dispatch,
+        &SavePolicy::Exact,
+        &Scope::evaluation(),
+        &Scope::evaluation(),
+    )
+    .unwrap();
     let formula = gradients(&leaves, vec![y]);
     for index in [1, 6, 7, 8, 13, 14, 15] {
         assert_close(&ours[index], &formula[index], 1e-9, &format!("leaf {index}"));

@@ -1,4 +1,5 @@
-//! The loss over chunks never holds the full logits: by the allocator, to the byte. One test alone in its program.
+//! The loss over chunks never holds the full logits: by the allocator, to the byte. One test alone
+//! in its program.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod drawing;
@@ -26,8 +27,12 @@ fn the_peak_is_that_of_one_chunk() {
         let before = memory::current(Device::Cpu).unwrap();
         let head = head.shallow_clone();
         let tail = move |x: &Tensor| Ok(x.matmul(&head.tr()));
-        let loss = layers::loss_over_chunks(tail, &hidden, &[], &targets, 1.0, chunk, &scope).unwrap();
-        let (peak, held) = (memory::peak(Device::Cpu).unwrap() - before, memory::current(Device::Cpu).unwrap() - before);
+        let loss =
+            layers::loss_over_chunks(tail, &hidden, &[], &targets, 1.0, chunk, &scope).unwrap();
+        let (peak, held) = (
+            memory::peak(Device::Cpu).unwrap() - before,
+            memory::current(Device::Cpu).unwrap() - before,
+        );
         // What is held is the gradient of the states, and the loss in f64.
         assert_eq!(held, (4 * tokens * width + 8) as u64);
         (loss.double_value(&[]), peak)
@@ -40,5 +45,7 @@ fn the_peak_is_that_of_one_chunk() {
     assert!(whole >= logits(tokens), "{whole}");
     // One buffer of logits, which turns into their gradient in place, and little beside it.
     assert!(chunk < gradient + logits(16) + logits(16) / 4, "{chunk}");
-    println!("peak for {tokens} tokens of {vocabulary} logits: whole {whole}, in chunks of 16 {chunk} bytes");
+    println!(
+        "peak for {tokens} tokens of {vocabulary} logits: whole {whole}, in chunks of 16 {chunk} bytes"
+    );
 }

@@ -62,9 +62,13 @@ pub enum Recompute {
 }
 
 impl Activations {
-    /// Bytes of the state of sites, from step to step; `basis_layers` neighbouring layers share one.
+    /// Bytes of the state of sites, from step to step; `basis_layers` neighbouring layers share
+    /// one.
     pub fn state_bytes(&self, model: &ModelConfig, basis_layers: usize) -> u64 {
-        let (hidden, inner) = (model.hidden_size, model.experts.map_or(model.intermediate_size, |experts| experts.width));
+        let (hidden, inner) = (
+            model.hidden_size,
+            model.experts.map_or(model.intermediate_size, |experts| experts.width),
+        );
         let out = model.num_heads * model.value_dim();
         let of = |policy: &BlockActivations| {
             let blocks = match policy.recompute {
@@ -72,10 +76,28 @@ impl Activations {
                 Recompute::Layer(save) => vec![(save, hidden)],
                 Recompute::Sublayer(save) => vec![(save, hidden); 2],
             };
-            let sites = [(policy.norm, hidden), (policy.norm, hidden), (policy.attn_in, hidden), (policy.attn_out, out)];
-            let more = [(policy.mlp_in, hidden), (policy.mlp_out, inner), (policy.act, inner), (policy.act, inner)];
-            blocks.into_iter().chain(sites).chain(more).map(|(save, width)| save.state_bytes(width)).sum::<u64>()
+            let sites = [
+                (policy.norm, hidden),
+                (policy.norm, hidden),
+                (policy.attn_in, hidden),
+                (policy.attn_out, out),
+            ];
+            let more = [
+                (policy.mlp_in, hidden),
+                (policy.mlp_out, inner),
+                (policy.act, inner),
+                (policy.act, inner),
+            ];
+            blocks
+                .into_iter()
+                .chain(sites)
+                .chain(more)
+                .map(|(save, width)| save.state_bytes(width))
+                .sum::<u64>()
         };
-        (0..model.layers.len()).step_by(basis_layers.max(1)).map(|layer| of(self.layer(layer))).sum()
+        (0..model.layers.len())
+            .step_by(basis_layers.max(1))
+            .map(|layer| of(self.layer(layer)))
+            .sum()
     }
 }

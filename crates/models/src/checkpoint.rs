@@ -1,5 +1,5 @@
-//! Checkpoints: the weights, the configuration and the text side of a model, from a Hugging Face directory or a GGUF
-//! file. Names and layouts are Hugging Face's, whichever it is.
+//! Checkpoints: the weights, the configuration and the text side of a model, from a Hugging Face
+//! directory or a GGUF file. Names and layouts are Hugging Face's, whichever it is.
 
 mod gguf;
 mod hf;
@@ -21,8 +21,8 @@ use layers::BlockFormat;
 use crate::{Architecture, EncoderConfig, Error, ModelConfig, Result};
 use text::Text;
 
-/// An open checkpoint. Opening reads headers and configuration only; tensors are read one at a time, from any number
-/// of threads.
+/// An open checkpoint. Opening reads headers and configuration only; tensors are read one at a
+/// time, from any number of threads.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -47,7 +47,8 @@ trait Weights: std::fmt::Debug + Send + Sync {
     fn block_format(&self, _name: &str) -> Option<BlockFormat> {
         None
     }
-    /// The blocks of `name` as they are stored, `[rows, bytes of a row]`, if it is stored in blocks.
+    /// The blocks of `name` as they are stored, `[rows, bytes of a row]`, if it is stored in
+    /// blocks.
     fn blocks(&self, _name: &str, _device: Device) -> Result<Option<Tensor>> {
         Ok(None)
     }
@@ -103,32 +104,42 @@ impl Checkpoint {
         self.weights.kind(name)
     }
 
-    /// Checks, without reading any weights, that every tensor of `expected` is there with its shape and in a usable
-    /// format, and that there is nothing else but what is known to be harmless: rotary tables, and the output
-    /// projection of a model that uses its embedding instead.
+    /// Checks, without reading any weights, that every tensor of `expected` is there with its shape
+    /// and in a usable format, and that there is nothing else but what is known to be harmless:
+    /// rotary tables, and the output projection of a model that uses its embedding instead.
     ///
     /// # Errors
-    /// The first of [`Error::MissingTensor`], [`Error::Shape`], [`Error::Dtype`] and [`Error::UnexpectedTensor`].
+    /// The first of [`Error::MissingTensor`], [`Error::Shape`], [`Error::Dtype`] and
+    /// [`Error::UnexpectedTensor`].
     pub fn check(&self, expected: &[(String, Vec<i64>)]) -> Result<()> {
         for (name, shape) in expected {
             let got = self.shape(name).ok_or_else(|| self.missing(name))?;
             if got != shape {
-                return Err(Error::Shape { tensor: name.clone(), file: self.path.clone(), expected: shape.clone(), got: got.to_vec() });
+                return Err(Error::Shape {
+                    tensor: name.clone(),
+                    file: self.path.clone(),
+                    expected: shape.clone(),
+                    got: got.to_vec(),
+                });
             }
             self.weights.check_format(name)?;
         }
         let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-        match self.names().into_iter().find(|name| !known.contains(name) && !self.is_harmless(name)) {
+        match self.names().into_iter().find(|name| !known.contains(name) && !self.is_harmless(name))
+        {
             None => Ok(()),
-            Some(name) => Err(Error::UnexpectedTensor { tensor: name.to_owned(), file: self.path.clone() }),
+            Some(name) => {
+                Err(Error::UnexpectedTensor { tensor: name.to_owned(), file: self.path.clone() })
+            }
         }
     }
 
-    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own, dequantized if need be.
-    /// In addition to the result, only a few MiB are held at a time.
+    /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own,
+    /// dequantized if need be. In addition to the result, only a few MiB are held at a time.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on `device`).
+    /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on
+    /// `device`).
     pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         if self.shape(name).is_none() {
             return Err(self.missing(name));
@@ -142,7 +153,8 @@ impl Checkpoint {
         self.weights.block_format(name)
     }
 
-    /// Reads the blocks of `name`, a matrix, as they are stored: `[rows, bytes of a row]`, the rows in the order of [`Checkpoint::tensor`].
+    /// Reads the blocks of `name`, a matrix, as they are stored: `[rows, bytes of a row]`, the rows
+    /// in the order of [`Checkpoint::tensor`].
     ///
     /// # Errors
     /// [`Error::Dtype`] where it is not stored in blocks; those of [`Checkpoint::tensor`].
@@ -151,7 +163,9 @@ impl Checkpoint {
             tensor: name.to_owned(),
             file: self.path.clone(),
             expected: "rows of the blocks of GGUF",
-            got: self.kind(name).map_or_else(|| "something else".into(), |kind| format!("{kind:?}")),
+            got: self
+                .kind(name)
+                .map_or_else(|| "something else".into(), |kind| format!("{kind:?}")),
         };
         self.weights.blocks(name, device)?.ok_or_else(plain)
     }
@@ -181,7 +195,8 @@ impl Checkpoint {
     }
 
     fn is_harmless(&self, name: &str) -> bool {
-        // GGUF stores divisors of the rotary frequencies, which have become part of the configuration.
+        // GGUF stores divisors of the rotary frequencies, which have become part of the
+        // configuration.
         self.architecture.ignores(name) || name == ROPE_DIVISORS
     }
 }

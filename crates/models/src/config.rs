@@ -15,12 +15,13 @@ mod rope_table;
 
 pub use architecture::Architecture;
 pub use description::{
-    AttentionConfig, EmbeddingConfig, EmbeddingScale, ExpertsConfig, HeadConfig, HeadNorm, LatentConfig, LayerConfig, LayerRope, NormKind,
-    ResidualConfig,
+    AttentionConfig, EmbeddingConfig, EmbeddingScale, ExpertsConfig, HeadConfig, HeadNorm,
+    LatentConfig, LayerConfig, LayerRope, NormKind, ResidualConfig,
 };
 pub use encoder::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderLayer, ImageConfig, InputConfig, Labels, NormOrder, Pooling,
-    Positions, Problem, RelativePositions, StageConfig, TextConfig,
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, EncoderLayer, ImageConfig,
+    InputConfig, Labels, NormOrder, Pooling, Positions, Problem, RelativePositions, StageConfig,
+    TextConfig,
 };
 pub(crate) use encoder::{LAYER_NORM, MergeNames};
 pub use families::SUPPORTED_MODEL_TYPES;

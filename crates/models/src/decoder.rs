@@ -10,7 +10,10 @@ use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
 use autograd::Parameter;
-use layers::{Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks, segment_mask};
+use layers::{
+    Mask, RotaryTable, Scope, Site, Targets, causal_mask, dropout, embedding, loss_over_chunks,
+    segment_mask,
+};
 
 use crate::block::{AttentionContext, Block, KvCache};
 use crate::config::{EmbeddingScale, LayerRope, RopeConfig};
@@ -19,7 +22,8 @@ use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Activations, Checkpoint, Model, ModelConfig, Quantization, Result, Weight};
 
-/// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of what its configuration describes.
+/// A decoder for causal language modelling (the `…ForCausalLM` classes of transformers), made of
+/// what its configuration describes.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
@@ -37,12 +41,14 @@ pub struct Inputs {
     pub ids: Tensor,
     /// Each token's position in its segment `[batch, tokens]`; absent: 0, 1, 2, … in every row.
     pub positions: Option<Tensor>,
-    /// Each token's segment `[batch, tokens]` where rows are packed; absent: every row is one. A token attends to its own segment only.
+    /// Each token's segment `[batch, tokens]` where rows are packed; absent: every row is one. A
+    /// token attends to its own segment only.
     pub segments: Option<Tensor>,
 }
 
 impl Inputs {
-    /// Rows of one segment each. Padding at the right needs no mask: no token attends to what comes after it.
+    /// Rows of one segment each. Padding at the right needs no mask: no token attends to what comes
+    /// after it.
     pub fn rows(ids: Tensor) -> Self {
         Self { ids, positions: None, segments: None }
     }
@@ -78,11 +84,17 @@ impl Decoder {
         Self::load_quantized(checkpoint, Quantization::None, kind, device)
     }
 
-    /// The same, with the weights quantized that `quantization` says. They expand to `kind`, and cannot be trained.
+    /// The same, with the weights quantized that `quantization` says. They expand to `kind`, and
+    /// cannot be trained.
     ///
     /// # Errors
     /// As [`Decoder::load`].
-    pub fn load_quantized(checkpoint: &Checkpoint, quantization: Quantization, kind: Kind, device: Device) -> Result<Self> {
+    pub fn load_quantized(
+        checkpoint: &Checkpoint,
+        quantization: Quantization,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self> {
         let config = checkpoint.config()?;
         checkpoint.check(&Self::tensor_shapes(config))?;
         Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization }, config)
@@ -90,14 +102,22 @@ impl Decoder {
 
     fn new(tensors: &Tensors<'_>, config: &ModelConfig) -> Result<Self> {
         let names = config.names;
-        let embedding =
-            tensors.weight(format!("{}.weight", names.embedding), &[config.vocab_size, config.hidden_size], Role::Vocabulary)?;
+        let embedding = tensors.weight(
+            format!("{}.weight", names.embedding),
+            &[config.vocab_size, config.hidden_size],
+            Role::Vocabulary,
+        )?;
         let positions = match names.positions {
-            Some(name) => Some(tensors.parameter(format!("{name}.weight"), &[config.max_positions, config.hidden_size])?),
+            Some(name) => Some(tensors.parameter(
+                format!("{name}.weight"),
+                &[config.max_positions, config.hidden_size],
+            )?),
             None => None,
         };
         let lm_head = Arc::new(LmHead::new(tensors, config, &embedding)?);
-        let blocks = (0..config.layers.len()).map(|index| Block::new(tensors, config, index).map(Arc::new)).collect::<Result<_>>()?;
+        let blocks = (0..config.layers.len())
+            .map(|index| Block::new(tensors, config, index).map(Arc::new))
+            .collect::<Result<_>>()?;
         Ok(Self { config: config.clone(), embedding, positions, blocks, lm_head })
     }
 
@@ -111,20 +131,28 @@ impl Decoder {
         let tokens = inputs.ids.size()[1];
         match &inputs.positions {
             Some(positions) => Ok(positions.shallow_clone()),
-            None => Ok(Tensor::f_arange_start(seen, seen + tokens, (Kind::Int64, self.device()))?.f_view([1, tokens])?),
+            None => Ok(Tensor::f_arange_start(seen, seen + tokens, (Kind::Int64, self.device()))?
+                .f_view([1, tokens])?),
         }
     }
 
     /// What all blocks share in a forward of tokens that follow `seen` others.
-    fn attention_context(&self, inputs: &Inputs, positions: &Tensor, seen: i64) -> layers::Result<AttentionContext> {
+    fn attention_context(
+        &self,
+        inputs: &Inputs,
+        positions: &Tensor,
+        seen: i64,
+    ) -> layers::Result<AttentionContext> {
         let (tokens, kind) = (inputs.ids.size()[1], self.kind());
         let used = |rope| self.config.layers.iter().any(|layer| layer.rope == rope);
         let table = |rope: Option<&RopeConfig>, is_used: bool| match rope.filter(|_| is_used) {
             Some(rope) => self.table(rope, positions, seen + tokens).map(Some),
             None => Ok(None),
         };
-        let tables =
-            [table(Some(&self.config.rope), used(LayerRope::Global))?, table(self.config.local_rope.as_ref(), used(LayerRope::Local))?];
+        let tables = [
+            table(Some(&self.config.rope), used(LayerRope::Global))?,
+            table(self.config.local_rope.as_ref(), used(LayerRope::Local))?,
+        ];
         let mut masks: Vec<(Option<i64>, Mask)> = Vec::new();
         for layer in &self.config.layers {
             if !masks.iter().any(|(window, _)| *window == layer.window) {
@@ -139,15 +167,24 @@ impl Decoder {
     }
 
     /// The rotary table of `rope` at `positions` that lie below `end`.
-    fn table(&self, rope: &RopeConfig, positions: &Tensor, end: i64) -> layers::Result<RotaryTable> {
-        // Positions restart in packed rows: what counts is the largest. Only a table that depends on it makes the host wait for it.
+    fn table(
+        &self,
+        rope: &RopeConfig,
+        positions: &Tensor,
+        end: i64,
+    ) -> layers::Result<RotaryTable> {
+        // Positions restart in packed rows: what counts is the largest. Only a table that depends
+        // on it makes the host wait for it.
         let length = match rope.changes_beyond() {
             Some(limit) if end > limit => positions.f_max()?.f_int64_value(&[])? + 1,
             _ => end,
         };
         let attention = &self.config.attention;
-        let frequencies = Tensor::f_from_slice(&rope.inverse_frequencies(attention.rotary_width, length))?.f_to_device(self.device())?;
-        Ok(RotaryTable::new(positions, &frequencies, rope.attention_factor(), self.kind())?.with_pairs(attention.rotary_pairs))
+        let frequencies =
+            Tensor::f_from_slice(&rope.inverse_frequencies(attention.rotary_width, length))?
+                .f_to_device(self.device())?;
+        Ok(RotaryTable::new(positions, &frequencies, rope.attention_factor(), self.kind())?
+            .with_pairs(attention.rotary_pairs))
     }
 
     /// The hidden states that go into the first block.
@@ -172,7 +209,12 @@ impl Decoder {
     ///
     /// # Errors
     /// Those of the operations, as an id outside the vocabulary.
-    pub fn forward(&self, inputs: &Inputs, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
+    pub fn forward(
+        &self,
+        inputs: &Inputs,
+        activations: &Activations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         let positions = self.positions(inputs, 0)?;
         let context = self.attention_context(inputs, &positions, 0)?;
         let mut x = self.embed(&inputs.ids, &positions, scope)?;
@@ -191,16 +233,32 @@ impl Decoder {
         self.lm_head.logits(hidden)
     }
 
-    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens existing at a time (0: those that fit in 64 MiB).
+    /// `weight` times the sum of the losses at all targets, the logits of at most `chunk` tokens
+    /// existing at a time (0: those that fit in 64 MiB).
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn loss(&self, hidden: &Tensor, targets: &Targets, weight: f64, chunk: i64, scope: &Scope) -> layers::Result<Tensor> {
+    pub fn loss(
+        &self,
+        hidden: &Tensor,
+        targets: &Targets,
+        weight: f64,
+        chunk: i64,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         let chunk = if chunk > 0 { chunk } else { layers::chunk_tokens(self.config.vocab_size) };
         let lm_head = self.lm_head.clone();
         let parameters = self.lm_head.tensors();
         let scope = scope.at(self.blocks.len() as u64);
-        loss_over_chunks(move |hidden: &Tensor| lm_head.logits(hidden), hidden, &parameters, targets, weight, chunk, &scope)
+        loss_over_chunks(
+            move |hidden: &Tensor| lm_head.logits(hidden),
+            hidden,
+            &parameters,
+            targets,
+            weight,
+            chunk,
+            &scope,
+        )
     }
 
     /// An empty cache.
@@ -208,13 +266,15 @@ impl Decoder {
         Cache { layers: self.blocks.iter().map(|_| KvCache::default()).collect(), tokens: 0 }
     }
 
-    /// The logits `[vocabulary]` of the token that follows those in the cache and `ids` (one row, at least one); the cache then holds them too.
+    /// The logits `[vocabulary]` of the token that follows those in the cache and `ids` (one row,
+    /// at least one); the cache then holds them too.
     ///
     /// # Errors
     /// Those of the operations.
     pub fn next_logits(&self, ids: &[i64], cache: &mut Cache) -> layers::Result<Tensor> {
         let _mode = autograd::GradMode::disabled();
-        let inputs = Inputs::rows(Tensor::f_from_slice(ids)?.f_view([1, -1])?.f_to_device(self.device())?);
+        let inputs =
+            Inputs::rows(Tensor::f_from_slice(ids)?.f_view([1, -1])?.f_to_device(self.device())?);
         let positions = self.positions(&inputs, cache.tokens)?;
         let context = self.attention_context(&inputs, &positions, cache.tokens)?;
         let mut x = self.embed(&inputs.ids, &positions, &Scope::evaluation())?;

@@ -18,8 +18,8 @@ use image::ImageEmbedding;
 use merge::Merge;
 use text::TextEmbedding;
 
-/// An encoder (`BertModel`, `ViTModel`, `SwinModel` and their like in transformers), made of what its configuration describes: every token sees all
-/// others.
+/// An encoder (`BertModel`, `ViTModel`, `SwinModel` and their like in transformers), made of what
+/// its configuration describes: every token sees all others.
 #[derive(Debug)]
 pub struct Encoder {
     config: EncoderConfig,
@@ -50,7 +50,8 @@ pub enum EncoderInputs {
     Text {
         /// Token ids `[batch, tokens]`.
         ids: Tensor,
-        /// 0 where there is padding `[batch, tokens]` (integers; `attention_mask` of transformers); absent: nowhere.
+        /// 0 where there is padding `[batch, tokens]` (integers; `attention_mask` of transformers);
+        /// absent: nowhere.
         present: Option<Tensor>,
         /// Each token's type `[batch, tokens]`, as the sentence of a pair; absent: 0.
         types: Option<Tensor>,
@@ -84,26 +85,45 @@ impl Encoder {
         tensors.into_list()
     }
 
-    /// Reads the weights as `kind` onto `device`, all of them frozen. A head that the checkpoint may hold is left out.
+    /// Reads the weights as `kind` onto `device`, all of them frozen. A head that the checkpoint
+    /// may hold is left out.
     ///
     /// # Errors
     /// Those of [`Checkpoint::encoder_config`], [`Checkpoint::check`] and [`Checkpoint::tensor`].
     pub fn load(checkpoint: &Checkpoint, kind: Kind, device: Device) -> Result<Self> {
         let config = checkpoint.encoder_config()?;
         checkpoint.check(&Self::tensor_shapes(config))?;
-        Self::new(&Tensors::Read { drawn: None, checkpoint, kind, device, quantization: Quantization::None }, config)
+        Self::new(
+            &Tensors::Read {
+                drawn: None,
+                checkpoint,
+                kind,
+                device,
+                quantization: Quantization::None,
+            },
+            config,
+        )
     }
 
     pub(crate) fn new(tensors: &Tensors<'_>, config: &EncoderConfig) -> Result<Self> {
         let embedding = match &config.input {
             InputConfig::Text(text) => Embedding::Text(TextEmbedding::new(tensors, config, text)?),
-            InputConfig::Image(image) => Embedding::Image(ImageEmbedding::new(tensors, config, image)?),
+            InputConfig::Image(image) => {
+                Embedding::Image(ImageEmbedding::new(tensors, config, image)?)
+            }
         };
         let stage = |(stage, layers): (usize, usize)| {
-            let blocks = (0..layers).map(|index| Block::new_encoder(tensors, config, stage, index).map(Arc::new)).collect::<Result<_>>()?;
+            let blocks = (0..layers)
+                .map(|index| Block::new_encoder(tensors, config, stage, index).map(Arc::new))
+                .collect::<Result<_>>()?;
             let is_last = stage + 1 == config.stages.len();
             let merge = match config.names.merge.as_ref().filter(|_| !is_last) {
-                Some(names) => Some(Arc::new(Merge::new(tensors, &config.names.stage(stage), names, config.stages[stage].width)?)),
+                Some(names) => Some(Arc::new(Merge::new(
+                    tensors,
+                    &config.names.stage(stage),
+                    names,
+                    config.stages[stage].width,
+                )?)),
                 None => None,
             };
             Ok(Stage { blocks, merge })
@@ -113,7 +133,12 @@ impl Encoder {
             embedding,
             stages: depths.map(stage).collect::<Result<_>>()?,
             norm: match config.names.final_norm {
-                Some(name) => Some(Norm::new(tensors, (LAYER_NORM, config.norm_eps), name, &[config.width()])?),
+                Some(name) => Some(Norm::new(
+                    tensors,
+                    (LAYER_NORM, config.norm_eps),
+                    name,
+                    &[config.width()],
+                )?),
                 None => None,
             },
             config: config.clone(),
@@ -128,19 +153,35 @@ impl Encoder {
     /// The hidden states after the last layer `[batch, tokens, width]`, before the final norm.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the batch does not fit the model; those of the operations, as an id outside the vocabulary.
-    pub fn forward(&self, inputs: &EncoderInputs, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
+    /// [`Error::Shape`] if the batch does not fit the model; those of the operations, as an id
+    /// outside the vocabulary.
+    pub fn forward(
+        &self,
+        inputs: &EncoderInputs,
+        activations: &Activations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         let (mut x, mut grid) = match (&self.embedding, inputs) {
-            (Embedding::Text(embedding), EncoderInputs::Text { ids, types, .. }) => (embedding.forward(ids, types.as_ref(), scope)?, None),
+            (Embedding::Text(embedding), EncoderInputs::Text { ids, types, .. }) => {
+                (embedding.forward(ids, types.as_ref(), scope)?, None)
+            }
             (Embedding::Image(embedding), EncoderInputs::Images(pixels)) => {
                 let (x, grid) = embedding.forward(pixels, scope)?;
                 (x, Some(grid))
             }
             (Embedding::Text(_), EncoderInputs::Images(x)) => {
-                return Err(Error::Shape { operation: "an encoder of text", expected: "token ids".into(), got: x.size() });
+                return Err(Error::Shape {
+                    operation: "an encoder of text",
+                    expected: "token ids".into(),
+                    got: x.size(),
+                });
             }
             (Embedding::Image(_), EncoderInputs::Text { ids, .. }) => {
-                return Err(Error::Shape { operation: "an encoder of images", expected: "pixels".into(), got: ids.size() });
+                return Err(Error::Shape {
+                    operation: "an encoder of images",
+                    expected: "pixels".into(),
+                    got: ids.size(),
+                });
             }
         };
         let mask = match inputs.present() {
@@ -149,13 +190,19 @@ impl Encoder {
         };
         let mut layer = 0;
         for stage in &self.stages {
-            let (scope, context) = (scope.stage(), AttentionContext::masked(mask.shallow_clone(), grid));
+            let (scope, context) =
+                (scope.stage(), AttentionContext::masked(mask.shallow_clone(), grid));
             for block in &stage.blocks {
                 x = block.forward(&x, &context, activations.layer(layer), &scope.layer(layer))?;
                 layer += 1;
             }
             if let (Some(merge), Some(map)) = (&stage.merge, grid) {
-                x = merge.forward(&x, map, activations.layer(layer - 1), &scope.layer(layer - 1))?;
+                x = merge.forward(
+                    &x,
+                    map,
+                    activations.layer(layer - 1),
+                    &scope.layer(layer - 1),
+                )?;
                 grid = Some(map.map(|side| (side + 1) / 2));
             }
             scope.end_of_blocks();
@@ -167,17 +214,27 @@ impl Encoder {
     ///
     /// # Errors
     /// Those of the operations.
-    pub fn normed(&self, hidden: &Tensor, activations: &Activations, scope: &Scope) -> layers::Result<Tensor> {
+    pub fn normed(
+        &self,
+        hidden: &Tensor,
+        activations: &Activations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         match &self.norm {
             Some(norm) => {
                 let last = self.config.num_layers() - 1;
-                norm.forward(hidden, &activations.layer(last).norm, &scope.at(last as u64 + 1).site(Site::FinalNorm))
+                norm.forward(
+                    hidden,
+                    &activations.layer(last).norm,
+                    &scope.at(last as u64 + 1).site(Site::FinalNorm),
+                )
             }
             None => Ok(hidden.shallow_clone()),
         }
     }
 
-    /// One vector for each row, `[batch, width]`: that of the first token, or the mean over those that are no padding.
+    /// One vector for each row, `[batch, width]`: that of the first token, or the mean over those
+    /// that are no padding.
     ///
     /// # Errors
     /// Those of the operations.
@@ -193,11 +250,17 @@ impl Encoder {
             Pooling::First => {
                 // A copy: a view would hold all tokens as long as the norm holds this one.
                 let first = Tensor::f_zeros([1], (Kind::Int64, hidden.device()))?;
-                self.normed(&hidden.f_index_select(1, &first)?.f_squeeze_dim(1)?, activations, scope)
+                self.normed(
+                    &hidden.f_index_select(1, &first)?.f_squeeze_dim(1)?,
+                    activations,
+                    scope,
+                )
             }
             Pooling::Mean => {
                 let normed = self.normed(hidden, activations, scope)?;
-                let Some(present) = inputs.present() else { return Ok(normed.f_mean_dim(1, false, normed.kind())?) };
+                let Some(present) = inputs.present() else {
+                    return Ok(normed.f_mean_dim(1, false, normed.kind())?);
+                };
                 let weights = present.f_ne(0)?.f_to_kind(normed.kind())?;
                 let count = weights.f_sum_dim_intlist(1, true, weights.kind())?.f_clamp_min(1.0)?;
                 Ok(weights.f_div(&count)?.f_unsqueeze(1)?.f_matmul(&normed)?.f_squeeze_dim(1)?)
@@ -205,8 +268,8 @@ impl Encoder {
         }
     }
 
-    /// The mean of the tokens of each row, of length 1, `[batch, width]`: the embedding of a sentence, as sentence-transformers computes it for
-    /// MiniLM and its like. Without gradients.
+    /// The mean of the tokens of each row, of length 1, `[batch, width]`: the embedding of a
+    /// sentence, as sentence-transformers computes it for MiniLM and its like. Without gradients.
     ///
     /// # Errors
     /// Those of [`Encoder::forward`].
@@ -215,7 +278,8 @@ impl Encoder {
         let (activations, scope) = (Activations::default(), Scope::evaluation());
         let hidden = self.forward(inputs, &activations, &scope)?;
         let mean = self.pooled(Pooling::Mean, inputs, &hidden, &activations, &scope)?;
-        let length = mean.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(1e-12)?;
+        let length =
+            mean.f_norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true)?.f_clamp_min(1e-12)?;
         Ok(mean.f_div(&length)?)
     }
 }

@@ -41,7 +41,8 @@ pub enum Error {
         /// The names that are accepted.
         supported: &'static [&'static str],
     },
-    /// An option of a known architecture or adapter that changes the mathematics and is not implemented.
+    /// An option of a known architecture or adapter that changes the mathematics and is not
+    /// implemented.
     #[error("{option} = {value} in {} is not supported; supported: {supported}", file.display())]
     UnsupportedOption {
         /// The file that sets it.
@@ -123,7 +124,8 @@ pub enum Error {
         /// What does not add up.
         why: String,
     },
-    /// A file that is something else than its name says: a pointer, a web page, an archive, a device.
+    /// A file that is something else than its name says: a pointer, a web page, an archive, a
+    /// device.
     #[error("{} is {what}; {remedy}", file.display())]
     WrongFile {
         /// The file.

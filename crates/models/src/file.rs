@@ -1,4 +1,5 @@
-//! Files opened as what they are: a pointer, a web page or an archive in the place of a model's file is called so.
+//! Files opened as what they are: a pointer, a web page or an archive in the place of a model's
+//! file is called so.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -29,14 +30,18 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
         Err(files::Error::Io(why)) if why.kind() == ErrorKind::NotFound => return Ok(None),
         read => read.map_err(error(path, "read"))?,
     };
-    String::from_utf8(bytes).map(Some).map_err(|why| Error::corrupt(path, format!("it is not UTF-8 ({})", why.utf8_error())))
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|why| Error::corrupt(path, format!("it is not UTF-8 ({})", why.utf8_error())))
 }
 
 /// [`std::fs::read_to_string`], which says so if the file is something else.
 pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
     let bytes = files::read(path).map_err(|why| match why {
         files::Error::Io(why) => why,
-        files::Error::Refused(Refusal { what, remedy }) => io::Error::other(format!("it is {what}; {remedy}")),
+        files::Error::Refused(Refusal { what, remedy }) => {
+            io::Error::other(format!("it is {what}; {remedy}"))
+        }
     })?;
     String::from_utf8(bytes).map_err(|why| io::Error::new(ErrorKind::InvalidData, why.utf8_error()))
 }
@@ -67,7 +72,10 @@ mod tests {
         let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/hf/llama");
         let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
         let page = "<!DOCTYPE html>\n<html><body>Sign in</body></html>";
-        let utf16: Vec<u8> = "\u{feff}{\"model_type\": \"llama\"}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let utf16: Vec<u8> = "\u{feff}{\"model_type\": \"llama\"}"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
         for (name, content, says) in [
             ("model.safetensors", pointer.as_bytes(), "is a pointer of Git LFS, not the file; run `git lfs pull`"),
             ("model.safetensors", page.as_bytes(), "is a web page (HTML); fetch the file itself"),

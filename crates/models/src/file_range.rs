@@ -1,7 +1,8 @@
 //! A tensor filled from a range of a file, a few MiB at a time.
 //!
-//! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an error and not a
-//! SIGBUS, any number of threads may read at once, and no more than one piece exists in addition to the tensor itself.
+//! Positioned reads instead of a memory map: they need no `unsafe`, a file cut short under us is an
+//! error and not a SIGBUS, any number of threads may read at once, and no more than one piece
+//! exists in addition to the tensor itself.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +12,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
-/// Bytes read at a time: enough to amortise the calls, little enough to stay in the cache while converted.
+/// Bytes read at a time: enough to amortise the calls, little enough to stay in the cache while
+/// converted.
 const PIECE: usize = 4 << 20;
 
 /// Where a tensor's bytes lie, and in which blocks of whole elements they are stored.
@@ -25,8 +27,8 @@ pub(crate) struct FileRange {
     pub block_elements: usize,
 }
 
-/// Reads the tensor `name` of shape `shape` as `kind` on `device`; `decode` turns the bytes of whole blocks into a
-/// one-dimensional tensor of their elements.
+/// Reads the tensor `name` of shape `shape` as `kind` on `device`; `decode` turns the bytes of
+/// whole blocks into a one-dimensional tensor of their elements.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn read(
     file: &File,
@@ -50,7 +52,8 @@ pub(crate) fn read(
     while done < blocks {
         let now = per_piece.min(blocks - done);
         let piece = &mut bytes[..now * block_bytes];
-        file.read_exact_at(piece, offset + (done * block_bytes) as u64).map_err(Error::io(path, "read"))?;
+        file.read_exact_at(piece, offset + (done * block_bytes) as u64)
+            .map_err(Error::io(path, "read"))?;
         let piece = decode(piece)?;
         flat.f_narrow(0, (done * block_elements) as i64, (now * block_elements) as i64)
             .and_then(|mut place| place.f_copy_(&piece))

@@ -1,10 +1,12 @@
 //! Transformer models for fine-tuning: Hugging Face and GGUF weights in, PEFT adapters out.
 //!
 //! - [`Decoder`] is a language model: hidden states, logits, loss, one token after another;
-//! - [`Encoder`] reads text or images as a whole: hidden states, and one vector for each; [`Classifier`] is one with a head on top;
+//! - [`Encoder`] reads text or images as a whole: hidden states, and one vector for each;
+//!   [`Classifier`] is one with a head on top;
 //! - [`Model`] is what training needs of either: parameters, linear layers, adapters;
 //! - [`Activations`] say in what form each site saves what backward needs;
-//! - [`Quantization`] says which frozen weights are quantized, and [`Weight`] is one of either kind;
+//! - [`Quantization`] says which frozen weights are quantized, and [`Weight`] is one of either
+//!   kind;
 //! - [`Checkpoint`] opens a model directory or a GGUF file and reads its tensors one at a time;
 //! - [`Architecture`] is what the checkpoint describes: [`ModelConfig`] or [`EncoderConfig`];
 //! - [`adapter`] reads and writes LoRA adapters as PEFT does;
@@ -59,13 +61,14 @@ mod weight;
 
 pub use activations::{Activations, BlockActivations, Recompute};
 pub use adapter::{
-    Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules, check_pattern, read_adapter, read_labels,
-    write_adapter, write_labels,
+    Adapter, AdapterConfig, AdapterWeights, LayerNumbers, LoraWeights, TargetModules,
+    check_pattern, read_adapter, read_labels, write_adapter, write_labels,
 };
 pub use checkpoint::{ChatTemplates, Checkpoint, GgufTokenizer, TokenizerSource};
 pub use classifier::{Classifier, Losses};
 pub use config::{
-    Architecture, EncoderConfig, ImageConfig, InputConfig, Labels, ModelConfig, Problem, RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES,
+    Architecture, EncoderConfig, ImageConfig, InputConfig, Labels, ModelConfig, Problem,
+    RopeConfig, RopeScaling, SUPPORTED_MODEL_TYPES,
 };
 pub use decoder::footprint::{DecoderShape, TrainingSetup};
 pub use decoder::{BlockOutline, Cache, Decoder, Inputs, LinearOutline};

@@ -9,7 +9,8 @@ use crate::quantization::Role;
 use crate::tensors::Tensors;
 use crate::{Result, Weight};
 
-/// What turns the last hidden states into logits: the final norm, and the head (the embedding itself if tied).
+/// What turns the last hidden states into logits: the final norm, and the head (the embedding
+/// itself if tied).
 #[derive(Debug)]
 pub(crate) struct LmHead {
     config: HeadConfig,
@@ -25,14 +26,20 @@ impl LmHead {
         let norm = Norm::new(tensors, config.norms(), names.final_norm, &[config.hidden_size])?;
         let head = match config.tie_embeddings {
             true => embedding.shallow_clone(),
-            false => tensors.weight(format!("{}.weight", names.head), &[config.vocab_size, config.hidden_size], Role::Vocabulary)?,
+            false => tensors.weight(
+                format!("{}.weight", names.head),
+                &[config.vocab_size, config.hidden_size],
+                Role::Vocabulary,
+            )?,
         };
         Ok(Self {
             config: config.head,
             norm,
             head,
             bias: match config.head.bias {
-                true => Some(tensors.parameter(format!("{}.bias", names.head), &[config.vocab_size])?),
+                true => {
+                    Some(tensors.parameter(format!("{}.bias", names.head), &[config.vocab_size])?)
+                }
                 false => None,
             },
             tied: config.tie_embeddings,
@@ -62,21 +69,29 @@ impl LmHead {
 
     /// All parameters that logits depend on.
     pub fn tensors(&self) -> Vec<&Tensor> {
-        self.norm.parameters().chain(self.head.parameter()).chain(&self.bias).map(Parameter::tensor).collect()
+        self.norm
+            .parameters()
+            .chain(self.head.parameter())
+            .chain(&self.bias)
+            .map(Parameter::tensor)
+            .collect()
     }
 
     /// `[tokens, hidden]` to `[tokens, vocabulary]`, in f32 or better.
     pub fn logits(&self, hidden: &Tensor) -> layers::Result<Tensor> {
-        // Runs on a chunk of tokens at a time, inside the loss, and saves nothing beyond it: nothing is counted.
+        // Runs on a chunk of tokens at a time, inside the loss, and saves nothing beyond it:
+        // nothing is counted.
         let scope = Scope::evaluation();
         let normed = self.norm.forward(hidden, &SavePolicy::Exact, &scope)?;
         let bias = self.bias.as_ref().map(Parameter::tensor);
         let head = Projection { bias, ..Projection::new(self.head.matrix()) };
         let logits = project(&normed, &[head], SavePolicy::Exact, &scope)?.remove(0);
-        let logits = if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? };
+        let logits =
+            if logits.kind() == Kind::Double { logits } else { logits.f_to_kind(Kind::Float)? };
         let HeadConfig { multiplier, soft_cap, .. } = self.config;
         let logits = if multiplier == 1.0 { logits } else { logits.f_mul_scalar(multiplier)? };
-        // The loss writes over the logits; a product with a number does not miss them in its backward.
+        // The loss writes over the logits; a product with a number does not miss them in its
+        // backward.
         match soft_cap {
             Some(cap) => Ok(logits.f_mul_scalar(1.0 / cap)?.f_tanh()?.f_mul_scalar(cap)?),
             None => Ok(logits),

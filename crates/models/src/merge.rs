@@ -1,6 +1,7 @@
 //! A model with an adapter merged into its weights, in the files of Hugging Face.
 //!
-//! Tensor by tensor, in f32, rounded once: apart from the files' headers, one shard is in memory at a time, whatever the size of the model.
+//! Tensor by tensor, in f32, rounded once: apart from the files' headers, one shard is in memory at
+//! a time, whatever the size of the model.
 
 mod description;
 
@@ -17,7 +18,8 @@ use crate::{Adapter, Checkpoint, Decoder, Error, Linear, LoraWeights, Model, Res
 /// How a merged model is written.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeOptions {
-    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is quantized.
+    /// The dtype of all weights; absent: each is stored as in the base, f32 where that is
+    /// quantized.
     pub kind: Option<Kind>,
     /// The most bytes of weights in a file, if it holds more than one tensor.
     pub shard_bytes: u64,
@@ -36,12 +38,14 @@ pub struct Merged {
     pub files: Vec<String>,
 }
 
-/// Writes `model.safetensors`, or `model-00001-of-0000N.safetensors` with their index, and `config.json` into the directory `folder`: the model of
-/// `checkpoint` in the names and layouts of Hugging Face, which computes without an adapter what it computed with `adapter`, which lies at
+/// Writes `model.safetensors`, or `model-00001-of-0000N.safetensors` with their index, and
+/// `config.json` into the directory `folder`: the model of `checkpoint` in the names and layouts of
+/// Hugging Face, which computes without an adapter what it computed with `adapter`, which lies at
 /// `place`. `progress` is told how many bytes are written, of how many.
 ///
 /// # Errors
-/// Those of [`Checkpoint::check`]; [`Error::Adapter`] where the adapter does not fit the model; those of writing.
+/// Those of [`Checkpoint::check`]; [`Error::Adapter`] where the adapter does not fit the model;
+/// those of writing.
 pub fn merge(
     checkpoint: &Checkpoint,
     adapter: &Adapter,
@@ -77,17 +81,33 @@ pub fn merge(
     }
     if shards.len() > 1 {
         map.sort_keys();
-        write_json(&folder.join("model.safetensors.index.json"), &json!({"metadata": {"total_size": bytes}, "weight_map": map}))?;
+        write_json(
+            &folder.join("model.safetensors.index.json"),
+            &json!({"metadata": {"total_size": bytes}, "weight_map": map}),
+        )?;
     }
     let kind = options.kind.or_else(|| checkpoint.kind(&weights[0].name)).unwrap_or(Kind::Float);
-    write_json(&folder.join("config.json"), &description::describe(checkpoint, kind, unties(model, &adapter.config))?)?;
+    write_json(
+        &folder.join("config.json"),
+        &description::describe(checkpoint, kind, unties(model, &adapter.config))?,
+    )?;
     let parameters = weights.iter().map(Weight::elements).sum();
-    Ok(Merged { modules: adapter.weights.modules.len() + saved_modules(adapter), parameters, bytes, files })
+    Ok(Merged {
+        modules: adapter.weights.modules.len() + saved_modules(adapter),
+        parameters,
+        bytes,
+        files,
+    })
 }
 
 /// Modules that were trained whole.
 fn saved_modules(adapter: &Adapter) -> usize {
-    let mut modules: Vec<&str> = adapter.weights.saved.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0)).collect();
+    let mut modules: Vec<&str> = adapter
+        .weights
+        .saved
+        .iter()
+        .filter_map(|(name, _)| Some(name.rsplit_once('.')?.0))
+        .collect();
     modules.sort_unstable();
     modules.dedup();
     modules.len()
@@ -143,29 +163,45 @@ fn weights<'a>(
     options: &MergeOptions,
 ) -> Result<Vec<Weight<'a>>> {
     let model = checkpoint.config()?;
-    let mut expected: Vec<(String, Vec<i64>, String)> =
-        Decoder::tensor_shapes(model).into_iter().map(|(name, shape)| (name.clone(), shape, name)).collect();
+    let mut expected: Vec<(String, Vec<i64>, String)> = Decoder::tensor_shapes(model)
+        .into_iter()
+        .map(|(name, shape)| (name.clone(), shape, name))
+        .collect();
     if unties(model, &adapter.config) {
         // The head begins as the embedding is in the base.
         let embedding = format!("{}.weight", model.names.embedding);
-        expected.push((format!("{}.weight", model.names.head), vec![model.vocab_size, model.hidden_size], embedding));
+        expected.push((
+            format!("{}.weight", model.names.head),
+            vec![model.vocab_size, model.hidden_size],
+            embedding,
+        ));
     }
     let mut pairs: HashMap<&str, (&Linear, &LoraWeights)> = HashMap::new();
     for pair in &adapter.weights.modules {
         let linear = decoder.linears().into_iter().find(|linear| linear.path() == pair.module);
         pairs.extend(linear.map(|linear| (linear.weight().name(), (linear, pair))));
     }
-    let mut saved: HashMap<&str, &Tensor> = adapter.weights.saved.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut saved: HashMap<&str, &Tensor> =
+        adapter.weights.saved.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     // What corrects the choice of experts is compared with scores in f32.
     let precise = model.names.experts.as_ref().and_then(|experts| experts.correction);
 
     let mut weights = Vec::with_capacity(expected.len());
     for (name, shape, base) in expected {
         let stored = checkpoint.kind(&base).unwrap_or(Kind::Float);
-        let kind = if precise.is_some_and(|precise| name.ends_with(precise)) { stored } else { options.kind.unwrap_or(stored) };
+        let kind = if precise.is_some_and(|precise| name.ends_with(precise)) {
+            stored
+        } else {
+            options.kind.unwrap_or(stored)
+        };
         let source = match (saved.remove(name.as_str()), pairs.get(name.as_str())) {
             (Some(tensor), _) if tensor.size() != shape => {
-                return Err(Error::Shape { tensor: name, file: place.to_owned(), expected: shape, got: tensor.size() });
+                return Err(Error::Shape {
+                    tensor: name,
+                    file: place.to_owned(),
+                    expected: shape,
+                    got: tensor.size(),
+                });
             }
             (Some(tensor), _) => TensorSource::Saved(tensor),
             (None, Some((linear, pair))) => TensorSource::Lora(linear, pair),
@@ -174,7 +210,9 @@ fn weights<'a>(
         weights.push(Weight { name, shape, kind, source });
     }
     match saved.into_keys().min() {
-        Some(unknown) => Err(Error::UnexpectedTensor { tensor: unknown.to_owned(), file: place.to_owned() }),
+        Some(unknown) => {
+            Err(Error::UnexpectedTensor { tensor: unknown.to_owned(), file: place.to_owned() })
+        }
         None => Ok(weights),
     }
 }
@@ -215,7 +253,8 @@ mod tests {
             source: TensorSource::Base(String::new()),
         };
         let weights: Vec<Weight<'_>> = [3, 2, 9, 1, 1, 1, 1, 1].map(weight).into();
-        let sizes = |most| shards(&weights, most).iter().map(|shard| shard.len()).collect::<Vec<_>>();
+        let sizes =
+            |most| shards(&weights, most).iter().map(|shard| shard.len()).collect::<Vec<_>>();
         assert_eq!(sizes(10), [2, 1, 5]);
         assert_eq!(sizes(4), [1, 1, 1, 2, 2, 1]);
         assert_eq!(sizes(0), [1; 8]);

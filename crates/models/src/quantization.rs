@@ -10,10 +10,12 @@ pub enum Quantization {
     /// In the model's dtype.
     #[default]
     None,
-    /// The linear layers of the blocks in NF4 with double quantization, as bitsandbytes does for QLoRA (arXiv 2305.14314). What is not whole blocks of
-    /// 64 numbers stays in the model's dtype, and so do embedding and head.
+    /// The linear layers of the blocks in NF4 with double quantization, as bitsandbytes does for
+    /// QLoRA (arXiv 2305.14314). What is not whole blocks of 64 numbers stays in the model's dtype,
+    /// and so do embedding and head.
     Nf4,
-    /// Linear layers, embedding and head in the blocks of a GGUF file, where that has them in blocks.
+    /// Linear layers, embedding and head in the blocks of a GGUF file, where that has them in
+    /// blocks.
     Gguf,
 }
 
@@ -37,12 +39,21 @@ pub(crate) enum WeightFormat {
 
 impl Quantization {
     /// The format in which the weight `name` is quantized, if it is.
-    pub(crate) fn format(self, role: Role, checkpoint: Option<&Checkpoint>, name: &str, shape: &[i64]) -> Option<WeightFormat> {
+    pub(crate) fn format(
+        self,
+        role: Role,
+        checkpoint: Option<&Checkpoint>,
+        name: &str,
+        shape: &[i64],
+    ) -> Option<WeightFormat> {
         match (self, role) {
-            (Self::Nf4, Role::Linear) => Nf4::bytes(shape.iter().product()).map(|_| WeightFormat::Nf4),
-            (Self::Gguf, Role::Linear | Role::Vocabulary) => {
-                checkpoint?.block_format(name).filter(|_| shape.len() == 2).map(WeightFormat::Blocks)
+            (Self::Nf4, Role::Linear) => {
+                Nf4::bytes(shape.iter().product()).map(|_| WeightFormat::Nf4)
             }
+            (Self::Gguf, Role::Linear | Role::Vocabulary) => checkpoint?
+                .block_format(name)
+                .filter(|_| shape.len() == 2)
+                .map(WeightFormat::Blocks),
             _ => None,
         }
     }

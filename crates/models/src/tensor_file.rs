@@ -19,7 +19,8 @@ const LENGTH_BYTES: u64 = 8;
 /// The same limit as the `safetensors` crate's: a longer header is a damaged one.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// An open safetensors file. Its header is validated; tensors are read one by one, from any number of threads.
+/// An open safetensors file. Its header is validated; tensors are read one by one, from any number
+/// of threads.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -34,32 +35,44 @@ impl TensorFile {
     /// Opens `path` and checks that its header describes exactly the bytes that follow.
     ///
     /// # Errors
-    /// [`Error::MissingFile`], [`Error::Io`], [`Error::WrongFile`], or [`Error::Corrupt`] for a truncated or damaged file.
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::WrongFile`], or [`Error::Corrupt`] for a
+    /// truncated or damaged file.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = crate::file::open(path)?;
         let bytes = file.metadata().map_err(Error::io(path, "read"))?.len();
         if bytes < LENGTH_BYTES {
-            return Err(Error::corrupt(path, format!("{bytes} bytes are too few for a safetensors file")));
+            return Err(Error::corrupt(
+                path,
+                format!("{bytes} bytes are too few for a safetensors file"),
+            ));
         }
         let mut length = [0; LENGTH_BYTES as usize];
         file.read_exact(&mut length).map_err(Error::io(path, "read"))?;
         let length = u64::from_le_bytes(length);
         let room = bytes - LENGTH_BYTES;
         if length > MAX_HEADER.min(room) {
-            return Err(Error::corrupt(path, format!("it declares a header of {length} bytes and {room} follow")));
+            return Err(Error::corrupt(
+                path,
+                format!("it declares a header of {length} bytes and {room} follow"),
+            ));
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(Error::io(path, "read"))?;
-        let header: Metadata =
-            serde_json::from_slice(&header).map_err(|why| Error::corrupt(path, format!("its header is not valid: {why}")))?;
+        let header: Metadata = serde_json::from_slice(&header)
+            .map_err(|why| Error::corrupt(path, format!("its header is not valid: {why}")))?;
         let (declared, found) = (header.data_len() as u64, room - length);
         if declared != found {
-            return Err(Error::corrupt(path, format!("its tensors need {declared} bytes and {found} are there")));
+            return Err(Error::corrupt(
+                path,
+                format!("its tensors need {declared} bytes and {found} are there"),
+            ));
         }
         let mut shapes = HashMap::new();
         for (name, info) in header.tensors() {
-            let shape: std::result::Result<Vec<i64>, _> = info.shape.iter().map(|&n| i64::try_from(n)).collect();
-            let shape = shape.map_err(|_| Error::corrupt(path, format!("{name} is of impossible size")))?;
+            let shape: std::result::Result<Vec<i64>, _> =
+                info.shape.iter().map(|&n| i64::try_from(n)).collect();
+            let shape =
+                shape.map_err(|_| Error::corrupt(path, format!("{name} is of impossible size")))?;
             shapes.insert(name, shape);
         }
         let path = path.to_owned();
@@ -116,25 +129,43 @@ impl TensorFile {
     /// Reads `name` as `kind` on `device`: a contiguous tensor with a storage of its own.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on `device`).
+    /// [`Error::MissingTensor`], [`Error::Dtype`], [`Error::Io`], or [`Error::Torch`] (no memory on
+    /// `device`).
     pub fn tensor_as(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let stored = self.kind(name)?;
         let info = self.info(name)?;
-        let file_range =
-            FileRange { offset: self.data_offset + info.data_offsets.0 as u64, block_bytes: stored.elt_size_in_bytes(), block_elements: 1 };
+        let file_range = FileRange {
+            offset: self.data_offset + info.data_offsets.0 as u64,
+            block_bytes: stored.elt_size_in_bytes(),
+            block_elements: 1,
+        };
         let decode = |bytes: &[u8]| {
             let elements = (bytes.len() / file_range.block_bytes) as i64;
-            Tensor::f_from_data_size(bytes, &[elements], stored).map_err(Error::torch(name, &self.path))
+            Tensor::f_from_data_size(bytes, &[elements], stored)
+                .map_err(Error::torch(name, &self.path))
         };
-        file_range::read(&self.file, &self.path, name, file_range, &self.shapes[name], kind, device, decode)
+        file_range::read(
+            &self.file,
+            &self.path,
+            name,
+            file_range,
+            &self.shapes[name],
+            kind,
+            device,
+            decode,
+        )
     }
 
     fn info(&self, name: &str) -> Result<&safetensors::tensor::TensorInfo> {
-        self.header.info(name).ok_or_else(|| Error::MissingTensor { tensor: name.to_owned(), file: self.path.clone() })
+        self.header.info(name).ok_or_else(|| Error::MissingTensor {
+            tensor: name.to_owned(),
+            file: self.path.clone(),
+        })
     }
 }
 
-/// Reads every tensor of the safetensors file `path` as it is stored, in the file's order, on the CPU.
+/// Reads every tensor of the safetensors file `path` as it is stored, in the file's order, on the
+/// CPU.
 ///
 /// # Errors
 /// As [`TensorFile::open`] and [`TensorFile::tensor`].
@@ -143,8 +174,9 @@ pub fn read(path: &Path) -> Result<Vec<(String, Tensor)>> {
     file.names().into_iter().map(|name| file.tensor(&name).map(|tensor| (name, tensor))).collect()
 }
 
-/// Writes `tensors` to the safetensors file `path`: aside, synced, then renamed, so that it is whole or absent.
-/// Tensors may lie on any device and need not be contiguous; one at a time is copied.
+/// Writes `tensors` to the safetensors file `path`: aside, synced, then renamed, so that it is
+/// whole or absent. Tensors may lie on any device and need not be contiguous; one at a time is
+/// copied.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Dtype`] for a kind that safetensors lacks, or [`Error::Torch`].
@@ -162,21 +194,30 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &[(&str, &str)
         let shape = tensor.size().iter().map(|&n| n as usize).collect();
         views.push((name.as_str(), OnDisk { name, tensor, dtype, shape, fault: &fault }));
     }
-    let metadata = (!metadata.is_empty()).then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
+    let metadata = (!metadata.is_empty())
+        .then(|| metadata.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect());
     files::replace(path, |aside| {
         safetensors::serialize_to_file(views, metadata, aside).map_err(|why| match why {
-            safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_owned(), action: "write", source },
-            why => Error::Io { path: path.to_owned(), action: "write", source: std::io::Error::other(why) },
+            safetensors::SafeTensorError::IoError(source) => {
+                Error::Io { path: path.to_owned(), action: "write", source }
+            }
+            why => Error::Io {
+                path: path.to_owned(),
+                action: "write",
+                source: std::io::Error::other(why),
+            },
         })?;
         match fault.take() {
             None => Ok(()),
-            Some((name, source)) => Err(Error::Torch { tensor: name, file: path.to_owned(), source }),
+            Some((name, source)) => {
+                Err(Error::Torch { tensor: name, file: path.to_owned(), source })
+            }
         }
     })
 }
 
-/// A tensor as `safetensors` wants to see it. [`View::data`] cannot fail, so that a fault (a device that is gone) is
-/// put down here, and the file is thrown away.
+/// A tensor as `safetensors` wants to see it. [`View::data`] cannot fail, so that a fault (a device
+/// that is gone) is put down here, and the file is thrown away.
 struct OnDisk<'a> {
     name: &'a str,
     tensor: &'a Tensor,
@@ -238,7 +279,8 @@ mod tests {
         KINDS
             .iter()
             .map(|&(_, kind)| {
-                let tensor = Tensor::from_slice(&[0i64, 1, 1, 0, 1, 0]).reshape([2, 3]).to_kind(kind);
+                let tensor =
+                    Tensor::from_slice(&[0i64, 1, 1, 0, 1, 0]).reshape([2, 3]).to_kind(kind);
                 (format!("{kind:?}"), tensor)
             })
             .collect()
@@ -252,7 +294,10 @@ mod tests {
         tensors.push(("empty".into(), Tensor::zeros([0, 4], (Kind::Float, Device::Cpu))));
         tensors.push(("scalar".into(), Tensor::from(2.5f32)));
         // Columns of a larger matrix: neither contiguous nor at the start of their storage.
-        tensors.push(("strided".into(), Tensor::arange(12, (Kind::Int64, Device::Cpu)).view([3, 4]).narrow(1, 1, 2)));
+        tensors.push((
+            "strided".into(),
+            Tensor::arange(12, (Kind::Int64, Device::Cpu)).view([3, 4]).narrow(1, 1, 2),
+        ));
         write(&path, &tensors, &[("format", "pt")]).unwrap();
         let file = TensorFile::open(&path).unwrap();
         assert_eq!(file.metadata().unwrap()["format"], "pt");
@@ -276,7 +321,11 @@ mod tests {
         write(&path, &[("x".into(), large.shallow_clone())], &[]).unwrap();
         let file = TensorFile::open(&path).unwrap();
         assert!(file.metadata().is_none());
-        assert!(file.tensor_as("x", Kind::Double, Device::Cpu).unwrap().equal(&large.to_kind(Kind::Double)));
+        assert!(
+            file.tensor_as("x", Kind::Double, Device::Cpu)
+                .unwrap()
+                .equal(&large.to_kind(Kind::Double))
+        );
     }
 
     #[test]
@@ -288,7 +337,10 @@ mod tests {
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             let refused = TensorFile::open(&path).unwrap_err();
-            assert!(matches!(&refused, Error::Corrupt { file, .. } if *file == path), "{length}: {refused}");
+            assert!(
+                matches!(&refused, Error::Corrupt { file, .. } if *file == path),
+                "{length}: {refused}"
+            );
         }
         // Trailing bytes mean that the header does not belong to the data.
         std::fs::write(&path, [whole.as_slice(), &[0]].concat()).unwrap();
@@ -326,7 +378,9 @@ mod tests {
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0, 0]].concat();
         std::fs::write(&path, bytes).unwrap();
         let file = TensorFile::open(&path).unwrap();
-        assert!(matches!(file.tensor("y"), Err(Error::MissingTensor { tensor, .. }) if tensor == "y"));
+        assert!(
+            matches!(file.tensor("y"), Err(Error::MissingTensor { tensor, .. }) if tensor == "y")
+        );
         assert!(matches!(file.tensor("x"), Err(Error::Dtype { got, .. }) if got == "F8_E4M3"));
     }
 }

@@ -10,8 +10,8 @@ use layers::{Nf4, QuantizedWeight};
 use crate::quantization::{Role, WeightFormat};
 use crate::{Checkpoint, Error, Quantization, Result, Weight};
 
-/// Where the parts of a model get their tensors from when they are built: read from a checkpoint, or written down by name and shape only. A
-/// part says once what it needs, for both.
+/// Where the parts of a model get their tensors from when they are built: read from a checkpoint,
+/// or written down by name and shape only. A part says once what it needs, for both.
 #[derive(Debug)]
 pub(crate) enum Tensors<'a> {
     /// Reads them.
@@ -53,7 +53,9 @@ impl Tensors<'_> {
     /// The weight `name` of this shape, quantized if that is wanted of what has this role.
     pub fn weight(&self, name: String, shape: &[i64], role: Role) -> Result<Weight> {
         let (checkpoint, kind, device, quantization) = match self {
-            Self::Read { checkpoint, kind, device, quantization, .. } => (*checkpoint, *kind, *device, *quantization),
+            Self::Read { checkpoint, kind, device, quantization, .. } => {
+                (*checkpoint, *kind, *device, *quantization)
+            }
             Self::List(list) => {
                 list.borrow_mut().push((name.clone(), shape.to_vec(), role));
                 return Ok(Weight::Dense(Parameter::new(name, Tensor::new())));
@@ -62,12 +64,22 @@ impl Tensors<'_> {
         let torch = || Error::torch(&name, checkpoint.path());
         let packed = match quantization.format(role, Some(checkpoint), &name, shape) {
             None => return self.parameter(name, shape).map(Weight::Dense),
-            Some(WeightFormat::Blocks(format)) => QuantizedWeight::blocks(name.clone(), format, checkpoint.blocks(&name, device)?, kind)
-                .ok_or_else(|| Error::corrupt(checkpoint.path(), format!("{name} is not rows of whole blocks")))?,
+            Some(WeightFormat::Blocks(format)) => QuantizedWeight::blocks(
+                name.clone(),
+                format,
+                checkpoint.blocks(&name, device)?,
+                kind,
+            )
+            .ok_or_else(|| {
+                Error::corrupt(checkpoint.path(), format!("{name} is not rows of whole blocks"))
+            })?,
             Some(WeightFormat::Nf4) => {
-                // From what is stored, not from its rounding to the model's dtype, and on the CPU: the same codes on every device.
+                // From what is stored, not from its rounding to the model's dtype, and on the CPU:
+                // the same codes on every device.
                 let whole = checkpoint.tensor(&name, Kind::Float, Device::Cpu)?;
-                let codes = Nf4::quantize(&name, &whole, true).and_then(|codes| codes.to_device(device)).map_err(torch())?;
+                let codes = Nf4::quantize(&name, &whole, true)
+                    .and_then(|codes| codes.to_device(device))
+                    .map_err(torch())?;
                 QuantizedWeight::nf4(codes, kind)
             }
         };
@@ -102,8 +114,12 @@ impl Tensors<'_> {
 
     fn tensor_as(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor> {
         match self {
-            Self::Read { checkpoint, device, drawn: Some(drawn), .. } if !checkpoint.holds(name, shape) => {
-                drawn.tensor(name, shape, kind, *device).map_err(Error::torch(name, checkpoint.path()))
+            Self::Read { checkpoint, device, drawn: Some(drawn), .. }
+                if !checkpoint.holds(name, shape) =>
+            {
+                drawn
+                    .tensor(name, shape, kind, *device)
+                    .map_err(Error::torch(name, checkpoint.path()))
             }
             Self::Read { checkpoint, device, .. } => checkpoint.tensor(name, kind, *device),
             Self::List(list) => {
@@ -114,8 +130,8 @@ impl Tensors<'_> {
     }
 }
 
-/// How tensors begin that no checkpoint holds: normal with this deviation, the scales of norms one, and biases zero, as in `_init_weights` of
-/// transformers.
+/// How tensors begin that no checkpoint holds: normal with this deviation, the scales of norms one,
+/// and biases zero, as in `_init_weights` of transformers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drawn {
     pub seed: u64,
@@ -123,7 +139,13 @@ pub(crate) struct Drawn {
 }
 
 impl Drawn {
-    fn tensor(&self, name: &str, shape: &[i64], kind: Kind, device: Device) -> std::result::Result<Tensor, TchError> {
+    fn tensor(
+        &self,
+        name: &str,
+        shape: &[i64],
+        kind: Kind,
+        device: Device,
+    ) -> std::result::Result<Tensor, TchError> {
         if name.ends_with(".bias") {
             return Tensor::f_zeros(shape, (kind, device));
         }
@@ -132,7 +154,13 @@ impl Drawn {
         }
         let name = name.bytes().map(u64::from).collect::<Vec<_>>();
         // Drawn on the CPU, so that a seed means the same everywhere.
-        let drawn = draw(Distribution::Normal, shape, Kind::Float, Device::Cpu, derive_seed(&[self.seed, derive_seed(&name)]));
+        let drawn = draw(
+            Distribution::Normal,
+            shape,
+            Kind::Float,
+            Device::Cpu,
+            derive_seed(&[self.seed, derive_seed(&name)]),
+        );
         let drawn = drawn.map_err(|why| TchError::Torch(why.to_string()))?;
         drawn.f_mul_scalar(self.deviation)?.f_to_device(device)?.f_to_kind(kind)
     }

@@ -78,7 +78,9 @@ impl Weight {
 
     pub(crate) fn shallow_clone(&self) -> Self {
         match self {
-            Self::Dense(weight) => Self::Dense(Parameter::new(weight.name(), weight.shallow_clone())),
+            Self::Dense(weight) => {
+                Self::Dense(Parameter::new(weight.name(), weight.shallow_clone()))
+            }
             Self::Quantized(weight) => Self::Quantized(weight.clone()),
         }
     }

@@ -1,5 +1,6 @@
-//! Every recorded encoder: what it keeps for backward is the count by formula, its gradients with every site compressed are the exact ones where
-//! the code loses nothing and those of the restored activations where it does, padding is not seen, and a head that no file holds is drawn.
+//! Every recorded encoder: what it keeps for backward is the count by formula, its gradients with
+//! every site compressed are the exact ones where the code loses nothing and those of the restored
+//! activations where it does, padding is not seen, and a head that no file holds is drawn.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use compression::{Method, Options, Rank};
 use layers::{ActivationStore, Observer, SavePolicy, Scope, Site, SiteId};
 use loract_models::config::RelativePositions;
 use loract_models::{
-    Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig, EncoderInputs, InputConfig, Labels,
-    Model, Recompute, TargetModules, TensorFile, read_adapter, write_adapter,
+    Activations, AdapterConfig, BlockActivations, Checkpoint, Classifier, Encoder, EncoderConfig,
+    EncoderInputs, InputConfig, Labels, Model, Recompute, TargetModules, TensorFile, read_adapter,
+    write_adapter,
 };
 
 const fn every(policy: SavePolicy) -> BlockActivations {
@@ -30,7 +32,12 @@ const fn every(policy: SavePolicy) -> BlockActivations {
 }
 
 fn svd(rank: i64) -> Options {
-    Options { method: Method::Svd, rank: Rank::Components(rank), keep_norms: false, factors: Kind::Float }
+    Options {
+        method: Method::Svd,
+        rank: Rank::Components(rank),
+        keep_norms: false,
+        factors: Kind::Float,
+    }
 }
 
 /// A code of as many components as the tokens of [`alike`] are independent: it loses nothing.
@@ -39,13 +46,19 @@ fn lossless(config: &EncoderConfig) -> SavePolicy {
         InputConfig::Text(_) => 3,
         // All patches of Swin are the same, but where windows are padded.
         InputConfig::Image(image) if image.any_size => 4,
-        InputConfig::Image(image) => image.grid().iter().product::<i64>() + i64::from(image.class_token),
+        InputConfig::Image(image) => {
+            image.grid().iter().product::<i64>() + i64::from(image.class_token)
+        }
     }))
 }
 
 /// Whether the windows of every stage fill its map.
 fn fills_windows(config: &EncoderConfig) -> bool {
-    let (InputConfig::Image(image), RelativePositions::Windows { size }) = (&config.input, config.attention.relative) else { return true };
+    let (InputConfig::Image(image), RelativePositions::Windows { size }) =
+        (&config.input, config.attention.relative)
+    else {
+        return true;
+    };
     let mut grid = image.grid();
     config.stages.iter().all(|_| {
         let fills = grid.iter().all(|side| side % size == 0);
@@ -60,7 +73,8 @@ fn folder(name: &str) -> PathBuf {
 
 /// The folders of all recorded classifiers.
 fn families() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(folder("")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(folder("")).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.retain(|folder| folder.is_dir() && !folder.ends_with("sentences"));
     folders.sort();
     assert!(folders.len() >= 15);
@@ -77,7 +91,8 @@ fn load(folder: &Path) -> Classifier {
 
 /// A model with LoRA pairs whose B is not zero, and all of its weights trained too.
 fn trained(folder: &Path, kind: Kind) -> Classifier {
-    let mut model = Classifier::load(&Checkpoint::open(folder).unwrap(), None, 0, kind, Device::Cpu).unwrap();
+    let mut model =
+        Classifier::load(&Checkpoint::open(folder).unwrap(), None, 0, kind, Device::Cpu).unwrap();
     let lora = AdapterConfig {
         r: 2,
         target_modules: TargetModules::Pattern("all-linear".into()),
@@ -86,8 +101,21 @@ fn trained(folder: &Path, kind: Kind) -> Classifier {
     };
     model.add_lora(&lora, None, 0, folder).unwrap();
     let _mode = GradMode::disabled();
-    for (index, parameter) in model.trained().into_iter().filter(|parameter| parameter.name().contains("lora_")).enumerate() {
-        let noise = draw(Distribution::Normal, &parameter.size(), parameter.kind(), Device::Cpu, index as u64).unwrap() * 0.05;
+    for (index, parameter) in model
+        .trained()
+        .into_iter()
+        .filter(|parameter| parameter.name().contains("lora_"))
+        .enumerate()
+    {
+        let noise = draw(
+            Distribution::Normal,
+            &parameter.size(),
+            parameter.kind(),
+            Device::Cpu,
+            index as u64,
+        )
+        .unwrap()
+            * 0.05;
         parameter.shallow_clone().copy_(&noise);
     }
     model.train_weights(true);
@@ -96,7 +124,8 @@ fn trained(folder: &Path, kind: Kind) -> Classifier {
 
 const ROWS: i64 = 16;
 
-/// Rows that are all alike: 3 tokens, or an image; one of a single colour for Swin, which knows no places but within its windows.
+/// Rows that are all alike: 3 tokens, or an image; one of a single colour for Swin, which knows no
+/// places but within its windows.
 fn alike(config: &EncoderConfig) -> EncoderInputs {
     match &config.input {
         InputConfig::Text(text) => {
@@ -105,8 +134,18 @@ fn alike(config: &EncoderConfig) -> EncoderInputs {
         }
         InputConfig::Image(image) => {
             let size = if image.any_size { [1, 1] } else { image.size };
-            let one = draw(Distribution::Normal, &[1, image.channels, size[0], size[1]], Kind::Float, Device::Cpu, 5).unwrap();
-            EncoderInputs::Images(one.expand([ROWS, image.channels, image.size[0], image.size[1]], false).contiguous())
+            let one = draw(
+                Distribution::Normal,
+                &[1, image.channels, size[0], size[1]],
+                Kind::Float,
+                Device::Cpu,
+                5,
+            )
+            .unwrap();
+            EncoderInputs::Images(
+                one.expand([ROWS, image.channels, image.size[0], image.size[1]], false)
+                    .contiguous(),
+            )
         }
     }
 }
@@ -115,12 +154,16 @@ fn alike(config: &EncoderConfig) -> EncoderInputs {
 fn different(config: &EncoderConfig) -> EncoderInputs {
     match &config.input {
         InputConfig::Text(text) => {
-            let ids = (Tensor::arange(ROWS * 3, (Kind::Int64, Device::Cpu)) * 7).remainder(text.vocab_size).view([ROWS, 3]);
+            let ids = (Tensor::arange(ROWS * 3, (Kind::Int64, Device::Cpu)) * 7)
+                .remainder(text.vocab_size)
+                .view([ROWS, 3]);
             EncoderInputs::Text { ids, present: None, types: None }
         }
         InputConfig::Image(image) => {
             let size = [ROWS, image.channels, image.size[0], image.size[1]];
-            EncoderInputs::Images(draw(Distribution::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap())
+            EncoderInputs::Images(
+                draw(Distribution::Normal, &size, Kind::Float, Device::Cpu, 5).unwrap(),
+            )
         }
     }
 }
@@ -135,21 +178,37 @@ fn labels(model: &Classifier) -> Tensor {
 }
 
 /// The loss, the gradients of all trained parameters, and the bytes kept and exact before backward.
-fn step(model: &Classifier, inputs: &EncoderInputs, activations: BlockActivations, store: ActivationStore) -> (f64, Vec<Tensor>, [u64; 2]) {
+fn step(
+    model: &Classifier,
+    inputs: &EncoderInputs,
+    activations: BlockActivations,
+    store: ActivationStore,
+) -> (f64, Vec<Tensor>, [u64; 2]) {
     let store = Arc::new(store);
     let scope = Scope::training(1, store.clone());
     let logits = model.logits(inputs, &Activations::from(activations), &scope).unwrap();
     let bytes = [store.saved_bytes().held(), store.saved_bytes().exact()];
     let loss = model.losses(&logits, &labels(model), None).unwrap().mean().unwrap();
-    let wanted: Vec<&Tensor> = model.trained().into_iter().map(|parameter| parameter.tensor()).collect();
+    let wanted: Vec<&Tensor> =
+        model.trained().into_iter().map(|parameter| parameter.tensor()).collect();
     let gradients = grad(&[&loss], &wanted, &[None], false, false).unwrap();
-    (loss.double_value(&[]), gradients.into_iter().zip(wanted).map(|(g, p)| g.unwrap_or_else(|| p.zeros_like())).collect(), bytes)
+    (
+        loss.double_value(&[]),
+        gradients
+            .into_iter()
+            .zip(wanted)
+            .map(|(g, p)| g.unwrap_or_else(|| p.zeros_like()))
+            .collect(),
+        bytes,
+    )
 }
 
 fn relative(ours: &[Tensor], expected: &[Tensor]) -> f64 {
     let square = |x: Tensor| x.to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-    let difference: f64 = ours.iter().zip(expected).map(|(ours, expected)| square(ours - expected)).sum();
-    (difference / expected.iter().map(|expected| square(expected.shallow_clone())).sum::<f64>()).sqrt()
+    let difference: f64 =
+        ours.iter().zip(expected).map(|(ours, expected)| square(ours - expected)).sum();
+    (difference / expected.iter().map(|expected| square(expected.shallow_clone())).sum::<f64>())
+        .sqrt()
 }
 
 /// The rows of tokens that each stage sees in a batch.
@@ -172,9 +231,11 @@ fn tokens(config: &EncoderConfig) -> Vec<i64> {
     }
 }
 
-/// The bytes of the inputs of `count` things of each stage (a layer's input has the width of its stage), as they are.
+/// The bytes of the inputs of `count` things of each stage (a layer's input has the width of its
+/// stage), as they are.
 fn inputs_of(config: &EncoderConfig, count: impl Fn(usize) -> i64) -> u64 {
-    let of_stage = |(index, stage): (usize, i64)| count(index) * 4 * stage * config.stages[index].width;
+    let of_stage =
+        |(index, stage): (usize, i64)| count(index) * 4 * stage * config.stages[index].width;
     tokens(config).into_iter().enumerate().map(of_stage).sum::<i64>() as u64
 }
 
@@ -183,33 +244,52 @@ fn every_site_of_every_family_may_be_compressed() {
     for folder in families() {
         let (family, model) = (name(&folder), trained(&folder, Kind::Float));
         let (config, inputs) = (model.config(), alike(model.config()));
-        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
+        let (loss, exact, plain) =
+            step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         assert!(exact.iter().all(|gradient| bool::try_from(gradient.isfinite().all()).unwrap()));
-        let (same, gradients, bytes) = step(&model, &inputs, every(lossless(config)), ActivationStore::default());
-        assert_eq!((same, bytes[1], plain[0]), (loss, plain[1], plain[1]), "{family}: the forward is exact");
+        let (same, gradients, bytes) =
+            step(&model, &inputs, every(lossless(config)), ActivationStore::default());
+        assert_eq!(
+            (same, bytes[1], plain[0]),
+            (loss, plain[1], plain[1]),
+            "{family}: the forward is exact"
+        );
         assert!(bytes[0] < bytes[1] * 9 / 10, "{family}: {} of {} bytes", bytes[0], bytes[1]);
-        let (error, limit) = (relative(&gradients, &exact), if fills_windows(config) { 1e-4 } else { 1.0 });
+        let (error, limit) =
+            (relative(&gradients, &exact), if fills_windows(config) { 1e-4 } else { 1.0 });
         assert!(error < limit, "{family}: six sites: {error:e}");
 
         // Beside the layers: what the embeddings, the last norm and the head keep.
         let layers = |index: usize| config.stages[index].layers.len() as i64;
         let merges = |index: usize| i64::from(index + 1 < config.stages.len());
-        let checkpointed = BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() };
-        let (same, gradients, saved) = step(&model, &inputs, checkpointed, ActivationStore::default());
+        let checkpointed = BlockActivations {
+            recompute: Recompute::Layer(SavePolicy::Exact),
+            ..BlockActivations::default()
+        };
+        let (same, gradients, saved) =
+            step(&model, &inputs, checkpointed, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: checkpointed: {error:e}");
         let layer_inputs = inputs_of(config, |stage| layers(stage) + merges(stage));
         let beside = saved[0] - layer_inputs;
-        let halves = BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() };
+        let halves = BlockActivations {
+            recompute: Recompute::Sublayer(SavePolicy::Exact),
+            ..BlockActivations::default()
+        };
         let (same, gradients, saved) = step(&model, &inputs, halves, ActivationStore::default());
         let error = relative(&gradients, &exact);
         assert!(same == loss && error < 1e-5, "{family}: sublayers: {error:e}");
-        assert_eq!(saved[0] - beside, inputs_of(config, |stage| 2 * layers(stage) + merges(stage)), "{family}");
+        assert_eq!(
+            saved[0] - beside,
+            inputs_of(config, |stage| 2 * layers(stage) + merges(stage)),
+            "{family}"
+        );
         assert_eq!(beside, outside_layers(config), "{family}");
     }
 }
 
-/// The bytes that embeddings, the norm after the last layer and the head keep with all weights trained.
+/// The bytes that embeddings, the norm after the last layer and the head keep with all weights
+/// trained.
 fn outside_layers(config: &EncoderConfig) -> u64 {
     let (first, last) = (tokens(config)[0], tokens(config)[config.stages.len() - 1]);
     let width = config.stages[0].width;
@@ -227,7 +307,9 @@ fn outside_layers(config: &EncoderConfig) -> u64 {
 /// The elements of all patches.
 fn patches(config: &EncoderConfig) -> i64 {
     let InputConfig::Image(image) = &config.input else { return 0 };
-    ROWS * image.grid().iter().product::<i64>() * image.channels * image.patch.iter().product::<i64>()
+    ROWS * image.grid().iter().product::<i64>()
+        * image.channels
+        * image.patch.iter().product::<i64>()
 }
 
 /// Writes down what every site sees.
@@ -240,32 +322,43 @@ impl Observer for Recorder {
     }
 }
 
-/// The gradients of the weights of a linear map with a lossy code are those of the restored input: `dW = dyᵀ x̂`. All of a model's are checked at the
-/// last map of its last layer, whose output gradient is that of its bias.
+/// The gradients of the weights of a linear map with a lossy code are those of the restored input:
+/// `dW = dyᵀ x̂`. All of a model's are checked at the last map of its last layer, whose output
+/// gradient is that of its bias.
 #[test]
 fn a_lossy_site_gives_the_gradients_of_the_restored_activation() {
     for folder in families() {
         let (family, model) = (name(&folder), load(&folder));
         let config = model.config();
-        let prefix = model
-            .linears()
-            .iter()
-            .rev()
-            .map(|linear| linear.path().to_owned())
-            .find(|path| path.ends_with("output.dense") && !path.contains("attention") || path.ends_with("mlp.fc2"));
+        let prefix =
+            model.linears().iter().rev().map(|linear| linear.path().to_owned()).find(|path| {
+                path.ends_with("output.dense") && !path.contains("attention")
+                    || path.ends_with("mlp.fc2")
+            });
         let path = prefix.unwrap();
-        let down = model.linears().into_iter().find(|linear| linear.path() == path).unwrap().weight().parameter().unwrap();
+        let down = model
+            .linears()
+            .into_iter()
+            .find(|linear| linear.path() == path)
+            .unwrap()
+            .weight()
+            .parameter()
+            .unwrap();
         let _ = down.set_requires_grad(true);
         let options = svd(2);
-        let activations = BlockActivations { mlp_out: SavePolicy::Code(options), ..BlockActivations::default() };
+        let activations =
+            BlockActivations { mlp_out: SavePolicy::Code(options), ..BlockActivations::default() };
         let inputs = different(config);
         let seen = Recorder::default();
-        let (_, lossy, _) = step(&model, &inputs, activations, ActivationStore::with_observer(seen.clone()));
-        let (_, exact, _) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
+        let (_, lossy, _) =
+            step(&model, &inputs, activations, ActivationStore::with_observer(seen.clone()));
+        let (_, exact, _) =
+            step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
         let last = SiteId { layer: Some(config.num_layers() - 1), site: Some(Site::MlpOut) };
         let seen = seen.0.lock().unwrap();
         let x = &seen.iter().find(|(place, _)| *place == last).unwrap().1;
-        let code = compression::decompose(x, &options, 0, &mut compression::SiteState::default()).unwrap();
+        let code =
+            compression::decompose(x, &options, 0, &mut compression::SiteState::default()).unwrap();
         let restored = code.restore(Kind::Float).unwrap();
         // With x = U S Vᵀ cut to two directions, dyᵀ x̂ is dyᵀ x projected on them.
         let directions = restored.svd(true, true).2.narrow(1, 0, 2);
@@ -283,10 +376,15 @@ fn differences_of_the_residual_stream_begin_anew_where_its_width_changes() {
         let inputs = alike(model.config());
         let SavePolicy::Code(options) = lossless(model.config()) else { panic!("a code") };
         let limit = if fills_windows(model.config()) { 1e-3 } else { 1.0 };
-        let (loss, exact, plain) = step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
-        for recompute in [Recompute::Layer(SavePolicy::Delta(options)), Recompute::Sublayer(SavePolicy::Delta(options))] {
+        let (loss, exact, plain) =
+            step(&model, &inputs, BlockActivations::default(), ActivationStore::default());
+        for recompute in [
+            Recompute::Layer(SavePolicy::Delta(options)),
+            Recompute::Sublayer(SavePolicy::Delta(options)),
+        ] {
             let activations = BlockActivations { recompute, ..BlockActivations::default() };
-            let (same, gradients, saved) = step(&model, &inputs, activations, ActivationStore::default());
+            let (same, gradients, saved) =
+                step(&model, &inputs, activations, ActivationStore::default());
             assert!(same == loss && saved[0] < plain[0], "{family}: {recompute:?}");
             let error = relative(&gradients, &exact);
             assert!(error < limit, "{family}: {recompute:?}: {error:e}");
@@ -299,8 +397,19 @@ fn frozen_weights_without_adapters_save_nothing() {
     for folder in families() {
         let model = load(&folder);
         let store = Arc::new(ActivationStore::default());
-        let logits = model.logits(&alike(model.config()), &Activations::default(), &Scope::training(1, store.clone())).unwrap();
-        assert_eq!((store.saved_bytes().held(), logits.requires_grad()), (0, false), "{}", name(&folder));
+        let logits = model
+            .logits(
+                &alike(model.config()),
+                &Activations::default(),
+                &Scope::training(1, store.clone()),
+            )
+            .unwrap();
+        assert_eq!(
+            (store.saved_bytes().held(), logits.requires_grad()),
+            (0, false),
+            "{}",
+            name(&folder)
+        );
     }
 }
 
@@ -309,8 +418,17 @@ fn every_family_runs_in_bfloat16() {
     for folder in families() {
         let losses = [Kind::Float, Kind::BFloat16].map(|kind| {
             let model = trained(&folder, kind);
-            let (loss, gradients, _) = step(&model, &alike(model.config()), every(lossless(model.config())), ActivationStore::default());
-            assert!(gradients.iter().all(|gradient| bool::try_from(gradient.isfinite().all()).unwrap()), "{}", name(&folder));
+            let (loss, gradients, _) = step(
+                &model,
+                &alike(model.config()),
+                every(lossless(model.config())),
+                ActivationStore::default(),
+            );
+            assert!(
+                gradients.iter().all(|gradient| bool::try_from(gradient.isfinite().all()).unwrap()),
+                "{}",
+                name(&folder)
+            );
             loss
         });
         assert!((losses[1] / losses[0] - 1.0).abs() < 0.06, "{}: {losses:?}", name(&folder));
@@ -324,7 +442,13 @@ fn padding_is_not_seen() {
         let model = load(&folder(family));
         let InputConfig::Text(text) = &model.config().input else { panic!("{family} reads text") };
         let row = Tensor::from_slice(&[11i64, 26, 7, 9]).view([1, 4]);
-        let padded = Tensor::cat(&[row.shallow_clone(), Tensor::full([1, 3], text.padding.unwrap_or(0), (Kind::Int64, Device::Cpu))], 1);
+        let padded = Tensor::cat(
+            &[
+                row.shallow_clone(),
+                Tensor::full([1, 3], text.padding.unwrap_or(0), (Kind::Int64, Device::Cpu)),
+            ],
+            1,
+        );
         let present = Tensor::from_slice(&[1i64, 1, 1, 1, 0, 0, 0]).view([1, 7]);
         let logits = |ids: Tensor, present: Option<Tensor>| {
             let inputs = EncoderInputs::Text { ids, present, types: None };
@@ -346,7 +470,10 @@ fn sentences_have_the_mean_of_their_tokens() {
         present: Some(file.tensor("attention_mask").unwrap()),
         types: Some(file.tensor("token_type_ids").unwrap()),
     };
-    let error = relative(&[encoder.sentence_embeddings(&inputs).unwrap()], &[file.tensor("sentence_embedding").unwrap()]);
+    let error = relative(
+        &[encoder.sentence_embeddings(&inputs).unwrap()],
+        &[file.tensor("sentence_embedding").unwrap()],
+    );
     assert!(error < 1e-5, "{error:e}");
 }
 
@@ -354,11 +481,23 @@ fn sentences_have_the_mean_of_their_tokens() {
 fn a_head_that_no_file_holds_is_drawn_from_the_seed() {
     // A bare `BertModel`, whose names lack the prefix, and which has no pooler either.
     let checkpoint = Checkpoint::open(&folder("sentences")).unwrap();
-    let labels = || Some(Labels::new(vec!["ham".into(), "spam".into(), "eggs".into(), "toast".into()]));
-    let drawn = |seed| Classifier::load(&checkpoint, labels(), seed, Kind::Float, Device::Cpu).unwrap();
+    let labels =
+        || Some(Labels::new(vec!["ham".into(), "spam".into(), "eggs".into(), "toast".into()]));
+    let drawn =
+        |seed| Classifier::load(&checkpoint, labels(), seed, Kind::Float, Device::Cpu).unwrap();
     let (model, same, other) = (drawn(1), drawn(1), drawn(2));
-    assert_eq!(model.drawn(), ["bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"]);
-    let weight = |model: &Classifier| model.parameters().into_iter().find(|p| p.name() == "classifier.weight").unwrap().copy();
+    assert_eq!(
+        model.drawn(),
+        [
+            "bert.pooler.dense.weight",
+            "bert.pooler.dense.bias",
+            "classifier.weight",
+            "classifier.bias"
+        ]
+    );
+    let weight = |model: &Classifier| {
+        model.parameters().into_iter().find(|p| p.name() == "classifier.weight").unwrap().copy()
+    };
     assert_eq!((weight(&model).size(), weight(&model)), (vec![4, 16], weight(&same)));
     assert_ne!(weight(&model), weight(&other));
     let deviation = weight(&model).std(true).double_value(&[]);
@@ -368,7 +507,16 @@ fn a_head_that_no_file_holds_is_drawn_from_the_seed() {
     let model = Classifier::load(&checkpoint, labels(), 1, Kind::Float, Device::Cpu).unwrap();
     assert_eq!(model.drawn(), ["classifier.out_proj.weight", "classifier.out_proj.bias"]);
     // A part of the body is never drawn.
-    assert!(Classifier::load(&Checkpoint::open(&folder("../hf/llama")).unwrap(), None, 0, Kind::Float, Device::Cpu).is_err());
+    assert!(
+        Classifier::load(
+            &Checkpoint::open(&folder("../hf/llama")).unwrap(),
+            None,
+            0,
+            Kind::Float,
+            Device::Cpu
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -390,9 +538,18 @@ fn an_adapter_holds_the_classifier_as_peft_saves_it() {
     let file = TensorFile::open(&place.path().join("adapter_model.safetensors")).unwrap();
     assert!(file.names().iter().any(|name| name == "base_model.model.classifier.weight"));
     let adapter = read_adapter(place.path()).unwrap();
-    let mut other = Classifier::load(&Checkpoint::open(&folder("bert")).unwrap(), None, 9, Kind::Float, Device::Cpu).unwrap();
+    let mut other = Classifier::load(
+        &Checkpoint::open(&folder("bert")).unwrap(),
+        None,
+        9,
+        Kind::Float,
+        Device::Cpu,
+    )
+    .unwrap();
     other.add_lora(&adapter.config, Some(&adapter.weights), 0, place.path()).unwrap();
-    let logits = |model: &Classifier| model.logits(&alike(model.config()), &Activations::default(), &Scope::evaluation()).unwrap();
+    let logits = |model: &Classifier| {
+        model.logits(&alike(model.config()), &Activations::default(), &Scope::evaluation()).unwrap()
+    };
     assert_eq!(logits(&model), logits(&other));
 }
 
@@ -404,8 +561,11 @@ fn class_weights_weigh_rows_and_their_count() {
     let weights = Tensor::from_slice(&[0.5f32, 1.0, 2.0]);
     let weighted = model.losses(&logits, &labels, Some(&weights)).unwrap();
     assert!((weighted.count - 4.5).abs() < 1e-6);
-    let expected = logits.cross_entropy_loss(&labels, Some(&weights), tch::Reduction::Mean, -100, 0.0).double_value(&[]);
+    let expected = logits
+        .cross_entropy_loss(&labels, Some(&weights), tch::Reduction::Mean, -100, 0.0)
+        .double_value(&[]);
     assert!((weighted.mean().unwrap().double_value(&[]) - expected).abs() < 1e-6);
-    let refused = model.losses(&logits, &Tensor::from_slice(&[1i64]), None).unwrap_err().to_string();
+    let refused =
+        model.losses(&logits, &Tensor::from_slice(&[1i64]), None).unwrap_err().to_string();
     assert_eq!(refused, "labels: expected [4], one class for each row, got [1]");
 }

@@ -1,4 +1,5 @@
-//! Every LoRA option against PEFT: its adapters are read, and loss and gradients are those that it computed. `tests/fixtures/lora/make.py` made them.
+//! Every LoRA option against PEFT: its adapters are read, and loss and gradients are those that it
+//! computed. `tests/fixtures/lora/make.py` made them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,10 @@ use tch::{Device, Kind, Tensor};
 use autograd::GradMode;
 use compression::{Method, Options, Rank};
 use layers::{ActivationStore, SavePolicy, Scope, Targets};
-use loract_models::{Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute, TensorFile};
+use loract_models::{
+    Activations, AdapterConfig, BlockActivations, Checkpoint, Decoder, Inputs, Model, Recompute,
+    TensorFile,
+};
 use loract_models::{TargetModules, read_adapter, write_adapter};
 
 const TOLERANCE: f64 = 2e-5;
@@ -20,8 +24,11 @@ fn fixtures() -> PathBuf {
 
 /// The recorded options.
 fn options() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(fixtures().join("lora")).unwrap().map(|entry| entry.unwrap().path());
-    let mut folders: Vec<PathBuf> = entries.filter(|path| path.join("expected.safetensors").exists() && !path.ends_with("plus")).collect();
+    let entries =
+        std::fs::read_dir(fixtures().join("lora")).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> = entries
+        .filter(|path| path.join("expected.safetensors").exists() && !path.ends_with("plus"))
+        .collect();
     folders.sort();
     assert!(folders.len() >= 17, "{folders:?}");
     folders
@@ -48,7 +55,11 @@ fn batch(file: &TensorFile) -> (Inputs, Targets) {
 }
 
 /// The loss, and the gradient of each trained parameter under its name.
-fn step(decoder: &Decoder, file: &TensorFile, activations: BlockActivations) -> (f64, Vec<(String, Tensor)>) {
+fn step(
+    decoder: &Decoder,
+    file: &TensorFile,
+    activations: BlockActivations,
+) -> (f64, Vec<(String, Tensor)>) {
     let (inputs, targets) = batch(file);
     let scope = Scope::training(1, Arc::new(ActivationStore::default()));
     let hidden = decoder.forward(&inputs, &Activations::from(activations), &scope).unwrap();
@@ -73,14 +84,26 @@ fn name(folder: &Path) -> String {
     folder.file_name().unwrap().to_string_lossy().into_owned()
 }
 
-fn agree(option: &str, decoder: &Decoder, file: &TensorFile, activations: BlockActivations, tolerance: f64) {
+fn agree(
+    option: &str,
+    decoder: &Decoder,
+    file: &TensorFile,
+    activations: BlockActivations,
+    tolerance: f64,
+) {
     let (loss, gradients) = step(decoder, file, activations);
     let expected = file.tensor("loss").unwrap().double_value(&[]);
-    assert!((loss / expected - 1.0).abs() < TOLERANCE, "{option}: loss {loss}, recorded {expected}");
-    let recorded: Vec<String> = file.names().into_iter().filter(|name| name.starts_with("grad.")).collect();
+    assert!(
+        (loss / expected - 1.0).abs() < TOLERANCE,
+        "{option}: loss {loss}, recorded {expected}"
+    );
+    let recorded: Vec<String> =
+        file.names().into_iter().filter(|name| name.starts_with("grad.")).collect();
     let mut worst = 0.0_f64;
     for (name, gradient) in &gradients {
-        let expected = file.tensor(&format!("grad.{name}")).unwrap_or_else(|_| panic!("{option}: {name} is trained here only"));
+        let expected = file
+            .tensor(&format!("grad.{name}"))
+            .unwrap_or_else(|_| panic!("{option}: {name} is trained here only"));
         let error = relative(gradient, &expected);
         assert!(error < tolerance, "{option}: {name}: {error:e}");
         worst = worst.max(error);
@@ -100,8 +123,14 @@ fn loss_and_gradients_of_every_option_are_those_of_peft() {
 
 #[test]
 fn every_option_works_with_every_save_policy() {
-    let policy = SavePolicy::Code(Options { method: Method::Svd, rank: Rank::Fraction(1.0), keep_norms: false, factors: Kind::Float });
-    // With 27 tokens, rank 27 loses nothing; at full rank a pair may be no smaller and is then kept as it is.
+    let policy = SavePolicy::Code(Options {
+        method: Method::Svd,
+        rank: Rank::Fraction(1.0),
+        keep_norms: false,
+        factors: Kind::Float,
+    });
+    // With 27 tokens, rank 27 loses nothing; at full rank a pair may be no smaller and is then kept
+    // as it is.
     let store = BlockActivations {
         recompute: Recompute::Nothing,
         norm: policy,
@@ -116,8 +145,20 @@ fn every_option_works_with_every_save_policy() {
         let file = TensorFile::open(&folder.join("expected.safetensors")).unwrap();
         for (way, activations) in [
             ("sites", store),
-            ("layer", BlockActivations { recompute: Recompute::Layer(SavePolicy::Exact), ..BlockActivations::default() }),
-            ("sublayer", BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }),
+            (
+                "layer",
+                BlockActivations {
+                    recompute: Recompute::Layer(SavePolicy::Exact),
+                    ..BlockActivations::default()
+                },
+            ),
+            (
+                "sublayer",
+                BlockActivations {
+                    recompute: Recompute::Sublayer(SavePolicy::Exact),
+                    ..BlockActivations::default()
+                },
+            ),
         ] {
             agree(&format!("{} by {way}", name(&folder)), &decoder, &file, activations, 2e-4);
         }
@@ -136,12 +177,17 @@ fn a_new_adapter_targets_the_modules_that_peft_did_and_changes_nothing_at_first(
         };
         decoder.add_lora(&config, None, 3, &folder).unwrap();
         let shapes = |decoder: &Decoder| {
-            let named = decoder.trained().into_iter().map(|parameter| (parameter.name().to_owned(), parameter.size()));
+            let named = decoder
+                .trained()
+                .into_iter()
+                .map(|parameter| (parameter.name().to_owned(), parameter.size()));
             named.collect::<Vec<_>>()
         };
         assert_eq!(shapes(&decoder), shapes(&loaded), "{}", name(&folder));
         let _mode = GradMode::disabled();
-        let hidden = decoder.forward(&batch(&file).0, &Activations::default(), &Scope::evaluation()).unwrap();
+        let hidden = decoder
+            .forward(&batch(&file).0, &Activations::default(), &Scope::evaluation())
+            .unwrap();
         let error = relative(&hidden, &plain);
         assert!(error < 1e-5, "{}: the first step would start at {error:e}", name(&folder));
     }
@@ -174,14 +220,20 @@ fn pissa_is_written_as_peft_converts_it() {
         let written = tempfile::tempdir().unwrap();
         write_adapter(written.path(), &config, &decoder.lora_weights()).unwrap();
         let ours = read_adapter(written.path()).unwrap();
-        // With DoRA the conversion of PEFT loses the magnitudes; that it does the same is to be seen all the same.
+        // With DoRA the conversion of PEFT loses the magnitudes; that it does the same is to be
+        // seen all the same.
         if option == "pissa" {
             let peft = read_adapter(&fixtures().join("lora/pissa_converted")).unwrap();
             assert_eq!(ours.config, peft.config);
             for (ours, theirs) in ours.weights.modules.iter().zip(&peft.weights.modules) {
                 assert_eq!(ours.module, theirs.module);
-                // The factors of the initial part have the signs of a decomposition; what they add up to has not.
-                assert!(relative(&ours.b.matmul(&ours.a), &theirs.b.matmul(&theirs.a)) < 1e-3, "{}", ours.module);
+                // The factors of the initial part have the signs of a decomposition; what they add
+                // up to has not.
+                assert!(
+                    relative(&ours.b.matmul(&ours.a), &theirs.b.matmul(&theirs.a)) < 1e-3,
+                    "{}",
+                    ours.module
+                );
             }
         }
         let file = TensorFile::open(&folder.join("expected.safetensors")).unwrap();
@@ -198,7 +250,8 @@ fn what_is_written_is_what_peft_wrote() {
         let (config, decoder) = adapted(&folder);
         let written = tempfile::tempdir().unwrap();
         write_adapter(written.path(), &config, &decoder.lora_weights()).unwrap();
-        let open = |folder: &Path| TensorFile::open(&folder.join("adapter_model.safetensors")).unwrap();
+        let open =
+            |folder: &Path| TensorFile::open(&folder.join("adapter_model.safetensors")).unwrap();
         let (ours, theirs) = (open(written.path()), open(&folder));
         let sorted = |file: &TensorFile| {
             let mut names = file.names();
@@ -206,9 +259,17 @@ fn what_is_written_is_what_peft_wrote() {
             names
         };
         assert_eq!(sorted(&ours), sorted(&theirs), "{}", name(&folder));
-        assert!(theirs.names().iter().all(|name| ours.tensor(name).unwrap().equal(&theirs.tensor(name).unwrap())), "{}", name(&folder));
+        assert!(
+            theirs
+                .names()
+                .iter()
+                .all(|name| ours.tensor(name).unwrap().equal(&theirs.tensor(name).unwrap())),
+            "{}",
+            name(&folder)
+        );
         let json = |folder: &Path| -> serde_json::Value {
-            serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).unwrap()).unwrap()
+            serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).unwrap())
+                .unwrap()
         };
         let recorded = json(&folder);
         for (key, value) in json(written.path()).as_object().unwrap() {
@@ -235,14 +296,27 @@ fn a_frozen_a_has_no_gradient_and_that_of_b_is_the_same() {
 #[test]
 fn gaussian_factors_have_a_deviation_of_one_over_the_rank() {
     let folder = fixtures().join("hf/llama");
-    let mut decoder = Decoder::load(&Checkpoint::open(&folder).unwrap(), Kind::Float, Device::Cpu).unwrap();
+    let mut decoder =
+        Decoder::load(&Checkpoint::open(&folder).unwrap(), Kind::Float, Device::Cpu).unwrap();
     let all = TargetModules::Pattern("all-linear".into());
-    let config = AdapterConfig { r: 16, init_lora_weights: "gaussian".into(), target_modules: all, ..AdapterConfig::default() };
+    let config = AdapterConfig {
+        r: 16,
+        init_lora_weights: "gaussian".into(),
+        target_modules: all,
+        ..AdapterConfig::default()
+    };
     decoder.add_lora(&config, None, 0, &folder).unwrap();
-    let a: Vec<Tensor> = decoder.lora_weights().modules.iter().map(|pair| pair.a.detach().view([-1])).collect();
+    let a: Vec<Tensor> =
+        decoder.lora_weights().modules.iter().map(|pair| pair.a.detach().view([-1])).collect();
     let deviation = Tensor::cat(&a, 0).std(true).double_value(&[]);
     assert!((deviation * 16.0 - 1.0).abs() < 0.05, "{deviation}");
-    assert!(decoder.lora_weights().modules.iter().all(|pair| pair.b.abs().max().double_value(&[]) == 0.0));
+    assert!(
+        decoder
+            .lora_weights()
+            .modules
+            .iter()
+            .all(|pair| pair.b.abs().max().double_value(&[]) == 0.0)
+    );
 }
 
 #[test]
@@ -260,6 +334,9 @@ fn what_does_not_fit_the_model_is_refused_by_name() {
     let folder = fixtures().join("lora/saved_tied_head");
     let mut adapter = read_adapter(&folder).unwrap();
     adapter.weights.saved[0].1 = adapter.weights.saved[0].1.narrow(0, 0, 5);
-    let refused = base(&adapter.config).add_lora(&adapter.config, Some(&adapter.weights), 0, &folder).unwrap_err().to_string();
+    let refused = base(&adapter.config)
+        .add_lora(&adapter.config, Some(&adapter.weights), 0, &folder)
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("lm_head.weight") && refused.contains("shape [5, "), "{refused}");
 }

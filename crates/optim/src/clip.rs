@@ -9,9 +9,14 @@ use crate::Result;
 /// Those of libtorch.
 pub fn clip_grad_norm(parameters: &[&Tensor], max_norm: f64) -> Result<f64> {
     let _mode = autograd::GradMode::disabled();
-    let gradients: Vec<Tensor> = parameters.iter().map(|parameter| parameter.grad()).filter(Tensor::defined).collect();
+    let gradients: Vec<Tensor> =
+        parameters.iter().map(|parameter| parameter.grad()).filter(Tensor::defined).collect();
     let norms = gradients.iter().map(block_norms).collect::<std::result::Result<Vec<_>, _>>()?;
-    let norm = if norms.is_empty() { 0.0 } else { Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])? };
+    let norm = if norms.is_empty() {
+        0.0
+    } else {
+        Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])?
+    };
     let scale = max_norm / (norm + 1e-6);
     if max_norm > 0.0 && scale < 1.0 {
         for mut gradient in gradients {
@@ -21,7 +26,8 @@ pub fn clip_grad_norm(parameters: &[&Tensor], max_norm: f64) -> Result<f64> {
     Ok(norm)
 }
 
-/// The elements of a gradient whose squares are added up in f32; those of millions would lose digits.
+/// The elements of a gradient whose squares are added up in f32; those of millions would lose
+/// digits.
 const BLOCK: i64 = 4096;
 
 /// The norms of a gradient's blocks, flat, in f32: no copy of the gradient is made for them.
@@ -30,7 +36,8 @@ fn block_norms(gradient: &Tensor) -> std::result::Result<Tensor, tch::TchError> 
     let in_blocks = flat.numel() as i64 / BLOCK * BLOCK;
     let of = |part: Tensor| part.f_linalg_norm(2, [1].as_slice(), false, Kind::Float);
     let blocks = of(flat.f_narrow(0, 0, in_blocks)?.f_view([-1, BLOCK])?)?;
-    let rest = of(flat.f_narrow(0, in_blocks, flat.numel() as i64 - in_blocks)?.f_view([1, -1])?)?;
+    let rest =
+        of(flat.f_narrow(0, in_blocks, flat.numel() as i64 - in_blocks)?.f_view([1, -1])?)?;
     Tensor::f_cat(&[blocks, rest], 0)
 }
 
@@ -40,7 +47,8 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    /// Leaves with gradients of odd sizes, below, at and above a block's; one that is large, one in bf16, one without a gradient.
+    /// Leaves with gradients of odd sizes, below, at and above a block's; one that is large, one in
+    /// bf16, one without a gradient.
     fn parameters() -> Vec<Tensor> {
         let shapes: [(&[i64], Kind, f64); 6] = [
             (&[], Kind::Float, 1.0),
@@ -53,7 +61,9 @@ mod tests {
         let leaf = |&(shape, kind, scale): &(&[i64], Kind, f64)| {
             let leaf = Tensor::zeros(shape, (kind, Device::Cpu)).set_requires_grad(true);
             let count: i64 = shape.iter().product();
-            let gradient = (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.7).sin().view(shape) * scale;
+            let gradient =
+                (Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.7).sin().view(shape)
+                    * scale;
             (&leaf * gradient.to_kind(kind)).sum(kind).backward();
             leaf
         };
@@ -63,15 +73,23 @@ mod tests {
 
     /// The norm in f64.
     fn norm(parameters: &[&Tensor]) -> f64 {
-        let squares = |parameter: &&Tensor| parameter.grad().to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[]);
-        parameters.iter().filter(|parameter| parameter.grad().defined()).map(squares).sum::<f64>().sqrt()
+        let squares = |parameter: &&Tensor| {
+            parameter.grad().to_kind(Kind::Double).square().sum(Kind::Double).double_value(&[])
+        };
+        parameters
+            .iter()
+            .filter(|parameter| parameter.grad().defined())
+            .map(squares)
+            .sum::<f64>()
+            .sqrt()
     }
 
     #[test]
     fn the_norm_is_that_of_f64_and_gradients_above_the_largest_are_scaled_to_it() {
         let parameters = parameters();
         // All together, and each alone: the large one would hide the others.
-        let mut cases: Vec<Vec<&Tensor>> = parameters.iter().map(|parameter| vec![parameter]).collect();
+        let mut cases: Vec<Vec<&Tensor>> =
+            parameters.iter().map(|parameter| vec![parameter]).collect();
         cases.extend([parameters.iter().collect(), Vec::new()]);
         for case in cases {
             let expected = norm(&case);

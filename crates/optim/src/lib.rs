@@ -1,9 +1,10 @@
 //! Optimizers, learning rate schedules, parameter groups and gradient clipping for [`tch`] tensors.
 //!
-//! [`Optimizer`] steps parameters by AdamW, AdamW with 8-bit states, Lion, SGD or Muon, as `torch.optim` and
-//! bitsandbytes define them. Each state is allocated once, in [`Optimizer::new`]; a step allocates nothing that
-//! grows with the model. A [`Partition`] shards the states across ranks (ZeRO stage 1); [`Optimizer::exchange`]
-//! then broadcasts what each rank has stepped. [`optimizer_bytes`] gives the bytes of all of it from shapes alone.
+//! [`Optimizer`] steps parameters by AdamW, AdamW with 8-bit states, Lion, SGD or Muon, as
+//! `torch.optim` and bitsandbytes define them. Each state is allocated once, in [`Optimizer::new`];
+//! a step allocates nothing that grows with the model. A [`Partition`] shards the states across
+//! ranks (ZeRO stage 1); [`Optimizer::exchange`] then broadcasts what each rank has stepped.
+//! [`optimizer_bytes`] gives the bytes of all of it from shapes alone.
 //!
 //! ```
 //! use loract_optim::{Optimizer, Partition, TrainedParam, clip_grad_norm, lr_multiplier};
@@ -37,6 +38,9 @@ mod schedule;
 
 pub use clip::clip_grad_norm;
 pub use error::{Error, Result};
-pub use optimizer::{EXCHANGE_BYTES, Optimizer, OptimizerState, Partition, TrainedParam, TrainedShape, optimizer_bytes};
+pub use optimizer::{
+    EXCHANGE_BYTES, Optimizer, OptimizerState, Partition, TrainedParam, TrainedShape,
+    optimizer_bytes,
+};
 pub use parameter_groups::parameter_groups;
 pub use schedule::lr_multiplier;

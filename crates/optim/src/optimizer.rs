@@ -36,8 +36,9 @@ use workspace::Workspace;
 
 /// Steps parameters along their gradients by the method that `[optimizer] name` selects.
 ///
-/// All states and the workspace of a step are allocated in [`Optimizer::new`]. A bf16 weight would round most
-/// updates away; with `master_weights` the optimizer therefore steps an f32 copy and rounds it to the weight.
+/// All states and the workspace of a step are allocated in [`Optimizer::new`]. A bf16 weight would
+/// round most updates away; with `master_weights` the optimizer therefore steps an f32 copy and
+/// rounds it to the weight.
 #[derive(Debug)]
 pub struct Optimizer {
     params: Vec<ParamState>,
@@ -71,29 +72,37 @@ pub struct OptimizerState<'a> {
 }
 
 impl OptimizerState<'_> {
-    /// Elements of the parameter for each element of the state tensor `name`: 1, but for the scales of 8-bit states.
+    /// Elements of the parameter for each element of the state tensor `name`: 1, but for the scales
+    /// of 8-bit states.
     pub fn elements_per_entry(name: &str) -> i64 {
         if name.ends_with("_scale") { BLOCK } else { 1 }
     }
 }
 
 impl Optimizer {
-    /// An optimizer for this rank's partition of the elements of `parameters`. If other ranks have the rest,
-    /// [`Optimizer::exchange`] must follow each step.
+    /// An optimizer for this rank's partition of the elements of `parameters`. If other ranks have
+    /// the rest, [`Optimizer::exchange`] must follow each step.
     ///
     /// # Errors
     /// Those of libtorch.
-    pub fn new(parameters: &[TrainedParam<'_>], options: &config::Optimizer, part: Partition) -> Result<Self> {
+    pub fn new(
+        parameters: &[TrainedParam<'_>],
+        options: &config::Optimizer,
+        part: Partition,
+    ) -> Result<Self> {
         let device = parameters.first().map_or(Device::Cpu, |parameter| parameter.tensor.device());
         let levels = match options.method {
-            OptimizerMethod::AdamW8bit => Some((Levels::signed(device)?, Levels::unsigned(device)?)),
+            OptimizerMethod::AdamW8bit => {
+                Some((Levels::signed(device)?, Levels::unsigned(device)?))
+            }
             _ => None,
         };
         let ranges = partition(parameters, options.method, part.world_size);
         let mut params = Vec::with_capacity(parameters.len());
         let mut bytes = 0;
         for range in ranges.iter().filter(|range| range.owner == part.rank) {
-            let param = ParamState::new(&parameters[range.parameter], range, options, levels.as_ref())?;
+            let param =
+                ParamState::new(&parameters[range.parameter], range, options, levels.as_ref())?;
             bytes = bytes.max(param.workspace_bytes());
             params.push(param);
         }
@@ -101,8 +110,8 @@ impl Optimizer {
         Ok(Self { params, workspace: Workspace::new(bytes, device)?, exchange, steps: 0 })
     }
 
-    /// One step along the parameters' gradients. Parameters without a gradient stay; the gradients hold
-    /// unspecified values afterwards.
+    /// One step along the parameters' gradients. Parameters without a gradient stay; the gradients
+    /// hold unspecified values afterwards.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -113,8 +122,8 @@ impl Optimizer {
         self.params.iter_mut().try_for_each(|param| param.step(info, &mut self.workspace))
     }
 
-    /// Sends the elements that this rank stepped to the other ranks, and receives theirs (ZeRO stage 1). All ranks
-    /// of the partition call it; alone it does nothing.
+    /// Sends the elements that this rank stepped to the other ranks, and receives theirs (ZeRO
+    /// stage 1). All ranks of the partition call it; alone it does nothing.
     ///
     /// # Errors
     /// Those of the group and of libtorch.
@@ -128,7 +137,12 @@ impl Optimizer {
         self.params.iter().map(|param| OptimizerState {
             parameter: param.range.parameter,
             elements: param.range.elements.clone(),
-            tensors: param.rule.state().into_iter().chain(param.master.as_ref().map(|master| ("master", master))).collect(),
+            tensors: param
+                .rule
+                .state()
+                .into_iter()
+                .chain(param.master.as_ref().map(|master| ("master", master)))
+                .collect(),
         })
     }
 
@@ -137,14 +151,20 @@ impl Optimizer {
         self.exchange.is_needed()
     }
 
-    /// Sets the number of steps done, for a run that resumes. The caller fills the tensors of [`Optimizer::states`].
+    /// Sets the number of steps done, for a run that resumes. The caller fills the tensors of
+    /// [`Optimizer::states`].
     pub fn set_steps(&mut self, steps: u64) {
         self.steps = steps;
     }
 }
 
 impl ParamState {
-    fn new(trained: &TrainedParam<'_>, range: &ShardRange, options: &config::Optimizer, levels: Option<&(Levels, Levels)>) -> Result<Self> {
+    fn new(
+        trained: &TrainedParam<'_>,
+        range: &ShardRange,
+        options: &config::Optimizer,
+        levels: Option<&(Levels, Levels)>,
+    ) -> Result<Self> {
         let leaf = trained.tensor.shallow_clone();
         let is_whole = range.elements == (0..leaf.numel() as i64);
         let value = if is_whole { leaf.f_detach()? } else { flat(&leaf, &range.elements)? };
@@ -153,17 +173,25 @@ impl ParamState {
             false => None,
         };
         let rule: Box<dyn UpdateRule + Send> = match (options.method, levels) {
-            (OptimizerMethod::AdamW8bit, Some(levels)) => Box::new(AdamW8bit::new(&value, options, levels)?),
+            (OptimizerMethod::AdamW8bit, Some(levels)) => {
+                Box::new(AdamW8bit::new(&value, options, levels)?)
+            }
             (OptimizerMethod::Lion, _) => Box::new(Lion::new(&value, options)?),
             (OptimizerMethod::Sgd, _) => Box::new(Sgd::new(&value, options)?),
-            (OptimizerMethod::Muon, _) if trained.is_muon_matrix() => Box::new(Muon::new(&value, options)?),
+            (OptimizerMethod::Muon, _) if trained.is_muon_matrix() => {
+                Box::new(Muon::new(&value, options)?)
+            }
             _ => Box::new(AdamW::new(&value, options)?),
         };
         Ok(Self { leaf, range: range.clone(), value, master, lr_scale: trained.lr_scale, rule })
     }
 
     fn workspace_bytes(&self) -> usize {
-        let wide = if self.value.kind() == Kind::Float { 0 } else { Workspace::bytes(Kind::Float, self.value.numel()) };
+        let wide = if self.value.kind() == Kind::Float {
+            0
+        } else {
+            Workspace::bytes(Kind::Float, self.value.numel())
+        };
         wide + self.rule.workspace_bytes()
     }
 
@@ -174,7 +202,11 @@ impl ParamState {
         }
         if gradient.size() != self.value.size() {
             let elements = &self.range.elements;
-            gradient = gradient.f_reshape([-1])?.f_narrow(0, elements.start, elements.end - elements.start)?;
+            gradient = gradient.f_reshape([-1])?.f_narrow(
+                0,
+                elements.start,
+                elements.end - elements.start,
+            )?;
         }
         workspace.clear();
         if gradient.kind() != Kind::Float {
@@ -183,7 +215,12 @@ impl ParamState {
             gradient = wide;
         }
         let info = StepInfo { learning_rate: info.learning_rate * self.lr_scale, ..info };
-        self.rule.step(self.master.as_mut().unwrap_or(&mut self.value), &mut gradient, info, workspace)?;
+        self.rule.step(
+            self.master.as_mut().unwrap_or(&mut self.value),
+            &mut gradient,
+            info,
+            workspace,
+        )?;
         if let Some(master) = &self.master {
             self.value.f_copy_(master)?;
         }

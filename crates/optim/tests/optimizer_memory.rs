@@ -1,4 +1,5 @@
-//! A step of an optimizer allocates nothing that could be allocated before: by the allocator, to the byte. One test alone in its program.
+//! A step of an optimizer allocates nothing that could be allocated before: by the allocator, to
+//! the byte. One test alone in its program.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use autograd::memory;
@@ -13,7 +14,9 @@ fn a_step_allocates_next_to_nothing() {
     let path = folder.path().join("c.toml");
     let parameter = Tensor::randn([512, 1024], (Kind::Float, Device::Cpu)).set_requires_grad(true);
     for name in ["adamw", "adamw8bit", "lion", "sgd", "muon"] {
-        let text = format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\nmethod = \"{name}\"\nweight_decay = 0.1\n");
+        let text = format!(
+            "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\nmethod = \"{name}\"\nweight_decay = 0.1\n"
+        );
         std::fs::write(&path, text).unwrap();
         let options = Run::load(&path, &[]).unwrap().optimizer;
         let trained = TrainedParam { tensor: &parameter, lr_scale: 1.0, is_hidden_matrix: true };
@@ -24,7 +27,11 @@ fn a_step_allocates_next_to_nothing() {
         optimizer.step(0.01).unwrap();
         let taken = memory::peak(Device::Cpu).unwrap() - before;
         // A norm is a tensor of one element; some operations count in blocks.
-        assert!(taken < 64 << 10, "{name} allocated {taken} bytes for a parameter of {}", 4 * parameter.numel());
+        assert!(
+            taken < 64 << 10,
+            "{name} allocated {taken} bytes for a parameter of {}",
+            4 * parameter.numel()
+        );
         println!("{name}: {taken} bytes");
     }
 }

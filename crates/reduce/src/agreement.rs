@@ -1,4 +1,5 @@
-//! The ranks agree before gradients move: what one rank alone would find wrong, all hear of, and none waits for the others.
+//! The ranks agree before gradients move: what one rank alone would find wrong, all hear of, and
+//! none waits for the others.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -26,7 +27,11 @@ pub(crate) fn agree_on_parameters(
 }
 
 /// Compares the names and shapes of bases over the ranks; `local` is what this rank found alone.
-pub(crate) fn agree_on_bases(group: &dyn ProcessGroup, local: Result<()>, bases: &[(String, Tensor)]) -> Result<()> {
+pub(crate) fn agree_on_bases(
+    group: &dyn ProcessGroup,
+    local: Result<()>,
+    bases: &[(String, Tensor)],
+) -> Result<()> {
     let mut digest = DefaultHasher::new();
     for (name, basis) in bases {
         (name, basis.size()).hash(&mut digest);
@@ -38,7 +43,8 @@ pub(crate) fn agree_on_bases(group: &dyn ProcessGroup, local: Result<()>, bases:
 fn agree<T>(group: &dyn ProcessGroup, local: Result<T>, digests: &[(&str, u64)]) -> Result<T> {
     let fault = local.as_ref().err().map(Error::to_string).unwrap_or_default();
     let bytes = 8 * digests.len();
-    let mut message: Vec<u8> = digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
+    let mut message: Vec<u8> =
+        digests.iter().flat_map(|(_, digest)| digest.to_le_bytes()).collect();
     message.extend(fault.as_bytes());
     let messages = group.all_gather_bytes(&message)?;
     let found = local?;
@@ -48,7 +54,9 @@ fn agree<T>(group: &dyn ProcessGroup, local: Result<T>, digests: &[(&str, u64)])
         .iter()
         .enumerate()
         .filter(|(_, message)| message.len() > bytes)
-        .map(|(rank, message)| format!("{}: {}", name(rank), String::from_utf8_lossy(&message[bytes..])))
+        .map(|(rank, message)| {
+            format!("{}: {}", name(rank), String::from_utf8_lossy(&message[bytes..]))
+        })
         .collect();
     if !faults.is_empty() {
         return Err(Error::Setup { ranks: faults.join("; ") });
@@ -56,7 +64,9 @@ fn agree<T>(group: &dyn ProcessGroup, local: Result<T>, digests: &[(&str, u64)])
     for (index, (what, _)) in digests.iter().enumerate() {
         let digest = |rank: usize| &messages[rank][8 * index..8 * index + 8];
         if let Some(rank) = (0..messages.len()).find(|&rank| digest(rank) != digest(0)) {
-            return Err(Error::Setup { ranks: format!("{} has {what} that differ from those of {}", name(rank), name(0)) });
+            return Err(Error::Setup {
+                ranks: format!("{} has {what} that differ from those of {}", name(rank), name(0)),
+            });
         }
     }
     Ok(found)
@@ -73,8 +83,14 @@ fn digest(parameters: &[Parameter], hints: &ParamHints, config: &Config) -> [u64
     [of_parameters.finish(), of_config.finish()]
 }
 
-/// Which parameters have a gradient on any rank, once every rank's gradients can be reduced, at the same step. `used` says so of this rank.
-pub(crate) fn agree_on_gradients(group: &dyn ProcessGroup, parameters: &[Parameter], used: &[bool], step: u64) -> Result<Vec<bool>> {
+/// Which parameters have a gradient on any rank, once every rank's gradients can be reduced, at the
+/// same step. `used` says so of this rank.
+pub(crate) fn agree_on_gradients(
+    group: &dyn ProcessGroup,
+    parameters: &[Parameter],
+    used: &[bool],
+    step: u64,
+) -> Result<Vec<bool>> {
     let states: Vec<Result<bool, &str>> = parameters.iter().map(Parameter::has_gradient).collect();
     let is_ready = states.iter().all(Result::is_ok);
     let mut numbers = vec![i64::from(is_ready), step as i64, -(step as i64)];
@@ -94,19 +110,28 @@ pub(crate) fn agree_on_gradients(group: &dyn ProcessGroup, parameters: &[Paramet
     let faults: Vec<String> = parameters
         .iter()
         .zip(&states)
-        .filter_map(|(parameter, state)| state.as_ref().err().map(|fault| format!("`{}` {fault}", parameter.name())))
+        .filter_map(|(parameter, state)| {
+            state.as_ref().err().map(|fault| format!("`{}` {fault}", parameter.name()))
+        })
         .collect();
-    let more = if faults.len() > FAULTS_TOLD { format!(", and {} more like these", faults.len() - FAULTS_TOLD) } else { String::new() };
+    let more = if faults.len() > FAULTS_TOLD {
+        format!(", and {} more like these", faults.len() - FAULTS_TOLD)
+    } else {
+        String::new()
+    };
     let own = format!("{}{more}", faults[..faults.len().min(FAULTS_TOLD)].join(", "));
     let all = group.all_gather_bytes(own.as_bytes())?;
     let ranks: Vec<String> = all
         .iter()
         .enumerate()
         .filter(|(_, faults)| !faults.is_empty())
-        .map(|(rank, faults)| format!("rank {rank} (host {}): {}", group.host(rank), String::from_utf8_lossy(faults)))
+        .map(|(rank, faults)| {
+            format!("rank {rank} (host {}): {}", group.host(rank), String::from_utf8_lossy(faults))
+        })
         .collect();
     Err(Error::Gradient { step, ranks: ranks.join("; ") })
 }
 
-/// Numbers that come before those of the parameters: whether all is well, the step, and the step negated.
+/// Numbers that come before those of the parameters: whether all is well, the step, and the step
+/// negated.
 const AGREED: usize = 3;

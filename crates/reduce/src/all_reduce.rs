@@ -20,8 +20,13 @@ pub(crate) fn all_reduce_sum(group: &dyn ProcessGroup, flat: &mut Tensor) -> Res
     all_reduce(group, flat, Reduce::Sum)
 }
 
-/// Replaces a flat buffer by its combination over the ranks; returns the bytes handed over. All ranks skip an empty one.
-pub(crate) fn all_reduce(group: &dyn ProcessGroup, flat: &mut Tensor, operation: Reduce) -> Result<u64> {
+/// Replaces a flat buffer by its combination over the ranks; returns the bytes handed over. All
+/// ranks skip an empty one.
+pub(crate) fn all_reduce(
+    group: &dyn ProcessGroup,
+    flat: &mut Tensor,
+    operation: Reduce,
+) -> Result<u64> {
     let bytes = flat.numel() * flat.kind().elt_size_in_bytes();
     if bytes > 0 {
         let _span = tracing::trace_span!("all_reduce", bytes).entered();

@@ -1,4 +1,5 @@
-//! Gradients that travel together: one flat buffer, which where possible *is* the gradients, so that nothing is copied or held twice.
+//! Gradients that travel together: one flat buffer, which where possible *is* the gradients, so
+//! that nothing is copied or held twice.
 
 use tch::{Kind, Tensor};
 
@@ -20,8 +21,8 @@ struct Slot {
 }
 
 impl Bucket {
-    /// A bucket of zeros for the parameters with these numbers. Where they have its dtype their `.grad` becomes a part of it, and what they had
-    /// so far is taken over.
+    /// A bucket of zeros for the parameters with these numbers. Where they have its dtype their
+    /// `.grad` becomes a part of it, and what they had so far is taken over.
     pub(crate) fn new(parameters: &[Parameter], members: Vec<usize>, kind: Kind) -> Result<Bucket> {
         let elements: usize = members.iter().map(|&member| parameters[member].numel()).sum();
         let device = device_of(parameters);
@@ -30,7 +31,8 @@ impl Bucket {
         let mut slots = Vec::with_capacity(members.len());
         for member in members {
             let length = parameters[member].numel() as i64;
-            let view = flat.f_narrow(0, start, length)?.f_view(parameters[member].shape.as_slice())?;
+            let view =
+                flat.f_narrow(0, start, length)?.f_view(parameters[member].shape.as_slice())?;
             slots.push(Slot { member, view });
             start += length;
         }
@@ -50,8 +52,14 @@ impl Bucket {
     }
 
     /// Of each parameter, where in the buffer its gradient lies, if it has the buffer's dtype.
-    pub(crate) fn homes(&self, parameters: &[Parameter]) -> impl Iterator<Item = (usize, Option<usize>)> {
-        let home = |slot: &Slot| (parameters[slot.member].kind == slot.view.kind()).then(|| slot.view.data_ptr() as usize);
+    pub(crate) fn homes(
+        &self,
+        parameters: &[Parameter],
+    ) -> impl Iterator<Item = (usize, Option<usize>)> {
+        let home = |slot: &Slot| {
+            (parameters[slot.member].kind == slot.view.kind())
+                .then(|| slot.view.data_ptr() as usize)
+        };
         self.slots.iter().map(move |slot| (slot.member, home(slot)))
     }
 
@@ -61,7 +69,11 @@ impl Bucket {
     }
 
     /// Brings in the gradient of each of `members` that is here; where there is none, zeros.
-    pub(crate) fn load(&mut self, parameters: &[Parameter], members: impl Fn(usize) -> bool) -> Result<()> {
+    pub(crate) fn load(
+        &mut self,
+        parameters: &[Parameter],
+        members: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         for Slot { member, view } in self.slots.iter_mut().filter(|slot| members(slot.member)) {
             let gradient = parameters[*member].tensor().grad();
             if !gradient.defined() {
@@ -73,7 +85,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Gives the gradients that are not a part of it their values, and a part of it to those that may have one.
+    /// Gives the gradients that are not a part of it their values, and a part of it to those that
+    /// may have one.
     pub(crate) fn store(&mut self, parameters: &[Parameter]) -> Result<()> {
         for Slot { member, view } in &self.slots {
             let parameter = &parameters[*member];
@@ -128,9 +141,14 @@ fn is_same_memory(gradient: &Tensor, view: &Tensor) -> bool {
     gradient.kind() == view.kind() && gradient.data_ptr() == view.data_ptr()
 }
 
-/// Which gradients share a bucket: from the last to the first, as backward completes them, so many that a bucket stays within
-/// `bucket_bytes`, but at least one. The first has an eighth of that and each next one twice as much, as the network has nothing to do before them.
-pub(crate) fn plan(members: &[usize], bytes: impl Fn(usize) -> usize, bucket_bytes: usize) -> Vec<Vec<usize>> {
+/// Which gradients share a bucket: from the last to the first, as backward completes them, so many
+/// that a bucket stays within `bucket_bytes`, but at least one. The first has an eighth of that and
+/// each next one twice as much, as the network has nothing to do before them.
+pub(crate) fn plan(
+    members: &[usize],
+    bytes: impl Fn(usize) -> usize,
+    bucket_bytes: usize,
+) -> Vec<Vec<usize>> {
     let mut buckets: Vec<Vec<usize>> = Vec::new();
     let (mut filled, mut limit) = (0, bucket_bytes / 8);
     for &member in members.iter().rev() {
@@ -161,7 +179,10 @@ mod tests {
     #[test]
     fn buckets_fill_from_the_last_gradient_and_take_large_ones_alone() {
         assert_eq!(of(&[1; 19], 8).iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 4, 8, 4]);
-        assert_eq!(of(&[4, 4, 100, 3, 3, 1, 1, 1], 8), [vec![7], vec![6, 5], vec![4], vec![3], vec![2], vec![1, 0]]);
+        assert_eq!(
+            of(&[4, 4, 100, 3, 3, 1, 1, 1], 8),
+            [vec![7], vec![6, 5], vec![4], vec![3], vec![2], vec![1, 0]]
+        );
         assert_eq!(of(&[1; 100], 8).len(), 3 + 93_usize.div_ceil(8));
         assert_eq!(of(&[0, 8, 0], 64), [vec![2, 1, 0]]);
         assert!(of(&[], 8).is_empty());

@@ -1,4 +1,5 @@
-//! A bucket, and how it becomes its mean. Buckets are made, filled and sent in one order on all ranks.
+//! A bucket, and how it becomes its mean. Buckets are made, filled and sent in one order on all
+//! ranks.
 
 use tch::Kind;
 
@@ -29,20 +30,29 @@ pub(crate) enum BucketMethod {
 }
 
 impl BucketReducer {
-    /// The buckets for all parameters, those first whose gradients are complete first: a bucket waits for the first of its parameters, since
-    /// backward goes from the last to the first.
-    pub(crate) fn all(parameters: &[Parameter], hints: &ParamHints, config: &Config) -> Result<Vec<BucketReducer>> {
+    /// The buckets for all parameters, those first whose gradients are complete first: a bucket
+    /// waits for the first of its parameters, since backward goes from the last to the first.
+    pub(crate) fn all(
+        parameters: &[Parameter],
+        hints: &ParamHints,
+        config: &Config,
+    ) -> Result<Vec<BucketReducer>> {
         let wire = if config.method == Method::Bf16 { Kind::BFloat16 } else { Kind::Float };
         let is_compressed = |member: usize| match &config.method {
             Method::PowerSgd(powersgd) => powersgd.compression(&parameters[member].shape).is_some(),
-            Method::SharedBasis { .. } => hints.with_basis.iter().any(|name| name == parameters[member].name()),
+            Method::SharedBasis { .. } => {
+                hints.with_basis.iter().any(|name| name == parameters[member].name())
+            }
             Method::Exact | Method::Bf16 => false,
         };
-        let (matrices, rest): (Vec<usize>, Vec<usize>) = (0..parameters.len()).partition(|&member| is_compressed(member));
+        let (matrices, rest): (Vec<usize>, Vec<usize>) =
+            (0..parameters.len()).partition(|&member| is_compressed(member));
         let is_table = |member: usize| {
-            SparseRows::suits(&parameters[member]) && hints.sparse_grad_embeddings.iter().any(|name| name == parameters[member].name())
+            SparseRows::suits(&parameters[member])
+                && hints.sparse_grad_embeddings.iter().any(|name| name == parameters[member].name())
         };
-        let (tables, rest): (Vec<usize>, Vec<usize>) = rest.into_iter().partition(|&member| is_table(member));
+        let (tables, rest): (Vec<usize>, Vec<usize>) =
+            rest.into_iter().partition(|&member| is_table(member));
         let bytes = |member: usize| parameters[member].numel() * Kind::Float.elt_size_in_bytes();
         let mut reducers = Vec::new();
         for member in tables {
@@ -55,7 +65,8 @@ impl BucketReducer {
         for members in plan(&matrices, bytes, config.bucket_bytes) {
             reducers.push(match config.method {
                 Method::PowerSgd(powersgd) => {
-                    let (bucket, powersgd) = PowerSgd::new(parameters, &members, powersgd, config.seed)?;
+                    let (bucket, powersgd) =
+                        PowerSgd::new(parameters, &members, powersgd, config.seed)?;
                     BucketReducer { bucket, method: BucketMethod::PowerSgd(powersgd) }
                 }
                 Method::SharedBasis { min_ratio } => {
@@ -71,7 +82,10 @@ impl BucketReducer {
 
     /// A bucket that travels as it is, in `wire`.
     fn whole(parameters: &[Parameter], members: Vec<usize>, wire: Kind) -> Result<BucketReducer> {
-        Ok(BucketReducer { bucket: Bucket::new(parameters, members, wire)?, method: BucketMethod::Whole })
+        Ok(BucketReducer {
+            bucket: Bucket::new(parameters, members, wire)?,
+            method: BucketMethod::Whole,
+        })
     }
 
     /// The number of its parameters.

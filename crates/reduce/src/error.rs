@@ -14,7 +14,9 @@ pub enum Error {
     },
 
     /// A parameter whose gradients cannot be reduced.
-    #[error("parameter `{name}` cannot be reduced: {reason}; pass dense leaf tensors of f32 or bf16 on one device, each with its own name")]
+    #[error(
+        "parameter `{name}` cannot be reduced: {reason}; pass dense leaf tensors of f32 or bf16 on one device, each with its own name"
+    )]
     Parameter {
         /// Its name.
         name: String,
@@ -23,7 +25,9 @@ pub enum Error {
     },
 
     /// The ranks were set up differently.
-    #[error("the ranks cannot reduce gradients together: {ranks}; start all ranks with the same program, model and configuration")]
+    #[error(
+        "the ranks cannot reduce gradients together: {ranks}; start all ranks with the same program, model and configuration"
+    )]
     Setup {
         /// Which ranks, and what is the matter there.
         ranks: String,
@@ -39,7 +43,9 @@ pub enum Error {
     },
 
     /// The ranks are at different steps.
-    #[error("this rank is at step {step}, while steps from {first} to {last} are going on; resume all ranks from the same checkpoint")]
+    #[error(
+        "this rank is at step {step}, while steps from {first} to {last} are going on; resume all ranks from the same checkpoint"
+    )]
     Step {
         /// This rank's step.
         step: u64,
@@ -50,7 +56,9 @@ pub enum Error {
     },
 
     /// A saved state does not fit.
-    #[error("the saved state of the gradients does not fit: `{name}`: {reason}; load what this configuration saved, or start without it")]
+    #[error(
+        "the saved state of the gradients does not fit: `{name}`: {reason}; load what this configuration saved, or start without it"
+    )]
     State {
         /// The tensor's name in the state.
         name: String,
@@ -70,7 +78,9 @@ pub enum Error {
     },
 
     /// An earlier failure left gradients behind.
-    #[error("an earlier failure left the reducer without its buffers; end the job and start again from a checkpoint")]
+    #[error(
+        "an earlier failure left the reducer without its buffers; end the job and start again from a checkpoint"
+    )]
     Broken,
 
     /// The thread that sends gradients could not be started.

@@ -28,7 +28,12 @@ impl Parameter {
                 return refuse("it is no leaf that requires a gradient".into());
             }
             if let Some(first) = list.first().filter(|first| first.device != tensor.device()) {
-                return refuse(format!("it is on {:?}, but `{}` is on {:?}", tensor.device(), first.name(), first.device));
+                return refuse(format!(
+                    "it is on {:?}, but `{}` is on {:?}",
+                    tensor.device(),
+                    first.name(),
+                    first.device
+                ));
             }
             list.push(Parameter {
                 shape: tensor.size(),
@@ -40,7 +45,10 @@ impl Parameter {
         let mut names: Vec<&str> = list.iter().map(|parameter| parameter.name()).collect();
         names.sort_unstable();
         match names.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(Error::Parameter { name: pair[0].to_owned(), reason: "there are two of that name".into() }),
+            Some(pair) => Err(Error::Parameter {
+                name: pair[0].to_owned(),
+                reason: "there are two of that name".into(),
+            }),
             None => Ok(list),
         }
     }
@@ -67,7 +75,10 @@ impl Parameter {
     pub(crate) fn accepts(&self, gradient: &Tensor) -> Result<(), &'static str> {
         if gradient.is_sparse() {
             Err("has a sparse gradient")
-        } else if gradient.size() != self.shape || gradient.f_kind().ok() != Some(self.kind) || gradient.device() != self.device {
+        } else if gradient.size() != self.shape
+            || gradient.f_kind().ok() != Some(self.kind)
+            || gradient.device() != self.device
+        {
             Err("has a gradient of another shape, dtype or device")
         } else {
             Ok(())

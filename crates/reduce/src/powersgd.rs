@@ -1,11 +1,13 @@
-//! PowerSGD: matrices travel as `P Qᵀ`, one power iteration per step (Vogels, Karimireddy, Jaggi 2019, arXiv 1905.13727).
+//! PowerSGD: matrices travel as `P Qᵀ`, one power iteration per step (Vogels, Karimireddy, Jaggi
+//! 2019, arXiv 1905.13727).
 //!
-//! Algorithm 1, for a rank's matrix `M` (gradient plus error memory): `P = mean(M) Q`, orthonormalised, then `Q = mean(M)ᵀ P`, and all
-//! ranks take `P Qᵀ` for the mean. Algorithm 2: each rank remembers `M - P Qᵀ`.
+//! Algorithm 1, for a rank's matrix `M` (gradient plus error memory): `P = mean(M) Q`,
+//! orthonormalised, then `Q = mean(M)ᵀ P`, and all ranks take `P Qᵀ` for the mean. Algorithm 2:
+//! each rank remembers `M - P Qᵀ`.
 //!
-//! `M` is never made: a product with it is the sum of those with the gradient and with the memory, and so neither is touched before the
-//! mean is known. A step that meets NaN or an infinity is exact and leaves no trace: had the error memory taken it up, no later step would be
-//! finite.
+//! `M` is never made: a product with it is the sum of those with the gradient and with the memory,
+//! and so neither is touched before the mean is known. A step that meets NaN or an infinity is
+//! exact and leaves no trace: had the error memory taken it up, no later step would be finite.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +22,8 @@ use crate::error::Result;
 use crate::parameter::Parameter;
 use crate::powersgd_init;
 
-/// The matrices of one shape, stacked so that one batched product serves all. But for `initial_q`, these are views into flat buffers.
+/// The matrices of one shape, stacked so that one batched product serves all. But for `initial_q`,
+/// these are views into flat buffers.
 struct Stack {
     /// Their parameters' numbers.
     members: Vec<usize>,
@@ -49,14 +52,20 @@ pub(crate) struct PowerSgd {
 
 impl PowerSgd {
     /// A bucket for the parameters with these numbers, all of which are compressed.
-    pub(crate) fn new(parameters: &[Parameter], members: &[usize], config: PowerSgdConfig, seed: u64) -> Result<(Bucket, PowerSgd)> {
+    pub(crate) fn new(
+        parameters: &[Parameter],
+        members: &[usize],
+        config: PowerSgdConfig,
+        seed: u64,
+    ) -> Result<(Bucket, PowerSgd)> {
         let mut shapes: BTreeMap<(i64, i64, i64), Vec<usize>> = BTreeMap::new();
         for &member in members {
             if let Some(shape) = config.compression(&parameters[member].shape) {
                 shapes.entry(shape).or_default().push(member);
             }
         }
-        let bucket = Bucket::new(parameters, shapes.values().flatten().copied().collect(), Kind::Float)?;
+        let bucket =
+            Bucket::new(parameters, shapes.values().flatten().copied().collect(), Kind::Float)?;
         let flat = bucket.flat();
         let options = (Kind::Float, flat.device());
         let error = if config.error_feedback { Some(flat.f_zeros_like()?) } else { None };
@@ -87,8 +96,14 @@ impl PowerSgd {
         Ok((bucket, powersgd))
     }
 
-    /// Replaces the gradients, all of which are `flat`, by their mean; returns the bytes handed over.
-    pub(crate) fn reduce(&mut self, group: &dyn ProcessGroup, step: u64, flat: &mut Tensor) -> Result<u64> {
+    /// Replaces the gradients, all of which are `flat`, by their mean; returns the bytes handed
+    /// over.
+    pub(crate) fn reduce(
+        &mut self,
+        group: &dyn ProcessGroup,
+        step: u64,
+        flat: &mut Tensor,
+    ) -> Result<u64> {
         if step < self.config.start_step {
             return all_reduce_mean(group, flat);
         }
@@ -128,7 +143,12 @@ impl PowerSgd {
     fn init_q(&mut self, step: u64) -> Result<()> {
         for stack in &mut self.stacks {
             for (position, &member) in stack.members.iter().enumerate() {
-                powersgd_init::init_q(&mut stack.initial_q.f_get(position as i64)?, self.seed, step, member)?;
+                powersgd_init::init_q(
+                    &mut stack.initial_q.f_get(position as i64)?,
+                    self.seed,
+                    step,
+                    member,
+                )?;
             }
         }
         Ok(())

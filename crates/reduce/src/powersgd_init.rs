@@ -1,4 +1,5 @@
-//! The random matrices `Q` from which PowerSGD starts: each a function of seed, step and parameter alone, so that all ranks draw the same.
+//! The random matrices `Q` from which PowerSGD starts: each a function of seed, step and parameter
+//! alone, so that all ranks draw the same.
 
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;

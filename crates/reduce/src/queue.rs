@@ -1,4 +1,5 @@
-//! Buckets that wait for their gradients: filled by gradient hooks, and sent in their order as soon as they are complete.
+//! Buckets that wait for their gradients: filled by gradient hooks, and sent in their order as soon
+//! as they are complete.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -32,7 +33,11 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(parameters: Arc<Vec<Parameter>>, reducers: Vec<BucketReducer>, jobs: Vec<Sender<ReduceJob>>) -> Queue {
+    pub(crate) fn new(
+        parameters: Arc<Vec<Parameter>>,
+        reducers: Vec<BucketReducer>,
+        jobs: Vec<Sender<ReduceJob>>,
+    ) -> Queue {
         let count = parameters.len();
         let (mut reducer_of, mut homes) = (vec![0; count], vec![None; count]);
         for (number, reducer) in reducers.iter().enumerate() {
@@ -41,8 +46,20 @@ impl Queue {
             }
         }
         let (is_used, is_complete) = (vec![false; count], vec![false; count]);
-        let (missing, reducers) = (reducers.iter().map(BucketReducer::len).collect(), reducers.into());
-        Queue { parameters, reducers, missing, sent: 0, reducer_of, homes, is_used, is_complete, began: None, jobs }
+        let (missing, reducers) =
+            (reducers.iter().map(BucketReducer::len).collect(), reducers.into());
+        Queue {
+            parameters,
+            reducers,
+            missing,
+            sent: 0,
+            reducer_of,
+            homes,
+            is_used,
+            is_complete,
+            began: None,
+            jobs,
+        }
     }
 
     /// From now on a gradient that is complete may leave, if there is somebody to take it.
@@ -55,13 +72,19 @@ impl Queue {
         self.began
     }
 
-    /// For each parameter, whether it got a gradient since the last reduction: backward reached it, or somebody gave it another.
+    /// For each parameter, whether it got a gradient since the last reduction: backward reached it,
+    /// or somebody gave it another.
     pub(crate) fn used(&self) -> Vec<bool> {
         let is_replaced = |member: usize| {
             let gradient = self.parameters[member].tensor().grad();
-            gradient.defined() && self.homes[member].is_some_and(|home| home != gradient.data_ptr() as usize)
+            gradient.defined()
+                && self.homes[member].is_some_and(|home| home != gradient.data_ptr() as usize)
         };
-        self.is_used.iter().enumerate().map(|(member, &is_used)| is_used || is_replaced(member)).collect()
+        self.is_used
+            .iter()
+            .enumerate()
+            .map(|(member, &is_used)| is_used || is_replaced(member))
+            .collect()
     }
 
     /// All buckets, when none is on its way.
@@ -86,8 +109,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Completes all buckets with the gradients there are. Sends them if there is somebody to take them, and tells how many are on their way;
-    /// otherwise gives them to the caller.
+    /// Completes all buckets with the gradients there are. Sends them if there is somebody to take
+    /// them, and tells how many are on their way; otherwise gives them to the caller.
     pub(crate) fn complete_all(&mut self, step: u64) -> Result<(usize, Vec<BucketReducer>)> {
         let is_complete = &self.is_complete;
         for reducer in &mut self.reducers {

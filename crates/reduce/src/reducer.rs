@@ -17,8 +17,9 @@ use crate::{agreement, shared_basis};
 /// What one call of [`GradientReducer::reduce`] sent, and what it took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
-    /// The bytes of gradients, compressed or not, that this rank handed to all-reduces. The 24 bytes, and 8 for each parameter, by which
-    /// the ranks agree on which gradients are there are not counted.
+    /// The bytes of gradients, compressed or not, that this rank handed to all-reduces. The 24
+    /// bytes, and 8 for each parameter, by which the ranks agree on which gradients are there are
+    /// not counted.
     pub bytes: u64,
     /// What [`Method::Exact`](crate::Method::Exact) hands over: four bytes per element.
     pub exact_bytes: u64,
@@ -30,10 +31,12 @@ pub struct Traffic {
 
 /// Replaces gradients by their mean over all ranks.
 ///
-/// All buffers are made once, in [`GradientReducer::new`], which lets the parameters' `.grad` lie in them: in f32 they are the gradients.
-/// Gradients of another dtype than the buckets' (bf16 sent as f32, f32 sent as bf16) are copied, which takes 4 or 2 bytes per element;
-/// [`Method::PowerSgd`](crate::Method::PowerSgd) takes 4 more per compressed element for its error memory. Rows of [embeddings](ParamHints::sparse_grad_embeddings) that travel alone are copied in each
-/// step, as only the step knows how many they are.
+/// All buffers are made once, in [`GradientReducer::new`], which lets the parameters' `.grad` lie
+/// in them: in f32 they are the gradients. Gradients of another dtype than the buckets' (bf16 sent
+/// as f32, f32 sent as bf16) are copied, which takes 4 or 2 bytes per element;
+/// [`Method::PowerSgd`](crate::Method::PowerSgd) takes 4 more per compressed element for its error
+/// memory. Rows of [embeddings](ParamHints::sparse_grad_embeddings) that travel alone are copied in
+/// each step, as only the step knows how many they are.
 ///
 /// A parameter has one reducer at a time, which uses its gradient hook.
 pub struct GradientReducer {
@@ -45,12 +48,17 @@ pub struct GradientReducer {
 }
 
 impl GradientReducer {
-    /// Prepares for `parameters` (name and leaf tensor of f32 or bf16, all on one device, whose tensors `group` carries). All ranks call it, with the same list and
-    /// configuration.
+    /// Prepares for `parameters` (name and leaf tensor of f32 or bf16, all on one device, whose
+    /// tensors `group` carries). All ranks call it, with the same list and configuration.
     ///
     /// # Errors
-    /// On every rank, if on any rank a parameter or the configuration cannot be used, or differs from the others'.
-    pub fn new(group: Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> Result<GradientReducer> {
+    /// On every rank, if on any rank a parameter or the configuration cannot be used, or differs
+    /// from the others'.
+    pub fn new(
+        group: Arc<dyn ProcessGroup>,
+        parameters: &[(String, Tensor)],
+        config: Config,
+    ) -> Result<GradientReducer> {
         GradientReducer::with_hints(group, parameters, &ParamHints::default(), config)
     }
 
@@ -69,7 +77,8 @@ impl GradientReducer {
         let _no_grad = tch::no_grad_guard();
         let reducers = BucketReducer::all(&parameters, hints, &config)?;
         let (jobs, workers) = match group.world_size() > 1 && config.overlap {
-            true => ReduceWorkers::start(&*group, device_of(&parameters)).map(|(jobs, workers)| (jobs, Some(workers)))?,
+            true => ReduceWorkers::start(&*group, device_of(&parameters))
+                .map(|(jobs, workers)| (jobs, Some(workers)))?,
             false => (Vec::new(), None),
         };
         let queue = Arc::new(Mutex::new(Queue::new(parameters.clone(), reducers, jobs)));
@@ -83,20 +92,23 @@ impl GradientReducer {
         Ok(GradientReducer { group, parameters, queue, workers })
     }
 
-    /// The backward pass that comes now completes the gradients of `step` (counted from 0): each bucket leaves as soon as all of it is complete.
-    /// [`GradientReducer::reduce`] must follow. Without this call, everything happens there.
+    /// The backward pass that comes now completes the gradients of `step` (counted from 0): each
+    /// bucket leaves as soon as all of it is complete. [`GradientReducer::reduce`] must follow.
+    /// Without this call, everything happens there.
     pub fn begin(&mut self, step: u64) {
         lock(&self.queue).begin(step);
     }
 
     /// Replaces every `.grad` by its mean over the ranks. All ranks call it, with the same `step`.
     ///
-    /// NaN and infinities of any rank appear in the mean on all ranks. In such a step PowerSGD falls back to the exact mean of the bucket, so
-    /// that they appear where they are and nowhere else, and leaves its memory as it was.
+    /// NaN and infinities of any rank appear in the mean on all ranks. In such a step PowerSGD
+    /// falls back to the exact mean of the bucket, so that they appear where they are and nowhere
+    /// else, and leaves its memory as it was.
     ///
     /// # Errors
-    /// On every rank, if a gradient is sparse, or of another shape, dtype or device than its parameter on any rank, or the steps differ;
-    /// without [`GradientReducer::begin`], gradients are untouched then. After it, and after any other error, those of the group or of libtorch,
+    /// On every rank, if a gradient is sparse, or of another shape, dtype or device than its
+    /// parameter on any rank, or the steps differ; without [`GradientReducer::begin`], gradients
+    /// are untouched then. After it, and after any other error, those of the group or of libtorch,
     /// they may hold anything, and the job must end.
     pub fn reduce(&mut self, step: u64) -> Result<Traffic> {
         let _no_grad = tch::no_grad_guard();
@@ -134,32 +146,47 @@ impl GradientReducer {
             }
         }
         lock(&self.queue).take_back(reducers);
-        for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used) {
+        for (parameter, _) in self.parameters.iter().zip(&is_used).filter(|(_, is_used)| !**is_used)
+        {
             autograd::set_gradient(parameter.tensor(), None)?;
         }
         let elements: usize = self.parameters.iter().map(Parameter::numel).sum();
-        Ok(Traffic { bytes, exact_bytes: elements as u64 * 4, busy: workers::busy_time(spans), waited: started.elapsed() })
+        Ok(Traffic {
+            bytes,
+            exact_bytes: elements as u64 * 4,
+            busy: workers::busy_time(spans),
+            waited: started.elapsed(),
+        })
     }
 
-    /// Says, for [`Method::SharedBasis`](crate::Method::SharedBasis), which parameters' gradients (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by
-    /// name; of all others, that they are not. Only [those that were named](ParamHints::with_basis) can have one. The bases are not copied: they
-    /// must stay as they are. All ranks call it between two steps, with bases of the same bits, which are not compared; other methods ignore it.
+    /// Says, for [`Method::SharedBasis`](crate::Method::SharedBasis), which parameters' gradients
+    /// (`[m, n]`) are multiples of which bases (`[n, k]`, orthonormal columns, in f32), by name; of
+    /// all others, that they are not. Only [those that were named](ParamHints::with_basis) can have
+    /// one. The bases are not copied: they must stay as they are. All ranks call it between two
+    /// steps, with bases of the same bits, which are not compared; other methods ignore it.
     ///
     /// # Errors
-    /// On every rank, if a name was not given before, a basis has another shape, dtype or device, or the ranks' lists differ; nothing has changed then.
+    /// On every rank, if a name was not given before, a basis has another shape, dtype or device,
+    /// or the ranks' lists differ; nothing has changed then.
     pub fn set_bases(&mut self, bases: &[(String, Tensor)]) -> Result<()> {
         let mut queue = lock(&self.queue);
         let reducers = queue.reducers()?;
-        let shares = |reducer: &BucketReducer| matches!(reducer.method, BucketMethod::SharedBasis(_));
+        let shares =
+            |reducer: &BucketReducer| matches!(reducer.method, BucketMethod::SharedBasis(_));
         if !reducers.iter().any(shares) {
             return Ok(());
         }
         let _no_grad = tch::no_grad_guard();
-        let members = reducers.iter().filter(|reducer| shares(reducer)).flat_map(|reducer| reducer.bucket.members());
+        let members = reducers
+            .iter()
+            .filter(|reducer| shares(reducer))
+            .flat_map(|reducer| reducer.bucket.members());
         let announced: Vec<&Parameter> = members.map(|member| &self.parameters[member]).collect();
         agreement::agree_on_bases(&*self.group, shared_basis::check(&announced, bases), bases)?;
-        let number = |name: &str| self.parameters.iter().position(|parameter| parameter.name() == name);
-        let numbered: Vec<(usize, &Tensor)> = bases.iter().filter_map(|(name, basis)| Some((number(name)?, basis))).collect();
+        let number =
+            |name: &str| self.parameters.iter().position(|parameter| parameter.name() == name);
+        let numbered: Vec<(usize, &Tensor)> =
+            bases.iter().filter_map(|(name, basis)| Some((number(name)?, basis))).collect();
         for reducer in reducers {
             if let BucketMethod::SharedBasis(shared) = &mut reducer.method {
                 shared.set(&numbered)?;
@@ -174,11 +201,15 @@ impl GradientReducer {
     /// Those of libtorch; [`Error::Broken`] after a failure of [`GradientReducer::reduce`].
     pub fn zero_gradients(&mut self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        lock(&self.queue).reducers()?.iter_mut().try_for_each(|reducer| reducer.bucket.zero(&self.parameters))
+        lock(&self.queue)
+            .reducers()?
+            .iter_mut()
+            .try_for_each(|reducer| reducer.bucket.zero(&self.parameters))
     }
 
-    /// What must be saved to continue bit for bit: copies, each rank's own. The error memory as `error.NAME` (`[m, n]`) and PowerSGD's
-    /// warm start as `query.NAME` (`[n, k]`), for each compressed parameter; empty for the other methods, and while gradients are on their way.
+    /// What must be saved to continue bit for bit: copies, each rank's own. The error memory as
+    /// `error.NAME` (`[m, n]`) and PowerSGD's warm start as `query.NAME` (`[n, k]`), for each
+    /// compressed parameter; empty for the other methods, and while gradients are on their way.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.views().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect()
     }
@@ -186,12 +217,16 @@ impl GradientReducer {
     /// Loads what [`GradientReducer::state`] gave on this rank, under the same configuration.
     ///
     /// # Errors
-    /// A name is missing or unknown, or a tensor has another shape or dtype; nothing is loaded then. This concerns this rank alone.
+    /// A name is missing or unknown, or a tensor has another shape or dtype; nothing is loaded
+    /// then. This concerns this rank alone.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
         let mut own = self.views();
-        let refuse = |name: &str, reason: String| Err(Error::State { name: name.to_owned(), reason });
-        if let Some((name, _)) = state.iter().find(|(name, _)| own.iter().all(|(other, _)| other != name)) {
+        let refuse =
+            |name: &str, reason: String| Err(Error::State { name: name.to_owned(), reason });
+        if let Some((name, _)) =
+            state.iter().find(|(name, _)| own.iter().all(|(other, _)| other != name))
+        {
             return refuse(name, "it is unknown to this configuration".into());
         }
         let mut sources = Vec::with_capacity(own.len());
@@ -199,7 +234,10 @@ impl GradientReducer {
             let Some((_, source)) = state.iter().find(|(other, _)| other == name) else {
                 return refuse(name, "it is missing".into());
             };
-            if !source.defined() || source.size() != target.size() || source.f_kind()? != tch::Kind::Float {
+            if !source.defined()
+                || source.size() != target.size()
+                || source.f_kind()? != tch::Kind::Float
+            {
                 return refuse(name, format!("it must be f32 of shape {:?}", target.size()));
             }
             sources.push(source);
@@ -216,7 +254,9 @@ impl GradientReducer {
         let Ok(reducers) = queue.reducers() else { return Vec::new() };
         let of = |reducer: &BucketReducer| match &reducer.method {
             BucketMethod::PowerSgd(powersgd) => powersgd.state(&self.parameters),
-            BucketMethod::Whole | BucketMethod::SharedBasis(_) | BucketMethod::SparseRows(_) => Vec::new(),
+            BucketMethod::Whole | BucketMethod::SharedBasis(_) | BucketMethod::SparseRows(_) => {
+                Vec::new()
+            }
         };
         reducers.iter().flat_map(of).collect()
     }

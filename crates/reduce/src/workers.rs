@@ -1,5 +1,5 @@
-//! The threads that reduce buckets while backward continues. Each has a process group to itself, so that one's sums travel while another waits for
-//! a result, compresses, or adds up.
+//! The threads that reduce buckets while backward continues. Each has a process group to itself, so
+//! that one's sums travel while another waits for a result, compresses, or adds up.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -41,9 +41,13 @@ struct Worker {
 }
 
 impl ReduceWorkers {
-    /// Starts the threads, which end once their senders are dropped. The bucket of number `n` goes to sender `n` modulo their number, on every rank.
-    /// What a thread queues on a GPU runs in parallel with backward, on a stream of its own.
-    pub(crate) fn start(group: &dyn ProcessGroup, device: Device) -> Result<(Vec<Sender<ReduceJob>>, ReduceWorkers)> {
+    /// Starts the threads, which end once their senders are dropped. The bucket of number `n` goes
+    /// to sender `n` modulo their number, on every rank. What a thread queues on a GPU runs in
+    /// parallel with backward, on a stream of its own.
+    pub(crate) fn start(
+        group: &dyn ProcessGroup,
+        device: Device,
+    ) -> Result<(Vec<Sender<ReduceJob>>, ReduceWorkers)> {
         // Two communicators of NCCL on one GPU can wait for each other's kernels: there it is one.
         let count = if device == Device::Cpu { 2 } else { 1 };
         let (mut jobs, mut workers) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -71,7 +75,10 @@ impl ReduceWorkers {
 }
 
 impl Worker {
-    fn start(group: Arc<dyn ProcessGroup>, side: Option<SideStream>) -> Result<(Sender<ReduceJob>, Worker)> {
+    fn start(
+        group: Arc<dyn ProcessGroup>,
+        side: Option<SideStream>,
+    ) -> Result<(Sender<ReduceJob>, Worker)> {
         let (job, ordered) = channel::<ReduceJob>();
         let (result, results) = channel();
         let body = move || {
@@ -82,12 +89,18 @@ impl Worker {
                     let _span = tracing::trace_span!("reduce").entered();
                     reduce(&mut reducer, &*group, step, side.as_ref())
                 };
-                if result.send(ReducedBucket { reducer, bytes, span: (started, Instant::now()), ready }).is_err() {
+                if result
+                    .send(ReducedBucket { reducer, bytes, span: (started, Instant::now()), ready })
+                    .is_err()
+                {
                     return;
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("gradients".into()).spawn(body).map_err(Error::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name("gradients".into())
+            .spawn(body)
+            .map_err(Error::Thread)?;
         Ok((job, Worker { results, thread }))
     }
 }
@@ -104,7 +117,12 @@ pub(crate) fn busy_time(mut spans: Vec<(Instant, Instant)>) -> Duration {
     total
 }
 
-fn reduce(reducer: &mut BucketReducer, group: &dyn ProcessGroup, step: u64, side: Option<&SideStream>) -> (Result<u64>, Option<Ready>) {
+fn reduce(
+    reducer: &mut BucketReducer,
+    group: &dyn ProcessGroup,
+    step: u64,
+    side: Option<&SideStream>,
+) -> (Result<u64>, Option<Ready>) {
     let Some(side) = side else { return (reducer.reduce(group, step), None) };
     let flat = reducer.bucket.flat();
     match side.run(&[&flat], || reducer.reduce(group, step)) {
@@ -122,6 +140,9 @@ mod tests {
         let start = Instant::now();
         let span = |from, to| (start + Duration::from_secs(from), start + Duration::from_secs(to));
         assert_eq!(busy_time(vec![]), Duration::ZERO);
-        assert_eq!(busy_time(vec![span(5, 8), span(3, 6), span(4, 5), span(10, 11), span(8, 8)]), Duration::from_secs(6));
+        assert_eq!(
+            busy_time(vec![span(5, 8), span(3, 6), span(4, 5), span(10, 11), span(8, 8)]),
+            Duration::from_secs(6)
+        );
     }
 }

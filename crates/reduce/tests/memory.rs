@@ -1,4 +1,5 @@
-//! What a reducer holds beyond the gradients, to the byte. One test: the counter counts for the whole process.
+//! What a reducer holds beyond the gradients, to the byte. One test: the counter counts for the
+//! whole process.
 #![allow(clippy::unwrap_used)]
 
 mod simulation;
@@ -18,8 +19,14 @@ fn buckets_are_the_gradients_wherever_they_can_be() {
     let held = || autograd::memory::current(Device::Cpu).unwrap();
     let shapes: &[&[i64]] = &[&[30, 20], &[30, 20], &[50, 40], &[7]];
     let elements = 2 * 30 * 20 + 50 * 40 + 7_u64;
-    let powersgd =
-        |error_feedback| Method::PowerSgd(PowerSgdConfig { rank: 2, start_step: 0, error_feedback, ..PowerSgdConfig::default() });
+    let powersgd = |error_feedback| {
+        Method::PowerSgd(PowerSgdConfig {
+            rank: 2,
+            start_step: 0,
+            error_feedback,
+            ..PowerSgdConfig::default()
+        })
+    };
     // P, Q and the next step's Q of rank 2.
     let factors = 4 * 2 * (2 * (30 + 2 * 20) + (50 + 2 * 40));
     let cases = [
@@ -35,7 +42,8 @@ fn buckets_are_the_gradients_wherever_they_can_be() {
             let parameters = parameters(shapes, kind);
             let before = held();
             let config = Config { method, bucket_bytes, ..Config::default() };
-            let mut reducer = GradientReducer::new(Arc::new(Single::new()), &parameters, config).unwrap();
+            let mut reducer =
+                GradientReducer::new(Arc::new(Single::new()), &parameters, config).unwrap();
             for step in 0..2 {
                 for (_, parameter) in &parameters {
                     (parameter * 2.0).sum(kind).backward();

@@ -15,18 +15,34 @@ use simulation::{normal, ranks, relative_error, same_bits};
 const WIDTH: i64 = 24;
 const LAYERS: usize = 5;
 
-/// A chain of layers, the first of which is used again at the end (a tied weight), and one that only odd steps use.
+/// A chain of layers, the first of which is used again at the end (a tied weight), and one that
+/// only odd steps use.
 fn parameters() -> Vec<(String, Tensor)> {
-    let weight = |index: usize| (normal(&[WIDTH, WIDTH], &[index as u8, 0, 0, 1]) * 0.2).to_kind(Kind::Float).set_requires_grad(true);
-    let mut parameters: Vec<_> = (0..LAYERS).map(|index| (format!("weight{index}"), weight(index))).collect();
-    parameters.push(("bias".into(), Tensor::zeros([WIDTH], (Kind::Float, Device::Cpu)).set_requires_grad(true)));
+    let weight = |index: usize| {
+        (normal(&[WIDTH, WIDTH], &[index as u8, 0, 0, 1]) * 0.2)
+            .to_kind(Kind::Float)
+            .set_requires_grad(true)
+    };
+    let mut parameters: Vec<_> =
+        (0..LAYERS).map(|index| (format!("weight{index}"), weight(index))).collect();
+    parameters.push((
+        "bias".into(),
+        Tensor::zeros([WIDTH], (Kind::Float, Device::Cpu)).set_requires_grad(true),
+    ));
     parameters.push(("sometimes".into(), weight(LAYERS)));
     parameters
 }
 
 /// The loss of `rows` rows of a rank's share of a step.
-fn loss(parameters: &[(String, Tensor)], step: u64, rank: usize, micro: usize, rows: i64) -> Tensor {
-    let mut x = normal(&[rows, WIDTH], &[step as u8, rank as u8, micro as u8, 2]).to_kind(Kind::Float);
+fn loss(
+    parameters: &[(String, Tensor)],
+    step: u64,
+    rank: usize,
+    micro: usize,
+    rows: i64,
+) -> Tensor {
+    let mut x =
+        normal(&[rows, WIDTH], &[step as u8, rank as u8, micro as u8, 2]).to_kind(Kind::Float);
     for (_, weight) in &parameters[..LAYERS] {
         x = x.mm(weight).tanh();
     }
@@ -78,7 +94,9 @@ fn overlap_changes_no_bit() {
             for (overlap, begin) in [(true, true), (true, false), (false, true)] {
                 for (rank, parameters) in all(overlap, begin).iter().enumerate() {
                     for (index, parameter) in parameters.iter().enumerate() {
-                        let what = format!("{method:?}, buckets of {bucket_bytes}, rank {rank}, parameter {index}");
+                        let what = format!(
+                            "{method:?}, buckets of {bucket_bytes}, rank {rank}, parameter {index}"
+                        );
                         assert!(same_bits(parameter, &waiting[0][index]), "{what}");
                     }
                 }
@@ -90,7 +108,9 @@ fn overlap_changes_no_bit() {
 #[test]
 fn ranks_follow_one_process_with_the_joined_batch() {
     for world_size in [1, 2, 3] {
-        let own = &ranks(world_size, |group| descend(group, Config { method: Method::Exact, ..Config::default() }, true, 20))[0];
+        let own = &ranks(world_size, |group| {
+            descend(group, Config { method: Method::Exact, ..Config::default() }, true, 20)
+        })[0];
         // One process that sees all micro-batches of all ranks.
         let parameters = parameters();
         for step in 0..20 {
@@ -118,7 +138,8 @@ fn ranks_follow_one_process_with_the_joined_batch() {
 fn a_step_that_was_not_begun_is_refused() {
     ranks(2, |group| {
         let parameters = parameters();
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, Config::default()).unwrap();
+        let mut reducer =
+            GradientReducer::new(group.clone(), &parameters, Config::default()).unwrap();
         reducer.begin(4);
         let error = reducer.reduce(5).unwrap_err();
         assert!(error.to_string().starts_with("gradients of step 4 are on their way"), "{error}");

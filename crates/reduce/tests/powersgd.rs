@@ -7,15 +7,24 @@ use tch::{Device, Kind, Tensor};
 
 use reduce::{Config, Error, GradientReducer, Method, PowerSgdConfig};
 
-use simulation::{Reference, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
+use simulation::{
+    Reference, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient,
+};
 
-/// Two of one shape, which are stacked; a tensor of three dimensions; one that is wider than high; and some that stay exact.
+/// Two of one shape, which are stacked; a tensor of three dimensions; one that is wider than high;
+/// and some that stay exact.
 const SHAPES: &[&[i64]] = &[&[12, 9], &[12, 9], &[8, 3, 5], &[5, 20], &[7], &[2, 2], &[]];
 const COMPRESSED: &[usize] = &[0, 1, 2, 3];
 const REST_ELEMENTS: u64 = 7 + 4 + 1;
 
 /// Ratios of the compressed shapes at rank 2: 2.57, 2.57, 2.6, 2.0; of `[2, 2]` 0.5.
-const RANK_2: PowerSgdConfig = PowerSgdConfig { rank: 2, start_step: 0, min_ratio: 2.0, error_feedback: true, warm_start: true };
+const RANK_2: PowerSgdConfig = PowerSgdConfig {
+    rank: 2,
+    start_step: 0,
+    min_ratio: 2.0,
+    error_feedback: true,
+    warm_start: true,
+};
 
 fn config(powersgd: PowerSgdConfig) -> Config {
     Config { method: Method::PowerSgd(powersgd), seed: 11, ..Config::default() }
@@ -43,7 +52,8 @@ fn find<'a>(state: &'a [(String, Tensor)], name: &str) -> &'a Tensor {
     &state.iter().find(|(other, _)| other == name).unwrap_or_else(|| panic!("no {name}")).1
 }
 
-/// Runs steps on `world_size` ranks: each rank's gradients of each step, and its states before and after.
+/// Runs steps on `world_size` ranks: each rank's gradients of each step, and its states before and
+/// after.
 struct Run {
     gradients: Vec<Vec<Tensor>>,
     before: Vec<(String, Tensor)>,
@@ -69,23 +79,34 @@ fn run(world_size: usize, kind: Kind, config: Config, steps: u64) -> Vec<Run> {
 #[test]
 fn twenty_steps_follow_the_reference() {
     for (world_size, error_feedback) in [(1, true), (2, true), (3, true), (3, false)] {
-        let runs = run(world_size, Kind::Float, config(PowerSgdConfig { error_feedback, ..RANK_2 }), 20);
+        let runs =
+            run(world_size, Kind::Float, config(PowerSgdConfig { error_feedback, ..RANK_2 }), 20);
         for &index in COMPRESSED {
             let query = find(&runs[0].before, &format!("query.p{index}"));
             let mut reference = Reference::new(query, SHAPES[index][0], world_size, error_feedback);
             for step in 0..20 {
-                let inputs: Vec<Tensor> = gradients(world_size, step, index).iter().map(as_matrix).collect();
+                let inputs: Vec<Tensor> =
+                    gradients(world_size, step, index).iter().map(as_matrix).collect();
                 let expected = reference.step(&inputs);
                 let actual = as_matrix(&runs[0].gradients[step as usize][index]);
                 let error = relative_error(&actual, &expected);
-                assert!(error < 1e-3, "p{index} at step {step} on {world_size} ranks is off by {error}");
+                assert!(
+                    error < 1e-3,
+                    "p{index} at step {step} on {world_size} ranks is off by {error}"
+                );
                 let exact = mean(&inputs);
-                assert!(relative_error(&actual, &exact) > 1e-3, "p{index} was not compressed at all");
+                assert!(
+                    relative_error(&actual, &exact) > 1e-3,
+                    "p{index} was not compressed at all"
+                );
             }
         }
         for index in [4, 5, 6] {
             let expected = mean(&gradients(world_size, 19, index));
-            assert!(relative_error(&runs[0].gradients[19][index], &expected) < 1e-6, "p{index} is not compressed");
+            assert!(
+                relative_error(&runs[0].gradients[19][index], &expected) < 1e-6,
+                "p{index} is not compressed"
+            );
         }
     }
 }
@@ -108,13 +129,26 @@ fn what_is_not_applied_is_remembered() {
     // The updates and the mean of what the ranks remember add up to the exact gradients.
     let runs = run(3, Kind::Float, config(RANK_2), 15);
     for &index in COMPRESSED {
-        let applied =
-            runs[0].gradients.iter().fold(Tensor::zeros([], (Kind::Double, Device::Cpu)), |sum, step| sum + as_matrix(&step[index]));
-        let remembered: Vec<Tensor> = runs.iter().map(|run| find(&run.after, &format!("error.p{index}")).to_kind(Kind::Double)).collect();
-        let exact = (0..15).map(|step| as_matrix(&mean(&gradients(3, step, index)))).reduce(|sum, next| sum + next).unwrap();
+        let applied = runs[0]
+            .gradients
+            .iter()
+            .fold(Tensor::zeros([], (Kind::Double, Device::Cpu)), |sum, step| {
+                sum + as_matrix(&step[index])
+            });
+        let remembered: Vec<Tensor> = runs
+            .iter()
+            .map(|run| find(&run.after, &format!("error.p{index}")).to_kind(Kind::Double))
+            .collect();
+        let exact = (0..15)
+            .map(|step| as_matrix(&mean(&gradients(3, step, index))))
+            .reduce(|sum, next| sum + next)
+            .unwrap();
         let error = relative_error(&(applied + mean(&remembered)), &exact);
         assert!(error < 1e-5, "p{index} lost {error}");
-        assert!(remembered[0].abs().max().double_value(&[]) > 1e-2, "p{index} was not compressed at all");
+        assert!(
+            remembered[0].abs().max().double_value(&[]) > 1e-2,
+            "p{index} was not compressed at all"
+        );
     }
 }
 
@@ -139,7 +173,8 @@ fn bytes_are_those_of_the_factors() {
     let traffic = ranks(2, |group| {
         let parameters = parameters(SHAPES, Kind::BFloat16);
         let start_late = PowerSgdConfig { start_step: 2, ..RANK_2 };
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, config(start_late)).unwrap();
+        let mut reducer =
+            GradientReducer::new(group.clone(), &parameters, config(start_late)).unwrap();
         (0..4)
             .map(|step| {
                 set_gradients(&parameters, group.rank(), step);
@@ -157,8 +192,9 @@ fn bytes_are_those_of_the_factors() {
     }
 }
 
-/// Stochastic gradient descent on a sum of quadratics `|X - T_i|² / 2`, on two ranks; returns the last `X`. The `T_i` of a rank
-/// lie far to either side of their mean along one direction: that hides the rest of the gradient from a factor of rank 1.
+/// Stochastic gradient descent on a sum of quadratics `|X - T_i|² / 2`, on two ranks; returns the
+/// last `X`. The `T_i` of a rank lie far to either side of their mean along one direction: that
+/// hides the rest of the gradient from a factor of rank 1.
 fn descend(method: Method) -> Tensor {
     let (m, n) = (6, 5);
     let targets = |rank: usize| normal(&[m, n], &[rank as u8, 0, 0, 1]);
@@ -166,7 +202,12 @@ fn descend(method: Method) -> Tensor {
     let mut last = ranks(2, |group| {
         let parameters = parameters(&[&[m, n]], Kind::Float);
         let mut x = parameters[0].1.shallow_clone();
-        let mut reducer = GradientReducer::new(group.clone(), &parameters, Config { method, ..Config::default() }).unwrap();
+        let mut reducer = GradientReducer::new(
+            group.clone(),
+            &parameters,
+            Config { method, ..Config::default() },
+        )
+        .unwrap();
         for step in 0..1500 {
             let sign = if step % 2 == 0 { 1.0 } else { -1.0 };
             let target = targets(group.rank()) + side() * sign;
@@ -186,9 +227,15 @@ fn error_feedback_brings_rank_1_to_the_exact_optimum() {
     let exact = descend(Method::Exact);
     let rank_1 = PowerSgdConfig { rank: 1, min_ratio: 0.0, ..RANK_2 };
     let with = relative_error(&descend(Method::PowerSgd(rank_1)), &exact);
-    let without = relative_error(&descend(Method::PowerSgd(PowerSgdConfig { error_feedback: false, ..rank_1 })), &exact);
+    let without = relative_error(
+        &descend(Method::PowerSgd(PowerSgdConfig { error_feedback: false, ..rank_1 })),
+        &exact,
+    );
     assert!(with < 0.15, "with error feedback the parameters are off by {with}");
-    assert!(without > 0.5, "without error feedback they are off by {without} only: the test shows nothing");
+    assert!(
+        without > 0.5,
+        "without error feedback they are off by {without} only: the test shows nothing"
+    );
 }
 
 #[test]
@@ -211,9 +258,18 @@ fn a_saved_state_continues_bit_for_bit() {
             let mut second = new();
             second.load_state(&saved).unwrap();
             let actual: Vec<_> = (5..8).map(|number| step(&mut second, number)).collect();
-            assert!(expected.iter().flatten().zip(actual.iter().flatten()).all(|(a, b)| same_bits(a, b)));
+            assert!(
+                expected
+                    .iter()
+                    .flatten()
+                    .zip(actual.iter().flatten())
+                    .all(|(a, b)| same_bits(a, b))
+            );
             let fresh = step(&mut new(), 5);
-            assert!(!fresh.iter().zip(&expected[0]).all(|(a, b)| same_bits(a, b)), "the state makes no difference: the test shows nothing");
+            assert!(
+                !fresh.iter().zip(&expected[0]).all(|(a, b)| same_bits(a, b)),
+                "the state makes no difference: the test shows nothing"
+            );
         });
     }
 }
@@ -224,7 +280,12 @@ fn a_state_that_does_not_fit_is_refused_and_leaves_no_trace() {
         let parameters = parameters(SHAPES, Kind::Float);
         let mut reducer = GradientReducer::new(group, &parameters, config(RANK_2)).unwrap();
         let before = reducer.state();
-        let ones = || before.iter().map(|(name, tensor)| (name.clone(), tensor.ones_like())).collect::<Vec<_>>();
+        let ones = || {
+            before
+                .iter()
+                .map(|(name, tensor)| (name.clone(), tensor.ones_like()))
+                .collect::<Vec<_>>()
+        };
         let mut missing = ones();
         missing.pop();
         let mut unknown = ones();
@@ -233,9 +294,14 @@ fn a_state_that_does_not_fit_is_refused_and_leaves_no_trace() {
         reshaped[1].1 = reshaped[1].1.tr();
         let mut double = ones();
         double[2].1 = double[2].1.to_kind(Kind::Double);
-        for (state, reason) in [(missing, "missing"), (unknown, "unknown"), (reshaped, "shape"), (double, "f32")] {
+        for (state, reason) in
+            [(missing, "missing"), (unknown, "unknown"), (reshaped, "shape"), (double, "f32")]
+        {
             let error = reducer.load_state(&state).unwrap_err();
-            assert!(matches!(error, Error::State { .. }) && error.to_string().contains(reason), "{error}");
+            assert!(
+                matches!(error, Error::State { .. }) && error.to_string().contains(reason),
+                "{error}"
+            );
             assert!(reducer.state().iter().zip(&before).all(|((_, a), (_, b))| same_bits(a, b)));
         }
         reducer.load_state(&ones()).unwrap();
@@ -247,7 +313,8 @@ fn nan_and_infinity_reach_all_ranks_and_are_forgotten() {
     for poison in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         let all = ranks(3, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
-            let mut reducer = GradientReducer::new(group.clone(), &parameters, config(RANK_2)).unwrap();
+            let mut reducer =
+                GradientReducer::new(group.clone(), &parameters, config(RANK_2)).unwrap();
             let step = |reducer: &mut GradientReducer, step: u64, poison: Option<f64>| {
                 set_gradients(&parameters, group.rank(), step);
                 if let Some(poison) = poison.filter(|_| group.rank() == 1) {
@@ -259,7 +326,10 @@ fn nan_and_infinity_reach_all_ranks_and_are_forgotten() {
             (0..3).for_each(|number| drop(step(&mut reducer, number, None)));
             let before = reducer.state();
             let poisoned = step(&mut reducer, 3, Some(poison));
-            assert!(reducer.state().iter().zip(&before).all(|((_, a), (_, b))| same_bits(a, b)), "the step left a trace");
+            assert!(
+                reducer.state().iter().zip(&before).all(|((_, a), (_, b))| same_bits(a, b)),
+                "the step left a trace"
+            );
             let after = step(&mut reducer, 4, None);
             assert!(after.iter().all(|gradient| gradient.isfinite().all().int64_value(&[]) == 1));
             poisoned
@@ -269,7 +339,10 @@ fn nan_and_infinity_reach_all_ranks_and_are_forgotten() {
                 let broken = gradient.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
                 assert_eq!(broken, i64::from(index == 2), "p{index}");
                 if index != 2 {
-                    assert!(relative_error(gradient, &mean(&gradients(3, 3, index))) < 1e-6, "p{index} is exact in that step");
+                    assert!(
+                        relative_error(gradient, &mean(&gradients(3, 3, index))) < 1e-6,
+                        "p{index} is exact in that step"
+                    );
                 }
             }
             let value = gradients_of_rank[2].double_value(&[3, 1, 2]);
@@ -287,7 +360,8 @@ fn a_gradient_of_zero_does_no_harm() {
         set_gradient(&parameters[0].1, &parameters[0].1.zeros_like());
         reducer.reduce(0).unwrap();
         assert_eq!(parameters[0].1.grad(), parameters[0].1.zeros_like());
-        // Of rank 1: followed exactly once its direction is found, although the warm start was zero.
+        // Of rank 1: followed exactly once its direction is found, although the warm start was
+        // zero.
         let (u, v) = (normal(&[12, 1], &[1; 4]), normal(&[1, 9], &[2; 4]));
         let mut applied = Tensor::zeros([12, 9], (Kind::Double, Device::Cpu));
         for step in 1..6 {

@@ -1,4 +1,5 @@
-//! Gradients whose rows lie in bases that all ranks know: the exact mean of less bytes, on ranks that are threads, against f64.
+//! Gradients whose rows lie in bases that all ranks know: the exact mean of less bytes, on ranks
+//! that are threads, against f64.
 #![allow(clippy::unwrap_used)]
 
 mod simulation;
@@ -10,7 +11,9 @@ use tch::{Kind, Tensor};
 use collective::ProcessGroup;
 use reduce::{Config, GradientReducer, Method, ParamHints};
 
-use simulation::{device, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient};
+use simulation::{
+    device, gradient, normal, parameters, ranks, relative_error, same_bits, set_gradient,
+};
 
 const SHAPES: &[&[i64]] = &[&[9, 12], &[5], &[6, 20], &[7, 12], &[4, 3, 2], &[0, 12]];
 /// Of the parameters with a basis, its columns.
@@ -25,7 +28,9 @@ fn basis(index: usize, rank: i64, seed: u8) -> Tensor {
 }
 
 fn bases(seed: u8) -> Vec<(String, Tensor)> {
-    let of = |&(index, rank)| (format!("p{index}"), basis(index, rank, seed).to_kind(Kind::Float).to_device(device()));
+    let of = |&(index, rank)| {
+        (format!("p{index}"), basis(index, rank, seed).to_kind(Kind::Float).to_device(device()))
+    };
     RANKS.iter().map(of).collect()
 }
 
@@ -45,9 +50,19 @@ fn mean(world_size: usize, of: impl Fn(usize) -> Tensor) -> Tensor {
     (0..world_size).map(of).reduce(|sum, next| sum + next).unwrap() / world_size as f64
 }
 
-fn reducer(group: &Arc<dyn ProcessGroup>, parameters: &[(String, Tensor)], config: Config) -> GradientReducer {
+fn reducer(
+    group: &Arc<dyn ProcessGroup>,
+    parameters: &[(String, Tensor)],
+    config: Config,
+) -> GradientReducer {
     let with_basis = RANKS.iter().map(|(index, _)| format!("p{index}")).collect();
-    GradientReducer::with_hints(group.clone(), parameters, &ParamHints { with_basis, ..ParamHints::default() }, config).unwrap()
+    GradientReducer::with_hints(
+        group.clone(),
+        parameters,
+        &ParamHints { with_basis, ..ParamHints::default() },
+        config,
+    )
+    .unwrap()
 }
 
 fn config(bucket_bytes: usize, overlap: bool) -> Config {
@@ -56,9 +71,13 @@ fn config(bucket_bytes: usize, overlap: bool) -> Config {
 
 #[test]
 fn gradients_in_shared_bases_become_their_exact_mean() {
-    for (world_size, bucket_bytes, overlap) in
-        [(1, 25 << 20, true), (2, 1, true), (2, 25 << 20, false), (3, 300, true), (3, 25 << 20, true)]
-    {
+    for (world_size, bucket_bytes, overlap) in [
+        (1, 25 << 20, true),
+        (2, 1, true),
+        (2, 25 << 20, false),
+        (3, 300, true),
+        (3, 25 << 20, true),
+    ] {
         let all = ranks(world_size, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
             let mut reducer = reducer(&group, &parameters, config(bucket_bytes, overlap));
@@ -73,7 +92,11 @@ fn gradients_in_shared_bases_become_their_exact_mean() {
                     set_gradient(parameter, &within(group.rank(), step, index, seed.unwrap_or(9)));
                 }
                 let traffic = reducer.reduce(step).unwrap();
-                assert_eq!(traffic.bytes, if seed.is_some() { SENT } else { traffic.exact_bytes }, "step {step}");
+                assert_eq!(
+                    traffic.bytes,
+                    if seed.is_some() { SENT } else { traffic.exact_bytes },
+                    "step {step}"
+                );
                 found = parameters.iter().map(|(_, parameter)| parameter.grad().copy()).collect();
                 reducer.zero_gradients().unwrap();
             }
@@ -82,7 +105,10 @@ fn gradients_in_shared_bases_become_their_exact_mean() {
         for index in 0..SHAPES.len() {
             let expected = mean(world_size, |rank| within(rank, 3, index, 2));
             let error = relative_error(&all[0][index], &expected);
-            assert!(error < 1e-5, "p{index} on {world_size} ranks, buckets of {bucket_bytes}: off by {error}");
+            assert!(
+                error < 1e-5,
+                "p{index} on {world_size} ranks, buckets of {bucket_bytes}: off by {error}"
+            );
             assert!(all.iter().all(|gradients| same_bits(&gradients[index], &all[0][index])));
         }
     }
@@ -110,7 +136,10 @@ fn what_lies_outside_is_projected() {
         let exact = mean(2, |rank| gradient(SHAPES[index], rank, 0, index));
         assert!(relative_error(&all[0][index], &exact.matmul(&basis).matmul(&basis.tr())) < 1e-5);
     }
-    assert!(relative_error(&all[1][3], &mean(2, |rank| gradient(SHAPES[3], rank, 0, 3))) < 1e-6, "no basis, no loss");
+    assert!(
+        relative_error(&all[1][3], &mean(2, |rank| gradient(SHAPES[3], rank, 0, 3))) < 1e-6,
+        "no basis, no loss"
+    );
 }
 
 #[test]
@@ -157,7 +186,12 @@ fn bases_that_do_not_fit_are_an_error_on_every_rank() {
         let messages = ranks(2, |group| {
             let parameters = parameters(SHAPES, Kind::Float);
             let mut reducer = reducer(&group, &parameters, config(25 << 20, true));
-            let given = |shape: &[i64]| vec![(name.to_owned(), normal(shape, &[1; 4]).to_kind(Kind::Float).to_device(device()))];
+            let given = |shape: &[i64]| {
+                vec![(
+                    name.to_owned(),
+                    normal(shape, &[1; 4]).to_kind(Kind::Float).to_device(device()),
+                )]
+            };
             let bases = match columns {
                 Some(columns) if group.rank() == on => given(&[shape[0], columns]),
                 None if group.rank() != on => bases(1),
@@ -171,11 +205,19 @@ fn bases_that_do_not_fit_are_an_error_on_every_rank() {
         messages.join("\n")
     };
     let unknown = refused("p9", &[12, 3], 1, None);
-    assert!(unknown.contains("`p9`") && unknown.contains("none was announced") && unknown.contains("rank 1 (host node1)"), "{unknown}");
+    assert!(
+        unknown.contains("`p9`")
+            && unknown.contains("none was announced")
+            && unknown.contains("rank 1 (host node1)"),
+        "{unknown}"
+    );
     let shape = refused("p0", &[11, 3], 1, None);
     assert!(shape.contains("must be f32 of [12, rank]") && shape.contains("[11, 3]"), "{shape}");
     let other = refused("p3", &[12, 3], 0, None);
     assert!(other.contains("none was announced"), "{other}");
     let longer = refused("p0", &[12, 3], 1, Some(4));
-    assert!(longer.contains("rank 1 (host node1) has bases that differ from those of rank 0"), "{longer}");
+    assert!(
+        longer.contains("rank 1 (host node1) has bases that differ from those of rank 0"),
+        "{longer}"
+    );
 }

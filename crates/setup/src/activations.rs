@@ -22,11 +22,16 @@ pub fn compression_options(form: &CompressionConfig, width: i64) -> Option<Optio
         CompressionMethod::Exact => return None,
         CompressionMethod::Qb => Method::Qb { test_matrix },
         CompressionMethod::RowSpace => Method::RowSpace { test_matrix, unit_rows: true },
-        CompressionMethod::Rsvd => Method::Rsvd { oversampling: 8, power_iterations: form.power_iterations },
+        CompressionMethod::Rsvd => {
+            Method::Rsvd { oversampling: 8, power_iterations: form.power_iterations }
+        }
         CompressionMethod::Svd => Method::Svd,
         CompressionMethod::Nystrom => Method::Nystrom,
         CompressionMethod::Shared => Method::Shared,
-        CompressionMethod::Quantized => Method::Quantized { bits: if form.bits == Bits::Number(4.0) { 4 } else { 8 }, group: form.group },
+        CompressionMethod::Quantized => Method::Quantized {
+            bits: if form.bits == Bits::Number(4.0) { 4 } else { 8 },
+            group: form.group,
+        },
         CompressionMethod::Coded => Method::Coded {
             rate: match form.bits {
                 Bits::Number(bits) => Rate::Bits(bits),
@@ -46,7 +51,10 @@ pub fn compression_options(form: &CompressionConfig, width: i64) -> Option<Optio
         rank: match form.rank {
             config::Rank::Fraction(fraction) => Rank::Fraction(fraction),
             config::Rank::Columns(columns) => Rank::Components(columns),
-            config::Rank::Auto => Rank::Auto { error: form.error, max_rank: form.max_rank.of(width).unwrap_or(width).max(1) },
+            config::Rank::Auto => Rank::Auto {
+                error: form.error,
+                max_rank: form.max_rank.of(width).unwrap_or(width).max(1),
+            },
         },
         keep_norms: form.keep_norms,
         factors: match form.factors {
@@ -100,19 +108,34 @@ impl SiteWidths for EncoderConfig {
 
 /// The save policies of `[activations]` for each layer of a model.
 pub fn activation_policies(table: &config::Activations, model: &impl SiteWidths) -> Activations {
-    Activations::from_layers((0..model.layers()).map(|layer| layer_policies(table, model, layer)).collect())
+    Activations::from_layers(
+        (0..model.layers()).map(|layer| layer_policies(table, model, layer)).collect(),
+    )
 }
 
-fn layer_policies(table: &config::Activations, model: &impl SiteWidths, layer: usize) -> BlockActivations {
+fn layer_policies(
+    table: &config::Activations,
+    model: &impl SiteWidths,
+    layer: usize,
+) -> BlockActivations {
     block_policies(&table.sites, |site| {
-        let form = table.compression_at(site, layer).and_then(|(form, _)| compression_options(&form, model.width(site, layer)));
-        form.map_or(SavePolicy::Exact, |options| if table.delta { delta_coded(site, options) } else { SavePolicy::Code(options) })
+        let form = table
+            .compression_at(site, layer)
+            .and_then(|(form, _)| compression_options(&form, model.width(site, layer)));
+        form.map_or(SavePolicy::Exact, |options| {
+            if table.delta { delta_coded(site, options) } else { SavePolicy::Code(options) }
+        })
     })
 }
 
-/// Delta coding against the previous layer, if the site is the input of blocks or of their sublayers.
+/// Delta coding against the previous layer, if the site is the input of blocks or of their
+/// sublayers.
 pub fn delta_coded(site: Site, options: Options) -> SavePolicy {
-    if matches!(site, Site::Layer | Site::Sublayer) { SavePolicy::Delta(options) } else { SavePolicy::Code(options) }
+    if matches!(site, Site::Layer | Site::Sublayer) {
+        SavePolicy::Delta(options)
+    } else {
+        SavePolicy::Code(options)
+    }
 }
 
 /// The policies of a layer whose `sites` are saved as `keep` says, and all others exactly.
@@ -136,11 +159,11 @@ pub fn block_policies(sites: &Sites, keep: impl Fn(Site) -> SavePolicy) -> Block
     }
 }
 
-/// Refuses a rank that exceeds a tensor's width, compression that saves no memory for `tokens` tokens, and layers that
-/// the model does not have.
+/// Refuses a rank that exceeds a tensor's width, compression that saves no memory for `tokens`
+/// tokens, and layers that the model does not have.
 ///
-/// A site of `[tokens, width]` holds `tokens · width` numbers of the model's type; its factors hold `rank · (tokens + width)` numbers of the
-/// factors' type.
+/// A site of `[tokens, width]` holds `tokens · width` numbers of the model's type; its factors hold
+/// `rank · (tokens + width)` numbers of the factors' type.
 ///
 /// # Errors
 /// The first key that does not fit.
@@ -148,19 +171,36 @@ pub fn check_activations(run: &Run, model: &impl SiteWidths, tokens: i64) -> Res
     let table = &run.activations;
     let layers = model.layers();
     for (index, given) in table.overrides.iter().enumerate() {
-        let Some(range) = given.layers.filter(|range| range.start >= layers || range.end.is_some_and(|end| end > layers)) else { continue };
-        let what = format!("names layers up to {}, and the model has 0 to {}", range.end.map_or(range.start, |end| end - 1), layers - 1);
+        let Some(range) = given
+            .layers
+            .filter(|range| range.start >= layers || range.end.is_some_and(|end| end > layers))
+        else {
+            continue;
+        };
+        let what = format!(
+            "names layers up to {}, and the model has 0 to {}",
+            range.end.map_or(range.start, |end| end - 1),
+            layers - 1
+        );
         return Err(run.error_at_compression(Some(index), "layers", &what).into());
     }
     let Sites::Of(sites) = &table.sites else { return Ok(()) };
-    for (layer, &site) in (0..layers).flat_map(|layer| sites.iter().map(move |site| (layer, site))) {
+    for (layer, &site) in (0..layers).flat_map(|layer| sites.iter().map(move |site| (layer, site)))
+    {
         let Some((form, given)) = table.compression_at(site, layer) else { continue };
         check_form(run, &form, given, site, model.width(site, layer), tokens)?;
     }
     Ok(())
 }
 
-fn check_form(run: &Run, form: &CompressionConfig, given: Option<usize>, site: Site, width: i64, tokens: i64) -> Result<()> {
+fn check_form(
+    run: &Run,
+    form: &CompressionConfig,
+    given: Option<usize>,
+    site: Site,
+    width: i64,
+    tokens: i64,
+) -> Result<()> {
     let Some(options) = compression_options(form, width) else { return Ok(()) };
     let refuse = |key, what: String| Err(run.error_at_compression(given, key, &what).into());
     let (rank, key) = match form.rank.of(width) {
@@ -169,13 +209,22 @@ fn check_form(run: &Run, form: &CompressionConfig, given: Option<usize>, site: S
     };
     let name = site.as_str();
     if form.method.has_rank() && rank < 1 {
-        return refuse(key, format!("rounds to 0 columns at {name}'s width of {width}; raise it, or give a whole number of columns"));
+        return refuse(
+            key,
+            format!(
+                "rounds to 0 columns at {name}'s width of {width}; raise it, or give a whole number of columns"
+            ),
+        );
     }
     if form.method.has_rank() && rank > width {
-        return refuse(key, format!("must be <= {width}, the width of {name}; lower it, or give a fraction"));
+        return refuse(
+            key,
+            format!("must be <= {width}, the width of {name}; lower it, or give a fraction"),
+        );
     }
     let exact_bytes = (tokens * width * run.model.dtype.bytes()) as u64;
-    // A rank that so few tokens cannot have saves nothing either. An automatic one is what it comes to.
+    // A rank that so few tokens cannot have saves nothing either. An automatic one is what it comes
+    // to.
     let bytes = options.bytes(tokens, width).unwrap_or(exact_bytes);
     let automatic = match form.method {
         CompressionMethod::Coded => form.bits == Bits::Auto,
@@ -191,8 +240,13 @@ fn check_form(run: &Run, form: &CompressionConfig, given: Option<usize>, site: S
             }
             _ => ("bits", "codes of this length".to_owned()),
         };
-        let rest = format!("take {bytes} bytes of {tokens} tokens by {width}, kept exactly they take {exact_bytes}");
-        return refuse(key, format!("saves nothing: {what} {rest}; change it, or set method = \"exact\""));
+        let rest = format!(
+            "take {bytes} bytes of {tokens} tokens by {width}, kept exactly they take {exact_bytes}"
+        );
+        return refuse(
+            key,
+            format!("saves nothing: {what} {rest}; change it, or set method = \"exact\""),
+        );
     }
     refuse(
         key,
@@ -213,7 +267,13 @@ mod tests {
     fn run(keys: &str) -> (tempfile::TempDir, Run) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
-        std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[activations]\n{keys}\n")).unwrap();
+        std::fs::write(
+            &path,
+            format!(
+                "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[activations]\n{keys}\n"
+            ),
+        )
+        .unwrap();
         let run = Run::load(&path, &[]).unwrap();
         (folder, run)
     }
@@ -234,39 +294,56 @@ mod tests {
             assert!(message.contains(says), "expected {says:?}: {message}");
         };
         let fits = |keys: &str, tokens| check_activations(&run(keys).1, &model(), tokens).is_ok();
-        // 32 columns of 64 × 64 in f32 take exactly what the tensor takes; 31 take less, and bf16 factors half.
+        // 32 columns of 64 × 64 in f32 take exactly what the tensor takes; 31 take less, and bf16
+        // factors half.
         says(
             "rank = 32\nfactors = \"f32\"",
             64,
             "c.toml:7: [activations] rank: saves nothing: 32 columns of 64 tokens by 64 take 16384 bytes in f32",
         );
-        assert!(fits("rank = 31\nfactors = \"f32\"", 64) && fits("rank = 32\nfactors = \"bf16\"", 64));
+        assert!(
+            fits("rank = 31\nfactors = \"f32\"", 64) && fits("rank = 32\nfactors = \"bf16\"", 64)
+        );
         says("rank = 65", 4096, "[activations] rank: must be <= 64, the width of layer");
         says("rank = 0.001", 4096, "rounds to 0 columns at layer's width of 64");
-        says("rank = 49\nsites = [\"attn_out\", \"mlp_out\"]", 4096, "must be <= 48, the width of attn_out");
+        says(
+            "rank = 49\nsites = [\"attn_out\", \"mlp_out\"]",
+            4096,
+            "must be <= 48, the width of attn_out",
+        );
         says("rank = \"auto\"\nmax_rank = 65", 4096, "[activations] max_rank: must be <= 64");
-        assert!(fits("rank = \"auto\"\nmax_rank = 64", 64), "what it comes to is seen in each step");
+        assert!(
+            fits("rank = \"auto\"\nmax_rank = 64", 64),
+            "what it comes to is seen in each step"
+        );
         says("method = \"quantized\"", 0, "[activations] group: saves nothing: integers of 8 bits");
         says(
             "[[activations.overrides]]\nlayers = \"1..3\"\nmethod = \"qb\"\nrank = 65",
             4096,
             "c.toml:10: [[activations.overrides]] rank: must be <= 64, the width of layer",
         );
-        says("[[activations.overrides]]\nlayers = \"2..5\"\nbits = 4", 4096, "layers: names layers up to 4, and the model has 0 to 3");
+        says(
+            "[[activations.overrides]]\nlayers = \"2..5\"\nbits = 4",
+            4096,
+            "layers: names layers up to 4, and the model has 0 to 3",
+        );
     }
 
     #[test]
     fn each_layer_gets_what_the_table_says_of_it() {
-        let (_folder, run) =
-            run("sites = [\"sublayer\", \"act\"]\nrank = \"auto\"\nmax_rank = 0.25\n[[activations.overrides]]\nsites = \"sub*\"\n\
-             layers = \"0..1\"\nmethod = \"exact\"");
+        let (_folder, run) = run(
+            "sites = [\"sublayer\", \"act\"]\nrank = \"auto\"\nmax_rank = 0.25\n[[activations.overrides]]\nsites = \"sub*\"\n\
+             layers = \"0..1\"\nmethod = \"exact\"",
+        );
         let activations = activation_policies(&run.activations, &model());
         let code = |keep: &SavePolicy| match keep {
             SavePolicy::Code(options) | SavePolicy::Delta(options) => Some(options.rank),
             SavePolicy::Exact => None,
         };
         assert_eq!(activations.layer(0).recompute, Recompute::Sublayer(SavePolicy::Exact));
-        let Recompute::Sublayer(keep) = activations.layer(1).recompute else { panic!("not recomputed") };
+        let Recompute::Sublayer(keep) = activations.layer(1).recompute else {
+            panic!("not recomputed")
+        };
         assert_eq!(code(&keep), Some(Rank::Auto { error: 0.1, max_rank: 16 }));
         assert_eq!(code(&activations.layer(0).act), Some(Rank::Auto { error: 0.1, max_rank: 24 }));
         assert_eq!(code(&activations.layer(1).norm), None);

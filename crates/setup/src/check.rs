@@ -5,7 +5,10 @@ mod classifier;
 use config::{Run, StartingWeights, Task};
 use models::Decoder;
 
-use crate::{Result, adapter_source, check_activations, check_adapter, check_quantization, open_base_model, rank_device};
+use crate::{
+    Result, adapter_source, check_activations, check_adapter, check_quantization, open_base_model,
+    rank_device,
+};
 
 /// Finds everything that is wrong with a run's input but its data, tokenizer and chat template (see
 /// [`crate::RunData::prepare`]), without reading a weight or writing anything.
@@ -28,7 +31,10 @@ pub fn check(run: &Run, world_size: usize) -> Result<()> {
     check_adapter(run, model, &adapter)?;
     check_quantization(run, model, Some(&checkpoint), &adapter)?;
     if run.data.sequence_length as i64 > model.max_positions {
-        let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, model.max_positions);
+        let what = format!(
+            "is {}, the model knows positions up to {}",
+            run.data.sequence_length, model.max_positions
+        );
         return Err(run.error_at("data", "sequence_length", &what).into());
     }
     Ok(())
@@ -42,7 +48,13 @@ fn check_full_training(run: &Run) -> Result<()> {
     }
     if run.model.weights == StartingWeights::Random {
         if run.model.task == Task::CausalLm {
-            return Err(run.error_at("model", "weights", "is for classifiers: a language model is not trained from scratch here").into());
+            return Err(run
+                .error_at(
+                    "model",
+                    "weights",
+                    "is for classifiers: a language model is not trained from scratch here",
+                )
+                .into());
         }
         if run.lora.is_some() {
             let what = "leaves all weights to be trained, and the [lora] table says that few are; remove one of them";

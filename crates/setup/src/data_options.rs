@@ -1,4 +1,5 @@
-//! From `[data]` to the options of the crate `data`, and from its errors to the keys that they are about.
+//! From `[data]` to the options of the crate `data`, and from its errors to the keys that they are
+//! about.
 
 use config::{DataFormat, DataSource, Run};
 use data::{Dataset, Format, Options, Source, Sources, Tokenizer};
@@ -12,21 +13,30 @@ pub(crate) fn at_key(run: &Run, error: data::Error) -> Error {
             let (table, key) = match *option {
                 "batch_size" => ("run", "batch_size"),
                 "tokenizer" => ("model", "tokenizer"),
-                "eval_samples" | "sequence_length" | "overflow" | "columns" | "prompt_template" | "chat_template_kwargs" => {
-                    ("data", *option)
-                }
+                "eval_samples"
+                | "sequence_length"
+                | "overflow"
+                | "columns"
+                | "prompt_template"
+                | "chat_template_kwargs" => ("data", *option),
                 _ => ("data", "train"),
             };
             (table, key, format!("{problem}; {remedy}"))
         }
-        data::Error::Empty { role, reason, remedy } => ("data", *role, format!("gives nothing to learn from: {reason}; {remedy}")),
+        data::Error::Empty { role, reason, remedy } => {
+            ("data", *role, format!("gives nothing to learn from: {reason}; {remedy}"))
+        }
         _ => return error.into(),
     };
     run.error_at(table, key, &what).into()
 }
 
 /// A hash of what determines the rows of a classifier.
-pub(crate) fn labelled_fingerprint(run: &Run, tokenizer: &Tokenizer, labels: &[String]) -> Result<String> {
+pub(crate) fn labelled_fingerprint(
+    run: &Run,
+    tokenizer: &Tokenizer,
+    labels: &[String],
+) -> Result<String> {
     let files = Dataset::fingerprint_of(&sources(run), tokenizer, None, &options(run))?;
     Ok(format!("{files} {:?} {:?} {labels:?}", run.data.text_key, run.data.label_key))
 }
@@ -39,7 +49,8 @@ pub(crate) fn sources(run: &Run) -> Sources {
         DataFormat::Text => Format::Text,
         DataFormat::Batches => Format::Batches,
     };
-    let source = |source: &DataSource| Source { path: source.path.clone(), format, weight: source.weight };
+    let source =
+        |source: &DataSource| Source { path: source.path.clone(), format, weight: source.weight };
     Sources {
         train: run.data.train.iter().map(source).collect(),
         eval: run.data.eval.iter().flat_map(|eval| eval.iter()).map(source).collect(),
@@ -49,7 +60,11 @@ pub(crate) fn sources(run: &Run) -> Sources {
 /// How they become samples.
 pub(crate) fn options(run: &Run) -> Options {
     let ready = run.data.format == DataFormat::Batches
-        || run.data.train.paths().all(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+        || run
+            .data
+            .train
+            .paths()
+            .all(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     Options {
         sequence_length: run.data.sequence_length,
         overflow: run.data.overflow.map(|overflow| match overflow {
@@ -67,7 +82,8 @@ pub(crate) fn options(run: &Run) -> Options {
             config::BadLines::Skip => data::BadLines::Skip,
         },
         max_samples: run.data.max_samples,
-        // Prepared batches are taken as they are, and with a validation file no training samples are held out.
+        // Prepared batches are taken as they are, and with a validation file no training samples
+        // are held out.
         eval_samples: if ready || run.data.eval.is_some() { 0 } else { run.data.eval_samples },
         seed: run.seed,
         columns: run.data.columns.clone(),

@@ -29,7 +29,8 @@ pub fn rank_device(run: &Run, local_rank: usize) -> Result<Device> {
     if !Cuda::is_available() {
         return Err(run.error_at("run", "device", &format!("is \"cuda\", but {NO_GPU}")).into());
     }
-    // With this variable, NCCL takes the ranks of one host for several hosts: the way to try many ranks on few GPUs.
+    // With this variable, NCCL takes the ranks of one host for several hosts: the way to try many
+    // ranks on few GPUs.
     if std::env::var_os("NCCL_HOSTID").is_some() {
         return Ok(Device::Cuda(local_rank % gpus));
     }
@@ -58,7 +59,9 @@ pub fn is_gpu(run: &Run) -> bool {
 /// [`Error::Input`] if CUDA was asked for where there is none.
 pub fn single_device(device: config::Device) -> Result<Device> {
     match device {
-        config::Device::Cuda if !Cuda::is_available() => Err(Error::Input(format!("--device is \"cuda\", but {NO_GPU}"))),
+        config::Device::Cuda if !Cuda::is_available() => {
+            Err(Error::Input(format!("--device is \"cuda\", but {NO_GPU}")))
+        }
         config::Device::Auto | config::Device::Cuda if Cuda::is_available() => Ok(Device::Cuda(0)),
         _ => Ok(Device::Cpu),
     }

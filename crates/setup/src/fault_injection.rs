@@ -4,19 +4,23 @@ use tch::Tensor;
 
 use crate::{Error, Result};
 
-/// A fault on purpose, with which tests see that the job ends as it should: `LORACT_INJECT_FAULT=panic:1:3` makes rank 1 panic in
-/// step 3 (from 1). Without the variable nothing here does anything.
+/// A fault on purpose, with which tests see that the job ends as it should:
+/// `LORACT_INJECT_FAULT=panic:1:3` makes rank 1 panic in step 3 (from 1). Without the variable
+/// nothing here does anything.
 ///
-/// In a step: `panic`, `error`, `exit` (without a message, code 3), `kill` (SIGKILL), `freeze` (SIGSTOP), `hang` (the process lives
-/// and does nothing), `corrupt` (one number of a parameter changes a little), `memory` (it asks for more than there is), and `stop`
-/// (SIGUSR1, on which the run saves). While the checkpoint of that step is written: `kill-in-save` (when the rank's file is there),
-/// `full-disk` (instead of it), and on rank 0 `kill-in-commit` (when all is there but its name).
+/// In a step: `panic`, `error`, `exit` (without a message, code 3), `kill` (SIGKILL), `freeze`
+/// (SIGSTOP), `hang` (the process lives and does nothing), `corrupt` (one number of a parameter
+/// changes a little), `memory` (it asks for more than there is), and `stop` (SIGUSR1, on which the
+/// run saves). While the checkpoint of that step is written: `kill-in-save` (when the rank's file
+/// is there), `full-disk` (instead of it), and on rank 0 `kill-in-commit` (when all is there but
+/// its name).
 ///
-/// `pause:1:3:FIFO` lets rank 1 wait at the beginning of step 3 for a test, which can then look at a run, signal or kill it without
-/// a race. While data are prepared, `pause-in-prepare:0:2:FIFO` does so once the training data's part 2 (from 0) is written, and
-/// `pause-after-prepare:0:0:FIFO` once all are. FIFO is the path of a named pipe (`mkfifo`): the process opens it for reading, and
-/// waits until somebody has opened it for writing and closed it again. Where there is none, it does not wait, so that a test that
-/// removes the pipe stops a run only once.
+/// `pause:1:3:FIFO` lets rank 1 wait at the beginning of step 3 for a test, which can then look at
+/// a run, signal or kill it without a race. While data are prepared, `pause-in-prepare:0:2:FIFO`
+/// does so once the training data's part 2 (from 0) is written, and `pause-after-prepare:0:0:FIFO`
+/// once all are. FIFO is the path of a named pipe (`mkfifo`): the process opens it for reading, and
+/// waits until somebody has opened it for writing and closed it again. Where there is none, it does
+/// not wait, so that a test that removes the pipe stops a run only once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FaultInjection {
     kind: Kind,
@@ -91,7 +95,8 @@ impl FaultInjection {
         Ok(Self { kind, rank, step })
     }
 
-    /// Fails, or waits, if this is the rank and the step. `is_stopped` tells whether a signal has asked this rank to stop.
+    /// Fails, or waits, if this is the rank and the step. `is_stopped` tells whether a signal has
+    /// asked this rank to stop.
     ///
     /// # Errors
     /// The fault, if it is an error.
@@ -152,8 +157,12 @@ impl FaultInjection {
     /// The fault.
     pub fn in_save(&self, rank: usize, step: u64) -> std::io::Result<()> {
         match self.kind {
-            Kind::KillInSave if (rank, step) == (self.rank, self.step) => Err(std::io::Error::other(kill("-KILL"))),
-            Kind::FullDisk if (rank, step) == (self.rank, self.step) => Err(std::io::ErrorKind::StorageFull.into()),
+            Kind::KillInSave if (rank, step) == (self.rank, self.step) => {
+                Err(std::io::Error::other(kill("-KILL")))
+            }
+            Kind::FullDisk if (rank, step) == (self.rank, self.step) => {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -167,7 +176,8 @@ impl FaultInjection {
         if meant { Err(std::io::Error::other(kill("-KILL"))) } else { Ok(()) }
     }
 
-    /// Waits where data are being prepared, if the part is written, which `is_written` tells by its number.
+    /// Waits where data are being prepared, if the part is written, which `is_written` tells by its
+    /// number.
     pub fn in_prepare(&self, is_written: impl FnOnce(u64) -> bool) {
         match &self.kind {
             Kind::PauseInPrepare(fifo) if is_written(self.step) => wait(fifo),
@@ -183,16 +193,18 @@ impl FaultInjection {
     }
 }
 
-/// Waits until somebody has opened the named pipe for writing and closed it. Opening it tells them that this process is here.
+/// Waits until somebody has opened the named pipe for writing and closed it. Opening it tells them
+/// that this process is here.
 fn wait(fifo: &Path) {
     // There may be none, or none any more.
     let _ = std::fs::read(fifo);
 }
 
-/// Signals this process, by the shell's kill, as there is no safe call for it in the standard library. From `-KILL` it comes back only if that
-/// fails.
+/// Signals this process, by the shell's kill, as there is no safe call for it in the standard
+/// library. From `-KILL` it comes back only if that fails.
 fn kill(signal: &str) -> String {
-    let killed = std::process::Command::new("kill").args([signal, &std::process::id().to_string()]).status();
+    let killed =
+        std::process::Command::new("kill").args([signal, &std::process::id().to_string()]).status();
     format!("{VARIABLE}: kill did not kill ({killed:?})")
 }
 
@@ -212,15 +224,22 @@ mod tests {
     #[test]
     fn a_fault_names_kind_rank_and_step() {
         assert_eq!(parse("kill:1:3"), FaultInjection { kind: Kind::Kill, rank: 1, step: 3 });
-        assert_eq!(parse("pause:0:2:/a:b"), FaultInjection { kind: Kind::Pause("/a:b".into()), rank: 0, step: 2 });
+        assert_eq!(
+            parse("pause:0:2:/a:b"),
+            FaultInjection { kind: Kind::Pause("/a:b".into()), rank: 0, step: 2 }
+        );
         for wrong in ["", "panic", "panic:1", "panic:x:1", "boom:1:1", "panic:1:1:1", "pause:1:1"] {
-            assert!(FaultInjection::parse(wrong).unwrap_err().to_string().contains("KIND:RANK:STEP"), "{wrong}");
+            assert!(
+                FaultInjection::parse(wrong).unwrap_err().to_string().contains("KIND:RANK:STEP"),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn a_parameter_is_corrupted_once() {
-        let parameter = Tensor::zeros([2, 2], (tch::Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+        let parameter =
+            Tensor::zeros([2, 2], (tch::Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
         let fault = parse("corrupt:1:3");
         at(&fault, 1, 3).unwrap();
         for (rank, step) in [(0, 3), (1, 2), (1, 3)] {
@@ -235,7 +254,12 @@ mod tests {
         let fault = parse("error:1:3");
         assert!(at(&fault, 1, 2).is_ok() && at(&fault, 0, 3).is_ok() && at(&fault, 1, 3).is_err());
         let fault = parse("full-disk:1:3");
-        assert!(at(&fault, 1, 3).is_ok() && fault.in_save(0, 3).is_ok() && fault.in_save(1, 3).is_err() && fault.in_commit(3).is_ok());
+        assert!(
+            at(&fault, 1, 3).is_ok()
+                && fault.in_save(0, 3).is_ok()
+                && fault.in_save(1, 3).is_err()
+                && fault.in_commit(3).is_ok()
+        );
     }
 
     #[test]

@@ -30,7 +30,10 @@ impl LabelledSplit {
     fn new(samples: Arc<dyn LabelledSamples>, path: &Path, most: Option<usize>) -> Result<Self> {
         let chosen: Vec<usize> = (0..samples.len().min(most.unwrap_or(usize::MAX))).collect();
         if chosen.is_empty() {
-            return Err(Error::Input(format!("{} holds no samples; give one with at least one", path.display())));
+            return Err(Error::Input(format!(
+                "{} holds no samples; give one with at least one",
+                path.display()
+            )));
         }
         Ok(Self { samples, chosen })
     }
@@ -55,7 +58,12 @@ impl LabelledSplit {
     ///
     /// # Errors
     /// A row that cannot be read.
-    pub fn inputs(&self, indices: &[usize], augmentation_seed: Option<u64>, device: Device) -> Result<EncoderInputs> {
+    pub fn inputs(
+        &self,
+        indices: &[usize],
+        augmentation_seed: Option<u64>,
+        device: Device,
+    ) -> Result<EncoderInputs> {
         let chosen: Vec<usize> = indices.iter().map(|index| self.chosen[*index]).collect();
         self.samples.inputs(&chosen, augmentation_seed, device)
     }
@@ -86,16 +94,22 @@ impl LabelledData {
     /// Reads the rows, writing nothing. `progress` receives (done, total) in rows.
     ///
     /// # Errors
-    /// A row that cannot be used, no rows, more ranks than rows, a model that has no tokenizer or reads something else.
+    /// A row that cannot be used, no rows, more ranks than rows, a model that has no tokenizer or
+    /// reads something else.
     pub fn read(run: &Run, world_size: usize, progress: &dyn Fn(u64, u64)) -> Result<Self> {
         let checkpoint = open_base_model(&run.model)?;
         let known = known_labels(run, &checkpoint);
         let LoadedSamples { labels, train, eval, fingerprint } = match run.model.task {
             Task::ImageClassification => Images::read(run, &checkpoint, known.as_deref())?,
-            Task::CausalLm | Task::SequenceClassification => Texts::read(run, &checkpoint, known.as_deref(), progress)?,
+            Task::CausalLm | Task::SequenceClassification => {
+                Texts::read(run, &checkpoint, known.as_deref(), progress)?
+            }
         };
         if labels.len() < 2 {
-            let what = format!("holds {} classes; give samples of two or more, or name them as labels", labels.len());
+            let what = format!(
+                "holds {} classes; give samples of two or more, or name them as labels",
+                labels.len()
+            );
             return Err(run.error_at("data", "train", &what).into());
         }
         let mut train = LabelledSplit::new(train, run.data.train.first(), run.data.max_samples)?;
@@ -105,7 +119,11 @@ impl LabelledData {
         };
         if eval.is_none() && run.data.eval_samples > 0 {
             if run.data.eval_samples >= train.len() {
-                let what = format!("is {}, and there are {} rows; hold out fewer", run.data.eval_samples, train.len());
+                let what = format!(
+                    "is {}, and there are {} rows; hold out fewer",
+                    run.data.eval_samples,
+                    train.len()
+                );
                 return Err(run.error_at("data", "eval_samples", &what).into());
             }
             let (kept, held) = hold_out(train.chosen, run.data.eval_samples, run.seed);
@@ -128,7 +146,10 @@ impl LabelledData {
         (0..self.train.len()).for_each(|index| counts[self.train.class(index) as usize] += 1);
         let mean = self.train.len() as f32 / counts.len() as f32;
         // A class without rows needs no weight.
-        let weights: Vec<f32> = counts.iter().map(|count| if *count > 0 { mean / *count as f32 } else { 0.0 }).collect();
+        let weights: Vec<f32> = counts
+            .iter()
+            .map(|count| if *count > 0 { mean / *count as f32 } else { 0.0 })
+            .collect();
         Ok(Some(Tensor::f_from_slice(&weights)?))
     }
 }

@@ -1,8 +1,10 @@
-//! From a [`config::Run`] to what it names: device, base model, adapter, save policies of activations, tokenizer and
-//! data. Training, memory estimates and analyses of a run all start here, so that each key has one meaning.
+//! From a [`config::Run`] to what it names: device, base model, adapter, save policies of
+//! activations, tokenizer and data. Training, memory estimates and analyses of a run all start
+//! here, so that each key has one meaning.
 //!
-//! [`check`] finds everything that is wrong with a configuration without reading a weight. [`RunData`] is the tokenized
-//! data of a language model, [`LabelledData`] the rows of a classifier.
+//! [`check`] finds everything that is wrong with a configuration without reading a weight.
+//! [`RunData`] is the tokenized data of a language model, [`LabelledData`] the rows of a
+//! classifier.
 //!
 //! ```
 //! use loract_setup::{RunData, check};
@@ -42,7 +44,10 @@ mod task_mismatch;
 mod text;
 mod token_batches;
 
-pub use activations::{SiteWidths, activation_policies, block_policies, check_activations, compression_options, delta_coded, site_width};
+pub use activations::{
+    SiteWidths, activation_policies, block_policies, check_activations, compression_options,
+    delta_coded, site_width,
+};
 pub use base_model::open_base_model;
 pub use check::check;
 pub use device::{is_gpu, rank_device, single_device, tensor_kind};

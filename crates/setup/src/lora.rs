@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use config::{Init, Run, Task};
-use models::{Adapter, AdapterConfig, Classifier, Decoder, EncoderConfig, LayerNumbers, Model, ModelConfig, TargetModules, read_adapter};
+use models::{
+    Adapter, AdapterConfig, Classifier, Decoder, EncoderConfig, LayerNumbers, Model, ModelConfig,
+    TargetModules, read_adapter,
+};
 
 use crate::Result;
 
@@ -26,7 +29,10 @@ pub enum AdapterSource {
 ///
 /// # Errors
 /// An adapter to start from that cannot be read.
-pub fn adapter_source(lora: Option<&config::Lora>, model: &config::Model) -> Result<Option<AdapterSource>> {
+pub fn adapter_source(
+    lora: Option<&config::Lora>,
+    model: &config::Model,
+) -> Result<Option<AdapterSource>> {
     let Some(table) = lora else { return Ok(None) };
     if let Some(path) = &table.adapter {
         return Ok(Some(AdapterSource::Pretrained(Box::new(read_adapter(path)?))));
@@ -37,7 +43,13 @@ pub fn adapter_source(lora: Option<&config::Lora>, model: &config::Model) -> Res
         // PEFT has no name for it.
         Task::ImageClassification => (None, &HEADS[..1]),
     };
-    let saved: Vec<String> = table.modules_to_save.iter().map(String::as_str).chain(heads.iter().copied()).map(str::to_owned).collect();
+    let saved: Vec<String> = table
+        .modules_to_save
+        .iter()
+        .map(String::as_str)
+        .chain(heads.iter().copied())
+        .map(str::to_owned)
+        .collect();
     Ok(Some(AdapterSource::New(Box::new(AdapterConfig {
         task_type: task_type.map(str::to_owned),
         base_model_name_or_path: Some(model.path.display().to_string()),
@@ -48,7 +60,11 @@ pub fn adapter_source(lora: Option<&config::Lora>, model: &config::Model) -> Res
         target_modules: modules(&table.target_modules),
         exclude_modules: table.exclude_modules.as_ref().map(modules),
         layers_to_transform: table.layers_to_transform.clone().map(LayerNumbers::Several),
-        rank_pattern: table.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), *rank as i64)).collect(),
+        rank_pattern: table
+            .rank_pattern
+            .iter()
+            .map(|(pattern, rank)| (pattern.clone(), *rank as i64))
+            .collect(),
         alpha_pattern: table.alpha_pattern.clone(),
         use_rslora: table.use_rslora,
         use_dora: table.use_dora,
@@ -69,15 +85,23 @@ fn modules(table: &config::TargetModules) -> TargetModules {
     }
 }
 
-/// Adds the adapter of a run to `model`, and returns its configuration as PEFT writes it: with the target modules by
-/// name, also for `all-linear`. Without `[lora]` all weights are trained, and there is none.
+/// Adds the adapter of a run to `model`, and returns its configuration as PEFT writes it: with the
+/// target modules by name, also for `all-linear`. Without `[lora]` all weights are trained, and
+/// there is none.
 ///
 /// # Errors
 /// An adapter that cannot be read, or does not fit the model.
-pub fn add_lora(lora: Option<&config::Lora>, base: &config::Model, seed: u64, model: &mut impl Model) -> Result<Option<AdapterConfig>> {
+pub fn add_lora(
+    lora: Option<&config::Lora>,
+    base: &config::Model,
+    seed: u64,
+    model: &mut impl Model,
+) -> Result<Option<AdapterConfig>> {
     let (config, weights) = match adapter_source(lora, base)? {
         Some(AdapterSource::New(config)) => (*config, None),
-        Some(AdapterSource::Pretrained(adapter)) => (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights)),
+        Some(AdapterSource::Pretrained(adapter)) => {
+            (AdapterConfig { inference_mode: true, ..adapter.config }, Some(adapter.weights))
+        }
         None => {
             model.train_weights(true);
             return Ok(None);
@@ -97,7 +121,10 @@ pub fn add_lora(lora: Option<&config::Lora>, base: &config::Model, seed: u64, mo
         .filter(|linear| linear.lora().is_some())
         .filter_map(|linear| Some(linear.path().rsplit('.').next()?.to_owned()))
         .collect();
-    Ok(Some(AdapterConfig { target_modules: TargetModules::Names(names.into_iter().collect()), ..config }))
+    Ok(Some(AdapterConfig {
+        target_modules: TargetModules::Names(names.into_iter().collect()),
+        ..config
+    }))
 }
 
 /// The names of a model that an adapter may refer to.
@@ -112,7 +139,11 @@ pub struct ModuleNames {
 
 impl From<&ModelConfig> for ModuleNames {
     fn from(model: &ModelConfig) -> Self {
-        Self { paths: Decoder::linear_paths(model), names: Decoder::parameter_names(model), layers: model.num_layers }
+        Self {
+            paths: Decoder::linear_paths(model),
+            names: Decoder::parameter_names(model),
+            layers: model.num_layers,
+        }
     }
 }
 
@@ -123,24 +154,40 @@ impl From<&EncoderConfig> for ModuleNames {
     }
 }
 
-/// Refuses what does not fit the model: names and patterns that match no layer, layers that do not exist, and what
-/// leaves nothing to train.
+/// Refuses what does not fit the model: names and patterns that match no layer, layers that do not
+/// exist, and what leaves nothing to train.
 ///
 /// # Errors
 /// The first key that does not fit.
-pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Option<AdapterSource>) -> Result<()> {
+pub fn check_adapter(
+    run: &Run,
+    modules: impl Into<ModuleNames>,
+    adapter: &Option<AdapterSource>,
+) -> Result<()> {
     let Some(AdapterSource::New(config)) = adapter else { return Ok(()) };
     let refuse = |key, what: String| Err(run.error_at("lora", key, &what).into());
     let ModuleNames { paths, names, layers } = modules.into();
-    for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
+    for (key, modules) in [
+        ("target_modules", Some(&config.target_modules)),
+        ("exclude_modules", config.exclude_modules.as_ref()),
+    ] {
         if let Some(unknown) = modules.and_then(|modules| unknown(modules, &paths)) {
-            return refuse(key, format!("{unknown}; it has {}, and \"all-linear\" means all of them", last_parts(&paths)));
+            return refuse(
+                key,
+                format!(
+                    "{unknown}; it has {}, and \"all-linear\" means all of them",
+                    last_parts(&paths)
+                ),
+            );
         }
     }
     if let Some(LayerNumbers::Several(numbers)) = &config.layers_to_transform
         && let Some(number) = numbers.iter().find(|number| !(0..layers).contains(number))
     {
-        return refuse("layers_to_transform", format!("names layer {number}, and the model has 0 to {}", layers - 1));
+        return refuse(
+            "layers_to_transform",
+            format!("names layer {number}, and the model has 0 to {}", layers - 1),
+        );
     }
     let targeted: Vec<&String> = paths.iter().filter(|path| config.targets(path)).collect();
     if targeted.is_empty() {
@@ -148,11 +195,15 @@ pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Optio
         return refuse("target_modules", what.into());
     }
     let patterns = config.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
-    for (key, pattern) in patterns.chain(config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern))) {
+    for (key, pattern) in
+        patterns.chain(config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern)))
+    {
         if !targeted.iter().any(|path| AdapterConfig::fits(pattern, path)) {
             return refuse(
                 key,
-                format!("{pattern:?} fits no layer that is targeted; it fits the last parts of a path, such as \"q_proj\""),
+                format!(
+                    "{pattern:?} fits no layer that is targeted; it fits the last parts of a path, such as \"q_proj\""
+                ),
             );
         }
     }
@@ -163,7 +214,10 @@ pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Optio
     }
     // Not the heads that were added: PEFT names them all for any model, whichever of them it has.
     for module in run.lora.iter().flat_map(|lora| &lora.modules_to_save) {
-        let alone = AdapterConfig { modules_to_save: Some(vec![module.clone()]), ..AdapterConfig::default() };
+        let alone = AdapterConfig {
+            modules_to_save: Some(vec![module.clone()]),
+            ..AdapterConfig::default()
+        };
         if !names.iter().any(|name| alone.saves(name)) {
             let what = format!(
                 "names {module:?}, which this model has not; give the end of a module's path, such as \"lm_head\" or \"embed_tokens\""
@@ -172,7 +226,10 @@ pub fn check_adapter(run: &Run, modules: impl Into<ModuleNames>, adapter: &Optio
         }
     }
     if let Some(path) = targeted.iter().find(|path| config.saves(&format!("{path}.weight"))) {
-        return refuse("modules_to_save", format!("trains {path} whole, as target_modules does in part; name it in one of them"));
+        return refuse(
+            "modules_to_save",
+            format!("trains {path} whole, as target_modules does in part; name it in one of them"),
+        );
     }
     Ok(())
 }
@@ -188,8 +245,13 @@ fn unknown(modules: &TargetModules, paths: &[String]) -> Option<String> {
             })
         }
         TargetModules::Names(names) => {
-            let fits = |name: &&String| paths.iter().any(|path| TargetModules::Names(vec![(*name).clone()]).names(path));
-            names.iter().find(|name| !fits(name)).map(|name| format!("names {name:?}, which this model has not"))
+            let fits = |name: &&String| {
+                paths.iter().any(|path| TargetModules::Names(vec![(*name).clone()]).names(path))
+            };
+            names
+                .iter()
+                .find(|name| !fits(name))
+                .map(|name| format!("names {name:?}, which this model has not"))
         }
     }
 }
@@ -211,10 +273,13 @@ mod tests {
     fn load(keys: &str) -> (tempfile::TempDir, Run, ModelConfig) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
-        std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n{keys}\n[data]\ntrain = \"t\"\n")).unwrap();
+        std::fs::write(
+            &path,
+            format!("[model]\npath = \"m\"\n[lora]\n{keys}\n[data]\ntrain = \"t\"\n"),
+        )
+        .unwrap();
         let file = folder.path().join("config.json");
-        let text =
-            r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}"#;
+        let text = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}"#;
         std::fs::write(&file, text).unwrap();
         (folder, Run::load(&path, &[]).unwrap(), ModelConfig::read(&file).unwrap())
     }
@@ -232,10 +297,26 @@ mod tests {
                 4,
                 "target_modules: the expression \"q_proj\" is the whole of no path of this model; for the end of a path write [\"q_proj\"]",
             ),
-            ("exclude_modules = [\"lm_head\"]", 4, "exclude_modules: names \"lm_head\", which this model has not"),
-            ("\nlayers_to_transform = [0, 2]", 5, "layers_to_transform: names layer 2, and the model has 0 to 1"),
-            ("exclude_modules = \".*\"", 3, "target_modules: is left with no layer by exclude_modules"),
-            ("rank_pattern = { queue = 3 }", 4, "rank_pattern: \"queue\" fits no layer that is targeted"),
+            (
+                "exclude_modules = [\"lm_head\"]",
+                4,
+                "exclude_modules: names \"lm_head\", which this model has not",
+            ),
+            (
+                "\nlayers_to_transform = [0, 2]",
+                5,
+                "layers_to_transform: names layer 2, and the model has 0 to 1",
+            ),
+            (
+                "exclude_modules = \".*\"",
+                3,
+                "target_modules: is left with no layer by exclude_modules",
+            ),
+            (
+                "rank_pattern = { queue = 3 }",
+                4,
+                "rank_pattern: \"queue\" fits no layer that is targeted",
+            ),
             (
                 "rank_pattern = { q_proj = 3, \"self_attn.q_proj\" = 4 }",
                 4,
@@ -259,8 +340,18 @@ mod tests {
         ];
         for (keys, line, says) in cases {
             let (_folder, run, model) = load(keys);
-            let message = check_adapter(&run, &model, &adapter_source(run.lora.as_ref(), &run.model).unwrap()).unwrap_err().to_string();
-            assert!(message.contains(&format!("c.toml:{line}: [lora] {says}")) && !message.contains('\n'), "{keys}: {message}");
+            let message = check_adapter(
+                &run,
+                &model,
+                &adapter_source(run.lora.as_ref(), &run.model).unwrap(),
+            )
+            .unwrap_err()
+            .to_string();
+            assert!(
+                message.contains(&format!("c.toml:{line}: [lora] {says}"))
+                    && !message.contains('\n'),
+                "{keys}: {message}"
+            );
         }
     }
 
@@ -271,14 +362,26 @@ mod tests {
              layers_to_transform = [0]\nrank_pattern = { v_proj = 6 }\nalpha_pattern = { v_proj = 2 }\nuse_rslora = true\nuse_dora = true\n\
              init = \"gaussian\"\nmodules_to_save = [\"lm_head\"]",
         );
-        let Some(AdapterSource::New(config)) = adapter_source(run.lora.as_ref(), &run.model).unwrap() else {
+        let Some(AdapterSource::New(config)) =
+            adapter_source(run.lora.as_ref(), &run.model).unwrap()
+        else {
             panic!("no adapter was given")
         };
         check_adapter(&run, &model, &Some(AdapterSource::New(config.clone()))).unwrap();
-        let targeted: Vec<String> = Decoder::linear_paths(&model).into_iter().filter(|path| config.targets(path)).collect();
+        let targeted: Vec<String> =
+            Decoder::linear_paths(&model).into_iter().filter(|path| config.targets(path)).collect();
         assert_eq!(targeted, ["model.layers.0.self_attn.v_proj"]);
-        assert_eq!((config.rank_of(&targeted[0]), config.scale_of(&targeted[0])), (6, 2.0 / 6.0_f64.sqrt()));
-        assert_eq!((config.r, config.lora_alpha, config.lora_dropout, config.use_dora), (4, 3.0, 0.25, true));
-        assert_eq!((config.init_lora_weights, config.modules_to_save), ("gaussian".into(), Some(vec!["lm_head".into()])));
+        assert_eq!(
+            (config.rank_of(&targeted[0]), config.scale_of(&targeted[0])),
+            (6, 2.0 / 6.0_f64.sqrt())
+        );
+        assert_eq!(
+            (config.r, config.lora_alpha, config.lora_dropout, config.use_dora),
+            (4, 3.0, 0.25, true)
+        );
+        assert_eq!(
+            (config.init_lora_weights, config.modules_to_save),
+            ("gaussian".into(), Some(vec!["lm_head".into()]))
+        );
     }
 }

@@ -3,7 +3,8 @@
 use config::{GradientMethod, Gradients};
 use reduce::{Method, PowerSgdConfig};
 
-/// The method of the `[gradients]` table for this many ranks. A single rank sends nothing, so that compression would only add an error.
+/// The method of the `[gradients]` table for this many ranks. A single rank sends nothing, so that
+/// compression would only add an error.
 pub fn reduction_method(table: &Gradients, world_size: usize) -> Method {
     match table.method {
         _ if world_size == 1 => Method::Exact,

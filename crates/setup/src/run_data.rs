@@ -5,7 +5,9 @@ use data::{Dataset, Prepared, ShownToken};
 use models::Checkpoint;
 
 use crate::data_options::{at_key, options, sources};
-use crate::{Error, FaultInjection, LabelledData, Result, TextProcessor, dataset_order, open_base_model};
+use crate::{
+    Error, FaultInjection, LabelledData, Result, TextProcessor, dataset_order, open_base_model,
+};
 
 /// The tokenized data of a run.
 #[derive(Debug)]
@@ -20,15 +22,23 @@ fn data_file(run_dir: &Path) -> PathBuf {
 }
 
 impl RunData {
-    /// Reads and tokenizes the data, or opens what an earlier run in this directory made of the same data.
+    /// Reads and tokenizes the data, or opens what an earlier run in this directory made of the
+    /// same data.
     ///
-    /// Writes nothing, unless the tokens exceed a part: they then go to parts in the run's directory
-    /// ([`Dataset::prepare_for`]), from which an interrupted preparation resumes. `progress` receives (done, total) in bytes
-    /// of the sources; for classifiers, in rows. `warn` receives what the user ought to know before anything is read.
+    /// Writes nothing, unless the tokens exceed a part: they then go to parts in the run's
+    /// directory ([`Dataset::prepare_for`]), from which an interrupted preparation resumes.
+    /// `progress` receives (done, total) in bytes of the sources; for classifiers, in rows. `warn`
+    /// receives what the user ought to know before anything is read.
     ///
     /// # Errors
-    /// A line that cannot be used, no data, more ranks than samples, token ids that the model does not know.
-    pub fn prepare(run: &Run, world_size: usize, progress: &dyn Fn(u64, u64), warn: &dyn Fn(&str)) -> Result<Self> {
+    /// A line that cannot be used, no data, more ranks than samples, token ids that the model does
+    /// not know.
+    pub fn prepare(
+        run: &Run,
+        world_size: usize,
+        progress: &dyn Fn(u64, u64),
+        warn: &dyn Fn(&str),
+    ) -> Result<Self> {
         let checkpoint = open_base_model(&run.model)?;
         if run.model.task != Task::CausalLm {
             LabelledData::read(run, world_size, progress)?;
@@ -39,8 +49,15 @@ impl RunData {
         if let Some(warning) = text.eos_warning().filter(|_| reads_text) {
             warn(warning);
         }
-        let fingerprint = Dataset::fingerprint_of(&sources(run), text.tokenizer.as_ref(), text.template.as_ref(), &options(run))?;
-        let earlier = Prepared::open(&data_file(&run.dir)).ok().filter(|earlier| earlier.train.fingerprint() == fingerprint);
+        let fingerprint = Dataset::fingerprint_of(
+            &sources(run),
+            text.tokenizer.as_ref(),
+            text.template.as_ref(),
+            &options(run),
+        )?;
+        let earlier = Prepared::open(&data_file(&run.dir))
+            .ok()
+            .filter(|earlier| earlier.train.fingerprint() == fingerprint);
         let on_disk = earlier.is_some();
         let prepared = earlier.map_or_else(|| tokenize(run, &text, progress), Ok)?;
         check_vocabulary(run, &prepared, &checkpoint)?;
@@ -53,7 +70,9 @@ impl RunData {
     /// # Errors
     /// Those of writing.
     pub fn write(&self, run: &Run) -> Result<()> {
-        let Some(prepared) = self.prepared.as_ref().filter(|_| !self.on_disk) else { return Ok(()) };
+        let Some(prepared) = self.prepared.as_ref().filter(|_| !self.on_disk) else {
+            return Ok(());
+        };
         let path = data_file(&run.dir);
         let folder = run.dir.join("data");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the directory"))?;
@@ -88,7 +107,8 @@ impl RunData {
         }
     }
 
-    /// The training samples `from` .. `from + count`, at most, with their texts; without texts where there is no tokenizer.
+    /// The training samples `from` .. `from + count`, at most, with their texts; without texts
+    /// where there is no tokenizer.
     ///
     /// # Errors
     /// If the data or the tokenizer can no longer be read.
@@ -111,20 +131,31 @@ fn tokenize(run: &Run, text: &TextProcessor, progress: &dyn Fn(u64, u64)) -> Res
     let progress = |done, total| {
         progress(done, total);
         if let Some(fault) = &fault {
-            fault.in_prepare(|part| path.with_extension("parts").join(format!("train-{part:05}.safetensors")).exists());
+            fault.in_prepare(|part| {
+                path.with_extension("parts").join(format!("train-{part:05}.safetensors")).exists()
+            });
         }
     };
     let (tokenizer, template) = (text.tokenizer.as_ref(), text.template.as_ref());
-    Dataset::prepare_for(&path, &sources(run), tokenizer, template, &options(run), &progress).map_err(|error| at_key(run, error))
+    Dataset::prepare_for(&path, &sources(run), tokenizer, template, &options(run), &progress)
+        .map_err(|error| at_key(run, error))
 }
 
 fn check_vocabulary(run: &Run, prepared: &Prepared, checkpoint: &Checkpoint) -> Result<()> {
-    let largest = prepared.eval.iter().map(Dataset::largest_token).max().unwrap_or(0).max(prepared.train.largest_token());
+    let largest = prepared
+        .eval
+        .iter()
+        .map(Dataset::largest_token)
+        .max()
+        .unwrap_or(0)
+        .max(prepared.train.largest_token());
     let vocabulary = checkpoint.config()?.vocab_size;
     if i64::from(largest) < vocabulary {
         return Ok(());
     }
-    let what =
-        format!("holds token id {largest}, and the model knows 0 to {}; prepare it again with this model's tokenizer", vocabulary - 1);
+    let what = format!(
+        "holds token id {largest}, and the model knows 0 to {}; prepare it again with this model's tokenizer",
+        vocabulary - 1
+    );
     Err(run.error_at("data", "train", &what).into())
 }

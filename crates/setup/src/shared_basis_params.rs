@@ -6,7 +6,8 @@ use models::{Activations, AdapterConfig, Decoder, ModelConfig};
 
 use crate::Result;
 
-/// A parameter whose gradient lies in the span of the shared basis onto which its input is projected.
+/// A parameter whose gradient lies in the span of the shared basis onto which its input is
+/// projected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedBasisParam {
     /// The parameter's name.
@@ -19,8 +20,9 @@ pub struct SharedBasisParam {
     pub place: SiteId,
 }
 
-/// The `trained` weights and LoRA matrices A whose input is saved by [`Method::Shared`]. With dropout before LoRA there are
-/// none; the experts of a mixture are left out, as each sees a part of the tokens.
+/// The `trained` weights and LoRA matrices A whose input is saved by [`Method::Shared`]. With
+/// dropout before LoRA there are none; the experts of a mixture are left out, as each sees a part
+/// of the tokens.
 ///
 /// # Errors
 /// A model whose linear layers are not known.
@@ -36,26 +38,46 @@ pub fn shared_basis_params(
     let mut params = Vec::new();
     for (layer, block) in Decoder::outline(model)?.into_iter().enumerate() {
         let policy = activations.layer(layer);
-        let (mlp_in, mlp_out) = if model.layers[layer].mixture { (vec![], vec![]) } else { (block.into_mlp, vec![block.out_of_mlp]) };
+        let (mlp_in, mlp_out) = if model.layers[layer].mixture {
+            (vec![], vec![])
+        } else {
+            (block.into_mlp, vec![block.out_of_mlp])
+        };
         // Some read a latent form instead of the hidden states.
-        let attn_in = block.into_attention.into_iter().filter(|linear| linear.inputs == model.hidden_size).collect();
+        let attn_in = block
+            .into_attention
+            .into_iter()
+            .filter(|linear| linear.inputs == model.hidden_size)
+            .collect();
         for (site, keep, linears) in [
             (Site::AttnIn, policy.attn_in, attn_in),
             (Site::AttnOut, policy.attn_out, vec![block.out_of_attention]),
             (Site::MlpIn, policy.mlp_in, mlp_in),
             (Site::MlpOut, policy.mlp_out, mlp_out),
         ] {
-            let SavePolicy::Code(Options { method: Method::Shared, rank, .. }) = keep else { continue };
+            let SavePolicy::Code(Options { method: Method::Shared, rank, .. }) = keep else {
+                continue;
+            };
             let place = SiteId { layer: Some(layer), site: Some(site) };
             for linear in linears {
                 let width = linear.inputs;
                 let rank = rank.resolve(width, width).unwrap_or(width);
-                // The gradient of a weight that is stored transposed has its columns in the basis, and is left out.
-                let weight = (!model.fan_in_fan_out()).then(|| (format!("{}.weight", linear.path), linear.outputs));
+                // The gradient of a weight that is stored transposed has its columns in the basis,
+                // and is left out.
+                let weight = (!model.fan_in_fan_out())
+                    .then(|| (format!("{}.weight", linear.path), linear.outputs));
                 let pair = adapter.filter(|adapter| adapter.targets(&linear.path));
-                let pair = pair.map(|adapter| (format!("{}.lora_A.weight", linear.path), adapter.rank_of(&linear.path)));
-                let found = weight.into_iter().chain(pair).filter(|(parameter, _)| trained(parameter));
-                params.extend(found.map(|(parameter, rows)| SharedBasisParam { parameter, shape: [rows, width], rank, place }));
+                let pair = pair.map(|adapter| {
+                    (format!("{}.lora_A.weight", linear.path), adapter.rank_of(&linear.path))
+                });
+                let found =
+                    weight.into_iter().chain(pair).filter(|(parameter, _)| trained(parameter));
+                params.extend(found.map(|(parameter, rows)| SharedBasisParam {
+                    parameter,
+                    shape: [rows, width],
+                    rank,
+                    place,
+                }));
             }
         }
     }

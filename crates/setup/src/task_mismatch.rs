@@ -12,7 +12,12 @@ pub(crate) fn task_mismatch(run: &Run, model: &EncoderConfig) -> Error {
     run.error_at(
         "model",
         "task",
-        &format!("is {:?}, and {} reads {reads}; give {task:?}", run.model.task.as_str(), model.model_type, task = task.as_str()),
+        &format!(
+            "is {:?}, and {} reads {reads}; give {task:?}",
+            run.model.task.as_str(),
+            model.model_type,
+            task = task.as_str()
+        ),
     )
     .into()
 }

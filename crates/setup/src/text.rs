@@ -22,7 +22,10 @@ impl TextProcessor {
     /// A file that cannot be read, or is no tokenizer or template.
     pub fn open(model: &Model, checkpoint: &Checkpoint) -> Result<Self> {
         let templates = match &model.chat_template {
-            Some(path) => ChatTemplates { default: Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?), tool_use: None },
+            Some(path) => ChatTemplates {
+                default: Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?),
+                tool_use: None,
+            },
             None => checkpoint.chat_templates().clone(),
         };
         Self::new(model.tokenizer.as_deref(), &templates, checkpoint)
@@ -32,18 +35,35 @@ impl TextProcessor {
     ///
     /// # Errors
     /// A file that cannot be read, or is no tokenizer; a template that does not parse.
-    pub fn new(tokenizer: Option<&Path>, templates: &ChatTemplates, checkpoint: &Checkpoint) -> Result<Self> {
+    pub fn new(
+        tokenizer: Option<&Path>,
+        templates: &ChatTemplates,
+        checkpoint: &Checkpoint,
+    ) -> Result<Self> {
         let tokenizer = match (tokenizer, checkpoint.tokenizer()) {
-            (Some(path), TokenizerSource::Folder(folder)) => Some(Tokenizer::from_file(path)?.with_model_dir(folder)?),
-            (Some(path), TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_file(path)?.with_model_ids(parts.bos, parts.eos.as_slice())),
+            (Some(path), TokenizerSource::Folder(folder)) => {
+                Some(Tokenizer::from_file(path)?.with_model_dir(folder)?)
+            }
+            (Some(path), TokenizerSource::Gguf(parts)) => {
+                Some(Tokenizer::from_file(path)?.with_model_ids(parts.bos, parts.eos.as_slice()))
+            }
             (Some(path), TokenizerSource::None) => Some(Tokenizer::from_file(path)?),
             (None, TokenizerSource::Folder(folder)) => Tokenizer::from_model_dir(folder)?,
-            (None, TokenizerSource::Gguf(parts)) => Some(Tokenizer::from_bpe(bpe(parts, checkpoint.path())?)?),
+            (None, TokenizerSource::Gguf(parts)) => {
+                Some(Tokenizer::from_bpe(bpe(parts, checkpoint.path())?)?)
+            }
             (None, TokenizerSource::None) => None,
         };
-        let special = tokenizer.as_ref().map(|tokenizer| tokenizer.special_tokens().clone()).unwrap_or_default();
-        let parse =
-            |source: &Option<String>| source.as_deref().map(|source| ChatTemplate::with_special_tokens(source, &special)).transpose();
+        let special = tokenizer
+            .as_ref()
+            .map(|tokenizer| tokenizer.special_tokens().clone())
+            .unwrap_or_default();
+        let parse = |source: &Option<String>| {
+            source
+                .as_deref()
+                .map(|source| ChatTemplate::with_special_tokens(source, &special))
+                .transpose()
+        };
         let template = match (parse(&templates.default)?, parse(&templates.tool_use)?) {
             (Some(default), Some(tool_use)) => Some(default.with_tool_use(tool_use)),
             (default, tool_use) => default.or(tool_use),

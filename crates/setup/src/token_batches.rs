@@ -5,17 +5,23 @@ use models::Inputs;
 
 use crate::Result;
 
-/// Collates the samples `indices` into micro-batches of `rows` samples each (0: one of all), padded to their longest.
-/// Also gives their tokens, padding not counted.
+/// Collates the samples `indices` into micro-batches of `rows` samples each (0: one of all), padded
+/// to their longest. Also gives their tokens, padding not counted.
 ///
 /// # Errors
 /// A sample that cannot be read.
-pub fn micro_batches(dataset: &Dataset, indices: &[usize], rows: usize, pad: u32) -> Result<(Vec<Batch>, usize)> {
+pub fn micro_batches(
+    dataset: &Dataset,
+    indices: &[usize],
+    rows: usize,
+    pad: u32,
+) -> Result<(Vec<Batch>, usize)> {
     let rows = if rows > 0 { rows } else { indices.len().max(1) };
     let mut tokens = 0;
     let mut batches = Vec::with_capacity(indices.len().div_ceil(rows));
     for chunk in indices.chunks(rows) {
-        let samples = chunk.iter().map(|index| dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
+        let samples =
+            chunk.iter().map(|index| dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
         tokens += samples.iter().map(Sample::len).sum::<usize>();
         batches.push(Batch::collate(&samples, pad, Padding::Longest)?);
     }
@@ -28,7 +34,9 @@ pub fn micro_batches(dataset: &Dataset, indices: &[usize], rows: usize, pad: u32
 /// Those of libtorch.
 pub fn to_device(batch: &Batch, device: Device) -> Result<(Inputs, Tensor)> {
     let shape = [batch.rows as i64, batch.columns as i64];
-    let tensor = |values: &[i64]| Ok::<_, crate::Error>(Tensor::f_from_slice(values)?.f_view(shape)?.f_to_device(device)?);
+    let tensor = |values: &[i64]| {
+        Ok::<_, crate::Error>(Tensor::f_from_slice(values)?.f_view(shape)?.f_to_device(device)?)
+    };
     let packed = batch.segments.is_some();
     let inputs = Inputs {
         ids: tensor(&batch.input_ids)?,

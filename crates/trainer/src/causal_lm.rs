@@ -48,9 +48,21 @@ impl Task for CausalLmTask {
         Ok(RankBatch { micro_batches: batches.into_iter().map(boxed).collect(), targets, tokens })
     }
 
-    fn evaluate(&self, group: &dyn ProcessGroup, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Validation>> {
+    fn evaluate(
+        &self,
+        group: &dyn ProcessGroup,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Option<Validation>> {
         let Some(eval) = &self.data.eval else { return Ok(None) };
-        let validation = validation_loss(&self.decoder, eval, self.eval_rows, self.pad, self.loss_chunk, group, progress)?;
+        let validation = validation_loss(
+            &self.decoder,
+            eval,
+            self.eval_rows,
+            self.pad,
+            self.loss_chunk,
+            group,
+            progress,
+        )?;
         tracing::info!("validation loss {:.4}", validation.loss);
         Ok(Some(validation))
     }
@@ -66,8 +78,8 @@ impl MicroBatch for TokenBatch<'_> {
     }
 }
 
-/// The mean loss over all targets of `dataset`, whose samples the ranks share, `rows` at a time. `progress` receives
-/// (done, total) in this rank's samples.
+/// The mean loss over all targets of `dataset`, whose samples the ranks share, `rows` at a time.
+/// `progress` receives (done, total) in this rank's samples.
 pub(crate) fn validation_loss(
     decoder: &Decoder,
     dataset: &Dataset,
@@ -82,16 +94,24 @@ pub(crate) fn validation_loss(
     let (mut sum, mut count) = (0.0, 0);
     for (index, indices) in own.chunks(rows.max(1)).enumerate() {
         progress((index * rows.max(1)) as u64, own.len() as u64);
-        let samples = indices.iter().map(|index| dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
+        let samples =
+            indices.iter().map(|index| dataset.sample(*index)).collect::<data::Result<Vec<_>>>()?;
         let batch = Batch::collate(&samples, pad, Padding::Longest)?;
         let (inputs, targets) = to_device(&batch, decoder.device())?;
         let targets = Targets::new(&targets)?;
         let hidden = decoder.forward(&inputs, &Activations::default(), &Scope::evaluation())?;
-        sum += decoder.loss(&hidden, &targets, 1.0, loss_chunk, &Scope::evaluation())?.f_double_value(&[])?;
+        sum += decoder
+            .loss(&hidden, &targets, 1.0, loss_chunk, &Scope::evaluation())?
+            .f_double_value(&[])?;
         count += targets.count();
     }
     let mut totals = Tensor::f_from_slice(&[sum, count as f64])?;
     group.all_reduce(&mut totals, Reduce::Sum)?;
     let (sum, count) = (totals.f_double_value(&[0])?, totals.f_double_value(&[1])?);
-    Ok(Validation { samples: dataset.len(), targets: count as usize, loss: sum / count.max(1.0), classes: None })
+    Ok(Validation {
+        samples: dataset.len(),
+        targets: count as usize,
+        loss: sum / count.max(1.0),
+        classes: None,
+    })
 }

@@ -40,12 +40,14 @@ impl Confusion {
 
     /// The fraction of rows whose prediction is right.
     pub fn accuracy(&self) -> f64 {
-        let right: u64 = (0..self.classes).map(|class| self.counts[class * (self.classes + 1)]).sum();
+        let right: u64 =
+            (0..self.classes).map(|class| self.counts[class * (self.classes + 1)]).sum();
         right as f64 / self.total().max(1) as f64
     }
 
-    /// The mean over the classes of `2 right / (rows + predictions)`, the harmonic mean of precision and recall; 0 for a class
-    /// without rows and predictions (`f1_score(average="macro")` of scikit-learn).
+    /// The mean over the classes of `2 right / (rows + predictions)`, the harmonic mean of
+    /// precision and recall; 0 for a class without rows and predictions
+    /// (`f1_score(average="macro")` of scikit-learn).
     pub fn macro_f1(&self) -> f64 {
         let of_class = |class: usize| {
             let is: u64 = self.counts[class * self.classes..][..self.classes].iter().sum();
@@ -100,19 +102,27 @@ mod tests {
 
     #[test]
     fn accuracy_and_f1_are_those_of_scikit_learn() {
-        // y_true = [0, 0, 0, 1, 1, 2], y_pred = [0, 0, 1, 1, 2, 1]: f1_score(average=None) is [0.8, 0.4, 0.0].
+        // y_true = [0, 0, 0, 1, 1, 2], y_pred = [0, 0, 1, 1, 2, 1]: f1_score(average=None) is [0.8,
+        // 0.4, 0.0].
         let mut confusion = Confusion::new(3);
         for (is, taken) in [(0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (2, 1)] {
             confusion.add(is, taken);
         }
         assert_eq!(confusion.counts(), [2, 1, 0, 0, 1, 1, 0, 1, 0]);
-        assert!((confusion.accuracy() - 0.5).abs() < 1e-12 && (confusion.macro_f1() - 0.4).abs() < 1e-12);
+        assert!(
+            (confusion.accuracy() - 0.5).abs() < 1e-12
+                && (confusion.macro_f1() - 0.4).abs() < 1e-12
+        );
         let names = ["ham", "spam", "eggs"].map(str::to_owned);
         let shown = confusion.report(&names).to_string();
         assert_eq!(
             shown,
             "accuracy 0.5000, macro F1 0.4000\nis \\ as    ham   spam   eggs\n   ham      2      1      0\n  spam      0      1      1\n  eggs      0      1      0"
         );
-        assert_eq!((Confusion::new(2).accuracy(), Confusion::new(2).macro_f1()), (0.0, 0.0), "of no rows");
+        assert_eq!(
+            (Confusion::new(2).accuracy(), Confusion::new(2).macro_f1()),
+            (0.0, 0.0),
+            "of no rows"
+        );
     }
 }

@@ -32,7 +32,9 @@ pub enum Error {
         grad_norm: f64,
     },
     /// The validation loss is not a number.
-    #[error("the loss is not finite ({loss}); these weights, or the model in this dtype, give no numbers on this data")]
+    #[error(
+        "the loss is not finite ({loss}); these weights, or the model in this dtype, give no numbers on this data"
+    )]
     NoLoss {
         /// The loss.
         loss: f64,
@@ -56,7 +58,9 @@ pub enum Error {
         cause: Box<Error>,
     },
     /// A signal asked to save and stop, and nothing could be saved.
-    #[error("a signal ({signal}) asked to stop after step {step}, and its checkpoint could not be written: {reason}")]
+    #[error(
+        "a signal ({signal}) asked to stop after step {step}, and its checkpoint could not be written: {reason}"
+    )]
     NotSaved {
         /// The signal's number.
         signal: i32,
@@ -107,17 +111,23 @@ impl Error {
         }
     }
 
-    /// Adds advice to an error of memory that ran out. `advice` receives the peak of tensor memory, in bytes.
+    /// Adds advice to an error of memory that ran out. `advice` receives the peak of tensor memory,
+    /// in bytes.
     #[must_use]
     pub fn with_memory_advice(self, advice: impl FnOnce(u64) -> String) -> Self {
         match self {
-            Self::OutOfMemory { held, cause, .. } => Self::OutOfMemory { held, advice: advice(held), cause },
-            Self::Step { step, cause } => Self::Step { step, cause: Box::new(cause.with_memory_advice(advice)) },
+            Self::OutOfMemory { held, cause, .. } => {
+                Self::OutOfMemory { held, advice: advice(held), cause }
+            }
+            Self::Step { step, cause } => {
+                Self::Step { step, cause: Box::new(cause.with_memory_advice(advice)) }
+            }
             other => other,
         }
     }
 
-    /// Turns an error that says that memory ran out into [`Error::OutOfMemory`], with the peak of `device`.
+    /// Turns an error that says that memory ran out into [`Error::OutOfMemory`], with the peak of
+    /// `device`.
     pub(crate) fn with_memory_peak(self, device: Device) -> Self {
         let mut texts = vec![self.to_string()];
         let mut cause = self.source();
@@ -182,9 +192,16 @@ mod tests {
     #[test]
     fn libtorchs_message_is_recognized_and_advice_is_added() {
         let refused = Tensor::f_empty([1 << 50], (Kind::Uint8, Device::Cpu)).unwrap_err();
-        let error = Error::Tch(refused).with_memory_peak(Device::Cpu).in_step(3).with_memory_advice(|_| "; buy more".to_owned());
+        let error = Error::Tch(refused)
+            .with_memory_peak(Device::Cpu)
+            .in_step(3)
+            .with_memory_advice(|_| "; buy more".to_owned());
         let message = error.to_string();
-        assert!(message.starts_with("step 3: out of memory: tensors held up to ") && message.contains("; buy more ("), "{message}");
+        assert!(
+            message.starts_with("step 3: out of memory: tensors held up to ")
+                && message.contains("; buy more ("),
+            "{message}"
+        );
         let other = Error::Input("no".into()).with_memory_peak(Device::Cpu);
         assert!(matches!(other, Error::Input(_)));
     }

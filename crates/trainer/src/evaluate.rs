@@ -6,7 +6,10 @@ use checkpoint::{CheckpointChoice, SavedCheckpoint, find_checkpoint};
 use collective::Single;
 use config::{Run, Task};
 use models::{Checkpoint, Classifier, Decoder, Model, read_adapter};
-use setup::{LabelledData, RunData, TextProcessor, add_lora, model_quantization, open_base_model, rank_device, tensor_kind};
+use setup::{
+    LabelledData, RunData, TextProcessor, add_lora, model_quantization, open_base_model,
+    rank_device, tensor_kind,
+};
 
 use crate::causal_lm::validation_loss;
 use crate::classification::ClassificationTask;
@@ -52,13 +55,19 @@ impl Evaluation {
     }
 }
 
-/// Evaluates `weights` on the validation data of a run, as training does: the same samples, the same batches, and the
-/// arithmetic of one rank, so that the loss is the one that a single rank reported. `progress` receives (done, total) in
-/// samples.
+/// Evaluates `weights` on the validation data of a run, as training does: the same samples, the
+/// same batches, and the arithmetic of one rank, so that the loss is the one that a single rank
+/// reported. `progress` receives (done, total) in samples.
 ///
 /// # Errors
-/// What [`setup::check`] finds; no validation data; an adapter or a checkpoint that is missing, damaged, or of another run.
-pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn FnMut(u64, u64)) -> Result<Evaluation> {
+/// What [`setup::check`] finds; no validation data; an adapter or a checkpoint that is missing,
+/// damaged, or of another run.
+pub fn evaluate(
+    run: &Run,
+    data: &RunData,
+    weights: &Weights,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Evaluation> {
     let weights = TrainedWeights::find(run, weights)?;
     let checkpoint = weights.open_model()?;
     let (kind, device) = (tensor_kind(run.model.dtype), rank_device(run, 0)?);
@@ -67,16 +76,27 @@ pub fn evaluate(run: &Run, data: &RunData, weights: &Weights, progress: &mut dyn
         Task::CausalLm => {
             let data = data.prepared().ok_or_else(|| no_validation_data(run))?;
             let pad = TextProcessor::open(&run.model, &checkpoint)?.pad_token_id();
-            let mut decoder = Decoder::load_quantized(&checkpoint, weights.quantization(), kind, device)?;
+            let mut decoder =
+                Decoder::load_quantized(&checkpoint, weights.quantization(), kind, device)?;
             weights.load_into(&mut decoder)?;
             let Some(eval) = &data.eval else { return Err(no_validation_data(run)) };
-            Some(validation_loss(&decoder, eval, rows?, pad, run.loss_chunk as i64, &group, progress)?)
+            Some(validation_loss(
+                &decoder,
+                eval,
+                rows?,
+                pad,
+                run.loss_chunk as i64,
+                &group,
+                progress,
+            )?)
         }
         Task::SequenceClassification | Task::ImageClassification => {
             let data = LabelledData::read(run, 1, &|_, _| ())?;
-            let mut classifier = Classifier::load(&checkpoint, Some(data.labels.clone()), run.seed, kind, device)?;
+            let mut classifier =
+                Classifier::load(&checkpoint, Some(data.labels.clone()), run.seed, kind, device)?;
             weights.load_into(&mut classifier)?;
-            ClassificationTask::new(classifier, data, run.data.class_weights, run.seed, rows?)?.evaluate(&group, progress)?
+            ClassificationTask::new(classifier, data, run.data.class_weights, run.seed, rows?)?
+                .evaluate(&group, progress)?
         }
     };
     weights.report(validation.ok_or_else(|| no_validation_data(run))?)
@@ -133,7 +153,9 @@ impl<'a> TrainedWeights<'a> {
         }
         let (path, step) = match (self.weights, self.checkpoint) {
             (Weights::Adapter(folder) | Weights::Model(folder), _) => (Some(folder.clone()), None),
-            (_, Some(checkpoint)) => (Some(checkpoint.folder().to_owned()), Some(checkpoint.step())),
+            (_, Some(checkpoint)) => {
+                (Some(checkpoint.folder().to_owned()), Some(checkpoint.step()))
+            }
             (_, None) => (None, None),
         };
         Ok(Evaluation { path, step, samples, targets, loss, classes })

@@ -1,4 +1,5 @@
-//! Starts what monitors the ranks: one comparison of their configurations, and a heartbeat while they work.
+//! Starts what monitors the ranks: one comparison of their configurations, and a heartbeat while
+//! they work.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use config::Run;
 use crate::Result;
 use crate::consistency::compare_configurations;
 
-/// Compares the ranks' configurations, and starts the heartbeat between them. [`Heartbeat::leave`] ends it when the work is
-/// done; after an error it continues.
+/// Compares the ranks' configurations, and starts the heartbeat between them. [`Heartbeat::leave`]
+/// ends it when the work is done; after an error it continues.
 ///
 /// # Errors
 /// The configurations differ, or rank 0 cannot be reached.

@@ -1,8 +1,8 @@
 //! Trains one rank of a fine-tuning run: from a [`config::Run`] to an adapter and its metrics.
 //!
-//! [`train()`] sets up a task (`train_setup`: a causal language model, or a classifier of texts or images) and runs the
-//! training loop (`training_loop`), one step of which is in `trainer`. [`evaluate()`] gives the validation loss of what a
-//! run has trained.
+//! [`train()`] sets up a task (`train_setup`: a causal language model, or a classifier of texts or
+//! images) and runs the training loop (`training_loop`), one step of which is in `trainer`.
+//! [`evaluate()`] gives the validation loss of what a run has trained.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -79,6 +79,7 @@ pub struct Summary {
 /// Writes `summary.json`.
 pub(crate) fn write_summary(dir: &Path, summary: &Summary) -> Result<()> {
     let path = dir.join("summary.json");
-    let text = serde_json::to_vec_pretty(summary).map_err(|error| Error::io(&path, "write")(error.into()))?;
+    let text = serde_json::to_vec_pretty(summary)
+        .map_err(|error| Error::io(&path, "write")(error.into()))?;
     Ok(files::write(&path, text)?)
 }

@@ -16,15 +16,16 @@ pub(crate) struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Opens the file to continue after `step`: the lines of later steps are removed. The file is replaced and not
-    /// truncated, so that a reader notices.
+    /// Opens the file to continue after `step`: the lines of later steps are removed. The file is
+    /// replaced and not truncated, so that a reader notices.
     pub fn open_after(dir: &Path, step: u64, tensorboard: bool) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
         let before = match std::fs::read_to_string(&path) {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => String::new(),
             text => text.map_err(Error::io(&path, "read"))?,
         };
-        let stays = |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
+        let stays =
+            |line: &&str| line.ends_with('\n') && step_of(line).is_some_and(|of| of <= step);
         let kept: String = before.split_inclusive('\n').filter(stays).collect();
         files::write(&path, kept)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io(&path, "open"))?;
@@ -42,7 +43,8 @@ impl MetricsFile {
     }
 
     pub fn write(&mut self, line: &StepMetrics) -> Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(|error| Error::io(&self.path, "write")(error.into()))?;
+        let mut text = serde_json::to_vec(line)
+            .map_err(|error| Error::io(&self.path, "write")(error.into()))?;
         text.push(b'\n');
         self.file.write_all(&text).map_err(Error::io(&self.path, "write"))?;
         self.events.as_mut().map_or(Ok(()), |events| events.write(line))
@@ -65,7 +67,8 @@ mod tests {
         let text = || std::fs::read_to_string(&path).unwrap();
         MetricsFile::open_after(dir.path(), 3, false).unwrap();
         assert_eq!(text(), "", "there was none");
-        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"st").unwrap();
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"st")
+            .unwrap();
         let mut metrics = MetricsFile::open_after(dir.path(), 2, false).unwrap();
         metrics.file.write_all(b"{\"step\":3}\n").unwrap();
         metrics.sync().unwrap();

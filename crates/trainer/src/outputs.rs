@@ -7,7 +7,8 @@ use models::{AdapterConfig, Labels, Model, write_adapter, write_labels, write_mo
 use crate::Result;
 use crate::metrics::{Summary, write_summary};
 
-/// Writes `adapter/` or `model/` and `summary.json` into `dir`. `base` is the model that training started from.
+/// Writes `adapter/` or `model/` and `summary.json` into `dir`. `base` is the model that training
+/// started from.
 pub(crate) fn write_outputs(
     dir: &Path,
     base: &Path,

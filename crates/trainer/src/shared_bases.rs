@@ -13,13 +13,14 @@ use crate::consistency::compare_tensors;
 /// After each of the first steps the bases are synchronized: they are new then.
 const EARLY_STEPS: u64 = 3;
 
-/// Whether the ranks synchronize their bases after `step` (from 0): every `basis_steps`, and early on.
+/// Whether the ranks synchronize their bases after `step` (from 0): every `basis_steps`, and early
+/// on.
 pub(crate) fn is_due(step: u64, basis_steps: u64) -> bool {
     step < EARLY_STEPS || step.is_multiple_of(basis_steps)
 }
 
-/// Updates all bases from the activations of all ranks, and publishes them to the reducer. All ranks call it after `step`
-/// (from 0). Returns the bytes sent.
+/// Updates all bases from the activations of all ranks, and publishes them to the reducer. All
+/// ranks call it after `step` (from 0). Returns the bytes sent.
 ///
 /// # Errors
 /// On every rank, if bases differ between ranks.
@@ -38,15 +39,28 @@ pub(crate) fn sync(
         group.all_reduce(sum, Reduce::Sum)?;
     }
     sites.sync(&accumulated)?;
-    let bases: Vec<(String, Tensor)> =
-        accumulated.iter().filter_map(|(place, _)| Some((place.to_string(), sites.shared_basis(*place)?))).collect();
-    compare_tensors(group, step + 1, "bases", bases.iter().map(|(name, basis)| (name.clone(), basis)))?;
+    let bases: Vec<(String, Tensor)> = accumulated
+        .iter()
+        .filter_map(|(place, _)| Some((place.to_string(), sites.shared_basis(*place)?)))
+        .collect();
+    compare_tensors(
+        group,
+        step + 1,
+        "bases",
+        bases.iter().map(|(name, basis)| (name.clone(), basis)),
+    )?;
     publish(sites, reducer, params)?;
     Ok(bytes)
 }
 
 /// Tells the reducer which gradients lie in which bases. All ranks call it.
-pub(crate) fn publish(sites: &ActivationStore, reducer: &mut GradientReducer, params: &[SharedBasisParam]) -> Result<()> {
-    let basis = |param: &SharedBasisParam| Some((param.parameter.clone(), sites.shared_basis(param.place)?));
+pub(crate) fn publish(
+    sites: &ActivationStore,
+    reducer: &mut GradientReducer,
+    params: &[SharedBasisParam],
+) -> Result<()> {
+    let basis = |param: &SharedBasisParam| {
+        Some((param.parameter.clone(), sites.shared_basis(param.place)?))
+    };
     Ok(reducer.set_bases(&params.iter().filter_map(basis).collect::<Vec<(String, Tensor)>>())?)
 }

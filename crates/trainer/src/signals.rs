@@ -11,8 +11,8 @@ use config::StopSignal;
 
 use crate::{Error, Result};
 
-/// Signals within this time of the first are the same request: schedulers signal a job and its processes, and `mpirun`
-/// forwards signals.
+/// Signals within this time of the first are the same request: schedulers signal a job and its
+/// processes, and `mpirun` forwards signals.
 const SAME_REQUEST: Duration = Duration::from_millis(100);
 
 /// Whether a signal has asked this process to save and stop.
@@ -25,8 +25,8 @@ impl StopRequest {
         Self::default()
     }
 
-    /// Listens for `signals`, for as long as the process lives. The first is noted, and asks for a stop; a second one ends the process at
-    /// once, with code 128 and its number.
+    /// Listens for `signals`, for as long as the process lives. The first is noted, and asks for a
+    /// stop; a second one ends the process at once, with code 128 and its number.
     ///
     /// # Errors
     /// If the system refuses.
@@ -35,8 +35,11 @@ impl StopRequest {
         if signals.is_empty() {
             return Ok(request);
         }
-        let refused = |cause| Error::Input(format!("cannot wait for signals: {cause}; set [checkpoint] signals = []"));
-        let mut arriving = Signals::new(signals.iter().map(|signal| signal_number(*signal))).map_err(refused)?;
+        let refused = |cause| {
+            Error::Input(format!("cannot wait for signals: {cause}; set [checkpoint] signals = []"))
+        };
+        let mut arriving =
+            Signals::new(signals.iter().map(|signal| signal_number(*signal))).map_err(refused)?;
         let asked = Arc::clone(&request.0);
         let listen = move || {
             let mut first = None;
@@ -44,7 +47,9 @@ impl StopRequest {
                 match action(&mut first, Instant::now()) {
                     SignalAction::Stop => {
                         asked.store(signal, Ordering::Relaxed);
-                        tracing::info!("signal {signal}: the run saves and stops after this step; a second signal ends it at once");
+                        tracing::info!(
+                            "signal {signal}: the run saves and stops after this step; a second signal ends it at once"
+                        );
                     }
                     SignalAction::Ignore => {}
                     SignalAction::Exit => signal_hook::low_level::exit(128 + signal),
@@ -117,7 +122,13 @@ mod tests {
         let mut at = |milliseconds| action(&mut first, start + Duration::from_millis(milliseconds));
         assert_eq!(
             [at(0), at(0), at(99), at(100), at(5000)],
-            [SignalAction::Stop, SignalAction::Ignore, SignalAction::Ignore, SignalAction::Exit, SignalAction::Exit]
+            [
+                SignalAction::Stop,
+                SignalAction::Ignore,
+                SignalAction::Ignore,
+                SignalAction::Exit,
+                SignalAction::Exit
+            ]
         );
     }
 }

@@ -23,9 +23,13 @@ pub(crate) trait Task {
     /// The samples `indices` of `step`, in micro-batches of `rows` each (0: one of all).
     fn micro_batches(&self, step: u64, indices: &[usize], rows: usize) -> Result<RankBatch<'_>>;
 
-    /// The loss on the validation data, if there are any. All ranks call it. `progress` receives (done, total) in this
-    /// rank's samples.
-    fn evaluate(&self, group: &dyn ProcessGroup, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Validation>>;
+    /// The loss on the validation data, if there are any. All ranks call it. `progress` receives
+    /// (done, total) in this rank's samples.
+    fn evaluate(
+        &self,
+        group: &dyn ProcessGroup,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Option<Validation>>;
 }
 
 /// A rank's part of the batch of a step.

@@ -1,6 +1,8 @@
-//! The metrics of a run as TensorBoard reads them: event files of TensorFlow's record format, in `tensorboard/`.
+//! The metrics of a run as TensorBoard reads them: event files of TensorFlow's record format, in
+//! `tensorboard/`.
 //!
-//! A run that resumes writes another file, which starts by revoking the steps that will be done again.
+//! A run that resumes writes another file, which starts by revoking the steps that will be done
+//! again.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -50,7 +52,8 @@ struct SessionLog {
     status: i32,
 }
 
-/// `tensorflow.SessionLog.SessionStatus.START`: what was written for this step and later ones no longer holds.
+/// `tensorflow.SessionLog.SessionStatus.START`: what was written for this step and later ones no
+/// longer holds.
 const START: i32 = 1;
 
 /// An event file that grows.
@@ -65,13 +68,31 @@ impl EventFile {
         let folder = dir.join("tensorboard");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make"))?;
         let now = now();
-        // TensorBoard reads files in the order of their names, which contain `tfevents`; the process id distinguishes two of one second.
-        let path = folder.join(format!("events.out.tfevents.{:010}.{:07}", now as u64, std::process::id()));
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path, "create"))?;
+        // TensorBoard reads files in the order of their names, which contain `tfevents`; the
+        // process id distinguishes two of one second.
+        let path = folder.join(format!(
+            "events.out.tfevents.{:010}.{:07}",
+            now as u64,
+            std::process::id()
+        ));
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(Error::io(&path, "create"))?;
         let mut events = Self { path, file };
-        events.append(&Event { wall_time: now, file_version: Some("brain.Event:2".into()), ..Event::default() })?;
+        events.append(&Event {
+            wall_time: now,
+            file_version: Some("brain.Event:2".into()),
+            ..Event::default()
+        })?;
         let session_log = Some(SessionLog { status: START });
-        events.append(&Event { wall_time: now, step: step as i64 + 1, session_log, ..Event::default() })?;
+        events.append(&Event {
+            wall_time: now,
+            step: step as i64 + 1,
+            session_log,
+            ..Event::default()
+        })?;
         Ok(events)
     }
 
@@ -90,10 +111,16 @@ impl EventFile {
             ("memory/peak_bytes", Some(line.peak_bytes as f64)),
             ("network/reduced_bytes", Some(line.reduced_bytes as f64)),
         ];
-        let scalar =
-            |(tag, number): (&str, Option<f64>)| number.map(|number| Scalar { tag: tag.into(), simple_value: Some(number as f32) });
+        let scalar = |(tag, number): (&str, Option<f64>)| {
+            number.map(|number| Scalar { tag: tag.into(), simple_value: Some(number as f32) })
+        };
         let value = numbers.into_iter().filter_map(scalar).collect();
-        self.append(&Event { wall_time: now(), step: line.step as i64, summary: Some(Summary { value }), ..Event::default() })
+        self.append(&Event {
+            wall_time: now(),
+            step: line.step as i64,
+            summary: Some(Summary { value }),
+            ..Event::default()
+        })
     }
 
     fn append(&mut self, event: &Event) -> Result<()> {
@@ -126,7 +153,10 @@ mod tests {
         while !bytes.is_empty() {
             let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
             let (data, checksum) = (&bytes[12..12 + length], &bytes[12 + length..16 + length]);
-            assert_eq!((&bytes[8..12], checksum), (&masked_checksum(&bytes[..8])[..], &masked_checksum(data)[..]));
+            assert_eq!(
+                (&bytes[8..12], checksum),
+                (&masked_checksum(&bytes[..8])[..], &masked_checksum(data)[..])
+            );
             events.push(Event::decode(data).unwrap());
             bytes = &bytes[16 + length..];
         }
@@ -136,24 +166,41 @@ mod tests {
     #[test]
     fn a_record_is_what_tensorboard_writes() {
         // `tensorboard.summary.writer.record_writer.RecordWriter` with b"abc".
-        let expected = [3, 0, 0, 0, 0, 0, 0, 0, 176, 153, 73, 14, b'a', b'b', b'c', 110, 87, 241, 33];
+        let expected =
+            [3, 0, 0, 0, 0, 0, 0, 0, 176, 153, 73, 14, b'a', b'b', b'c', 110, 87, 241, 33];
         assert_eq!(record(b"abc"), expected);
     }
 
     #[test]
     fn a_run_that_resumes_revokes_what_it_will_do_again() {
         let dir = tempfile::tempdir().unwrap();
-        let line = StepMetrics { step: 4, loss: 1.5, eval_loss: Some(0.25), kept_bytes: 7, ..StepMetrics::default() };
+        let line = StepMetrics {
+            step: 4,
+            loss: 1.5,
+            eval_loss: Some(0.25),
+            kept_bytes: 7,
+            ..StepMetrics::default()
+        };
         EventFile::create_after(dir.path(), 3).unwrap().write(&line).unwrap();
-        let path = std::fs::read_dir(dir.path().join("tensorboard")).unwrap().next().unwrap().unwrap().path();
+        let path = std::fs::read_dir(dir.path().join("tensorboard"))
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         assert!(path.file_name().unwrap().to_str().unwrap().contains("tfevents"));
         let events = events(&std::fs::read(path).unwrap());
         assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
         assert_eq!((events[1].step, events[1].session_log.as_ref().unwrap().status), (4, START));
         let values = &events[2].summary.as_ref().unwrap().value;
-        let of = |tag: &str| values.iter().find(|scalar| scalar.tag == tag).and_then(|scalar| scalar.simple_value);
+        let of = |tag: &str| {
+            values.iter().find(|scalar| scalar.tag == tag).and_then(|scalar| scalar.simple_value)
+        };
         assert_eq!((events.len(), events[2].step), (3, 4));
-        assert_eq!((of("train/loss"), of("eval/loss"), of("memory/kept_bytes")), (Some(1.5), Some(0.25), Some(7.0)));
+        assert_eq!(
+            (of("train/loss"), of("eval/loss"), of("memory/kept_bytes")),
+            (Some(1.5), Some(0.25), Some(7.0))
+        );
         assert_eq!(of("eval/accuracy"), None, "what was not measured is not written");
     }
 }

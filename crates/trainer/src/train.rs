@@ -11,14 +11,15 @@ use crate::train_setup::TrainSetup;
 use crate::training_loop::{TrainOutcome, training_loop};
 use crate::{Result, heartbeat};
 
-/// Trains as one rank of `group`, on the data that [`setup::RunData::write`] put into the run's directory.
+/// Trains as one rank of `group`, on the data that [`setup::RunData::write`] put into the run's
+/// directory.
 ///
-/// It resumes from the newest intact checkpoint there, or starts from scratch. Rank 0 writes `metrics.jsonl`,
-/// `summary.json` and `adapter/` or `model/`, and every rank its shard of `checkpoints/`. Once `stop` asks any rank, all
-/// save and stop at the end of that step.
+/// It resumes from the newest intact checkpoint there, or starts from scratch. Rank 0 writes
+/// `metrics.jsonl`, `summary.json` and `adapter/` or `model/`, and every rank its shard of
+/// `checkpoints/`. Once `stop` asks any rank, all save and stop at the end of that step.
 ///
-/// All ranks make the same collective calls. An error on one rank must end the job, which is the caller's task
-/// ([`collective::run`]).
+/// All ranks make the same collective calls. An error on one rank must end the job, which is the
+/// caller's task ([`collective::run`]).
 ///
 /// # Errors
 /// Anything that [`setup::check`] finds, and failures during training.
@@ -29,7 +30,11 @@ pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Res
     Ok(outcome)
 }
 
-fn set_up_and_train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<TrainOutcome> {
+fn set_up_and_train(
+    run: &Run,
+    group: Arc<dyn ProcessGroup>,
+    stop: &StopRequest,
+) -> Result<TrainOutcome> {
     let fault = FaultInjection::from_environment()?;
     let device = rank_device(run, group.local_rank())?;
     let group = group.with_device(device)?;

@@ -10,8 +10,8 @@ use config::Run;
 use data::Order;
 use models::{Activations, AdapterConfig, Checkpoint, Classifier, Decoder, Labels, Model};
 use setup::{
-    LabelledData, RunData, SharedBasisParam, TextProcessor, activation_policies, add_lora, dataset_order, model_quantization, sample_order,
-    shared_basis_params, tensor_kind,
+    LabelledData, RunData, SharedBasisParam, TextProcessor, activation_policies, add_lora,
+    dataset_order, model_quantization, sample_order, shared_basis_params, tensor_kind,
 };
 
 use crate::Result;
@@ -38,10 +38,20 @@ pub(crate) struct TrainSetup {
 
 impl TrainSetup {
     /// A decoder with its adapter, the tokenized data, and the bits of its activations.
-    pub fn causal_lm(run: &Run, checkpoint: Checkpoint, device: Device, group: &dyn ProcessGroup) -> Result<Self> {
+    pub fn causal_lm(
+        run: &Run,
+        checkpoint: Checkpoint,
+        device: Device,
+        group: &dyn ProcessGroup,
+    ) -> Result<Self> {
         let pad = TextProcessor::open(&run.model, &checkpoint)?.pad_token_id();
         let quantization = model_quantization(run.model.quantization);
-        let mut decoder = Decoder::load_quantized(&checkpoint, quantization, tensor_kind(run.model.dtype), device)?;
+        let mut decoder = Decoder::load_quantized(
+            &checkpoint,
+            quantization,
+            tensor_kind(run.model.dtype),
+            device,
+        )?;
         drop(checkpoint);
         let fan_in_fan_out = decoder.config().fan_in_fan_out();
         let adapter = add_lora(run.lora.as_ref(), &run.model, run.seed, &mut decoder)?;
@@ -55,9 +65,11 @@ impl TrainSetup {
         let samples = CalibrationSamples { dataset: &data.train, indices: &indices, pad };
         let table = resolve_budget(run, &probe, &samples, group)?;
         let activations = activation_policies(&table, decoder.config());
-        let trained: BTreeSet<&str> = decoder.trained().into_iter().map(autograd::Parameter::name).collect();
+        let trained: BTreeSet<&str> =
+            decoder.trained().into_iter().map(autograd::Parameter::name).collect();
         let is_trained = |name: &str| trained.contains(name);
-        let shared_params = shared_basis_params(decoder.config(), &activations, adapter.as_ref(), is_trained)?;
+        let shared_params =
+            shared_basis_params(decoder.config(), &activations, adapter.as_ref(), is_trained)?;
 
         let eval_rows = run.rows_at_once(group.world_size())?;
         let task = Box::new(CausalLmTask { decoder, data, pad, loss_chunk, eval_rows });
@@ -66,23 +78,46 @@ impl TrainSetup {
     }
 
     /// A classifier of texts or images with its adapter, and the labelled rows.
-    pub fn classification(run: &Run, checkpoint: Checkpoint, device: Device, world_size: usize) -> Result<Self> {
+    pub fn classification(
+        run: &Run,
+        checkpoint: Checkpoint,
+        device: Device,
+        world_size: usize,
+    ) -> Result<Self> {
         let data = LabelledData::read(run, world_size, &|_, _| ())?;
         let labels = data.labels.clone();
         let kind = tensor_kind(run.model.dtype);
-        let mut classifier = Classifier::load(&checkpoint, Some(labels.clone()), run.seed, kind, device)?;
+        let mut classifier =
+            Classifier::load(&checkpoint, Some(labels.clone()), run.seed, kind, device)?;
         if checkpoint.is_untrained() {
             tracing::info!("the weights are initialized at random");
         } else if !classifier.drawn().is_empty() {
-            tracing::info!("initialized at random, as the model does not have it: {}", classifier.drawn().join(", "));
+            tracing::info!(
+                "initialized at random, as the model does not have it: {}",
+                classifier.drawn().join(", ")
+            );
         }
         drop(checkpoint);
         let adapter = add_lora(run.lora.as_ref(), &run.model, run.seed, &mut classifier)?;
         let order = sample_order(run, data.train.len(), world_size)?;
         let activations = activation_policies(&run.activations, classifier.config());
         let eval_rows = run.rows_at_once(world_size)?;
-        let task = Box::new(ClassificationTask::new(classifier, data, run.data.class_weights, run.seed, eval_rows)?);
+        let task = Box::new(ClassificationTask::new(
+            classifier,
+            data,
+            run.data.class_weights,
+            run.seed,
+            eval_rows,
+        )?);
         let basis_layers = run.activations.basis_layers.unwrap_or(1);
-        Ok(Self { task, order, adapter, activations, shared_params: Vec::new(), basis_layers, labels: Some(labels) })
+        Ok(Self {
+            task,
+            order,
+            adapter,
+            activations,
+            shared_params: Vec::new(),
+            basis_layers,
+            labels: Some(labels),
+        })
     }
 }

@@ -76,14 +76,26 @@ impl Trainer {
         let TrainSetup { task, order, activations, shared_params, basis_layers, .. } = setup;
         let model = task.model();
         let parameters = model.trained();
-        let named: Vec<(String, Tensor)> =
-            parameters.iter().map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone())).collect();
+        let named: Vec<(String, Tensor)> = parameters
+            .iter()
+            .map(|parameter| (parameter.name().to_owned(), parameter.shallow_clone()))
+            .collect();
         let hints = ParamHints {
             with_basis: shared_params.iter().map(|param| param.parameter.clone()).collect(),
-            sparse_grad_embeddings: model.sparse_grad_embeddings().into_iter().map(|table| table.name().to_owned()).collect(),
+            sparse_grad_embeddings: model
+                .sparse_grad_embeddings()
+                .into_iter()
+                .map(|table| table.name().to_owned())
+                .collect(),
         };
-        let reducer = GradientReducer::with_hints(group.clone(), &named, &hints, reduce_config(run, group.world_size()))?;
-        let linears: BTreeSet<&str> = model.linears().into_iter().map(|linear| linear.weight().name()).collect();
+        let reducer = GradientReducer::with_hints(
+            group.clone(),
+            &named,
+            &hints,
+            reduce_config(run, group.world_size()),
+        )?;
+        let linears: BTreeSet<&str> =
+            model.linears().into_iter().map(|linear| linear.weight().name()).collect();
         let lora_plus_ratio = run.lora.as_ref().map_or(1.0, |lora| lora.lora_plus_ratio);
         let groups = parameter_groups(&parameters, &linears, lora_plus_ratio);
         let partition = match run.optimizer.is_sharded() {
@@ -127,11 +139,16 @@ impl Trainer {
         compare_parameters(&*self.group, step, &self.task.model().trained())
     }
 
-    /// Compares all parameters of all ranks, the frozen ones too: a rank may have read another file.
+    /// Compares all parameters of all ranks, the frozen ones too: a rank may have read another
+    /// file.
     pub fn compare_all(&self, step: u64) -> Result<()> {
         let model = self.task.model();
         let quantized = model.quantized_weights().into_iter().flat_map(|weight| weight.tensors());
-        compare_parameters(&*self.group, step, &model.parameters().into_iter().chain(quantized).collect::<Vec<_>>())
+        compare_parameters(
+            &*self.group,
+            step,
+            &model.parameters().into_iter().chain(quantized).collect::<Vec<_>>(),
+        )
     }
 
     /// Tells the reducer the bases that the ranks share. All ranks call it before the first step.
@@ -139,9 +156,15 @@ impl Trainer {
         shared_bases::publish(&self.sites, &mut self.reducer, &self.shared_params)
     }
 
-    /// Step `step` (from 0): forward and backward of this rank's batch, one micro-batch after the other; gradients averaged
-    /// over the global number of targets, and clipped; one optimizer step. `status` is what this rank reports at the end.
-    pub fn step(&mut self, step: u64, learning_rate: f64, status: impl FnOnce() -> RankStatus) -> Result<StepOutput> {
+    /// Step `step` (from 0): forward and backward of this rank's batch, one micro-batch after the
+    /// other; gradients averaged over the global number of targets, and clipped; one optimizer
+    /// step. `status` is what this rank reports at the end.
+    pub fn step(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        status: impl FnOnce() -> RankStatus,
+    ) -> Result<StepOutput> {
         autograd::memory::reset_peak(self.device())?;
         let syncs_bases = shared_bases::is_due(step, self.basis_steps);
         self.sites.observe(syncs_bases);
@@ -149,7 +172,8 @@ impl Trainer {
         let (grad_norm, mut traffic) = self.update(step, learning_rate)?;
         if syncs_bases {
             let (group, params) = (&*self.group, &self.shared_params);
-            traffic.bytes += shared_bases::sync(&self.sites, group, &mut self.reducer, params, step)?;
+            traffic.bytes +=
+                shared_bases::sync(&self.sites, group, &mut self.reducer, params, step)?;
         }
         self.gather(accumulated, tokens, grad_norm, traffic, status())
     }
@@ -159,7 +183,8 @@ impl Trainer {
         let Self { task, group, reducer, sites, activations, .. } = self;
         let (rank, world_size) = (group.rank(), group.world_size());
         let indices = self.order.rank_share(step, rank, world_size);
-        let RankBatch { micro_batches, targets, tokens } = task.micro_batches(step, &indices, self.micro_batch_size)?;
+        let RankBatch { micro_batches, targets, tokens } =
+            task.micro_batches(step, &indices, self.micro_batch_size)?;
 
         let mut totals = Tensor::f_from_slice(&[targets, tokens as f64])?;
         group.all_reduce(&mut totals, Reduce::Sum)?;
@@ -170,7 +195,10 @@ impl Trainer {
 
         let mut sums = Accumulated::default();
         for (micro, batch) in micro_batches.iter().enumerate() {
-            let scope = Scope::training(derive_seed(&[self.seed, step, rank as u64, micro as u64]), sites.clone());
+            let scope = Scope::training(
+                derive_seed(&[self.seed, step, rank as u64, micro as u64]),
+                sites.clone(),
+            );
             let loss = {
                 let _span = tracing::trace_span!("forward", micro).entered();
                 batch.loss(weight, activations, &scope)?
@@ -194,26 +222,43 @@ impl Trainer {
         Ok((sums, totals.f_double_value(&[1])? as u64))
     }
 
-    /// Averages the gradients over all ranks, clips them, and steps; returns their norm before clipping.
+    /// Averages the gradients over all ranks, clips them, and steps; returns their norm before
+    /// clipping.
     fn update(&mut self, step: u64, learning_rate: f64) -> Result<(f64, Traffic)> {
         let traffic = {
             let _span = tracing::trace_span!("wait for gradients").entered();
             self.reducer.reduce(step)?
         };
         let _span = tracing::trace_span!("optimizer").entered();
-        let grad_norm = clip_grad_norm(&self.trained.iter().collect::<Vec<_>>(), self.max_grad_norm)?;
+        let grad_norm =
+            clip_grad_norm(&self.trained.iter().collect::<Vec<_>>(), self.max_grad_norm)?;
         self.optimizer.step(learning_rate)?;
         self.optimizer.exchange(&*self.group)?;
         self.reducer.zero_gradients()?;
         Ok((grad_norm, traffic))
     }
 
-    /// Exchanges the metrics of all ranks: the mean of their losses, and the maximum of their bytes.
-    fn gather(&self, sums: Accumulated, tokens: u64, grad_norm: f64, traffic: Traffic, status: RankStatus) -> Result<StepOutput> {
+    /// Exchanges the metrics of all ranks: the mean of their losses, and the maximum of their
+    /// bytes.
+    fn gather(
+        &self,
+        sums: Accumulated,
+        tokens: u64,
+        grad_norm: f64,
+        traffic: Traffic,
+        status: RankStatus,
+    ) -> Result<StepOutput> {
         let peak = autograd::memory::peak(self.device())? as f64;
         let (kept_bytes, exact_bytes) = (sums.kept_bytes as f64, sums.exact_bytes as f64);
         let status = [f64::from(status.signal), f64::from(u8::from(status.is_written))];
-        let own = Tensor::f_from_slice(&[sums.loss, kept_bytes, exact_bytes, peak, status[0], status[1]])?;
+        let own = Tensor::f_from_slice(&[
+            sums.loss,
+            kept_bytes,
+            exact_bytes,
+            peak,
+            status[0],
+            status[1],
+        ])?;
         let all = self.group.all_gather(&own)?;
         let max = |column: i64| all.f_select(1, column)?.f_max()?.f_double_value(&[]);
         let is_written = all.f_select(1, 5)?.f_min()?.f_double_value(&[])? > 0.0;
@@ -234,5 +279,10 @@ impl Trainer {
 fn reduce_config(run: &Run, world_size: usize) -> reduce::Config {
     let table = &run.gradients;
     let method = reduction_method(table, world_size);
-    reduce::Config { method, seed: run.seed, bucket_bytes: table.bucket_bytes.bytes() as usize, overlap: table.overlap }
+    reduce::Config {
+        method,
+        seed: run.seed,
+        bucket_bytes: table.bucket_bytes.bytes() as usize,
+        overlap: table.overlap,
+    }
 }

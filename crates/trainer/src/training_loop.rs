@@ -36,7 +36,8 @@ pub enum TrainOutcome {
     },
 }
 
-/// Trains all steps, from the newest intact checkpoint or from scratch, and writes what was trained.
+/// Trains all steps, from the newest intact checkpoint or from scratch, and writes what was
+/// trained.
 pub(crate) fn training_loop(
     run: &Run,
     group: &Arc<dyn ProcessGroup>,
@@ -97,19 +98,36 @@ impl<'a> TrainingLoop<'a> {
             0 => Some(MetricsFile::open_after(&run.dir, first, run.tensorboard)?),
             _ => None,
         };
-        let faults = fault.clone().map(|fault| Arc::new(InjectedSaveFaults(fault)) as Arc<dyn SaveFaults>);
+        let faults =
+            fault.clone().map(|fault| Arc::new(InjectedSaveFaults(fault)) as Arc<dyn SaveFaults>);
         let checkpointer = Checkpointer::new(run, group, data, best).with_faults(faults);
         trainer.compare_all(first)?;
         if first == 0 {
-            eval_loss_before = trainer.task.evaluate(group, &mut |_, _| ())?.map(|validation| validation.loss);
+            eval_loss_before =
+                trainer.task.evaluate(group, &mut |_, _| ())?.map(|validation| validation.loss);
         }
         let last_validation = None;
-        Ok(Self { run, group, stop, fault, trainer, checkpointer, metrics, first, steps, seconds, eval_loss_before, last_validation })
+        Ok(Self {
+            run,
+            group,
+            stop,
+            fault,
+            trainer,
+            checkpointer,
+            metrics,
+            first,
+            steps,
+            seconds,
+            eval_loss_before,
+            last_validation,
+        })
     }
 
-    /// Step `step` (from 0), with its evaluation, metrics and checkpoint. The outcome is given if the run stops after it.
+    /// Step `step` (from 0), with its evaluation, metrics and checkpoint. The outcome is given if
+    /// the run stops after it.
     fn step(&mut self, step: u64) -> Result<Option<TrainOutcome>> {
-        let learning_rate = self.run.optimizer.learning_rate * lr_multiplier(&self.run.schedule, step, self.steps);
+        let learning_rate =
+            self.run.optimizer.learning_rate * lr_multiplier(&self.run.schedule, step, self.steps);
         collective::note_step(step + 1);
         self.inject_faults(step + 1)?;
         let started = Instant::now();
@@ -119,10 +137,21 @@ impl<'a> TrainingLoop<'a> {
         let is_last = step + 1 == self.steps;
         let eval_every = self.run.eval_every;
         let is_evaluated = is_last || (eval_every > 0 && (step + 1).is_multiple_of(eval_every));
-        let validation = if is_evaluated { self.trainer.task.evaluate(self.group, &mut |_, _| ())? } else { None };
-        let metrics = self.step_metrics(step + 1, learning_rate, step_seconds, &output, validation.as_ref());
+        let validation = if is_evaluated {
+            self.trainer.task.evaluate(self.group, &mut |_, _| ())?
+        } else {
+            None
+        };
+        let metrics =
+            self.step_metrics(step + 1, learning_rate, step_seconds, &output, validation.as_ref());
         if (step + 1).is_multiple_of(self.run.log_every) || is_last {
-            tracing::info!("step {} of {}: loss {:.4}, {:.1} tokens/s", step + 1, self.steps, metrics.loss, metrics.tokens_per_second);
+            tracing::info!(
+                "step {} of {}: loss {:.4}, {:.1} tokens/s",
+                step + 1,
+                self.steps,
+                metrics.loss,
+                metrics.tokens_per_second
+            );
         }
         if let Some(file) = &mut self.metrics {
             file.write(&metrics)?;
@@ -131,7 +160,12 @@ impl<'a> TrainingLoop<'a> {
             self.checkpointer.finalize()?;
         }
         let (step, seconds) = (metrics.step, self.seconds);
-        let progress = TrainState { step, eval_loss: metrics.eval_loss, eval_loss_before: self.eval_loss_before, seconds };
+        let progress = TrainState {
+            step,
+            eval_loss: metrics.eval_loss,
+            eval_loss_before: self.eval_loss_before,
+            seconds,
+        };
         if is_last {
             self.last_validation = validation;
         }
@@ -142,7 +176,9 @@ impl<'a> TrainingLoop<'a> {
     fn inject_faults(&self, step: u64) -> Result<()> {
         let Some(fault) = &self.fault else { return Ok(()) };
         let is_stopped = || self.stop.signal() != 0;
-        fault.at(self.group.rank(), step, &is_stopped).map_err(|error| Error::from(error).with_memory_peak(self.trainer.device()))?;
+        fault
+            .at(self.group.rank(), step, &is_stopped)
+            .map_err(|error| Error::from(error).with_memory_peak(self.trainer.device()))?;
         Ok(fault.corrupt(self.group.rank(), step, &self.trainer.trained()[0])?)
     }
 
@@ -155,7 +191,11 @@ impl<'a> TrainingLoop<'a> {
         let output = output.map_err(|error| error.with_memory_peak(device).in_step(step + 1))?;
         match output.loss.is_finite() && output.grad_norm.is_finite() {
             true => Ok(output),
-            false => Err(Error::NotFinite { step: step + 1, loss: output.loss, grad_norm: output.grad_norm }),
+            false => Err(Error::NotFinite {
+                step: step + 1,
+                loss: output.loss,
+                grad_norm: output.grad_norm,
+            }),
         }
     }
 
@@ -185,12 +225,19 @@ impl<'a> TrainingLoop<'a> {
             reduce_seconds: output.traffic.busy.as_secs_f64(),
             reduce_wait_seconds: output.traffic.waited.as_secs_f64(),
             eval_loss: validation.map(|validation| validation.loss),
-            eval_accuracy: validation.and_then(|validation| Some(validation.classes.as_ref()?.accuracy)),
+            eval_accuracy: validation
+                .and_then(|validation| Some(validation.classes.as_ref()?.accuracy)),
         }
     }
 
-    /// Begins a checkpoint if one is due, or if `signal` asks to stop; then the run stops once it is saved.
-    fn save(&mut self, progress: &TrainState, signal: i32, is_last: bool) -> Result<Option<TrainOutcome>> {
+    /// Begins a checkpoint if one is due, or if `signal` asks to stop; then the run stops once it
+    /// is saved.
+    fn save(
+        &mut self,
+        progress: &TrainState,
+        signal: i32,
+        is_last: bool,
+    ) -> Result<Option<TrainOutcome>> {
         let step = progress.step;
         let stops = signal != 0 && !is_last;
         let saves = !is_last && (stops || self.checkpointer.is_due(progress));
@@ -211,13 +258,18 @@ impl<'a> TrainingLoop<'a> {
     }
 
     /// Waits for the last checkpoint, and writes the adapter or the model, and the summary.
-    fn finish(mut self, adapter: Option<&AdapterConfig>, labels: Option<&Labels>) -> Result<TrainOutcome> {
+    fn finish(
+        mut self,
+        adapter: Option<&AdapterConfig>,
+        labels: Option<&Labels>,
+    ) -> Result<TrainOutcome> {
         self.checkpointer.finalize()?;
         let dir = &self.run.dir;
         let model = self.trainer.task.model();
         let (trained_parameters, parameters) = parameter_counts(model);
-        let (eval_loss_after, classes) =
-            self.last_validation.map_or((None, None), |validation| (Some(validation.loss), validation.classes));
+        let (eval_loss_after, classes) = self
+            .last_validation
+            .map_or((None, None), |validation| (Some(validation.loss), validation.classes));
         let summary = Summary {
             eval_loss_before: self.eval_loss_before,
             eval_loss_after,
@@ -228,7 +280,10 @@ impl<'a> TrainingLoop<'a> {
             parameters,
             adapter: adapter.is_some().then(|| dir.join("adapter")),
             model: adapter.is_none().then(|| dir.join("model")),
-            metrics: self.metrics.as_ref().map_or_else(|| dir.join("metrics.jsonl"), |metrics| metrics.path().to_owned()),
+            metrics: self
+                .metrics
+                .as_ref()
+                .map_or_else(|| dir.join("metrics.jsonl"), |metrics| metrics.path().to_owned()),
         };
         if self.group.rank() == 0 {
             write_outputs(dir, &self.run.model.path, model, adapter, labels, &summary)?;
@@ -254,16 +309,25 @@ impl SaveFaults for InjectedSaveFaults {
 
 /// The parameters that are trained, and all of them, quantized ones included.
 fn parameter_counts(model: &dyn Model) -> (u64, u64) {
-    let count = |parameters: &[&autograd::Parameter]| parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>();
-    let quantized: u64 = model.quantized_weights().iter().map(|weight| weight.size().iter().product::<i64>() as u64).sum();
+    let count = |parameters: &[&autograd::Parameter]| {
+        parameters.iter().map(|parameter| parameter.numel() as u64).sum::<u64>()
+    };
+    let quantized: u64 = model
+        .quantized_weights()
+        .iter()
+        .map(|weight| weight.size().iter().product::<i64>() as u64)
+        .sum();
     (count(&model.trained()), count(&model.parameters()) + quantized)
 }
 
-/// The steps of a run: as given, or those of its epochs, the last batch filled up from the next epoch.
+/// The steps of a run: as given, or those of its epochs, the last batch filled up from the next
+/// epoch.
 fn total_steps(length: Length, batch_size: usize, samples: usize) -> u64 {
     match length {
         Length::Steps(steps) => steps,
-        Length::Epochs(epochs) => (epochs * samples as f64 / batch_size as f64).ceil().max(1.0) as u64,
+        Length::Epochs(epochs) => {
+            (epochs * samples as f64 / batch_size as f64).ceil().max(1.0) as u64
+        }
     }
 }
 

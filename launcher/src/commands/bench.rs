@@ -5,7 +5,10 @@ use autograd::GradMode;
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, Table, presets};
 use compression::coded::{Basis, Rate, Rounding, bits_at_bound, bound};
-use compression::{Code, Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error, spectrum};
+use compression::{
+    Code, Method, Options, Rank, SiteState, TestMatrix, decompose, per_token_error, relative_error,
+    spectrum,
+};
 use models::TensorFile;
 use serde_json::{Value, json};
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Instant};
@@ -83,8 +86,16 @@ const METHODS: [(&str, Method, &[Kind]); 11] = [
     ("qb norm", Method::Qb { test_matrix: TestMatrix::Norm }, FACTORS),
     ("qb uniform", Method::Qb { test_matrix: TestMatrix::Uniform }, FACTORS),
     ("qb gaussian", Method::Qb { test_matrix: TestMatrix::Gaussian }, FACTORS),
-    ("rowspace norm", Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: false }, FACTORS),
-    ("rowspace norm, unit rows", Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true }, FACTORS),
+    (
+        "rowspace norm",
+        Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: false },
+        FACTORS,
+    ),
+    (
+        "rowspace norm, unit rows",
+        Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true },
+        FACTORS,
+    ),
     ("rsvd, 1 power iteration", Method::Rsvd { oversampling: 8, power_iterations: 1 }, FACTORS),
     ("nystrom", Method::Nystrom, FACTORS),
     ("quantized, groups of 64", Method::Quantized { bits: 8, group: 64 }, &[Kind::Int8]),
@@ -131,41 +142,17 @@ impl Compression {
         let _no_graph = GradMode::disabled();
         let file = TensorFile::open(&self.file).map_err(input)?;
         let names = self.matrices(&file)?;
-        let bases: usize = names.iter().map(|(name, _)| 1 + usize::from(before(name, &names).is_some())).sum();
+        let bases: usize =
+            names.iter().map(|(name, _)| 1 + usize::from(before(name, &names).is_some())).sum();
         let cases = names.len() * self.cases().count() + bases * self.bits.len();
         let mut progress = Progress::start("coding", Some(cases as u64));
         let mut done = 0;
-        let mut matrices = Vec::new();
-        for (name, shape) in &names {
-            let (name, shape) = (name.clone(), *shape);
-            let a = file.tensor_as(&name, Kind::Float, Device::Cpu).map_err(input)?;
-            let mut rows = Vec::new();
-            // The optimum is wanted for every rank; svd is the first method, so each is computed once more only.
-            let optima = self.ranks.iter().map(|&rank| self.optimum(&name, &a, rank)).collect::<Result<Vec<_>, _>>()?;
-            let shares = spectrum(&a).map_err(|fault| of_matrix(&name, fault))?;
-            for (label, method, kind, rank) in self.cases() {
-                progress.update(done, Some(cases as u64), format!("{name}: {label}"));
-                let options =
-                    Options { method, rank: rank.map_or(self.ranks[0], |at| self.ranks[at]), keep_norms: self.keep_norms, factors: kind };
-                rows.push(self.row(&name, &a, &shares, label, &options, rank.map(|at| optima[at]), &SiteState::default)?);
-                done += 1;
-            }
-            let mut bases = vec![("coded", self.basis(&name, &a)?)];
-            if let Some(before) = before(&name, &names) {
-                let before = file.tensor_as(before, Kind::Float, Device::Cpu).map_err(input)?;
-                bases.push(("coded, basis of .b0", self.basis(&name, &before)?));
-            }
-            for (label, basis) in bases {
-                for &bits in &self.bits {
-                    progress.update(done, Some(cases as u64), format!("{name}: {label}"));
-                    let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
-                    let options = Options { method, rank: self.ranks[0], keep_norms: self.keep_norms, factors: Kind::Float };
-                    rows.push(self.row(&name, &a, &shares, label, &options, None, &|| SiteState::from_coded_basis(Arc::clone(&basis)))?);
-                    done += 1;
-                }
-            }
-            matrices.push(Matrix { name, shape, rows });
-        }
+        let mut starts = |name: &str, label: &str| {
+            progress.update(done, Some(cases as u64), format!("{name}: {label}"));
+            done += 1;
+        };
+        let measure = |of: &(String, [i64; 2])| self.measure(&file, &names, of, &mut starts);
+        let matrices = names.iter().map(measure).collect::<Result<Vec<_>, _>>()?;
         progress.finish();
         if self.json {
             println!(
@@ -174,10 +161,69 @@ impl Compression {
             );
         } else {
             for matrix in &matrices {
-                println!("{} [{}, {}]\n{}\n", matrix.name, matrix.shape[0], matrix.shape[1], matrix.table());
+                println!(
+                    "{} [{}, {}]\n{}\n",
+                    matrix.name,
+                    matrix.shape[0],
+                    matrix.shape[1],
+                    matrix.table()
+                );
             }
         }
         Ok(())
+    }
+
+    /// Every case of one matrix; `starts` is called before each.
+    fn measure(
+        &self,
+        file: &TensorFile,
+        names: &[(String, [i64; 2])],
+        (name, shape): &(String, [i64; 2]),
+        starts: &mut dyn FnMut(&str, &str),
+    ) -> Result<Matrix, Failure> {
+        let a = file.tensor_as(name, Kind::Float, Device::Cpu).map_err(input)?;
+        // The optimum is wanted for every rank; svd is the first method, so each is computed once
+        // more only.
+        let optimum = |&rank| self.optimum(name, &a, rank);
+        let optima = self.ranks.iter().map(optimum).collect::<Result<Vec<_>, _>>()?;
+        let shares = spectrum(&a).map_err(|fault| of_matrix(name, fault))?;
+        let options =
+            |method, rank, factors| Options { method, rank, keep_norms: self.keep_norms, factors };
+        let mut rows = Vec::new();
+        for (label, method, kind, rank) in self.cases() {
+            starts(name, label);
+            let options = options(method, rank.map_or(self.ranks[0], |at| self.ranks[at]), kind);
+            let optimum = rank.map(|at| optima[at]);
+            rows.push(self.row(
+                name,
+                &a,
+                &shares,
+                label,
+                &options,
+                optimum,
+                &SiteState::default,
+            )?);
+        }
+        let mut bases = vec![("coded", self.basis(name, &a)?)];
+        if let Some(before) = before(name, names) {
+            let before = file.tensor_as(before, Kind::Float, Device::Cpu).map_err(input)?;
+            bases.push(("coded, basis of .b0", self.basis(name, &before)?));
+        }
+        for (label, basis) in bases {
+            let state = || SiteState::from_coded_basis(Arc::clone(&basis));
+            for &bits in &self.bits {
+                starts(name, label);
+                let method = Method::Coded {
+                    rate: Rate::Bits(bits),
+                    rounding: Rounding::Trellis,
+                    drift: f64::INFINITY,
+                    rotate: true,
+                };
+                let options = options(method, self.ranks[0], Kind::Float);
+                rows.push(self.row(name, &a, &shares, label, &options, None, &state)?);
+            }
+        }
+        Ok(Matrix { name: name.clone(), shape: *shape, rows })
     }
 
     /// The matrices of the file.
@@ -185,7 +231,10 @@ impl Compression {
         let mut matrices = Vec::new();
         for name in file.names() {
             let Some(&[rows, columns]) = file.shape(&name) else { continue };
-            let floating = matches!(file.kind(&name), Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16));
+            let floating = matches!(
+                file.kind(&name),
+                Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
+            );
             if floating && rows > 0 && columns > 0 {
                 matrices.push((name, [rows, columns]));
             }
@@ -199,20 +248,25 @@ impl Compression {
         Ok(matrices)
     }
 
-    /// What is measured on each matrix: label, method, dtype, and which of the ranks, if it has any.
+    /// What is measured on each matrix: label, method, dtype, and which of the ranks, if it has
+    /// any.
     fn cases(&self) -> impl Iterator<Item = (&'static str, Method, Kind, Option<usize>)> {
         let ranks = 0..self.ranks.len();
         let ranked = ranks.flat_map(|rank| {
             let low_rank = METHODS.iter().filter(|(_, method, _)| !is_quantized(method));
-            low_rank.flat_map(move |&(label, method, kinds)| kinds.iter().map(move |&kind| (label, method, kind, Some(rank))))
+            low_rank.flat_map(move |&(label, method, kinds)| {
+                kinds.iter().map(move |&kind| (label, method, kind, Some(rank)))
+            })
         });
         let quantized = METHODS.iter().filter(|(_, method, _)| is_quantized(method));
         ranked.chain(quantized.map(|&(label, method, kinds)| (label, method, kinds[0], None)))
     }
 
     fn optimum(&self, name: &str, a: &Tensor, rank: Rank) -> Result<f64, Failure> {
-        let options = Options { method: Method::Svd, rank, keep_norms: false, factors: Kind::Float };
-        let code = decompose(a, &options, self.seed, &mut SiteState::default()).map_err(|fault| of_matrix(name, fault))?;
+        let options =
+            Options { method: Method::Svd, rank, keep_norms: false, factors: Kind::Float };
+        let code = decompose(a, &options, self.seed, &mut SiteState::default())
+            .map_err(|fault| of_matrix(name, fault))?;
         let restored = code.restore(Kind::Float).map_err(|fault| of_matrix(name, fault))?;
         relative_error(a, &restored).map_err(|fault| of_matrix(name, fault))
     }
@@ -275,7 +329,19 @@ impl Compression {
 impl Matrix {
     fn table(&self) -> Table {
         let mut table = Table::new();
-        let header = ["method", "held in", "rank", "bits/element", "basis", "error", "per token", "bound", "above", "× optimum", "ms"];
+        let header = [
+            "method",
+            "held in",
+            "rank",
+            "bits/element",
+            "basis",
+            "error",
+            "per token",
+            "bound",
+            "above",
+            "× optimum",
+            "ms",
+        ];
         table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
         for row in &self.rows {
             table.add_row([
@@ -283,7 +349,11 @@ impl Matrix {
                 row.dtype.to_owned(),
                 row.rank.map_or("–".to_owned(), |rank| rank.to_string()),
                 format!("{:.2}", row.bits_per_element),
-                if row.bits_beside > 0.0 { format!("{:.2}", row.bits_beside) } else { "–".to_owned() },
+                if row.bits_beside > 0.0 {
+                    format!("{:.2}", row.bits_beside)
+                } else {
+                    "–".to_owned()
+                },
                 format!("{:.4}", row.error),
                 format!("{:.4}", row.per_token),
                 format!("{:.4}", row.bound),
@@ -326,9 +396,14 @@ impl Matrix {
 
 /// The batch before, for `NAME.b1` where there is a `NAME.b0` as wide.
 fn before<'a>(name: &str, names: &'a [(String, [i64; 2])]) -> Option<&'a str> {
-    let width = |name: &str| names.iter().find(|(known, _)| known == name).map(|(_, [_, columns])| *columns);
+    let width = |name: &str| {
+        names.iter().find(|(known, _)| known == name).map(|(_, [_, columns])| *columns)
+    };
     let before = format!("{}.b0", name.strip_suffix(".b1")?);
-    names.iter().find(|(known, [_, columns])| *known == before && Some(*columns) == width(name)).map(|(known, _)| known.as_str())
+    names
+        .iter()
+        .find(|(known, [_, columns])| *known == before && Some(*columns) == width(name))
+        .map(|(known, _)| known.as_str())
 }
 
 fn is_quantized(method: &Method) -> bool {
@@ -348,10 +423,15 @@ fn of_matrix(name: &str, fault: compression::Error) -> Failure {
 
 /// `0.25` is a fraction of the width, `64` a number of components.
 fn rank(text: &str) -> Result<Rank, String> {
-    let fraction = f64::from_str(text).ok().filter(|fraction| text.contains('.') && *fraction > 0.0 && *fraction <= 1.0);
+    let fraction = f64::from_str(text)
+        .ok()
+        .filter(|fraction| text.contains('.') && *fraction > 0.0 && *fraction <= 1.0);
     let components = i64::from_str(text).ok().filter(|components| *components > 0);
     let rank = fraction.map(Rank::Fraction).or(components.map(Rank::Components));
-    rank.ok_or_else(|| "give a fraction of the width, such as 0.25, or a number of components, such as 64".to_owned())
+    rank.ok_or_else(|| {
+        "give a fraction of the width, such as 0.25, or a number of components, such as 64"
+            .to_owned()
+    })
 }
 
 /// Bits per element of a code.
@@ -378,8 +458,8 @@ mod tests {
 
     #[test]
     fn the_batch_before_is_one_of_the_same_name_and_width() {
-        let names =
-            [("x.b0", 3), ("x.b1", 3), ("y.b0", 3), ("y.b1", 4), ("z.b1", 3)].map(|(name, columns)| (name.to_owned(), [9, columns]));
+        let names = [("x.b0", 3), ("x.b1", 3), ("y.b0", 3), ("y.b1", 4), ("z.b1", 3)]
+            .map(|(name, columns)| (name.to_owned(), [9, columns]));
         assert_eq!(before("x.b1", &names), Some("x.b0"));
         for none in ["x.b0", "y.b1", "z.b1"] {
             assert_eq!(before(none, &names), None);
@@ -403,9 +483,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.safetensors");
         let normal = |rows, seed| {
-            autograd::random::draw(autograd::random::Distribution::Normal, &[rows, 24], Kind::Float, Device::Cpu, seed).unwrap()
+            autograd::random::draw(
+                autograd::random::Distribution::Normal,
+                &[rows, 24],
+                Kind::Float,
+                Device::Cpu,
+                seed,
+            )
+            .unwrap()
         };
-        let tensors = [("a".to_owned(), normal(40, 1)), ("ids".to_owned(), Tensor::zeros([3, 3], (Kind::Int64, Device::Cpu)))];
+        let tensors = [
+            ("a".to_owned(), normal(40, 1)),
+            ("ids".to_owned(), Tensor::zeros([3, 3], (Kind::Int64, Device::Cpu))),
+        ];
         models::tensor_file::write(&path, &tensors, &[]).unwrap();
         let bench = bench(path.clone(), &["0.25", "3"]);
         let file = TensorFile::open(&path).unwrap();
@@ -414,22 +504,37 @@ mod tests {
         let cases: Vec<_> = bench.cases().collect();
         assert_eq!(cases.len(), 2 * 8 * 2 + 3);
         for (label, method, factors, at) in cases {
-            let options = Options { method, rank: bench.ranks[at.unwrap_or(0)], keep_norms: false, factors };
+            let options =
+                Options { method, rank: bench.ranks[at.unwrap_or(0)], keep_norms: false, factors };
             let optimum = at.map(|at| bench.optimum("a", &tensors[0].1, bench.ranks[at]).unwrap());
-            let row = bench.row("a", &tensors[0].1, &shares, label, &options, optimum, &SiteState::default).unwrap();
+            let row = bench
+                .row("a", &tensors[0].1, &shares, label, &options, optimum, &SiteState::default)
+                .unwrap();
             assert_eq!(row.rank, at.map(|at| [6, 3][at]));
             assert!(row.of_optimum.is_none_or(|ratio| ratio > 0.999), "{label}");
             let bytes = options.bytes(40, 24).unwrap() as f64;
-            assert!((row.bits_per_element + row.bits_beside - 8.0 * bytes / (40.0 * 24.0)).abs() < 1e-12);
+            assert!(
+                (row.bits_per_element + row.bits_beside - 8.0 * bytes / (40.0 * 24.0)).abs()
+                    < 1e-12
+            );
             assert_eq!(row.bits_beside > 0.0, at.is_some());
         }
         let basis = bench.basis("a", &tensors[0].1).unwrap();
         for &bits in &bench.bits {
-            let method = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate: true };
+            let method = Method::Coded {
+                rate: Rate::Bits(bits),
+                rounding: Rounding::Trellis,
+                drift: f64::INFINITY,
+                rotate: true,
+            };
             let options = Options { method, ..Options::default() };
             let state = || SiteState::from_coded_basis(Arc::clone(&basis));
-            let row = bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &state).unwrap();
-            assert_eq!((row.bits_per_element, row.bits_beside), (bits, 8.0 * basis.bytes() as f64 / (40.0 * 24.0)));
+            let row =
+                bench.row("a", &tensors[0].1, &shares, "coded", &options, None, &state).unwrap();
+            assert_eq!(
+                (row.bits_per_element, row.bits_beside),
+                (bits, 8.0 * basis.bytes() as f64 / (40.0 * 24.0))
+            );
             assert!(row.per_token > row.bound && row.bits_above > 0.0 && row.bits_above < bits);
         }
     }
@@ -450,7 +555,10 @@ mod tests {
             (write("nan", zeros(&[3, 4]) * f64::NAN), "0.25", "the [3, 4] matrix holds NaN"),
         ] {
             let failure = bench(file, &[rank]).run().unwrap_err();
-            assert!(matches!(&failure, Failure::Input(message) if message.contains(says)), "{failure:?}");
+            assert!(
+                matches!(&failure, Failure::Input(message) if message.contains(says)),
+                "{failure:?}"
+            );
         }
     }
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// Print a configuration with every key, explain a key, or print the JSON schema
 ///
-/// Of a CONFIG every key that is read is printed with its value. Editors complete and check a configuration with the JSON schema: save it
-/// in the directory of the configuration, whose first line then is `#:schema ./loract.schema.json`.
+/// Of a CONFIG every key that is read is printed with its value. Editors complete and check a
+/// configuration with the JSON schema: save it in the directory of the configuration, whose first
+/// line then is `#:schema ./loract.schema.json`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

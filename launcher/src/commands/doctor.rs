@@ -35,8 +35,11 @@ pub struct Doctor {
 
 impl Doctor {
     pub fn run(self) -> Result<(), Failure> {
-        if let Some(wrong) = self.hosts.iter().find(|host| host.is_empty() || host.starts_with('-')) {
-            return Err(Failure::Input(format!("--hosts: {wrong:?} is no host; give names such as node1,node2")));
+        if let Some(wrong) = self.hosts.iter().find(|host| host.is_empty() || host.starts_with('-'))
+        {
+            return Err(Failure::Input(format!(
+                "--hosts: {wrong:?} is no host; give names such as node1,node2"
+            )));
         }
         collective::install_panic_hook();
         let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
@@ -48,7 +51,8 @@ impl Doctor {
             looked => looked?,
         };
         if group.world_size() > 1 {
-            let measured = ranks::look(&*group).unwrap_or_else(|error| group.abort(&error.to_string()));
+            let measured =
+                ranks::look(&*group).unwrap_or_else(|error| group.abort(&error.to_string()));
             findings.extend(measured);
             group.barrier().map_err(|error| Failure::Other(error.into()))?;
         }
@@ -64,13 +68,18 @@ impl Doctor {
         match problems {
             0 => Ok(()),
             1 => Err(Failure::other("there is 1 problem; the table says what to do")),
-            count => Err(Failure::other(format!("there are {count} problems; the table says what to do"))),
+            count => Err(Failure::other(format!(
+                "there are {count} problems; the table says what to do"
+            ))),
         }
     }
 
     fn look(&self) -> Result<Vec<Finding>, Failure> {
-        let program = std::env::current_exe().context("cannot find this program").map_err(Failure::Other)?;
-        let folder = std::env::current_dir().context("cannot find the working directory").map_err(Failure::Other)?;
+        let program =
+            std::env::current_exe().context("cannot find this program").map_err(Failure::Other)?;
+        let folder = std::env::current_dir()
+            .context("cannot find the working directory")
+            .map_err(Failure::Other)?;
         let own = machine::here(&program, &folder).map_err(Failure::other)?;
         let mut findings = libraries::look(&self.mpirun);
         findings.extend(own.findings(""));
@@ -89,7 +98,12 @@ fn table(findings: &[Finding]) -> Table {
             State::Warning => "warning",
             State::Problem => "problem",
         };
-        table.add_row([state, &finding.subject, &finding.found, finding.remedy.as_deref().unwrap_or_default()]);
+        table.add_row([
+            state,
+            &finding.subject,
+            &finding.found,
+            finding.remedy.as_deref().unwrap_or_default(),
+        ]);
     }
     table
 }

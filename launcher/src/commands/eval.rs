@@ -1,7 +1,9 @@
 //! `loract eval`: how good is what a run has trained?
 
 use super::{shard::prepare, train::threads};
-use crate::{config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir, units};
+use crate::{
+    config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir, units,
+};
 use checkpoint::CheckpointChoice;
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -12,7 +14,8 @@ use trainer::{Evaluation, Weights};
 
 /// Evaluate what a run has trained on its validation data
 ///
-/// On the validation data of the run, on one rank, with the losses that a run on one rank has, to the last digit. The run may still be going.
+/// On the validation data of the run, on one rank, with the losses that a run on one rank has, to
+/// the last digit. The run may still be going.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -57,7 +60,9 @@ impl Eval {
         setup::check(&run, 1)?;
         let data = prepare(&run, 1)?;
         let mut progress = Progress::start("evaluating", None);
-        let found = trainer::evaluate(&run, &data, &weights, &mut |done, total| progress.update(done, Some(total), "evaluating".into()));
+        let found = trainer::evaluate(&run, &data, &weights, &mut |done, total| {
+            progress.update(done, Some(total), "evaluating".into())
+        });
         progress.finish();
         let (found, kind) = (found?, kind(&weights));
         if self.json {
@@ -77,7 +82,8 @@ impl Eval {
         Ok(())
     }
 
-    /// What is meant: what is named, else what the run has trained: its adapter or model once it has finished, its newest checkpoint before.
+    /// What is meant: what is named, else what the run has trained: its adapter or model once it
+    /// has finished, its newest checkpoint before.
     fn weights(&self, run: &Run) -> Result<Weights, Failure> {
         let dir = RunDir::new(run);
         Ok(match (&self.checkpoint, &self.adapter, &self.model) {
@@ -91,10 +97,14 @@ impl Eval {
             }),
             _ if dir.summary().exists() && run.lora.is_none() => Weights::Model(dir.model()),
             _ if dir.summary().exists() => Weights::Adapter(dir.adapter()),
-            _ if checkpoint::newest_checkpoint(dir.path()).is_some() => Weights::Checkpoint(CheckpointChoice::Latest),
+            _ if checkpoint::newest_checkpoint(dir.path()).is_some() => {
+                Weights::Checkpoint(CheckpointChoice::Latest)
+            }
             _ => {
-                let what =
-                    format!("is {}, where nothing was trained yet; train first, or evaluate the model alone: --base", run.dir.display());
+                let what = format!(
+                    "is {}, where nothing was trained yet; train first, or evaluate the model alone: --base",
+                    run.dir.display()
+                );
                 return Err(run.error_at("run", "dir", &what).into());
             }
         })

@@ -57,10 +57,16 @@ impl Generate {
         let Self { max_tokens, temperature, top_p, seed, .. } = self;
         let prompt = inference::Prompt { text: &self.prompt, max_tokens, temperature, top_p, seed };
         let mut stdout = std::io::stdout();
-        inference::generate(&model, adapter.as_deref(), &prompt, setup::single_device(self.device)?, &mut |text| {
-            // Whoever closes the pipe has read enough.
-            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-        })?;
+        inference::generate(
+            &model,
+            adapter.as_deref(),
+            &prompt,
+            setup::single_device(self.device)?,
+            &mut |text| {
+                // Whoever closes the pipe has read enough.
+                let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+            },
+        )?;
         println!();
         Ok(())
     }
@@ -78,7 +84,8 @@ impl Generate {
         }
         let run = Run::load(&self.model, &self.set)?;
         let dir = RunDir::new(&run);
-        let trained = |path: PathBuf| (!self.base && self.adapter.is_none() && path.exists()).then_some(path);
+        let trained =
+            |path: PathBuf| (!self.base && self.adapter.is_none() && path.exists()).then_some(path);
         if run.lora.is_none() {
             return Ok((trained(dir.model()).unwrap_or(run.model.path), self.adapter.clone()));
         }
@@ -90,5 +97,8 @@ fn exists(model: &Path) -> Result<PathBuf, Failure> {
     if model.exists() {
         return Ok(model.to_owned());
     }
-    Err(Failure::Input(format!("there is no {}; give a configuration (.toml), a model directory, or a .gguf file", model.display())))
+    Err(Failure::Input(format!(
+        "there is no {}; give a configuration (.toml), a model directory, or a .gguf file",
+        model.display()
+    )))
 }

@@ -14,8 +14,8 @@ use tch::Kind;
 
 /// Make a commented configuration for a model
 ///
-/// The model's description gives the task, the type of numbers, the longest sequence, and whether it has a chat template. The path of
-/// the training data is left to be filled in.
+/// The model's description gives the task, the type of numbers, the longest sequence, and whether
+/// it has a chat template. The path of the training data is left to be filled in.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -56,7 +56,10 @@ fn open(path: &Path) -> Result<Checkpoint, Failure> {
 fn create(path: &Path, text: &str) -> Result<(), Failure> {
     let file = std::fs::File::create_new(path);
     if file.as_ref().is_err_and(|cause| cause.kind() == std::io::ErrorKind::AlreadyExists) {
-        return Err(Failure::Input(format!("{} exists; give another file with --out", path.display())));
+        return Err(Failure::Input(format!(
+            "{} exists; give another file with --out",
+            path.display()
+        )));
     }
     let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
     Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
@@ -76,7 +79,10 @@ struct Start {
 impl Start {
     /// One for a language model that is not known yet.
     fn without_model() -> Self {
-        let mut start = Self { notes: vec!["Give the model's directory in [model] path.".into()], keys: Vec::new() };
+        let mut start = Self {
+            notes: vec!["Give the model's directory in [model] path.".into()],
+            keys: Vec::new(),
+        };
         start.add("model.path", quoted("MODEL_DIR"));
         start.add_common("train.jsonl");
         start.add("data.sequence_length", 512);
@@ -91,9 +97,10 @@ impl Start {
         let model_type = architecture.model_type();
         match architecture {
             Architecture::Decoder(config) => {
-                start
-                    .notes
-                    .push(format!("{model_type}: a language model of {} layers, {} positions.", config.num_layers, config.max_positions));
+                start.notes.push(format!(
+                    "{model_type}: a language model of {} layers, {} positions.",
+                    config.num_layers, config.max_positions
+                ));
                 start.add("model.task", quoted("causal_lm"));
                 start.add("data.sequence_length", config.max_positions.min(SEQUENCE_LENGTH));
                 start.add_chat(model);
@@ -133,7 +140,8 @@ impl Start {
 
     /// Without weights a classifier is trained as a whole.
     fn train_from_scratch(&mut self) {
-        self.notes.push("It has no weights here: it is trained from scratch, without an adapter.".into());
+        self.notes
+            .push("It has no weights here: it is trained from scratch, without an adapter.".into());
         self.keys.retain(|(key, _)| !key.starts_with("lora."));
         self.add("model.weights", quoted("random"));
     }
@@ -166,7 +174,8 @@ impl Start {
     /// How conversations are tokenized.
     fn add_chat(&mut self, model: &Checkpoint) {
         if model.chat_templates().default.is_some() {
-            self.notes.push("It has a chat template, with which conversations are tokenized.".into());
+            self.notes
+                .push("It has a chat template, with which conversations are tokenized.".into());
             self.add("data.loss_on", quoted("assistant"));
         } else {
             self.notes.push("It has no chat template: conversations need one in [model] chat_template; texts and pairs do not.".into());
@@ -177,17 +186,26 @@ impl Start {
     fn add_modules(&mut self, model: &Checkpoint) {
         let in_a_layer = |name: &&str| name.split('.').any(|part| part.parse::<usize>().is_ok());
         let is_matrix = |name: &&str| model.shape(name).is_some_and(|shape| shape.len() == 2);
-        let weights = model.names().into_iter().filter(in_a_layer).filter(is_matrix).filter_map(|name| name.strip_suffix(".weight"));
+        let weights = model
+            .names()
+            .into_iter()
+            .filter(in_a_layer)
+            .filter(is_matrix)
+            .filter_map(|name| name.strip_suffix(".weight"));
         let modules: BTreeSet<&str> = weights.filter_map(|path| path.rsplit('.').next()).collect();
         if !modules.is_empty() {
             let names: Vec<&str> = modules.into_iter().collect();
-            self.notes.push(format!("Its linear layers, for [lora] target_modules: {}.", names.join(", ")));
+            self.notes.push(format!(
+                "Its linear layers, for [lora] target_modules: {}.",
+                names.join(", ")
+            ));
         }
     }
 
     fn text(&self) -> String {
         let notes: String = self.notes.iter().map(|note| format!("# {note}\n")).collect();
-        let keys: Vec<(&str, &str)> = self.keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let keys: Vec<(&str, &str)> =
+            self.keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
         format!("#:schema ./loract.schema.json\n{HEAD}{notes}\n{}", config::commented(&keys))
     }
 }

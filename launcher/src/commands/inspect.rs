@@ -13,7 +13,8 @@ use std::{
 
 /// Show what compression does to this model on this data, site by site
 ///
-/// Runs a few batches and changes nothing: the error of every method at equal bytes at every site, and what becomes of the gradients.
+/// Runs a few batches and changes nothing: the error of every method at equal bytes at every site,
+/// and what becomes of the gradients.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -38,7 +39,8 @@ pub struct Inspect {
     /// Bits per element, all of a code counted, at which methods are compared. May be repeated
     #[arg(long, value_name = "B", default_values_t = [2.0, 4.0, 8.0], value_parser = bits)]
     pub bits: Vec<f64>,
-    /// Layers whose sites are shown, spread from the first to the last; 0: only gradients are looked at
+    /// Layers whose sites are shown, spread from the first to the last; 0: only gradients are
+    /// looked at
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub layers: u16,
     /// Compare this method only, by its first word. May be repeated
@@ -74,17 +76,23 @@ impl Inspect {
             shared: self.shared.iter().copied().map(usize::from).collect(),
         };
         let mut progress = Progress::start("looking", None);
-        let found = analysis::inspect(&run, &data, &options, &mut |done, total, what| progress.update(done, Some(total), what.to_owned()));
+        let found = analysis::inspect(&run, &data, &options, &mut |done, total, what| {
+            progress.update(done, Some(total), what.to_owned())
+        });
         progress.finish();
         let found = found?;
         if self.json {
-            println!("{}", serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?);
+            println!(
+                "{}",
+                serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?
+            );
         } else {
             print(&found);
         }
         // After the numbers, so that no failure to write takes them away.
         if let Some(path) = &self.html {
-            let model = run.model.path.file_name().unwrap_or(run.model.path.as_os_str()).to_string_lossy();
+            let model =
+                run.model.path.file_name().unwrap_or(run.model.path.as_os_str()).to_string_lossy();
             page::write(path, &page::inspection::page(&found, &model, &run.to_toml())?)?;
             if !self.json {
                 println!("\n{}", path.display());
@@ -96,11 +104,18 @@ impl Inspect {
 
 /// A number of bits per element.
 fn bits(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|bits| *bits > 0.0 && *bits <= 32.0).ok_or_else(|| "give a number above 0 and at most 32".into())
+    text.parse()
+        .ok()
+        .filter(|bits| *bits > 0.0 && *bits <= 32.0)
+        .ok_or_else(|| "give a number above 0 and at most 32".into())
 }
 
 fn print(found: &Inspection) {
-    let batches = if found.batches == 1 { "1 batch".to_owned() } else { format!("{} batches", found.batches) };
+    let batches = if found.batches == 1 {
+        "1 batch".to_owned()
+    } else {
+        format!("{} batches", found.batches)
+    };
     println!("{batches}, {} tokens", found.tokens);
     if let Some(budget) = &found.budget {
         println!("\n{budget}\n{}", shares(budget));
@@ -115,11 +130,16 @@ fn print(found: &Inspection) {
 fn shares(budget: &BitAllocation) -> Table {
     let sites: BTreeSet<&str> = budget.sites.iter().map(|share| share.site.as_str()).collect();
     let layers: BTreeSet<usize> = budget.sites.iter().map(|share| share.layer).collect();
-    let mut table = table(std::iter::once("layer").chain(sites.iter().flat_map(|site| [*site, "sensitivity"])));
+    let mut table =
+        table(std::iter::once("layer").chain(sites.iter().flat_map(|site| [*site, "sensitivity"])));
     for layer in layers {
-        let of = |site: &str| budget.sites.iter().find(|share| share.layer == layer && share.site == site);
+        let of = |site: &str| {
+            budget.sites.iter().find(|share| share.layer == layer && share.site == site)
+        };
         let cells = sites.iter().flat_map(|site| match of(site) {
-            Some(share) => [format!("{:.2} bits", share.bits), format!("{:.2e}", share.sensitivity)],
+            Some(share) => {
+                [format!("{:.2} bits", share.bits), format!("{:.2e}", share.sensitivity)]
+            }
             None => ["–".to_owned(), "–".to_owned()],
         });
         table.add_row(std::iter::once(layer.to_string()).chain(cells));
@@ -141,9 +161,15 @@ fn sites(found: &Inspection) -> Table {
     for report in &found.sites {
         let column = names.iter().position(|name| *name == report.site).unwrap_or_default();
         for method in &report.methods {
-            let at = rows.iter().position(|(name, bits, _)| *name == method.candidate.method && *bits == method.candidate.bits);
+            let at = rows.iter().position(|(name, bits, _)| {
+                *name == method.candidate.method && *bits == method.candidate.bits
+            });
             let at = at.unwrap_or_else(|| {
-                rows.push((method.candidate.method.to_owned(), method.candidate.bits, BTreeMap::new()));
+                rows.push((
+                    method.candidate.method.to_owned(),
+                    method.candidate.bits,
+                    BTreeMap::new(),
+                ));
                 rows.len() - 1
             });
             let sum = rows[at].2.entry(column).or_default();
@@ -154,20 +180,33 @@ fn sites(found: &Inspection) -> Table {
     let header = ["method", "bits"].into_iter().chain(names.iter().copied());
     let mut table = table(header);
     for (method, bits, columns) in rows {
-        let cell = |column| columns.get(&column).map_or("–".to_owned(), |(sum, count)| format!("{:.3}", sum / count));
+        let cell = |column| {
+            columns
+                .get(&column)
+                .map_or("–".to_owned(), |(sum, count)| format!("{:.3}", sum / count))
+        };
         table.add_row([method, format!("{bits:.2}")].into_iter().chain((0..names.len()).map(cell)));
     }
     right(table, 1)
 }
 
 fn gradients(reports: &[GradientReport]) -> Table {
-    let mut table = table(["sites", "method", "bits", "saved for backward", "relative error", "cosine"]);
+    let mut table =
+        table(["sites", "method", "bits", "saved for backward", "relative error", "cosine"]);
     for report in reports {
         table.add_row([
-            if report.kind == "configured" { format!("{} (as configured)", report.sites) } else { report.sites.clone() },
+            if report.kind == "configured" {
+                format!("{} (as configured)", report.sites)
+            } else {
+                report.sites.clone()
+            },
             report.method.clone(),
             report.bits.map_or("–".to_owned(), |bits| format!("{bits:.2}")),
-            format!("{} of {}", units::bytes(report.kept_bytes as f64), units::bytes(report.exact_bytes as f64)),
+            format!(
+                "{} of {}",
+                units::bytes(report.kept_bytes as f64),
+                units::bytes(report.exact_bytes as f64)
+            ),
             format!("{:.3}", report.relative_error),
             format!("{:.4}", report.cosine),
         ]);
@@ -183,6 +222,9 @@ fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
 
 /// With the columns from `first` on aligned at the right.
 fn right(mut table: Table, first: usize) -> Table {
-    table.column_iter_mut().skip(first).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+        .column_iter_mut()
+        .skip(first)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

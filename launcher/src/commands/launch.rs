@@ -36,9 +36,11 @@ use std::{
 
 /// Start the ranks of a run with mpirun, show their progress, and report
 ///
-/// First all of the input is checked and the data prepared. If a rank fails, the others are ended, and one line names the rank, its
-/// host, the reason and its log. On SIGUSR1 or SIGTERM (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one,
-/// ends them at once. Only if launch is killed with SIGKILL do mpirun and the ranks keep running, until mpirun is ended by hand.
+/// First all of the input is checked and the data prepared. If a rank fails, the others are ended,
+/// and one line names the rank, its host, the reason and its log. On SIGUSR1 or SIGTERM
+/// (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one, ends them at
+/// once. Only if launch is killed with SIGKILL do mpirun and the ranks keep running, until mpirun
+/// is ended by hand.
 ///
 /// A run that was interrupted resumes from its newest checkpoint when it is started again.
 #[derive(Debug, Args)]
@@ -70,17 +72,19 @@ pub struct Launch {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
-    /// After a failure, start the ranks again from the newest checkpoint, up to K times; no further one is tried when two in a row reach
-    /// no new one
+    /// After a failure, start the ranks again from the newest checkpoint, up to K times; no further
+    /// one is tried when two in a row reach no new one
     #[arg(long, value_name = "K", default_value_t = 0)]
     pub restarts: u32,
-    /// Restart without the host of the rank that failed, where `[cluster] mpirun_args` names other hosts with room
+    /// Restart without the host of the rank that failed, where `[cluster] mpirun_args` names other
+    /// hosts with room
     #[arg(long, requires = "restarts")]
     pub leave_out_failed_hosts: bool,
     /// Seconds before the first restart; each further one waits twice as long, up to a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, hide = true, value_parser = seconds)]
     pub restart_wait: f64,
-    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file of its own
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each
+    /// further rank to a file of its own
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Print the final table as JSON
@@ -93,7 +97,10 @@ fn count(text: &str) -> Result<u32, &'static str> {
 }
 
 fn seconds(text: &str) -> Result<f64, &'static str> {
-    text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds)).ok_or("give a number from 0 to 3600")
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.0..=3600.0).contains(seconds))
+        .ok_or("give a number from 0 to 3600")
 }
 
 /// Time for the last lines to arrive after the end.
@@ -107,7 +114,8 @@ impl Launch {
         let world_size = run.cluster.ranks;
         let dir = RunDir::new(&run);
         let start = dir.run_start(&run, self.overwrite)?;
-        let dialect = Dialect::from_program(&run.cluster.mpirun).map_err(|what| run.error_at("cluster", "mpirun", &what))?;
+        let dialect = Dialect::from_program(&run.cluster.mpirun)
+            .map_err(|what| run.error_at("cluster", "mpirun", &what))?;
         setup::check(&run, world_size)?;
 
         let data = prepare(&run, world_size)?;
@@ -141,10 +149,13 @@ impl Launch {
                 .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
         }
         let newest = || checkpoint::newest_checkpoint(dir.path());
-        let mut restarts = Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
+        let mut restarts =
+            Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
         let mut run = run.clone();
         loop {
-            let Err(ended) = run_once(&run, dir, dialect, self.trace.as_deref(), &signal) else { return Ok(()) };
+            let Err(ended) = run_once(&run, dir, dialect, self.trace.as_deref(), &signal) else {
+                return Ok(());
+            };
             if !ended.may_restart {
                 return Err(ended.failure);
             }
@@ -160,7 +171,12 @@ impl Launch {
                 }
                 Verdict::Again(wait) => {
                     let (why, when) = (ended.failure.message(), units::seconds(wait.as_secs_f64()));
-                    eprintln!("{why}\nrestart {} of {} in {when}, from {}", restarts.done(), restarts.allowed(), from(dir));
+                    eprintln!(
+                        "{why}\nrestart {} of {} in {when}, from {}",
+                        restarts.done(),
+                        restarts.allowed(),
+                        from(dir)
+                    );
                     if self.leave_out_failed_hosts {
                         leave_out(&mut run, ended.host.as_deref(), dir)?;
                     }
@@ -184,14 +200,17 @@ fn leave_out(run: &mut Run, host: Option<&str>, dir: &RunDir) -> anyhow::Result<
             eprintln!("leaving out host {host}");
             run.cluster.mpirun_args = arguments;
         }
-        None => eprintln!("host {host} is not left out: [cluster] mpirun_args names no other hosts"),
+        None => {
+            eprintln!("host {host} is not left out: [cluster] mpirun_args names no other hosts")
+        }
     }
     Ok(())
 }
 
 /// The newest checkpoint in words.
 fn from(dir: &RunDir) -> String {
-    checkpoint::newest_checkpoint(dir.path()).map_or_else(|| "its start".to_owned(), |step| format!("its checkpoint of step {step}"))
+    checkpoint::newest_checkpoint(dir.path())
+        .map_or_else(|| "its start".to_owned(), |step| format!("its checkpoint of step {step}"))
 }
 
 /// Waits, unless a signal comes.
@@ -211,7 +230,10 @@ fn stopped_between(number: NonZero<usize>, dir: &RunDir) -> Failure {
     let number = i32::try_from(number.get()).unwrap_or_default();
     match newest_path(dir) {
         Some((step, path)) => Failure::Stopped(stopped(number, step, &path)),
-        None => Failure::other(format!("stopped by {} before a restart, with no checkpoint", fault::signal_name(number))),
+        None => Failure::other(format!(
+            "stopped by {} before a restart, with no checkpoint",
+            fault::signal_name(number)
+        )),
     }
 }
 
@@ -235,12 +257,20 @@ impl From<anyhow::Error> for Unfinished {
     }
 }
 
-/// Starts the ranks, and watches them until they end. `signal` holds the number of a signal that came, which is taken out.
-fn run_once(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, signal: &AtomicUsize) -> Result<(), Unfinished> {
+/// Starts the ranks, and watches them until they end. `signal` holds the number of a signal that
+/// came, which is taken out.
+fn run_once(
+    run: &Run,
+    dir: &RunDir,
+    dialect: Dialect,
+    trace: Option<&Path>,
+    signal: &AtomicUsize,
+) -> Result<(), Unfinished> {
     let mut request = Request::new(run, dir);
     let mut job = start(run, dir, dialect, trace)?;
     let world_size = run.cluster.ranks;
-    let what = if world_size == 1 { "starting 1 rank".to_owned() } else { format!("starting {world_size} ranks") };
+    let ranks = if world_size == 1 { "rank" } else { "ranks" };
+    let what = format!("starting {world_size} {ranks}");
     let mut monitor = RunMonitor::start(run, &what);
     let mut reader = fault::Reader::default();
     let mut shutdown = Shutdown::default();
@@ -284,28 +314,35 @@ fn run_once(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>, sig
     }
     job.kill_ranks();
     let number = |number: usize| i32::try_from(number).unwrap_or_default();
+    let final_failure = |failure| Unfinished { failure, may_restart: false, host: None };
     if let Some(signal) = shutdown.signal {
         let (name, when) = (fault::signal_name(number(signal)), fault::moment(step));
-        let failure = Failure::other(format!("stopped by {name} {when}; the metrics so far: {}", dir.metrics().display()));
-        return Err(Unfinished { failure, may_restart: false, host: None });
+        let metrics = dir.metrics();
+        return Err(final_failure(Failure::other(format!(
+            "stopped by {name} {when}; the metrics so far: {}",
+            metrics.display()
+        ))));
     }
     let is_stopped = status.and_then(|status| status.code()) == Some(i32::from(STOPPED))
         || matches!(reader.culprit(), Some(Fault { cause: Cause::Exit(code), .. }) if code == i32::from(STOPPED));
     if is_stopped && let Some((step, path)) = newest_path(dir) {
-        // Where it did not come by way of this process, it was most likely the one that schedulers send.
-        let failure = Failure::Stopped(stopped(request.signal().map_or(SIGUSR1, number), step, &path));
-        return Err(Unfinished { failure, may_restart: false, host: None });
+        // Where it did not come by way of this process, it was most likely the one that schedulers
+        // send.
+        let signal = request.signal().map_or(SIGUSR1, number);
+        return Err(final_failure(Failure::Stopped(stopped(signal, step, &path))));
     }
     let failure = explain(&reader, status, dir, world_size, step);
     // A job that does not end may still write.
-    let may_restart = status.is_some() && !matches!(failure, Failure::Input(_)) && request.signal().is_none();
+    let may_restart =
+        status.is_some() && !matches!(failure, Failure::Input(_)) && request.signal().is_none();
     let host = reader.culprit().and_then(|fault| complete(&fault, dir, world_size).host);
     Err(Unfinished { failure, may_restart, host })
 }
 
 fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> anyhow::Result<Job> {
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let mut command: Vec<OsString> = vec![program.clone().into(), "train".into(), "--launched".into(), dir.config().into()];
+    let mut command: Vec<OsString> =
+        vec![program.clone().into(), "train".into(), "--launched".into(), dir.config().into()];
     if let Some(trace) = trace {
         command.extend(["--trace".into(), std::path::absolute(trace)?.into()]);
     }
@@ -321,19 +358,32 @@ fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> any
 }
 
 /// The failure of a job in one line: the culprit, or what mpirun said last.
-fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, world_size: usize, step: u64) -> Failure {
+fn explain(
+    reader: &fault::Reader,
+    status: Option<ExitStatus>,
+    dir: &RunDir,
+    world_size: usize,
+    step: u64,
+) -> Failure {
     let Some(fault) = reader.culprit() else {
         let how = match status.map(|status| (status.code(), status.signal())) {
             Some((Some(code), _)) => format!("mpirun failed with exit code {code}"),
-            Some((None, Some(signal))) => format!("mpirun was killed by {}", fault::signal_name(signal)),
+            Some((None, Some(signal))) => {
+                format!("mpirun was killed by {}", fault::signal_name(signal))
+            }
             _ => "mpirun does not end".to_owned(),
         };
-        let said = Some(reader.first_words()).filter(|said| !said.is_empty()).map(|said| format!(": {said}")).unwrap_or_default();
+        let said = Some(reader.first_words())
+            .filter(|said| !said.is_empty())
+            .map(|said| format!(": {said}"))
+            .unwrap_or_default();
         return Failure::other(format!("{how}{said}; its output: {}", dir.mpirun_log().display()));
     };
     let fault = complete(&fault, dir, world_size);
     let log = match fault.rank {
-        Some(rank) if dir.rank_log(rank).exists() => format!("its log: {}", dir.rank_log(rank).display()),
+        Some(rank) if dir.rank_log(rank).exists() => {
+            format!("its log: {}", dir.rank_log(rank).display())
+        }
         _ => format!("the output of all ranks: {}", dir.mpirun_log().display()),
     };
     match &fault.cause {
@@ -343,7 +393,8 @@ fn explain(reader: &fault::Reader, status: Option<ExitStatus>, dir: &RunDir, wor
     }
 }
 
-/// The fault with what mpirun did not say, but the ranks' logs do: rank by process, host by rank, and words that were lost on their way.
+/// The fault with what mpirun did not say, but the ranks' logs do: rank by process, host by rank,
+/// and words that were lost on their way.
 fn complete(fault: &Fault, dir: &RunDir, world_size: usize) -> Fault {
     let mut fault = fault.clone();
     let log = |rank: usize| std::fs::read_to_string(dir.rank_log(rank)).ok();
@@ -351,7 +402,8 @@ fn complete(fault: &Fault, dir: &RunDir, world_size: usize) -> Fault {
     if fault.rank.is_none()
         && let Some(pid) = fault.pid
     {
-        fault.rank = (0..world_size).find(|rank| origin(*rank).is_some_and(|(_, logged)| logged == pid));
+        fault.rank =
+            (0..world_size).find(|rank| origin(*rank).is_some_and(|(_, logged)| logged == pid));
     }
     if fault.host.is_none()
         && let Some(rank) = fault.rank
@@ -359,7 +411,8 @@ fn complete(fault: &Fault, dir: &RunDir, world_size: usize) -> Fault {
         fault.host = origin(rank).map(|(host, _)| host);
     }
     if let (Cause::Abort(_), Some(rank)) = (&fault.cause, fault.rank)
-        && let Some(told) = log(rank).and_then(|log| fault::told(rank, fault.host.as_deref()?, logs::last_words(&log)?))
+        && let Some(told) = log(rank)
+            .and_then(|log| fault::told(rank, fault.host.as_deref()?, logs::last_words(&log)?))
     {
         return told;
     }
@@ -399,8 +452,10 @@ mod tests {
 
     #[test]
     fn a_process_without_a_rank_is_found_in_the_logs() {
-        let (message, input) =
-            explained("=   PID 4321 RUNNING AT node2\n=   EXIT CODE: 9\nTERMINATED WITH THE EXIT STRING: Killed (signal 9)", 9);
+        let (message, input) = explained(
+            "=   PID 4321 RUNNING AT node2\n=   EXIT CODE: 9\nTERMINATED WITH THE EXIT STRING: Killed (signal 9)",
+            9,
+        );
         assert!(
             message.contains("rank 1 on host node2 was killed by signal 9 (SIGKILL) at step 3; its log: RUN/logs/rank-0001.log"),
             "{message}"
@@ -418,11 +473,16 @@ mod tests {
     fn words_that_were_lost_on_their_way_are_found_in_the_log() {
         let at = tempfile::tempdir().unwrap();
         let dir = dir(at.path());
-        let abort = Fault { rank: Some(1), host: None, pid: None, cause: Cause::Abort(1), last: None };
-        assert_eq!(complete(&abort, &dir, 2).sentence(3), "rank 1 on host node2 called MPI_Abort(1) at step 3");
+        let abort =
+            Fault { rank: Some(1), host: None, pid: None, cause: Cause::Abort(1), last: None };
+        assert_eq!(
+            complete(&abort, &dir, 2).sentence(3),
+            "rank 1 on host node2 called MPI_Abort(1) at step 3"
+        );
         let add = |words: &str| {
             let log = std::fs::read_to_string(dir.rank_log(1)).unwrap();
-            std::fs::write(dir.rank_log(1), format!("{log}WARN loract: the run failed: {words}\n")).unwrap();
+            std::fs::write(dir.rank_log(1), format!("{log}WARN loract: the run failed: {words}\n"))
+                .unwrap();
         };
         add("rank 0 (host node1) has diverged");
         assert_eq!(complete(&abort, &dir, 2).sentence(3), "rank 0 on host node1 has diverged");
@@ -443,6 +503,9 @@ mod tests {
             "{message}"
         );
         let (message, _) = explained("", 9);
-        assert!(message.contains("mpirun was killed by signal 9 (SIGKILL); its output"), "{message}");
+        assert!(
+            message.contains("mpirun was killed by signal 9 (SIGKILL); its output"),
+            "{message}"
+        );
     }
 }

@@ -11,8 +11,8 @@ use tch::Kind;
 
 /// Merge an adapter into its model's weights, and write them as Hugging Face has them
 ///
-/// The directory holds everything that transformers opens: weights, config.json, and the tokenizer's files. Of a GGUF model they are made
-/// from what is in the file.
+/// The directory holds everything that transformers opens: weights, config.json, and the
+/// tokenizer's files. Of a GGUF model they are made from what is in the file.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -91,8 +91,15 @@ impl Merge {
         table.add_row(["adapter".to_owned(), request.adapter.display().to_string()]);
         table.add_row(["modules merged".to_owned(), merged.modules.to_string()]);
         table.add_row(["parameters".to_owned(), units::rate(merged.parameters as f64)]);
-        let files = if merged.files.len() == 1 { "1 file".to_owned() } else { format!("{} files", merged.files.len()) };
-        table.add_row(["weights".to_owned(), format!("{} in {files}", units::bytes(merged.bytes as f64))]);
+        let files = if merged.files.len() == 1 {
+            "1 file".to_owned()
+        } else {
+            format!("{} files", merged.files.len())
+        };
+        table.add_row([
+            "weights".to_owned(),
+            format!("{} in {files}", units::bytes(merged.bytes as f64)),
+        ]);
         table.add_row(["written to".to_owned(), request.out.display().to_string()]);
         println!("{table}");
         Ok(())
@@ -108,15 +115,28 @@ impl Merge {
         let (out, shard_bytes) = (self.out.clone(), self.shard_size.bytes());
         if let (Some(model), Some(adapter)) = (&self.model, &self.adapter) {
             let (model, adapter) = (model.clone(), adapter.clone());
-            return Ok(MergeRequest { model, adapter, tokenizer: None, chat_template: None, out, kind, shard_bytes });
+            return Ok(MergeRequest {
+                model,
+                adapter,
+                tokenizer: None,
+                chat_template: None,
+                out,
+                kind,
+                shard_bytes,
+            });
         }
         // clap asks for one or the other.
-        let config = self.config.as_deref().ok_or_else(|| Failure::Input("give a configuration, or --model and --adapter".into()))?;
+        let config = self.config.as_deref().ok_or_else(|| {
+            Failure::Input("give a configuration, or --model and --adapter".into())
+        })?;
         let run = Run::load(config, &self.set)?;
         run.check_paths()?;
         let adapter = self.adapter.clone().unwrap_or_else(|| RunDir::new(&run).adapter());
         if self.adapter.is_none() && !adapter.exists() {
-            let what = format!("is {}, where no run has written an adapter yet; train first, or give --adapter DIR", run.dir.display());
+            let what = format!(
+                "is {}, where no run has written an adapter yet; train first, or give --adapter DIR",
+                run.dir.display()
+            );
             return Err(run.error_at("run", "dir", &what).into());
         }
         let config::Model { path: model, tokenizer, chat_template, .. } = run.model;

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 /// Predict the memory of a run, and what fits, before anything is loaded
 ///
-/// From the model's description and the configuration alone: of a Hugging Face directory its config.json is enough.
+/// From the model's description and the configuration alone: of a Hugging Face directory its
+/// config.json is enough.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,12 +43,25 @@ impl Plan {
         let memory = self.memory.map(ByteSize::bytes);
         let found = estimate::plan(&run, threads(run.threads, run.cluster.ranks), memory)?;
         if self.json {
-            println!("{}", serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?);
+            println!(
+                "{}",
+                serde_json::to_string(&found).map_err(|fault| Failure::Other(fault.into()))?
+            );
             return Ok(());
         }
         let model: PathBuf = run.model.path;
-        let ranks = if found.ranks == 1 { "1 rank".to_owned() } else { format!("each of {} ranks", found.ranks) };
-        println!("{} on {ranks}, {} × {} tokens at once\n{}", model.display(), found.rows_at_once, found.sequence_length, terms(&found));
+        let ranks = if found.ranks == 1 {
+            "1 rank".to_owned()
+        } else {
+            format!("each of {} ranks", found.ranks)
+        };
+        println!(
+            "{} on {ranks}, {} × {} tokens at once\n{}",
+            model.display(),
+            found.rows_at_once,
+            found.sequence_length,
+            terms(&found)
+        );
         println!("\n{}", modes(&found, memory));
         for part in &found.estimated {
             println!("estimated: {part}");
@@ -93,12 +107,19 @@ fn modes(found: &Found, memory: Option<u64>) -> Table {
     let mut table = Table::new();
     let fits = memory.map(|memory| units::bytes(memory as f64));
     let mut header = vec!["activations".to_owned(), "saved".to_owned(), "peak".to_owned()];
-    header.extend(fits.iter().flat_map(|memory| [format!("largest batch in {memory}"), format!("longest context in {memory}")]));
+    header.extend(fits.iter().flat_map(|memory| {
+        [format!("largest batch in {memory}"), format!("longest context in {memory}")]
+    }));
     table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
     for mode in &found.modes {
         let ModePlan { kept_bytes, peak_bytes, largest_batch, longest_context, .. } = mode;
-        let mut cells = vec![mode.mode.clone(), units::bytes(*kept_bytes as f64), units::bytes(*peak_bytes as f64)];
-        let number = |number: u64| if number == 0 { "none".to_owned() } else { units::rate(number as f64) };
+        let mut cells = vec![
+            mode.mode.clone(),
+            units::bytes(*kept_bytes as f64),
+            units::bytes(*peak_bytes as f64),
+        ];
+        let number =
+            |number: u64| if number == 0 { "none".to_owned() } else { units::rate(number as f64) };
         cells.extend(largest_batch.map(number));
         cells.extend(longest_context.map(|tokens| match tokens as i64 == found.max_positions {
             true => format!("{} (the model's)", number(tokens)),
@@ -106,6 +127,9 @@ fn modes(found: &Found, memory: Option<u64>) -> Table {
         }));
         table.add_row(cells);
     }
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+        .column_iter_mut()
+        .skip(1)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 
 /// Make the job file of a run for a scheduler
 ///
-/// What it asks for comes from the configuration's `[cluster]` table. The file is commented and can be submitted as it is: it tells the ranks
-/// to save before the time limit, and requeues the job, which then resumes from its newest checkpoint.
+/// What it asks for comes from the configuration's `[cluster]` table. The file is commented and can
+/// be submitted as it is: it tells the ranks to save before the time limit, and requeues the job,
+/// which then resumes from its newest checkpoint.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,9 +41,17 @@ impl Render {
         let run = Run::load(&self.config.config, &self.config.set)?;
         // In a container everything lies under one folder, and paths are taken from there.
         let directory = std::env::current_dir().context("cannot tell the current directory")?;
-        let job = render(self.scheduler, &run, &self.config.config, &self.config.set, &directory, self.output.as_deref())?;
+        let job = render(
+            self.scheduler,
+            &run,
+            &self.config.config,
+            &self.config.set,
+            &directory,
+            self.output.as_deref(),
+        )?;
         match &self.output {
-            Some(path) => std::fs::write(path, job).with_context(|| format!("cannot write {}", path.display()))?,
+            Some(path) => std::fs::write(path, job)
+                .with_context(|| format!("cannot write {}", path.display()))?,
             None => print!("{job}"),
         }
         Ok(())

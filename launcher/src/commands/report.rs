@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 /// Make a page of a run: its loss, speed, memory and traffic over the steps
 ///
-/// The run may still be going, or be interrupted: the page shows the steps so far. launch writes the page at the end.
+/// The run may still be going, or be interrupted: the page shows the steps so far. launch writes
+/// the page at the end.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,11 +61,17 @@ fn open(path: PathBuf) -> Result<RunDir, Failure> {
         Err(Failure::Input(format!("{} {what}; {remedy}", path.display())))
     };
     if !path.is_dir() {
-        return refuse(if path.exists() { "is a file, not the directory of a run" } else { "does not exist" });
+        return refuse(if path.exists() {
+            "is a file, not the directory of a run"
+        } else {
+            "does not exist"
+        });
     }
     let dir = RunDir::at(path.clone());
     if !dir.metrics().is_file() && !dir.config().is_file() {
-        return refuse("is not the directory of a run: it has neither metrics.jsonl nor config.toml");
+        return refuse(
+            "is not the directory of a run: it has neither metrics.jsonl nor config.toml",
+        );
     }
     Ok(dir)
 }

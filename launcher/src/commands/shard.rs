@@ -14,9 +14,10 @@ use std::{cell::RefCell, fmt::Write as _, io::Write as _, path::Path, time::Inst
 
 /// Prepare a run's data ahead, in RUN_DIR/data, and show what will be trained
 ///
-/// It is read, tokenized and split; train and launch do the same where it is not prepared yet. Of what does not fit into memory, parts are written
-/// to RUN_DIR/data/train.parts; started again after an interruption, it resumes after the last of them. Data that are there already are compared
-/// with their checksums. The last line of the output is the folder.
+/// It is read, tokenized and split; train and launch do the same where it is not prepared yet. Of
+/// what does not fit into memory, parts are written to RUN_DIR/data/train.parts; started again
+/// after an interruption, it resumes after the last of them. Data that are there already are
+/// compared with their checksums. The last line of the output is the folder.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -66,8 +67,15 @@ impl Shard {
         }
     }
 
-    /// What a person reads: samples, a table, the lengths of documents, and the folder in the last line.
-    fn page(&self, run: &Run, folder: &Path, data: &RunData, mut shown: Vec<Vec<ShownToken>>) -> String {
+    /// What a person reads: samples, a table, the lengths of documents, and the folder in the last
+    /// line.
+    fn page(
+        &self,
+        run: &Run,
+        folder: &Path,
+        data: &RunData,
+        mut shown: Vec<Vec<ShownToken>>,
+    ) -> String {
         let Some(prepared) = data.prepared() else {
             return "nothing is prepared for classification: each rank reads the rows when it trains\n".into();
         };
@@ -82,8 +90,13 @@ impl Shard {
         let sets = [("training", Some(&prepared.train)), ("validation", prepared.eval.as_ref())];
         for (name, set) in sets.into_iter().filter_map(|(name, set)| Some((name, set?))) {
             // Ready batches have a length of their own.
-            let sequence_length = set.ready_batch_size().is_none().then_some(run.data.sequence_length as u64);
-            let _ = writeln!(out, "\ntokens of {name} documents\n{}", summary::histogram(&set.lengths(), sequence_length).trim_end());
+            let sequence_length =
+                set.ready_batch_size().is_none().then_some(run.data.sequence_length as u64);
+            let _ = writeln!(
+                out,
+                "\ntokens of {name} documents\n{}",
+                summary::histogram(&set.lengths(), sequence_length).trim_end()
+            );
         }
         let _ = writeln!(out, "\n{}", folder.display());
         out
@@ -91,7 +104,12 @@ impl Shard {
 }
 
 /// What was made. Where rows have classes, nothing is.
-fn described(folder: &Path, data: &RunData, samples: &[Vec<ShownToken>], seconds: f64) -> serde_json::Value {
+fn described(
+    folder: &Path,
+    data: &RunData,
+    samples: &[Vec<ShownToken>],
+    seconds: f64,
+) -> serde_json::Value {
     let set = |set: &Dataset| {
         json!({
             "samples": set.len(), "documents": set.documents(), "tokens": set.tokens(), "targets": set.targets(),
@@ -119,15 +137,23 @@ pub fn prepare(run: &Run, world_size: usize) -> Result<RunData, Failure> {
         Task::SequenceClassification | Task::ImageClassification => Progress::start(&what, None),
     };
     let progress = RefCell::new(progress);
-    let outcome =
-        RunData::prepare(run, world_size, &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()), &|notice| {
-            eprintln!("{notice}")
-        });
+    let outcome = RunData::prepare(
+        run,
+        world_size,
+        &|done, total| progress.borrow_mut().update(done, Some(total), what.clone()),
+        &|notice| eprintln!("{notice}"),
+    );
     progress.into_inner().finish();
-    if let Some(prepared) = outcome.as_ref().ok().filter(|data| !data.is_on_disk()).and_then(RunData::prepared) {
+    if let Some(prepared) =
+        outcome.as_ref().ok().filter(|data| !data.is_on_disk()).and_then(RunData::prepared)
+    {
         say_what_is_left_out(&prepared.train);
         // Validation samples that are split off the training data are counted with it.
-        prepared.eval.iter().filter(|_| prepared.train.report().held_out == 0).for_each(say_what_is_left_out);
+        prepared
+            .eval
+            .iter()
+            .filter(|_| prepared.train.report().held_out == 0)
+            .for_each(say_what_is_left_out);
     }
     Ok(outcome?)
 }
@@ -147,7 +173,9 @@ fn say_what_is_left_out(set: &Dataset) {
         eprintln!("`{key}` is not read ({count} records)");
     }
     for (key, count) in &report.unwritten {
-        eprintln!("`{key}` is given to the chat template, which does not write it ({count} records)");
+        eprintln!(
+            "`{key}` is given to the chat template, which does not write it ({count} records)"
+        );
     }
     if report.dropped > 0 {
         eprintln!("left out {} samples without a trained token", report.dropped);

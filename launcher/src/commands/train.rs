@@ -44,7 +44,8 @@ pub struct Train {
     /// Replace an earlier run in the same directory
     #[arg(long)]
     pub overwrite: bool,
-    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each further rank to a file of its own
+    /// Write what steps spend their time on to FILE, for chrome://tracing or ui.perfetto.dev; each
+    /// further rank to a file of its own
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Print the final table as JSON
@@ -62,7 +63,8 @@ impl Train {
         let checked = self.check(&*group);
         let checked = agree(&*group, checked, self.launched)?;
 
-        // From here on a rank that fails ends the job, or the others would wait for it for ever. One that was stopped was so with all others.
+        // From here on a rank that fails ends the job, or the others would wait for it for ever.
+        // One that was stopped was so with all others.
         let alone = collective::launched_by_mpi().is_none();
         let log = RunDir::new(&checked.run).rank_log(group.rank());
         self.train(checked, &group).or_else(|failure| {
@@ -79,7 +81,8 @@ impl Train {
         })
     }
 
-    /// All that can be wrong with the input. Every rank looks at the same input, so that all come to the same end.
+    /// All that can be wrong with the input. Every rank looks at the same input, so that all come
+    /// to the same end.
     fn check(&self, group: &dyn ProcessGroup) -> Result<Checked, Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
         let threads = threads(run.threads, ranks_on_this_host(group));
@@ -90,10 +93,18 @@ impl Train {
             signals.push(StopSignal::Usr1);
         }
         let stop = StopRequest::listen(&signals)?;
-        let start = if group.rank() == 0 && !self.launched { Some(RunDir::new(&run).run_start(&run, self.overwrite)?) } else { None };
+        let start = if group.rank() == 0 && !self.launched {
+            Some(RunDir::new(&run).run_start(&run, self.overwrite)?)
+        } else {
+            None
+        };
         setup::check(&run, group.world_size())?;
         // Prepared data is the same for all: one rank makes it, the others open it.
-        let data = if group.rank() == 0 && !self.launched { Some(prepare(&run, group.world_size())?) } else { None };
+        let data = if group.rank() == 0 && !self.launched {
+            Some(prepare(&run, group.world_size())?)
+        } else {
+            None
+        };
         Ok(Checked { run, stop, start, data })
     }
 
@@ -110,16 +121,24 @@ impl Train {
         }
         // The logs of an earlier run are gone before a rank begins its own.
         group.barrier().map_err(|error| Failure::Other(error.into()))?;
-        let timeline = logs::start(&dir, rank, group.world_size(), group.host(rank), self.trace.as_deref())?;
+        let timeline =
+            logs::start(&dir, rank, group.world_size(), group.host(rank), self.trace.as_deref())?;
 
-        let shown = (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
+        let shown =
+            (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
         let outcome = trainer::train(run, Arc::clone(group), &stop);
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-        let outcome = outcome.map_err(|error| error.with_memory_advice(|held| estimate::memory_advice(run, threads, held)));
+        let outcome = outcome.map_err(|error| {
+            error.with_memory_advice(|held| estimate::memory_advice(run, threads, held))
+        });
         drop((shown, timeline));
         if let TrainOutcome::Stopped { signal, step, checkpoint } = outcome? {
             let message = stopped(signal, step, &checkpoint);
-            return Err(if rank == 0 && !self.launched { Failure::Stopped(message) } else { Failure::Reported(STOPPED) });
+            return Err(if rank == 0 && !self.launched {
+                Failure::Stopped(message)
+            } else {
+                Failure::Reported(STOPPED)
+            });
         }
         if rank == 0 && !self.launched {
             Report::read(&dir, group.world_size()).print(self.json);
@@ -131,7 +150,10 @@ impl Train {
 /// What is said of a run that a signal has stopped.
 pub(super) fn stopped(signal: i32, step: u64, checkpoint: &Path) -> String {
     let name = fault::signal_name(signal);
-    format!("stopped by {name} after step {step}; saved {}; run the same command again to resume", checkpoint.display())
+    format!(
+        "stopped by {name} after step {step}; saved {}; run the same command again to resume",
+        checkpoint.display()
+    )
 }
 
 /// A run that can begin.
@@ -144,17 +166,25 @@ struct Checked {
     data: Option<RunData>,
 }
 
-/// What every rank does after the checks: continue if all can, otherwise stop together after one of them has reported the reason.
+/// What every rank does after the checks: continue if all can, otherwise stop together after one of
+/// them has reported the reason.
 ///
 /// # Errors
 /// [`Failure::Reported`] on every rank if any rank failed.
-fn agree(group: &dyn ProcessGroup, checked: Result<Checked, Failure>, launched: bool) -> Result<Checked, Failure> {
+fn agree(
+    group: &dyn ProcessGroup,
+    checked: Result<Checked, Failure>,
+    launched: bool,
+) -> Result<Checked, Failure> {
     if collective::launched_by_mpi().is_none() {
         return checked;
     }
     let mine = checked.as_ref().err().map(message).unwrap_or_default();
-    let all = group.all_gather_bytes(mine.as_bytes()).map_err(|error| Failure::Other(error.into()))?;
-    let Some((speaker, words)) = all.iter().enumerate().find(|(_, words)| !words.is_empty()) else { return checked };
+    let all =
+        group.all_gather_bytes(mine.as_bytes()).map_err(|error| Failure::Other(error.into()))?;
+    let Some((speaker, words)) = all.iter().enumerate().find(|(_, words)| !words.is_empty()) else {
+        return checked;
+    };
     let said = one_line(&String::from_utf8_lossy(words));
     let of_input = said.strip_prefix(INPUT_ERROR);
     if group.rank() == speaker {

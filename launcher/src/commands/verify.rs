@@ -37,30 +37,52 @@ pub struct Verify {
 
 impl Verify {
     pub fn run(self) -> Result<(), Failure> {
-        let rows = analysis::verify(&self.model_dir, &self.expected, self.tolerance, setup::single_device(self.device)?)?;
+        let rows = analysis::verify(
+            &self.model_dir,
+            &self.expected,
+            self.tolerance,
+            setup::single_device(self.device)?,
+        )?;
         let differing = rows.iter().filter(|row| !row.holds).count();
         if self.json {
             let tensors: Vec<_> = rows
                 .iter()
                 .map(|row| json!({"name": row.name, "largest": row.largest, "relative": row.relative, "holds": row.holds}))
                 .collect();
-            println!("{}", json!({"tolerance": self.tolerance, "holds": differing == 0, "tensors": tensors}));
+            println!(
+                "{}",
+                json!({"tolerance": self.tolerance, "holds": differing == 0, "tensors": tensors})
+            );
         } else {
             println!("{}", table(&rows));
         }
         if differing == 0 {
             return Ok(());
         }
-        Err(Failure::other(format!("{differing} of {} tensors differ by more than {}", rows.len(), self.tolerance)))
+        Err(Failure::other(format!(
+            "{differing} of {} tensors differ by more than {}",
+            rows.len(),
+            self.tolerance
+        )))
     }
 }
 
 fn table(rows: &[TensorComparison]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["tensor", "largest difference", "relative", ""]);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
+        "tensor",
+        "largest difference",
+        "relative",
+        "",
+    ]);
     for row in rows {
         let verdict = if row.holds { "equal" } else { "differs" };
-        table.add_row([row.name.clone(), format!("{:.3e}", row.largest), format!("{:.3e}", row.relative), verdict.to_owned()]);
+        table.add_row([
+            row.name.clone(),
+            format!("{:.3e}", row.largest),
+            format!("{:.3e}", row.relative),
+            verdict.to_owned(),
+        ]);
     }
     for column in [1, 2] {
         if let Some(column) = table.column_mut(column) {

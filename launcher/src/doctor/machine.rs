@@ -5,7 +5,8 @@ use crate::units;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Asks for all that is to be known, a key and a value on each line. It needs a POSIX shell, coreutils and awk.
+/// Asks for all that is to be known, a key and a value on each line. It needs a POSIX shell,
+/// coreutils and awk.
 const SCRIPT: &str = r#"
 printf 'time=%s\n' "$(date +%s.%N)"
 printf 'name=%s\n' "$(hostname 2>/dev/null || uname -n)"
@@ -48,9 +49,14 @@ pub struct Machine {
 impl Machine {
     /// Reads an answer; `None` where it cannot be read.
     pub fn read(answer: &str) -> Option<Self> {
-        let values: BTreeMap<&str, &str> = answer.lines().filter_map(|line| line.split_once('=')).collect();
-        let kilobytes = |key: &str| values.get(key)?.trim().parse::<u64>().ok().map(|number| number * 1024);
-        let limit = values.get("limit").and_then(|limit| limit.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
+        let values: BTreeMap<&str, &str> =
+            answer.lines().filter_map(|line| line.split_once('=')).collect();
+        let kilobytes =
+            |key: &str| values.get(key)?.trim().parse::<u64>().ok().map(|number| number * 1024);
+        let limit = values
+            .get("limit")
+            .and_then(|limit| limit.trim().parse::<u64>().ok())
+            .unwrap_or(u64::MAX);
         Some(Self {
             name: (*values.get("name")?).to_owned(),
             time: values.get("time")?.parse().ok()?,
@@ -58,7 +64,10 @@ impl Machine {
             memory: kilobytes("memory")?.min(limit),
             shared_memory: kilobytes("shm"),
             disk: kilobytes("disk"),
-            program: values.get("program").filter(|sum| !sum.is_empty()).map(|sum| (*sum).to_owned()),
+            program: values
+                .get("program")
+                .filter(|sum| !sum.is_empty())
+                .map(|sum| (*sum).to_owned()),
         })
     }
 
@@ -69,11 +78,14 @@ impl Machine {
         const LITTLE_SHARED: u64 = 64 << 20;
         let bytes = |count: u64| format!("{} free", units::bytes(count as f64));
         let subject = |what: &str| format!("{prefix}{what}");
-        let mut findings = vec![Finding::good(subject("processors"), format!("{} hardware threads", self.cores))];
+        let mut findings =
+            vec![Finding::good(subject("processors"), format!("{} hardware threads", self.cores))];
         findings.push(match self.memory {
-            memory if memory < LITTLE_MEMORY => {
-                Finding::warning(subject("memory"), bytes(memory), "end other programs, or ask loract plan what a run takes")
-            }
+            memory if memory < LITTLE_MEMORY => Finding::warning(
+                subject("memory"),
+                bytes(memory),
+                "end other programs, or ask loract plan what a run takes",
+            ),
             memory => Finding::good(subject("memory"), bytes(memory)),
         });
         findings.push(match self.disk {
@@ -82,9 +94,11 @@ impl Machine {
                 "the working directory is not there",
                 "make it there, or start in a directory that all hosts share",
             ),
-            Some(disk) if disk < LITTLE_DISK => {
-                Finding::warning(subject("disk"), bytes(disk), "make room: checkpoints and adapters are written to [run] dir")
-            }
+            Some(disk) if disk < LITTLE_DISK => Finding::warning(
+                subject("disk"),
+                bytes(disk),
+                "make room: checkpoints and adapters are written to [run] dir",
+            ),
             Some(disk) => Finding::good(subject("disk"), bytes(disk)),
         });
         if let Some(shared) = self.shared_memory.filter(|shared| *shared < LITTLE_SHARED) {
@@ -102,14 +116,19 @@ impl Machine {
 pub fn here(program: &Path, folder: &Path) -> Result<Machine, String> {
     let output = std::process::Command::new("sh").arg("-c").arg(script(program, folder)).output();
     let output = output.map_err(|cause| format!("cannot run sh: {cause}"))?;
-    Machine::read(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| "the shell says nothing of this machine".into())
+    Machine::read(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| "the shell says nothing of this machine".into())
 }
 
 /// Threads that libtorch is told to use, where somebody has set them.
 pub fn threads() -> Option<Finding> {
     let set = std::env::var("OMP_NUM_THREADS").ok()?;
     let found = format!("OMP_NUM_THREADS = {set}");
-    Some(Finding::warning("threads", found, "unset it: [run] threads says how many a rank uses, by default its share of the host's"))
+    Some(Finding::warning(
+        "threads",
+        found,
+        "unset it: [run] threads says how many a rank uses, by default its share of the host's",
+    ))
 }
 
 #[cfg(test)]
@@ -123,8 +142,12 @@ mod tests {
     #[test]
     fn an_answer_is_read_and_judged() {
         let machine = Machine::read(ANSWER).unwrap();
-        assert_eq!((machine.cores, machine.memory, machine.disk, machine.program.as_deref()), (8, 4_096_000_000, None, None));
-        let states: Vec<State> = machine.findings("node1: ").iter().map(|finding| finding.state).collect();
+        assert_eq!(
+            (machine.cores, machine.memory, machine.disk, machine.program.as_deref()),
+            (8, 4_096_000_000, None, None)
+        );
+        let states: Vec<State> =
+            machine.findings("node1: ").iter().map(|finding| finding.state).collect();
         assert_eq!(states, [State::Good, State::Good, State::Problem, State::Warning]);
         let limited = Machine::read(&ANSWER.replace("limit=max", "limit=1000000000")).unwrap();
         assert_eq!(limited.memory, 1_000_000_000);
@@ -136,7 +159,12 @@ mod tests {
         let program = std::env::current_exe().unwrap();
         let odd = tempfile::Builder::new().prefix("it's a 'folder' $HOME ").tempdir().unwrap();
         let machine = here(&program, odd.path()).unwrap();
-        assert!(machine.cores > 0 && machine.memory > 0 && machine.disk.is_some() && machine.program.unwrap().len() == 64);
+        assert!(
+            machine.cores > 0
+                && machine.memory > 0
+                && machine.disk.is_some()
+                && machine.program.unwrap().len() == 64
+        );
         let nowhere = here(Path::new("/no/program"), Path::new("/no/folder")).unwrap();
         assert_eq!((nowhere.disk, nowhere.program), (None, None));
     }

@@ -40,12 +40,20 @@ impl Finding {
     }
 
     /// Something that limits runs.
-    pub fn warning(subject: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn warning(
+        subject: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { state: State::Warning, remedy: Some(remedy.into()), ..Self::good(subject, found) }
     }
 
     /// Something that lets runs fail.
-    pub fn problem(subject: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn problem(
+        subject: impl Into<String>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { state: State::Problem, ..Self::warning(subject, found, remedy) }
     }
 }

@@ -19,12 +19,19 @@ const TIMES: usize = 5;
 pub fn look(group: &dyn ProcessGroup) -> collective::Result<Vec<Finding>> {
     let world_size = group.world_size();
     let hosts: BTreeSet<&str> = (0..world_size).map(|rank| group.host(rank)).collect();
-    let mut findings = vec![Finding::good("ranks", format!("{world_size} on {} hosts: {}", hosts.len(), Vec::from_iter(hosts).join(", ")))];
+    let mut findings = vec![Finding::good(
+        "ranks",
+        format!("{world_size} on {} hosts: {}", hosts.len(), Vec::from_iter(hosts).join(", ")),
+    )];
     let (short, long) = (seconds(group, 1)?, seconds(group, LARGE)?);
     // Of n ranks each must send and get at least 2 (n − 1) / n of a sum's bytes.
     let bytes = 4.0 * LARGE as f64 * 2.0 * (world_size - 1) as f64 / world_size as f64;
     let rate = bytes / long;
-    let found = format!("{}/s by each rank; a sum of one number takes {:.0} µs", units::bytes(rate), short * 1e6);
+    let found = format!(
+        "{}/s by each rank; a sum of one number takes {:.0} µs",
+        units::bytes(rate),
+        short * 1e6
+    );
     const SLOW: f64 = 100e6;
     findings.push(match rate < SLOW {
         true => Finding::warning(

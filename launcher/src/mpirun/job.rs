@@ -21,7 +21,8 @@ use std::{
 /// How often the ranks' process numbers are noted.
 const NOTE_EVERY: Duration = Duration::from_secs(1);
 
-/// A running mpirun, in a process group of its own. Dropped while it runs, it is killed with all its ranks on this host.
+/// A running mpirun, in a process group of its own. Dropped while it runs, it is killed with all
+/// its ranks on this host.
 ///
 /// Ranks on other hosts are ended by mpirun's daemons there, which notice that mpirun is gone.
 #[derive(Debug)]
@@ -30,16 +31,27 @@ pub struct Job {
     lines: Receiver<String>,
     /// The program that the ranks run.
     program: PathBuf,
-    /// Ranks, and what else descends from mpirun on this host. Once mpirun is gone nobody could say who they were.
+    /// Ranks, and what else descends from mpirun on this host. Once mpirun is gone nobody could say
+    /// who they were.
     descendants: BTreeSet<u32>,
     noted: Instant,
     ended: bool,
 }
 
 impl Job {
-    /// Starts `mpirun` with `arguments`. What it and the ranks write goes to the end of the file `log`, and to [`Job::lines`].
-    pub fn start(mpirun: &str, arguments: &[OsString], program: &Path, log: &Path) -> anyhow::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("cannot write {}", log.display()))?;
+    /// Starts `mpirun` with `arguments`. What it and the ranks write goes to the end of the file
+    /// `log`, and to [`Job::lines`].
+    pub fn start(
+        mpirun: &str,
+        arguments: &[OsString],
+        program: &Path,
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
         let mut child = Command::new(mpirun)
             .args(arguments)
             .stdin(Stdio::null())
@@ -56,7 +68,14 @@ impl Job {
         if let Some(stderr) = child.stderr.take() {
             copy_lines(stderr, file, sender);
         }
-        Ok(Self { child, lines, program: program.to_owned(), descendants: BTreeSet::new(), noted: Instant::now(), ended: false })
+        Ok(Self {
+            child,
+            lines,
+            program: program.to_owned(),
+            descendants: BTreeSet::new(),
+            noted: Instant::now(),
+            ended: false,
+        })
     }
 
     /// The lines written since the last call.
@@ -64,11 +83,13 @@ impl Job {
         self.lines.try_iter().collect()
     }
 
-    /// The lines that are still on their way after the end: until both streams are closed, at most for `longest`.
+    /// The lines that are still on their way after the end: until both streams are closed, at most
+    /// for `longest`.
     pub fn last_lines(&self, longest: Duration) -> Vec<String> {
         let end = Instant::now() + longest;
         let mut lines = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
             lines.push(line);
         }
         lines
@@ -89,7 +110,8 @@ impl Job {
         self.noted = Instant::now();
     }
 
-    /// Asks the ranks to save and stop: mpirun passes SIGUSR1 on to each. The group is not signalled, as a rank that is in it would be twice.
+    /// Asks the ranks to save and stop: mpirun passes SIGUSR1 on to each. The group is not
+    /// signalled, as a rank that is in it would be twice.
     pub fn ask_to_stop(&self) {
         if !self.ended {
             processes::signal(self.child.id(), Signal::USR1);
@@ -128,7 +150,8 @@ impl Drop for Job {
     }
 }
 
-/// Copies a stream, line by line, to the file and the channel. The thread ends with the stream; nobody waits for it.
+/// Copies a stream, line by line, to the file and the channel. The thread ends with the stream;
+/// nobody waits for it.
 fn copy_lines(stream: impl Read + Send + 'static, file: Arc<Mutex<File>>, sender: Sender<String>) {
     std::thread::spawn(move || {
         let mut stream = BufReader::new(stream);
@@ -182,7 +205,10 @@ mod tests {
     fn killing_reaches_processes_that_left_the_group() {
         let dir = tempfile::tempdir().unwrap();
         // Like Open MPI, this one puts its rank into a session of its own, and ignores SIGTERM.
-        let mut job = start("trap '' TERM; setsid sh -c 'echo $$; while :; do sleep 0.1; done' & wait", &dir.path().join("log"));
+        let mut job = start(
+            "trap '' TERM; setsid sh -c 'echo $$; while :; do sleep 0.1; done' & wait",
+            &dir.path().join("log"),
+        );
         let rank: u32 = job.lines.recv_timeout(HANG_LIMIT).unwrap().parse().unwrap();
         job.terminate();
         std::thread::sleep(Duration::from_millis(200));

@@ -7,7 +7,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 pub fn descendants(ancestor: u32) -> BTreeSet<u32> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
             && let Some(parent) = parent_in(&stat)
         {
@@ -15,12 +17,17 @@ pub fn descendants(ancestor: u32) -> BTreeSet<u32> {
         }
     }
     let mut found = BTreeSet::from([ancestor]);
-    while parents.iter().fold(false, |grew, (pid, parent)| (found.contains(parent) && found.insert(*pid)) | grew) {}
+    while parents
+        .iter()
+        .fold(false, |grew, (pid, parent)| (found.contains(parent) && found.insert(*pid)) | grew)
+    {
+    }
     found.remove(&ancestor);
     found
 }
 
-/// The parent in a line of `/proc/PID/stat`: the second field after the program's name, which is in parentheses and may hold any letter.
+/// The parent in a line of `/proc/PID/stat`: the second field after the program's name, which is in
+/// parentheses and may hold any letter.
 fn parent_in(stat: &str) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
@@ -41,10 +48,12 @@ pub fn signal(number: u32, signal: Signal) {
     }
 }
 
-/// Kills those of `pids` that still run `program`. A number that another program has got since is left alone.
+/// Kills those of `pids` that still run `program`. A number that another program has got since is
+/// left alone.
 pub fn kill_if_running(pids: &BTreeSet<u32>, program: &Path) {
     for number in pids {
-        let runs = fs::read_link(format!("/proc/{number}/exe")).is_ok_and(|running| running == program);
+        let runs =
+            fs::read_link(format!("/proc/{number}/exe")).is_ok_and(|running| running == program);
         if runs && let Some(pid) = pid(*number) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -71,15 +80,18 @@ mod tests {
         assert_eq!(parent_in("nonsense"), None);
     }
 
-    /// The outer shell waits for the inner one and that one for `sleep`, so all three end when `sleep` does.
+    /// The outer shell waits for the inner one and that one for `sleep`, so all three end when
+    /// `sleep` does.
     #[test]
     fn grandchildren_are_descendants() {
         let shell = fs::canonicalize("/bin/sh").unwrap();
         let started = Instant::now();
-        let mut child = Command::new("sh").args(["-c", "sh -c 'sleep 1000 & wait' & wait"]).spawn().unwrap();
+        let mut child =
+            Command::new("sh").args(["-c", "sh -c 'sleep 1000 & wait' & wait"]).spawn().unwrap();
         let (found, sleep) = loop {
             let found = descendants(child.id());
-            let mut programs = found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
+            let mut programs =
+                found.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/exe")).ok());
             let sleep = programs.rfind(|program| *program != shell);
             match sleep {
                 Some(sleep) if found.len() == 2 => break (found, sleep),

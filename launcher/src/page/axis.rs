@@ -53,10 +53,15 @@ const ENOUGH: usize = 4;
 const DIGITS: [&[u32]; 3] = [&[1], &[1, 2, 5], &[1, 2, 3, 4, 5, 6, 8]];
 
 impl Scale {
-    /// A scale for `values`; `None` if none of them has a place. A `loose` one begins and ends a little outside of them, an even one at
-    /// ticks.
-    pub fn from_values(spread: Spread, loose: bool, values: impl Iterator<Item = f64>) -> Option<Self> {
-        let shown = values.filter(|value| value.is_finite() && (spread != Spread::Log || *value > 0.0));
+    /// A scale for `values`; `None` if none of them has a place. A `loose` one begins and ends a
+    /// little outside of them, an even one at ticks.
+    pub fn from_values(
+        spread: Spread,
+        loose: bool,
+        values: impl Iterator<Item = f64>,
+    ) -> Option<Self> {
+        let shown =
+            values.filter(|value| value.is_finite() && (spread != Spread::Log || *value > 0.0));
         let range = shown.fold(None, |range: Option<(f64, f64)>, value| {
             Some(range.map_or((value, value), |(low, high)| (low.min(value), high.max(value))))
         });
@@ -76,7 +81,11 @@ impl Scale {
             _ => (low, high),
         };
         let step = step(high - low);
-        let (low, high) = if loose { ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step) } else { (low, high) };
+        let (low, high) = if loose {
+            ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step)
+        } else {
+            (low, high)
+        };
         Self { low, high, log: false, ticks: even_ticks(low, high, step) }
     }
 
@@ -88,16 +97,23 @@ impl Scale {
             beyond => beyond,
         };
         let (low, high) = (low / beyond, high * beyond);
-        let round = DIGITS.iter().map(|digits| round_ticks(low, high, digits)).find(|ticks| ticks.len() >= ENOUGH);
+        let round = DIGITS
+            .iter()
+            .map(|digits| round_ticks(low, high, digits))
+            .find(|ticks| ticks.len() >= ENOUGH);
         // Within a small part of a decade even steps do as well.
         let ticks = round.unwrap_or_else(|| even_ticks(low, high, step(high - low)));
         Self { low, high, log: true, ticks }
     }
 
-    /// The place of `value`, from 0 at the beginning of the axis to 1 at its end; `None` if it has none.
+    /// The place of `value`, from 0 at the beginning of the axis to 1 at its end; `None` if it has
+    /// none.
     pub fn place(&self, value: f64) -> Option<f64> {
-        let place =
-            if self.log { (value / self.low).ln() / (self.high / self.low).ln() } else { (value - self.low) / (self.high - self.low) };
+        let place = if self.log {
+            (value / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
         place.is_finite().then_some(place)
     }
 
@@ -119,14 +135,20 @@ fn step(range: f64) -> f64 {
 fn even_ticks(low: f64, high: f64, step: f64) -> Vec<Tick> {
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
-    (first..=last).map(|count| count as f64 * step).map(|value| Tick { value, text: number(value, step) }).collect()
+    (first..=last)
+        .map(|count| count as f64 * step)
+        .map(|value| Tick { value, text: number(value, step) })
+        .collect()
 }
 
 /// The numbers from `low` to `high` that are one of `digits` times a power of ten.
 fn round_ticks(low: f64, high: f64, digits: &[u32]) -> Vec<Tick> {
     let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
-    let written = powers.flat_map(|power| digits.iter().map(move |digit| format!("{digit}e{power}")));
-    let values = written.filter_map(|written| written.parse().ok()).filter(|value| (low..=high).contains(value));
+    let written =
+        powers.flat_map(|power| digits.iter().map(move |digit| format!("{digit}e{power}")));
+    let values = written
+        .filter_map(|written| written.parse().ok())
+        .filter(|value| (low..=high).contains(value));
     values.map(|value| Tick { value, text: number(value, value) }).collect()
 }
 
@@ -163,26 +185,50 @@ mod tests {
     fn ticks_are_round_and_have_the_digits_they_need() {
         assert_eq!(written(Spread::Even, true, &[3.31, 4.85]), ["3.0", "3.5", "4.0", "4.5", "5.0"]);
         assert_eq!(written(Spread::Even, false, &[1.0, 200.0]), ["50", "100", "150", "200"]);
-        assert_eq!(written(Spread::FromZero, true, &[9.8e-4]), ["0", "0.0002", "0.0004", "0.0006", "0.0008", "0.0010"]);
-        assert_eq!(written(Spread::FromZero, true, &[2e-6, 1e-6]), ["0", "5e-7", "1e-6", "1.5e-6", "2e-6"]);
+        assert_eq!(
+            written(Spread::FromZero, true, &[9.8e-4]),
+            ["0", "0.0002", "0.0004", "0.0006", "0.0008", "0.0010"]
+        );
+        assert_eq!(
+            written(Spread::FromZero, true, &[2e-6, 1e-6]),
+            ["0", "5e-7", "1e-6", "1.5e-6", "2e-6"]
+        );
         assert_eq!(written(Spread::Even, true, &[-0.3, 0.4]), ["−0.4", "−0.2", "0", "0.2", "0.4"]);
-        assert_eq!(written(Spread::Even, false, &[0.0, 40_000.0]), ["0", "10 000", "20 000", "30 000", "40 000"]);
+        assert_eq!(
+            written(Spread::Even, false, &[0.0, 40_000.0]),
+            ["0", "10 000", "20 000", "30 000", "40 000"]
+        );
     }
 
     #[test]
     fn logarithmic_ticks_are_powers_of_ten_or_what_stands_between() {
-        assert_eq!(written(Spread::Log, false, &[1.0, 576.0]), ["1", "2", "5", "10", "20", "50", "100", "200", "500"]);
-        assert_eq!(written(Spread::Log, false, &[1e-3, 1e3]), ["0.001", "0.01", "0.1", "1", "10", "100", "1 000"]);
+        assert_eq!(
+            written(Spread::Log, false, &[1.0, 576.0]),
+            ["1", "2", "5", "10", "20", "50", "100", "200", "500"]
+        );
+        assert_eq!(
+            written(Spread::Log, false, &[1e-3, 1e3]),
+            ["0.001", "0.01", "0.1", "1", "10", "100", "1 000"]
+        );
         assert_eq!(written(Spread::Log, false, &[2.0, 8.25]), ["2", "3", "4", "5", "6", "8"]);
-        assert_eq!(written(Spread::Log, false, &[0.3, 0.5]), ["0.30", "0.35", "0.40", "0.45", "0.50"]);
+        assert_eq!(
+            written(Spread::Log, false, &[0.3, 0.5]),
+            ["0.30", "0.35", "0.40", "0.45", "0.50"]
+        );
     }
 
     #[test]
     fn what_has_no_place_is_left_out() {
-        assert_eq!(Scale::from_values(Spread::Even, true, [f64::NAN, f64::INFINITY].into_iter()), None);
+        assert_eq!(
+            Scale::from_values(Spread::Even, true, [f64::NAN, f64::INFINITY].into_iter()),
+            None
+        );
         assert_eq!(Scale::from_values(Spread::Log, true, [0.0, -1.0].into_iter()), None);
         let scale = Scale::from_values(Spread::Log, true, [0.0, 1.0, 10.0].into_iter()).unwrap();
-        assert_eq!((scale.place(0.0), scale.place(-1.0), scale.place(f64::NAN)), (None, None, None));
+        assert_eq!(
+            (scale.place(0.0), scale.place(-1.0), scale.place(f64::NAN)),
+            (None, None, None)
+        );
     }
 
     #[test]

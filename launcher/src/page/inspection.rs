@@ -1,4 +1,5 @@
-//! The page of an inspection: what becomes of the gradients, what each site loses by each method, and all numbers.
+//! The page of an inspection: what becomes of the gradients, what each site loses by each method,
+//! and all numbers.
 
 use super::{
     axis::{Axis, Spread},
@@ -12,7 +13,8 @@ use analysis::Inspection;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-/// The page of what `loract inspect` has `found`, on the model `name`, with the configuration `config`.
+/// The page of what `loract inspect` has `found`, on the model `name`, with the configuration
+/// `config`.
 pub fn page(found: &Inspection, name: &str, config: &str) -> anyhow::Result<String> {
     written(&serde_json::from_value(serde_json::to_value(found)?)?, name, config)
 }
@@ -79,7 +81,8 @@ struct OfLayer {
 
 fn written(seen: &Seen, name: &str, config: &str) -> anyhow::Result<String> {
     let looks = Looks::new(seen);
-    let sites: Vec<Shown> = site_names(seen).into_iter().map(|site| shown(seen, site, &looks)).collect();
+    let sites: Vec<Shown> =
+        site_names(seen).into_iter().map(|site| shown(seen, site, &looks)).collect();
     let configured = seen.gradients.iter().find(|gradient| gradient.kind == "configured");
     render(
         "inspection.html",
@@ -106,7 +109,8 @@ fn drawn(plots: impl IntoIterator<Item = Plot>) -> Vec<Drawing> {
     plots.into_iter().filter_map(|plot| plot.draw()).collect()
 }
 
-/// The colour of each family of methods, the same in every plot: `svd` and `svd, int8` share one, and the second has dashes.
+/// The colour of each family of methods, the same in every plot: `svd` and `svd, int8` share one,
+/// and the second has dashes.
 struct Looks {
     methods: Vec<String>,
 }
@@ -114,14 +118,20 @@ struct Looks {
 impl Looks {
     fn new(seen: &Seen) -> Self {
         let of_sites = seen.sites.iter().flat_map(|site| &site.methods).map(|coded| &coded.method);
-        let of_gradients = seen.gradients.iter().filter(|gradient| gradient.kind == "method").map(|gradient| &gradient.method);
+        let of_gradients = seen
+            .gradients
+            .iter()
+            .filter(|gradient| gradient.kind == "method")
+            .map(|gradient| &gradient.method);
         Self { methods: distinct(of_sites.chain(of_gradients).cloned()) }
     }
 
     fn look(&self, method: &str) -> Look {
         let family = |method: &str| method.split(',').next().unwrap_or_default().to_owned();
         let families = distinct(self.methods.iter().map(|method| family(method)));
-        let look = Look::hue(families.iter().position(|known| *known == family(method)).unwrap_or_default());
+        let look = Look::hue(
+            families.iter().position(|known| *known == family(method)).unwrap_or_default(),
+        );
         let first = self.methods.iter().find(|known| family(known) == family(method));
         if first.is_some_and(|first| first != method) { look.dashed() } else { look }
     }
@@ -157,17 +167,26 @@ impl Measure {
 
 /// A measure of the gradients over the bytes that each method keeps.
 fn against_kept(seen: &Seen, looks: &Looks, measure: Measure) -> Plot {
-    let of_kind = |kind: &'static str| seen.gradients.iter().filter(move |gradient| gradient.kind == kind);
-    let most = of_kind("method").chain(of_kind("configured")).map(|gradient| gradient.kept_bytes).fold(0.0, f64::max);
+    let of_kind =
+        |kind: &'static str| seen.gradients.iter().filter(move |gradient| gradient.kind == kind);
+    let most = of_kind("method")
+        .chain(of_kind("configured"))
+        .map(|gradient| gradient.kept_bytes)
+        .fold(0.0, f64::max);
     let (unit, size) = units::unit_of_bytes(most);
     let point = |gradient: &Gradient| (gradient.kept_bytes / size, measure.of(gradient));
     let of_method = |method: &String| {
-        let mut points: Vec<_> = of_kind("method").filter(|gradient| gradient.method == *method).map(point).collect();
+        let mut points: Vec<_> =
+            of_kind("method").filter(|gradient| gradient.method == *method).map(point).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         Series::new(method, points, looks.look(method).marked())
     };
-    let mut series: Vec<Series> = looks.methods.iter().map(of_method).filter(|series| !series.points.is_empty()).collect();
-    series.extend(of_kind("configured").map(|gradient| Series::new("as configured", [point(gradient)], Look::ink())));
+    let mut series: Vec<Series> =
+        looks.methods.iter().map(of_method).filter(|series| !series.points.is_empty()).collect();
+    series.extend(
+        of_kind("configured")
+            .map(|gradient| Series::new("as configured", [point(gradient)], Look::ink())),
+    );
     let (title, explains, y) = match measure {
         Measure::Cosine => (
             "Direction of the gradients, by method",
@@ -188,9 +207,13 @@ fn against_kept(seen: &Seen, looks: &Looks, measure: Measure) -> Plot {
 
 /// The gradients' error over the layers: each site alone, then the methods at each number of bits.
 fn over_layers(seen: &Seen, looks: &Looks) -> Vec<Plot> {
-    let of_kind = |kind: &'static str| seen.gradients.iter().filter(move |gradient| gradient.kind == kind);
-    let configured = of_kind("configured").map(|gradient| line("as configured", gradient, Look::ink().dashed()));
-    let alone = of_kind("site").enumerate().map(|(index, gradient)| line(&gradient.sites, gradient, Look::hue(index)));
+    let of_kind =
+        |kind: &'static str| seen.gradients.iter().filter(move |gradient| gradient.kind == kind);
+    let configured =
+        of_kind("configured").map(|gradient| line("as configured", gradient, Look::ink().dashed()));
+    let alone = of_kind("site")
+        .enumerate()
+        .map(|(index, gradient)| line(&gradient.sites, gradient, Look::hue(index)));
     let mut plots = vec![layer_plot(
         "Each site alone, layer by layer",
         "Which part of the model suffers when a single site is compressed in the run's own way: gradients of early layers gather the \
@@ -201,11 +224,18 @@ fn over_layers(seen: &Seen, looks: &Looks) -> Vec<Plot> {
     for (index, &level) in levels.iter().enumerate() {
         let next = levels.get(index + 1).copied().unwrap_or(f64::INFINITY);
         let from = if index == 0 { 0.0 } else { level };
-        let methods = seen.gradients.iter().filter(|gradient| gradient.bits.is_some_and(|bits| from <= bits && bits < next));
+        let methods = seen
+            .gradients
+            .iter()
+            .filter(|gradient| gradient.bits.is_some_and(|bits| from <= bits && bits < next));
         let mut drawn: Vec<&str> = Vec::new();
         let lines = methods.map(|gradient| {
             let bits = gradient.bits.unwrap_or(level);
-            let name = if bits == level { gradient.method.clone() } else { format!("{}, {bits} bits", gradient.method) };
+            let name = if bits == level {
+                gradient.method.clone()
+            } else {
+                format!("{}, {bits} bits", gradient.method)
+            };
             let look = looks.look(&gradient.method);
             // One method in two sizes of its own.
             let look = if drawn.contains(&gradient.method.as_str()) { look.dashed() } else { look };
@@ -224,7 +254,8 @@ fn over_layers(seen: &Seen, looks: &Looks) -> Vec<Plot> {
 /// The numbers of bits at which several methods were compared, in order.
 fn levels(seen: &Seen) -> Vec<f64> {
     let bits = || seen.gradients.iter().filter_map(|gradient| gradient.bits);
-    let mut levels = distinct(bits().filter(|level| bits().filter(|bits| bits == level).count() > 1));
+    let mut levels =
+        distinct(bits().filter(|level| bits().filter(|bits| bits == level).count() > 1));
     levels.sort_by(f64::total_cmp);
     levels
 }
@@ -236,7 +267,13 @@ fn line(name: &str, gradient: &Gradient, look: Look) -> Series {
 
 fn layer_plot(title: &str, explains: &str, series: Vec<Series>) -> Plot {
     let y = Axis::new(Spread::Log, "relative error of the layer's gradients");
-    Plot { title: title.into(), explains: explains.into(), x: Axis::new(Spread::Even, "layer, from the first"), y, series }
+    Plot {
+        title: title.into(),
+        explains: explains.into(),
+        x: Axis::new(Spread::Even, "layer, from the first"),
+        y,
+        series,
+    }
 }
 
 /// One site, in all layers shown.
@@ -254,7 +291,10 @@ fn site_names(seen: &Seen) -> Vec<&str> {
 
 fn shown(seen: &Seen, name: &str, looks: &Looks) -> Shown {
     let layers: Vec<&Site> = seen.sites.iter().filter(|site| site.site == name).collect();
-    let shape = layers.first().map(|site| format!("{} tokens × {}", units::rate(site.rows as f64), site.width)).unwrap_or_default();
+    let shape = layers
+        .first()
+        .map(|site| format!("{} tokens × {}", units::rate(site.rows as f64), site.width))
+        .unwrap_or_default();
     Shown {
         name: name.to_owned(),
         shape,
@@ -285,8 +325,15 @@ fn optimum(layers: &[&Site]) -> Plot {
 
 fn by_bits(layers: &[&Site], looks: &Looks) -> Plot {
     let of_method = |method: &String| {
-        let bits = distinct(layers.iter().flat_map(|site| &site.methods).filter(|coded| coded.method == *method).map(|coded| coded.bits));
-        let mut points: Vec<_> = bits.into_iter().filter_map(|bits| mean_over(layers, method, bits)).collect();
+        let bits = distinct(
+            layers
+                .iter()
+                .flat_map(|site| &site.methods)
+                .filter(|coded| coded.method == *method)
+                .map(|coded| coded.bits),
+        );
+        let mut points: Vec<_> =
+            bits.into_iter().filter_map(|bits| mean_over(layers, method, bits)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         Series::new(method, points, looks.look(method).marked())
     };
@@ -304,8 +351,11 @@ fn by_bits(layers: &[&Site], looks: &Looks) -> Plot {
 /// Bits taken and error of a token, mean over layers.
 fn mean_over(layers: &[&Site], method: &str, bits: f64) -> Option<(f64, f64)> {
     let found: Vec<&Coded> = layers.iter().filter_map(|site| coded(site, method, bits)).collect();
-    let mean = |of: fn(&Coded) -> f64| found.iter().map(|coded| of(coded)).sum::<f64>() / found.len() as f64;
-    (!found.is_empty()).then(|| (mean(|coded| coded.bits_per_element), mean(|coded| coded.per_token_error)))
+    let mean = |of: fn(&Coded) -> f64| {
+        found.iter().map(|coded| of(coded)).sum::<f64>() / found.len() as f64
+    };
+    (!found.is_empty())
+        .then(|| (mean(|coded| coded.bits_per_element), mean(|coded| coded.per_token_error)))
 }
 
 fn coded<'a>(site: &'a Site, method: &str, bits: f64) -> Option<&'a Coded> {
@@ -313,26 +363,48 @@ fn coded<'a>(site: &'a Site, method: &str, bits: f64) -> Option<&'a Coded> {
 }
 
 fn optimum_table(layers: &[&Site]) -> Table {
-    let mut table = Table::new("Least error of a token, by rank", ["rank".to_owned()].into_iter().chain(layer_names(layers)), 0);
+    let mut table = Table::new(
+        "Least error of a token, by rank",
+        ["rank".to_owned()].into_iter().chain(layer_names(layers)),
+        0,
+    );
     let ranks = distinct(layers.iter().flat_map(|site| &site.optimum).map(|point| point.rank));
     table.rows.extend(ranks.into_iter().map(|rank| {
-        let error = |site: &&Site| site.optimum.iter().find(|point| point.rank == rank).map_or(NONE.to_owned(), |point| error(point.error));
+        let error = |site: &&Site| {
+            site.optimum
+                .iter()
+                .find(|point| point.rank == rank)
+                .map_or(NONE.to_owned(), |point| error(point.error))
+        };
         [rank.to_string()].into_iter().chain(layers.iter().map(error)).collect()
     }));
     table
 }
 
 fn method_table(caption: &str, layers: &[&Site], value: fn(&Coded) -> f64) -> Table {
-    let columns = ["method", "bits allowed", "bits taken", "rank"].map(str::to_owned).into_iter().chain(layer_names(layers));
+    let columns = ["method", "bits allowed", "bits taken", "rank"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(layer_names(layers));
     let mut table = Table::new(caption, columns, 1);
-    let keys = distinct(layers.iter().flat_map(|site| &site.methods).map(|coded| (coded.method.clone(), coded.bits)));
+    let keys = distinct(
+        layers
+            .iter()
+            .flat_map(|site| &site.methods)
+            .map(|coded| (coded.method.clone(), coded.bits)),
+    );
     for (method, bits) in keys {
-        let found: Vec<Option<&Coded>> = layers.iter().map(|site| coded(site, &method, bits)).collect();
+        let found: Vec<Option<&Coded>> =
+            layers.iter().map(|site| coded(site, &method, bits)).collect();
         let any = found.iter().flatten().next();
         let mut row = vec![method, number(bits)];
         row.push(any.map_or(NONE.to_owned(), |coded| format!("{:.3}", coded.bits_per_element)));
         row.push(any.and_then(|coded| coded.rank).map_or(NONE.to_owned(), |rank| rank.to_string()));
-        row.extend(found.into_iter().map(|coded| coded.map_or(NONE.to_owned(), |coded| error(value(coded)))));
+        row.extend(
+            found
+                .into_iter()
+                .map(|coded| coded.map_or(NONE.to_owned(), |coded| error(value(coded)))),
+        );
         table.rows.push(row);
     }
     table
@@ -343,7 +415,15 @@ fn layer_names(layers: &[&Site]) -> impl Iterator<Item = String> {
 }
 
 fn gradient_table(seen: &Seen) -> Table {
-    let columns = ["sites", "method", "bits allowed", "saved for backward", "uncompressed", "relative error", "cosine"];
+    let columns = [
+        "sites",
+        "method",
+        "bits allowed",
+        "saved for backward",
+        "uncompressed",
+        "relative error",
+        "cosine",
+    ];
     let mut table = Table::new("", columns, 2);
     table.rows.extend(seen.gradients.iter().map(|gradient| {
         let [sites, method, bits] = case(gradient);
@@ -355,15 +435,24 @@ fn gradient_table(seen: &Seen) -> Table {
 }
 
 fn layer_table(seen: &Seen, measure: Measure) -> Table {
-    let most = seen.gradients.iter().map(|gradient| gradient.layers.len()).max().unwrap_or_default();
-    let columns = ["sites", "method", "bits"].map(str::to_owned).into_iter().chain((0..most).map(|layer| layer.to_string()));
+    let most =
+        seen.gradients.iter().map(|gradient| gradient.layers.len()).max().unwrap_or_default();
+    let columns = ["sites", "method", "bits"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain((0..most).map(|layer| layer.to_string()));
     let (caption, written): (_, fn(f64) -> String) = match measure {
         Measure::Cosine => ("Cosine with the exact gradients, by layer", cosine),
         Measure::Error => ("Relative error of the gradients, by layer", error),
     };
     let mut table = Table::new(caption, columns, 2);
     table.rows.extend(seen.gradients.iter().map(|gradient| {
-        let layers = (0..most).map(|index| gradient.layers.get(index).map_or(NONE.to_owned(), |layer| written(measure.of_layer(layer))));
+        let layers = (0..most).map(|index| {
+            gradient
+                .layers
+                .get(index)
+                .map_or(NONE.to_owned(), |layer| written(measure.of_layer(layer)))
+        });
         case(gradient).into_iter().chain(layers).collect()
     }));
     table
@@ -371,7 +460,11 @@ fn layer_table(seen: &Seen, measure: Measure) -> Table {
 
 /// Sites, method and bits.
 fn case(gradient: &Gradient) -> [String; 3] {
-    let sites = if gradient.kind == "configured" { format!("{} (as configured)", gradient.sites) } else { gradient.sites.clone() };
+    let sites = if gradient.kind == "configured" {
+        format!("{} (as configured)", gradient.sites)
+    } else {
+        gradient.sites.clone()
+    };
     [sites, gradient.method.clone(), gradient.bits.map_or(NONE.to_owned(), number)]
 }
 
@@ -404,7 +497,12 @@ mod tests {
                 coded["per_token_error"] = json!(error + layer);
                 coded
             };
-            vec![coded("svd", 2.0, 0.5), coded("svd", 4.0, 0.25), coded("svd, int8", 2.0, 0.25), coded("quantized <int4>", 4.5, 0.125)]
+            vec![
+                coded("svd", 2.0, 0.5),
+                coded("svd", 4.0, 0.25),
+                coded("svd, int8", 2.0, 0.25),
+                coded("quantized <int4>", 4.5, 0.125),
+            ]
         };
         let site = |layer: f64| {
             let optimum = json!([{"rank": 1, "error": 0.75}, {"rank": 2, "error": 0.0}]);
@@ -432,7 +530,11 @@ mod tests {
     fn a_page_shows_every_plot_and_escapes_every_name() {
         let page = written(&seen(), "a <b> model", "[run]\n").unwrap();
         assert_eq!(page.matches("<figure").count(), 2 + 3 + 2);
-        assert!(page.contains("a &lt;b&gt; model") && page.contains("quantized &lt;int4&gt;, 4.5 bits") && !page.contains("<int4>"));
+        assert!(
+            page.contains("a &lt;b&gt; model")
+                && page.contains("quantized &lt;int4&gt;, 4.5 bits")
+                && !page.contains("<int4>")
+        );
         assert!(page.contains("act (up)") && page.contains("1 234 tokens × 8"));
     }
 
@@ -458,7 +560,8 @@ mod tests {
         let seen = seen();
         assert_eq!(levels(&seen), [2.0, 4.0]);
         let plots = over_layers(&seen, &Looks::new(&seen));
-        let names = |plot: &Plot| plot.series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
+        let names =
+            |plot: &Plot| plot.series.iter().map(|series| series.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&plots[1]), ["svd", "svd, int8"]);
         assert_eq!(names(&plots[2]), ["svd", "svd, int8", "quantized <int4>, 4.5 bits"]);
     }

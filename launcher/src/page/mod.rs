@@ -1,6 +1,7 @@
 //! Pages for people: one HTML file each, that opens without a network and needs no script.
 //!
-//! A page is a template of this folder, filled in by [`report`] or [`inspection`]; what it shows are drawn [`plot`]s and [`table`]s.
+//! A page is a template of this folder, filled in by [`report`] or [`inspection`]; what it shows
+//! are drawn [`plot`]s and [`table`]s.
 
 mod axis;
 pub mod inspection;
@@ -31,9 +32,12 @@ fn render(template: &str, context: impl Serialize) -> anyhow::Result<String> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_trim_blocks(true);
     environment.add_global("version", env!("CARGO_PKG_VERSION"));
-    environment.add_global("written", chrono::Utc::now().format("%Y-%m-%d at %H:%M UTC").to_string());
+    environment
+        .add_global("written", chrono::Utc::now().format("%Y-%m-%d at %H:%M UTC").to_string());
     for (name, text) in TEMPLATES {
-        environment.add_template(name, text).with_context(|| format!("the template {name} is faulty"))?;
+        environment
+            .add_template(name, text)
+            .with_context(|| format!("the template {name} is faulty"))?;
     }
     let page = environment.get_template(template).and_then(|template| template.render(context));
     page.with_context(|| format!("cannot fill in the template {template}"))
@@ -46,16 +50,24 @@ fn config_tables(config: &str) -> Vec<&str> {
 
 /// Refuses a place where a page cannot be written: to be asked before the work that fills it.
 pub fn check_place(path: &Path) -> Result<(), Failure> {
-    let refuse = |what: &str| Err(Failure::Input(format!("cannot write the page {}: {what}", path.display())));
+    let refuse = |what: &str| {
+        Err(Failure::Input(format!("cannot write the page {}: {what}", path.display())))
+    };
     let folder = folder(path);
     if path.is_dir() || path.file_name().is_none() {
         return refuse("this is a directory; name a file, such as page.html");
     }
     if !folder.is_dir() {
-        return refuse(&format!("there is no directory {0}; make it with: mkdir -p {0}", folder.display()));
+        return refuse(&format!(
+            "there is no directory {0}; make it with: mkdir -p {0}",
+            folder.display()
+        ));
     }
     if access(folder, Access::WRITE_OK).is_err() {
-        return refuse(&format!("the directory {} cannot be written to; name a file elsewhere with --html", folder.display()));
+        return refuse(&format!(
+            "the directory {} cannot be written to; name a file elsewhere with --html",
+            folder.display()
+        ));
     }
     Ok(())
 }
@@ -94,7 +106,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let missing = refused(&at.path().join("none/page.html"));
-        assert!(missing.contains("there is no directory") && missing.contains("mkdir -p"), "{missing}");
+        assert!(
+            missing.contains("there is no directory") && missing.contains("mkdir -p"),
+            "{missing}"
+        );
         assert!(refused(at.path()).contains("this is a directory"));
         assert!(check_place(Path::new("page.html")).is_ok(), "the current directory is one");
     }

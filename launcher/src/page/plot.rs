@@ -1,7 +1,8 @@
 //! A line plot, and the drawing of it that the template `plot.html` writes as SVG.
 //!
-//! It is drawn here, not by a plotting crate, for what those do not give: colours that are style classes, so that they follow the reader's
-//! light or dark; a title and a description that a screen reader speaks; and places that need no font's measures.
+//! It is drawn here, not by a plotting crate, for what those do not give: colours that are style
+//! classes, so that they follow the reader's light or dark; a title and a description that a screen
+//! reader speaks; and places that need no font's measures.
 
 use super::axis::{Axis, Scale};
 use serde::Serialize;
@@ -34,12 +35,17 @@ pub struct Series {
 
 impl Series {
     /// A series of `points`.
-    pub fn new(name: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>, look: Look) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        points: impl IntoIterator<Item = (f64, f64)>,
+        look: Look,
+    ) -> Self {
         Self { name: name.into(), points: points.into_iter().collect(), look }
     }
 }
 
-/// How a series is drawn. Colour never stands alone: lines that may be confused differ in their dashes or markers as well.
+/// How a series is drawn. Colour never stands alone: lines that may be confused differ in their
+/// dashes or markers as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
     colour: Colour,
@@ -206,20 +212,35 @@ struct Dot {
 impl Plot {
     /// The drawing; `None` if there is no point to draw.
     pub fn draw(&self) -> Option<Drawing> {
-        let points = || self.series.iter().flat_map(|series| &series.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+        let points = || {
+            self.series
+                .iter()
+                .flat_map(|series| &series.points)
+                .filter(|(x, y)| x.is_finite() && y.is_finite())
+        };
         let x = Scale::from_values(
             self.x.spread,
             self.series.iter().any(|series| series.look.marker.is_some()),
             points().map(|point| point.0),
         )?;
         let y = Scale::from_values(self.y.spread, true, points().map(|point| point.1))?;
-        let place = |point: &(f64, f64)| Some((LEFT + (RIGHT - LEFT) * x.place(point.0)?, BOTTOM - (BOTTOM - TOP) * y.place(point.1)?));
+        let place = |point: &(f64, f64)| {
+            Some((
+                LEFT + (RIGHT - LEFT) * x.place(point.0)?,
+                BOTTOM - (BOTTOM - TOP) * y.place(point.1)?,
+            ))
+        };
         let drawn = |axis: &Axis, scale: &Scale, at: &dyn Fn(f64) -> f64| DrawnAxis {
             label: axis.label.clone(),
             ticks: scale
                 .ticks()
                 .iter()
-                .filter_map(|tick| Some(DrawnTick { at: coordinate(at(scale.place(tick.value)?)), text: tick.text.clone() }))
+                .filter_map(|tick| {
+                    Some(DrawnTick {
+                        at: coordinate(at(scale.place(tick.value)?)),
+                        text: tick.text.clone(),
+                    })
+                })
                 .collect(),
         };
         Some(Drawing {
@@ -242,13 +263,25 @@ impl Plot {
     fn description(&self) -> String {
         let mut text = format!("{} over {}.", self.y.label, self.x.label);
         for series in &self.series {
-            let values: Vec<f64> = series.points.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
+            let values: Vec<f64> = series
+                .points
+                .iter()
+                .map(|point| point.1)
+                .filter(|value| value.is_finite())
+                .collect();
             let (Some(first), Some(last)) = (values.first(), values.last()) else { continue };
             let least = values.iter().copied().fold(f64::INFINITY, f64::min);
             let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             text += &match values.len() {
                 1 => format!(" {}: {}.", series.name, short(*first)),
-                _ => format!(" {}: from {} to {}, between {} and {}.", series.name, short(*first), short(*last), short(least), short(most)),
+                _ => format!(
+                    " {}: from {} to {}, between {} and {}.",
+                    series.name,
+                    short(*first),
+                    short(*last),
+                    short(least),
+                    short(most)
+                ),
             };
         }
         text
@@ -259,13 +292,20 @@ impl Series {
     fn draw(&self, place: impl Fn(&(f64, f64)) -> Option<(f64, f64)>) -> DrawnSeries {
         let marker = self.look.marker.map_or("", |index| MARKERS[index]);
         let places: Vec<Option<(f64, f64)>> = self.points.iter().map(place).collect();
-        let path = if self.look.stroke == Stroke::None { String::new() } else { path(&thinned(&places)) };
+        let path =
+            if self.look.stroke == Stroke::None { String::new() } else { path(&thinned(&places)) };
         let dots = self.marked().filter_map(|index| {
             let ((x, y), (left, top)) = (self.points[index], places[index]?);
             let text = format!("{}: {} at {}", self.name, short(y), short(x));
             Some(Dot { x: coordinate(left), y: coordinate(top), text })
         });
-        DrawnSeries { name: self.name.clone(), classes: self.look.classes(), path, marker, dots: dots.collect() }
+        DrawnSeries {
+            name: self.name.clone(),
+            classes: self.look.classes(),
+            path,
+            marker,
+            dots: dots.collect(),
+        }
     }
 }
 
@@ -296,8 +336,8 @@ fn path(places: &[Option<(f64, f64)>]) -> String {
     path
 }
 
-/// Of long lines, the first, the lowest, the highest and the last point in each column as wide as a unit: what can be seen, however long
-/// they are.
+/// Of long lines, the first, the lowest, the highest and the last point in each column as wide as a
+/// unit: what can be seen, however long they are.
 fn thinned(places: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     if places.len() <= 2 * WIDTH as usize {
         return places.to_vec();
@@ -307,7 +347,12 @@ fn thinned(places: &[Option<(f64, f64)>]) -> Vec<Option<(f64, f64)>> {
     for part in places.chunk_by(|a, b| column(a) == column(b)) {
         let height = |index: &usize| part[*index].map_or(0.0, |(_, y)| y);
         let by_height = |a: &usize, b: &usize| height(a).total_cmp(&height(b));
-        let mut chosen = [Some(0), (0..part.len()).min_by(by_height), (0..part.len()).max_by(by_height), part.len().checked_sub(1)];
+        let mut chosen = [
+            Some(0),
+            (0..part.len()).min_by(by_height),
+            (0..part.len()).max_by(by_height),
+            part.len().checked_sub(1),
+        ];
         chosen.sort();
         let mut chosen: Vec<usize> = chosen.into_iter().flatten().collect();
         chosen.dedup();
@@ -350,12 +395,16 @@ mod tests {
     fn the_corners_of_the_data_are_the_corners_of_the_frame() {
         let drawing = plot(vec![(0.0, 1.0), (10.0, 3.0)]).draw().unwrap();
         assert_eq!(drawing.series[0].path, "M66.0 292.0L616.0 34.0");
-        assert_eq!(drawing.description, "loss over step. training: from 1.000 to 3.000, between 1.000 and 3.000.");
+        assert_eq!(
+            drawing.description,
+            "loss over step. training: from 1.000 to 3.000, between 1.000 and 3.000."
+        );
     }
 
     #[test]
     fn a_line_is_broken_where_there_is_no_number() {
-        let drawing = plot(vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 2.0), (3.0, 3.0)]).draw().unwrap();
+        let drawing =
+            plot(vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 2.0), (3.0, 3.0)]).draw().unwrap();
         assert_eq!(drawing.series[0].path.matches('M').count(), 2);
         assert_eq!(plot(vec![(0.0, f64::NAN)]).draw(), None);
     }
@@ -363,20 +412,29 @@ mod tests {
     #[test]
     fn a_long_line_is_thinned_and_keeps_its_peaks() {
         let count = 100_000;
-        let points = (0..count).map(|step| (f64::from(step), if step == 77_777 { 50.0 } else { f64::from(step % 7) }));
+        let points = (0..count)
+            .map(|step| (f64::from(step), if step == 77_777 { 50.0 } else { f64::from(step % 7) }));
         let drawing = plot(points.collect()).draw().unwrap();
         let path = &drawing.series[0].path;
         assert!(path.len() < 50_000, "{}", path.len());
         assert!(path.contains(&format!(" {TOP:.1}")), "the peak is gone");
-        assert!(path.starts_with("M66.0 ") && path.rsplit('L').next().unwrap().starts_with("616.0 "));
+        assert!(
+            path.starts_with("M66.0 ") && path.rsplit('L').next().unwrap().starts_with("616.0 ")
+        );
     }
 
     #[test]
     fn series_are_told_apart_without_colour_too() {
         let looks: Vec<String> = (0..2 * HUES).map(|index| Look::hue(index).classes()).collect();
-        assert!((0..looks.len()).all(|one| (0..one).all(|other| looks[one] != looks[other])), "{looks:?}");
+        assert!(
+            (0..looks.len()).all(|one| (0..one).all(|other| looks[one] != looks[other])),
+            "{looks:?}"
+        );
         assert_eq!(Look::shade(2, 3).classes(), "shade-7 solid");
-        assert_eq!((Look::shade(0, 1).classes(), Look::shade(1, 3).classes()), ("shade-0 solid".into(), "shade-3 dashed".into()));
+        assert_eq!(
+            (Look::shade(0, 1).classes(), Look::shade(1, 3).classes()),
+            ("shade-0 solid".into(), "shade-3 dashed".into())
+        );
         assert_ne!(Look::hue(1).marked().marker, Look::hue(2).marked().marker);
     }
 
@@ -394,6 +452,9 @@ mod tests {
 
     #[test]
     fn short_numbers_have_four_digits() {
-        assert_eq!([3.311981, 147.26, 0.0012345, 6.357e-8, 0.0].map(short), ["3.312", "147.3", "0.001234", "6.36e-8", "0"]);
+        assert_eq!(
+            [3.311981, 147.26, 0.0012345, 6.357e-8, 0.0].map(short),
+            ["3.312", "147.3", "0.001234", "6.36e-8", "0"]
+        );
     }
 }

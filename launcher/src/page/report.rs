@@ -1,4 +1,5 @@
-//! The page of a run: its loss, speed, memory and traffic over the steps, its ranks and its configuration.
+//! The page of a run: its loss, speed, memory and traffic over the steps, its ranks and its
+//! configuration.
 
 use super::{
     axis::{Axis, Spread},
@@ -17,7 +18,9 @@ pub fn page(report: &Report) -> anyhow::Result<String> {
     let config = std::fs::read_to_string(dir.config()).unwrap_or_default();
     let (plots, mut notes) = plots(report, clip(&config));
     if report.steps().is_empty() {
-        notes = vec!["metrics.jsonl holds no whole step yet; the plots come with the first ones.".to_owned()];
+        notes = vec![
+            "metrics.jsonl holds no whole step yet; the plots come with the first ones.".to_owned(),
+        ];
     }
     let (ranks, warnings) = ranks(dir, report.world_size());
     let full_path = dir.path().canonicalize().unwrap_or_else(|_| dir.path().to_owned());
@@ -44,7 +47,10 @@ fn state(report: &Report) -> String {
         Some(total) if last.step < total => {
             format!("Step {} of {total}: the run is not finished.", last.step)
         }
-        _ if !report.is_finished() => format!("Step {}: all steps are done, but the run has not written its summary.", last.step),
+        _ if !report.is_finished() => format!(
+            "Step {}: all steps are done, but the run has not written its summary.",
+            last.step
+        ),
         _ => format!("A finished run of {} steps.", last.step),
     }
 }
@@ -77,7 +83,8 @@ fn plots(report: &Report, clip: Option<f64>) -> (Vec<Drawing>, Vec<String>) {
     let after_loss = drawings.len().min(1);
     drawings.splice(after_loss..after_loss, accuracies(report).and_then(|plot| plot.draw()));
     let sent = sent(steps);
-    let anything = sent.series.iter().flat_map(|series| &series.points).any(|(_, bytes)| *bytes > 0.0);
+    let anything =
+        sent.series.iter().flat_map(|series| &series.points).any(|(_, bytes)| *bytes > 0.0);
     match sent.draw() {
         Some(drawing) if anything => drawings.push(drawing),
         Some(_) => notes.push(left_out(&sent.title, "nothing was sent, as on a single rank")),
@@ -99,7 +106,14 @@ fn step_axis() -> Axis {
     Axis::new(Spread::Even, "step")
 }
 
-fn one_line(steps: &[Step], title: &str, explains: &str, y: Axis, name: &str, field: impl Fn(&Step) -> Option<f64>) -> Plot {
+fn one_line(
+    steps: &[Step],
+    title: &str,
+    explains: &str,
+    y: Axis,
+    name: &str,
+    field: impl Fn(&Step) -> Option<f64>,
+) -> Plot {
     let series = vec![Series::new(name, over_steps(steps, field), Look::hue(0))];
     Plot { title: title.into(), explains: explains.into(), x: step_axis(), y, series }
 }
@@ -116,7 +130,11 @@ fn loss(report: &Report) -> Plot {
     }
     let validation_losses = validation_losses(report);
     if !validation_losses.is_empty() {
-        series.push(Series::new("validation loss", validation_losses, Look::hue(1).dashed().marked()));
+        series.push(Series::new(
+            "validation loss",
+            validation_losses,
+            Look::hue(1).dashed().marked(),
+        ));
     }
     let (does, unit) = match accuracy(report).is_empty() {
         true => ("predicts the next token", "nats per token"),
@@ -134,9 +152,14 @@ fn loss(report: &Report) -> Plot {
     }
 }
 
-/// The share of validation samples whose class was predicted, after the steps at which it was measured.
+/// The share of validation samples whose class was predicted, after the steps at which it was
+/// measured.
 fn accuracy(report: &Report) -> Vec<(f64, f64)> {
-    report.steps().iter().filter_map(|step| Some((step.step as f64, 100.0 * step.eval_accuracy?))).collect()
+    report
+        .steps()
+        .iter()
+        .filter_map(|step| Some((step.step as f64, 100.0 * step.eval_accuracy?)))
+        .collect()
 }
 
 fn accuracies(report: &Report) -> Option<Plot> {
@@ -150,7 +173,8 @@ fn accuracies(report: &Report) -> Option<Plot> {
     })
 }
 
-/// The validation losses: before the first step, after those at which it was measured, and after the last.
+/// The validation losses: before the first step, after those at which it was measured, and after
+/// the last.
 fn validation_losses(report: &Report) -> Vec<(f64, f64)> {
     let steps = report.steps();
     let before = report.number("eval_loss_before").map(|loss| (0.0, loss));
@@ -174,7 +198,8 @@ fn smooth(points: &[(f64, f64)]) -> Option<(usize, Vec<(f64, f64)>)> {
         return None;
     }
     let mean = |part: &[(f64, f64)]| {
-        let finite: Vec<f64> = part.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
+        let finite: Vec<f64> =
+            part.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
         finite.iter().sum::<f64>() / finite.len() as f64
     };
     Some((window, points.windows(window).map(|part| (part[window - 1].0, mean(part))).collect()))
@@ -182,7 +207,14 @@ fn smooth(points: &[(f64, f64)]) -> Option<(usize, Vec<(f64, f64)>)> {
 
 fn learning_rate(steps: &[Step]) -> Plot {
     let explains = "How far each step moves the weights: it rises while the optimizer warms up, then follows the schedule.";
-    one_line(steps, "Learning rate", explains, Axis::new(Spread::FromZero, "learning rate"), "learning rate", |step| step.learning_rate)
+    one_line(
+        steps,
+        "Learning rate",
+        explains,
+        Axis::new(Spread::FromZero, "learning rate"),
+        "learning rate",
+        |step| step.learning_rate,
+    )
 }
 
 fn grad_norm(steps: &[Step], clip: Option<f64>) -> Plot {
@@ -191,7 +223,8 @@ fn grad_norm(steps: &[Step], clip: Option<f64>) -> Plot {
     let spread = if most > 50.0 * least { Spread::Log } else { Spread::FromZero };
     let explains = "The length of all gradients as one vector, before clipping: a sudden peak is a sample or a step to look at.";
     let axis = Axis::new(spread, "norm of the gradient");
-    let mut plot = one_line(steps, "Gradient norm", explains, axis, "gradient norm", |step| step.grad_norm);
+    let mut plot =
+        one_line(steps, "Gradient norm", explains, axis, "gradient norm", |step| step.grad_norm);
     if let (Some(clip), [first, .., last]) = (clip.filter(|clip| *clip <= most), steps) {
         let ends = [(first.step as f64, clip), (last.step as f64, clip)];
         plot.series.push(Series::new(format!("clipped to {clip}"), ends, Look::hue(6).dashed()));
@@ -202,12 +235,21 @@ fn grad_norm(steps: &[Step], clip: Option<f64>) -> Plot {
 fn tokens_per_second(steps: &[Step]) -> Plot {
     let explains = "Tokens that all ranks together learned from in a second of training; evaluation is not counted.";
     let axis = Axis::new(Spread::FromZero, "tokens per second");
-    one_line(steps, "Tokens per second", explains, axis, "tokens per second", |step| step.tokens_per_second)
+    one_line(steps, "Tokens per second", explains, axis, "tokens per second", |step| {
+        step.tokens_per_second
+    })
 }
 
 fn step_time(steps: &[Step]) -> Plot {
     let explains = "The time of a step until the slowest rank is done: peaks are waiting, for data, memory or another rank.";
-    one_line(steps, "Step time", explains, Axis::new(Spread::FromZero, "step time, s"), "step time", |step| step.step_seconds)
+    one_line(
+        steps,
+        "Step time",
+        explains,
+        Axis::new(Spread::FromZero, "step time, s"),
+        "step time",
+        |step| step.step_seconds,
+    )
 }
 
 fn saved_activations(steps: &[Step]) -> Plot {
@@ -237,7 +279,10 @@ fn sent(steps: &[Step]) -> Plot {
         "Sent by each rank",
         "sent per step",
         "The bytes that a rank sends per step to average gradients over all ranks, and those of exact sums.",
-        &[("sent", |step| step.reduced_bytes), ("with exact sums", |step| step.exact_reduced_bytes)],
+        &[
+            ("sent", |step| step.reduced_bytes),
+            ("with exact sums", |step| step.exact_reduced_bytes),
+        ],
     )
 }
 
@@ -246,7 +291,8 @@ type Bytes = (&'static str, fn(&Step) -> Option<f64>);
 
 /// Bytes over steps, the second field dashed.
 fn bytes(steps: &[Step], title: &str, label: &str, explains: &str, fields: &[Bytes]) -> Plot {
-    let most = fields.iter().flat_map(|(_, field)| steps.iter().filter_map(field)).fold(0.0, f64::max);
+    let most =
+        fields.iter().flat_map(|(_, field)| steps.iter().filter_map(field)).fold(0.0, f64::max);
     let (unit, size) = units::unit_of_bytes(most);
     let series = fields.iter().enumerate().map(|(index, (name, field))| {
         let points = over_steps(steps, |step| field(step).map(|bytes| bytes / size));
@@ -274,22 +320,42 @@ const LINES: usize = 20;
 
 /// Where each rank ran, and what it warned of.
 fn ranks(dir: &RunDir, world_size: usize) -> (Table, Vec<Warned>) {
-    let mut table = Table::new("", ["rank", "host", "process", "warnings", "errors", "log"], usize::MAX);
+    let mut table =
+        Table::new("", ["rank", "host", "process", "warnings", "errors", "log"], usize::MAX);
     let mut warned = Vec::new();
     for rank in 0..world_size {
         let path = dir.rank_log(rank);
         let Ok(log) = std::fs::read(&path) else { continue };
         let log = String::from_utf8_lossy(&log);
-        let (host, process) = logs::origin(&log).map_or_else(Default::default, |(host, process)| (host, process.to_string()));
-        let of_level = |level: &str| log.lines().filter(|line| logs::level(line) == Some(level)).count();
+        let (host, process) = logs::origin(&log)
+            .map_or_else(Default::default, |(host, process)| (host, process.to_string()));
+        let of_level =
+            |level: &str| log.lines().filter(|line| logs::level(line) == Some(level)).count();
         let name = path.strip_prefix(dir.path()).unwrap_or(&path).display().to_string();
         let (warnings, errors) = (of_level("WARN"), of_level("ERROR"));
-        table.rows.push(vec![rank.to_string(), host, process, warnings.to_string(), errors.to_string(), name]);
-        let lines: Vec<&str> = log.lines().filter(|line| matches!(logs::level(line), Some("WARN" | "ERROR"))).collect();
+        table.rows.push(vec![
+            rank.to_string(),
+            host,
+            process,
+            warnings.to_string(),
+            errors.to_string(),
+            name,
+        ]);
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| matches!(logs::level(line), Some("WARN" | "ERROR")))
+            .collect();
         if !lines.is_empty() {
             let shown = &lines[lines.len().saturating_sub(LINES)..];
-            let which = if shown.len() < lines.len() { format!(", the last {LINES} of {}", lines.len()) } else { String::new() };
-            warned.push(Warned { title: format!("Warnings and errors of rank {rank}{which}"), text: shown.join("\n") });
+            let which = if shown.len() < lines.len() {
+                format!(", the last {LINES} of {}", lines.len())
+            } else {
+                String::new()
+            };
+            warned.push(Warned {
+                title: format!("Warnings and errors of rank {rank}{which}"),
+                text: shown.join("\n"),
+            });
         }
     }
     (table, warned)
@@ -315,10 +381,17 @@ mod tests {
             &[
                 ("metrics.jsonl", "{\"step\":1,\"loss\":2}\n"),
                 ("config.toml", "[run]\ndir = \"<script>alert(1)</script>\"\n"),
-                ("logs/rank-0000.log", "1  INFO x: rank 0 of 1 on a&b, process 3\n2  WARN x: <b>\n"),
+                (
+                    "logs/rank-0000.log",
+                    "1  INFO x: rank 0 of 1 on a&b, process 3\n2  WARN x: <b>\n",
+                ),
             ],
         );
-        assert!(page.contains("&lt;script&gt;alert(1)&lt;&#x2f;script&gt;") && !page.contains("<script"), "{page}");
+        assert!(
+            page.contains("&lt;script&gt;alert(1)&lt;&#x2f;script&gt;")
+                && !page.contains("<script"),
+            "{page}"
+        );
         assert!(page.contains("a&amp;b") && page.contains("WARN x: &lt;b&gt;"));
     }
 
@@ -327,7 +400,10 @@ mod tests {
         let at = tempfile::tempdir().unwrap();
         let line = "{\"step\":1,\"total_steps\":4,\"loss\":2,\"reduced_bytes\":0,\"exact_reduced_bytes\":0}\n{\"step\":2,\"lo";
         let page = page_of(at.path(), &[("metrics.jsonl", line)]);
-        assert!(page.contains("“Step time” is left out: metrics.jsonl has no step time."), "{page}");
+        assert!(
+            page.contains("“Step time” is left out: metrics.jsonl has no step time."),
+            "{page}"
+        );
         assert!(page.contains("“Sent by each rank” is left out: nothing was sent"));
         assert!(page.contains("Step 1 of 4: the run is not finished"));
         assert_eq!(page.matches("<figure").count(), 1);
@@ -341,7 +417,8 @@ mod tests {
 
     #[test]
     fn the_mean_is_of_the_last_steps() {
-        let points: Vec<(f64, f64)> = (1..=40).map(|step| (f64::from(step), f64::from(step))).collect();
+        let points: Vec<(f64, f64)> =
+            (1..=40).map(|step| (f64::from(step), f64::from(step))).collect();
         let (window, mean) = smooth(&points).unwrap();
         assert_eq!((window, mean[0], mean.last().copied()), (5, (5.0, 3.0), Some((40.0, 38.0))));
         assert_eq!(smooth(&points[..39]), None);
@@ -350,6 +427,9 @@ mod tests {
     #[test]
     fn the_clipped_norm_is_read_from_the_configuration() {
         assert_eq!(clip("[optimizer]\nclip_grad_norm = 0.5\n"), Some(0.5));
-        assert_eq!((clip("[optimizer]\nclip_grad_norm = 0.0\n"), clip("no toml"), clip("")), (None, None, None));
+        assert_eq!(
+            (clip("[optimizer]\nclip_grad_norm = 0.0\n"), clip("no toml"), clip("")),
+            (None, None, None)
+        );
     }
 }

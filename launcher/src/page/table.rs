@@ -17,7 +17,16 @@ pub struct Table {
 
 impl Table {
     /// A table without rows.
-    pub fn new(caption: impl Into<String>, columns: impl IntoIterator<Item = impl Into<String>>, numbers: usize) -> Self {
-        Self { caption: caption.into(), columns: columns.into_iter().map(Into::into).collect(), numbers, rows: Vec::new() }
+    pub fn new(
+        caption: impl Into<String>,
+        columns: impl IntoIterator<Item = impl Into<String>>,
+        numbers: usize,
+    ) -> Self {
+        Self {
+            caption: caption.into(),
+            columns: columns.into_iter().map(Into::into).collect(),
+            numbers,
+            rows: Vec::new(),
+        }
     }
 }

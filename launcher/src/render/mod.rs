@@ -72,7 +72,8 @@ struct Job<'a> {
     volume: &'a str,
 }
 
-/// The job of `run`, whose configuration is `config` with the keys `set`, to be submitted in `directory`. `file` is what the job will be called.
+/// The job of `run`, whose configuration is `config` with the keys `set`, to be submitted in
+/// `directory`. `file` is what the job will be called.
 ///
 /// # Errors
 /// Ranks that cannot be divided by the nodes, a warning that is longer than the job.
@@ -86,20 +87,31 @@ pub fn render(
 ) -> Result<String, Failure> {
     let cluster = &run.cluster;
     if !cluster.ranks.is_multiple_of(cluster.nodes) {
-        let what = format!("is {}, by which the {} ranks cannot be divided", cluster.nodes, cluster.ranks);
+        let what =
+            format!("is {}, by which the {} ranks cannot be divided", cluster.nodes, cluster.ranks);
         return Err(Failure::Input(run.error_at("cluster", "nodes", &what).to_string()));
     }
     let seconds = cluster.time.as_deref().map(seconds_of);
     if seconds.is_some_and(|seconds| seconds <= cluster.warning_seconds) {
-        let what = format!("is {}, and the whole job has {} seconds", cluster.warning_seconds, seconds.unwrap_or_default());
+        let what = format!(
+            "is {}, and the whole job has {} seconds",
+            cluster.warning_seconds,
+            seconds.unwrap_or_default()
+        );
         return Err(Failure::Input(run.error_at("cluster", "warning_seconds", &what).to_string()));
     }
     let words = ["loract".to_owned(), "train".to_owned(), config.display().to_string()];
     let set = set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
     let job = Job {
-        file: file.map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string()),
+        file: file
+            .map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string()),
         config: config.display().to_string(),
-        train: words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Result<Vec<_>, _>>()?.join(" "),
+        train: words
+            .into_iter()
+            .chain(set)
+            .map(|word| quoted(&word))
+            .collect::<Result<Vec<_>, _>>()?
+            .join(" "),
         directory: quoted(&directory.display().to_string())?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
         world_size: cluster.ranks,
@@ -117,7 +129,11 @@ pub fn render(
         account: cluster.account.as_deref(),
         setup: &cluster.setup,
         mpirun: &cluster.mpirun,
-        mpirun_args: cluster.mpirun_args.iter().map(|word| Ok(format!(" {}", quoted(word)?))).collect::<Result<_, Failure>>()?,
+        mpirun_args: cluster
+            .mpirun_args
+            .iter()
+            .map(|word| Ok(format!(" {}", quoted(word)?)))
+            .collect::<Result<_, Failure>>()?,
         image: &cluster.image,
         volume: &cluster.volume,
     };
@@ -129,14 +145,19 @@ pub fn render(
 
 /// For a POSIX shell.
 fn quoted(word: &str) -> Result<String, Failure> {
-    let refuse = |_| Failure::Input(format!("{word:?} has a zero byte, which no shell takes; leave it out"));
+    let refuse =
+        |_| Failure::Input(format!("{word:?} has a zero byte, which no shell takes; leave it out"));
     Ok(shlex::try_quote(word).map_err(refuse)?.into_owned())
 }
 
 /// The last part of the run's directory, as Kubernetes takes a name.
 fn job_name(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().to_lowercase();
-    let name: String = name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).take(40).collect();
+    let name: String = name
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .take(40)
+        .collect();
     let name = name.trim_matches('-');
     if name.is_empty() { "loract".to_owned() } else { name.to_owned() }
 }

@@ -1,4 +1,5 @@
-//! What the targets share: a folder in memory, in which each input becomes the file that the reader under test opens.
+//! What the targets share: a folder in memory, in which each input becomes the file that the reader
+//! under test opens.
 
 use data::{BpeParts, Tokenizer};
 use std::path::PathBuf;
@@ -34,5 +35,6 @@ pub static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
     Tokenizer::from_bpe(parts).expect("a byte-level tokenizer")
 });
 
-/// The `config.json` of a Llama with 97 tokens, hidden 16 and two layers, like that in `tests/fixtures/hf/llama`.
+/// The `config.json` of a Llama with 97 tokens, hidden 16 and two layers, like that in
+/// `tests/fixtures/hf/llama`.
 pub const LLAMA: &[u8] = include_bytes!("../../fixtures/hf/llama/config.json");

@@ -17,7 +17,8 @@ pub struct CandidateMethod {
     of: Method,
     #[serde(skip)]
     factors: Kind,
-    /// Whether inputs of blocks are delta-coded: compared by gradients only, as a delta depends on other layers.
+    /// Whether inputs of blocks are delta-coded: compared by gradients only, as a delta depends on
+    /// other layers.
     #[serde(skip)]
     pub(super) difference: bool,
 }
@@ -27,29 +28,59 @@ const METHODS: &[(&str, Method, Kind)] = &[
     ("svd, int8", Method::Svd, Kind::Int8),
     ("qb norm", Method::Qb { test_matrix: TestMatrix::Norm }, Kind::BFloat16),
     ("qb uniform (the paper)", Method::Qb { test_matrix: TestMatrix::Uniform }, Kind::BFloat16),
-    ("rowspace", Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true }, Kind::BFloat16),
-    ("rowspace, int8", Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true }, Kind::Int8),
-    ("rsvd, 1 power iteration", Method::Rsvd { oversampling: 8, power_iterations: 1 }, Kind::BFloat16),
+    (
+        "rowspace",
+        Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true },
+        Kind::BFloat16,
+    ),
+    (
+        "rowspace, int8",
+        Method::RowSpace { test_matrix: TestMatrix::Norm, unit_rows: true },
+        Kind::Int8,
+    ),
+    (
+        "rsvd, 1 power iteration",
+        Method::Rsvd { oversampling: 8, power_iterations: 1 },
+        Kind::BFloat16,
+    ),
     ("nystrom", Method::Nystrom, Kind::BFloat16),
 ];
 
 /// Integers in groups of 32 and 64: bits of an integer, elements that share a scale.
-const QUANTIZED: &[(&str, u8, i64)] =
-    &[("quantized int4", 4, 64), ("quantized int4", 4, 32), ("quantized int8", 8, 64), ("quantized int8", 8, 32)];
+const QUANTIZED: &[(&str, u8, i64)] = &[
+    ("quantized int4", 4, 64),
+    ("quantized int4", 4, 32),
+    ("quantized int8", 8, 64),
+    ("quantized int8", 8, 32),
+];
 
-/// Every method at each of these bits per element; quantized ones, which have but one size, once. Of `names`, if there are any, only those
-/// that begin with one.
+/// Every method at each of these bits per element; quantized ones, which have but one size, once.
+/// Of `names`, if there are any, only those that begin with one.
 pub(super) fn all(bits: &[f64], names: &[String]) -> Vec<CandidateMethod> {
     let coded = bits.iter().flat_map(|&bits| {
-        [("coded", true, false), ("coded differences", true, true), ("coded differences, no basis", false, true)].map(
-            |(method, rotate, difference)| {
-                let of = Method::Coded { rate: Rate::Bits(bits), rounding: Rounding::Trellis, drift: f64::INFINITY, rotate };
-                CandidateMethod { method, bits, of, factors: Kind::BFloat16, difference }
-            },
-        )
+        [
+            ("coded", true, false),
+            ("coded differences", true, true),
+            ("coded differences, no basis", false, true),
+        ]
+        .map(|(method, rotate, difference)| {
+            let of = Method::Coded {
+                rate: Rate::Bits(bits),
+                rounding: Rounding::Trellis,
+                drift: f64::INFINITY,
+                rotate,
+            };
+            CandidateMethod { method, bits, of, factors: Kind::BFloat16, difference }
+        })
     });
     let low_rank = bits.iter().flat_map(|&bits| {
-        METHODS.iter().map(move |&(method, of, factors)| CandidateMethod { method, bits, of, factors, difference: false })
+        METHODS.iter().map(move |&(method, of, factors)| CandidateMethod {
+            method,
+            bits,
+            of,
+            factors,
+            difference: false,
+        })
     });
     let quantized = QUANTIZED.iter().map(|&(method, bits, group)| CandidateMethod {
         method,
@@ -58,7 +89,9 @@ pub(super) fn all(bits: &[f64], names: &[String]) -> Vec<CandidateMethod> {
         factors: Kind::BFloat16,
         difference: false,
     });
-    let wanted = |candidate: &CandidateMethod| names.is_empty() || names.iter().any(|name| candidate.method.starts_with(name.as_str()));
+    let wanted = |candidate: &CandidateMethod| {
+        names.is_empty() || names.iter().any(|name| candidate.method.starts_with(name.as_str()))
+    };
     low_rank.chain(quantized).chain(coded).filter(wanted).collect()
 }
 
@@ -74,19 +107,28 @@ impl CandidateMethod {
         self.of.is_warm()
     }
 
-    /// The options for a `[rows, columns]` matrix; `None` where the bits do not suffice for one component.
+    /// The options for a `[rows, columns]` matrix; `None` where the bits do not suffice for one
+    /// component.
     pub(super) fn options(&self, rows: i64, columns: i64) -> Option<Options> {
         let budget = (self.bits * (rows * columns) as f64 / 8.0) as u64;
         let most = rows.min(columns);
         let rank = match self.of {
             Method::Quantized { .. } | Method::Coded { .. } => 1,
             _ => {
-                let (one, two) = (Factors::bytes_of(rows, columns, 1, self.factors), Factors::bytes_of(rows, columns, 2, self.factors));
+                let (one, two) = (
+                    Factors::bytes_of(rows, columns, 1, self.factors),
+                    Factors::bytes_of(rows, columns, 2, self.factors),
+                );
                 let rank = 1 + (budget.checked_sub(one)? / (two - one)) as i64;
                 rank.min(most)
             }
         };
-        Some(Options { method: self.of, rank: Rank::Components(rank), keep_norms: true, factors: self.factors })
+        Some(Options {
+            method: self.of,
+            rank: Rank::Components(rank),
+            keep_norms: true,
+            factors: self.factors,
+        })
     }
 }
 
@@ -106,10 +148,17 @@ mod tests {
             };
             let Rank::Components(rank) = options.rank else { panic!("no number") };
             if !matches!(options.method, Method::Quantized { .. } | Method::Coded { .. }) {
-                assert!(bits(rank) <= candidate.bits && bits(rank + 1) > candidate.bits, "{candidate:?}: {rank}");
+                assert!(
+                    bits(rank) <= candidate.bits && bits(rank + 1) > candidate.bits,
+                    "{candidate:?}: {rank}"
+                );
             }
         }
-        assert!(all(&[2.0], &["coded".into()]).iter().all(|candidate| candidate.method.starts_with("coded")));
+        assert!(
+            all(&[2.0], &["coded".into()])
+                .iter()
+                .all(|candidate| candidate.method.starts_with("coded"))
+        );
         assert!(all(&[0.01], &[])[0].options(300, 70).is_none());
     }
 }

@@ -15,7 +15,8 @@ use crate::probe::ProbeResult;
 /// The gradients of all trained parameters with some sites compressed, against the exact ones.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GradientReport {
-    /// `configured`: the run's own way; `site`: one site alone, in the run's form; `method`: the run's sites, in another form.
+    /// `configured`: the run's own way; `site`: one site alone, in the run's form; `method`: the
+    /// run's sites, in another form.
     pub kind: &'static str,
     /// Which sites are compressed.
     pub sites: String,
@@ -69,9 +70,14 @@ enum CaseForm {
     Candidate(CandidateMethod),
 }
 
-/// As configured, each site alone, and each candidate at the configured sites; of `options.methods`, if there are any, these alone, and as
-/// configured if there is a budget.
-pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[CandidateMethod], options: &InspectOptions) -> Vec<Case> {
+/// As configured, each site alone, and each candidate at the configured sites; of
+/// `options.methods`, if there are any, these alone, and as configured if there is a budget.
+pub(super) fn cases(
+    run: &Run,
+    table: &config::Activations,
+    candidates: &[CandidateMethod],
+    options: &InspectOptions,
+) -> Vec<Case> {
     let budget = run.activations.budget.is_some();
     let sites = match &table.sites {
         Sites::Of(_) => table.sites.clone(),
@@ -83,11 +89,21 @@ pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[Candid
         cases.push(Case {
             basis_layers: table.basis_layers.unwrap_or(1),
             age: options.age,
-            ..fresh("configured", table.sites.clone(), CaseForm::Configured(Box::new(table.clone())))
+            ..fresh(
+                "configured",
+                table.sites.clone(),
+                CaseForm::Configured(Box::new(table.clone())),
+            )
         });
     }
     if options.methods.is_empty() {
-        cases.extend(Site::ALL.map(|site| fresh("site", Sites::Of(vec![site]), CaseForm::Form(Box::new(table.compression.clone())))));
+        cases.extend(Site::ALL.map(|site| {
+            fresh(
+                "site",
+                Sites::Of(vec![site]),
+                CaseForm::Form(Box::new(table.compression.clone())),
+            )
+        }));
     }
     let blocks = sites.has(Site::Layer) || sites.has(Site::Sublayer);
     for candidate in candidates.iter().filter(|candidate| blocks || !candidate.difference) {
@@ -95,7 +111,11 @@ pub(super) fn cases(run: &Run, table: &config::Activations, candidates: &[Candid
         cases.push(case());
         if candidate.has_basis() && options.age > 0 {
             let layers = std::iter::once(1).chain(options.shared.iter().copied());
-            cases.extend(layers.map(|basis_layers| Case { basis_layers, age: options.age, ..case() }));
+            cases.extend(layers.map(|basis_layers| Case {
+                basis_layers,
+                age: options.age,
+                ..case()
+            }));
         }
     }
     cases
@@ -110,13 +130,18 @@ impl Case {
         match &self.sites {
             Sites::None => "none".into(),
             Sites::Checkpoint => "checkpoint".into(),
-            Sites::Of(sites) => sites.iter().map(|site| site.as_str()).collect::<Vec<_>>().join(" + "),
+            Sites::Of(sites) => {
+                sites.iter().map(|site| site.as_str()).collect::<Vec<_>>().join(" + ")
+            }
         }
     }
 
     fn method(&self) -> String {
         let mut method = match &self.form {
-            CaseForm::Configured(table) if table.compression.method == config::CompressionMethod::Coded && !table.overrides.is_empty() => {
+            CaseForm::Configured(table)
+                if table.compression.method == config::CompressionMethod::Coded
+                    && !table.overrides.is_empty() =>
+            {
                 "coded, bits by layer and site".into()
             }
             CaseForm::Configured(table) => described(&table.compression),
@@ -145,16 +170,28 @@ impl Case {
     /// The policies for a batch.
     pub fn activations(&self, decoder: &Decoder, batch: &Batch) -> Activations {
         let (model, rows) = (decoder.config(), (batch.rows * batch.columns) as i64);
-        let everywhere = |difference: bool, options: &dyn Fn(i64) -> Option<compression::Options>| {
-            let saved = |site, options| if difference { delta_coded(site, options) } else { SavePolicy::Code(options) };
-            let keep = |site, layer| options(site_width(site, model, layer)).map_or(SavePolicy::Exact, |options| saved(site, options));
-            let layers = 0..model.num_layers as usize;
-            Activations::from_layers(layers.map(|layer| block_policies(&self.sites, |site| keep(site, layer))).collect())
-        };
+        let everywhere =
+            |difference: bool, options: &dyn Fn(i64) -> Option<compression::Options>| {
+                let saved = |site, options| {
+                    if difference { delta_coded(site, options) } else { SavePolicy::Code(options) }
+                };
+                let keep = |site, layer| {
+                    options(site_width(site, model, layer))
+                        .map_or(SavePolicy::Exact, |options| saved(site, options))
+                };
+                let layers = 0..model.num_layers as usize;
+                Activations::from_layers(
+                    layers
+                        .map(|layer| block_policies(&self.sites, |site| keep(site, layer)))
+                        .collect(),
+                )
+            };
         match &self.form {
             CaseForm::Configured(table) => activation_policies(table, model),
             CaseForm::Form(form) => everywhere(false, &|width| compression_options(form, width)),
-            CaseForm::Candidate(candidate) => everywhere(candidate.difference, &|width| candidate.options(rows, width)),
+            CaseForm::Candidate(candidate) => {
+                everywhere(candidate.difference, &|width| candidate.options(rows, width))
+            }
         }
     }
 }
@@ -175,7 +212,9 @@ fn described(form: &CompressionConfig) -> String {
         CompressionMethod::Exact => "exact".into(),
         CompressionMethod::Quantized => format!("quantized int{}", bits),
         CompressionMethod::Coded => format!("coded, {bits} bits"),
-        CompressionMethod::Qb | CompressionMethod::RowSpace => format!("{} {}, {rank}, {}", form.method, form.sketch, form.factors),
+        CompressionMethod::Qb | CompressionMethod::RowSpace => {
+            format!("{} {}, {rank}, {}", form.method, form.sketch, form.factors)
+        }
         _ => format!("{}, {rank}, {}", form.method, form.factors),
     }
 }
@@ -218,10 +257,18 @@ impl Gradients {
         self.kept_bytes = self.kept_bytes.max(found.kept_bytes);
         self.exact_bytes = self.exact_bytes.max(found.exact_bytes);
         self.products.resize(exact.gradients.len(), Products::default());
-        for ((exact, found), products) in exact.gradients.iter().zip(&found.gradients).zip(&mut self.products) {
+        for ((exact, found), products) in
+            exact.gradients.iter().zip(&found.gradients).zip(&mut self.products)
+        {
             let (exact, found) = (exact.f_to_kind(Kind::Double)?, found.f_to_kind(Kind::Double)?);
-            let product = |a: &Tensor, b: &Tensor| Ok::<_, crate::Error>(a.f_mul(b)?.f_sum(Kind::Double)?.f_double_value(&[])?);
-            products.add(Products { exact: product(&exact, &exact)?, found: product(&found, &found)?, both: product(&exact, &found)? });
+            let product = |a: &Tensor, b: &Tensor| {
+                Ok::<_, crate::Error>(a.f_mul(b)?.f_sum(Kind::Double)?.f_double_value(&[])?)
+            };
+            products.add(Products {
+                exact: product(&exact, &exact)?,
+                found: product(&found, &found)?,
+                both: product(&exact, &found)?,
+            });
         }
         Ok(())
     }
@@ -245,7 +292,11 @@ impl Gradients {
             kind: case.kind,
             sites: case.sites_name(),
             method: case.method(),
-            bits: if let CaseForm::Candidate(candidate) = &case.form { Some(candidate.bits) } else { None },
+            bits: if let CaseForm::Candidate(candidate) = &case.form {
+                Some(candidate.bits)
+            } else {
+                None
+            },
             basis_age: case.age,
             basis_layers: case.basis_layers,
             kept_bytes: self.kept_bytes,
@@ -274,12 +325,17 @@ mod tests {
 
     #[test]
     fn errors_and_cosines_are_those_of_the_vectors() {
-        let taken = |values: &[f64]| ProbeResult { gradients: vec![Tensor::from_slice(values)], kept_bytes: 3, exact_bytes: 4 };
+        let taken = |values: &[f64]| ProbeResult {
+            gradients: vec![Tensor::from_slice(values)],
+            kept_bytes: 3,
+            exact_bytes: 4,
+        };
         let mut gradients = Gradients::default();
         assert!(gradients.add(&taken(&[3.0, 0.0]), &taken(&[3.0, 1.0])).is_ok());
         assert!(gradients.add(&taken(&[0.0, 4.0]), &taken(&[0.0, 4.0])).is_ok());
         let form = CaseForm::Form(Box::default());
-        let case = Case { kind: "site", sites: Sites::Of(vec![Site::Act]), form, basis_layers: 1, age: 0 };
+        let case =
+            Case { kind: "site", sites: Sites::Of(vec![Site::Act]), form, basis_layers: 1, age: 0 };
         let report = gradients.report(case, &["model.layers.1.a"]);
         assert!((report.relative_error - 0.2).abs() < 1e-12, "{report:?}");
         assert!((report.cosine - 25.0 / (25f64 * 26.0).sqrt()).abs() < 1e-12);

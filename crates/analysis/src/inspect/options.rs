@@ -17,6 +17,13 @@ pub struct InspectOptions {
 
 impl Default for InspectOptions {
     fn default() -> Self {
-        Self { batches: 2, bits: vec![2.0, 4.0, 8.0], layers: 8, methods: Vec::new(), age: 0, shared: Vec::new() }
+        Self {
+            batches: 2,
+            bits: vec![2.0, 4.0, 8.0],
+            layers: 8,
+            methods: Vec::new(),
+            age: 0,
+            shared: Vec::new(),
+        }
     }
 }

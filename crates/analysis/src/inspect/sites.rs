@@ -16,13 +16,15 @@ use crate::Result;
 pub struct SiteReport {
     /// The layer, from 0.
     pub layer: usize,
-    /// The site, by the names of `[activations] sites`, with what it is where a name stands for several.
+    /// The site, by the names of `[activations] sites`, with what it is where a name stands for
+    /// several.
     pub site: String,
     /// Tokens of the last batch.
     pub rows: i64,
     /// Its width.
     pub width: i64,
-    /// The least per-token error of any rank: the spectrum, cumulated, at ranks that grow by about a seventh.
+    /// The least per-token error of any rank: the spectrum, cumulated, at ranks that grow by about
+    /// a seventh.
     pub optimum: Vec<CurvePoint>,
     /// Each method at each number of bits, over the batches.
     pub methods: Vec<MethodError>,
@@ -53,9 +55,14 @@ pub struct MethodError {
     pub relative_error: f64,
 }
 
-/// Every sublayer recomputed from its exact input: every site is observed, and little memory is used.
+/// Every sublayer recomputed from its exact input: every site is observed, and little memory is
+/// used.
 pub(super) fn all_exact() -> Activations {
-    BlockActivations { recompute: Recompute::Sublayer(SavePolicy::Exact), ..BlockActivations::default() }.into()
+    BlockActivations {
+        recompute: Recompute::Sublayer(SavePolicy::Exact),
+        ..BlockActivations::default()
+    }
+    .into()
 }
 
 /// Measures each tensor when it is observed, so that none is stored.
@@ -124,7 +131,10 @@ impl SiteObserver {
         }
         sums.methods.resize(self.0.candidates.len(), MethodSums::default());
         for (candidate, method) in self.0.candidates.iter().zip(&mut sums.methods) {
-            let Some(options) = candidate.options(rows, width).filter(|_| !candidate.difference) else { continue };
+            let Some(options) = candidate.options(rows, width).filter(|_| !candidate.difference)
+            else {
+                continue;
+            };
             let code = decompose(&matrix, &options, self.0.seed, &mut SiteState::default())?;
             let restored = code.restore(Kind::Float)?;
             method.batches += 1.0;
@@ -143,13 +153,20 @@ impl SiteObserver {
         for (&place, sums) in &observed.places {
             let (Some(layer), Some(site)) = (place.layer, place.site) else { continue };
             let mean = |sum: f64, count: f64| (sum / count.max(1.0)).sqrt();
-            let methods = self.0.candidates.iter().zip(&sums.methods).filter(|(_, method)| method.batches > 0.0);
+            let methods = self
+                .0
+                .candidates
+                .iter()
+                .zip(&sums.methods)
+                .filter(|(_, method)| method.batches > 0.0);
             let report = SiteReport {
                 layer,
                 site: name(site).to_owned(),
                 rows: sums.rows,
                 width: sums.width,
-                optimum: ranks(sums.lost.len()).map(|rank| CurvePoint { rank, error: mean(sums.lost[rank - 1], sums.batches) }).collect(),
+                optimum: ranks(sums.lost.len())
+                    .map(|rank| CurvePoint { rank, error: mean(sums.lost[rank - 1], sums.batches) })
+                    .collect(),
                 methods: methods
                     .map(|(candidate, method)| MethodError {
                         candidate: candidate.clone(),
@@ -169,8 +186,8 @@ impl SiteObserver {
 
 impl Observer for SiteObserver {
     fn observe(&self, place: SiteId, tensor: &Tensor) {
-        let shown =
-            place.layer.is_some_and(|layer| self.0.layers.contains(&layer)) && place.site.is_some_and(|site| !name(site).is_empty());
+        let shown = place.layer.is_some_and(|layer| self.0.layers.contains(&layer))
+            && place.site.is_some_and(|site| !name(site).is_empty());
         let mut observed = self.observed();
         if !shown || observed.error.is_some() {
             return;
@@ -183,7 +200,8 @@ impl Observer for SiteObserver {
     }
 }
 
-/// The name in `[activations] sites`; empty for what is no site there, or is reported under another name.
+/// The name in `[activations] sites`; empty for what is no site there, or is reported under another
+/// name.
 fn name(site: Site) -> &'static str {
     match site {
         Site::Attention => "layer, sublayer (attention), norm",
@@ -207,7 +225,12 @@ fn name(site: Site) -> &'static str {
         Site::MergeNorm => "norm (merge)",
         Site::MergeIn => "mlp_in (merge)",
         Site::FinalNorm => "norm (last)",
-        Site::Layer | Site::AttentionNorm | Site::MlpNorm | Site::Core | Site::Router | Site::Loss => "",
+        Site::Layer
+        | Site::AttentionNorm
+        | Site::MlpNorm
+        | Site::Core
+        | Site::Router
+        | Site::Loss => "",
         Site::Patches | Site::EmbeddingNorm | Site::Pooled | Site::HeadGate | Site::HeadOut => "",
     }
 }

@@ -23,7 +23,8 @@ pub(super) enum Frame {
     Verdict(String),
 }
 
-/// No frame is longer than its two bytes of length can say, nor a verdict longer than a person reads.
+/// No frame is longer than its two bytes of length can say, nor a verdict longer than a person
+/// reads.
 const LONGEST_TEXT: usize = 4096;
 
 /// Bytes that are no frame.
@@ -41,7 +42,9 @@ impl Frame {
                 (3, [numbers.as_slice(), operation.as_bytes()].concat())
             }
             Frame::Goodbye => (4, Vec::new()),
-            Frame::Verdict(words) => (5, words.as_bytes()[..words.floor_char_boundary(LONGEST_TEXT)].to_vec()),
+            Frame::Verdict(words) => {
+                (5, words.as_bytes()[..words.floor_char_boundary(LONGEST_TEXT)].to_vec())
+            }
         };
         [&[kind], (rest.len() as u16).to_le_bytes().as_slice(), &rest].concat()
     }
@@ -60,7 +63,8 @@ impl Frame {
             (2, []) => Frame::Welcome,
             (3, rest) => {
                 let (numbers, operation) = rest.split_at_checked(24).ok_or(Malformed)?;
-                let [step, entered, left] = [0, 1, 2].map(|index| u64::from_le_bytes(numbers.as_chunks().0[index]));
+                let [step, entered, left] =
+                    [0, 1, 2].map(|index| u64::from_le_bytes(numbers.as_chunks().0[index]));
                 Frame::Beat(Activity { step, entered, left, operation: text(operation).into() })
             }
             (4, []) => Frame::Goodbye,
@@ -97,10 +101,17 @@ impl Connection {
     pub(super) fn new(stream: TcpStream) -> std::io::Result<Connection> {
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, incoming: Vec::new(), outgoing: Vec::new(), is_open: true, is_closed: false })
+        Ok(Connection {
+            stream,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            is_open: true,
+            is_closed: false,
+        })
     }
 
-    /// Sends a frame as soon as the network takes it. A beat that would wait behind another is left out.
+    /// Sends a frame as soon as the network takes it. A beat that would wait behind another is left
+    /// out.
     pub(super) fn send(&mut self, frame: &Frame) {
         if self.outgoing.is_empty() || !matches!(frame, Frame::Beat(_)) {
             self.outgoing.extend(frame.encoded());
@@ -173,7 +184,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn frames() -> Vec<Frame> {
-        let activity = Activity { step: 12, entered: 345, left: 344, operation: "all_reduce".into() };
+        let activity =
+            Activity { step: 12, entered: 345, left: 344, operation: "all_reduce".into() };
         vec![
             Frame::Hello(*b"0123456789abcdef", 7),
             Frame::Welcome,
@@ -200,7 +212,12 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_frame_are_refused() {
-        for bytes in [&b"GET / HTTP/1.1\r\n\r\n and much more than seventy kilobytes"[..], &[2, 1, 0, 9], &[3, 2, 0, 1, 1], &[1, 1, 0, 0]] {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n\r\n and much more than seventy kilobytes"[..],
+            &[2, 1, 0, 9],
+            &[3, 2, 0, 1, 1],
+            &[1, 1, 0, 0],
+        ] {
             let mut bytes = [bytes, &[0; 70_000]].concat();
             assert!(Frame::take(&mut bytes).is_err());
         }
@@ -209,7 +226,8 @@ mod tests {
     #[test]
     fn a_line_carries_frames_and_tells_the_end() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut here = Connection::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+        let mut here =
+            Connection::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
         let mut there = Connection::new(listener.accept().unwrap().0).unwrap();
         frames().iter().for_each(|frame| here.send(frame));
         drop(here);

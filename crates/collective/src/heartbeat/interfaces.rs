@@ -5,7 +5,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr;
 
-/// The addresses under which other hosts may reach this one; that of the loopback only where there are no others.
+/// The addresses under which other hosts may reach this one; that of the loopback only where there
+/// are no others.
 ///
 /// # Errors
 /// The system does not say.

@@ -1,5 +1,6 @@
-//! How the ranks find rank 0: it listens, the group carries its addresses to all, and each rank tries all of them at once, since a host may
-//! have addresses that others cannot reach, or that are another machine's there.
+//! How the ranks find rank 0: it listens, the group carries its addresses to all, and each rank
+//! tries all of them at once, since a host may have addresses that others cannot reach, or that are
+//! another machine's there.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -26,7 +27,8 @@ pub(super) fn listen() -> io::Result<(TcpListener, Endpoint)> {
     let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0"))?;
     listener.set_nonblocking(true)?;
     let own = listener.local_addr()?;
-    let reachable = interfaces::addresses()?.into_iter().filter(|address| address.is_ipv4() || own.is_ipv6());
+    let reachable =
+        interfaces::addresses()?.into_iter().filter(|address| address.is_ipv4() || own.is_ipv6());
     let addresses = reachable.map(|address| SocketAddr::new(address, own.port())).collect();
     let mut token = Token::default();
     File::open("/dev/urandom")?.read_exact(&mut token)?;
@@ -36,7 +38,8 @@ pub(super) fn listen() -> io::Result<(TcpListener, Endpoint)> {
 impl Endpoint {
     /// To be carried by the group.
     pub(super) fn encoded(&self) -> Vec<u8> {
-        let addresses = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let addresses =
+            self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         [self.token.as_slice(), addresses.as_bytes()].concat()
     }
 
@@ -44,7 +47,10 @@ impl Endpoint {
     pub(super) fn decoded(bytes: &[u8]) -> Option<Endpoint> {
         let (token, addresses) = bytes.split_first_chunk()?;
         let addresses = std::str::from_utf8(addresses).ok()?.split_whitespace();
-        Some(Endpoint { token: *token, addresses: addresses.filter_map(|address| address.parse().ok()).collect() })
+        Some(Endpoint {
+            token: *token,
+            addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+        })
     }
 
     /// Connects to rank 0 under whichever of its addresses answers first.
@@ -61,14 +67,17 @@ impl Endpoint {
         drop(sender);
         let end = Instant::now() + limit;
         let mut faults = Vec::new();
-        while let Ok((address, answer)) = answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        while let Ok((address, answer)) =
+            answers.recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
             match answer.and_then(Connection::new) {
                 Ok(connection) => return Ok(connection),
                 Err(cause) => faults.push(format!("{address}: {cause}")),
             }
         }
         if faults.is_empty() {
-            let addresses = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let addresses =
+                self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             faults.push(format!("no answer from {addresses}"));
         }
         Err(faults.join("; "))
@@ -86,8 +95,8 @@ fn connect_to(address: SocketAddr, hello: &[u8], limit: Duration) -> io::Result<
     if answer == welcome { Ok(stream) } else { Err(io::Error::other("somebody else answers")) }
 }
 
-/// A connection that has come to rank 0, and the rank it is from once it has said so. A rank knocks at every address and keeps one connection:
-/// the one over which its first beat comes.
+/// A connection that has come to rank 0, and the rank it is from once it has said so. A rank knocks
+/// at every address and keeps one connection: the one over which its first beat comes.
 #[derive(Debug)]
 pub(super) struct PendingConnection {
     pub(super) connection: Connection,
@@ -100,8 +109,13 @@ impl PendingConnection {
         PendingConnection { connection, rank: None, since: Instant::now() }
     }
 
-    /// Listens to the visitor: the rank and its first frames once it has come to stay, `Err` if it is to be forgotten.
-    pub(super) fn hear(&mut self, token: &Token, world_size: usize) -> Result<Option<(usize, Vec<Frame>)>, ()> {
+    /// Listens to the visitor: the rank and its first frames once it has come to stay, `Err` if it
+    /// is to be forgotten.
+    pub(super) fn hear(
+        &mut self,
+        token: &Token,
+        world_size: usize,
+    ) -> Result<Option<(usize, Vec<Frame>)>, ()> {
         let received = self.connection.receive();
         let mut frames = received.frames.into_iter().peekable();
         if self.rank.is_none()
@@ -168,14 +182,19 @@ mod tests {
         let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
         let stranger_address = stranger.local_addr().unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        endpoint.addresses.extend([closed, stranger_address, SocketAddr::from(([127, 0, 0, 1], port))]);
+        endpoint.addresses.extend([
+            closed,
+            stranger_address,
+            SocketAddr::from(([127, 0, 0, 1], port)),
+        ]);
         let host = std::thread::spawn(move || host(listener, token));
 
         let mut wrong = TcpStream::connect(("127.0.0.1", port)).unwrap();
         wrong.write_all(&Frame::Hello([9; 16], 1).encoded()).unwrap();
         assert_eq!(wrong.read(&mut [0]).unwrap(), 0, "a stranger is sent away without a word");
 
-        let mut connection = Endpoint::decoded(&endpoint.encoded()).unwrap().connect(3, LONG).unwrap();
+        let mut connection =
+            Endpoint::decoded(&endpoint.encoded()).unwrap().connect(3, LONG).unwrap();
         connection.send(&Frame::Beat(Activity::default()));
         let (rank, sent_away) = host.join().unwrap();
         assert_eq!(rank, 3);

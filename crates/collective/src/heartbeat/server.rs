@@ -62,7 +62,9 @@ impl Server {
                 next_beat = now + self.interval;
                 let own = activity::own();
                 self.watch.update(self.own(), own.clone());
-                self.connections.values_mut().for_each(|connection| connection.send(&Frame::Beat(own.clone())));
+                self.connections
+                    .values_mut()
+                    .for_each(|connection| connection.send(&Frame::Beat(own.clone())));
             }
             self.accept_ranks();
             if let Some(words) = self.listen() {
@@ -78,8 +80,12 @@ impl Server {
             }
             let mut descriptors = vec![self.leave.as_raw_fd()];
             descriptors.extend(self.listener.iter().flat_map(Listener::descriptors));
-            descriptors
-                .extend(self.connections.values().filter(|connection| connection.is_open).map(|connection| connection.stream.as_raw_fd()));
+            descriptors.extend(
+                self.connections
+                    .values()
+                    .filter(|connection| connection.is_open)
+                    .map(|connection| connection.stream.as_raw_fd()),
+            );
             wait(&descriptors, next_beat.saturating_duration_since(Instant::now()));
         }
     }
@@ -146,13 +152,18 @@ impl Server {
         None
     }
 
-    /// Says a last thing to all, and waits a little until it is on its way, or until all have `heard` it and hung up.
+    /// Says a last thing to all, and waits a little until it is on its way, or until all have
+    /// `heard` it and hung up.
     fn send_to_all(&mut self, frame: &Frame, heard: bool) {
         let end = Instant::now() + LAST_WORDS;
-        // A rank that was welcome may not have beaten yet: without a goodbye it would miss this one.
+        // A rank that was welcome may not have beaten yet: without a goodbye it would miss this
+        // one.
         let pending = self.listener.iter_mut().flat_map(|listener| listener.pending.drain(..));
-        let welcome = pending.filter(|candidate| candidate.rank.is_some()).map(|candidate| candidate.connection);
-        let mut connections: Vec<Connection> = std::mem::take(&mut self.connections).into_values().chain(welcome).collect();
+        let welcome = pending
+            .filter(|candidate| candidate.rank.is_some())
+            .map(|candidate| candidate.connection);
+        let mut connections: Vec<Connection> =
+            std::mem::take(&mut self.connections).into_values().chain(welcome).collect();
         connections.iter_mut().for_each(|connection| connection.send(frame));
         loop {
             connections.retain_mut(|connection| {
@@ -176,7 +187,8 @@ impl Server {
 
 impl Listener {
     fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        std::iter::once(self.socket.as_raw_fd()).chain(self.pending.iter().map(|candidate| candidate.connection.stream.as_raw_fd()))
+        std::iter::once(self.socket.as_raw_fd())
+            .chain(self.pending.iter().map(|candidate| candidate.connection.stream.as_raw_fd()))
     }
 
     /// Looks who is there; those that stay, with what they have said.
@@ -200,10 +212,14 @@ impl Listener {
 
 /// Waits until something can be read from one of `descriptors`, at most for `longest`.
 fn wait(descriptors: &[RawFd], longest: Duration) {
-    let mut waited: Vec<libc::pollfd> = descriptors.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    let mut waited: Vec<libc::pollfd> = descriptors
+        .iter()
+        .map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+        .collect();
     // Rounded up: else the last part of a millisecond would be waited for by looking.
     let milliseconds = longest.as_micros().div_ceil(1000).try_into().unwrap_or(libc::c_int::MAX);
-    // SAFETY: the pointer and the number describe a list that lives through the call. However it ends, the next look tells.
+    // SAFETY: the pointer and the number describe a list that lives through the call. However it
+    // ends, the next look tells.
     unsafe { libc::poll(waited.as_mut_ptr(), waited.len() as libc::nfds_t, milliseconds) };
 }
 
@@ -236,19 +252,27 @@ mod tests {
         leave.set_nonblocking(true).unwrap();
         let hosts = (0..world_size).map(|rank| format!("node{rank}")).collect();
         let watch = Watch::new(own, hosts, silence, None, LONG);
-        let server = Server { watch, connections, listener, leave, interval: Duration::from_millis(50) };
+        let server =
+            Server { watch, connections, listener, leave, interval: Duration::from_millis(50) };
         Rank { owner, thread: std::thread::spawn(move || server.run()) }
     }
 
     /// Rank 0, and how to reach it.
     fn centre(world_size: usize, silence: Duration) -> (Rank, Endpoint) {
         let (listener, endpoint) = listen().unwrap();
-        let listener = Listener { socket: listener, token: endpoint.token, world_size, pending: Vec::new() };
+        let listener =
+            Listener { socket: listener, token: endpoint.token, world_size, pending: Vec::new() };
         (start(0, world_size, silence, BTreeMap::new(), Some(listener)), endpoint)
     }
 
     fn other(rank: usize, world_size: usize, endpoint: &Endpoint) -> Rank {
-        start(rank, world_size, LONG, BTreeMap::from([(0, endpoint.connect(rank, LONG).unwrap())]), None)
+        start(
+            rank,
+            world_size,
+            LONG,
+            BTreeMap::from([(0, endpoint.connect(rank, LONG).unwrap())]),
+            None,
+        )
     }
 
     impl Rank {
@@ -282,7 +306,12 @@ mod tests {
         let (zero, endpoint) = centre(3, LONG);
         let one = other(1, 3, &endpoint);
         let mut two = endpoint.connect(2, LONG).unwrap();
-        two.send(&Frame::Beat(crate::activity::Activity { step: 7, entered: 9, left: 8, operation: "barrier".into() }));
+        two.send(&Frame::Beat(crate::activity::Activity {
+            step: 7,
+            entered: 9,
+            left: 8,
+            operation: "barrier".into(),
+        }));
         drop(two);
         let words = "rank 2 (host node2) has ended without a word; last heard of at step 7, in barrier (collective 9)".to_owned();
         assert_eq!(zero.verdict(), (words.clone(), false));
@@ -296,7 +325,10 @@ mod tests {
         let mut two = endpoint.connect(2, LONG).unwrap();
         two.send(&Frame::Beat(activity::Activity::default()));
         let (words, is_told) = zero.verdict();
-        assert!(words.starts_with("rank 2 (host node2) has not been heard of for ") && !is_told, "{words}");
+        assert!(
+            words.starts_with("rank 2 (host node2) has not been heard of for ") && !is_told,
+            "{words}"
+        );
         assert_eq!(one.verdict(), (words, true));
     }
 
@@ -305,7 +337,8 @@ mod tests {
         let (listener, endpoint) = listen().unwrap();
         let token = endpoint.token;
         let host = std::thread::spawn(move || {
-            let mut listener = Listener { socket: listener, token, world_size: 2, pending: Vec::new() };
+            let mut listener =
+                Listener { socket: listener, token, world_size: 2, pending: Vec::new() };
             loop {
                 if let Some((_, connection, _)) = listener.poll().pop() {
                     return connection;

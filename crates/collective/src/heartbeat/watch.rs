@@ -34,8 +34,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch as rank `own`. A rank is silent after `silence`, at first after `start` more; without `stall`, it may be idle for ever.
-    pub(super) fn new(own: usize, hosts: Vec<String>, silence: Duration, stall: Option<Duration>, start: Duration) -> Watch {
+    /// Begins to watch as rank `own`. A rank is silent after `silence`, at first after `start`
+    /// more; without `stall`, it may be idle for ever.
+    pub(super) fn new(
+        own: usize,
+        hosts: Vec<String>,
+        silence: Duration,
+        stall: Option<Duration>,
+        start: Duration,
+    ) -> Watch {
         let peer = |rank| Peer {
             is_watched: if own == 0 { rank != 0 } else { rank == 0 },
             heard: start,
@@ -43,7 +50,14 @@ impl Watch {
             since: start,
             is_gone: false,
         };
-        Watch { own, peers: (0..hosts.len()).map(peer).collect(), hosts, silence, stall, now: Duration::ZERO }
+        Watch {
+            own,
+            peers: (0..hosts.len()).map(peer).collect(),
+            hosts,
+            silence,
+            stall,
+            now: Duration::ZERO,
+        }
     }
 
     /// The rank that watches.
@@ -51,7 +65,8 @@ impl Watch {
         self.own
     }
 
-    /// Lets time pass. More at once than a thread sleeps means that this process was stopped, and heard nobody for that reason.
+    /// Lets time pass. More at once than a thread sleeps means that this process was stopped, and
+    /// heard nobody for that reason.
     pub(super) fn pass(&mut self, elapsed: Duration) {
         self.now += elapsed.min(self.silence / 4);
     }
@@ -109,14 +124,23 @@ impl Watch {
             return None;
         }
         // They were not cut off at the same moment of their rounds.
-        let silent: Vec<usize> = self.watched().filter(|(_, peer)| silent_for(peer) > self.silence / 2).map(|(rank, _)| rank).collect();
+        let silent: Vec<usize> = self
+            .watched()
+            .filter(|(_, peer)| silent_for(peer) > self.silence / 2)
+            .map(|(rank, _)| rank)
+            .collect();
         let [first, others @ ..] = silent.as_slice() else { return None };
-        let mut words =
-            format!("{} has not been heard of for {}; {}", self.name(*first), seconds(silent_for(&self.peers[*first])), self.last(*first));
+        let mut words = format!(
+            "{} has not been heard of for {}; {}",
+            self.name(*first),
+            seconds(silent_for(&self.peers[*first])),
+            self.last(*first)
+        );
         if !others.is_empty() {
             words += &format!("; nor has {}", self.names(others));
         }
-        let hosts_of_others = self.watched().filter(|(rank, _)| self.hosts[*rank] != self.hosts[self.own]).count();
+        let hosts_of_others =
+            self.watched().filter(|(rank, _)| self.hosts[*rank] != self.hosts[self.own]).count();
         words += if silent.len() == self.watched().count() && hosts_of_others > 1 {
             "; it may be this rank's own host that is cut off"
         } else {
@@ -127,22 +151,43 @@ impl Watch {
 
     fn stall(&self) -> Option<String> {
         let stall = self.stall?;
-        let all = || self.peers.iter().enumerate().filter(|(rank, peer)| peer.is_watched || *rank == self.own);
+        let all = || {
+            self.peers
+                .iter()
+                .enumerate()
+                .filter(|(rank, peer)| peer.is_watched || *rank == self.own)
+        };
         let idle = self.now.saturating_sub(all().map(|(_, peer)| peer.since).max()?);
-        let (waiting, most) = all().filter(|(_, peer)| peer.activity.is_in_collective()).max_by_key(|(_, peer)| peer.activity.entered)?;
+        let (waiting, most) = all()
+            .filter(|(_, peer)| peer.activity.is_in_collective())
+            .max_by_key(|(_, peer)| peer.activity.entered)?;
         if idle < stall {
             return None;
         }
-        let behind: Vec<usize> = all().filter(|(_, peer)| peer.activity.entered < most.activity.entered).map(|(rank, _)| rank).collect();
+        let behind: Vec<usize> = all()
+            .filter(|(_, peer)| peer.activity.entered < most.activity.entered)
+            .map(|(rank, _)| rank)
+            .collect();
         let idle = seconds(idle);
         Some(match behind.as_slice() {
             [] => {
-                format!("no rank has made progress for {idle}: all are {}; the network between their hosts may have failed", most.activity)
+                format!(
+                    "no rank has made progress for {idle}: all are {}; the network between their hosts may have failed",
+                    most.activity
+                )
             }
             [first, others @ ..] => {
-                let others = if others.is_empty() { String::new() } else { format!("; nor has {}", self.names(others)) };
+                let others = if others.is_empty() {
+                    String::new()
+                } else {
+                    format!("; nor has {}", self.names(others))
+                };
                 let waiting = format!("{} waits {}", self.name(waiting), most.activity);
-                format!("{} has made no progress for {idle}; {}{others}; {waiting}", self.name(*first), self.last(*first))
+                format!(
+                    "{} has made no progress for {idle}; {}{others}; {waiting}",
+                    self.name(*first),
+                    self.last(*first)
+                )
             }
         })
     }
@@ -176,7 +221,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn watch(own: usize, world_size: usize) -> Watch {
-        let hosts = ["a", "a", "b", "c", "d", "e", "f"][..world_size].iter().map(ToString::to_string).collect();
+        let hosts = ["a", "a", "b", "c", "d", "e", "f"][..world_size]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         Watch::new(own, hosts, 10 * SECOND, Some(100 * SECOND), Duration::ZERO)
     }
 
@@ -272,7 +320,11 @@ mod tests {
         watch.update(1, at(4, 31, 30));
         assert_eq!(watch.verdict(), None, "it continues");
         pass(&mut watch, 100, &[1, 2]);
-        assert!(watch.verdict().unwrap().starts_with("no rank has made progress for 100 s: all are at step 4, in all_reduce"));
+        assert!(
+            watch.verdict().unwrap().starts_with(
+                "no rank has made progress for 100 s: all are at step 4, in all_reduce"
+            )
+        );
     }
 
     #[test]

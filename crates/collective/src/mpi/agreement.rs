@@ -49,7 +49,8 @@ impl Operation {
     }
 }
 
-/// A call as numbers: operation; reduction or root; dtype + 1 (and [`ON_GPU`]) and number of elements, or 0; why this rank refuses it, or 0.
+/// A call as numbers: operation; reduction or root; dtype + 1 (and [`ON_GPU`]) and number of
+/// elements, or 0; why this rank refuses it, or 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header([u64; 5]);
 
@@ -63,7 +64,13 @@ impl Header {
 
     pub(super) fn with_payload(operation: Operation, detail: u64, payload: Payload) -> Header {
         let place = if payload.on_gpu { ON_GPU } else { 0 };
-        Header([operation as u64, detail, place + payload.element as u64 + 1, payload.numel as u64, 0])
+        Header([
+            operation as u64,
+            detail,
+            place + payload.element as u64 + 1,
+            payload.numel as u64,
+            0,
+        ])
     }
 
     pub(super) fn refused(operation: Operation, refusal: Refusal) -> Header {
@@ -71,7 +78,10 @@ impl Header {
     }
 
     fn operation(&self) -> &'static str {
-        Operation::ALL.into_iter().find(|&operation| operation as u64 == self.0[0]).map_or("an unknown call", Operation::name)
+        Operation::ALL
+            .into_iter()
+            .find(|&operation| operation as u64 == self.0[0])
+            .map_or("an unknown call", Operation::name)
     }
 
     /// FNV-1a, then the finisher of MurmurHash3, so that a difference in any bit reaches all bits.
@@ -80,7 +90,9 @@ impl Header {
             .0
             .iter()
             .flat_map(|number| number.to_le_bytes())
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
         let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash ^ (hash >> 33)
     }
@@ -94,47 +106,70 @@ impl Header {
         if let Some(refusal) = Refusal::from_number(refusal) {
             return format!("{} was refused its argument ({})", self.operation(), refusal.reason());
         }
-        let detail = if operation == Operation::AllReduce as u64 || operation == Operation::ReduceScatter as u64 {
+        let detail = if operation == Operation::AllReduce as u64
+            || operation == Operation::ReduceScatter as u64
+        {
             match detail {
                 detail if detail == Reduce::Sum as u64 => " (sum)".to_owned(),
                 detail if detail == Reduce::Max as u64 => " (max)".to_owned(),
                 _ => " (min)".to_owned(),
             }
-        } else if operation == Operation::Broadcast as u64 || operation == Operation::BroadcastBytes as u64 {
+        } else if operation == Operation::Broadcast as u64
+            || operation == Operation::BroadcastBytes as u64
+        {
             format!(" (root {detail})")
         } else {
             String::new()
         };
         let payload = Element::ALL.into_iter().find(|&known| known as u64 + 1 == element % ON_GPU);
         let on_gpu = element >= ON_GPU;
-        let payload = payload.map_or_else(String::new, |element| format!(" of {}", Payload { element, numel: numel as usize, on_gpu }));
+        let payload = payload.map_or_else(String::new, |element| {
+            format!(" of {}", Payload { element, numel: numel as usize, on_gpu })
+        });
         format!("{}{detail}{payload}", self.operation())
     }
 }
 
 /// Fails on every rank unless all ranks pass the same header.
-pub(super) fn compare(header: Header, communicator: Communicator, rank: usize, hosts: &[String]) -> Result<()> {
+pub(super) fn compare(
+    header: Header,
+    communicator: Communicator,
+    rank: usize,
+    hosts: &[String],
+) -> Result<()> {
     let operation = header.operation();
     let fingerprint = header.fingerprint();
-    // The smallest fingerprint and the complement of the largest: equal ends mean that all are equal.
-    let [smallest, largest] = communicator.all_reduce_min(operation, [fingerprint, !fingerprint])?;
+    // The smallest fingerprint and the complement of the largest: equal ends mean that all are
+    // equal.
+    let [smallest, largest] =
+        communicator.all_reduce_min(operation, [fingerprint, !fingerprint])?;
     if smallest == !largest {
         return Ok(());
     }
     let mut numbers = header.0;
     let own = call::as_bytes_mut(&mut numbers);
     let mut all = vec![0_u64; header.0.len() * hosts.len()];
-    communicator.all_gather(operation, own, &vec![own.len(); hosts.len()], call::as_bytes_mut(&mut all))?;
+    communicator.all_gather(
+        operation,
+        own,
+        &vec![own.len(); hosts.len()],
+        call::as_bytes_mut(&mut all),
+    )?;
     let headers: Vec<Header> = all.as_chunks().0.iter().map(|&numbers| Header(numbers)).collect();
     Err(Error::Mismatch { operation, rank, calls: explain(&headers, hosts) })
 }
 
-/// What most ranks called, and each rank that called something else (of very many, the first eight).
+/// What most ranks called, and each rank that called something else (of very many, the first
+/// eight).
 fn explain(headers: &[Header], hosts: &[String]) -> String {
     let votes = |header: &Header| headers.iter().filter(|other| *other == header).count();
-    let Some(common) = headers.iter().rev().max_by_key(|header| votes(header)) else { return String::new() };
-    let differing: Vec<usize> = (0..headers.len()).filter(|&rank| headers[rank] != *common).collect();
-    let name = |rank: usize| format!("rank {rank} (host {}): {}", hosts[rank], headers[rank].describe());
+    let Some(common) = headers.iter().rev().max_by_key(|header| votes(header)) else {
+        return String::new();
+    };
+    let differing: Vec<usize> =
+        (0..headers.len()).filter(|&rank| headers[rank] != *common).collect();
+    let name =
+        |rank: usize| format!("rank {rank} (host {}): {}", hosts[rank], headers[rank].describe());
     // Two ranks that differ are named both: there is no majority.
     let agreeing = (0..headers.len()).filter(|&rank| headers[rank] == *common).collect::<Vec<_>>();
     let majority = match agreeing.as_slice() {
@@ -165,7 +200,11 @@ mod tests {
             Header::with_payload(Operation::AllReduce, 1, payload(Element::F32, 4)),
             Header::with_payload(Operation::AllReduce, 0, payload(Element::F32, 5)),
             Header::with_payload(Operation::AllReduce, 0, payload(Element::I64, 4)),
-            Header::with_payload(Operation::AllReduce, 0, Payload { on_gpu: true, ..payload(Element::F32, 4) }),
+            Header::with_payload(
+                Operation::AllReduce,
+                0,
+                Payload { on_gpu: true, ..payload(Element::F32, 4) },
+            ),
             Header::with_payload(Operation::AllGather, 0, payload(Element::F32, 4)),
             Header::refused(Operation::AllReduce, Refusal::Dtype),
             Header::refused(Operation::AllReduce, Refusal::Elsewhere),
@@ -173,14 +212,22 @@ mod tests {
             Header::new(Operation::Leave, 0),
         ];
         for (index, header) in headers.iter().enumerate() {
-            assert!(headers[..index].iter().all(|earlier| earlier.fingerprint() != header.fingerprint()), "{header:?}");
+            assert!(
+                headers[..index]
+                    .iter()
+                    .all(|earlier| earlier.fingerprint() != header.fingerprint()),
+                "{header:?}"
+            );
         }
     }
 
     #[test]
     fn two_ranks_that_differ_are_both_named() {
         let payload = Payload { element: Element::F32, numel: 4, on_gpu: true };
-        let headers = [Header::with_payload(Operation::AllReduce, Reduce::Max as u64, payload), Header::new(Operation::BroadcastBytes, 1)];
+        let headers = [
+            Header::with_payload(Operation::AllReduce, Reduce::Max as u64, payload),
+            Header::new(Operation::BroadcastBytes, 1),
+        ];
         assert_eq!(
             explain(&headers, &hosts(2)),
             "rank 0 (host node0): all_reduce (max) of 4 f32 on the GPU; rank 1 (host node1): broadcast_bytes (root 1)"
@@ -197,7 +244,8 @@ mod tests {
             "3 ranks: barrier; rank 3 (host node3): left the group; \
              rank 4 (host node4): all_gather was refused its argument (it is not contiguous)"
         );
-        let headers: Vec<Header> = (0..20).map(|rank| Header::new(Operation::BroadcastBytes, rank)).collect();
+        let headers: Vec<Header> =
+            (0..20).map(|rank| Header::new(Operation::BroadcastBytes, rank)).collect();
         let text = explain(&headers, &hosts(20));
         assert!(text.ends_with("and 11 more"), "{text}");
         assert_eq!(text.matches("node").count(), 9);

@@ -1,5 +1,5 @@
-//! The combinations of [`Reduce`] for every dtype. MPI knows no f16 and bf16, and leaves the maximum of NaN to chance, which would give
-//! ranks different answers: these are our own functions.
+//! The combinations of [`Reduce`] for every dtype. MPI knows no f16 and bf16, and leaves the
+//! maximum of NaN to chance, which would give ranks different answers: these are our own functions.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -55,15 +55,24 @@ fn own_function(element: Element, reduce: Reduce) -> Option<call::FoldFunction> 
 ///
 /// # Safety
 /// Both pointers are to `*length` values of `T`, aligned, apart from each other.
-unsafe extern "C" fn fold<T: Float, R: Rule>(from: *mut c_void, into: *mut c_void, length: *mut c_int, _: *mut MPI_Datatype) {
+unsafe extern "C" fn fold<T: Float, R: Rule>(
+    from: *mut c_void,
+    into: *mut c_void,
+    length: *mut c_int,
+    _: *mut MPI_Datatype,
+) {
     // SAFETY: MPI passes its own valid pointer.
     let length = usize::try_from(unsafe { *length }).unwrap_or(0);
     if length == 0 {
         return;
     }
     // SAFETY: by the contract above; a value of T is any bit pattern of its size.
-    let (from, into) =
-        unsafe { (std::slice::from_raw_parts(from.cast::<T>(), length), std::slice::from_raw_parts_mut(into.cast::<T>(), length)) };
+    let (from, into) = unsafe {
+        (
+            std::slice::from_raw_parts(from.cast::<T>(), length),
+            std::slice::from_raw_parts_mut(into.cast::<T>(), length),
+        )
+    };
     for (into, &from) in into.iter_mut().zip(from) {
         *into = R::combine(from, *into);
     }
@@ -99,7 +108,8 @@ fn wide(value: bf16) -> f32 {
     f32::from_bits(u32::from(value.to_bits()) << 16)
 }
 
-/// As `bf16::from_f32`, but without a branch, so that a loop of it becomes vector instructions: gradients are added up by it.
+/// As `bf16::from_f32`, but without a branch, so that a loop of it becomes vector instructions:
+/// gradients are added up by it.
 fn rounded(value: f32) -> bf16 {
     let bits = value.to_bits();
     let to_even = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
@@ -141,23 +151,40 @@ mod tests {
     fn folded<T: Float, R: Rule>(from: &mut [T], into: &mut [T]) {
         let mut length = from.len() as c_int;
         // SAFETY: two slices of that length, apart from each other; the datatype is not looked at.
-        unsafe { fold::<T, R>(from.as_mut_ptr().cast(), into.as_mut_ptr().cast(), &mut length, std::ptr::null_mut()) };
+        unsafe {
+            fold::<T, R>(
+                from.as_mut_ptr().cast(),
+                into.as_mut_ptr().cast(),
+                &mut length,
+                std::ptr::null_mut(),
+            )
+        };
     }
 
     #[test]
     fn bf16_is_rounded_as_elsewhere() {
         let near = |bits: u32| [bits.wrapping_sub(1), bits, bits.wrapping_add(1)];
-        // Each bf16, and each point half way to the next; among them zeros, subnormals, infinities and NaN.
-        let all = (0..=u32::from(u16::MAX)).flat_map(|high| [high << 16, (high << 16) + 0x8000]).flat_map(near);
+        // Each bf16, and each point half way to the next; among them zeros, subnormals, infinities
+        // and NaN.
+        let all = (0..=u32::from(u16::MAX))
+            .flat_map(|high| [high << 16, (high << 16) + 0x8000])
+            .flat_map(near);
         for value in all.map(f32::from_bits) {
             assert_eq!(rounded(value).to_bits(), bf16::from_f32(value).to_bits(), "{value:e}");
-            assert_eq!(wide(bf16::from_f32(value)).to_bits(), bf16::from_f32(value).to_f32().to_bits(), "{value:e}");
+            assert_eq!(
+                wide(bf16::from_f32(value)).to_bits(),
+                bf16::from_f32(value).to_f32().to_bits(),
+                "{value:e}"
+            );
         }
     }
 
     #[test]
     fn half_precision_is_added_in_f32_and_rounded_once() {
-        let (mut a, mut b) = ([bf16::from_f32(256.0), bf16::from_f32(1.5)], [bf16::from_f32(1.0), bf16::from_f32(-0.25)]);
+        let (mut a, mut b) = (
+            [bf16::from_f32(256.0), bf16::from_f32(1.5)],
+            [bf16::from_f32(1.0), bf16::from_f32(-0.25)],
+        );
         folded::<bf16, Sum>(&mut a, &mut b);
         assert_eq!(b.map(bf16::to_f32), [256.0, 1.25]);
         let (mut a, mut b) = ([f16::from_f32(2048.0), f16::MAX], [f16::from_f32(3.0), f16::MAX]);

@@ -1,4 +1,5 @@
-//! A communicator of NCCL's. It never blocks: calls are begun, and asked for until they are done, so that a deadline can end them.
+//! A communicator of NCCL's. It never blocks: calls are begun, and asked for until they are done,
+//! so that a deadline can end them.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
@@ -29,7 +30,8 @@ const WATCH: Duration = Duration::from_secs(1);
 /// What `NCCL_CONFIG_INITIALIZER` sets: the header's macro in numbers.
 const MAGIC: u32 = 0xcafe_beef;
 const UNDEFINED: c_int = c_int::MIN;
-/// The version whose configuration cudarc's feature `nccl-02024` describes; later ones read it, too.
+/// The version whose configuration cudarc's feature `nccl-02024` describes; later ones read it,
+/// too.
 const VERSION: u32 = 22403;
 
 /// The ranks of a group, one GPU each.
@@ -59,7 +61,13 @@ pub(crate) fn new_id() -> Result<Id, String> {
 
 impl Communicator {
     /// Meets the other ranks that were given the same `id`, within `deadline`.
-    pub(crate) fn meet(id: Id, rank: usize, world_size: usize, gpu: Option<Gpu>, deadline: Duration) -> Result<Arc<Communicator>, String> {
+    pub(crate) fn meet(
+        id: Id,
+        rank: usize,
+        world_size: usize,
+        gpu: Option<Gpu>,
+        deadline: Duration,
+    ) -> Result<Arc<Communicator>, String> {
         let library = Library::get()?;
         let id = ncclUniqueId { internal: id.map(|byte| byte as c_char) };
         let mut config = ncclConfig_t {
@@ -75,31 +83,60 @@ impl Communicator {
         };
         let entered = gpu.map(|gpu| gpu.enter()).transpose()?;
         let mut handle = ptr::null_mut();
-        // SAFETY: writes a handle; the configuration is of the version that it states, and is read during the call.
-        let code = unsafe { (library.comm_init_rank_config)(&mut handle, world_size as c_int, id, rank as c_int, &mut config) };
+        // SAFETY: writes a handle; the configuration is of the version that it states, and is read
+        // during the call.
+        let code = unsafe {
+            (library.comm_init_rank_config)(
+                &mut handle,
+                world_size as c_int,
+                id,
+                rank as c_int,
+                &mut config,
+            )
+        };
         drop(entered);
-        let communicator = Arc::new(Communicator { library, handle: Mutex::new(Handle(handle)), gpu });
+        let communicator =
+            Arc::new(Communicator { library, handle: Mutex::new(Handle(handle)), gpu });
         let met = communicator.settle(&communicator.lock(), code, deadline);
         if let Err(error) = met {
             communicator.abandon();
             return Err(error);
         }
-        watch(Arc::downgrade(&communicator)).map_err(|error| format!("no thread can be started: {error}"))?;
+        watch(Arc::downgrade(&communicator))
+            .map_err(|error| format!("no thread can be started: {error}"))?;
         Ok(communicator)
     }
 
     /// Replaces `count` numbers at `memory` by their combination over the ranks.
     ///
     /// # Safety
-    /// They are there, on this communicator's GPU, and stay until what is queued now is done; all ranks make the same call.
-    pub(crate) unsafe fn all_reduce(&self, memory: *mut c_void, count: usize, element: Element, reduce: Reduce) -> Result<(), String> {
+    /// They are there, on this communicator's GPU, and stay until what is queued now is done; all
+    /// ranks make the same call.
+    pub(crate) unsafe fn all_reduce(
+        &self,
+        memory: *mut c_void,
+        count: usize,
+        element: Element,
+        reduce: Reduce,
+    ) -> Result<(), String> {
         self.call(|library, handle, stream| {
             // SAFETY: the caller's promise; in place is allowed.
-            unsafe { (library.all_reduce)(memory, memory, count, datatype(element), operation(reduce), handle, stream) }
+            unsafe {
+                (library.all_reduce)(
+                    memory,
+                    memory,
+                    count,
+                    datatype(element),
+                    operation(reduce),
+                    handle,
+                    stream,
+                )
+            }
         })
     }
 
-    /// Combines the numbers at `all` over the ranks, `count` for each, and puts this rank's into `own`.
+    /// Combines the numbers at `all` over the ranks, `count` for each, and puts this rank's into
+    /// `own`.
     ///
     /// # Safety
     /// As for [`Communicator::all_reduce`]; `own` has room for `count`.
@@ -113,7 +150,17 @@ impl Communicator {
     ) -> Result<(), String> {
         self.call(|library, handle, stream| {
             // SAFETY: the caller's promise.
-            unsafe { (library.reduce_scatter)(all, own, count, datatype(element), operation(reduce), handle, stream) }
+            unsafe {
+                (library.reduce_scatter)(
+                    all,
+                    own,
+                    count,
+                    datatype(element),
+                    operation(reduce),
+                    handle,
+                    stream,
+                )
+            }
         })
     }
 
@@ -121,10 +168,26 @@ impl Communicator {
     ///
     /// # Safety
     /// As for [`Communicator::all_reduce`]; `root` is a rank.
-    pub(crate) unsafe fn broadcast(&self, memory: *mut c_void, count: usize, element: Element, root: usize) -> Result<(), String> {
+    pub(crate) unsafe fn broadcast(
+        &self,
+        memory: *mut c_void,
+        count: usize,
+        element: Element,
+        root: usize,
+    ) -> Result<(), String> {
         self.call(|library, handle, stream| {
             // SAFETY: the caller's promise; in place is allowed.
-            unsafe { (library.broadcast)(memory, memory, count, datatype(element), root as c_int, handle, stream) }
+            unsafe {
+                (library.broadcast)(
+                    memory,
+                    memory,
+                    count,
+                    datatype(element),
+                    root as c_int,
+                    handle,
+                    stream,
+                )
+            }
         })
     }
 
@@ -132,15 +195,25 @@ impl Communicator {
     ///
     /// # Safety
     /// As for [`Communicator::all_reduce`]; `all` has room for them.
-    pub(crate) unsafe fn all_gather(&self, own: *const c_void, all: *mut c_void, count: usize, element: Element) -> Result<(), String> {
+    pub(crate) unsafe fn all_gather(
+        &self,
+        own: *const c_void,
+        all: *mut c_void,
+        count: usize,
+        element: Element,
+    ) -> Result<(), String> {
         self.call(|library, handle, stream| {
             // SAFETY: the caller's promise.
             unsafe { (library.all_gather)(own, all, count, datatype(element), handle, stream) }
         })
     }
 
-    /// Queues a call where libtorch queues its own work now: it sees what came before, and what comes later sees its result.
-    fn call(&self, begin: impl FnOnce(&Library, ncclComm_t, *mut c_void) -> Code) -> Result<(), String> {
+    /// Queues a call where libtorch queues its own work now: it sees what came before, and what
+    /// comes later sees its result.
+    fn call(
+        &self,
+        begin: impl FnOnce(&Library, ncclComm_t, *mut c_void) -> Code,
+    ) -> Result<(), String> {
         let handle = self.lock();
         let stream = self.gpu.map_or(Ok(ptr::null_mut()), |gpu| gpu.stream())?;
         let _entered = self.gpu.map(|gpu| gpu.enter()).transpose()?;
@@ -153,8 +226,12 @@ impl Communicator {
         let begun = Instant::now();
         while code == IN_PROGRESS {
             match begun.elapsed() {
-                waited if waited > deadline => return Err(format!("it is not done after {} s", deadline.as_secs())),
-                waited if waited > Duration::from_millis(1) => std::thread::sleep(Duration::from_millis(1)),
+                waited if waited > deadline => {
+                    return Err(format!("it is not done after {} s", deadline.as_secs()));
+                }
+                waited if waited > Duration::from_millis(1) => {
+                    std::thread::sleep(Duration::from_millis(1))
+                }
                 _ => std::thread::yield_now(),
             }
             code = self.state(handle);
@@ -195,8 +272,8 @@ impl Drop for Communicator {
         if handle.0.is_null() {
             return;
         }
-        // The GPU may be done, and what it sent still on its way: to abort would take it from the ranks that wait for it.
-        // SAFETY: the handle is NCCL's.
+        // The GPU may be done, and what it sent still on its way: to abort would take it from the
+        // ranks that wait for it. SAFETY: the handle is NCCL's.
         let code = unsafe { (self.library.comm_finalize)(handle.0) };
         let end = match self.settle(&handle, code, LEAVING) {
             Ok(()) => self.library.comm_destroy,
@@ -217,7 +294,10 @@ fn watch(communicator: Weak<Communicator>) -> std::io::Result<()> {
             let Ok(handle) = communicator.handle.try_lock() else { continue };
             let state = communicator.state(&handle);
             if state != SUCCESS && state != IN_PROGRESS {
-                crate::abort(&format!("NCCL failed: {}", communicator.library.words(state, handle.0)));
+                crate::abort(&format!(
+                    "NCCL failed: {}",
+                    communicator.library.words(state, handle.0)
+                ));
             }
         }
     };

@@ -1,5 +1,6 @@
-//! NCCL's functions, looked for when they are first needed. Types and constants are cudarc's; its loader knows neither `libnccl.so.2`, the only
-//! name in PyTorch's packages, nor what to do without it. Codes are plain numbers here, as a newer NCCL may have more of them.
+//! NCCL's functions, looked for when they are first needed. Types and constants are cudarc's; its
+//! loader knows neither `libnccl.so.2`, the only name in PyTorch's packages, nor what to do without
+//! it. Codes are plain numbers here, as a newer NCCL may have more of them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
@@ -11,7 +12,8 @@ pub(super) type Code = u32;
 pub(super) const SUCCESS: Code = 0;
 pub(super) const IN_PROGRESS: Code = 7;
 
-/// Where it is looked for, by the loader's rules: among what is loaded already, in `LD_LIBRARY_PATH`, beside PyTorch, in the system.
+/// Where it is looked for, by the loader's rules: among what is loaded already, in
+/// `LD_LIBRARY_PATH`, beside PyTorch, in the system.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 
 macro_rules! functions {
@@ -23,7 +25,8 @@ macro_rules! functions {
 
         impl Library {
             fn from_loaded(loaded: &Loaded) -> Result<Library, libloading::Error> {
-                // SAFETY: these are NCCL's own declarations, the same in every NCCL 2 that has the function.
+                // SAFETY: these are NCCL's own declarations, the same in every NCCL 2 that has the
+                // function.
                 unsafe { Ok(Library { $($field: *loaded.get($symbol)?,)* }) }
             }
         }
@@ -63,15 +66,19 @@ impl Library {
         const REMEDY: &str = "pip install nvidia-nccl-cu13, or install libnccl2, and let LD_LIBRARY_PATH name its folder";
         let mut reason = String::new();
         for name in NAMES {
-            // SAFETY: a library of NVIDIA's; that it can be loaded at any time is how PyTorch uses it too.
+            // SAFETY: a library of NVIDIA's; that it can be loaded at any time is how PyTorch uses
+            // it too.
             match unsafe { Loaded::new(name) } {
                 Ok(loaded) => {
-                    let library =
-                        Library::from_loaded(&loaded).map_err(|error| format!("{name} is not a NCCL of today ({error}); {REMEDY}"))?;
+                    let library = Library::from_loaded(&loaded).map_err(|error| {
+                        format!("{name} is not a NCCL of today ({error}); {REMEDY}")
+                    })?;
                     std::mem::forget(loaded);
                     let version = library.version();
                     if version < OLDEST {
-                        return Err(format!("{name} is NCCL {version}, and {OLDEST} is needed; {REMEDY}"));
+                        return Err(format!(
+                            "{name} is NCCL {version}, and {OLDEST} is needed; {REMEDY}"
+                        ));
                     }
                     return Ok(library);
                 }
@@ -92,7 +99,8 @@ impl Library {
 
     /// NCCL's words for a code, and for what led to it on a communicator (which may be null).
     pub(super) fn words(&self, code: Code, communicator: ncclComm_t) -> String {
-        // SAFETY: both answer with a text of the library's or with null; the communicator is the library's, or null.
+        // SAFETY: both answer with a text of the library's or with null; the communicator is the
+        // library's, or null.
         let texts = unsafe { [(self.get_error_string)(code), (self.get_last_error)(communicator)] };
         let texts = texts.into_iter().filter(|text| !text.is_null()).map(|text| {
             // SAFETY: as above: a text ends with 0, and is copied at once.

@@ -22,7 +22,11 @@ pub struct Outcome {
 impl Outcome {
     /// Fails with all that the job printed.
     pub fn expect(&self, holds: bool, what: &str) {
-        assert!(holds, "expected {what}; the job ended with {} and printed:\n{}", self.status, self.text);
+        assert!(
+            holds,
+            "expected {what}; the job ended with {} and printed:\n{}",
+            self.status, self.text
+        );
     }
 
     pub fn expect_success(&self) {
@@ -51,13 +55,18 @@ pub fn mpirun_with(world_size: usize, arguments: &[&str], variables: &[(&str, &s
         .envs(variables.iter().copied())
         .output()
         .expect("mpirun and timeout are on the PATH");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Outcome { status: output.status, text, ended: SystemTime::now() }
 }
 
 /// An empty directory for the files of one test.
 pub fn empty_directory(name: &str) -> PathBuf {
-    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ranks-{name}-{}", std::process::id()));
+    let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("ranks-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     directory
 }
@@ -70,7 +79,9 @@ pub fn run_tests(tests: &[crate::Test], arguments: &[String]) {
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let mut failed = Vec::new();
-    for (name, test) in tests.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str()))) {
+    for (name, test) in
+        tests.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())))
+    {
         let passed = std::panic::catch_unwind(test).is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         if !passed {

@@ -1,4 +1,5 @@
-//! One rank fails while the others wait for it. The job must end, everywhere, with a code other than zero and the rank's name.
+//! One rank fails while the others wait for it. The job must end, everywhere, with a code other
+//! than zero and the rank's name.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,26 +16,37 @@ const CULPRIT: usize = 1;
 
 /// From the fault, or from when it can be known, to the end.
 const PROMISED: Duration = Duration::from_secs(5);
-/// The heartbeat's options. The shorter they are, the less a rank may be kept from running that has not failed.
+/// The heartbeat's options. The shorter they are, the less a rank may be kept from running that has
+/// not failed.
 const DEADLINE: Duration = Duration::from_secs(3);
 const STALL: Duration = Duration::from_secs(5);
 
 /// What the job must print for each fault, `HOST` standing for the host.
 fn expected(fault: &str) -> &'static [&'static str] {
     match fault {
-        "panic" => &["rank 1 (host HOST) panicked: the loss is gone at crates/collective/tests/ranks/faults.rs:"],
-        "thread-panic" => &["rank 1 (host HOST) panicked: the reader is gone at crates/collective/tests/ranks/faults.rs:"],
+        "panic" => &[
+            "rank 1 (host HOST) panicked: the loss is gone at crates/collective/tests/ranks/faults.rs:",
+        ],
+        "thread-panic" => &[
+            "rank 1 (host HOST) panicked: the reader is gone at crates/collective/tests/ranks/faults.rs:",
+        ],
         "error" => &["rank 1 (host HOST): cannot read batch 7: no such file"],
         // Whoever is first to say so ends the others.
         "return" => &["the ranks disagree in ", "rank 1 (host HOST): left the group"],
-        "unhooked-panic" => &["the loss is gone", "rank 1 (host HOST): leaves the job after an error"],
-        // MPICH's mpirun knows processes alone, and a code it answers with without a word; `loract launch` says which rank it was.
+        "unhooked-panic" => {
+            &["the loss is gone", "rank 1 (host HOST): leaves the job after an error"]
+        }
+        // MPICH's mpirun knows processes alone, and a code it answers with without a word; `loract
+        // launch` says which rank it was.
         "exit" if is_hydra() => &[],
         "kill" if is_hydra() => &["PID ", "EXIT CODE: 9"],
         // These two are mpirun's own words; it calls rank 1 of its job 1 `[[…,1],1]`.
         "exit" => &["Process name: [[", ",1],1]", "Exit code:    3"],
         "kill" => &["rank 1", "on signal 9 (Killed)"],
-        "stop" => &[": rank 1 (host HOST) has not been heard of for ", "; last heard of at step 7, after barrier (collective 4); "],
+        "stop" => &[
+            ": rank 1 (host HOST) has not been heard of for ",
+            "; last heard of at step 7, after barrier (collective 4); ",
+        ],
         "hang" => &[
             ": rank 1 (host HOST) has made no progress for ",
             "; last heard of at step 7, after barrier (collective 4); rank ",
@@ -53,7 +65,10 @@ pub fn start(fault: &str) {
         let text = text.replace("HOST", host.trim());
         outcome.expect(outcome.text.contains(&text), &text);
     }
-    let failed_at = std::fs::metadata(directory.join("failing")).expect("the rank came to its fault").modified().unwrap();
+    let failed_at = std::fs::metadata(directory.join("failing"))
+        .expect("the rank came to its fault")
+        .modified()
+        .unwrap();
     let known = match fault {
         "stop" => DEADLINE,
         "hang" => STALL,
@@ -67,11 +82,13 @@ pub fn start(fault: &str) {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// Whether the process is gone, or a zombie that its parent will fetch. The kernel may need a moment after mpirun has killed it.
+/// Whether the process is gone, or a zombie that its parent will fetch. The kernel may need a
+/// moment after mpirun has killed it.
 fn ends_soon(process: &str) -> bool {
     let is_alive = || {
-        std::fs::read_to_string(format!("/proc/{process}/stat"))
-            .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X'])))
+        std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| {
+            stat.rsplit(") ").next().is_some_and(|rest| !rest.starts_with(['Z', 'X']))
+        })
     };
     let start = Instant::now();
     while is_alive() {
@@ -97,7 +114,11 @@ pub fn fail(fault: &str, directory: &Path) {
 }
 
 fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), String> {
-    std::fs::write(directory.join(format!("process-{}", group.rank())), std::process::id().to_string()).unwrap();
+    std::fs::write(
+        directory.join(format!("process-{}", group.rank())),
+        std::process::id().to_string(),
+    )
+    .unwrap();
     let words = |error: Error| error.to_string();
     let heard = directory.join("heard");
     // Only what is tested names a rank.
@@ -125,8 +146,18 @@ fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), S
     }
     if matches!(fault, "stop" | "hang") {
         // By then rank 0 knows that the others wait, and this one does not.
-        let here = |rank| if rank == CULPRIT { "after barrier (collective 4)" } else { "in barrier (collective 5)" };
-        let known = |log: &str| (0..RANKS).all(|rank| log.contains(&format!("heard of rank {rank}: at step 7, {}", here(rank))));
+        let here = |rank| {
+            if rank == CULPRIT {
+                "after barrier (collective 4)"
+            } else {
+                "in barrier (collective 5)"
+            }
+        };
+        let known = |log: &str| {
+            (0..RANKS).all(|rank| {
+                log.contains(&format!("heard of rank {rank}: at step 7, {}", here(rank)))
+            })
+        };
         while !known(&std::fs::read_to_string(&heard).unwrap()) {
             std::thread::sleep(POLL_INTERVAL);
         }
@@ -141,12 +172,18 @@ fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), S
         "exit" => std::process::exit(3),
         "stop" | "hang" => {
             if fault == "stop" {
-                std::process::Command::new("kill").args(["-STOP", &std::process::id().to_string()]).status().unwrap();
+                std::process::Command::new("kill")
+                    .args(["-STOP", &std::process::id().to_string()])
+                    .status()
+                    .unwrap();
             }
             do_nothing()
         }
         "kill" => {
-            std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();
+            std::process::Command::new("kill")
+                .args(["-9", &std::process::id().to_string()])
+                .status()
+                .unwrap();
             Ok(())
         }
         _ => Err("cannot read batch 7: no such file".into()),

@@ -1,5 +1,5 @@
-//! Several ranks under `mpirun`, in order and in trouble. Started by cargo, this program is the driver; started by `mpirun`, it is one
-//! rank and does what its first argument says.
+//! Several ranks under `mpirun`, in order and in trouble. Started by cargo, this program is the
+//! driver; started by `mpirun`, it is one rank and does what its first argument says.
 #![allow(clippy::unwrap_used, unsafe_code)]
 
 mod driver;
@@ -34,7 +34,9 @@ const TESTS: &[Test] = &[
     ("a_panic_on_another_thread_ends_the_job_and_names_the_rank", || faults::start("thread-panic")),
     ("an_early_error_ends_the_job_and_names_the_rank", || faults::start("error")),
     ("an_early_error_past_the_guard_ends_the_job_and_names_the_rank", || faults::start("return")),
-    ("a_panic_without_the_hook_ends_the_job_and_names_the_rank", || faults::start("unhooked-panic")),
+    ("a_panic_without_the_hook_ends_the_job_and_names_the_rank", || {
+        faults::start("unhooked-panic")
+    }),
     ("an_early_exit_ends_the_job_and_names_the_rank", || faults::start("exit")),
     ("a_killed_rank_ends_the_job_and_is_named", || faults::start("kill")),
     ("a_stopped_rank_ends_the_job_and_is_named", || faults::start("stop")),
@@ -62,10 +64,14 @@ fn main() {
             group.barrier().unwrap();
         }
         ["nccl", "operations"] => nccl::join(|group| operations::check(group)),
-        ["nccl", "misuse", directory] => nccl::join(|group| misuse::check(group, directory.as_ref())),
+        ["nccl", "misuse", directory] => {
+            nccl::join(|group| misuse::check(group, directory.as_ref()))
+        }
         ["nccl", "leave"] => nccl::join(nccl::leave),
         ["nccl", "error"] => nccl::join(nccl::wait_for_an_error),
-        ["misuse", directory] => collective::run(|group| misuse::check(&*group, directory.as_ref())).unwrap(),
+        ["misuse", directory] => {
+            collective::run(|group| misuse::check(&*group, directory.as_ref())).unwrap()
+        }
         ["fault", fault, directory] => faults::fail(fault, directory.as_ref()),
         _ => panic!("a rank does not know what {arguments:?} means"),
     }

@@ -53,13 +53,24 @@ fn everyone_is_wrong(group: &dyn ProcessGroup) {
             group.all_gather(&tensor).unwrap_err(),
             group.reduce_scatter(&tensor, Reduce::Sum).unwrap_err(),
         ];
-        for (error, name) in errors.iter().zip(["all_reduce", "broadcast", "all_gather", "reduce_scatter"]) {
-            let Error::Unsupported { operation, reason, shape, rank, .. } = error else { panic!("{error}") };
-            assert!(*operation == name && reason.contains(expected) && *rank == group.rank(), "{error}");
+        for (error, name) in
+            errors.iter().zip(["all_reduce", "broadcast", "all_gather", "reduce_scatter"])
+        {
+            let Error::Unsupported { operation, reason, shape, rank, .. } = error else {
+                panic!("{error}")
+            };
+            assert!(
+                *operation == name && reason.contains(expected) && *rank == group.rank(),
+                "{error}"
+            );
             assert_eq!(shape, expected_shape);
         }
     }
-    for rows in [Tensor::from(1.0).to_device(device()), zeros(0, Kind::Float), zeros(group.world_size() as i64 + 1, Kind::Float)] {
+    for rows in [
+        Tensor::from(1.0).to_device(device()),
+        zeros(0, Kind::Float),
+        zeros(group.world_size() as i64 + 1, Kind::Float),
+    ] {
         let error = group.reduce_scatter(&rows, Reduce::Sum).unwrap_err();
         assert!(error.to_string().contains("it has not one row for each rank"), "{error}");
     }
@@ -88,12 +99,29 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
         (sum(pick(zeros(4, Kind::Float), zeros(5, Kind::Float))), "all_reduce (sum) of 5 f32"),
         (sum(pick(zeros(4, Kind::Half), zeros(4, Kind::BFloat16))), "all_reduce (sum) of 4 bf16"),
         (sum(pick(zeros(0, Kind::Float), zeros(1, Kind::Float))), "all_reduce (sum) of 1 f32"),
-        (group.all_reduce(&mut zeros(4, Kind::Float), different_reduction), "all_reduce (max) of 4 f32"),
+        (
+            group.all_reduce(&mut zeros(4, Kind::Float), different_reduction),
+            "all_reduce (max) of 4 f32",
+        ),
         (if is_last { group.barrier() } else { sum(zeros(1, Kind::Float)) }, "barrier"),
-        (group.broadcast(&mut zeros(2, Kind::Int64), usize::from(is_last)), "broadcast (root 1) of 2 i64"),
-        (group.all_gather(&pick(zeros(3, Kind::Double), zeros(3, Kind::Float))).map(drop), "all_gather of 3 f32"),
+        (
+            group.broadcast(&mut zeros(2, Kind::Int64), usize::from(is_last)),
+            "broadcast (root 1) of 2 i64",
+        ),
+        (
+            group.all_gather(&pick(zeros(3, Kind::Double), zeros(3, Kind::Float))).map(drop),
+            "all_gather of 3 f32",
+        ),
         (group.broadcast_bytes(&mut vec![1], usize::from(is_last)), "broadcast_bytes (root 1)"),
-        (group.reduce_scatter(&pick(rows(1, Kind::Float), rows(2, Kind::Float)), different_reduction).map(drop), &of_rows),
+        (
+            group
+                .reduce_scatter(
+                    &pick(rows(1, Kind::Float), rows(2, Kind::Float)),
+                    different_reduction,
+                )
+                .map(drop),
+            &of_rows,
+        ),
     ];
     for (result, expected) in cases {
         let error = result.expect_err(expected);
@@ -101,16 +129,28 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
         assert!(error.to_string().contains(&format!("{name}{expected}")), "{error}");
     }
 
-    // Where the last rank cannot even take part, it hears of its own mistake, and the others of its reason.
+    // Where the last rank cannot even take part, it hears of its own mistake, and the others of its
+    // reason.
     let refused = [
-        (sum(pick(matrix.copy(), matrix.tr())), "all_reduce was refused its argument (it is not contiguous)"),
-        (sum(pick(matrix.copy(), Tensor::new())), "all_reduce was refused its argument (it is undefined)"),
+        (
+            sum(pick(matrix.copy(), matrix.tr())),
+            "all_reduce was refused its argument (it is not contiguous)",
+        ),
+        (
+            sum(pick(matrix.copy(), Tensor::new())),
+            "all_reduce was refused its argument (it is undefined)",
+        ),
         (
             group.all_gather(&pick(matrix.copy(), zeros(6, Kind::Bool))).map(drop),
             "all_gather was refused its argument (its dtype is not carried)",
         ),
         (
-            group.reduce_scatter(&pick(rows(2, Kind::Float), zeros(2 * ranks, Kind::Float)), Reduce::Sum).map(drop),
+            group
+                .reduce_scatter(
+                    &pick(rows(2, Kind::Float), zeros(2 * ranks, Kind::Float)),
+                    Reduce::Sum,
+                )
+                .map(drop),
             "reduce_scatter was refused its argument (it has not one row for each rank)",
         ),
     ];
@@ -125,7 +165,8 @@ fn the_last_rank_is_wrong(group: &dyn ProcessGroup) -> Result<(), Error> {
     still_works(group)
 }
 
-/// On rank 0 one thread waits in a barrier, and another comes; the others wait until that one was refused.
+/// On rank 0 one thread waits in a barrier, and another comes; the others wait until that one was
+/// refused.
 fn two_threads_at_once(group: &dyn ProcessGroup, directory: &Path) -> Result<(), Error> {
     let refused = directory.join("refused");
     if group.rank() == 0 {
@@ -137,9 +178,14 @@ fn two_threads_at_once(group: &dyn ProcessGroup, directory: &Path) -> Result<(),
             entered
         };
         // Either may be the first.
-        let mut entered = std::thread::scope(|scope| [scope.spawn(enter), scope.spawn(enter)].map(|thread| thread.join().unwrap()));
+        let mut entered = std::thread::scope(|scope| {
+            [scope.spawn(enter), scope.spawn(enter)].map(|thread| thread.join().unwrap())
+        });
         entered.sort_by_key(Result::is_err);
-        assert!(matches!(entered, [Ok(()), Err(Error::Busy { operation: "barrier", rank: 0 })]), "{entered:?}");
+        assert!(
+            matches!(entered, [Ok(()), Err(Error::Busy { operation: "barrier", rank: 0 })]),
+            "{entered:?}"
+        );
     } else {
         while !refused.exists() {
             std::thread::sleep(POLL_INTERVAL);

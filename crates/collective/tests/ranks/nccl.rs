@@ -1,4 +1,5 @@
-//! The same as over MPI, by a NCCL that takes memory of the host (`nccl.cpp`): how ranks meet, what is handed over, and what happens when it fails.
+//! The same as over MPI, by a NCCL that takes memory of the host (`nccl.cpp`): how ranks meet, what
+//! is handed over, and what happens when it fails.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,13 +19,18 @@ fn library() -> &'static str {
         let folder = driver::empty_directory("nccl");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ranks/nccl.cpp");
         let mut compiler = Command::new("c++");
-        compiler.args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"]).arg(folder.join("libnccl.so.2")).arg(source).arg("-lrt");
+        compiler
+            .args(["-std=c++17", "-O1", "-shared", "-fPIC", "-o"])
+            .arg(folder.join("libnccl.so.2"))
+            .arg(source)
+            .arg("-lrt");
         assert!(compiler.status().expect("a C++ compiler is on the PATH").success());
         folder.to_str().unwrap().to_owned()
     })
 }
 
-/// Whether NCCL is loaded with this program already, as with a libtorch for GPUs: then no other can be.
+/// Whether NCCL is loaded with this program already, as with a libtorch for GPUs: then no other can
+/// be.
 fn has_its_own() -> bool {
     let is = std::fs::read_to_string("/proc/self/maps").unwrap().contains("libnccl");
     if is {
@@ -38,7 +44,11 @@ fn mpirun(world_size: usize, arguments: &[&str], variables: &[(&str, &str)]) -> 
         Ok(others) => format!("{}:{others}", library()),
         Err(_) => library().to_owned(),
     };
-    driver::mpirun_with(world_size, &[&["nccl"], arguments].concat(), &[variables, &[("LD_LIBRARY_PATH", &path)]].concat())
+    driver::mpirun_with(
+        world_size,
+        &[&["nccl"], arguments].concat(),
+        &[variables, &[("LD_LIBRARY_PATH", &path)]].concat(),
+    )
 }
 
 pub fn start(world_size: usize) {
@@ -71,8 +81,14 @@ pub fn on_a_gpu(world_size: usize) {
     }
     // A rank is told that it has a host of its own, as NCCL refuses two of one host on one GPU.
     let directory = driver::empty_directory(&format!("nccl-gpu-{world_size}"));
-    for arguments in [&["nccl", "operations"][..], &["nccl", "misuse", directory.to_str().unwrap()]] {
-        driver::mpirun_with(world_size, &[&["on-a-gpu"], arguments].concat(), &[("LORACT_TEST_DEVICE", "cuda")]).expect_success();
+    for arguments in [&["nccl", "operations"][..], &["nccl", "misuse", directory.to_str().unwrap()]]
+    {
+        driver::mpirun_with(
+            world_size,
+            &[&["on-a-gpu"], arguments].concat(),
+            &[("LORACT_TEST_DEVICE", "cuda")],
+        )
+        .expect_success();
     }
     std::fs::remove_dir_all(directory).unwrap();
 }
@@ -80,7 +96,8 @@ pub fn on_a_gpu(world_size: usize) {
 pub fn without_the_library() {
     let outcome = driver::mpirun_with(2, &["nccl", "operations"], &[]);
     // Where a machine has a NCCL of its own, it is found, and takes no memory of the host.
-    let missing = outcome.text.contains("the ranks cannot join over NCCL: rank 0 (host ") && outcome.text.contains("NCCL is not found");
+    let missing = outcome.text.contains("the ranks cannot join over NCCL: rank 0 (host ")
+        && outcome.text.contains("NCCL is not found");
     outcome.expect(missing || outcome.text.contains("NCCL failed"), "what is missing");
     outcome.expect(!outcome.status.success(), "a failure");
 }
@@ -89,8 +106,10 @@ pub fn absent() {
     if has_its_own() {
         return;
     }
-    let outcome = mpirun(3, &["operations"], &[("NCCL_FAKE", "absent"), ("LORACT_NCCL_DEADLINE", "2")]);
-    let said = "NCCL failed in all_reduce: this rank could not meet the others: it is not done after 2 s";
+    let outcome =
+        mpirun(3, &["operations"], &[("NCCL_FAKE", "absent"), ("LORACT_NCCL_DEADLINE", "2")]);
+    let said =
+        "NCCL failed in all_reduce: this rank could not meet the others: it is not done after 2 s";
     outcome.expect(outcome.text.contains(said), said);
     outcome.expect(!outcome.status.success(), "a failure");
 }
@@ -120,7 +139,10 @@ pub fn late_error() {
         return;
     }
     let outcome = mpirun(2, &["error"], &[("NCCL_FAKE", "late error")]);
-    outcome.expect(outcome.text.contains("): NCCL failed: unhandled system error"), "NCCL's words, and the rank");
+    outcome.expect(
+        outcome.text.contains("): NCCL failed: unhandled system error"),
+        "NCCL's words, and the rank",
+    );
     outcome.expect(!outcome.status.success(), "a failure");
 }
 

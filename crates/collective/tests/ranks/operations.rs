@@ -11,13 +11,19 @@ const SHAPES: [&[i64]; 8] = [&[], &[0], &[1], &[3, 0, 2], &[2, 3], &[7], &[1, 13
 
 pub fn start(world_size: usize) {
     driver::mpirun(world_size, &["operations"]).expect_success();
-    driver::mpirun_with(world_size, &["operations", "chunked"], &[("OMPI_MCA_btl_tcp_links", "3"), ("LORACT_TEST_LINKS", "3")])
-        .expect_success();
+    driver::mpirun_with(
+        world_size,
+        &["operations", "chunked"],
+        &[("OMPI_MCA_btl_tcp_links", "3"), ("LORACT_TEST_LINKS", "3")],
+    )
+    .expect_success();
 }
 
 /// Small whole numbers that differ from rank to rank: their sums are exact in every dtype.
 fn numbers(rank: usize, shape: &[i64]) -> Vec<i64> {
-    (0..shape.iter().product::<i64>()).map(|index| (index * 7 + rank as i64 * 5) % 23 - 11).collect()
+    (0..shape.iter().product::<i64>())
+        .map(|index| (index * 7 + rank as i64 * 5) % 23 - 11)
+        .collect()
 }
 
 fn tensor(numbers: &[i64], kind: Kind, shape: &[i64]) -> Tensor {
@@ -26,14 +32,17 @@ fn tensor(numbers: &[i64], kind: Kind, shape: &[i64]) -> Tensor {
 
 /// `[world_size, ...]`: each row is its number everywhere.
 fn rank_marks(world_size: usize, kind: Kind, shape: &[i64]) -> Tensor {
-    let rows: Vec<Tensor> = (0..world_size).map(|row| Tensor::full(shape, row as i64, (kind, device()))).collect();
+    let rows: Vec<Tensor> =
+        (0..world_size).map(|row| Tensor::full(shape, row as i64, (kind, device()))).collect();
     Tensor::stack(&rows, 0)
 }
 
 pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
     let (rank, world_size) = (group.rank(), group.world_size());
     assert_eq!(Some(rank), collective::rank_hint());
-    assert!((0..world_size).all(|rank| !group.host(rank).is_empty() && group.host(rank) != "unknown"));
+    assert!(
+        (0..world_size).all(|rank| !group.host(rank).is_empty() && group.host(rank) != "unknown")
+    );
     assert!(matches!(Mpi::initialize(), Err(Error::AlreadyInitialised)));
     // What the user says of TCP holds.
     let links = std::env::var("LORACT_TEST_LINKS").unwrap_or("2".to_owned());
@@ -57,27 +66,46 @@ pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
                     .collect();
                 let mut reduced = own();
                 group.all_reduce(&mut reduced, reduce)?;
-                assert_eq!(reduced, tensor(&expected, kind, shape), "{reduce:?} of {kind:?} {shape:?}");
+                assert_eq!(
+                    reduced,
+                    tensor(&expected, kind, shape),
+                    "{reduce:?} of {kind:?} {shape:?}"
+                );
                 sent += size;
 
-                // Row r of each rank, as if it were rank r further on: other numbers, and other ones in each row.
+                // Row r of each rank, as if it were rank r further on: other numbers, and other
+                // ones in each row.
                 let row = |rank: usize, row: usize| &all[(rank + row) % world_size];
-                let rows: Vec<Tensor> = (0..world_size).map(|index| tensor(row(rank, index), kind, shape)).collect();
-                let scattered = group.reduce_scatter(&(Tensor::stack(&rows, 0) + rank_marks(world_size, kind, shape)), reduce)?;
-                // Rank `rank` keeps row `rank`, whose numbers are those of all ranks again; its mark was added once by each.
+                let rows: Vec<Tensor> =
+                    (0..world_size).map(|index| tensor(row(rank, index), kind, shape)).collect();
+                let scattered = group.reduce_scatter(
+                    &(Tensor::stack(&rows, 0) + rank_marks(world_size, kind, shape)),
+                    reduce,
+                )?;
+                // Rank `rank` keeps row `rank`, whose numbers are those of all ranks again; its
+                // mark was added once by each.
                 let mark = if reduce == Reduce::Sum { rank * world_size } else { rank };
                 let marked: Vec<i64> = expected.iter().map(|number| number + mark as i64).collect();
-                assert_eq!(scattered, tensor(&marked, kind, shape), "rows, {reduce:?} of {kind:?} {shape:?}");
+                assert_eq!(
+                    scattered,
+                    tensor(&marked, kind, shape),
+                    "rows, {reduce:?} of {kind:?} {shape:?}"
+                );
                 sent += size * world_size;
             }
             for (root, numbers) in all.iter().enumerate() {
                 let mut received = own();
                 group.broadcast(&mut received, root)?;
-                assert_eq!(received, tensor(numbers, kind, shape), "{kind:?} {shape:?} from {root}");
+                assert_eq!(
+                    received,
+                    tensor(numbers, kind, shape),
+                    "{kind:?} {shape:?} from {root}"
+                );
                 sent += if rank == root { size } else { 0 };
             }
             let gathered = group.all_gather(&own())?;
-            let parts: Vec<Tensor> = all.iter().map(|numbers| tensor(numbers, kind, shape)).collect();
+            let parts: Vec<Tensor> =
+                all.iter().map(|numbers| tensor(numbers, kind, shape)).collect();
             assert_eq!(gathered, Tensor::stack(&parts, 0), "{kind:?} {shape:?}");
             sent += size;
         }
@@ -92,7 +120,10 @@ pub fn check(group: &dyn ProcessGroup) -> Result<(), Error> {
 /// Two threads at once, each with a group of its own, in an order left to chance.
 fn check_duplicate(group: &dyn ProcessGroup) -> Result<(), Error> {
     let other = group.duplicate()?;
-    assert_eq!((other.rank(), other.world_size(), other.host(0)), (group.rank(), group.world_size(), group.host(0)));
+    assert_eq!(
+        (other.rank(), other.world_size(), other.host(0)),
+        (group.rank(), group.world_size(), group.host(0))
+    );
     // Ranks that share a GPU take turns on it, tens of milliseconds each.
     let calls = if device() == Device::Cpu { 200 } else { 5 };
     let sent = group.sent_bytes();
@@ -100,7 +131,8 @@ fn check_duplicate(group: &dyn ProcessGroup) -> Result<(), Error> {
         for call in start..start + calls {
             let mut sum = tensor(&[call, call * group.rank() as i64], Kind::Int64, &[2]);
             group.all_reduce(&mut sum, Reduce::Sum)?;
-            let (world_size, ranks) = (group.world_size() as i64, (0..group.world_size() as i64).sum::<i64>());
+            let (world_size, ranks) =
+                (group.world_size() as i64, (0..group.world_size() as i64).sum::<i64>());
             assert_eq!(sum, tensor(&[call * world_size, call * ranks], Kind::Int64, &[2]));
         }
         Ok(())
@@ -136,18 +168,28 @@ fn check_bytes(group: &dyn ProcessGroup) -> Result<usize, Error> {
 
 /// Sums that are rounded: close to the reference, and the same bits on every rank.
 fn check_rounding(group: &dyn ProcessGroup) -> Result<(), Error> {
-    let values = |rank: usize| Tensor::arange(999, (Kind::Double, device())).multiply_scalar(rank as f64 + 0.37).sin();
+    let values = |rank: usize| {
+        Tensor::arange(999, (Kind::Double, device())).multiply_scalar(rank as f64 + 0.37).sin()
+    };
     let exact = (0..group.world_size()).map(values).reduce(|sum, next| sum + next).unwrap();
-    for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::Double, 1e-14), (Kind::Half, 4e-3), (Kind::BFloat16, 3e-2)] {
+    for (kind, tolerance) in
+        [(Kind::Float, 1e-6), (Kind::Double, 1e-14), (Kind::Half, 4e-3), (Kind::BFloat16, 3e-2)]
+    {
         let mut sum = values(group.rank()).to_kind(kind);
         group.all_reduce(&mut sum, Reduce::Sum)?;
         let off = |sum: &Tensor| (sum.to_kind(Kind::Double) - &exact).abs().max().double_value(&[]);
         assert!(off(&sum) <= tolerance, "{kind:?} is off by {}", off(&sum));
-        let rows = values(group.rank()).to_kind(kind).expand([group.world_size() as i64, -1], false).contiguous();
+        let rows = values(group.rank())
+            .to_kind(kind)
+            .expand([group.world_size() as i64, -1], false)
+            .contiguous();
         let own = group.reduce_scatter(&rows, Reduce::Sum)?;
         assert!(off(&own) <= tolerance, "a row of {kind:?} is off by {}", off(&own));
         let all = group.all_gather(&sum)?;
-        assert!((0..group.world_size()).all(|rank| all.get(rank as i64) == sum), "{kind:?} differs between ranks");
+        assert!(
+            (0..group.world_size()).all(|rank| all.get(rank as i64) == sum),
+            "{kind:?} differs between ranks"
+        );
     }
     Ok(())
 }
@@ -159,10 +201,19 @@ fn check_nan(group: &dyn ProcessGroup) -> Result<(), Error> {
             let value = if group.rank() + 1 == group.world_size() { f64::NAN } else { 1.0 };
             let mut tensor = Tensor::from_slice(&[value, 2.0]).to_kind(kind).to_device(device());
             group.all_reduce(&mut tensor, reduce)?;
-            assert!(tensor.double_value(&[0]).is_nan() && tensor.double_value(&[1]).is_finite(), "{reduce:?} of {kind:?}");
+            assert!(
+                tensor.double_value(&[0]).is_nan() && tensor.double_value(&[1]).is_finite(),
+                "{reduce:?} of {kind:?}"
+            );
             let rows = Tensor::from_slice(&[value, 2.0]).to_kind(kind).to_device(device());
-            let own = group.reduce_scatter(&rows.expand([group.world_size() as i64, 2], false).contiguous(), reduce)?;
-            assert!(own.double_value(&[0]).is_nan() && own.double_value(&[1]).is_finite(), "a row, {reduce:?} of {kind:?}");
+            let own = group.reduce_scatter(
+                &rows.expand([group.world_size() as i64, 2], false).contiguous(),
+                reduce,
+            )?;
+            assert!(
+                own.double_value(&[0]).is_nan() && own.double_value(&[1]).is_finite(),
+                "a row, {reduce:?} of {kind:?}"
+            );
         }
     }
     Ok(())

@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 use super::{Basis, Coded, Coding};
 use crate::Error;
 
-/// Rows that a basis remembers of each of the sites that share it, in widths: below that number it is the plain mean over all rows seen, and from
-/// there on it forgets old rows as new ones come.
+/// Rows that a basis remembers of each of the sites that share it, in widths: below that number it
+/// is the plain mean over all rows seen, and from there on it forgets old rows as new ones come.
 const HORIZON: u64 = 16;
 
 /// An update pays if the error shrinks by this factor; one that does not is the last for a while.
@@ -17,10 +17,11 @@ const MOST_PATIENCE: u64 = 64;
 
 /// A basis that follows the matrices coded in it, no more often than it pays.
 ///
-/// A *round* lasts as long as some code holds the basis: as a rule a step, in which each of the sites that share it codes once. All codes of a
-/// round are made in the same basis. If the basis follows in this round, a second one gathers what is seen; it takes over when the last
-/// code of the round is gone, so that there are never more than two. The first round of several sharers always follows, as the basis was
-/// made of the first of them alone.
+/// A *round* lasts as long as some code holds the basis: as a rule a step, in which each of the
+/// sites that share it codes once. All codes of a round are made in the same basis. If the basis
+/// follows in this round, a second one gathers what is seen; it takes over when the last code of
+/// the round is gone, so that there are never more than two. The first round of several sharers
+/// always follows, as the basis was made of the first of them alone.
 #[derive(Debug)]
 pub(crate) struct AdaptiveBasis {
     current: Arc<Basis>,
@@ -50,7 +51,8 @@ struct Period {
 impl AdaptiveBasis {
     /// The principal basis of the first matrix, held in `kind`.
     pub(crate) fn from_matrix(matrix: &Tensor, kind: Kind, sharers: u64) -> Result<Self, Error> {
-        let mut adaptive = Self::from_basis(Arc::new(Basis::from_matrix(matrix)?.rounded(kind)?), sharers);
+        let mut adaptive =
+            Self::from_basis(Arc::new(Basis::from_matrix(matrix)?.rounded(kind)?), sharers);
         adaptive.rows = matrix.size2()?.0 as u64;
         adaptive.follows = sharers > 1;
         Ok(adaptive)
@@ -59,7 +61,17 @@ impl AdaptiveBasis {
     /// From a basis that is there already.
     pub(crate) fn from_basis(current: Arc<Basis>, sharers: u64) -> Self {
         let rows = HORIZON * current.columns() as u64 * sharers;
-        Self { current, next: None, sharers, rows, follows: false, period: Period::default(), before: None, patience: 1, left: 0 }
+        Self {
+            current,
+            next: None,
+            sharers,
+            rows,
+            follows: false,
+            period: Period::default(),
+            before: None,
+            patience: 1,
+            left: 0,
+        }
     }
 
     pub(crate) fn basis(&self) -> &Arc<Basis> {
@@ -81,12 +93,28 @@ impl AdaptiveBasis {
         let Period { codes, error, drift } = self.period;
         let (patience, left) = (self.patience as f64, self.left as f64);
         let follows = f64::from(u8::from(self.follows));
-        [self.sharers as f64, self.rows as f64, follows, codes, error, drift, self.before.unwrap_or(-1.0), patience, left]
+        [
+            self.sharers as f64,
+            self.rows as f64,
+            follows,
+            codes,
+            error,
+            drift,
+            self.before.unwrap_or(-1.0),
+            patience,
+            left,
+        ]
     }
 
     /// `None` for anything but nine numbers.
-    pub(crate) fn from_numbers(current: Arc<Basis>, next: Option<Basis>, numbers: &[f64]) -> Option<Self> {
-        let &[sharers, rows, follows, codes, error, drift, before, patience, left] = numbers else { return None };
+    pub(crate) fn from_numbers(
+        current: Arc<Basis>,
+        next: Option<Basis>,
+        numbers: &[f64],
+    ) -> Option<Self> {
+        let &[sharers, rows, follows, codes, error, drift, before, patience, left] = numbers else {
+            return None;
+        };
         Some(Self {
             current,
             next,
@@ -105,9 +133,16 @@ impl AdaptiveBasis {
         self.current.bytes() + self.next.as_ref().map_or(0, Basis::bytes)
     }
 
-    /// Codes a matrix in the basis of this round. `drift` is the error, in multiples of what the basis promises, from which it follows;
-    /// `first`: this is the matrix that it was made of.
-    pub(crate) fn code(&mut self, matrix: &Tensor, coding: &Coding, drift: f64, seed: u64, first: bool) -> Result<Coded, Error> {
+    /// Codes a matrix in the basis of this round. `drift` is the error, in multiples of what the
+    /// basis promises, from which it follows; `first`: this is the matrix that it was made of.
+    pub(crate) fn code(
+        &mut self,
+        matrix: &Tensor,
+        coding: &Coding,
+        drift: f64,
+        seed: u64,
+        first: bool,
+    ) -> Result<Coded, Error> {
         if self.period.codes > 0.0 && Arc::strong_count(&self.current) == 1 {
             self.turn(drift);
         }
@@ -125,7 +160,8 @@ impl AdaptiveBasis {
         Ok(coded)
     }
 
-    /// Ends a round: the next basis takes over, or the last update is judged, and whether to follow is decided.
+    /// Ends a round: the next basis takes over, or the last update is judged, and whether to follow
+    /// is decided.
     fn turn(&mut self, drift: f64) {
         let Period { codes, error, drift: drifted } = self.period;
         let (error, drifted) = (error / codes, drifted / codes);
@@ -143,10 +179,15 @@ impl AdaptiveBasis {
             return;
         }
         if let Some(before) = self.before.take() {
-            self.patience = if before > WORTHWHILE * error { 1 } else { (2 * self.patience).min(MOST_PATIENCE) };
+            self.patience = if before > WORTHWHILE * error {
+                1
+            } else {
+                (2 * self.patience).min(MOST_PATIENCE)
+            };
         }
         self.follows = drifted >= drift;
         // What was long ago counts less and less.
-        self.period = Period { codes: codes / 2.0, error: error * codes / 2.0, drift: drifted * codes / 2.0 };
+        self.period =
+            Period { codes: codes / 2.0, error: error * codes / 2.0, drift: drifted * codes / 2.0 };
     }
 }

@@ -16,18 +16,20 @@ const OPERATION: &str = "basis";
 
 /// An orthonormal basis of a site's rows, and how their energy is spread over it.
 ///
-/// It is a value: what is coded with one keeps it (by [`Arc`](std::sync::Arc), so that many codes and several sites may share one), and
-/// [`Basis::update`] makes another.
+/// It is a value: what is coded with one keeps it (by [`Arc`](std::sync::Arc), so that many codes
+/// and several sites may share one), and [`Basis::update`] makes another.
 #[derive(Debug)]
 pub struct Basis {
     /// `[columns, components]`, columns orthonormal.
     vectors: SharedTensor,
-    /// `[components]` in f32 on the CPU: the mean square of each component of a row of unit norm, most first.
+    /// `[components]` in f32 on the CPU: the mean square of each component of a row of unit norm,
+    /// most first.
     variances: SharedTensor,
 }
 
-/// A tensor that threads may share, as the backward pass of another thread may read a code: libtorch's reference counts are atomic and nobody
-/// writes into it, but `Tensor` does not say so, hence the lock, which is held for as long as a handle is copied.
+/// A tensor that threads may share, as the backward pass of another thread may read a code:
+/// libtorch's reference counts are atomic and nobody writes into it, but `Tensor` does not say so,
+/// hence the lock, which is held for as long as a handle is copied.
 #[derive(Debug)]
 struct SharedTensor(Mutex<Tensor>);
 
@@ -43,8 +45,9 @@ impl SharedTensor {
 }
 
 impl Basis {
-    /// The principal basis of `matrix` `[rows, columns]` with its rows scaled to unit norm: the eigenvectors of their second moment, all
-    /// `columns` of them, held in f32. In f64 `2 rows columns²` operations and an eigendecomposition.
+    /// The principal basis of `matrix` `[rows, columns]` with its rows scaled to unit norm: the
+    /// eigenvectors of their second moment, all `columns` of them, held in f32. In f64 `2 rows
+    /// columns²` operations and an eigendecomposition.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Kind`], [`Error::NotFinite`]; those of libtorch.
@@ -53,7 +56,11 @@ impl Basis {
         let columns = rows.rows.size2()?.1;
         let moment = gram(&rows.rows)?;
         let vectors = leading_eigenvectors(&moment, columns)?;
-        let variances = moment.f_matmul(&vectors)?.f_mul(&vectors)?.f_sum_dim_intlist(0, false, Kind::Double)?;
+        let variances = moment.f_matmul(&vectors)?.f_mul(&vectors)?.f_sum_dim_intlist(
+            0,
+            false,
+            Kind::Double,
+        )?;
         let variances = variances.f_clamp_min(0.0)?.f_div_scalar(rows.counted() as f64)?;
         Ok(Self {
             vectors: SharedTensor::new(&vectors, Kind::Float)?,
@@ -61,7 +68,8 @@ impl Basis {
         })
     }
 
-    /// From `vectors` `[columns, components]`, orthonormal, and the mean square of each component of a row of unit norm.
+    /// From `vectors` `[columns, components]`, orthonormal, and the mean square of each component
+    /// of a row of unit norm.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Kind`], [`Error::NotFinite`] for vectors that are no basis.
@@ -78,16 +86,23 @@ impl Basis {
         })
     }
 
-    /// The basis after `matrix` `[rows, columns]` has been seen: one step of subspace iteration on the running second moment, of which the
-    /// old share is `memory` (0 to 1) and the matrix's the rest. In f32 `4 rows columns components` operations and a QR factorisation.
+    /// The basis after `matrix` `[rows, columns]` has been seen: one step of subspace iteration on
+    /// the running second moment, of which the old share is `memory` (0 to 1) and the matrix's the
+    /// rest. In f32 `4 rows columns components` operations and a QR factorisation.
     ///
     /// The running moment itself is not held: the basis and its variances stand for it.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a `memory` outside 0 to 1; [`Error::Shape`], [`Error::Kind`], [`Error::NotFinite`]; those of libtorch.
+    /// [`Error::Setting`] for a `memory` outside 0 to 1; [`Error::Shape`], [`Error::Kind`],
+    /// [`Error::NotFinite`]; those of libtorch.
     pub fn update(&self, matrix: &Tensor, memory: f64) -> Result<Self, Error> {
         if !(0.0..=1.0).contains(&memory) {
-            return Err(Error::Setting { operation: OPERATION, option: "memory", expected: "between 0 and 1", got: memory.to_string() });
+            return Err(Error::Setting {
+                operation: OPERATION,
+                option: "memory",
+                expected: "between 0 and 1",
+                got: memory.to_string(),
+            });
         }
         let rows = UnitRows::new(OPERATION, matrix)?;
         self.check(OPERATION, &rows.rows)?;
@@ -99,7 +114,12 @@ impl Basis {
 
         let overlaps = old.f_tr()?.f_matmul(&vectors)?.f_square()?;
         let remembered = kept.f_unsqueeze(0)?.f_matmul(&overlaps)?.f_squeeze_dim(0)?;
-        let seen = rows.rows.f_matmul(&vectors)?.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?.f_mul_scalar(share)?;
+        let seen = rows
+            .rows
+            .f_matmul(&vectors)?
+            .f_square()?
+            .f_sum_dim_intlist(0, false, Kind::Float)?
+            .f_mul_scalar(share)?;
         let (variances, order) = remembered.f_add(&seen)?.f_sort(0, true)?;
         let vectors = vectors.f_index_select(1, &order)?;
         Ok(Self {
@@ -115,13 +135,28 @@ impl Basis {
     pub fn first(&self, components: i64) -> Result<Self, Error> {
         let (columns, rank) = self.vectors.get().size2()?;
         if !(1..=rank).contains(&components) {
-            return Err(Error::Rank { operation: OPERATION, rank: components, rows: columns, columns: rank });
+            return Err(Error::Rank {
+                operation: OPERATION,
+                rank: components,
+                rows: columns,
+                columns: rank,
+            });
         }
-        let vectors = SharedTensor::new(&self.vectors.get().f_narrow(1, 0, components)?, self.vectors.get().kind())?;
-        Ok(Self { vectors, variances: SharedTensor::new(&self.variances.get().f_narrow(0, 0, components)?, Kind::Float)? })
+        let vectors = SharedTensor::new(
+            &self.vectors.get().f_narrow(1, 0, components)?,
+            self.vectors.get().kind(),
+        )?;
+        Ok(Self {
+            vectors,
+            variances: SharedTensor::new(
+                &self.variances.get().f_narrow(0, 0, components)?,
+                Kind::Float,
+            )?,
+        })
     }
 
-    /// The same basis held in `kind`: in bf16 it takes half the bytes of f32, and adds about 0.002 to an error.
+    /// The same basis held in `kind`: in bf16 it takes half the bytes of f32, and adds about 0.002
+    /// to an error.
     ///
     /// # Errors
     /// [`Error::Kind`] for a dtype that is not floating.
@@ -131,7 +166,9 @@ impl Basis {
                 vectors: SharedTensor::new(&self.vectors.get(), kind)?,
                 variances: SharedTensor::new(&self.variances.get(), Kind::Float)?,
             }),
-            got => Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got }),
+            got => {
+                Err(Error::Kind { operation: OPERATION, expected: "f32, f64, f16 or bf16", got })
+            }
         }
     }
 
@@ -168,18 +205,21 @@ impl Basis {
 
     /// Bytes held: `components · (columns · bytes of the dtype + 4)`.
     pub fn bytes(&self) -> u64 {
-        (self.vectors.get().numel() * self.vectors.get().kind().elt_size_in_bytes() + 4 * self.variances.get().numel()) as u64
+        (self.vectors.get().numel() * self.vectors.get().kind().elt_size_in_bytes()
+            + 4 * self.variances.get().numel()) as u64
     }
 
-    /// The [per-token error](crate::per_token_error) to expect of a code with `bits` to a row, were its rows spread as those that the basis
-    /// was made of.
+    /// The [per-token error](crate::per_token_error) to expect of a code with `bits` to a row, were
+    /// its rows spread as those that the basis was made of.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn expected_error(&self, bits: u64) -> Result<f64, Error> {
         let variances = self.variances()?;
         let losses: Vec<_> = variances.iter().map(|&variance| normal_losses(variance)).collect();
-        let lost = |(&width, variance): (&u8, &f64)| variance * TRELLIS_LOST.get(usize::from(width)).copied().unwrap_or(0.0);
+        let lost = |(&width, variance): (&u8, &f64)| {
+            variance * TRELLIS_LOST.get(usize::from(width)).copied().unwrap_or(0.0)
+        };
         Ok(widths(&losses, Until::Bits(bits)).iter().zip(&variances).map(lost).sum::<f64>().sqrt())
     }
 
@@ -189,6 +229,10 @@ impl Basis {
         if matrix.size2()?.1 == columns {
             return Ok(());
         }
-        Err(Error::Shape { operation, expected: format!("[rows, {columns}], as wide as the basis"), got: matrix.size() })
+        Err(Error::Shape {
+            operation,
+            expected: format!("[rows, {columns}], as wide as the basis"),
+            got: matrix.size(),
+        })
     }
 }

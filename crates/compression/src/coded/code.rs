@@ -3,7 +3,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use kernels::components::{Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain, gain_near, upload};
+use kernels::components::{
+    Components, EXACT, Encoded, Kernels, LANES, Losses, Plan, Scales, WIDTHS, decode, gain,
+    gain_near, upload,
+};
 
 use super::basis::Basis;
 use super::outliers::{Exact, worth_storing};
@@ -15,7 +18,8 @@ use crate::rounded::owned;
 
 const OPERATION: &str = "coded";
 
-/// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See the [module](super) for how.
+/// A matrix whose rows are coded in a [`Basis`], each component with its own number of bits. See
+/// the [module](super) for how.
 #[derive(Debug)]
 pub struct Coded {
     /// Absent if the components are the columns themselves.
@@ -54,17 +58,24 @@ struct Attempt {
 impl Coded {
     /// Codes `matrix` `[rows, columns]` (f32, f64, f16 or bf16; arithmetic is in f32) in `basis`.
     ///
-    /// The same seed gives the same code, however many cores there are; only [`Rounding::Stochastic`] uses it.
+    /// The same seed gives the same code, however many cores there are; only
+    /// [`Rounding::Stochastic`] uses it.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`], [`Error::Setting`] for what it does not take; those of
-    /// libtorch.
-    pub fn new(matrix: &Tensor, basis: &Arc<Basis>, coding: &Coding, seed: u64) -> Result<Self, Error> {
+    /// [`Error::NotFinite`] for a NaN or infinity; [`Error::Shape`], [`Error::Kind`],
+    /// [`Error::Setting`] for what it does not take; those of libtorch.
+    pub fn new(
+        matrix: &Tensor,
+        basis: &Arc<Basis>,
+        coding: &Coding,
+        seed: u64,
+    ) -> Result<Self, Error> {
         Self::with(Kernels::on(matrix.device()), matrix, Some(basis), coding, seed)
     }
 
-    /// Codes `matrix` column by column, without a basis: its columns serve as components, which costs no product and holds
-    /// nothing in addition to the code; good where energy is spread evenly.
+    /// Codes `matrix` column by column, without a basis: its columns serve as components, which
+    /// costs no product and holds nothing in addition to the code; good where energy is spread
+    /// evenly.
     ///
     /// # Errors
     /// As [`Coded::new`].
@@ -86,9 +97,11 @@ impl Coded {
         let components = basis.map_or(columns, |basis| basis.components() as usize);
         drop(matrix_rows);
         let mut y = Components::new(y, kernels)?;
-        // The mean of a stochastic code is the row only if what it was divided by is what it is multiplied with, to the last bit.
+        // The mean of a stochastic code is the row only if what it was divided by is what it is
+        // multiplied with, to the last bit.
         let ratio = |&norm: &f32| if norm > 0.0 { norm / gain(gain_near(norm)) } else { 0.0 };
-        let ratios: Option<Vec<f32>> = (coding.rounding == Rounding::Stochastic).then(|| norms.iter().map(ratio).collect());
+        let ratios: Option<Vec<f32>> =
+            (coding.rounding == Rounding::Stochastic).then(|| norms.iter().map(ratio).collect());
         let squares = y.scale_rows(&inverses, ratios.as_deref())?;
         // What a complete basis does not hold is rounding.
         let energies = if components == columns { squares } else { vec![1.0; rows] };
@@ -101,7 +114,9 @@ impl Coded {
         };
         let mut found = attempt(&y, &norms, 0)?;
         // No more than half of the codes' bytes.
-        let affordable = bytes.map_or(rows, |bytes| ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize);
+        let affordable = bytes.map_or(rows, |bytes| {
+            ((bytes - fixed_bytes(rows, components)) / 2 / Exact::bytes_of(columns)) as usize
+        });
         let outliers = worth_storing(&found.errors, columns, found.plan.active().len(), affordable);
         let mut exact = None;
         if !outliers.is_empty() {
@@ -126,7 +141,8 @@ impl Coded {
             columns: columns as i64,
             codes: codes.f_to_device(device)?,
             gains: upload(&gains, device)?,
-            plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?.f_view([2, components as i64])?,
+            plan: Tensor::f_from_slice(&[plan.widths, plan.scales].concat())?
+                .f_view([2, components as i64])?,
             exact,
             trellis: coding.rounding == Rounding::Trellis,
             error,
@@ -152,7 +168,8 @@ impl Coded {
         tensors
     }
 
-    /// The basis in which it is coded; `None` if it is coded column by column. Its bytes are not among the code's, as others may share it.
+    /// The basis in which it is coded; `None` if it is coded column by column. Its bytes are not
+    /// among the code's, as others may share it.
     pub fn basis(&self) -> Option<&Arc<Basis>> {
         self.basis.as_ref()
     }
@@ -163,9 +180,10 @@ impl Coded {
         own as u64 + self.exact.as_ref().map_or(0, Exact::bytes)
     }
 
-    /// Bytes of a `[rows, columns]` matrix in a basis of `components`, the most of them for [`Rate::Error`]: `⌊bits · rows · columns / 8⌋`,
-    /// but at least one bit for each row in addition to the fixed parts, 2 bytes for each row and 2 for each component, and at most 16 bits for
-    /// each component of each row, rows counted in eights.
+    /// Bytes of a `[rows, columns]` matrix in a basis of `components`, the most of them for
+    /// [`Rate::Error`]: `⌊bits · rows · columns / 8⌋`, but at least one bit for each row in
+    /// addition to the fixed parts, 2 bytes for each row and 2 for each component, and at most 16
+    /// bits for each component of each row, rows counted in eights.
     ///
     /// # Errors
     /// [`Error::Setting`] for a rate outside its range.
@@ -197,8 +215,9 @@ impl Coded {
         self.exact.as_ref().map_or(0, Exact::len)
     }
 
-    /// The error over that which the basis promises at these bits: about 1 for rows such as it was made of, and the more the less it
-    /// fits; 1 without a basis. It costs nothing but the bits' distribution, and tells when to [update](Basis::update) the basis.
+    /// The error over that which the basis promises at these bits: about 1 for rows such as it was
+    /// made of, and the more the less it fits; 1 without a basis. It costs nothing but the bits'
+    /// distribution, and tells when to [update](Basis::update) the basis.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -221,7 +240,8 @@ impl Coded {
         Ok(matrix)
     }
 
-    /// `gᵀ A` as `(gᵀ Y) Vᵀ`, `[m, columns]`, for a gradient `g` `[rows, m]`, in `g`'s dtype; `Y` are the decoded components.
+    /// `gᵀ A` as `(gᵀ Y) Vᵀ`, `[m, columns]`, for a gradient `g` `[rows, m]`, in `g`'s dtype; `Y`
+    /// are the decoded components.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -234,7 +254,8 @@ impl Coded {
         }
     }
 
-    /// `A wᵀ` as `Y (w V)ᵀ`, `[rows, m]`, for a weight `w` `[m, columns]`, in `w`'s dtype; `Y` are the decoded components.
+    /// `A wᵀ` as `Y (w V)ᵀ`, `[rows, m]`, for a weight `w` `[m, columns]`, in `w`'s dtype; `Y` are
+    /// the decoded components.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -259,7 +280,8 @@ impl Coded {
             Vectors::Columns(None) => components.f_contiguous()?,
             Vectors::Columns(Some(columns)) => {
                 let whole = [components.size()[0], self.columns];
-                Tensor::f_zeros(whole, (components.kind(), components.device()))?.f_index_copy_(1, columns, components)?
+                Tensor::f_zeros(whole, (components.kind(), components.device()))?
+                    .f_index_copy_(1, columns, components)?
             }
         })
     }
@@ -267,14 +289,25 @@ impl Coded {
     /// The decoded components that have bits, `[rows, active]`, and where they belong.
     fn components(&self, kind: Kind) -> Result<(Tensor, Vectors), Error> {
         let plan = self.plan()?;
-        let active: Vec<i64> = plan.active().into_iter().map(|component| component as i64).collect();
+        let active: Vec<i64> =
+            plan.active().into_iter().map(|component| component as i64).collect();
         let device = self.codes.device();
-        let y = decode(&self.codes, &plan, &self.gains, self.trellis, kind, Kernels::on(device).as_ref())?;
-        let some = if active.len() < plan.widths.len() { Some(upload(&active, device)?) } else { None };
+        let y = decode(
+            &self.codes,
+            &plan,
+            &self.gains,
+            self.trellis,
+            kind,
+            Kernels::on(device).as_ref(),
+        )?;
+        let some =
+            if active.len() < plan.widths.len() { Some(upload(&active, device)?) } else { None };
         let vectors = match (&self.basis, some) {
             (None, some) => Vectors::Columns(some),
             (Some(basis), None) => Vectors::Of(basis.vectors(kind)?),
-            (Some(basis), Some(some)) => Vectors::Of(basis.vectors(kind)?.f_index_select(1, &some)?),
+            (Some(basis), Some(some)) => {
+                Vectors::Of(basis.vectors(kind)?.f_index_select(1, &some)?)
+            }
         };
         Ok((y.f_tr()?, vectors))
     }
@@ -289,7 +322,9 @@ impl Coded {
 impl Rate {
     /// Bytes of a code at a rate in bits; `None` at a rate that follows from an error.
     fn bytes(self, rows: usize, columns: usize, components: usize) -> Result<Option<u64>, Error> {
-        let setting = |option, expected, got: f64| Err(Error::Setting { operation: OPERATION, option, expected, got: got.to_string() });
+        let setting = |option, expected, got: f64| {
+            Err(Error::Setting { operation: OPERATION, option, expected, got: got.to_string() })
+        };
         match self {
             Self::Bits(bits) if bits > 0.0 && bits <= 32.0 => {
                 let asked = (bits * (rows * columns) as f64 / 8.0) as u64;
@@ -314,13 +349,19 @@ fn rotated(matrix: &Tensor, basis: Option<&Arc<Basis>>) -> Result<Tensor, Error>
     Ok(basis.vectors(matrix.kind())?.f_tr()?.f_matmul(&matrix.f_tr()?)?)
 }
 
-/// The per-token error and the relative error, from the norms of rows and the share of its square that each loses.
+/// The per-token error and the relative error, from the norms of rows and the share of its square
+/// that each loses.
 fn mean_errors(norms: &[f32], errors: &[f64]) -> (f64, f64) {
     let counted = norms.iter().filter(|&&norm| norm > 0.0).count().max(1) as f64;
     let square = |norm: f32| f64::from(norm) * f64::from(norm);
     let (total, lost) =
-        norms.iter().zip(errors).fold((0.0, 0.0), |(total, lost), (&norm, error)| (total + square(norm), lost + square(norm) * error));
-    ((errors.iter().sum::<f64>() / counted).sqrt(), if total > 0.0 { (lost / total).sqrt() } else { 0.0 })
+        norms.iter().zip(errors).fold((0.0, 0.0), |(total, lost), (&norm, error)| {
+            (total + square(norm), lost + square(norm) * error)
+        });
+    (
+        (errors.iter().sum::<f64>() / counted).sqrt(),
+        if total > 0.0 { (lost / total).sqrt() } else { 0.0 },
+    )
 }
 
 /// Gains, widths and scales.
@@ -342,16 +383,27 @@ struct Rows<'a> {
 }
 
 /// Codes rows with `bits` bits each, or with what the wanted error asks for.
-fn attempt(rows: &Rows<'_>, coding: &Coding, bits: Option<u64>, seed: u64) -> Result<Attempt, Error> {
+fn attempt(
+    rows: &Rows<'_>,
+    coding: &Coding,
+    bits: Option<u64>,
+    seed: u64,
+) -> Result<Attempt, Error> {
     let count = rows.norms.len();
     let absent = rows.norms.iter().filter(|&&norm| norm == 0.0).count();
     let counted = (count - absent).max(1);
-    let plans: Vec<(Losses, Scales)> = rows.y.spreads(absent)?.par_iter().map(|spread| spread.plan(coding.rounding, counted)).collect();
+    let plans: Vec<(Losses, Scales)> = rows
+        .y
+        .spreads(absent)?
+        .par_iter()
+        .map(|spread| spread.plan(coding.rounding, counted))
+        .collect();
     let losses: Vec<Losses> = plans.iter().map(|(losses, _)| *losses).collect();
     let run = |until: Until| -> Result<Attempt, Error> {
         let widths = widths(&losses, until);
         let place = |width: u8| WIDTHS.iter().position(|&known| known == width).unwrap_or(0);
-        let scales = widths.iter().zip(&plans).map(|(&width, (_, scales))| scales[place(width)]).collect();
+        let scales =
+            widths.iter().zip(&plans).map(|(&width, (_, scales))| scales[place(width)]).collect();
         let plan = Plan { widths, scales };
         let encoded = rows.y.encode(&plan, coding.rounding, seed)?;
         let (gains, errors) = gains(rows, &encoded, coding);
@@ -393,7 +445,8 @@ fn gains(rows: &Rows<'_>, encoded: &Encoded<Tensor>, coding: &Coding) -> (Vec<u1
             _ => (along / energy).max(0.0),
         };
         let code = gain_near((norm * ideal).min(f32::MAX));
-        let (found, energy, along) = (f64::from(gain(code)) / f64::from(norm), f64::from(energy), f64::from(along));
+        let (found, energy, along) =
+            (f64::from(gain(code)) / f64::from(norm), f64::from(energy), f64::from(along));
         let exact = f64::from(rows.energies[row]);
         let lost = match coding.rounding {
             // These sums are over rows divided by their gain instead of their norm.

@@ -1,4 +1,5 @@
-//! Matrices coded by the GPU kernels against those coded by the CPU: on the CPU, from the text that a GPU gets, and on a GPU where there is one.
+//! Matrices coded by the GPU kernels against those coded by the CPU: on the CPU, from the text that
+//! a GPU gets, and on a GPU where there is one.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../../test_matrices.rs"]
@@ -26,7 +27,8 @@ fn on_host() -> Kernels {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// The whole of it, in a basis and column by column: the same bytes, whichever way was taken, and the matrix as it was.
+    /// The whole of it, in a basis and column by column: the same bytes, whichever way was taken,
+    /// and the matrix as it was.
     #[test]
     fn a_matrix_is_coded_by_kernels_as_by_the_cpu(
         shape in shapes(), rows in prop_oneof![Just(1i64), 2i64..200], columns in prop_oneof![Just(1i64), 2i64..60],
@@ -45,21 +47,38 @@ proptest! {
     }
 }
 
-/// On a GPU norms and products are summed in another order, so that codes need not be those of the CPU; but they are what they say.
+/// On a GPU norms and products are summed in another order, so that codes need not be those of the
+/// CPU; but they are what they say.
 #[test]
 fn a_gpu_codes_what_it_says() {
     let Some(device) = Cuda::is_available().then_some(Device::Cuda(0)) else { return };
-    for shape in [Shape::Falling, Shape::Deficient, Shape::Constant, Shape::ZeroRows, Shape::Outlier, Shape::Spike] {
+    for shape in [
+        Shape::Falling,
+        Shape::Deficient,
+        Shape::Constant,
+        Shape::ZeroRows,
+        Shape::Outlier,
+        Shape::Spike,
+    ] {
         let matrix = matrix(shape, 500, 96, 1).to_device(device);
         let basis = Arc::new(Basis::from_matrix(&matrix).unwrap());
         for rounding in ROUNDINGS {
             let coding = Coding { rate: Rate::Bits(3.0), rounding, keep_norms: true };
-            let (code, on_cpu) =
-                (Coded::new(&matrix, &basis, &coding, 1).unwrap(), Coded::with(None, &matrix, Some(&basis), &coding, 1).unwrap());
+            let (code, on_cpu) = (
+                Coded::new(&matrix, &basis, &coding, 1).unwrap(),
+                Coded::with(None, &matrix, Some(&basis), &coding, 1).unwrap(),
+            );
             assert_eq!((code.bytes(), code.tensors()[0].device()), (on_cpu.bytes(), device));
             let found = per_token_error(&matrix, &code.restore(Kind::Float).unwrap()).unwrap();
-            assert!((code.error() - found).abs() < 2e-3, "{shape:?} {rounding:?}: {} {found}", code.error());
-            assert!((code.error() - on_cpu.error()).abs() < 0.02 * on_cpu.error() + 1e-4, "{shape:?} {rounding:?}");
+            assert!(
+                (code.error() - found).abs() < 2e-3,
+                "{shape:?} {rounding:?}: {} {found}",
+                code.error()
+            );
+            assert!(
+                (code.error() - on_cpu.error()).abs() < 0.02 * on_cpu.error() + 1e-4,
+                "{shape:?} {rounding:?}"
+            );
         }
     }
 }

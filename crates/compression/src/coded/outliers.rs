@@ -14,19 +14,27 @@ pub(crate) struct Exact {
     rows: Tensor,
 }
 
-/// No more than a sixteenth of the rows is stored exactly: beyond it, the code is not the right one.
+/// No more than a sixteenth of the rows is stored exactly: beyond it, the code is not the right
+/// one.
 const MOST: usize = 16;
 
-/// The rows to be stored exactly, by the share of its unit square that each loses, in ascending order.
+/// The rows to be stored exactly, by the share of its unit square that each loses, in ascending
+/// order.
 ///
-/// The bits of one such row are taken from all others: of `D` lost in all, they then lose `D · 2 ln 2 · bits / (rows · active components)`
-/// more. A row is worth storing that loses more than that, as far as rows are `affordable`; all are coded as they were unless a fiftieth is
-/// gained.
-pub(crate) fn worth_storing(errors: &[f64], columns: usize, active: usize, affordable: usize) -> Vec<usize> {
+/// The bits of one such row are taken from all others: of `D` lost in all, they then lose `D · 2 ln
+/// 2 · bits / (rows · active components)` more. A row is worth storing that loses more than that,
+/// as far as rows are `affordable`; all are coded as they were unless a fiftieth is gained.
+pub(crate) fn worth_storing(
+    errors: &[f64],
+    columns: usize,
+    active: usize,
+    affordable: usize,
+) -> Vec<usize> {
     let mut order: Vec<usize> = (0..errors.len()).collect();
     order.sort_by(|&a, &b| errors[b].total_cmp(&errors[a]));
     let lost: f64 = errors.iter().sum();
-    let price = 2.0 * std::f64::consts::LN_2 * 8.0 * Exact::bytes_of(columns) as f64 / (errors.len() * active.max(1)) as f64;
+    let price = 2.0 * std::f64::consts::LN_2 * 8.0 * Exact::bytes_of(columns) as f64
+        / (errors.len() * active.max(1)) as f64;
     let (mut left, mut kept) = (lost, 0);
     for &row in order.iter().take(affordable.min(errors.len() / MOST)) {
         if errors[row] <= left * price {
@@ -80,13 +88,24 @@ impl Exact {
     }
 
     /// `contracted + gᵀ A` over these rows only.
-    pub(crate) fn add_contraction(&self, contracted: Tensor, gradient: &Tensor) -> Result<Tensor, Error> {
-        let own = gradient.f_index_select(0, &self.places)?.f_tr()?.f_matmul(&self.rows.f_to_kind(gradient.kind())?)?;
+    pub(crate) fn add_contraction(
+        &self,
+        contracted: Tensor,
+        gradient: &Tensor,
+    ) -> Result<Tensor, Error> {
+        let own = gradient
+            .f_index_select(0, &self.places)?
+            .f_tr()?
+            .f_matmul(&self.rows.f_to_kind(gradient.kind())?)?;
         Ok(contracted.f_add(&own)?)
     }
 
     /// `projected` with `A wᵀ` of these rows in place of its own.
-    pub(crate) fn put_projection(&self, projected: Tensor, weight: &Tensor) -> Result<Tensor, Error> {
+    pub(crate) fn put_projection(
+        &self,
+        projected: Tensor,
+        weight: &Tensor,
+    ) -> Result<Tensor, Error> {
         let own = self.rows.f_to_kind(weight.kind())?.f_matmul(&weight.f_tr()?)?;
         Ok(projected.f_index_copy(0, &self.places.f_to_kind(Kind::Int64)?, &own)?)
     }

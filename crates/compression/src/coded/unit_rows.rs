@@ -13,12 +13,15 @@ pub(crate) struct UnitRows {
 }
 
 impl UnitRows {
-    /// A row is first divided by its largest magnitude: no square leaves the range of f32, whatever the other rows are.
+    /// A row is first divided by its largest magnitude: no square leaves the range of f32, whatever
+    /// the other rows are.
     pub(crate) fn new(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
         check_matrix(operation, matrix)?;
         let matrix = matrix.f_detach()?.f_to_kind(Kind::Float)?;
         check_finite(operation, &matrix)?;
-        let never_zero = |tensor: Tensor| -> Result<Tensor, Error> { Ok(tensor.f_masked_fill(&tensor.f_eq(0.0)?, 1.0)?) };
+        let never_zero = |tensor: Tensor| -> Result<Tensor, Error> {
+            Ok(tensor.f_masked_fill(&tensor.f_eq(0.0)?, 1.0)?)
+        };
         let largest = matrix.f_abs()?.f_amax([1], true)?;
         let scaled = matrix.f_div(&never_zero(largest.shallow_clone())?)?;
         let lengths = scaled.f_square()?.f_sum_dim_intlist(1, true, Kind::Float)?.f_sqrt()?;
@@ -49,12 +52,18 @@ pub(crate) struct Normed {
 const USUAL: std::ops::Range<f32> = 1e-15..1e15;
 
 impl Normed {
-    /// One pass over the matrix as it is; rows that are zero, or of unusual norm, or not finite, take the way of [`UnitRows`].
+    /// One pass over the matrix as it is; rows that are zero, or of unusual norm, or not finite,
+    /// take the way of [`UnitRows`].
     pub(crate) fn new(operation: &'static str, matrix: &Tensor) -> Result<Self, Error> {
         check_matrix(operation, matrix)?;
         let kind = if matrix.kind() == Kind::BFloat16 { Kind::BFloat16 } else { Kind::Float };
         let rows = matrix.f_detach()?.f_to_kind(kind)?;
-        let norms = Vec::<f32>::try_from(rows.f_norm_scalaropt_dim_dtype(2, [1].as_slice(), false, Kind::Float)?)?;
+        let norms = Vec::<f32>::try_from(rows.f_norm_scalaropt_dim_dtype(
+            2,
+            [1].as_slice(),
+            false,
+            Kind::Float,
+        )?)?;
         if norms.iter().all(|norm| USUAL.contains(norm)) {
             let inverses = norms.iter().map(|norm| 1.0 / norm).collect();
             return Ok(Self { rows, norms, inverses });

@@ -1,4 +1,5 @@
-//! Bits where they save most: reverse water-filling (Cover and Thomas, "Elements of Information Theory", 10.3.3), in whole bits and in theory.
+//! Bits where they save most: reverse water-filling (Cover and Thomas, "Elements of Information
+//! Theory", 10.3.3), in whole bits and in theory.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -28,14 +29,16 @@ struct Step {
 }
 
 impl Step {
-    /// The one that saves most for each of its bits, of those that cost no more than `left`: where a single bit saves little, several may
-    /// save much.
+    /// The one that saves most for each of its bits, of those that cost no more than `left`: where
+    /// a single bit saves little, several may save much.
     fn best(losses: &[Losses], component: usize, from: usize, left: u64) -> Option<Self> {
         let steps = (from + 1..WIDTHS.len()).filter(|&to| cost(from, to) <= left).map(|to| {
             let saved = (losses[component][from] - losses[component][to]) / cost(from, to) as f64;
             Self { saved: OrderedFloat(saved), component: Reverse(component), from, to }
         });
-        steps.filter(|step| *step.saved > 0.0).reduce(|best, step| if step.saved > best.saved { step } else { best })
+        steps
+            .filter(|step| *step.saved > 0.0)
+            .reduce(|best, step| if step.saved > best.saved { step } else { best })
     }
 }
 
@@ -44,13 +47,14 @@ fn cost(from: usize, to: usize) -> u64 {
     u64::from(WIDTHS[to] - WIDTHS[from])
 }
 
-/// The width of each component's code: one step after another to the component of which a bit saves most. Bits that would save nothing are
-/// not given.
+/// The width of each component's code: one step after another to the component of which a bit saves
+/// most. Bits that would save nothing are not given.
 pub(crate) fn widths(losses: &[Losses], until: Until) -> Vec<u8> {
     let mut places = vec![0; losses.len()];
     let mut left = if let Until::Bits(bits) = until { bits } else { u64::MAX };
     let mut lost = losses.iter().map(|losses| losses[0]).sum::<f64>();
-    let mut steps: BinaryHeap<_> = (0..losses.len()).filter_map(|component| Step::best(losses, component, 0, left)).collect();
+    let mut steps: BinaryHeap<_> =
+        (0..losses.len()).filter_map(|component| Step::best(losses, component, 0, left)).collect();
     while let Some(Step { component: Reverse(component), from, to, .. }) = steps.pop() {
         if matches!(until, Until::Lost(most) if lost <= most) {
             break;
@@ -67,15 +71,18 @@ pub(crate) fn widths(losses: &[Losses], until: Until) -> Vec<u8> {
     places.into_iter().map(|place| WIDTHS[place]).collect()
 }
 
-/// What a normally distributed component of this variance loses at each of the [`WIDTHS`] on a trellis.
+/// What a normally distributed component of this variance loses at each of the [`WIDTHS`] on a
+/// trellis.
 pub(crate) fn normal_losses(variance: f64) -> Losses {
     std::array::from_fn(|place| variance * TRELLIS_LOST.get(place).copied().unwrap_or(0.0))
 }
 
-/// The rate–distortion bound: no code of `bits` per row has a smaller relative error `sqrt(E‖x − x̂‖² / E‖x‖²)` for normally distributed
-/// rows whose components have these variances. For another distribution of the same variances the bound can only be lower.
+/// The rate–distortion bound: no code of `bits` per row has a smaller relative error `sqrt(E‖x −
+/// x̂‖² / E‖x‖²)` for normally distributed rows whose components have these variances. For another
+/// distribution of the same variances the bound can only be lower.
 ///
-/// Variances below the water level θ are dropped, and the others get `½ log₂(variance / θ)` bits each.
+/// Variances below the water level θ are dropped, and the others get `½ log₂(variance / θ)` bits
+/// each.
 pub fn bound(variances: &[f64], bits: f64) -> f64 {
     let sorted = descending(variances);
     let total: f64 = sorted.iter().sum();
@@ -84,7 +91,8 @@ pub fn bound(variances: &[f64], bits: f64) -> f64 {
         logarithms += variance.log2();
         let level = ((logarithms - 2.0 * bits) / (at + 1) as f64).exp2();
         if sorted.get(at + 1).is_none_or(|&next| next <= level) {
-            let lost = (at + 1) as f64 * level.min(*variance) + sorted[at + 1..].iter().sum::<f64>();
+            let lost =
+                (at + 1) as f64 * level.min(*variance) + sorted[at + 1..].iter().sum::<f64>();
             return (lost / total).min(1.0).sqrt();
         }
     }
@@ -115,7 +123,8 @@ pub fn bits_at_bound(variances: &[f64], error: f64) -> f64 {
 }
 
 fn descending(variances: &[f64]) -> Vec<f64> {
-    let mut sorted: Vec<f64> = variances.iter().copied().filter(|&variance| variance > 0.0).collect();
+    let mut sorted: Vec<f64> =
+        variances.iter().copied().filter(|&variance| variance > 0.0).collect();
     sorted.sort_by(|a, b| b.total_cmp(a));
     sorted
 }
@@ -127,7 +136,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// All bits are given, none could be moved with profit, and the code that results is above the bound, by less than a bit.
+        /// All bits are given, none could be moved with profit, and the code that results is above
+        /// the bound, by less than a bit.
         #[test]
         fn water_is_level(logarithms in prop::collection::vec(-20.0f64..0.0, 1..60), part in 0.0f64..1.0) {
             let variances: Vec<f64> = logarithms.iter().map(|logarithm| logarithm.exp2()).collect();
@@ -159,7 +169,9 @@ mod tests {
     #[test]
     fn an_error_stops_the_water_as_soon_as_it_is_met() {
         let losses: Vec<Losses> = [1.0, 0.1, 0.01].map(normal_losses).to_vec();
-        let lost = |widths: &[u8]| -> f64 { widths.iter().zip(&losses).map(|(&width, losses)| losses[usize::from(width)]).sum() };
+        let lost = |widths: &[u8]| -> f64 {
+            widths.iter().zip(&losses).map(|(&width, losses)| losses[usize::from(width)]).sum()
+        };
         let found = widths(&losses, Until::Lost(0.05));
         let bits: u64 = found.iter().map(|&width| u64::from(width)).sum();
         assert!(lost(&found) <= 0.05 && lost(&widths(&losses, Until::Bits(bits - 1))) > 0.05);

@@ -26,7 +26,8 @@ struct BasisNames {
 }
 
 impl SiteState {
-    /// All that the next matrix's code depends on, by name: copies on the CPU. Empty before the first matrix.
+    /// All that the next matrix's code depends on, by name: copies on the CPU. Empty before the
+    /// first matrix.
     ///
     /// # Errors
     /// Those of libtorch.
@@ -49,8 +50,12 @@ impl SiteState {
     /// The state that [`SiteState::tensors`] gave, on `device`.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a part that is unknown or missing, and whatever [`Basis::from_parts`] refuses.
-    pub fn from_tensors<'a>(parts: impl IntoIterator<Item = (&'a str, Tensor)>, device: Device) -> Result<Self, Error> {
+    /// [`Error::Setting`] for a part that is unknown or missing, and whatever [`Basis::from_parts`]
+    /// refuses.
+    pub fn from_tensors<'a>(
+        parts: impl IntoIterator<Item = (&'a str, Tensor)>,
+        device: Device,
+    ) -> Result<Self, Error> {
         let mut parts: BTreeMap<&str, Tensor> = parts.into_iter().collect();
         let basis = parts.remove(BASIS).map(|basis| basis.f_to_device(device)).transpose()?;
         let shared = parts.remove(SHARED).map(|basis| basis.f_to_device(device)).transpose()?;
@@ -60,9 +65,10 @@ impl SiteState {
             return refuse(unknown);
         }
         let adaptive = match (coded, numbers) {
-            (Some(coded), Some(numbers)) => {
-                Some(AdaptiveBasis::from_numbers(Arc::new(coded), next, &numbers).map_or_else(|| refuse("other numbers of a basis"), Ok)?)
-            }
+            (Some(coded), Some(numbers)) => Some(
+                AdaptiveBasis::from_numbers(Arc::new(coded), next, &numbers)
+                    .map_or_else(|| refuse("other numbers of a basis"), Ok)?,
+            ),
             (None, None) if next.is_none() => None,
             _ => return refuse("a part of a basis without the others"),
         };
@@ -77,11 +83,16 @@ impl BasisNames {
         Ok(())
     }
 
-    fn read(&self, parts: &mut BTreeMap<&str, Tensor>, device: Device) -> Result<Option<Basis>, Error> {
+    fn read(
+        &self,
+        parts: &mut BTreeMap<&str, Tensor>,
+        device: Device,
+    ) -> Result<Option<Basis>, Error> {
         match (parts.remove(self.vectors), parts.remove(self.variances)) {
-            (Some(vectors), Some(variances)) => {
-                Ok(Some(Basis::from_parts(&vectors.f_to_device(device)?, &Vec::<f64>::try_from(variances)?)?))
-            }
+            (Some(vectors), Some(variances)) => Ok(Some(Basis::from_parts(
+                &vectors.f_to_device(device)?,
+                &Vec::<f64>::try_from(variances)?,
+            )?)),
             (None, None) => Ok(None),
             _ => refuse("a basis without its variances, or the reverse"),
         }
@@ -121,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_loaded_state_gives_the_same_codes() {
-        let coded = |drift| Method::Coded { rate: Rate::Bits(2.0), rounding: Rounding::Trellis, drift, rotate: true };
+        let coded = |drift| Method::Coded {
+            rate: Rate::Bits(2.0),
+            rounding: Rounding::Trellis,
+            drift,
+            rotate: true,
+        };
         let methods = [
             Method::Qb { test_matrix: TestMatrix::Warm },
             Method::RowSpace { test_matrix: TestMatrix::Warm, unit_rows: true },
@@ -129,7 +145,9 @@ mod tests {
             coded(1.1),
             Method::Shared,
         ];
-        for (method, factors) in methods.into_iter().flat_map(|method| [(method, Kind::Float), (method, Kind::BFloat16)]) {
+        for (method, factors) in
+            methods.into_iter().flat_map(|method| [(method, Kind::Float), (method, Kind::BFloat16)])
+        {
             let options = Options { method, factors, ..Options::default() };
             let mut state = SiteState::default();
             assert!(state.tensors().unwrap().is_empty());
@@ -145,11 +163,26 @@ mod tests {
             assert!(!tensors.is_empty(), "{method:?} has a state");
             let mut again = SiteState::from_tensors(tensors, Device::Cpu).unwrap();
             for step in 3..6 {
-                let next = |state| decompose(&matrix(step), &options, 1, state).unwrap().restore(Kind::Float).unwrap();
-                assert_eq!(next(&mut state), next(&mut again), "{method:?} in {factors:?}, step {step}");
+                let next = |state| {
+                    decompose(&matrix(step), &options, 1, state)
+                        .unwrap()
+                        .restore(Kind::Float)
+                        .unwrap()
+                };
+                assert_eq!(
+                    next(&mut state),
+                    next(&mut again),
+                    "{method:?} in {factors:?}, step {step}"
+                );
             }
-            let cold = decompose(&matrix(5), &options, 1, &mut SiteState::default()).unwrap().restore(Kind::Float).unwrap();
-            let warm = decompose(&matrix(5), &options, 1, &mut again).unwrap().restore(Kind::Float).unwrap();
+            let cold = decompose(&matrix(5), &options, 1, &mut SiteState::default())
+                .unwrap()
+                .restore(Kind::Float)
+                .unwrap();
+            let warm = decompose(&matrix(5), &options, 1, &mut again)
+                .unwrap()
+                .restore(Kind::Float)
+                .unwrap();
             assert_ne!(cold, warm, "{method:?}: the state matters");
         }
     }
@@ -158,7 +191,12 @@ mod tests {
     fn a_part_that_is_unknown_or_missing_is_named() {
         let tensor = || Tensor::zeros([4, 2], (Kind::Float, Device::Cpu));
         for parts in [vec![("base", tensor())], vec![("vectors", tensor())]] {
-            assert!(SiteState::from_tensors(parts, Device::Cpu).unwrap_err().to_string().contains("vectors with variances"));
+            assert!(
+                SiteState::from_tensors(parts, Device::Cpu)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("vectors with variances")
+            );
         }
     }
 }

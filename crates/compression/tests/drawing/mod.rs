@@ -16,7 +16,8 @@ pub fn values<T: tch::kind::Element>(values: &[T]) -> Tensor {
 
 pub fn normal(rows: i64, columns: i64, seed: u64) -> Tensor {
     let random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f64> = random.sample_iter(StandardNormal).take((rows * columns) as usize).collect();
+    let values: Vec<f64> =
+        random.sample_iter(StandardNormal).take((rows * columns) as usize).collect();
     self::values(&values).view([rows, columns])
 }
 

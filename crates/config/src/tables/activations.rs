@@ -38,7 +38,16 @@ choice! {
 
 impl Site {
     /// All of them.
-    pub const ALL: [Self; 8] = [Self::Layer, Self::Sublayer, Self::Norm, Self::AttnIn, Self::AttnOut, Self::MlpIn, Self::MlpOut, Self::Act];
+    pub const ALL: [Self; 8] = [
+        Self::Layer,
+        Self::Sublayer,
+        Self::Norm,
+        Self::AttnIn,
+        Self::AttnOut,
+        Self::MlpIn,
+        Self::MlpOut,
+        Self::Act,
+    ];
 }
 
 choice! {
@@ -89,8 +98,8 @@ table! {
     /// What is saved of the activations for the backward pass.
     Activations: "activations" {
         /// Which activations are saved compressed: a list of sites, of which `"layer"` and
-        /// `"sublayer"` mean that the rest is recomputed from them. `"checkpoint"` saves the inputs of
-        /// blocks uncompressed and recomputes the blocks; `"none"` recomputes nothing.
+        /// `"sublayer"` mean that the rest is recomputed from them. `"checkpoint"` saves the inputs
+        /// of blocks uncompressed and recomputes the blocks; `"none"` recomputes nothing.
         sites: Sites = Sites::Of(vec![Site::Layer]), example r#"["layer", "mlp_out"]"#;
         /// Where a GPU compresses.
         stream: Stream = Stream::Main,
@@ -130,19 +139,32 @@ table! {
 impl Activations {
     pub(crate) fn resolve(self, table: &Table<'_>) -> Result<Self, Error> {
         let is_in_line = !self.delta || self.stream == Stream::Main;
-        table.require("delta", is_in_line, "is compressed on the main stream; set stream = \"main\"")?;
-        self.overrides.iter().zip(table.items::<Override>("overrides")).try_for_each(|(given, table)| given.check(&self, &table))?;
+        table.require(
+            "delta",
+            is_in_line,
+            "is compressed on the main stream; set stream = \"main\"",
+        )?;
+        self.overrides
+            .iter()
+            .zip(table.items::<Override>("overrides"))
+            .try_for_each(|(given, table)| given.check(&self, &table))?;
         Ok(self)
     }
 
     /// How `site` is saved in `layer`, and the last override that determines it; `None` where it is
     /// not among `sites`.
-    pub fn compression_at(&self, site: Site, layer: usize) -> Option<(CompressionConfig, Option<usize>)> {
+    pub fn compression_at(
+        &self,
+        site: Site,
+        layer: usize,
+    ) -> Option<(CompressionConfig, Option<usize>)> {
         if !self.sites.has(site) {
             return None;
         }
         let mut found = (self.compression.clone(), None);
-        for (index, given) in self.overrides.iter().enumerate().filter(|(_, given)| given.is_for(site, layer)) {
+        for (index, given) in
+            self.overrides.iter().enumerate().filter(|(_, given)| given.is_for(site, layer))
+        {
             found = (given.compression.over(&found.0), Some(index));
         }
         Some(found)
@@ -161,7 +183,8 @@ impl Activations {
     /// Whether some inputs of linear layers are saved in bases that the ranks share.
     pub(crate) fn shares_inputs(&self) -> bool {
         let inputs = [Site::AttnIn, Site::AttnOut, Site::MlpIn, Site::MlpOut];
-        let is_named = self.in_use(None).any(|compression| compression.method == CompressionMethod::Shared);
+        let is_named =
+            self.in_use(None).any(|compression| compression.method == CompressionMethod::Shared);
         is_named && inputs.into_iter().any(|site| self.sites.has(site))
     }
 
@@ -170,19 +193,30 @@ impl Activations {
     }
 
     fn may_have_budget(&self) -> bool {
-        self.has_sites() && self.compression.method == CompressionMethod::Coded && self.compression.basis == BasisKind::Principal
+        self.has_sites()
+            && self.compression.method == CompressionMethod::Coded
+            && self.compression.basis == BasisKind::Principal
     }
 
     /// How sites are compressed: at every site, in every layer from which on something changes; of
     /// an override, where it applies.
-    pub(crate) fn in_use(&self, override_index: Option<usize>) -> impl Iterator<Item = CompressionConfig> {
+    pub(crate) fn in_use(
+        &self,
+        override_index: Option<usize>,
+    ) -> impl Iterator<Item = CompressionConfig> {
         let ranges = self.overrides.iter().filter_map(|given| given.layers);
-        let layers: BTreeSet<usize> = ranges.flat_map(|range| [Some(range.start), range.end]).flatten().chain([0]).collect();
+        let layers: BTreeSet<usize> =
+            ranges.flat_map(|range| [Some(range.start), range.end]).flatten().chain([0]).collect();
         let places = layers.into_iter().flat_map(|layer| Site::ALL.map(|site| (site, layer)));
         let applies = move |(site, layer): &(Site, usize)| {
-            override_index.is_none_or(|index| self.overrides.get(index).is_some_and(|given| given.is_for(*site, *layer)))
+            override_index.is_none_or(|index| {
+                self.overrides.get(index).is_some_and(|given| given.is_for(*site, *layer))
+            })
         };
-        places.filter(applies).filter_map(|(site, layer)| self.compression_at(site, layer)).map(|(compression, _)| compression)
+        places
+            .filter(applies)
+            .filter_map(|(site, layer)| self.compression_at(site, layer))
+            .map(|(compression, _)| compression)
     }
 }
 
@@ -210,7 +244,10 @@ impl Value for Sites {
                 SitesName::Sublayer => Self::Of(vec![Site::Sublayer]),
             });
         }
-        let names = value.as_array().filter(|names| names.iter().all(toml::Value::is_str)).ok_or_else(|| at.cannot_be(value))?;
+        let names = value
+            .as_array()
+            .filter(|names| names.iter().all(toml::Value::is_str))
+            .ok_or_else(|| at.cannot_be(value))?;
         let mut sites: Vec<Site> = Site::read_list(names, at)?;
         sites.sort_unstable();
         sites.dedup();
@@ -235,8 +272,13 @@ impl Value for Sites {
     }
 
     fn valid(_: Range) -> String {
-        let inner: Vec<&str> = Site::NAMES.iter().copied().filter(|name| !SitesName::NAMES.contains(name)).collect();
-        format!("{} | a list of {}", choice::valid(SitesName::NAMES), choice::valid(&inner).replace(" |", ","))
+        let inner: Vec<&str> =
+            Site::NAMES.iter().copied().filter(|name| !SitesName::NAMES.contains(name)).collect();
+        format!(
+            "{} | a list of {}",
+            choice::valid(SitesName::NAMES),
+            choice::valid(&inner).replace(" |", ",")
+        )
     }
 
     fn schema(range: Range) -> Json {

@@ -1,6 +1,9 @@
 //! `[checkpoint]`: when the state of a run is saved.
 
-use crate::{Error, choice::choice, choice::valid, declare::table, range::Range, source_map::KeyPlace, value::Value};
+use crate::{
+    Error, choice::choice, choice::valid, declare::table, range::Range, source_map::KeyPlace,
+    value::Value,
+};
 use serde_json::{Value as Json, json};
 use std::ops::Deref;
 

@@ -79,29 +79,44 @@ impl Cluster {
     pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         table.require("mpirun", !self.mpirun.is_empty(), "must not be empty")?;
         let words = [("queue", &self.queue), ("account", &self.account)];
-        let names = [("image", &self.image), ("volume", &self.volume)].map(|(key, text)| (key, Some(text)));
+        let names =
+            [("image", &self.image), ("volume", &self.volume)].map(|(key, text)| (key, Some(text)));
         for (key, text) in words.map(|(key, text)| (key, text.as_ref())).into_iter().chain(names) {
-            table.require(key, text.is_none_or(|text| is_word(text)), "must be a name: letters, digits and . _ - / : @")?;
+            table.require(
+                key,
+                text.is_none_or(|text| is_word(text)),
+                "must be a name: letters, digits and . _ - / : @",
+            )?;
         }
-        table.require("name", self.name.as_ref().is_none_or(|name| is_job_name(name)), "is not the name of a job")?;
+        table.require(
+            "name",
+            self.name.as_ref().is_none_or(|name| is_job_name(name)),
+            "is not the name of a job",
+        )?;
         table.require("time", self.time.as_ref().is_none_or(|time| is_time(time)), "is not a time")
     }
 }
 
 /// What needs no quotes in any of the files that it goes into.
 fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-/:@".contains(letter))
+    !text.is_empty()
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-/:@".contains(letter))
 }
 
 /// What Kubernetes, the strictest, takes.
 fn is_job_name(text: &str) -> bool {
     let inner = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
-    (1..=40).contains(&text.len()) && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    (1..=40).contains(&text.len())
+        && text.chars().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn is_time(text: &str) -> bool {
     let parts: Vec<&str> = text.split(':').collect();
     let [hours, rest @ ..] = parts.as_slice() else { return false };
     let below = |part: &str, most: u32| part.parse::<u32>().is_ok_and(|number| number < most);
-    rest.len() == 2 && below(hours, 10_000) && rest.iter().all(|part| part.len() == 2 && below(part, 60))
+    rest.len() == 2
+        && below(hours, 10_000)
+        && rest.iter().all(|part| part.len() == 2 && below(part, 60))
 }

@@ -286,19 +286,34 @@ impl CompressionConfig {
 
     /// Whether it has a basis, whose type `factors` is.
     fn has_basis(&self) -> bool {
-        self.method.has_rank() || (self.method == CompressionMethod::Coded && self.basis == BasisKind::Principal)
+        self.method.has_rank()
+            || (self.method == CompressionMethod::Coded && self.basis == BasisKind::Principal)
     }
 
     /// Refuses values that do not go together.
     pub(super) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         use CompressionMethod::{Coded, Qb, Quantized, RowSpace, Shared};
         let is_warm = matches!(self.method, Qb | RowSpace) && self.sketch == Sketch::Warm;
-        table.require("sketch", !is_warm || self.rank != Rank::Auto, "\"warm\" needs a given rank, not \"auto\"")?;
+        table.require(
+            "sketch",
+            !is_warm || self.rank != Rank::Auto,
+            "\"warm\" needs a given rank, not \"auto\"",
+        )?;
         let is_auto = self.method == Shared && self.rank == Rank::Auto;
-        table.require("rank", !is_auto, "cannot be \"auto\" for method = \"shared\", whose basis all ranks share")?;
+        table.require(
+            "rank",
+            !is_auto,
+            "cannot be \"auto\" for method = \"shared\", whose basis all ranks share",
+        )?;
         let has_integers = self.bits == Bits::Number(8.0) || self.bits == Bits::Number(4.0);
-        table.require("bits", self.method != Quantized || has_integers, "must be 8 or 4 for method = \"quantized\"")?;
-        let is_int8 = self.method == Coded && self.basis == BasisKind::Principal && self.factors == Factors::Int8;
+        table.require(
+            "bits",
+            self.method != Quantized || has_integers,
+            "must be 8 or 4 for method = \"quantized\"",
+        )?;
+        let is_int8 = self.method == Coded
+            && self.basis == BasisKind::Principal
+            && self.factors == Factors::Int8;
         table.require("factors", !is_int8, "cannot be \"int8\" for method = \"coded\"")?;
         table.require("max_rank", self.max_rank != Rank::Auto, "cannot be \"auto\"")
     }
@@ -309,7 +324,10 @@ impl CompressionOverrides {
     pub(super) fn over(&self, below: &CompressionConfig) -> CompressionConfig {
         let mut config = self.replacing(below);
         // The number of bits of an integer says nothing about codes.
-        if self.bits.is_none() && config.method == CompressionMethod::Coded && below.method != CompressionMethod::Coded {
+        if self.bits.is_none()
+            && config.method == CompressionMethod::Coded
+            && below.method != CompressionMethod::Coded
+        {
             config.bits = Bits::Number(2.0);
         }
         config
@@ -325,7 +343,11 @@ impl Declared for CompressionConfig {
     }
 
     fn keys() -> Vec<Key> {
-        CompressionOverrides::keys().into_iter().zip(Self::defaults()).map(|(key, default)| Key { default, ..key }).collect()
+        CompressionOverrides::keys()
+            .into_iter()
+            .zip(Self::defaults())
+            .map(|(key, default)| Key { default, ..key })
+            .collect()
     }
 
     fn read(table: &Table<'_>) -> Result<Self, Error> {
@@ -378,9 +400,12 @@ impl Value for Rank {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         match value {
             toml::Value::Integer(columns) if *columns > 0 => Ok(Self::Columns(*columns)),
-            toml::Value::Float(fraction) if *fraction > 0.0 && *fraction <= 1.0 => Ok(Self::Fraction(*fraction)),
+            toml::Value::Float(fraction) if *fraction > 0.0 && *fraction <= 1.0 => {
+                Ok(Self::Fraction(*fraction))
+            }
             toml::Value::Float(fraction) if *fraction > 1.0 => {
-                Err(at.error("must be <= 1 as a fraction; write a number of columns without a point"))
+                Err(at
+                    .error("must be <= 1 as a fraction; write a number of columns without a point"))
             }
             toml::Value::Integer(_) | toml::Value::Float(_) => Err(at.error("must be > 0")),
             toml::Value::String(name) if name == "auto" => Ok(Self::Auto),

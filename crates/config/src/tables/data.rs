@@ -180,13 +180,22 @@ impl Data {
     pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         if let Some([least, most]) = self.crop {
             let is_ordered = 0.0 < least && least <= most && most <= 1.0;
-            table.require("crop", is_ordered, "must be two parts, the smaller first, > 0 and <= 1")?;
+            table.require(
+                "crop",
+                is_ordered,
+                "must be two parts, the smaller first, > 0 and <= 1",
+            )?;
         }
         if let Some(labels) = &self.labels {
             let all: BTreeSet<_> = labels.iter().collect();
-            table.require("labels", labels.len() >= 2 && all.len() == labels.len(), "must be two or more names, all different")?;
+            table.require(
+                "labels",
+                labels.len() >= 2 && all.len() == labels.len(),
+                "must be two or more names, all different",
+            )?;
         }
-        let has_weight = self.eval.as_ref().is_some_and(|eval| eval.iter().any(|source| source.weight != 1.0));
+        let has_weight =
+            self.eval.as_ref().is_some_and(|eval| eval.iter().any(|source| source.weight != 1.0));
         table.require("eval", !has_weight, "has a weight, which only training data may have")
     }
 }

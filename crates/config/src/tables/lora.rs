@@ -121,16 +121,26 @@ pub enum TargetModules {
 impl Lora {
     pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         if let Some(layers) = &self.layers_to_transform {
-            table.require("layers_to_transform", !layers.is_empty(), "must name at least one layer")?;
+            table.require(
+                "layers_to_transform",
+                !layers.is_empty(),
+                "must name at least one layer",
+            )?;
             let is_pattern = matches!(self.target_modules, TargetModules::Pattern(_));
             let what = "cannot be given where target_modules is a regular expression; name the layers in it";
             table.require("layers_to_transform", !is_pattern, what)?;
         }
         let all = self.exclude_modules != Some(TargetModules::AllLinear);
         table.require("exclude_modules", all, "cannot be \"all-linear\"")?;
-        table.require("modules_to_save", self.modules_to_save.iter().all(|name| !name.is_empty()), "must not have an empty name")?;
+        table.require(
+            "modules_to_save",
+            self.modules_to_save.iter().all(|name| !name.is_empty()),
+            "must not have an empty name",
+        )?;
         let patterns = self.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
-        for (key, pattern) in patterns.chain(self.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern))) {
+        for (key, pattern) in
+            patterns.chain(self.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern)))
+        {
             check_pattern(pattern).map_err(|what| table.error(key, &what))?;
         }
         Ok(())
@@ -149,7 +159,9 @@ impl Value for TargetModules {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         match value {
             toml::Value::String(name) if name == "all-linear" => Ok(Self::AllLinear),
-            toml::Value::String(pattern) if pattern.is_empty() => Err(at.error("must not be empty")),
+            toml::Value::String(pattern) if pattern.is_empty() => {
+                Err(at.error("must not be empty"))
+            }
             toml::Value::String(pattern) => {
                 check_pattern(pattern).map_err(|what| at.error(&what))?;
                 Ok(Self::Pattern(pattern.clone()))

@@ -55,17 +55,28 @@ pub struct Layers {
 impl Override {
     /// Whether it applies to `site` in `layer`.
     pub fn is_for(&self, site: Site, layer: usize) -> bool {
-        let is_here = |layers: Layers| layer >= layers.start && layers.end.is_none_or(|end| layer < end);
-        self.sites.as_ref().is_none_or(|patterns| patterns.matches(site)) && self.layers.is_none_or(is_here)
+        let is_here =
+            |layers: Layers| layer >= layers.start && layers.end.is_none_or(|end| layer < end);
+        self.sites.as_ref().is_none_or(|patterns| patterns.matches(site))
+            && self.layers.is_none_or(is_here)
     }
 
     /// Refuses what overrides nothing of `activations`, or does not go together with it.
     pub(super) fn check(&self, activations: &Activations, table: &Table<'_>) -> Result<(), Error> {
         for pattern in self.sites.iter().flat_map(|sites| &sites.0) {
-            let matching: Vec<Site> = Site::ALL.into_iter().filter(|site| WildMatch::new(pattern).matches(site.as_str())).collect();
-            table.require("sites", !matching.is_empty(), &format!("\"{pattern}\" matches no site"))?;
+            let matching: Vec<Site> = Site::ALL
+                .into_iter()
+                .filter(|site| WildMatch::new(pattern).matches(site.as_str()))
+                .collect();
+            table.require(
+                "sites",
+                !matching.is_empty(),
+                &format!("\"{pattern}\" matches no site"),
+            )?;
             let is_compressed = matching.iter().any(|site| activations.sites.has(*site));
-            let what = format!("\"{pattern}\" matches none of the sites that are compressed; add it to [activations] sites");
+            let what = format!(
+                "\"{pattern}\" matches none of the sites that are compressed; add it to [activations] sites"
+            );
             table.require("sites", is_compressed, &what)?;
         }
         let what = "has nothing to override; give method, rank or another key in addition";

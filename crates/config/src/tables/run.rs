@@ -78,10 +78,18 @@ impl RunTable {
         if self.steps.is_none() {
             self.epochs.get_or_insert(1.0);
         } else {
-            table.require("epochs", self.epochs.is_none(), "cannot be given together with steps; keep one of the two")?;
+            table.require(
+                "epochs",
+                self.epochs.is_none(),
+                "cannot be given together with steps; keep one of the two",
+            )?;
         }
         let fits = self.micro_batch_size <= self.batch_size;
-        table.require("micro_batch_size", fits, &format!("must be <= batch_size, which is {}", self.batch_size))?;
+        table.require(
+            "micro_batch_size",
+            fits,
+            &format!("must be <= batch_size, which is {}", self.batch_size),
+        )?;
         Ok(self)
     }
 

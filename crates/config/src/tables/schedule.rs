@@ -68,7 +68,9 @@ impl Value for Decay {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         let (decay, is_valid) = match *value {
             toml::Value::Integer(steps) => (Self::Steps(steps.unsigned_abs()), steps > 0),
-            toml::Value::Float(fraction) => (Self::Fraction(fraction), fraction > 0.0 && fraction <= 1.0),
+            toml::Value::Float(fraction) => {
+                (Self::Fraction(fraction), fraction > 0.0 && fraction <= 1.0)
+            }
             _ => return Err(at.cannot_be(value)),
         };
         if is_valid { Ok(decay) } else { Err(at.error("must be > 0, and <= 1 as a fraction")) }
@@ -97,10 +99,19 @@ impl Schedule {
             self.decay.get_or_insert(Decay::Fraction(0.1));
         }
         let Length::Steps(steps) = length else { return Ok(self) };
-        table.require("warmup_steps", self.warmup_steps < steps, &format!("must be < {steps}, the run's steps"))?;
+        table.require(
+            "warmup_steps",
+            self.warmup_steps < steps,
+            &format!("must be < {steps}, the run's steps"),
+        )?;
         let left = steps - self.warmup_steps;
-        let fits = self.method != ScheduleMethod::Wsd || self.decay.is_none_or(|decay| decay.steps(steps) <= left);
-        table.require("decay", fits, &format!("must be at most the {left} steps that the warm-up leaves"))?;
+        let fits = self.method != ScheduleMethod::Wsd
+            || self.decay.is_none_or(|decay| decay.steps(steps) <= left);
+        table.require(
+            "decay",
+            fits,
+            &format!("must be at most the {left} steps that the warm-up leaves"),
+        )?;
         Ok(self)
     }
 }

@@ -42,11 +42,17 @@ impl FromStr for ByteSize {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim().to_ascii_lowercase();
         let end = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
-        let number = text[..end].trim().parse::<f64>().ok().filter(|number| *number > 0.0 && number.is_finite());
+        let number = text[..end]
+            .trim()
+            .parse::<f64>()
+            .ok()
+            .filter(|number| *number > 0.0 && number.is_finite());
         let unit = UNITS.iter().find(|(name, _)| *name == &text[end..]);
         match (number, unit) {
             (Some(number), Some((_, size))) => Ok(Self((number * size) as u64)),
-            (Some(_), None) if end == text.len() => Err(format!("has no unit; write {text}MB, {text}MiB or {text}GiB")),
+            (Some(_), None) if end == text.len() => {
+                Err(format!("has no unit; write {text}MB, {text}MiB or {text}GiB"))
+            }
             _ => Err("give a size with a unit, such as 500MB, 5GB or 80GiB".into()),
         }
     }
@@ -54,9 +60,14 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = UNITS[5..].iter().rev().find(|(_, size)| self.0 >= *size as u64 && self.0.is_multiple_of(*size as u64));
+        let exact = UNITS[5..]
+            .iter()
+            .rev()
+            .find(|(_, size)| self.0 >= *size as u64 && self.0.is_multiple_of(*size as u64));
         match exact {
-            Some((name, size)) => write!(f, "{}{}iB", self.0 / *size as u64, name[..1].to_ascii_uppercase()),
+            Some((name, size)) => {
+                write!(f, "{}{}iB", self.0 / *size as u64, name[..1].to_ascii_uppercase())
+            }
             None => write!(f, "{}B", self.0),
         }
     }
@@ -134,7 +145,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_both_kinds_of_units_and_refused_without() {
-        let sizes = ["4096B", "5GB", "80GiB", "1.5 tb", " 500 MB "].map(|text| text.parse().map(ByteSize::bytes));
+        let sizes = ["4096B", "5GB", "80GiB", "1.5 tb", " 500 MB "]
+            .map(|text| text.parse().map(ByteSize::bytes));
         assert_eq!(sizes, [4096, 5_000_000_000, 80 << 30, 1_500_000_000_000, 500_000_000].map(Ok));
         for wrong in ["", "GB", "5 XB", "-1GB", "0B", "infB", "1e400B", "80"] {
             assert!(wrong.parse::<ByteSize>().is_err(), "{wrong:?}");
@@ -144,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_size_is_written_as_it_is_read() {
-        for (bytes, text) in [(1, "1B"), (1 << 20, "1MiB"), (25 << 20, "25MiB"), (1_000_000, "1000000B")] {
+        for (bytes, text) in
+            [(1, "1B"), (1 << 20, "1MiB"), (25 << 20, "25MiB"), (1_000_000, "1000000B")]
+        {
             assert_eq!(ByteSize::new(bytes).to_string(), text);
             assert_eq!(text.parse(), Ok(ByteSize::new(bytes)));
         }

@@ -53,12 +53,18 @@ impl DataSources {
 impl Value for DataSources {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         let source = |(index, item): (usize, &toml::Value)| match item {
-            toml::Value::Table(entries) => DataSource::read(&Table::item::<DataSource>(at, index, entries)),
-            toml::Value::String(_) => Ok(DataSource { path: PathBuf::read(item, at)?, weight: 1.0 }),
+            toml::Value::Table(entries) => {
+                DataSource::read(&Table::item::<DataSource>(at, index, entries))
+            }
+            toml::Value::String(_) => {
+                Ok(DataSource { path: PathBuf::read(item, at)?, weight: 1.0 })
+            }
             _ => Err(at.cannot_be(item)),
         };
         let items = match value {
-            toml::Value::Array(items) if items.is_empty() => return Err(at.error("must not be empty")),
+            toml::Value::Array(items) if items.is_empty() => {
+                return Err(at.error("must not be empty"));
+            }
             toml::Value::Array(items) => items.as_slice(),
             toml::Value::String(_) => std::slice::from_ref(value),
             _ => return Err(at.cannot_be(value)),
@@ -69,7 +75,9 @@ impl Value for DataSources {
     fn write(&self) -> Option<toml::Value> {
         let write = |source: &DataSource| match source.weight {
             1.0 => source.path.write(),
-            _ => Some(toml::Value::Table(source.write().into_iter().map(|(key, value)| (key.to_owned(), value)).collect())),
+            _ => Some(toml::Value::Table(
+                source.write().into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            )),
         };
         match self.0.as_slice() {
             [source] if source.weight == 1.0 => write(source),

@@ -7,11 +7,20 @@ pub(crate) fn turns(turns: &[(&str, &str)]) -> Vec<Message> {
     turns.iter().map(|&(role, content)| Message::new(role, content)).collect()
 }
 
-pub(crate) fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<(String, Vec<String>), String> {
+pub(crate) fn encode(
+    template: &str,
+    loss_on: LossOn,
+    record: Record,
+) -> Result<(String, Vec<String>), String> {
     let tokenizer = bytes_only();
     let template = ChatTemplate::new(template, Some("<|im_start|>"), Some("<|im_end|>")).unwrap();
-    let encoder =
-        Encoder { tokenizer: &tokenizer, template: Some(&template), loss_on, sequence_length: usize::MAX, text_length: usize::MAX };
+    let encoder = Encoder {
+        tokenizer: &tokenizer,
+        template: Some(&template),
+        loss_on,
+        sequence_length: usize::MAX,
+        text_length: usize::MAX,
+    };
     let (sample, _) = encoder.encode(record).map_err(|failure| match failure {
         Failure::Record(fault) => format!("record: {}", fault.problem),
         Failure::SetUp(error) => format!("set-up: {error}"),
@@ -33,7 +42,10 @@ pub(crate) fn encode(template: &str, loss_on: LossOn, record: Record) -> Result<
     Ok((tokenizer.decode(&sample.tokens, false).unwrap(), runs))
 }
 
-pub(crate) fn conversation(template: &str, given: &[(&str, &str)]) -> Result<(String, Vec<String>), String> {
+pub(crate) fn conversation(
+    template: &str,
+    given: &[(&str, &str)],
+) -> Result<(String, Vec<String>), String> {
     encode(template, LossOn::Assistant, Record::Conversation(Conversation::new(turns(given))))
 }
 
@@ -49,7 +61,9 @@ fn smollm2_trains_the_answers_and_their_end_but_not_the_newline() {
 #[test]
 fn the_loss_on_all_falls_on_the_prompt_too() {
     let messages = turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]);
-    let record = |prompt_turns| Record::Conversation(Conversation { prompt_turns, ..Conversation::new(messages.clone()) });
+    let record = |prompt_turns| {
+        Record::Conversation(Conversation { prompt_turns, ..Conversation::new(messages.clone()) })
+    };
     let (text, runs) = encode(SMOLLM2, LossOn::All, record(3)).unwrap();
     assert_eq!(runs, [text]);
     assert_eq!(encode(SMOLLM2, LossOn::Assistant, record(3)).unwrap().1, ["d<|im_end|>"]);
@@ -57,7 +71,10 @@ fn the_loss_on_all_falls_on_the_prompt_too() {
 
 #[test]
 fn a_blank_text_has_nothing_to_train() {
-    assert_eq!(encode(SMOLLM2, LossOn::All, Record::Text(" \n".into())).unwrap(), (String::new(), Vec::new()));
+    assert_eq!(
+        encode(SMOLLM2, LossOn::All, Record::Text(" \n".into())).unwrap(),
+        (String::new(), Vec::new())
+    );
 }
 
 #[test]
@@ -83,7 +100,8 @@ fn without_an_end_token_the_newline_ends_the_turn() {
 
 #[test]
 fn all_means_every_token() {
-    let record = Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b")])));
+    let record =
+        Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b")])));
     let (text, runs) = encode(SMOLLM2, LossOn::All, record).unwrap();
     assert_eq!(runs, [text]);
 }
@@ -92,7 +110,10 @@ fn all_means_every_token() {
 fn a_conversation_that_the_template_refuses_is_the_records_fault() {
     let strict = "{{ raise_exception('no system turn, please') }}";
     let message = conversation(strict, &[("user", "a"), ("assistant", "b")]).unwrap_err();
-    assert!(message.starts_with("record: ") && message.contains("no system turn, please"), "{message}");
+    assert!(
+        message.starts_with("record: ") && message.contains("no system turn, please"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -112,8 +133,13 @@ fn texts_are_trained_as_a_whole() {
 #[test]
 fn conversations_need_a_template() {
     let tokenizer = bytes_only();
-    let encoder =
-        Encoder { tokenizer: &tokenizer, template: None, loss_on: LossOn::All, sequence_length: usize::MAX, text_length: usize::MAX };
+    let encoder = Encoder {
+        tokenizer: &tokenizer,
+        template: None,
+        loss_on: LossOn::All,
+        sequence_length: usize::MAX,
+        text_length: usize::MAX,
+    };
     let failure = encoder.encode(Record::Conversation(Conversation::new(turns(&[("user", "a")]))));
     assert!(matches!(failure, Err(Failure::SetUp(Error::Template { .. }))));
 }
@@ -122,8 +148,9 @@ fn conversations_need_a_template() {
 fn marks_need_not_reach_beyond_what_is_kept() {
     let tokenizer = bytes_only();
     let template = ChatTemplate::new(SMOLLM2, None, None).unwrap();
-    let given =
-        Record::Conversation(Conversation::new(turns(&[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].repeat(5))));
+    let given = Record::Conversation(Conversation::new(turns(
+        &[("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")].repeat(5),
+    )));
     let marks = |sequence_length| {
         let encoder = Encoder {
             tokenizer: &tokenizer,

@@ -6,8 +6,8 @@ use rand::RngExt;
 pub struct Augmentation {
     /// Half of the images are mirrored, left to right.
     pub flip: bool,
-    /// A rectangle is cut out and brought to size, whose part of the image is drawn between these two, and the ratio of its sides between 3/4 and 4/3
-    /// (`RandomResizedCrop` of torchvision).
+    /// A rectangle is cut out and brought to size, whose part of the image is drawn between these
+    /// two, and the ratio of its sides between 3/4 and 4/3 (`RandomResizedCrop` of torchvision).
     pub crop: Option<[f64; 2]>,
 }
 
@@ -32,9 +32,17 @@ impl Augmentation {
             for _ in 0..10 {
                 let target = pixels * random.random_range(least..=most);
                 let ratio = random.random_range(ratios[0]..=ratios[1]).exp();
-                let (across, down) = ((target * ratio).sqrt().round() as u32, (target / ratio).sqrt().round() as u32);
+                let (across, down) = (
+                    (target * ratio).sqrt().round() as u32,
+                    (target / ratio).sqrt().round() as u32,
+                );
                 if (1..=width).contains(&across) && (1..=height).contains(&down) {
-                    return [random.random_range(0..=width - across), random.random_range(0..=height - down), across, down];
+                    return [
+                        random.random_range(0..=width - across),
+                        random.random_range(0..=height - down),
+                        across,
+                        down,
+                    ];
                 }
             }
             middle([width, height])

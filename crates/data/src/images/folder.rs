@@ -19,7 +19,8 @@ pub(super) struct Found {
 /// The images in the folders of `path`, class after class, each in the order of their names.
 pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
     let folders: Vec<PathBuf> = sorted(path)?.into_iter().filter(|entry| entry.is_dir()).collect();
-    let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name =
+        |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let labels: Vec<String> = match labels {
         Some(labels) => labels.to_vec(),
         None => folders.iter().map(|folder| name(folder)).collect(),
@@ -27,7 +28,8 @@ pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
     let (mut files, mut classes) = (Vec::new(), Vec::new());
     for folder in folders {
         let class = labels.iter().position(|label| *label == name(&folder)).ok_or_else(|| {
-            let problem = format!("the folder is named after no class; there are {}", labels.join(", "));
+            let problem =
+                format!("the folder is named after no class; there are {}", labels.join(", "));
             Error::file(&folder, problem, "rename it, or add its name to the labels")
         })?;
         let images = sorted(&folder)?.into_iter().filter(|file| is_image(file));
@@ -36,17 +38,27 @@ pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
         classes.resize(classes.len() + files.len() - before, class as u32);
     }
     if files.is_empty() {
-        let problem = format!("it holds no images in folders that are named after classes (as {})", ENDINGS.join(", "));
-        return Err(Error::file(path, problem, "put the images of each class into a folder of its name, or give an IDX file"));
+        let problem = format!(
+            "it holds no images in folders that are named after classes (as {})",
+            ENDINGS.join(", ")
+        );
+        return Err(Error::file(
+            path,
+            problem,
+            "put the images of each class into a folder of its name, or give an IDX file",
+        ));
     }
     files.par_iter().try_for_each(|file| check(file))?;
     Ok(Found { files, classes, labels })
 }
 
-/// Whether a file begins as an image does, so that one that is none is found before anything is trained.
+/// Whether a file begins as an image does, so that one that is none is found before anything is
+/// trained.
 fn check(path: &Path) -> Result<()> {
     let mut beginning = Vec::new();
-    File::open(path).and_then(|file| file.take(64).read_to_end(&mut beginning)).map_err(Error::io("open", path))?;
+    File::open(path)
+        .and_then(|file| file.take(64).read_to_end(&mut beginning))
+        .map_err(Error::io("open", path))?;
     begins_as_image(&beginning).map_err(|problem| Error::file(path, problem, REMEDY))
 }
 
@@ -66,7 +78,10 @@ fn is_image(file: &Path) -> bool {
 
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(Error::io("open", folder))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(Error::io("open", folder))?;
+    let mut paths = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(Error::io("open", folder))?;
     paths.sort_unstable();
     Ok(paths)
 }

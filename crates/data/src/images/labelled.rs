@@ -46,10 +46,11 @@ impl Default for ImageKeys {
 }
 
 impl LabelledImages {
-    /// Opens a folder with a folder of images for each class, which is called like it; or the images file of a pair of IDX files
-    /// (`train-images-idx3-ubyte`, with `train-labels-idx1-ubyte` next to it), either of which may end in `.gz`; or a `.parquet` file with columns of
-    /// the names `keys`. The classes are `labels` where they are given, else the folders' names in their order, those that a Parquet file names, or
-    /// those that occur.
+    /// Opens a folder with a folder of images for each class, which is called like it; or the
+    /// images file of a pair of IDX files (`train-images-idx3-ubyte`, with
+    /// `train-labels-idx1-ubyte` next to it), either of which may end in `.gz`; or a `.parquet`
+    /// file with columns of the names `keys`. The classes are `labels` where they are given, else
+    /// the folders' names in their order, those that a Parquet file names, or those that occur.
     ///
     /// # Errors
     /// If a file cannot be read or is cut off, or a class is not among `labels`, with its place.
@@ -58,7 +59,9 @@ impl LabelledImages {
         let mut fingerprint = Fingerprint::new("images");
         let (content, classes, labels) = if facts.is_dir() {
             let found = folder::read(path, labels)?;
-            fingerprint.add_all(found.files.iter().map(|file| file.strip_prefix(path).unwrap_or(file).to_string_lossy().into_owned()));
+            fingerprint.add_all(found.files.iter().map(|file| {
+                file.strip_prefix(path).unwrap_or(file).to_string_lossy().into_owned()
+            }));
             (Content::Files(found.files), found.classes, found.labels)
         } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet")) {
             let table::Found { files, classes, labels } = table::read(path, keys, labels)?;
@@ -75,10 +78,21 @@ impl LabelledImages {
             };
             if usize::from(largest) >= labels.len() && !classes.is_empty() {
                 let index = classes.iter().position(|class| *class == largest).unwrap_or(0);
-                let problem = format!("image {index} is of class {largest}, and there are {} labels", labels.len());
-                return Err(Error::file(path, problem, "name all the classes as labels, in the order of their numbers"));
+                let problem = format!(
+                    "image {index} is of class {largest}, and there are {} labels",
+                    labels.len()
+                );
+                return Err(Error::file(
+                    path,
+                    problem,
+                    "name all the classes as labels, in the order of their numbers",
+                ));
             }
-            (Content::Idx { path: path.to_owned(), size, pixels }, classes.into_iter().map(u32::from).collect(), labels)
+            (
+                Content::Idx { path: path.to_owned(), size, pixels },
+                classes.into_iter().map(u32::from).collect(),
+                labels,
+            )
         };
         fingerprint.add_all(labels.iter());
         Ok(Self { content, classes, labels, fingerprint: fingerprint.finish() })
@@ -116,15 +130,20 @@ impl LabelledImages {
     pub fn image(&self, index: usize) -> Result<DynamicImage> {
         match &self.content {
             Content::Files(files) => folder::decode(&files[index]),
-            Content::Table { path, files } => folder::decoded(&files[index]).map_err(|problem| Error::Record {
-                place: Place { path: path.clone(), line: index + 1 },
-                problem,
-                remedy: folder::REMEDY.into(),
-            }),
+            Content::Table { path, files } => {
+                folder::decoded(&files[index]).map_err(|problem| Error::Record {
+                    place: Place { path: path.clone(), line: index + 1 },
+                    problem,
+                    remedy: folder::REMEDY.into(),
+                })
+            }
             Content::Idx { path, size: [height, width], pixels } => {
                 let bytes = *height as usize * *width as usize;
-                let image = GrayImage::from_raw(*width, *height, pixels[index * bytes..][..bytes].to_vec());
-                image.map(DynamicImage::ImageLuma8).ok_or_else(|| Error::file(path, "its images have no pixels", "fetch it again"))
+                let image =
+                    GrayImage::from_raw(*width, *height, pixels[index * bytes..][..bytes].to_vec());
+                image
+                    .map(DynamicImage::ImageLuma8)
+                    .ok_or_else(|| Error::file(path, "its images have no pixels", "fetch it again"))
             }
         }
     }
@@ -134,10 +153,14 @@ impl LabelledImages {
         let remedy = "remove it, or let the processor resize";
         match &self.content {
             Content::Files(files) => Error::file(&files[index], problem, remedy),
-            Content::Table { path, .. } => {
-                Error::Record { place: Place { path: path.clone(), line: index + 1 }, problem, remedy: remedy.into() }
+            Content::Table { path, .. } => Error::Record {
+                place: Place { path: path.clone(), line: index + 1 },
+                problem,
+                remedy: remedy.into(),
+            },
+            Content::Idx { path, .. } => {
+                Error::file(path, format!("image {index}: {problem}"), remedy)
             }
-            Content::Idx { path, .. } => Error::file(path, format!("image {index}: {problem}"), remedy),
         }
     }
 }

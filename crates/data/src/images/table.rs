@@ -32,8 +32,11 @@ pub(super) fn read(path: &Path, keys: &ImageKeys, labels: Option<&[String]>) -> 
         found.push(Label::of_field(&label, &keys.label)?);
         Ok(())
     })?;
-    let labels = labels.map(<[String]>::to_vec).or(named).unwrap_or_else(|| label::occurring(found.iter()));
-    let number = |(index, label): (usize, &Label)| label.number(&labels, || Place { path: path.to_owned(), line: index + 1 });
+    let labels =
+        labels.map(<[String]>::to_vec).or(named).unwrap_or_else(|| label::occurring(found.iter()));
+    let number = |(index, label): (usize, &Label)| {
+        label.number(&labels, || Place { path: path.to_owned(), line: index + 1 })
+    };
     let classes = found.iter().enumerate().map(number).collect::<Result<Vec<_>>>()?;
     Ok(Found { files, classes, labels })
 }

@@ -17,10 +17,17 @@ pub(super) fn split(arguments: &[Value]) -> (&[Value], Option<Kwargs>) {
 }
 
 /// The arguments in the order of `names`; those that are not given are none.
-pub(super) fn bind<const N: usize>(function: &str, arguments: &[Value], names: [&str; N]) -> Result<[Option<Value>; N], Error> {
+pub(super) fn bind<const N: usize>(
+    function: &str,
+    arguments: &[Value],
+    names: [&str; N],
+) -> Result<[Option<Value>; N], Error> {
     let (positional, named) = split(arguments);
     if positional.len() > N {
-        return fail(format!("`{function}` takes at most {N} arguments and is given {}", positional.len()));
+        return fail(format!(
+            "`{function}` takes at most {N} arguments and is given {}",
+            positional.len()
+        ));
     }
     let mut bound = [const { None }; N];
     for (slot, value) in bound.iter_mut().zip(positional) {

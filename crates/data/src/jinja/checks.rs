@@ -58,7 +58,9 @@ pub(super) fn defined(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Er
 pub(super) fn callable(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
     match type_of(alone(arguments)?) {
         Type::Other("function" | "method" | "Macro" | "LoopContext") | Type::Undefined => Ok(true),
-        Type::Other(name) => fail(format!("the test `callable` of a value of type {name} is not supported")),
+        Type::Other(name) => {
+            fail(format!("the test `callable` of a value of type {name} is not supported"))
+        }
         _ => Ok(false),
     }
 }
@@ -116,7 +118,13 @@ pub(super) fn is_in(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Erro
 }
 
 fn divides(value: &Value, divisor: &Value, rest: i64) -> Result<bool, Error> {
-    let remainder = arithmetic::numbers("%", value, divisor, arithmetic::remainder, arithmetic::remainder_float)?;
+    let remainder = arithmetic::numbers(
+        "%",
+        value,
+        divisor,
+        arithmetic::remainder,
+        arithmetic::remainder_float,
+    )?;
     compare::equals(&remainder, &Value::from(rest))
 }
 
@@ -141,7 +149,16 @@ pub(super) fn upper(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Erro
 }
 
 /// Filters of jinja2 that are not supported are known to it.
-const OTHER_FILTERS: [&str; 8] = ["filesizeformat", "forceescape", "pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr"];
+const OTHER_FILTERS: [&str; 8] = [
+    "filesizeformat",
+    "forceescape",
+    "pprint",
+    "random",
+    "striptags",
+    "urlize",
+    "wordwrap",
+    "xmlattr",
+];
 
 pub(super) fn is_filter(_: &State<'_, '_>, arguments: &[Value]) -> Result<bool, Error> {
     let name = alone(arguments)?.as_str().unwrap_or_default();

@@ -26,7 +26,16 @@ pub(super) struct Form {
 
 impl Default for Form {
     fn default() -> Self {
-        Self { fill: ' ', align: None, sign: None, alternate: false, width: 0, grouping: None, precision: None, kind: None }
+        Self {
+            fill: ' ',
+            align: None,
+            sign: None,
+            alternate: false,
+            width: 0,
+            grouping: None,
+            precision: None,
+            kind: None,
+        }
     }
 }
 
@@ -51,16 +60,24 @@ impl Form {
 
     /// A number, by the form's kind.
     pub(super) fn number(&self, value: &Value) -> Result<String, Error> {
-        let Some(number) = number_of(value) else { return fail(format!("a number is expected and not {}", type_name(value))) };
+        let Some(number) = number_of(value) else {
+            return fail(format!("a number is expected and not {}", type_name(value)));
+        };
         match (number, self.kind) {
-            (Number::Int(value), None | Some('d' | 'n' | 'x' | 'X' | 'o' | 'b')) => Ok(self.integer(value)),
-            (Number::Int(value), Some('c')) => match u32::try_from(value).ok().and_then(char::from_u32) {
-                Some(character) => Ok(character.to_string()),
-                None => fail("a number that is no character is formatted with `c`"),
-            },
+            (Number::Int(value), None | Some('d' | 'n' | 'x' | 'X' | 'o' | 'b')) => {
+                Ok(self.integer(value))
+            }
+            (Number::Int(value), Some('c')) => {
+                match u32::try_from(value).ok().and_then(char::from_u32) {
+                    Some(character) => Ok(character.to_string()),
+                    None => fail("a number that is no character is formatted with `c`"),
+                }
+            }
             #[expect(clippy::cast_precision_loss, reason = "as Python's float() of an integer")]
             (Number::Int(value), Some(_)) => self.float(value as f64),
-            (Number::Float(_), Some('d' | 'x' | 'X' | 'o' | 'b' | 'c')) => fail("a floating-point number is formatted as an integer"),
+            (Number::Float(_), Some('d' | 'x' | 'X' | 'o' | 'b' | 'c')) => {
+                fail("a floating-point number is formatted as an integer")
+            }
             (Number::Float(value), _) => self.float(value),
         }
     }
@@ -80,7 +97,11 @@ impl Form {
     }
 
     fn sign_of(&self, negative: bool) -> String {
-        if negative { "-".to_owned() } else { self.sign.filter(|sign| *sign != '-').map(String::from).unwrap_or_default() }
+        if negative {
+            "-".to_owned()
+        } else {
+            self.sign.filter(|sign| *sign != '-').map(String::from).unwrap_or_default()
+        }
     }
 
     fn grouped(&self, digits: &str, size: usize) -> String {
@@ -98,7 +119,9 @@ impl Form {
     fn float(&self, value: f64) -> Result<String, Error> {
         let precision = self.precision.unwrap_or(6);
         if precision > MAX_PRECISION {
-            return fail(format!("more than {MAX_PRECISION} digits after the point are not supported"));
+            return fail(format!(
+                "more than {MAX_PRECISION} digits after the point are not supported"
+            ));
         }
         let kind = self.kind.unwrap_or('g');
         let size = value.abs();
@@ -110,11 +133,20 @@ impl Form {
                 '%' => format!("{:.precision$}%", size * 100.0),
                 'e' => exponent_of_two_digits(&format!("{size:.precision$e}")),
                 'g' | 'n' => general(size, precision.max(1), self.alternate)?,
-                _ => return fail(format!("the format `{kind}` of a floating-point number is not supported")),
+                _ => {
+                    return fail(format!(
+                        "the format `{kind}` of a floating-point number is not supported"
+                    ));
+                }
             }
         };
-        let (whole, rest) = digits.split_at(digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()));
-        let text = format!("{}{}{rest}", self.sign_of(value.is_sign_negative() && !value.is_nan()), self.grouped(whole, 3));
+        let (whole, rest) =
+            digits.split_at(digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len()));
+        let text = format!(
+            "{}{}{rest}",
+            self.sign_of(value.is_sign_negative() && !value.is_nan()),
+            self.grouped(whole, 3)
+        );
         Ok(if kind.is_ascii_uppercase() { text.to_uppercase() } else { text })
     }
 }
@@ -132,15 +164,22 @@ fn exponent_of_two_digits(text: &str) -> String {
     format!("{mantissa}e{sign}{digits:0>2}")
 }
 
-/// `%g`: so many digits in all, without zeros at the end, with an exponent where the number is large or small.
+/// `%g`: so many digits in all, without zeros at the end, with an exponent where the number is
+/// large or small.
 fn general(size: f64, precision: usize, alternate: bool) -> Result<String, Error> {
     if alternate {
         return fail("the format `#g` is not supported");
     }
     let scientific = format!("{size:.*e}", precision - 1);
-    let exponent: i32 = scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
-    let trim =
-        |digits: &str| if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.').to_owned() } else { digits.to_owned() };
+    let exponent: i32 =
+        scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
+    let trim = |digits: &str| {
+        if digits.contains('.') {
+            digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            digits.to_owned()
+        }
+    };
     let limit = i32::try_from(precision).unwrap_or(i32::MAX);
     if exponent < -4 || exponent >= limit {
         let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

@@ -1,4 +1,5 @@
-//! Functions that a template can call without an import (`jinja2/defaults.py`, and transformers' own).
+//! Functions that a template can call without an import (`jinja2/defaults.py`, and transformers'
+//! own).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +17,10 @@ const MAX_RANGE: usize = 100_000;
 
 /// `range(stop)`, `range(start, stop)`, `range(start, stop, step)`.
 pub(super) fn range(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let bounds = arguments.iter().map(|bound| index_of(bound, "an argument of `range`")).collect::<Result<Vec<i64>, Error>>()?;
+    let bounds = arguments
+        .iter()
+        .map(|bound| index_of(bound, "an argument of `range`"))
+        .collect::<Result<Vec<i64>, Error>>()?;
     let (start, stop, step) = match bounds[..] {
         [stop] => (0, stop, 1),
         [start, stop] => (start, stop, 1),
@@ -27,9 +31,12 @@ pub(super) fn range(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Err
         return fail("the step of `range` is 0");
     }
     let distance = if step > 0 { stop.saturating_sub(start) } else { start.saturating_sub(stop) };
-    let length = if distance <= 0 { 0 } else { (distance.unsigned_abs() - 1) / step.unsigned_abs() + 1 };
+    let length =
+        if distance <= 0 { 0 } else { (distance.unsigned_abs() - 1) / step.unsigned_abs() + 1 };
     match usize::try_from(length) {
-        Ok(length) if length <= MAX_RANGE => Ok(Value::from_object(Range { start, stop, step, length })),
+        Ok(length) if length <= MAX_RANGE => {
+            Ok(Value::from_object(Range { start, stop, step, length }))
+        }
         _ => fail(format!("`range` of {length} numbers: at most {MAX_RANGE} are allowed")),
     }
 }
@@ -100,17 +107,27 @@ impl Object for Cycler {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        (key.as_str() == Some("current")).then(|| self.items[self.position.load(Ordering::Relaxed) % self.items.len()].clone())
+        (key.as_str() == Some("current"))
+            .then(|| self.items[self.position.load(Ordering::Relaxed) % self.items.len()].clone())
     }
 
-    fn call_method(self: &Arc<Self>, _: &State<'_, '_>, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+    fn call_method(
+        self: &Arc<Self>,
+        _: &State<'_, '_>,
+        name: &str,
+        arguments: &[Value],
+    ) -> Result<Value, Error> {
         match (name, arguments) {
-            ("next", []) => Ok(self.items[self.position.fetch_add(1, Ordering::Relaxed) % self.items.len()].clone()),
+            ("next", []) => Ok(self.items
+                [self.position.fetch_add(1, Ordering::Relaxed) % self.items.len()]
+            .clone()),
             ("reset", []) => {
                 self.position.store(0, Ordering::Relaxed);
                 Ok(Value::from(()))
             }
-            _ => fail(format!("a cycler has no method `{name}` with {} arguments", arguments.len())),
+            _ => {
+                fail(format!("a cycler has no method `{name}` with {} arguments", arguments.len()))
+            }
         }
     }
 }

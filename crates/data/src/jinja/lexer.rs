@@ -1,4 +1,5 @@
-//! Tokens of a template, as jinja2's lexer finds them with `trim_blocks` and `lstrip_blocks` (`jinja2/lexer.py`).
+//! Tokens of a template, as jinja2's lexer finds them with `trim_blocks` and `lstrip_blocks`
+//! (`jinja2/lexer.py`).
 
 use super::refusal::{Refusal, refuse};
 use super::text::{is_space, trim_end_matches_space};
@@ -23,7 +24,8 @@ pub(super) enum Token {
 
 /// Longest first, so that `**` is not two `*`.
 const OPERATORS: [&str; 26] = [
-    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<", "=", ".", ":", "|", ",", ";",
+    "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}",
+    ">", "<", "=", ".", ":", "|", ",", ";",
 ];
 
 /// The tokens of a template, each with its line.
@@ -62,7 +64,8 @@ impl<'a> Lexer<'a> {
 
     fn advance(&mut self, bytes: usize) {
         let passed = &self.source.as_bytes()[self.position..self.position + bytes];
-        self.line += u32::try_from(passed.iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX);
+        self.line +=
+            u32::try_from(passed.iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX);
         self.at_line_start = passed.last() == Some(&b'\n');
         self.position += bytes;
     }
@@ -89,7 +92,11 @@ impl<'a> Lexer<'a> {
                     self.comment()?;
                 }
                 Tag::Block | Tag::Variable => {
-                    self.push(if tag == Tag::Block { Token::BlockBegin } else { Token::VariableBegin });
+                    self.push(if tag == Tag::Block {
+                        Token::BlockBegin
+                    } else {
+                        Token::VariableBegin
+                    });
                     self.advance(opening);
                     self.tag(tag)?;
                 }
@@ -132,7 +139,9 @@ impl<'a> Lexer<'a> {
     }
 
     fn comment(&mut self) -> Result<(), Refusal> {
-        let Some(end) = self.rest().find("#}") else { return refuse(self.line, "a comment has no end `#}`") };
+        let Some(end) = self.rest().find("#}") else {
+            return refuse(self.line, "a comment has no end `#}`");
+        };
         let sign = self.rest()[..end].chars().next_back().filter(|c| matches!(c, '-' | '+'));
         self.advance(end);
         self.close("#}", sign);
@@ -186,8 +195,13 @@ impl<'a> Lexer<'a> {
     }
 
     fn tag_end(&mut self, tag: Tag) -> bool {
-        let (end, signs): (&str, &[char]) = if tag == Tag::Block { ("%}", &['-', '+']) } else { ("}}", &['-']) };
-        let sign = self.rest().chars().next().filter(|c| signs.contains(c) && self.rest()[1..].starts_with(end));
+        let (end, signs): (&str, &[char]) =
+            if tag == Tag::Block { ("%}", &['-', '+']) } else { ("}}", &['-']) };
+        let sign = self
+            .rest()
+            .chars()
+            .next()
+            .filter(|c| signs.contains(c) && self.rest()[1..].starts_with(end));
         if sign.is_none() && !self.rest().starts_with(end) {
             return false;
         }
@@ -208,7 +222,9 @@ impl<'a> Lexer<'a> {
         } else if let Some((text, length)) = literal::string(rest, self.line)? {
             self.push(Token::Str(text));
             self.advance(length);
-        } else if let Some(operator) = OPERATORS.into_iter().find(|operator| rest.starts_with(operator)) {
+        } else if let Some(operator) =
+            OPERATORS.into_iter().find(|operator| rest.starts_with(operator))
+        {
             balance(open, operator, self.line)?;
             self.push(Token::Operator(operator));
             self.advance(operator.len());
@@ -222,7 +238,12 @@ impl<'a> Lexer<'a> {
     fn name(&mut self, length: usize) -> Result<(), Refusal> {
         let name = &self.rest()[..length];
         if !name.is_ascii() || name.starts_with(|c: char| c.is_ascii_digit()) {
-            return refuse(self.line, format!("the name `{name}` is not supported: names have ASCII letters, digits and `_`"));
+            return refuse(
+                self.line,
+                format!(
+                    "the name `{name}` is not supported: names have ASCII letters, digits and `_`"
+                ),
+            );
         }
         self.push(Token::Name(name.to_owned()));
         self.advance(length);
@@ -268,10 +289,12 @@ fn name_length(text: &str) -> Option<usize> {
     (length > 0).then_some(length)
 }
 
-/// The length of a `{% raw %}` that `text` begins with. No newline after it is trimmed, but `-%}` takes white space.
+/// The length of a `{% raw %}` that `text` begins with. No newline after it is trimmed, but `-%}`
+/// takes white space.
 fn raw_begin(text: &str) -> Option<usize> {
     let inside = text[2..].strip_prefix(['-', '+']).unwrap_or(&text[2..]);
-    let after = inside.trim_start_matches(is_space).strip_prefix("raw")?.trim_start_matches(is_space);
+    let after =
+        inside.trim_start_matches(is_space).strip_prefix("raw")?.trim_start_matches(is_space);
     let rest = match after.strip_prefix("-%}") {
         Some(rest) => rest.trim_start_matches(is_space),
         None => after.strip_prefix("%}")?,
@@ -279,12 +302,14 @@ fn raw_begin(text: &str) -> Option<usize> {
     Some(text.len() - rest.len())
 }
 
-/// The length of an `{% endraw` that `text` begins with up to its `%}`, and the signs at its two ends.
+/// The length of an `{% endraw` that `text` begins with up to its `%}`, and the signs at its two
+/// ends.
 fn raw_end(text: &str) -> Option<(usize, Option<char>, Option<char>)> {
     let sign = |text: &str| text.chars().next().filter(|c| matches!(c, '-' | '+'));
     let opening = sign(&text[2..]);
     let inside = &text[2 + usize::from(opening.is_some())..];
-    let after = inside.trim_start_matches(is_space).strip_prefix("endraw")?.trim_start_matches(is_space);
+    let after =
+        inside.trim_start_matches(is_space).strip_prefix("endraw")?.trim_start_matches(is_space);
     let closing = sign(after);
     let end = &after[usize::from(closing.is_some())..];
     end.starts_with("%}").then(|| (text.len() - end.len(), opening, closing))

@@ -1,10 +1,10 @@
 //! Bounds on what a rendering takes, since a template is a program of somebody else.
 //!
-//! Time is counted in steps, a few instructions each: every iteration of a loop and every call of a macro takes those
-//! of its body. (The fuel of minijinja counts each instruction, with an atomic operation; that costs 8 % of the time.)
-//! Memory is counted as bytes that values have taken, whether or not they are still alive; each operation counts its
-//! result before it makes it. The bounds grow with the variables, whose size is measured only when the fixed part is
-//! used up.
+//! Time is counted in steps, a few instructions each: every iteration of a loop and every call of a
+//! macro takes those of its body. (The fuel of minijinja counts each instruction, with an atomic
+//! operation; that costs 8 % of the time.) Memory is counted as bytes that values have taken,
+//! whether or not they are still alive; each operation counts its result before it makes it. The
+//! bounds grow with the variables, whose size is measured only when the fixed part is used up.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -63,7 +63,9 @@ impl Meter {
             return false;
         }
         let bytes = self.variables.borrow().as_ref().map_or(0, |variables| weight(variables, 0));
-        let add = |left: &Cell<u64>, per_byte: u64| left.set(left.get().saturating_add(bytes.saturating_mul(per_byte)));
+        let add = |left: &Cell<u64>, per_byte: u64| {
+            left.set(left.get().saturating_add(bytes.saturating_mul(per_byte)))
+        };
         add(&self.steps, STEPS_PER_BYTE);
         add(&self.memory, MEMORY_PER_BYTE);
         add(&self.output, OUTPUT_PER_BYTE);
@@ -117,10 +119,16 @@ fn weight(value: &Value, depth: usize) -> u64 {
     }
     let inner = match value.kind() {
         ValueKind::String => value.as_str().map_or(0, str::len) as u64,
-        ValueKind::Seq => value.try_iter().into_iter().flatten().map(|item| weight(&item, depth + 1)).sum(),
+        ValueKind::Seq => {
+            value.try_iter().into_iter().flatten().map(|item| weight(&item, depth + 1)).sum()
+        }
         ValueKind::Map => {
             let pairs = value.as_object().and_then(|object| object.try_iter_pairs());
-            pairs.into_iter().flatten().map(|(key, item)| weight(&key, depth + 1) + weight(&item, depth + 1)).sum()
+            pairs
+                .into_iter()
+                .flatten()
+                .map(|(key, item)| weight(&key, depth + 1) + weight(&item, depth + 1))
+                .sum()
         }
         _ => 0,
     };
@@ -145,16 +153,25 @@ pub(super) fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return fail(format!("lists or dictionaries are nested more than {MAX_DEPTH} levels deep"));
     }
-    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Plain | ValueKind::Iterable) {
+    if !matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Plain | ValueKind::Iterable
+    ) {
         return Ok(());
     }
     let Some(object) = value.as_object() else { return Ok(()) };
     // Iterating would empty a generator; what it holds cannot grow through it.
-    if object.is::<super::types::Generator>() || object.repr() == minijinja::value::ObjectRepr::Plain {
+    if object.is::<super::types::Generator>()
+        || object.repr() == minijinja::value::ObjectRepr::Plain
+    {
         return Ok(());
     }
     charge_items(object.enumerator_len().unwrap_or(0))?;
-    object.try_iter_pairs().into_iter().flatten().try_for_each(|(_, item)| check_depth(&item, depth + 1))
+    object
+        .try_iter_pairs()
+        .into_iter()
+        .flatten()
+        .try_for_each(|(_, item)| check_depth(&item, depth + 1))
 }
 
 /// Where the text is written, up to the bound.
@@ -190,7 +207,8 @@ impl std::io::Write for Text {
     }
 }
 
-pub(super) const OUTPUT_EXCEEDED: &str = "it writes more text than is allowed for this conversation";
+pub(super) const OUTPUT_EXCEEDED: &str =
+    "it writes more text than is allowed for this conversation";
 
 /// A generation block begins at the end of the text written so far.
 pub(super) fn begin_generation() {

@@ -1,11 +1,14 @@
-//! Methods of Python's strings, lists, tuples and dictionaries; those that change their object are refused, as by jinja2's sandbox.
+//! Methods of Python's strings, lists, tuples and dictionaries; those that change their object are
+//! refused, as by jinja2's sandbox.
 
 use minijinja::{Error, State, Value};
 
 use super::arguments::{bind, required};
 use super::limits;
 use super::operators::{compare, subscript};
-use super::types::{DictView, Tuple, Type, View, fail, integer, list, pairs_of, type_name, type_of};
+use super::types::{
+    DictView, Tuple, Type, View, fail, integer, list, pairs_of, type_name, type_of,
+};
 
 pub(super) mod character;
 mod format;
@@ -15,16 +18,25 @@ pub(super) mod string;
 
 /// The filter `__call(name, …)` that a call of a method becomes.
 pub(super) fn call_filter(state: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    let [object, name, arguments @ ..] = operands else { return fail("a method without a name is called") };
+    let [object, name, arguments @ ..] = operands else {
+        return fail("a method without a name is called");
+    };
     call(state, object, name.as_str().unwrap_or_default(), arguments)
 }
 
 /// `object.name(arguments)`.
-pub(super) fn call(state: &State<'_, '_>, object: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    state: &State<'_, '_>,
+    object: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     match type_of(object) {
         Type::Str(text) => {
             if object.is_safe() {
-                return fail(format!("`{name}` of text that is marked by `|safe` or `|escape` is not supported"));
+                return fail(format!(
+                    "`{name}` of text that is marked by `|safe` or `|escape` is not supported"
+                ));
             }
             limits::charge(text.len())?;
             match string::call(state, object, text, name, arguments)? {
@@ -57,8 +69,14 @@ fn no_method<T>(object: &Value, name: &str) -> Result<T, Error> {
     fail(format!("the method `{name}` of {} is not supported", type_name(object)))
 }
 
-/// Calls what an object of the engine or a dictionary has under a name, such as a macro in a namespace.
-fn call_attribute(state: &State<'_, '_>, object: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+/// Calls what an object of the engine or a dictionary has under a name, such as a macro in a
+/// namespace.
+fn call_attribute(
+    state: &State<'_, '_>,
+    object: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     if matches!(type_of(object), Type::Other("function" | "LoopContext")) {
         return object.call_method(state, name, arguments);
     }
@@ -101,10 +119,19 @@ fn search_items(object: &Value, name: &str, arguments: &[Value]) -> Result<Optio
             count += 1;
         }
     }
-    if name == "index" { fail("`index`: the value is not in the list") } else { Ok(Some(integer(count))) }
+    if name == "index" {
+        fail("`index`: the value is not in the list")
+    } else {
+        Ok(Some(integer(count)))
+    }
 }
 
-fn dict_method(object: &Value, pairs: &dyn Fn() -> Vec<(Value, Value)>, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+fn dict_method(
+    object: &Value,
+    pairs: &dyn Fn() -> Vec<(Value, Value)>,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Option<Value>, Error> {
     let view = |view, items: Vec<Value>| {
         limits::charge_items(items.len())?;
         Ok(Some(Value::from_object(DictView { view, items })))
@@ -114,12 +141,16 @@ fn dict_method(object: &Value, pairs: &dyn Fn() -> Vec<(Value, Value)>, name: &s
             let [key, default] = bind(name, arguments, ["key", "default"])?;
             let key = required(name, "key", key)?;
             super::operators::check_hashable(&key)?;
-            let found = object.as_object().and_then(|dict| dict.get_value(&subscript::as_key(&key)));
+            let found =
+                object.as_object().and_then(|dict| dict.get_value(&subscript::as_key(&key)));
             Ok(Some(found.or(default).unwrap_or(Value::from(()))))
         }
         "items" => {
             let [] = bind(name, arguments, [])?;
-            view(View::Items, pairs().into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect())
+            view(
+                View::Items,
+                pairs().into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect(),
+            )
         }
         "keys" => {
             let [] = bind(name, arguments, [])?;
@@ -133,9 +164,9 @@ fn dict_method(object: &Value, pairs: &dyn Fn() -> Vec<(Value, Value)>, name: &s
             let [] = bind(name, arguments, [])?;
             super::operators::dict_of(pairs().into_iter()).map(Some)
         }
-        "clear" | "pop" | "popitem" | "setdefault" | "update" => {
-            fail(format!("the method `{name}` changes a dictionary, which the sandbox of jinja2 refuses"))
-        }
+        "clear" | "pop" | "popitem" | "setdefault" | "update" => fail(format!(
+            "the method `{name}` changes a dictionary, which the sandbox of jinja2 refuses"
+        )),
         _ => Ok(None),
     }
 }

@@ -1,4 +1,5 @@
-//! Python's operators. Each takes its operands as the arguments of a filter; several operands are combined from the left.
+//! Python's operators. Each takes its operands as the arguments of a filter; several operands are
+//! combined from the left.
 
 use minijinja::{Error, State, Value};
 
@@ -39,21 +40,31 @@ fn add_two(left: &Value, right: &Value) -> Result<Value, Error> {
             limits::charge_items(left.items.len() + right.items.len())?;
             Ok(super::types::Tuple::value([&left.items[..], &right.items[..]].concat()))
         }
-        _ => arithmetic::numbers("+", left, right, i128::checked_add, |left, right| Some(left + right)),
+        _ => arithmetic::numbers("+", left, right, i128::checked_add, |left, right| {
+            Some(left + right)
+        }),
     }
 }
 
 pub(super) fn subtract(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    combine(operands, |left, right| arithmetic::numbers("-", left, right, i128::checked_sub, |left, right| Some(left - right)))
+    combine(operands, |left, right| {
+        arithmetic::numbers("-", left, right, i128::checked_sub, |left, right| Some(left - right))
+    })
 }
 
 pub(super) fn multiply(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     combine(operands, |left, right| {
         refuse_markup(&[left, right])?;
         match (type_of(left), type_of(right)) {
-            (Type::Str(_) | Type::List | Type::Tuple(_), Type::Int(_) | Type::Bool(_)) => repeat(left, right),
-            (Type::Int(_) | Type::Bool(_), Type::Str(_) | Type::List | Type::Tuple(_)) => repeat(right, left),
-            _ => arithmetic::numbers("*", left, right, i128::checked_mul, |left, right| Some(left * right)),
+            (Type::Str(_) | Type::List | Type::Tuple(_), Type::Int(_) | Type::Bool(_)) => {
+                repeat(left, right)
+            }
+            (Type::Int(_) | Type::Bool(_), Type::Str(_) | Type::List | Type::Tuple(_)) => {
+                repeat(right, left)
+            }
+            _ => arithmetic::numbers("*", left, right, i128::checked_mul, |left, right| {
+                Some(left * right)
+            }),
         }
     })
 }
@@ -86,7 +97,15 @@ pub(super) fn divide(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Err
 }
 
 pub(super) fn floor_divide(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    combine(operands, |left, right| arithmetic::numbers("//", left, right, arithmetic::floor_quotient, arithmetic::floor_quotient_float))
+    combine(operands, |left, right| {
+        arithmetic::numbers(
+            "//",
+            left,
+            right,
+            arithmetic::floor_quotient,
+            arithmetic::floor_quotient_float,
+        )
+    })
 }
 
 /// `a % b`: the remainder of numbers, or a string with its arguments put in.
@@ -95,7 +114,13 @@ pub(super) fn modulo(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Err
         refuse_markup(&[left])?;
         match left.as_str() {
             Some(format) => percent::format(format, right),
-            None => arithmetic::numbers("%", left, right, arithmetic::remainder, arithmetic::remainder_float),
+            None => arithmetic::numbers(
+                "%",
+                left,
+                right,
+                arithmetic::remainder,
+                arithmetic::remainder_float,
+            ),
         }
     })
 }
@@ -114,7 +139,8 @@ pub(super) fn positive(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, E
 
 /// `a ~ b ~ c`.
 pub(super) fn concat(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    let mut joined = String::with_capacity(operands.iter().filter_map(Value::as_str).map(str::len).sum());
+    let mut joined =
+        String::with_capacity(operands.iter().filter_map(Value::as_str).map(str::len).sum());
     for operand in operands {
         printing::with_str(operand, |text| joined.push_str(text))?;
     }
@@ -124,7 +150,9 @@ pub(super) fn concat(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Err
 /// A text from `|safe` or `|escape` escapes what is joined to it in Python.
 pub(super) fn refuse_markup(operands: &[&Value]) -> Result<(), Error> {
     if operands.iter().any(|operand| operand.is_safe()) {
-        return fail("an operation on text that is marked by `|safe` or `|escape` is not supported");
+        return fail(
+            "an operation on text that is marked by `|safe` or `|escape` is not supported",
+        );
     }
     Ok(())
 }
@@ -154,7 +182,9 @@ pub(super) fn dict_of(pairs: impl Iterator<Item = (Value, Value)>) -> Result<Val
 /// What can change cannot be looked up in a dictionary.
 pub(super) fn check_hashable(key: &Value) -> Result<(), Error> {
     match type_of(key) {
-        Type::List | Type::Dict(_) => fail(format!("a value of type {} is not hashable", type_name(key))),
+        Type::List | Type::Dict(_) => {
+            fail(format!("a value of type {} is not hashable", type_name(key)))
+        }
         _ => Ok(()),
     }
 }
@@ -164,11 +194,15 @@ fn check_key(key: &Value) -> Result<(), Error> {
     match type_of(key) {
         Type::None | Type::Int(_) | Type::Str(_) => Ok(()),
         Type::Tuple(tuple) => tuple.items.iter().try_for_each(check_key),
-        _ => fail(format!("a value of type {} is not supported as a key of a dictionary", type_name(key))),
+        _ => fail(format!(
+            "a value of type {} is not supported as a key of a dictionary",
+            type_name(key)
+        )),
     }
 }
 
-/// What a loop runs over, with the steps of each iteration: an error where Python has nothing to iterate over.
+/// What a loop runs over, with the steps of each iteration: an error where Python has nothing to
+/// iterate over.
 pub(super) fn iterate(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     let (items, steps) = (&operands[0], operands[1].as_usize().unwrap_or(1));
     match type_of(items) {
@@ -200,9 +234,12 @@ pub(super) fn splat(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Erro
     match type_of(value) {
         Type::Dict(dict) => {
             limits::charge_items(dict.enumerator_len().unwrap_or(0))?;
-            let has_undefined = super::types::pairs_of(dict).iter().any(|(_, value)| value.is_undefined());
+            let has_undefined =
+                super::types::pairs_of(dict).iter().any(|(_, value)| value.is_undefined());
             if marked && has_undefined {
-                return fail("undefined arguments by `**` of a macro with defaults are not supported");
+                return fail(
+                    "undefined arguments by `**` of a macro with defaults are not supported",
+                );
             }
             Ok(value.clone())
         }
@@ -214,7 +251,11 @@ pub(super) fn splat(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Erro
 }
 
 fn mark(value: &Value) -> Value {
-    if value.is_undefined() { Value::from_object(super::types::MarkedUndefined) } else { value.clone() }
+    if value.is_undefined() {
+        Value::from_object(super::types::MarkedUndefined)
+    } else {
+        value.clone()
+    }
 }
 
 pub(super) fn mark_undefined(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {

@@ -1,4 +1,5 @@
-//! The tree of a template from its tokens, as `jinja2/parser.py` builds it with the extensions `loopcontrols` and `generation`.
+//! The tree of a template from its tokens, as `jinja2/parser.py` builds it with the extensions
+//! `loopcontrols` and `generation`.
 
 use super::lexer::{Token, tokenize};
 use super::refusal::{Refusal, refuse};
@@ -8,7 +9,8 @@ mod expression;
 mod primary;
 mod statement;
 
-/// Depth of the tree of expressions and statements; a deeper one would need more stack than a thread has.
+/// Depth of the tree of expressions and statements; a deeper one would need more stack than a
+/// thread has.
 const MAX_DEPTH: usize = 100;
 /// Terms of `and` and `or`, and branches of `if`, which make a deep tree for minijinja.
 const MAX_BRANCHES: usize = 200;
@@ -17,7 +19,10 @@ const MAX_SOURCE: usize = 4 << 20;
 
 pub(super) fn parse(source: &str) -> Result<Body, Refusal> {
     if source.len() > MAX_SOURCE {
-        return refuse(1, format!("a template of {} bytes is not supported: at most {MAX_SOURCE}", source.len()));
+        return refuse(
+            1,
+            format!("a template of {} bytes is not supported: at most {MAX_SOURCE}", source.len()),
+        );
     }
     let tokens = tokenize(source)?;
     let mut parser = Parser { tokens, position: 0, depth: 0, loops: false };
@@ -75,7 +80,11 @@ impl Parser {
     }
 
     fn expect_operator(&mut self, operator: &str) -> Result<(), Refusal> {
-        if self.skip_operator(operator) { Ok(()) } else { self.unexpected(&format!("`{operator}`")) }
+        if self.skip_operator(operator) {
+            Ok(())
+        } else {
+            self.unexpected(&format!("`{operator}`"))
+        }
     }
 
     fn expect_keyword(&mut self, name: &str) -> Result<(), Refusal> {
@@ -117,7 +126,10 @@ impl Parser {
     }
 
     /// Runs `parse` one level deeper.
-    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    fn nested<T>(
+        &mut self,
+        parse: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
         let depth = self.depth;
         self.deepen()?;
         let result = parse(self);
@@ -125,7 +137,8 @@ impl Parser {
         result
     }
 
-    /// What is parsed becomes a part of what follows, as `x` of `x.y`, up to the end of the [`nested`](Self::nested) call.
+    /// What is parsed becomes a part of what follows, as `x` of `x.y`, up to the end of the
+    /// [`nested`](Self::nested) call.
     fn deepen(&mut self) -> Result<(), Refusal> {
         if self.depth == MAX_DEPTH {
             return refuse(self.line(), format!("nested more than {MAX_DEPTH} levels deep"));
@@ -134,7 +147,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Statements up to a tag with one of the names `ends`, whose name is the next token then; without `ends`, all.
+    /// Statements up to a tag with one of the names `ends`, whose name is the next token then;
+    /// without `ends`, all.
     fn body(&mut self, ends: &[&str]) -> Result<Body, Refusal> {
         let mut body = Body::new();
         while let Some(token) = self.peek() {
@@ -152,6 +166,10 @@ impl Parser {
                 }
             }
         }
-        if ends.is_empty() { Ok(body) } else { refuse(self.line(), format!("there is no `{{% {} %}}`", ends[0])) }
+        if ends.is_empty() {
+            Ok(body)
+        } else {
+            refuse(self.line(), format!("there is no `{{% {} %}}`", ends[0]))
+        }
     }
 }

@@ -7,7 +7,8 @@ use super::limits::charge;
 use super::printing;
 use super::types::{Type, fail, index_of, string, type_of};
 
-/// `format % values`: a tuple holds one value per place, a dictionary those with names, anything else is one value.
+/// `format % values`: a tuple holds one value per place, a dictionary those with names, anything
+/// else is one value.
 pub(super) fn format(format: &str, values: &Value) -> Result<Value, Error> {
     let (items, single): (Vec<Value>, bool) = match type_of(values) {
         Type::Tuple(tuple) => (tuple.items.clone(), false),
@@ -19,15 +20,20 @@ pub(super) fn format(format: &str, values: &Value) -> Result<Value, Error> {
         result.push_str(&rest[..at]);
         let (conversion, length) = Conversion::parse(&rest[at + 1..], &mut places)?;
         rest = &rest[at + 1 + length..];
-        let text = if conversion.form.kind == Some('%') { "%".to_owned() } else { conversion.apply(&mut places)? };
+        let text = if conversion.form.kind == Some('%') {
+            "%".to_owned()
+        } else {
+            conversion.apply(&mut places)?
+        };
         charge(text.len())?;
         result.push_str(&text);
     }
     result.push_str(rest);
     let all_used = places.used == places.items.len() || places.by_name;
     // A dictionary, or a list, may be given without a place for it.
-    let may_be_unused =
-        single && places.used == 0 && matches!(type_of(values), Type::Dict(_) | Type::List | Type::Range(_) | Type::Undefined);
+    let may_be_unused = single
+        && places.used == 0
+        && matches!(type_of(values), Type::Dict(_) | Type::List | Type::Range(_) | Type::Undefined);
     if !all_used && !may_be_unused {
         return fail("`%`: not all arguments are used by the format");
     }
@@ -67,7 +73,9 @@ impl Conversion {
         let mut conversion = Self { form: Form::default(), zero: false, left: false, name: None };
         let mut rest = text;
         if let Some(after) = rest.strip_prefix('(') {
-            let Some((name, after)) = after.split_once(')') else { return fail("`%(`: the name has no end") };
+            let Some((name, after)) = after.split_once(')') else {
+                return fail("`%(`: the name has no end");
+            };
             conversion.name = Some(name.to_owned());
             rest = after;
         }
@@ -93,7 +101,9 @@ impl Conversion {
             rest = after;
         }
         rest = rest.strip_prefix(['h', 'l', 'L']).unwrap_or(rest);
-        let Some(kind) = rest.chars().next() else { return fail("`%`: the format ends within a place") };
+        let Some(kind) = rest.chars().next() else {
+            return fail("`%`: the format ends within a place");
+        };
         conversion.form.kind = Some(kind);
         Ok((conversion, text.len() - rest.len() + kind.len_utf8()))
     }
@@ -103,7 +113,9 @@ impl Conversion {
             None => places.next()?,
             Some(name) => {
                 places.by_name = true;
-                let Type::Dict(dict) = type_of(places.values) else { return fail("`%(name)`: the argument is no dictionary") };
+                let Type::Dict(dict) = type_of(places.values) else {
+                    return fail("`%(name)`: the argument is no dictionary");
+                };
                 match dict.get_value(&Value::from(name.as_str())) {
                     Some(value) => value,
                     None => return fail(format!("`%`: there is no `{name}`")),
@@ -114,11 +126,15 @@ impl Conversion {
         let kind = self.form.kind.unwrap_or('s');
         match kind {
             's' | 'r' | 'a' => {
-                let text = if kind == 's' { printing::str(&value)? } else { printing::repr(&value)? };
+                let text =
+                    if kind == 's' { printing::str(&value)? } else { printing::repr(&value)? };
                 if kind == 'a' && !text.is_ascii() {
                     return fail("`%a` of what is not ASCII is not supported");
                 }
-                let kept = self.form.precision.map_or(text.len(), |count| super::text::byte_of(&text, count));
+                let kept = self
+                    .form
+                    .precision
+                    .map_or(text.len(), |count| super::text::byte_of(&text, count));
                 self.form.pad(&text[..kept], '>')
             }
             'c' => match type_of(&value) {
@@ -138,7 +154,9 @@ impl Conversion {
     fn integer(mut self, value: &Value, kind: char) -> Result<String, Error> {
         self.form.kind = Some(if matches!(kind, 'i' | 'u') { 'd' } else { kind });
         let value = match (kind, type_of(value)) {
-            ('x' | 'X' | 'o', Type::Float(_)) => return fail(format!("`%{kind}` takes an integer and not a float")),
+            ('x' | 'X' | 'o', Type::Float(_)) => {
+                return fail(format!("`%{kind}` takes an integer and not a float"));
+            }
             _ => whole(value)?,
         };
         if self.form.precision.is_some() {

@@ -60,7 +60,9 @@ fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Erro
             text.push_str(if value.is_safe() { ")" } else { "" });
         }
         Type::List => sequence(text, value, ["[", "]"], depth)?,
-        Type::Tuple(tuple) => sequence(text, value, ["(", if tuple.items.len() == 1 { ",)" } else { ")" }], depth)?,
+        Type::Tuple(tuple) => {
+            sequence(text, value, ["(", if tuple.items.len() == 1 { ",)" } else { ")" }], depth)?
+        }
         Type::Dict(dict) => mapping(text, dict, depth)?,
         Type::View(view) => {
             text.push_str(view.type_name());
@@ -68,15 +70,28 @@ fn write_repr(text: &mut String, value: &Value, depth: usize) -> Result<(), Erro
         }
         Type::Range(range) => {
             let Range { start, stop, step, .. } = range;
-            _ = if *step == 1 { write!(text, "range({start}, {stop})") } else { write!(text, "range({start}, {stop}, {step})") };
+            _ = if *step == 1 {
+                write!(text, "range({start}, {stop})")
+            } else {
+                write!(text, "range({start}, {stop}, {step})")
+            };
         }
-        Type::Generator(_) => return fail("a generator is printed, which is not supported: add `|list`"),
-        Type::Other(name) => return fail(format!("an object of type {name} is printed, which is not supported")),
+        Type::Generator(_) => {
+            return fail("a generator is printed, which is not supported: add `|list`");
+        }
+        Type::Other(name) => {
+            return fail(format!("an object of type {name} is printed, which is not supported"));
+        }
     }
     Ok(())
 }
 
-fn sequence(text: &mut String, value: &Value, [open, close]: [&str; 2], depth: usize) -> Result<(), Error> {
+fn sequence(
+    text: &mut String,
+    value: &Value,
+    [open, close]: [&str; 2],
+    depth: usize,
+) -> Result<(), Error> {
     text.push_str(open);
     for (index, item) in value.try_iter()?.enumerate() {
         charge(2)?;
@@ -135,7 +150,8 @@ pub(super) fn is_printable(character: char) -> bool {
     if character.is_ascii() {
         return !character.is_ascii_control();
     }
-    // Rust escapes what Python does not print, but after the first character of a string leaves combining marks as they are.
+    // Rust escapes what Python does not print, but after the first character of a string leaves
+    // combining marks as they are.
     let mut buffer = String::from("a");
     buffer.push(character);
     buffer.escape_debug().nth(1) == Some(character)

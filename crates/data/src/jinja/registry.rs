@@ -51,7 +51,9 @@ const OPERATORS: &[(&str, Function)] = &[
         limits::end_generation();
         Ok(Value::UNDEFINED)
     }),
-    ("__unknown_filter", |_, operands| fail(format!("the filter `{}` is not supported", operands[1]))),
+    ("__unknown_filter", |_, operands| {
+        fail(format!("the filter `{}` is not supported", operands[1]))
+    }),
 ];
 
 pub(super) const FILTERS: &[(&str, Function)] = &[
@@ -198,14 +200,40 @@ const STR: &[&str] = &[
     "upper",
     "zfill",
 ];
-const LIST: &[&str] = &["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
-const DICT: &[&str] = &["clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"];
+const LIST: &[&str] = &[
+    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse",
+    "sort",
+];
+const DICT: &[&str] = &[
+    "clear",
+    "copy",
+    "fromkeys",
+    "get",
+    "items",
+    "keys",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+    "values",
+];
 const TUPLE: &[&str] = &["count", "index"];
 const VIEW: &[&str] = &["isdisjoint", "mapping"];
 const RANGE: &[&str] = &["count", "index", "start", "step", "stop"];
-const INT: &[&str] =
-    &["as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "from_bytes", "imag", "numerator", "real", "to_bytes"];
-const FLOAT: &[&str] = &["as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"];
+const INT: &[&str] = &[
+    "as_integer_ratio",
+    "bit_count",
+    "bit_length",
+    "conjugate",
+    "denominator",
+    "from_bytes",
+    "imag",
+    "numerator",
+    "real",
+    "to_bytes",
+];
+const FLOAT: &[&str] =
+    &["as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"];
 
 /// The methods of a value's type.
 pub(super) fn methods_of(value: &Value) -> &'static [&'static str] {
@@ -224,7 +252,10 @@ pub(super) fn methods_of(value: &Value) -> &'static [&'static str] {
 
 /// Whether some type of Python has this as an attribute, so that `x.name` need not be an item.
 pub(super) fn is_method(name: &str) -> bool {
-    is_forbidden(name) || [STR, LIST, DICT, TUPLE, VIEW, RANGE, INT, FLOAT].iter().any(|methods| methods.contains(&name))
+    is_forbidden(name)
+        || [STR, LIST, DICT, TUPLE, VIEW, RANGE, INT, FLOAT]
+            .iter()
+            .any(|methods| methods.contains(&name))
 }
 
 /// Names that the sandbox of jinja2 keeps from templates.
@@ -244,16 +275,25 @@ pub(super) fn is_test(name: &str) -> bool {
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::empty();
     for &(name, function) in OPERATORS.iter().chain(FILTERS) {
-        environment.add_filter(name, move |state: &State<'_, '_>, operands: &[Value]| function(state, operands));
+        environment.add_filter(name, move |state: &State<'_, '_>, operands: &[Value]| {
+            function(state, operands)
+        });
     }
     for &(name, check) in TESTS {
-        environment.add_test(name, move |state: &State<'_, '_>, operands: &[Value]| check(state, operands));
+        environment.add_test(name, move |state: &State<'_, '_>, operands: &[Value]| {
+            check(state, operands)
+        });
     }
-    environment.add_test("__unknown_test", |_: &State<'_, '_>, operands: &[Value]| -> Result<bool, Error> {
-        fail(format!("the test `{}` is not supported", operands[1]))
-    });
+    environment.add_test(
+        "__unknown_test",
+        |_: &State<'_, '_>, operands: &[Value]| -> Result<bool, Error> {
+            fail(format!("the test `{}` is not supported", operands[1]))
+        },
+    );
     for &(name, function) in FUNCTIONS {
-        environment.add_function(name, move |state: &State<'_, '_>, operands: &[Value]| function(state, operands));
+        environment.add_function(name, move |state: &State<'_, '_>, operands: &[Value]| {
+            function(state, operands)
+        });
     }
     environment
 }

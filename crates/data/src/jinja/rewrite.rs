@@ -1,8 +1,9 @@
 //! A template's tree written as a template for minijinja that renders what jinja2 renders.
 //!
-//! minijinja differs from jinja2 in its operators, printing, attributes and white space. So its own are not used:
-//! the tree comes from a parser that follows jinja2's, and each operator that could differ becomes a filter with
-//! Python's meaning (`__add`, `__item`, …). What remains to minijinja is scopes, loops, macros and conditions.
+//! minijinja differs from jinja2 in its operators, printing, attributes and white space. So its own
+//! are not used: the tree comes from a parser that follows jinja2's, and each operator that could
+//! differ becomes a filter with Python's meaning (`__add`, `__item`, …). What remains to minijinja
+//! is scopes, loops, macros and conditions.
 //!
 //! Each expression stands on its line of the original, so that errors name that line.
 
@@ -42,18 +43,24 @@ pub(super) fn rewrite(body: &Body) -> Result<Rewritten, Refusal> {
         defaults,
     };
     writer.scope(Vec::new(), body)?;
-    Ok(Rewritten { source: writer.text, has_generation: writer.has_generation, untracked: writer.untracked })
+    Ok(Rewritten {
+        source: writer.text,
+        has_generation: writer.has_generation,
+        untracked: writer.untracked,
+    })
 }
 
 struct Writer {
     text: String,
     /// The line at which `text` ends.
     line: u32,
-    /// Enclosing statements whose output goes into a value: macros, blocks of `set`, `filter` and `call`.
+    /// Enclosing statements whose output goes into a value: macros, blocks of `set`, `filter` and
+    /// `call`.
     captures: usize,
     /// Enclosing macros.
     macros: usize,
-    /// Whether the innermost enclosing loops include a recursive one, whose inner output goes into a value.
+    /// Whether the innermost enclosing loops include a recursive one, whose inner output goes into
+    /// a value.
     recursive: bool,
     /// Whether a generation block encloses what is written.
     generation: bool,
@@ -118,14 +125,22 @@ impl Writer {
         match &statement.kind {
             StatementKind::Text(text) => self.raw_text(text, line),
             StatementKind::Print(value) => self.print(value)?,
-            StatementKind::If(branches, otherwise) => self.if_statement(branches, otherwise, line)?,
+            StatementKind::If(branches, otherwise) => {
+                self.if_statement(branches, otherwise, line)?
+            }
             StatementKind::For(for_loop) => self.for_loop(for_loop, line)?,
             StatementKind::Set(target, value) => self.set(target, value, line)?,
-            StatementKind::SetBlock(target, filters, body) => self.set_block(target, filters, body, line)?,
+            StatementKind::SetBlock(target, filters, body) => {
+                self.set_block(target, filters, body, line)?
+            }
             StatementKind::FilterBlock(filters, body) => self.filter_block(filters, body, line)?,
             StatementKind::With(variables, body) => self.with(variables, body, line)?,
-            StatementKind::Macro(definition, body) => self.macro_definition(definition, body, line)?,
-            StatementKind::CallBlock { parameters, call, body } => self.call_block(parameters, call, body, line)?,
+            StatementKind::Macro(definition, body) => {
+                self.macro_definition(definition, body, line)?
+            }
+            StatementKind::CallBlock { parameters, call, body } => {
+                self.call_block(parameters, call, body, line)?
+            }
             StatementKind::Generation(body) => self.generation(body, line)?,
             StatementKind::Break => self.push("{% break %}"),
             StatementKind::Continue => self.push("{% continue %}"),

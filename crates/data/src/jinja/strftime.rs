@@ -25,8 +25,12 @@ pub(super) fn strftime(now: DateTime<Local>, format: &str) -> Result<String, Err
             // Python's `now()` has no time zone.
             Some('Z' | 'z') => {}
             Some('-') => match characters.next() {
-                Some(directive) if WITHOUT_PADDING.contains(directive) => known.extend(['%', '-', directive]),
-                other => return unknown(&format!("%-{}", other.map(String::from).unwrap_or_default())),
+                Some(directive) if WITHOUT_PADDING.contains(directive) => {
+                    known.extend(['%', '-', directive])
+                }
+                other => {
+                    return unknown(&format!("%-{}", other.map(String::from).unwrap_or_default()));
+                }
             },
             other => return unknown(&format!("%{}", other.map(String::from).unwrap_or_default())),
         }
@@ -50,7 +54,10 @@ mod tests {
     #[test]
     fn known_directives_print_and_others_are_named() {
         let now = DateTime::from_timestamp(0, 0).unwrap().with_timezone(&Local);
-        assert_eq!(strftime(now, "%d %b %Y, %-d%%").unwrap(), now.format("%d %b %Y, %-d%%").to_string());
+        assert_eq!(
+            strftime(now, "%d %b %Y, %-d%%").unwrap(),
+            now.format("%d %b %Y, %-d%%").to_string()
+        );
         assert_eq!(strftime(now, "%Z%z").unwrap(), "");
         assert!(strftime(now, "%Q").unwrap_err().to_string().contains("%Q"));
         assert!(strftime(now, "%").is_err());

@@ -1,4 +1,5 @@
-//! The tree of a template: expressions and statements of `jinja2/nodes.py`, as far as chat templates have them.
+//! The tree of a template: expressions and statements of `jinja2/nodes.py`, as far as chat
+//! templates have them.
 
 /// An expression and the line at which it begins.
 #[derive(Clone, Debug)]

@@ -15,7 +15,10 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let (mut start, mut characters) = (0, text.char_indices().peekable());
     while let Some((at, character)) = characters.next() {
-        let ends = matches!(character, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+        let ends = matches!(
+            character,
+            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        );
         if !ends {
             continue;
         }

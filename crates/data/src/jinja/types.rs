@@ -1,9 +1,12 @@
-//! Python's types, of which minijinja has fewer: what a value is to a template, and the objects that make up the rest.
+//! Python's types, of which minijinja has fewer: what a value is to a template, and the objects
+//! that make up the rest.
 
 use minijinja::value::{DynObject, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-pub(super) use object::{BoundMethod, Counted, DictView, Generator, MarkedUndefined, Range, Tuple, View};
+pub(super) use object::{
+    BoundMethod, Counted, DictView, Generator, MarkedUndefined, Range, Tuple, View,
+};
 
 mod object;
 
@@ -30,7 +33,9 @@ pub(super) fn type_of(value: &Value) -> Type<'_> {
         ValueKind::Undefined => Type::Undefined,
         ValueKind::None => Type::None,
         ValueKind::Bool => Type::Bool(value.is_true()),
-        ValueKind::Number if value.is_integer() => value.clone().try_into().map_or(Type::Other("int"), Type::Int),
+        ValueKind::Number if value.is_integer() => {
+            value.clone().try_into().map_or(Type::Other("int"), Type::Int)
+        }
         ValueKind::Number => Type::Float(value.clone().try_into().unwrap_or(f64::NAN)),
         ValueKind::String => value.as_str().map_or(Type::Other("bytes"), Type::Str),
         _ => value.as_object().map_or(Type::Other("object"), type_of_object),
@@ -120,10 +125,13 @@ pub(super) fn integer(value: i128) -> Value {
     i64::try_from(value).map_or_else(|_| Value::from(value), Value::from)
 }
 
-/// An argument that must be an integer, as an index or a count; what is out of range is the nearest.
+/// An argument that must be an integer, as an index or a count; what is out of range is the
+/// nearest.
 pub(super) fn index_of(value: &Value, what: &str) -> Result<i64, Error> {
     match number_of(value) {
-        Some(Number::Int(value)) => Ok(i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })),
+        Some(Number::Int(value)) => {
+            Ok(i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX }))
+        }
         _ => fail(format!("{what} is {} and not an integer", type_name(value))),
     }
 }

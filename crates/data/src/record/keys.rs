@@ -101,7 +101,13 @@ pub(crate) struct Columns(BTreeMap<String, String>);
 impl Columns {
     /// Checks that each name on the left is one that is read.
     pub(crate) fn new(map: &BTreeMap<String, String>) -> Result<Self> {
-        let refuse = |problem: String| Err(Error::Options { option: "columns", problem, remedy: format!("known are {}", READ.join(", ")) });
+        let refuse = |problem: String| {
+            Err(Error::Options {
+                option: "columns",
+                problem,
+                remedy: format!("known are {}", READ.join(", ")),
+            })
+        };
         for (ours, theirs) in map {
             if !READ.contains(&ours.as_str()) {
                 return refuse(format!("`{ours}` is no column that is read"));
@@ -113,9 +119,14 @@ impl Columns {
         Ok(Self(map.clone()))
     }
 
-    /// Gives the columns of a record the names that are read. One that is not there is like any other key that a record may lack.
+    /// Gives the columns of a record the names that are read. One that is not there is like any
+    /// other key that a record may lack.
     pub(crate) fn rename(&self, fields: &mut Map<String, Value>) {
-        let found: Vec<(&String, Value)> = self.0.iter().filter_map(|(ours, theirs)| Some((ours, fields.get(theirs)?.clone()))).collect();
+        let found: Vec<(&String, Value)> = self
+            .0
+            .iter()
+            .filter_map(|(ours, theirs)| Some((ours, fields.get(theirs)?.clone())))
+            .collect();
         for theirs in self.0.values() {
             fields.shift_remove(theirs);
         }

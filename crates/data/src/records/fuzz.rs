@@ -1,4 +1,5 @@
-//! Damaged files end with an error, or with records: not with a panic, a hang, or all of the memory.
+//! Damaged files end with an error, or with records: not with a panic, a hang, or all of the
+//! memory.
 
 use proptest::prelude::*;
 
@@ -34,8 +35,10 @@ enum Damage {
 fn damage() -> impl Strategy<Value = Damage> {
     prop_oneof![
         any::<prop::sample::Index>().prop_map(Damage::Cut),
-        prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4).prop_map(Damage::Change),
-        (any::<prop::sample::Index>(), any::<prop::sample::Index>()).prop_map(|(from, to)| Damage::Repeat(from, to)),
+        prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)
+            .prop_map(Damage::Change),
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>())
+            .prop_map(|(from, to)| Damage::Repeat(from, to)),
     ]
 }
 

@@ -54,7 +54,9 @@ pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
 
 fn shown(raw: &Raw) -> String {
     match &raw.content {
-        Content::Json(bytes) | Content::Text(bytes) => String::from_utf8_lossy(bytes).trim_end().to_owned(),
+        Content::Json(bytes) | Content::Text(bytes) => {
+            String::from_utf8_lossy(bytes).trim_end().to_owned()
+        }
         Content::Row(fields) => Value::from(fields.clone()).to_string(),
         Content::Bad(fault) => format!("bad: {}", fault.problem),
     }
@@ -83,7 +85,8 @@ fn elements_of_an_array_know_their_lines() {
 #[test]
 fn paragraphs_split_at_blank_lines_only() {
     for most in [1, 2, 9] {
-        let records = read("x.txt", b"\xEF\xBB\xBF\n\none\ntwo\n \t\nthree\r\n\r\n\n  four\n", most).unwrap();
+        let records =
+            read("x.txt", b"\xEF\xBB\xBF\n\none\ntwo\n \t\nthree\r\n\r\n\n  four\n", most).unwrap();
         assert_eq!(seen(&records), [(3, "one\ntwo"), (6, "three"), (9, "  four")]);
     }
 }
@@ -91,8 +94,12 @@ fn paragraphs_split_at_blank_lines_only() {
 #[test]
 fn rows_of_a_table_have_the_known_columns_and_broken_ones_are_told() {
     for most in [1, 2, 9] {
-        let records = read("x.csv", b"\xEF\xBB\xBFid, text \n1,\"a\nb\"\n2\n3,\xFF\n4,d\n", most).unwrap();
-        assert_eq!((records.len(), &records[0], &records[3]), (4, &(2, "{\"text\":\"a\\nb\"}".into()), &(6, "{\"text\":\"d\"}".into())));
+        let records =
+            read("x.csv", b"\xEF\xBB\xBFid, text \n1,\"a\nb\"\n2\n3,\xFF\n4,d\n", most).unwrap();
+        assert_eq!(
+            (records.len(), &records[0], &records[3]),
+            (4, &(2, "{\"text\":\"a\\nb\"}".into()), &(6, "{\"text\":\"d\"}".into()))
+        );
         assert!(records[1].0 == 4 && records[1].1.starts_with("bad: broken CSV"), "{records:?}");
         assert!(records[2].0 == 5 && records[2].1.contains("UTF-8"), "{records:?}");
     }
@@ -102,24 +109,42 @@ fn rows_of_a_table_have_the_known_columns_and_broken_ones_are_told() {
 
 #[test]
 fn compressed_text_is_the_same_as_plain_in_any_blocks_and_members() {
-    let lines: String = (0..40).map(|number| format!("{{\"text\": \"number {number}\"}}\n")).collect();
+    let lines: String =
+        (0..40).map(|number| format!("{{\"text\": \"number {number}\"}}\n")).collect();
     let array = format!("\u{feff}\n[{}\n]", lines.trim_end().replace('\n', ",\n"));
-    let table: String = std::iter::once("id,text\n".into()).chain((0..40).map(|number| format!("{number},\"a\nb {number}\"\n"))).collect();
+    let table: String = std::iter::once("id,text\n".into())
+        .chain((0..40).map(|number| format!("{number},\"a\nb {number}\"\n")))
+        .collect();
     let paragraphs: String = (0..40).map(|number| format!("one\nof {number}\n\n")).collect();
-    for (name, text) in [("x.jsonl", &lines), ("x.json", &array), ("x.csv", &table), ("x.txt", &paragraphs)] {
+    for (name, text) in
+        [("x.jsonl", &lines), ("x.json", &array), ("x.csv", &table), ("x.txt", &paragraphs)]
+    {
         let expected = read(name, text.as_bytes(), 9).unwrap();
         assert_eq!(expected.len(), 40);
         let (first, rest) = text.as_bytes().split_at(text.len() / 3);
         let several = [gzip(first), gzip(b""), gzip(rest)].concat();
         let frames = [zstd(first), b"\x50\x2A\x4D\x18\x03\0\0\0abc".to_vec(), zstd(rest)].concat();
-        for (packing, packed) in [("gz", gzip(text.as_bytes())), ("gz", several), ("zst", zstd(text.as_bytes())), ("zst", frames)] {
+        for (packing, packed) in [
+            ("gz", gzip(text.as_bytes())),
+            ("gz", several),
+            ("zst", zstd(text.as_bytes())),
+            ("zst", frames),
+        ] {
             for most in [1, 7, 99] {
-                assert_eq!(read(&format!("{name}.{packing}"), &packed, most).unwrap(), expected, "{name}.{packing}");
+                assert_eq!(
+                    read(&format!("{name}.{packing}"), &packed, most).unwrap(),
+                    expected,
+                    "{name}.{packing}"
+                );
             }
             // The bytes say so, whatever the name says.
             assert_eq!(read(name, &packed, 99).unwrap(), expected);
         }
-        assert_eq!(read(&format!("{name}.gz"), text.as_bytes(), 99).unwrap(), expected, "plain, though named .gz");
+        assert_eq!(
+            read(&format!("{name}.gz"), text.as_bytes(), 99).unwrap(),
+            expected,
+            "plain, though named .gz"
+        );
     }
 }
 
@@ -128,8 +153,12 @@ fn progress_counts_the_bytes_of_the_compressed_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.jsonl.gz");
     // Digits that do not repeat, so that there are several reads' worth of them.
-    let line =
-        |number: u64| format!("{{\"text\": \"{:x}\"}}\n", u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+    let line = |number: u64| {
+        format!(
+            "{{\"text\": \"{:x}\"}}\n",
+            u128::from(number).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+        )
+    };
     std::fs::write(&path, gzip((0..100_000).map(line).collect::<String>().as_bytes())).unwrap();
     let files = files(&[Source::from(path)]).unwrap();
     let reader = Reader::default();
@@ -147,9 +176,14 @@ fn progress_counts_the_bytes_of_the_compressed_file() {
 #[test]
 fn compressed_files_that_are_cut_or_endless_are_named() {
     let packed = gzip(b"{\"text\": \"a\"}\n");
-    for (name, packed) in [("x.jsonl.gz", packed.clone()), ("x.jsonl.zst", zstd(b"{\"text\": \"a\"}\n"))] {
+    for (name, packed) in
+        [("x.jsonl.gz", packed.clone()), ("x.jsonl.zst", zstd(b"{\"text\": \"a\"}\n"))]
+    {
         let error = error(name, &packed[..packed.len() - 5]);
-        assert!(error.contains("it cannot be unpacked") && error.contains("fetch it again"), "{error}");
+        assert!(
+            error.contains("it cannot be unpacked") && error.contains("fetch it again"),
+            "{error}"
+        );
     }
     let twice = error("x.jsonl.gz", &gzip(&packed));
     assert!(twice.contains("compressed, it holds what is compressed with gzip"), "{twice}");
@@ -159,7 +193,11 @@ fn compressed_files_that_are_cut_or_endless_are_named() {
         let start = if name == "x.json" { &b"[\""[..] } else { b"text\n\"" };
         let error = error(&format!("{name}.gz"), &gzip(&[start, &bomb].concat()));
         let limit = if name == "x.csv" { 2 } else { 4 };
-        assert!(error.contains(&format!("a record has more than {limit} MiB, at")) && error.contains(&format!("{name}.gz:")), "{error}");
+        assert!(
+            error.contains(&format!("a record has more than {limit} MiB, at"))
+                && error.contains(&format!("{name}.gz:")),
+            "{error}"
+        );
     }
     // At the limit is not beyond it.
     let most = [&bomb[..RECORD_LIMIT as usize], b"\n{}"].concat();
@@ -169,7 +207,8 @@ fn compressed_files_that_are_cut_or_endless_are_named() {
 #[test]
 fn files_in_the_place_of_data_are_named_with_the_way_out() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
-    let utf16: Vec<u8> = "{\"text\": \"a\"}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> =
+        "{\"text\": \"a\"}\r\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let with_mark = [b"\xFF\xFE", &utf16[..]].concat();
     for name in ["x.jsonl", "x.json.gz", "x.csv", "x.txt", "x.parquet", "x.arrow", "x.tsv"] {
         for (content, says, remedy) in [
@@ -180,7 +219,10 @@ fn files_in_the_place_of_data_are_named_with_the_way_out() {
             (b"SQLite format 3\0...", "it is an SQLite database", "CSV"),
         ] {
             let error = error(name, content);
-            assert!(error.contains(says) && error.contains(remedy) && error.contains(name), "{name}: {error}");
+            assert!(
+                error.contains(says) && error.contains(remedy) && error.contains(name),
+                "{name}: {error}"
+            );
         }
     }
     assert!(error("x.jsonl", b"PAR1....PAR1").contains("it is a Parquet file, in"));
@@ -193,10 +235,16 @@ fn files_in_the_place_of_data_are_named_with_the_way_out() {
 
 #[test]
 fn layouts_of_json_are_told_by_their_content() {
-    assert_eq!(seen(&read("x.jsonl", b" [{\"a\": 1},\n{\"b\": [NaN]} ]", 1).unwrap()), [(1, "{\"a\": 1}"), (2, "{\"b\": [NaN]}")]);
+    assert_eq!(
+        seen(&read("x.jsonl", b" [{\"a\": 1},\n{\"b\": [NaN]} ]", 1).unwrap()),
+        [(1, "{\"a\": 1}"), (2, "{\"b\": [NaN]}")]
+    );
     let blank = [&b"\n".repeat(700_000)[..], b"[1, 2]"].concat();
     assert_eq!(seen(&read("x.json", &blank, 1).unwrap()), [(700_001, "1"), (700_001, "2")]);
-    assert_eq!(seen(&read("x.jsonl", b"{\"a\": 1}\r{\"b\": 2}\r", 1).unwrap()), [(1, "{\"a\": 1}"), (2, "{\"b\": 2}")]);
+    assert_eq!(
+        seen(&read("x.jsonl", b"{\"a\": 1}\r{\"b\": 2}\r", 1).unwrap()),
+        [(1, "{\"a\": 1}"), (2, "{\"b\": 2}")]
+    );
     for (text, says, line) in [
         ("[\n1,\n{\"a\": [}\n]", "a closing bracket has no opening one", 3),
         ("[1\n", "the array does not end", 2),
@@ -210,7 +258,10 @@ fn layouts_of_json_are_told_by_their_content() {
     ] {
         for most in [1, 9] {
             let error = read("x.jsonl", text.as_bytes(), most).unwrap_err().to_string();
-            assert!(error.contains(says) && error.contains(&format!("x.jsonl:{line};")), "{text}: {error}");
+            assert!(
+                error.contains(says) && error.contains(&format!("x.jsonl:{line};")),
+                "{text}: {error}"
+            );
         }
     }
     let deep = format!("[1, {}]", "[".repeat(100_000));
@@ -226,15 +277,28 @@ fn tables_of_text_are_read_with_any_separator_and_header() {
     ] {
         for most in [1, 9] {
             let found = read(name, text.as_bytes(), most).unwrap();
-            assert_eq!(seen(&found), [(2, "{\"text\":\"a;\\nb\"}"), (4, "{\"text\":\"c, d\"}")], "{text:?}");
+            assert_eq!(
+                seen(&found),
+                [(2, "{\"text\":\"a;\\nb\"}"), (4, "{\"text\":\"c, d\"}")],
+                "{text:?}"
+            );
         }
     }
-    assert_eq!(seen(&read("x.csv", b"id,text\r1,a\r2,b\r", 1).unwrap()), [(2, "{\"text\":\"a\"}"), (3, "{\"text\":\"b\"}")]);
-    assert_eq!(seen(&read("x.csv", b"text\n\na\n\n\nb", 9).unwrap()), [(3, "{\"text\":\"a\"}"), (5, "{\"text\":\"b\"}")]);
+    assert_eq!(
+        seen(&read("x.csv", b"id,text\r1,a\r2,b\r", 1).unwrap()),
+        [(2, "{\"text\":\"a\"}"), (3, "{\"text\":\"b\"}")]
+    );
+    assert_eq!(
+        seen(&read("x.csv", b"text\n\na\n\n\nb", 9).unwrap()),
+        [(3, "{\"text\":\"a\"}"), (5, "{\"text\":\"b\"}")]
+    );
     let open = read("x.csv", b"id,text\n1,\"a\n2,b\n3,c\n", 1).unwrap();
     assert!(open.len() == 1 && open[0].0 == 2 && open[0].1.contains("none closes it"), "{open:?}");
     let ragged = read("x.csv", b"id,text\n1,a,b\n2,c\n", 1).unwrap();
-    assert!(ragged[0].0 == 2 && ragged[0].1.contains("a row of 3 fields below a header of 2"), "{ragged:?}");
+    assert!(
+        ragged[0].0 == 2 && ragged[0].1.contains("a row of 3 fields below a header of 2"),
+        "{ragged:?}"
+    );
     assert!(error("x.csv", b"text,text\na,b\n").contains("names `text` twice, at"));
     assert!(error("x.csv", b"\n").contains("it is empty"));
 }
@@ -247,13 +311,20 @@ fn binary_tables_say_the_same_in_every_codec_and_type() {
         .zip(1..)
         .map(|(line, number)| (number, serde_json::from_str::<Value>(line).unwrap().to_string()))
         .collect();
-    let parquet = ["none", "snappy", "gzip", "brotli", "lz4", "zstd", "v2"].map(|name| format!("{name}.parquet"));
+    let parquet = ["none", "snappy", "gzip", "brotli", "lz4", "zstd", "v2"]
+        .map(|name| format!("{name}.parquet"));
     let arrow = ["plain", "wide"].into_iter().flat_map(|name| {
-        ["None", "lz4", "zstd"].into_iter().flat_map(move |codec| ["file", "stream"].map(|ending| format!("{name}-{codec}-{ending}.arrow")))
+        ["None", "lz4", "zstd"].into_iter().flat_map(move |codec| {
+            ["file", "stream"].map(|ending| format!("{name}-{codec}-{ending}.arrow"))
+        })
     });
     for name in parquet.into_iter().chain(arrow).chain(["version2.feather".into()]) {
         for most in [1, 3, 9] {
-            assert_eq!(read_file(&fixture(&name), most).unwrap_or_else(|error| panic!("{error}")), expected, "{name}");
+            assert_eq!(
+                read_file(&fixture(&name), most).unwrap_or_else(|error| panic!("{error}")),
+                expected,
+                "{name}"
+            );
         }
     }
     let bytes = read_file(&fixture("bytes.parquet"), 9).unwrap();
@@ -264,13 +335,22 @@ fn binary_tables_say_the_same_in_every_codec_and_type() {
 fn columns_that_are_not_read_are_known_by_name() {
     for name in ["zstd.parquet", "plain-lz4-stream.arrow", "wide-None-file.arrow"] {
         let files = files(&[Source::from(fixture(name))]).unwrap();
-        let rows = open(&files[0], &Reader::default(), &["text", "prompt", "completion"].map(str::to_owned), Cursor::default()).unwrap();
+        let rows = open(
+            &files[0],
+            &Reader::default(),
+            &["text", "prompt", "completion"].map(str::to_owned),
+            Cursor::default(),
+        )
+        .unwrap();
         assert_eq!(rows.unread_columns(), ["other", "messages"], "{name}");
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.csv");
     std::fs::write(&path, "a,text,b\n").unwrap();
-    assert_eq!(CsvRows::open(&path, &["prompt", "completion", "text"]).unwrap().unread_columns(), ["a", "b"]);
+    assert_eq!(
+        CsvRows::open(&path, &["prompt", "completion", "text"]).unwrap().unread_columns(),
+        ["a", "b"]
+    );
 }
 
 #[test]
@@ -292,9 +372,15 @@ fn tables_that_are_not_read_are_called_by_their_kind() {
     }
     // Without its beginning the footer names what is not there.
     let whole = std::fs::read(fixture("none.parquet")).unwrap();
-    let start = whole.len() - 8 - u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().unwrap()) as usize;
+    let start = whole.len()
+        - 8
+        - u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().unwrap()) as usize;
     let footer = [b"PAR1", &whole[start..]].concat();
-    assert!(error("x.parquet", &footer).contains("its footer names rows that are not there"), "{}", error("x.parquet", &footer));
+    assert!(
+        error("x.parquet", &footer).contains("its footer names rows that are not there"),
+        "{}",
+        error("x.parquet", &footer)
+    );
 }
 
 proptest! {

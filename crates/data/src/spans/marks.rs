@@ -1,10 +1,12 @@
-//! Marks around what the turns of a conversation say: where they come out in the text, there the words have landed.
+//! Marks around what the turns of a conversation say: where they come out in the text, there the
+//! words have landed.
 
 use serde_json::{Map, Value, json};
 
 use crate::message::{Message, THOUGHTS};
 
-/// Noncharacters of Unicode, which no text should hold: a mark is the number of its turn between them.
+/// Noncharacters of Unicode, which no text should hold: a mark is the number of its turn between
+/// them.
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 
@@ -40,7 +42,9 @@ pub(super) fn strip(text: &str) -> (String, Vec<Mark>) {
         plain.push_str(&rest[..open]);
         let after = &rest[open + OPEN.len_utf8()..];
         let close = after.find(CLOSE).unwrap_or(after.len());
-        let (turn, call) = after[..close].split_once('.').map_or((&after[..close], None), |(turn, call)| (turn, call.parse().ok()));
+        let (turn, call) = after[..close]
+            .split_once('.')
+            .map_or((&after[..close], None), |(turn, call)| (turn, call.parse().ok()));
         if let Ok(turn) = turn.parse() {
             marks.push(Mark { turn, call, at: plain.len() });
         }
@@ -64,7 +68,10 @@ pub(super) fn marked(message: &Message, turn: usize) -> Map<String, Value> {
             }
         }
         if let Some(Value::Array(calls)) = fields.get_mut("tool_calls") {
-            calls.iter_mut().enumerate().for_each(|(index, call)| mark_call(call, &call_mark(turn, index)));
+            calls
+                .iter_mut()
+                .enumerate()
+                .for_each(|(index, call)| mark_call(call, &call_mark(turn, index)));
         }
     }
     fields
@@ -79,16 +86,23 @@ pub(super) fn says_something(message: &Message) -> bool {
     }
 }
 
-/// The same with something changed at both ends even where no text is: a content that is empty, arguments that end with a number.
+/// The same with something changed at both ends even where no text is: a content that is empty,
+/// arguments that end with a number.
 pub(super) fn changed(message: &Message, turn: usize) -> Map<String, Value> {
     let mark = mark(turn);
     let mut fields = marked(message, turn);
     let has_content = says_something(message);
     let is_in_parts = fields.get("content").is_some_and(Value::is_array);
-    match fields.get_mut("tool_calls").and_then(Value::as_array_mut).filter(|calls| !calls.is_empty()) {
+    match fields
+        .get_mut("tool_calls")
+        .and_then(Value::as_array_mut)
+        .filter(|calls| !calls.is_empty())
+    {
         // All of them, since some templates write one alone.
         Some(calls) => calls.iter_mut().for_each(|call| change_call(call, &mark)),
-        None if !has_content && is_in_parts => _ = fields.insert("content".into(), json!([{"type": "text", "text": mark}])),
+        None if !has_content && is_in_parts => {
+            _ = fields.insert("content".into(), json!([{"type": "text", "text": mark}]))
+        }
         None if !has_content => _ = fields.insert("content".into(), mark.into()),
         None => {}
     }
@@ -116,7 +130,11 @@ pub(super) fn with_call_changed(message: &Message, call: usize) -> Map<String, V
 
 /// Whether the last text of the last call is one that [`marked`] marks.
 pub(super) fn ends_with_text(message: &Message) -> bool {
-    let Some(call) = message.fields().get("tool_calls").and_then(Value::as_array).and_then(|calls| calls.last()) else { return true };
+    let Some(call) =
+        message.fields().get("tool_calls").and_then(Value::as_array).and_then(|calls| calls.last())
+    else {
+        return true;
+    };
     let function = call.get("function").unwrap_or(call);
     fn last(value: &Value) -> bool {
         match value {
@@ -190,12 +208,16 @@ mod tests {
             Message::from_fields(fields.as_object().unwrap().clone())
         };
         let text = message(serde_json::json!({"x": 1, "y": {"z": "t"}}));
-        assert!(ends_with_text(&text) && !ends_with_text(&message(serde_json::json!({"x": "t", "y": 1}))));
+        assert!(
+            ends_with_text(&text)
+                && !ends_with_text(&message(serde_json::json!({"x": "t", "y": 1})))
+        );
         let function = &marked(&text, 1)["tool_calls"][0]["function"];
         assert_eq!(function["arguments"]["y"]["z"], format!("{0}t{0}", call_mark(1, 0)));
         assert_eq!(strip(&call_mark(1, 0)).1, [Mark { turn: 1, call: Some(0), at: 0 }]);
         assert_eq!(function["name"], "f");
-        let arguments = &changed(&message(serde_json::json!({})), 1)["tool_calls"][0]["function"]["arguments"];
+        let arguments =
+            &changed(&message(serde_json::json!({})), 1)["tool_calls"][0]["function"]["arguments"];
         assert_eq!(arguments[mark(1)], mark(1));
     }
 }

@@ -1,4 +1,5 @@
-//! The tokenizer of these tests has three special tokens: `<|endoftext|>`, `<|im_start|>` and `<|im_end|>`, the last of which is eos.
+//! The tokenizer of these tests has three special tokens: `<|endoftext|>`, `<|im_start|>` and
+//! `<|im_end|>`, the last of which is eos.
 
 mod recorded;
 
@@ -10,14 +11,19 @@ use crate::options::LossOn;
 use crate::record::Record;
 use crate::template::tests::SMOLLM2;
 
-const TALK: [(&str, &str); 4] = [("user", "Hello"), ("assistant", "Hi"), ("user", "and?"), ("assistant", "Good")];
+const TALK: [(&str, &str); 4] =
+    [("user", "Hello"), ("assistant", "Hi"), ("user", "and?"), ("assistant", "Good")];
 
 fn runs(template: &str, turns: &[(&str, &str)]) -> Vec<String> {
     conversation(template, turns).unwrap().1
 }
 
 fn json_runs(template: &str, messages: serde_json::Value) -> Vec<String> {
-    let messages = messages.as_array().unwrap().iter().map(|message| Message::from_fields(message.as_object().unwrap().clone()));
+    let messages = messages
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| Message::from_fields(message.as_object().unwrap().clone()));
     let conversation = Conversation::new(messages.collect());
     encode(template, LossOn::Assistant, Record::Conversation(conversation)).unwrap().1
 }
@@ -29,8 +35,12 @@ fn history_without_the_thought_of_the_last_turn() {
         {% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' and loop.index0 > ns.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}\
         {{ m.content + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
     assert_eq!(runs(template, &TALK), ["Hi<|im_end|>", "<think>\n\n</think>\n\nGood<|im_end|>"]);
-    // The header of this prompt has the empty thought, too; an answer that begins like it is not cut.
-    let closed = template.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>\\n\\n</think>\\n\\n' }}{% endif %}");
+    // The header of this prompt has the empty thought, too; an answer that begins like it is not
+    // cut.
+    let closed = template.replace(
+        "assistant\\n' }}{% endif %}",
+        "assistant\\n<think>\\n\\n</think>\\n\\n' }}{% endif %}",
+    );
     let talk = [("user", "a"), ("assistant", "<b>"), ("user", "c"), ("assistant", "<think>")];
     assert_eq!(runs(&closed, &talk), ["<b><|im_end|>", "<think><|im_end|>"]);
 }
@@ -47,13 +57,19 @@ fn a_prompt_that_opens_a_thought_which_the_text_has_not() {
     let template = "{% for m in messages %}{% if m.role == 'user' %}{{ '<|im_start|>' + m.content }}{% else %}{{ '<|endoftext|>' + m.content.split('</think>')[-1] + '<|im_end|>' }}{% endif %}{% endfor %}\
         {% if add_generation_prompt %}{{ '<|endoftext|><think>\\n' }}{% endif %}";
     assert_eq!(runs(template, &TALK), ["Hi<|im_end|>", "Good<|im_end|>"]);
-    let thoughts = [("user", "a"), ("assistant", "<think>x</think>b"), ("user", "c"), ("assistant", "<think>y</think>d")];
+    let thoughts = [
+        ("user", "a"),
+        ("assistant", "<think>x</think>b"),
+        ("user", "c"),
+        ("assistant", "<think>y</think>d"),
+    ];
     assert_eq!(runs(template, &thoughts), ["b<|im_end|>", "d<|im_end|>"]);
 }
 
 #[test]
 fn a_system_turn_that_moves_to_the_last_question() {
-    // As Mistral: the system prompt stands in the last user turn, so that no prompt is a prefix of the whole.
+    // As Mistral: the system prompt stands in the last user turn, so that no prompt is a prefix of
+    // the whole.
     let template = "{% set ns = namespace(system='', last=0) %}{% for m in messages %}{% if m.role == 'system' %}{% set ns.system = m.content %}{% elif m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}\
         {% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' }}{% if loop.index0 == ns.last %}{{ ns.system + '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}";
     let talk = [&[("system", "Be brief.")], &TALK[..]].concat();
@@ -79,17 +95,31 @@ fn the_next_roles_token_ends_a_turn() {
 #[test]
 fn eos_ends_what_the_template_ends_with_nothing() {
     let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
-    assert_eq!(conversation(template, &TALK).unwrap(), ("HelloHiand?Good<|im_end|>".into(), vec!["Hi".into(), "Good<|im_end|>".into()]));
+    assert_eq!(
+        conversation(template, &TALK).unwrap(),
+        ("HelloHiand?Good<|im_end|>".into(), vec!["Hi".into(), "Good<|im_end|>".into()])
+    );
 }
 
 #[test]
 fn a_conversation_that_begins_with_the_assistant() {
-    assert_eq!(runs(SMOLLM2, &[("assistant", "a"), ("user", "b"), ("assistant", "c")]), ["a<|im_end|>", "c<|im_end|>"]);
+    assert_eq!(
+        runs(SMOLLM2, &[("assistant", "a"), ("user", "b"), ("assistant", "c")]),
+        ["a<|im_end|>", "c<|im_end|>"]
+    );
 }
 
 #[test]
 fn two_answers_in_a_row_and_an_empty_one() {
-    let talk = [("user", "a"), ("assistant", "b"), ("assistant", "c"), ("user", "d"), ("assistant", ""), ("user", "e"), ("assistant", " ")];
+    let talk = [
+        ("user", "a"),
+        ("assistant", "b"),
+        ("assistant", "c"),
+        ("user", "d"),
+        ("assistant", ""),
+        ("user", "e"),
+        ("assistant", " "),
+    ];
     assert_eq!(runs(SMOLLM2, &talk), ["b<|im_end|>", "c<|im_end|>", "<|im_end|>", " <|im_end|>"]);
 }
 
@@ -131,8 +161,15 @@ fn calls_are_trained_to_their_end() {
             {"role": "assistant", "content": "b", "reasoning_content": "r"},
         ])
     };
-    for (arguments, written) in [(json!({"x": "north"}), r#"{"x": "north"}"#), (json!({"x": 3}), r#"{"x": 3}"#), (json!({}), "{}")] {
-        let expected = [format!("<|endoftext|>f {written}<|endoftext|><|im_end|>"), "<think>r</think>b<|im_end|>".into()];
+    for (arguments, written) in [
+        (json!({"x": "north"}), r#"{"x": "north"}"#),
+        (json!({"x": 3}), r#"{"x": 3}"#),
+        (json!({}), "{}"),
+    ] {
+        let expected = [
+            format!("<|endoftext|>f {written}<|endoftext|><|im_end|>"),
+            "<think>r</think>b<|im_end|>".into(),
+        ];
         assert_eq!(json_runs(TOOLS, talk(arguments.clone())), expected);
         // OpenAI's own form: arguments as JSON in a text.
         assert_eq!(json_runs(TOOLS, talk(arguments.to_string().into())), expected);
@@ -158,8 +195,13 @@ fn a_mark_in_the_data_is_refused() {
 }
 
 fn refusal(template: &str, messages: serde_json::Value) -> String {
-    let messages = messages.as_array().unwrap().iter().map(|message| Message::from_fields(message.as_object().unwrap().clone()));
-    encode(template, LossOn::Assistant, Record::Conversation(Conversation::new(messages.collect()))).unwrap_err()
+    let messages = messages
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| Message::from_fields(message.as_object().unwrap().clone()));
+    encode(template, LossOn::Assistant, Record::Conversation(Conversation::new(messages.collect())))
+        .unwrap_err()
 }
 
 #[test]
@@ -169,9 +211,9 @@ fn calls_that_are_not_written_are_refused_each() {
     let talk = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": [call("f"), call("g")]}]);
     assert!(refusal(&template, talk).contains("does not write all 2 of the tool calls of turn 2"));
     // As DeepSeek-V3: a call is written only where there is no content.
-    let template = TOOLS.replace("m.tool_calls or []", "((m.tool_calls or []) if m.content is none else [])");
-    let talk =
-        |content: &str| json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": content, "tool_calls": [call("f")]}]);
+    let template =
+        TOOLS.replace("m.tool_calls or []", "((m.tool_calls or []) if m.content is none else [])");
+    let talk = |content: &str| json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": content, "tool_calls": [call("f")]}]);
     assert!(refusal(&template, talk("words")).contains("does not write the tool calls of turn 2"));
     assert_eq!(json_runs(&template, talk("")), json_runs(TOOLS, talk("")));
 }

@@ -18,7 +18,8 @@ pub struct BpeParts {
     pub merges: Vec<String>,
     /// `tokenizer.ggml.pre`: `smollm`, `gpt-2`, `llama-bpe`, `qwen2` or `default`.
     pub pre: String,
-    /// Whether each token is a control token (`tokenizer.ggml.token_type` 3), which is matched before anything else.
+    /// Whether each token is a control token (`tokenizer.ggml.token_type` 3), which is matched
+    /// before anything else.
     pub special: Vec<bool>,
     /// `tokenizer.ggml.bos_token_id`.
     pub bos: Option<u32>,
@@ -50,7 +51,10 @@ impl BpeParts {
         let pre_tokenizer = pre::pre_tokenizer(&self.pre).map_err(refused)?.ok_or_else(|| {
             fault(
                 format!("the pre-tokenizer {:?} is not known", self.pre),
-                format!("known are {}; or use the model's tokenizer.json", pre::SUPPORTED.join(", ")),
+                format!(
+                    "known are {}; or use the model's tokenizer.json",
+                    pre::SUPPORTED.join(", ")
+                ),
             )
         })?;
 
@@ -62,7 +66,10 @@ impl BpeParts {
             ));
         }
         let mut model = BPE::builder()
-            .vocab_and_merges(vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+            .vocab_and_merges(
+                vocabulary.into_iter().collect::<tokenizers::models::bpe::Vocab>(),
+                merges,
+            )
             .ignore_merges(pre::whole_words_first(&self.pre));
         if let Some(unknown) = named(self.unk) {
             model = model.unk_token(unknown);
@@ -89,7 +96,12 @@ impl BpeParts {
             inner.with_post_processor(Some(before));
         }
 
-        let special = SpecialTokens { bos: named(self.bos), eos: named(self.eos), unk: named(self.unk), pad: named(self.pad) };
+        let special = SpecialTokens {
+            bos: named(self.bos),
+            eos: named(self.eos),
+            unk: named(self.unk),
+            pad: named(self.pad),
+        };
         Ok(Tokenizer::new(inner, special, self.fingerprint(), NAME.into()))
     }
 
@@ -98,9 +110,14 @@ impl BpeParts {
             return Err(fault("it has no tokens", "use a GGUF file with tokenizer.ggml.tokens"));
         }
         if self.special.len() != self.tokens.len() {
-            return Err(fault(format!("{} tokens have {} types", self.tokens.len(), self.special.len()), "give one type per token"));
+            return Err(fault(
+                format!("{} tokens have {} types", self.tokens.len(), self.special.len()),
+                "give one type per token",
+            ));
         }
-        for (key, id) in [("bos", self.bos), ("eos", self.eos), ("unknown", self.unk), ("padding", self.pad)] {
+        for (key, id) in
+            [("bos", self.bos), ("eos", self.eos), ("unknown", self.unk), ("padding", self.pad)]
+        {
             if let Some(id) = id.filter(|&id| id as usize >= self.tokens.len()) {
                 return Err(fault(
                     format!("the {key} token is {id}, but there are {} tokens", self.tokens.len()),
@@ -109,17 +126,26 @@ impl BpeParts {
             }
         }
         if self.add_bos && self.bos.is_none() {
-            return Err(fault("texts shall begin with a bos token, but it has none", "set add_bos to false"));
+            return Err(fault(
+                "texts shall begin with a bos token, but it has none",
+                "set add_bos to false",
+            ));
         }
         Ok(())
     }
 
     fn split_merges(&self) -> Result<Vec<(String, String)>> {
         let pair = |(index, merge): (usize, &String)| {
-            // A space inside a token is written as another character, so the one that is left separates.
+            // A space inside a token is written as another character, so the one that is left
+            // separates.
             match merge.split_once(' ') {
-                Some((left, right)) if !left.is_empty() && !right.is_empty() => Ok((left.into(), right.into())),
-                _ => Err(fault(format!("merge {index} is {merge:?}"), "a merge is two tokens with a space between")),
+                Some((left, right)) if !left.is_empty() && !right.is_empty() => {
+                    Ok((left.into(), right.into()))
+                }
+                _ => Err(fault(
+                    format!("merge {index} is {merge:?}"),
+                    "a merge is two tokens with a space between",
+                )),
             }
         };
         self.merges.iter().enumerate().map(pair).collect()
@@ -131,7 +157,10 @@ impl BpeParts {
         fingerprint.add_all(self.merges.iter());
         fingerprint.add(&self.pre);
         fingerprint.add(self.special.iter().map(|&special| u8::from(special)).collect::<Vec<_>>());
-        fingerprint.add(format!("{:?} {:?} {:?} {:?} {}", self.bos, self.eos, self.unk, self.pad, self.add_bos));
+        fingerprint.add(format!(
+            "{:?} {:?} {:?} {:?} {}",
+            self.bos, self.eos, self.unk, self.pad, self.add_bos
+        ));
         fingerprint.finish()
     }
 }

@@ -1,10 +1,13 @@
-//! The tokenizer classes of transformers 4.57.6, as far as they decide ids: the special tokens that each has where no
-//! file names any (the defaults of its `__init__`), and which class belongs to which `model_type` (`tokenization_auto.py`).
+//! The tokenizer classes of transformers 4.57.6, as far as they decide ids: the special tokens that
+//! each has where no file names any (the defaults of its `__init__`), and which class belongs to
+//! which `model_type` (`tokenization_auto.py`).
 
 use serde_json::Value;
 
-/// The special tokens of transformers, in its order: `bos`, `eos`, `unk`, `sep`, `pad`, `cls`, `mask`.
-pub(super) const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+/// The special tokens of transformers, in its order: `bos`, `eos`, `unk`, `sep`, `pad`, `cls`,
+/// `mask`.
+pub(super) const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// What a tokenizer class of transformers does beyond its files.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,7 +18,8 @@ pub(super) struct Class {
     defaults: [&'static str; 7],
 }
 
-/// A class that none of the known is: `PreTrainedTokenizerFast`, or one that comes as code with the model.
+/// A class that none of the known is: `PreTrainedTokenizerFast`, or one that comes as code with the
+/// model.
 const OTHER: Class = Class { name: "PreTrained", defaults: [""; 7] };
 
 #[rustfmt::skip]
@@ -122,10 +126,36 @@ const MODEL_TYPES: &[(&str, &[&str])] = &[
             "starcoder2",
         ],
     ),
-    ("GPTNeoX", &["falcon_mamba", "gpt_neox", "mamba", "mamba2", "mpt", "olmo", "olmo2", "olmoe", "rwkv", "stablelm", "xlstm"]),
+    (
+        "GPTNeoX",
+        &[
+            "falcon_mamba",
+            "gpt_neox",
+            "mamba",
+            "mamba2",
+            "mpt",
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "rwkv",
+            "stablelm",
+            "xlstm",
+        ],
+    ),
     (
         "Gemma",
-        &["gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "recurrent_gemma", "shieldgemma2", "siglip2", "t5gemma"],
+        &[
+            "gemma",
+            "gemma2",
+            "gemma3",
+            "gemma3_text",
+            "gemma3n",
+            "gemma3n_text",
+            "recurrent_gemma",
+            "shieldgemma2",
+            "siglip2",
+            "t5gemma",
+        ],
     ),
     ("LED", &["led"]),
     (
@@ -199,20 +229,45 @@ const MODEL_TYPES: &[(&str, &[&str])] = &[
     ("Reformer", &["reformer"]),
     ("RemBert", &["rembert"]),
     ("RoFormer", &["roformer"]),
-    ("Roberta", &["bridgetower", "clap", "data2vec-text", "ibert", "mega", "mra", "roberta", "roberta-prelayernorm"]),
+    (
+        "Roberta",
+        &[
+            "bridgetower",
+            "clap",
+            "data2vec-text",
+            "ibert",
+            "mega",
+            "mra",
+            "roberta",
+            "roberta-prelayernorm",
+        ],
+    ),
     ("Splinter", &["splinter"]),
     ("SqueezeBert", &["squeezebert"]),
-    ("T5", &["longt5", "musicgen", "musicgen_melody", "pix2struct", "switch_transformers", "t5", "umt5"]),
+    (
+        "T5",
+        &[
+            "longt5",
+            "musicgen",
+            "musicgen_melody",
+            "pix2struct",
+            "switch_transformers",
+            "t5",
+            "umt5",
+        ],
+    ),
     ("XGLM", &["xglm"]),
     ("XLMRoberta", &["kosmos-2", "metaclip_2", "xlm-roberta", "xlm-roberta-xl", "xmod"]),
     ("XLNet", &["xlnet"]),
 ];
 
 impl Class {
-    /// The class that `AutoTokenizer` opens: that of `tokenizer_config.json`, else that of `config.json`, else the one of
-    /// its `model_type`.
+    /// The class that `AutoTokenizer` opens: that of `tokenizer_config.json`, else that of
+    /// `config.json`, else the one of its `model_type`.
     pub(super) fn new(tokenizer_config: &Value, model_config: &Value) -> Self {
-        let named = [tokenizer_config, model_config].into_iter().find_map(|table| table["tokenizer_class"].as_str());
+        let named = [tokenizer_config, model_config]
+            .into_iter()
+            .find_map(|table| table["tokenizer_class"].as_str());
         let name = match named {
             Some(class) => class.trim_end_matches("Fast").trim_end_matches("Tokenizer"),
             None => model_config["model_type"].as_str().map_or("", of_model_type),
@@ -221,7 +276,10 @@ impl Class {
     }
 
     fn named(name: &str) -> Self {
-        DEFAULTS.iter().find(|(known, _)| *known == name).map_or(OTHER, |&(name, defaults)| Self { name, defaults })
+        DEFAULTS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map_or(OTHER, |&(name, defaults)| Self { name, defaults })
     }
 
     /// The class that opens a SentencePiece model or a `tekken.json` on its own.
@@ -234,7 +292,8 @@ impl Class {
         self.name == OTHER.name
     }
 
-    /// Whether `add_prefix_space` has it made from its SentencePiece model, whatever `tokenizer.json` says.
+    /// Whether `add_prefix_space` has it made from its SentencePiece model, whatever
+    /// `tokenizer.json` says.
     pub(super) fn converts_for_prefix(&self) -> bool {
         ["Llama", "T5", "MT5"].contains(&self.name)
     }
@@ -244,8 +303,9 @@ impl Class {
         Some(self.defaults[role]).filter(|token| !token.is_empty())
     }
 
-    /// Whether `add_bos_token` and `add_eos_token` decide the tokens around a text, whatever `tokenizer.json` says
-    /// (`update_post_processor`), and what `add_bos_token` is where it is not given.
+    /// Whether `add_bos_token` and `add_eos_token` decide the tokens around a text, whatever
+    /// `tokenizer.json` says (`update_post_processor`), and what `add_bos_token` is where it is not
+    /// given.
     pub(super) fn adds_bos(&self) -> Option<bool> {
         match self.name {
             "Llama" | "CodeLlama" | "Gemma" | "Cohere" => Some(true),
@@ -254,16 +314,31 @@ impl Class {
         }
     }
 
-    /// Whether `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` are written into the normalizer.
+    /// Whether `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` are written into the
+    /// normalizer.
     pub(super) fn sets_bert_normalizer(&self) -> bool {
-        ["Bert", "ConvBert", "DistilBert", "Electra", "Funnel", "MobileBert", "MPNet", "RoFormer", "Splinter", "SqueezeBert"]
-            .contains(&self.name)
+        [
+            "Bert",
+            "ConvBert",
+            "DistilBert",
+            "Electra",
+            "Funnel",
+            "MobileBert",
+            "MPNet",
+            "RoFormer",
+            "Splinter",
+            "SqueezeBert",
+        ]
+        .contains(&self.name)
     }
 
-    /// Additional special tokens that a class brings: the sentinels of T5, the infilling of Code Llama.
+    /// Additional special tokens that a class brings: the sentinels of T5, the infilling of Code
+    /// Llama.
     pub(super) fn additional(&self, config: &Value) -> Vec<String> {
         match self.name {
-            "T5" | "MT5" => (0..config["extra_ids"].as_u64().unwrap_or(100)).map(|i| format!("<extra_id_{i}>")).collect(),
+            "T5" | "MT5" => (0..config["extra_ids"].as_u64().unwrap_or(100))
+                .map(|i| format!("<extra_id_{i}>"))
+                .collect(),
             "CodeLlama" => ["▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>"].map(str::to_owned).to_vec(),
             _ => Vec::new(),
         }

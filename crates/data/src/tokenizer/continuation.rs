@@ -1,12 +1,16 @@
-//! A text that continues another one, in tokenizers that begin each text with a space that nobody wrote.
+//! A text that continues another one, in tokenizers that begin each text with a space that nobody
+//! wrote.
 
 use serde_json::{Value, json};
-use tokenizers::{Model, NormalizerWrapper, OffsetType, PreTokenizer, PreTokenizerWrapper, Tokenizer as Inner};
+use tokenizers::{
+    Model, NormalizerWrapper, OffsetType, PreTokenizer, PreTokenizerWrapper, Tokenizer as Inner,
+};
 
 /// The steps before the model, without the space.
 ///
-/// Three of them write it: the normalizer `Prepend` (Llama 2, Mistral), the pre-tokenizer `Metaspace` whose `prepend_scheme` is not `never`
-/// (T5, later Llamas), and `ByteLevel` with `add_prefix_space`.
+/// Three of them write it: the normalizer `Prepend` (Llama 2, Mistral), the pre-tokenizer
+/// `Metaspace` whose `prepend_scheme` is not `never` (T5, later Llamas), and `ByteLevel` with
+/// `add_prefix_space`.
 #[derive(Clone, Debug)]
 pub(super) struct Continuation {
     normalizer: Option<NormalizerWrapper>,
@@ -23,12 +27,16 @@ impl Continuation {
         if (&normalizer, &pre_tokenizer) == (&before.0, &before.1) {
             return None;
         }
-        Some(Self { normalizer: serde_json::from_value(normalizer).ok()?, pre_tokenizer: serde_json::from_value(pre_tokenizer).ok()? })
+        Some(Self {
+            normalizer: serde_json::from_value(normalizer).ok()?,
+            pre_tokenizer: serde_json::from_value(pre_tokenizer).ok()?,
+        })
     }
 
     /// What `tokenizers` does (`TokenizerImpl::encode`) with these steps in place of its own.
     pub(super) fn encode(&self, inner: &Inner, text: &str) -> tokenizers::Result<Vec<u32>> {
-        let mut pieces = inner.get_added_vocabulary().extract_and_normalize(self.normalizer.as_ref(), text);
+        let mut pieces =
+            inner.get_added_vocabulary().extract_and_normalize(self.normalizer.as_ref(), text);
         if let Some(pre_tokenizer) = &self.pre_tokenizer {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
         }
@@ -51,7 +59,9 @@ fn without_prefix(pre_tokenizer: &mut Value) {
         Some("Metaspace") => pre_tokenizer["prepend_scheme"] = "never".into(),
         Some("ByteLevel") => pre_tokenizer["add_prefix_space"] = false.into(),
         Some("Sequence") => {
-            if let Some(parts) = pre_tokenizer.get_mut("pretokenizers").and_then(Value::as_array_mut) {
+            if let Some(parts) =
+                pre_tokenizer.get_mut("pretokenizers").and_then(Value::as_array_mut)
+            {
                 parts.iter_mut().for_each(without_prefix);
             }
         }
@@ -68,12 +78,20 @@ pub(super) mod tests {
     use super::*;
 
     /// A BPE of SentencePiece's kind: letters, spaces, and every byte for what else there is.
-    pub(super) fn sentencepiece(normalizer: Value, pre_tokenizer: Value, strips: bool) -> Tokenizer {
+    pub(super) fn sentencepiece(
+        normalizer: Value,
+        pre_tokenizer: Value,
+        strips: bool,
+    ) -> Tokenizer {
         let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
         tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
-        tokens.extend(["▁", "a", "b", "日", "▁a", "▁▁", "ab", "▁ab", "▁▁▁", "a▁", "b>"].map(str::to_owned));
-        let merges = json!([["a", "b"], ["▁", "ab"], ["▁", "a"], ["▁", "▁"], ["▁▁", "▁"], ["a", "▁"]]);
-        let vocabulary: serde_json::Map<String, Value> = tokens.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
+        tokens.extend(
+            ["▁", "a", "b", "日", "▁a", "▁▁", "ab", "▁ab", "▁▁▁", "a▁", "b>"].map(str::to_owned),
+        );
+        let merges =
+            json!([["a", "b"], ["▁", "ab"], ["▁", "a"], ["▁", "▁"], ["▁▁", "▁"], ["a", "▁"]]);
+        let vocabulary: serde_json::Map<String, Value> =
+            tokens.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
         let mut decoders = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
             json!({"type": "ByteFallback"}),
@@ -100,17 +118,29 @@ pub(super) mod tests {
     }
 
     fn prepend() -> Tokenizer {
-        let (prepend, replace) =
-            (json!({"type": "Prepend", "prepend": "▁"}), json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}));
-        sentencepiece(json!({"type": "Sequence", "normalizers": [prepend, replace]}), Value::Null, true)
+        let (prepend, replace) = (
+            json!({"type": "Prepend", "prepend": "▁"}),
+            json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
+        );
+        sentencepiece(
+            json!({"type": "Sequence", "normalizers": [prepend, replace]}),
+            Value::Null,
+            true,
+        )
     }
 
     fn all() -> Vec<Tokenizer> {
         let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
         let mut all = vec![prepend(), sentencepiece(replace, Value::Null, false), bytes_only()];
-        all.extend(["first", "always", "never"].into_iter().flat_map(|scheme| [metaspace(scheme, true), metaspace(scheme, false)]));
+        all.extend(
+            ["first", "always", "never"]
+                .into_iter()
+                .flat_map(|scheme| [metaspace(scheme, true), metaspace(scheme, false)]),
+        );
         let mut inner = bytes_only().inner;
-        inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(true, true, true)));
+        inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(
+            true, true, true,
+        )));
         all.push(Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new()));
         all
     }
@@ -133,7 +163,9 @@ pub(super) mod tests {
             assert_eq!(tokenizer.encode_continuation("ab", 9).unwrap(), [token("ab")]);
             assert_eq!(tokenizer.encode_continuation(" ab", 9).unwrap(), [token("▁ab")]);
         }
-        assert!(metaspace("never", true).continuation.is_none() && bytes_only().continuation.is_none());
+        assert!(
+            metaspace("never", true).continuation.is_none() && bytes_only().continuation.is_none()
+        );
     }
 
     #[test]

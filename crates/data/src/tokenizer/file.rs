@@ -1,4 +1,5 @@
-//! Reading the files of a tokenizer: each is what its name says, or the message says what it is instead.
+//! Reading the files of a tokenizer: each is what its name says, or the message says what it is
+//! instead.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -10,7 +11,8 @@ use crate::error::{Error, Result};
 /// The bytes of a file; `None` where there is none.
 ///
 /// # Errors
-/// If it cannot be read, is no regular file, or is a Git LFS pointer or a web page in the place of one.
+/// If it cannot be read, is no regular file, or is a Git LFS pointer or a web page in the place of
+/// one.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match files::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -51,7 +53,10 @@ mod tests {
 
     #[test]
     fn says_what_a_file_is_instead() {
-        assert!(message(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n").contains("git lfs pull"));
+        assert!(
+            message(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+                .contains("git lfs pull")
+        );
         assert!(message(b"\n<!DOCTYPE html><html>").contains("web page"));
         assert!(message(b"<HTML>").contains("web page"));
         assert!(message(b"{\"a\": ").contains("broken JSON"));

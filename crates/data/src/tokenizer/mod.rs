@@ -33,13 +33,14 @@ use crate::fingerprint::Fingerprint;
 pub struct Encoded {
     /// Token ids, `[tokens]`.
     pub ids: Vec<u32>,
-    /// First byte and the byte after the last, `[tokens]`. The tokens of a character that was split all carry the
-    /// whole character; a token that was added (bos) carries `(0, 0)`.
+    /// First byte and the byte after the last, `[tokens]`. The tokens of a character that was split
+    /// all carry the whole character; a token that was added (bos) carries `(0, 0)`.
     pub offsets: Vec<(usize, usize)>,
 }
 
 impl Encoded {
-    /// Gives bytes that a normalizer took away, as the accent that it joined with a letter, to the token before them.
+    /// Gives bytes that a normalizer took away, as the accent that it joined with a letter, to the
+    /// token before them.
     fn close_gaps(&mut self, text: &str) {
         let mut next = text.len();
         for (start, end) in self.offsets.iter_mut().rev().filter(|(start, end)| start < end) {
@@ -64,7 +65,8 @@ const STOP_TOKENS: [&str; 11] = [
     "<|eom_id|>",
 ];
 
-/// A model's tokenizer: Hugging Face's `tokenizers` behind the few questions that training and generation ask.
+/// A model's tokenizer: Hugging Face's `tokenizers` behind the few questions that training and
+/// generation ask.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: Inner,
@@ -85,10 +87,12 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer in a model's directory as `AutoTokenizer.from_pretrained` of transformers 4.57.6 does; `None` where there is none.
+    /// Opens the tokenizer in a model's directory as `AutoTokenizer.from_pretrained` of
+    /// transformers 4.57.6 does; `None` where there is none.
     ///
-    /// The special tokens come from `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, else from the tokenizer's class;
-    /// and where none of these names an end of text, from `eos_token_id` of `generation_config.json` or `config.json`.
+    /// The special tokens come from `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `added_tokens.json`, else from the tokenizer's class; and where none of these names an end
+    /// of text, from `eos_token_id` of `generation_config.json` or `config.json`.
     ///
     /// # Errors
     /// If a file cannot be read, is not of its format, or is of a kind that is not read.
@@ -96,7 +100,8 @@ impl Tokenizer {
         open::open_folder(folder)
     }
 
-    /// Opens a `tokenizer.json` with the files next to it, as [`Tokenizer::from_model_dir`] does; or a directory that has one.
+    /// Opens a `tokenizer.json` with the files next to it, as [`Tokenizer::from_model_dir`] does;
+    /// or a directory that has one.
     ///
     /// # Errors
     /// If a file cannot be read, or is not of that format.
@@ -104,12 +109,15 @@ impl Tokenizer {
         open::open_file(path)
     }
 
-    /// Takes from a model what the tokenizer's own files leave open: the token that ends a text and, where they name no special token at all, the
-    /// one that begins it. All of `eos` end generation. An id that is no added token here belongs to another vocabulary, and is passed over.
+    /// Takes from a model what the tokenizer's own files leave open: the token that ends a text
+    /// and, where they name no special token at all, the one that begins it. All of `eos` end
+    /// generation. An id that is no added token here belongs to another vocabulary, and is passed
+    /// over.
     #[must_use]
     pub fn with_model_ids(mut self, bos: Option<u32>, eos: &[u32]) -> Self {
         let known = |id: &u32| self.added.contains(id);
-        let (bos, eos): (Option<u32>, Vec<u32>) = (bos.filter(known), eos.iter().copied().filter(known).collect());
+        let (bos, eos): (Option<u32>, Vec<u32>) =
+            (bos.filter(known), eos.iter().copied().filter(known).collect());
         self.complete(bos, &eos);
         self
     }
@@ -167,16 +175,30 @@ impl Tokenizer {
     fn new(inner: Inner, named: SpecialTokens, fingerprint: String, name: String) -> Self {
         let decoder = inner.get_added_tokens_decoder();
         let added = decoder.keys().copied().collect();
-        let special = decoder.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let special =
+            decoder.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let words = Words::new(&inner).map(Arc::new);
         let id = |text: &Option<String>| inner.token_to_id(text.as_deref()?);
         let (bos, eos, pad) = (id(&named.bos), id(&named.eos), id(&named.pad));
         let continuation = Continuation::new(&inner);
-        Self { inner, words, continuation, named, bos, eos, pad, stops: BTreeSet::new(), added, special, fingerprint, name }
+        Self {
+            inner,
+            words,
+            continuation,
+            named,
+            bos,
+            eos,
+            pad,
+            stops: BTreeSet::new(),
+            added,
+            special,
+            fingerprint,
+            name,
+        }
     }
 
-    /// Token ids of `text`. `add_special` adds what the tokenizer puts around a text (bos); leave it out for text that
-    /// a chat template has rendered, which brings its own.
+    /// Token ids of `text`. `add_special` adds what the tokenizer puts around a text (bos); leave
+    /// it out for text that a chat template has rendered, which brings its own.
     ///
     /// # Errors
     /// If the tokenizer has no token for a part of the text.
@@ -192,10 +214,18 @@ impl Tokenizer {
         self.encode_up_to(text, add_special, usize::MAX)
     }
 
-    /// The same, of which only the first `limit` tokens are wanted: a long text need not be tokenised to its end. There may be more.
-    pub(crate) fn encode_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Encoded> {
+    /// The same, of which only the first `limit` tokens are wanted: a long text need not be
+    /// tokenised to its end. There may be more.
+    pub(crate) fn encode_up_to(
+        &self,
+        text: &str,
+        add_special: bool,
+        limit: usize,
+    ) -> Result<Encoded> {
         let encoded = match &self.words {
-            Some(words) if words.takes(text) => words.encode(&self.inner, text, begins(add_special), limit),
+            Some(words) if words.takes(text) => {
+                words.encode(&self.inner, text, begins(add_special), limit)
+            }
             // A text in one piece: what follows may change how its beginning is normalized or cut.
             _ => self.encode_whole(text, add_special),
         };
@@ -203,16 +233,25 @@ impl Tokenizer {
     }
 
     /// The ids alone, of which only the first `limit` are wanted. There may be more.
-    pub(crate) fn ids_up_to(&self, text: &str, add_special: bool, limit: usize) -> Result<Vec<u32>> {
+    pub(crate) fn ids_up_to(
+        &self,
+        text: &str,
+        add_special: bool,
+        limit: usize,
+    ) -> Result<Vec<u32>> {
         let ids = match &self.words {
-            Some(words) if words.takes(text) => words.ids(&self.inner, text, begins(add_special), limit),
+            Some(words) if words.takes(text) => {
+                words.ids(&self.inner, text, begins(add_special), limit)
+            }
             _ => self.encode_whole(text, add_special).map(|encoded| encoded.ids),
         };
         ids.map_err(|error| self.cannot_encode(error))
     }
 
-    /// Token ids of a text that continues another one: without what stands around a text, and without the space that a tokenizer of SentencePiece's
-    /// kind puts before it, so that prompt and continuation decode to one text. If there are more than `limit`, more than these need not be there.
+    /// Token ids of a text that continues another one: without what stands around a text, and
+    /// without the space that a tokenizer of SentencePiece's kind puts before it, so that prompt
+    /// and continuation decode to one text. If there are more than `limit`, more than these need
+    /// not be there.
     ///
     /// A continuation of nothing is a text: use [`Tokenizer::encode`].
     ///
@@ -221,7 +260,9 @@ impl Tokenizer {
     pub fn encode_continuation(&self, text: &str, limit: usize) -> Result<Vec<u32>> {
         let ids = match (&self.continuation, &self.words) {
             (None, _) => return self.ids_up_to(text, false, limit),
-            (Some(_), Some(words)) if words.takes(text) => words.ids(&self.inner, text, Begins::Continuing, limit),
+            (Some(_), Some(words)) if words.takes(text) => {
+                words.ids(&self.inner, text, Begins::Continuing, limit)
+            }
             (Some(continuation), _) => continuation.encode(&self.inner, text),
         };
         ids.map_err(|error| self.cannot_encode(error))
@@ -229,7 +270,8 @@ impl Tokenizer {
 
     fn encode_whole(&self, text: &str, add_special: bool) -> tokenizers::Result<Encoded> {
         let encoding = self.inner.encode(text, add_special)?;
-        let mut encoded = Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
+        let mut encoded =
+            Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() };
         encoded.close_gaps(text);
         Ok(encoded)
     }
@@ -272,26 +314,32 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The token that ends a text, or for a chat model a turn. `None` where no file names one: what is trained then ends with nothing.
+    /// The token that ends a text, or for a chat model a turn. `None` where no file names one: what
+    /// is trained then ends with nothing.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.eos
     }
 
-    /// The token to fill rows with; the eos token or 0 where there is none, which changes nothing: padding is neither
-    /// a target nor seen by the tokens before it.
+    /// The token to fill rows with; the eos token or 0 where there is none, which changes nothing:
+    /// padding is neither a target nor seen by the tokens before it.
     pub fn pad_token_id(&self) -> u32 {
         self.pad.or(self.eos).unwrap_or(0)
     }
 
-    /// Tokens at which generation ends: the eos token, those of `generation_config.json` and `config.json`, and the special tokens that end a
-    /// turn or a text in the model families in use (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, …). Sorted.
+    /// Tokens at which generation ends: the eos token, those of `generation_config.json` and
+    /// `config.json`, and the special tokens that end a turn or a text in the model families in use
+    /// (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, …). Sorted.
     pub fn stop_token_ids(&self) -> Vec<u32> {
-        let known = STOP_TOKENS.iter().filter_map(|token| self.token_to_id(token)).filter(|&id| self.is_special(id));
+        let known = STOP_TOKENS
+            .iter()
+            .filter_map(|token| self.token_to_id(token))
+            .filter(|&id| self.is_special(id));
         let ids: BTreeSet<u32> = known.chain(self.eos).chain(self.stops.iter().copied()).collect();
         ids.into_iter().collect()
     }
 
-    /// Whether an id is an added token, special or not: one that is matched in a text before anything else.
+    /// Whether an id is an added token, special or not: one that is matched in a text before
+    /// anything else.
     pub fn is_added(&self, id: u32) -> bool {
         self.added.contains(&id)
     }

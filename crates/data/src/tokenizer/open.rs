@@ -15,11 +15,20 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 
 /// Files that hold a vocabulary, the most telling first.
-const NAMES: [&str; 6] = ["tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json", "tiktoken.model"];
+const NAMES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "tiktoken.model",
+];
 
 /// Vocabularies that are not read.
-const UNREAD: [(&str, &str); 2] =
-    [("vocab.json", "it is half of a BPE in two files (vocab.json and merges.txt)"), ("vocab.txt", "it is a WordPiece vocabulary")];
+const UNREAD: [(&str, &str); 2] = [
+    ("vocab.json", "it is half of a BPE in two files (vocab.json and merges.txt)"),
+    ("vocab.txt", "it is a WordPiece vocabulary"),
+];
 
 /// The tokenizer in a model's folder; `None` where it has none.
 pub(super) fn open_folder(folder: &Path) -> Result<Option<Tokenizer>> {
@@ -27,7 +36,11 @@ pub(super) fn open_folder(folder: &Path) -> Result<Option<Tokenizer>> {
     if let Some(path) = named.or_else(|| with_other_name(folder)) {
         return open(&path, folder).map(Some);
     }
-    match UNREAD.iter().map(|(name, what)| (folder.join(name), *what)).find(|(path, _)| path.exists()) {
+    match UNREAD
+        .iter()
+        .map(|(name, what)| (folder.join(name), *what))
+        .find(|(path, _)| path.exists())
+    {
         Some((path, what)) => Err(Error::file(&path, what, conversion(folder))),
         None => Ok(None),
     }
@@ -35,9 +48,13 @@ pub(super) fn open_folder(folder: &Path) -> Result<Option<Tokenizer>> {
 
 /// `qwen.tiktoken`, and Mistral's `tokenizer.model.v3`.
 fn with_other_name(folder: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_one =
-        |name: &str| name.ends_with(".tiktoken") || name.contains(".model.v") || (name.starts_with("tekken") && name.ends_with(".json"));
+    let entries =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_one = |name: &str| {
+        name.ends_with(".tiktoken")
+            || name.contains(".model.v")
+            || (name.starts_with("tekken") && name.ends_with(".json"))
+    };
     entries.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_one)).min()
 }
 
@@ -52,7 +69,9 @@ fn conversion(folder: &Path) -> String {
 /// The tokenizer whose vocabulary is this file; the other files are looked for next to it.
 pub(super) fn open_file(path: &Path) -> Result<Tokenizer> {
     if path.is_dir() {
-        let none = || Error::file(path, "the directory has no tokenizer", "name one with a tokenizer.json");
+        let none = || {
+            Error::file(path, "the directory has no tokenizer", "name one with a tokenizer.json")
+        };
         return open_folder(path)?.ok_or_else(none);
     }
     open(path, path.parent().unwrap_or(Path::new("")))
@@ -60,24 +79,31 @@ pub(super) fn open_file(path: &Path) -> Result<Tokenizer> {
 
 fn open(path: &Path, folder: &Path) -> Result<Tokenizer> {
     let table = |file: &str| read_table(&folder.join(file));
-    let mut files =
-        Files { config: table("tokenizer_config.json")?, map: table("special_tokens_map.json")?, added: table("added_tokens.json")? };
+    let mut files = Files {
+        config: table("tokenizer_config.json")?,
+        map: table("special_tokens_map.json")?,
+        added: table("added_tokens.json")?,
+    };
     let (model, generation) = (table("config.json")?, table("generation_config.json")?);
     let mut class = Class::new(&files.config, &model);
     let path = source(path, folder, &class, &files.config);
     let name = path.display().to_string();
 
-    let bytes = read(&path)?.ok_or_else(|| Error::io("open", &path)(std::io::ErrorKind::NotFound.into()))?;
+    let bytes = read(&path)?
+        .ok_or_else(|| Error::io("open", &path)(std::io::ErrorKind::NotFound.into()))?;
     let mut inner = vocabulary(&path, &bytes, &mut class, &files, folder)?;
     without_length(&mut inner, &name, &mut files, &class)?;
     parts::bert_normalizer(&mut inner, &class, &files.config);
     parts::prefix_space(&mut inner, &class, &files.config);
-    inner.set_encode_special_tokens(files.config["split_special_tokens"].as_bool().unwrap_or(false));
+    inner
+        .set_encode_special_tokens(files.config["split_special_tokens"].as_bool().unwrap_or(false));
     let special = apply(&mut inner, &class, &files);
-    parts::surround(&mut inner, &class, &files.config, &special).map_err(|problem| Error::Tokenizer {
-        name: name.clone(),
-        problem,
-        remedy: "name the token in tokenizer_config.json, or set the key to false".into(),
+    parts::surround(&mut inner, &class, &files.config, &special).map_err(|problem| {
+        Error::Tokenizer {
+            name: name.clone(),
+            problem,
+            remedy: "name the token in tokenizer_config.json, or set the key to false".into(),
+        }
     })?;
     parts::whole_offsets(&mut inner);
 
@@ -102,7 +128,8 @@ fn source(path: &Path, folder: &Path, class: &Class, config: &Value) -> PathBuf 
     path.to_owned()
 }
 
-/// What `generation_config.json`, else `config.json` of a model's folder says: the id that begins a text, and those that end one.
+/// What `generation_config.json`, else `config.json` of a model's folder says: the id that begins a
+/// text, and those that end one.
 pub(super) fn ids_of_folder(folder: &Path) -> Result<(Option<u32>, Vec<u32>)> {
     let table = |file: &str| read_table(&folder.join(file));
     Ok(model_ids(&table("generation_config.json")?, &table("config.json")?))
@@ -114,9 +141,15 @@ fn model_ids(generation: &Value, model: &Value) -> (Option<u32>, Vec<u32>) {
     (bos, tables.iter().flat_map(|table| ids(&table["eos_token_id"])).collect())
 }
 
-/// The tokenizer of the one file, whatever its format. A SentencePiece model of Llama's kind and a `tekken.json` that come without the name of
-/// their class have that of Llama.
-fn vocabulary(path: &Path, bytes: &[u8], class: &mut Class, files: &Files, folder: &Path) -> Result<Inner> {
+/// The tokenizer of the one file, whatever its format. A SentencePiece model of Llama's kind and a
+/// `tekken.json` that come without the name of their class have that of Llama.
+fn vocabulary(
+    path: &Path,
+    bytes: &[u8],
+    class: &mut Class,
+    files: &Files,
+    folder: &Path,
+) -> Result<Inner> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let refused = |problem: String| Error::file(path, problem, conversion(folder));
     if name.ends_with(".json") {
@@ -131,7 +164,8 @@ fn vocabulary(path: &Path, bytes: &[u8], class: &mut Class, files: &Files, folde
         return tiktoken::from_ranks(bytes, &name, class, special::listed(files)).map_err(refused);
     }
     let proto = ModelProto::decode(bytes).map_err(|error| {
-        let problem = format!("it is neither a SentencePiece model nor a tiktoken vocabulary ({error})");
+        let problem =
+            format!("it is neither a SentencePiece model nor a tiktoken vocabulary ({error})");
         Error::file(path, problem, "give the file that came with the model")
     })?;
     let inner = sentencepiece::convert(&proto, class, &files.config).map_err(refused)?;
@@ -149,8 +183,8 @@ fn json(bytes: &[u8], name: &str) -> Result<Inner> {
     })
 }
 
-/// Length and padding are this crate's business; a file may bring settings of its own. Of these, the pad token counts where
-/// nothing else names one.
+/// Length and padding are this crate's business; a file may bring settings of its own. Of these,
+/// the pad token counts where nothing else names one.
 fn without_length(inner: &mut Inner, name: &str, files: &mut Files, class: &Class) -> Result<()> {
     if let (Some(padding), Some(config)) = (inner.get_padding(), files.config.as_object_mut())
         && class.default(4).is_none()
@@ -170,7 +204,11 @@ fn without_length(inner: &mut Inner, name: &str, files: &mut Files, class: &Clas
 fn describe(inner: &Inner, special: &SpecialTokens) -> String {
     let mut added: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
     added.sort_by_key(|&(id, _)| id);
-    let parts = serde_json::json!([inner.get_normalizer(), inner.get_pre_tokenizer(), inner.get_post_processor()]);
+    let parts = serde_json::json!([
+        inner.get_normalizer(),
+        inner.get_pre_tokenizer(),
+        inner.get_post_processor()
+    ]);
     format!("{special:?} {added:?} {parts} {}", inner.get_encode_special_tokens())
 }
 

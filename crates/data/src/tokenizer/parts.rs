@@ -1,5 +1,5 @@
-//! What transformers changes in the parts of a `tokenizer.json` when it opens one (the `__init__` of the fast
-//! tokenizers, 4.57.6), and what this crate changes for its own purposes.
+//! What transformers changes in the parts of a `tokenizer.json` when it opens one (the `__init__`
+//! of the fast tokenizers, 4.57.6), and what this crate changes for its own purposes.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,22 +14,36 @@ use super::class::Class;
 ///
 /// # Errors
 /// A message, if `tokenizer_config.json` asks for a token that it does not name.
-pub(super) fn surround(inner: &mut Inner, class: &Class, config: &Value, special: &SpecialTokens) -> Result<(), String> {
+pub(super) fn surround(
+    inner: &mut Inner,
+    class: &Class,
+    config: &Value,
+    special: &SpecialTokens,
+) -> Result<(), String> {
     let Some(default) = class.adds_bos() else { return Ok(()) };
-    let wanted = |key: &str, default: bool| config.get(key).map_or(default, |value| value.as_bool().unwrap_or(false));
+    let wanted = |key: &str, default: bool| {
+        config.get(key).map_or(default, |value| value.as_bool().unwrap_or(false))
+    };
     let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
     let mut tokens = serde_json::Map::new();
-    for (key, default, token, place) in [("add_bos_token", default, &special.bos, 0), ("add_eos_token", false, &special.eos, 1)] {
+    for (key, default, token, place) in
+        [("add_bos_token", default, &special.bos, 0), ("add_eos_token", false, &special.eos, 1)]
+    {
         if !wanted(key, default) {
             continue;
         }
         let known = token.as_ref().and_then(|text| Some((text, inner.token_to_id(text)?)));
         match known {
             Some((text, id)) => {
-                single.insert(if place == 0 { 0 } else { single.len() }, json!({ "SpecialToken": { "id": text, "type_id": 0 } }));
+                single.insert(
+                    if place == 0 { 0 } else { single.len() },
+                    json!({ "SpecialToken": { "id": text, "type_id": 0 } }),
+                );
                 tokens.insert(text.clone(), json!({ "id": text, "ids": [id], "tokens": [text] }));
             }
-            None if config.get(key).is_some() => return Err(format!("{key} is true, but {} is not given", &key[4..])),
+            None if config.get(key).is_some() => {
+                return Err(format!("{key} is true, but {} is not given", &key[4..]));
+            }
             None => {}
         }
     }
@@ -67,7 +81,9 @@ pub(super) fn prefix_space(inner: &mut Inner, class: &Class, config: &Value) {
 
 /// `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of BERT's relatives.
 pub(super) fn bert_normalizer(inner: &mut Inner, class: &Class, config: &Value) {
-    let Some(normalizer) = inner.get_normalizer().filter(|_| class.sets_bert_normalizer()) else { return };
+    let Some(normalizer) = inner.get_normalizer().filter(|_| class.sets_bert_normalizer()) else {
+        return;
+    };
     let changed = changed::<NormalizerWrapper>(normalizer, |part| {
         if part["type"] != "BertNormalizer" {
             return;
@@ -75,7 +91,8 @@ pub(super) fn bert_normalizer(inner: &mut Inner, class: &Class, config: &Value) 
         part["lowercase"] = config.get("do_lower_case").cloned().unwrap_or(true.into());
         part["strip_accents"] = config.get("strip_accents").cloned().unwrap_or(Value::Null);
         if !["MPNet", "Splinter"].contains(&class.name) {
-            part["handle_chinese_chars"] = config.get("tokenize_chinese_chars").cloned().unwrap_or(true.into());
+            part["handle_chinese_chars"] =
+                config.get("tokenize_chinese_chars").cloned().unwrap_or(true.into());
         }
     });
     if let Some(changed) = changed {
@@ -83,17 +100,23 @@ pub(super) fn bert_normalizer(inner: &mut Inner, class: &Class, config: &Value) 
     }
 }
 
-/// Lets each token keep the bytes it stands for. `trim_offsets` would take white space from them, and leave a token that is
-/// nothing else with none: which tokens are trained is told by these bytes. Ids are the same.
+/// Lets each token keep the bytes it stands for. `trim_offsets` would take white space from them,
+/// and leave a token that is nothing else with none: which tokens are trained is told by these
+/// bytes. Ids are the same.
 pub(super) fn whole_offsets(inner: &mut Inner) {
     let Some(processor) = inner.get_post_processor() else { return };
-    if let Some(changed) = changed::<PostProcessorWrapper>(processor, |part| set_everywhere(part, "trim_offsets", false)) {
+    if let Some(changed) = changed::<PostProcessorWrapper>(processor, |part| {
+        set_everywhere(part, "trim_offsets", false)
+    }) {
         inner.with_post_processor(Some(changed));
     }
 }
 
 /// A part after `change` to its JSON; `None` if that changes nothing.
-pub(super) fn changed<T: Serialize + DeserializeOwned>(part: &T, change: impl FnOnce(&mut Value)) -> Option<T> {
+pub(super) fn changed<T: Serialize + DeserializeOwned>(
+    part: &T,
+    change: impl FnOnce(&mut Value),
+) -> Option<T> {
     let before = serde_json::to_value(part).ok()?;
     let mut after = before.clone();
     change(&mut after);
@@ -111,7 +134,9 @@ fn set_everywhere(part: &mut Value, key: &str, value: bool) {
                 }
             }
         }
-        Value::Array(several) => several.iter_mut().for_each(|inner| set_everywhere(inner, key, value)),
+        Value::Array(several) => {
+            several.iter_mut().for_each(|inner| set_everywhere(inner, key, value))
+        }
         _ => {}
     }
 }

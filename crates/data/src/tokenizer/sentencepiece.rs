@@ -1,4 +1,5 @@
-//! SentencePiece models (`tokenizer.model`) as transformers 4.57.6 converts them (`convert_slow_tokenizer.py`).
+//! SentencePiece models (`tokenizer.model`) as transformers 4.57.6 converts them
+//! (`convert_slow_tokenizer.py`).
 
 use std::collections::HashMap;
 
@@ -83,7 +84,8 @@ pub(super) fn convert(proto: &ModelProto, class: &Class, config: &Value) -> Resu
         "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": decoder, "model": model,
     });
     let mut inner = Inner::from_bytes(whole.to_string()).map_err(|error| error.to_string())?;
-    let added: Vec<AddedToken> = proto.pieces.iter().filter_map(|piece| added(piece, converter)).collect();
+    let added: Vec<AddedToken> =
+        proto.pieces.iter().filter_map(|piece| added(piece, converter)).collect();
     inner.add_tokens(&added);
     if converter == Converter::T5
         && let Some(end) = inner.token_to_id("</s>")
@@ -94,7 +96,9 @@ pub(super) fn convert(proto: &ModelProto, class: &Class, config: &Value) -> Resu
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {"</s>": {"id": "</s>", "ids": [end], "tokens": ["</s>"]}},
         });
-        inner.with_post_processor(serde_json::from_value::<tokenizers::PostProcessorWrapper>(processor).ok());
+        inner.with_post_processor(
+            serde_json::from_value::<tokenizers::PostProcessorWrapper>(processor).ok(),
+        );
     }
     Ok(inner)
 }
@@ -118,7 +122,8 @@ fn converter(proto: &ModelProto, class: &Class) -> Result<Converter, String> {
     let trainer = proto.trainer.clone().unwrap_or_default();
     let normalizer = proto.normalizer.clone().unwrap_or_default();
     let flag = |flag: Option<bool>| flag.unwrap_or(true);
-    let (prefix, trims) = (flag(normalizer.add_dummy_prefix), flag(normalizer.remove_extra_whitespaces));
+    let (prefix, trims) =
+        (flag(normalizer.add_dummy_prefix), flag(normalizer.remove_extra_whitespaces));
     match proto.model_type() {
         1 | 2 => {}
         3 => return Err("it is a SentencePiece model of whole words".into()),
@@ -133,16 +138,34 @@ fn converter(proto: &ModelProto, class: &Class) -> Result<Converter, String> {
         "Llama" | "CodeLlama" if is_bpe => Ok(Converter::Llama),
         "Gemma" if is_bpe => Ok(Converter::Gemma),
         "T5" | "MT5" if !is_bpe => Ok(Converter::T5),
-        "PreTrained" if is_bpe && prefix && !trims && proto.charsmap().is_none() && proto.has_byte_fallback() => Ok(Converter::Llama),
-        "PreTrained" if !is_bpe && prefix && trims && !proto.has_byte_fallback() => Ok(Converter::Plain),
+        "PreTrained"
+            if is_bpe
+                && prefix
+                && !trims
+                && proto.charsmap().is_none()
+                && proto.has_byte_fallback() =>
+        {
+            Ok(Converter::Llama)
+        }
+        "PreTrained" if !is_bpe && prefix && trims && !proto.has_byte_fallback() => {
+            Ok(Converter::Plain)
+        }
         "PreTrained" => Err("it is a SentencePiece model with settings of its own".into()),
         name => Err(format!("it is the SentencePiece model of a {name}Tokenizer")),
     }
 }
 
 /// Each piece with its score, by id.
-fn vocabulary(proto: &ModelProto, converter: Converter, config: &Value) -> Result<Vec<(String, f64)>, String> {
-    let mut pieces: Vec<(String, f64)> = proto.pieces.iter().map(|piece| (piece.piece().to_owned(), f64::from(piece.score()))).collect();
+fn vocabulary(
+    proto: &ModelProto,
+    converter: Converter,
+    config: &Value,
+) -> Result<Vec<(String, f64)>, String> {
+    let mut pieces: Vec<(String, f64)> = proto
+        .pieces
+        .iter()
+        .map(|piece| (piece.piece().to_owned(), f64::from(piece.score())))
+        .collect();
     if pieces.len() < 4 {
         return Err(format!("it is a SentencePiece model of {} pieces", pieces.len()));
     }
@@ -170,8 +193,13 @@ fn unigram(proto: &ModelProto, vocabulary: &[(String, f64)]) -> Value {
 }
 
 fn bpe(proto: &ModelProto, vocabulary: &[(String, f64)], converter: Converter) -> Value {
-    let ids: serde_json::Map<String, Value> = vocabulary.iter().zip(0..).map(|((piece, _), id)| (piece.clone(), json!(id))).collect();
-    let unknown = proto.trainer.as_ref().and_then(|trainer| trainer.unk_piece.clone()).unwrap_or_else(|| "<unk>".into());
+    let ids: serde_json::Map<String, Value> =
+        vocabulary.iter().zip(0..).map(|((piece, _), id)| (piece.clone(), json!(id))).collect();
+    let unknown = proto
+        .trainer
+        .as_ref()
+        .and_then(|trainer| trainer.unk_piece.clone())
+        .unwrap_or_else(|| "<unk>".into());
     json!({
         "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": null, "end_of_word_suffix": null,
         "fuse_unk": true, "byte_fallback": converter != Converter::Plain, "ignore_merges": false,
@@ -181,12 +209,14 @@ fn bpe(proto: &ModelProto, vocabulary: &[(String, f64)], converter: Converter) -
 
 /// Every way to make a piece of two others, those of the best score first (`generate_merges`).
 fn merges(proto: &ModelProto, vocabulary: &[(String, f64)]) -> Vec<(String, String)> {
-    let mut ids: HashMap<&str, usize> = proto.pieces.iter().zip(0..).map(|(piece, id)| (piece.piece(), id)).collect();
+    let mut ids: HashMap<&str, usize> =
+        proto.pieces.iter().zip(0..).map(|(piece, id)| (piece.piece(), id)).collect();
     // The tab of the first Gemma is a byte.
     if let (false, Some(&byte)) = (ids.contains_key("\t"), ids.get("<0x09>")) {
         ids.insert("\t", byte);
     }
-    // As in a dictionary of Python, a piece that occurs twice keeps its first place and its last score.
+    // As in a dictionary of Python, a piece that occurs twice keeps its first place and its last
+    // score.
     let mut scores: HashMap<&str, f64> = HashMap::new();
     for (piece, score) in vocabulary {
         scores.insert(piece, *score);
@@ -195,9 +225,13 @@ fn merges(proto: &ModelProto, vocabulary: &[(String, f64)]) -> Vec<(String, Stri
     for (piece, _) in vocabulary {
         let Some(score) = scores.remove(piece.as_str()) else { continue };
         let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
-        let mut ways: Vec<(&str, &str)> = cuts.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right)).collect();
+        let mut ways: Vec<(&str, &str)> = cuts
+            .filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right))
+            .collect();
         ways.sort_by_key(|(left, right)| (ids[left], ids[right]));
-        all.extend(ways.into_iter().map(|(left, right)| (score, left.chars().count(), right.chars().count(), left, right)));
+        all.extend(ways.into_iter().map(|(left, right)| {
+            (score, left.chars().count(), right.chars().count(), left, right)
+        }));
     }
     // Stable, as Python's.
     all.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
@@ -207,12 +241,20 @@ fn merges(proto: &ModelProto, vocabulary: &[(String, f64)]) -> Vec<(String, Stri
 /// Control tokens are special, user-defined ones are not; both are matched before anything else.
 fn added(piece: &Piece, converter: Converter) -> Option<AddedToken> {
     let kind = piece.kind.unwrap_or(1);
-    let is_turn = converter == Converter::Gemma && ["<start_of_turn>", "<end_of_turn>"].contains(&piece.piece());
-    [3, 4].contains(&kind).then(|| AddedToken::from(piece.piece(), kind == 3 || is_turn).normalized(false))
+    let is_turn = converter == Converter::Gemma
+        && ["<start_of_turn>", "<end_of_turn>"].contains(&piece.piece());
+    [3, 4]
+        .contains(&kind)
+        .then(|| AddedToken::from(piece.piece(), kind == 3 || is_turn).normalized(false))
 }
 
 /// Normalizer, pre-tokenizer and decoder.
-fn parts(proto: &ModelProto, converter: Converter, prefix: bool, legacy: bool) -> (Value, Value, Value) {
+fn parts(
+    proto: &ModelProto,
+    converter: Converter,
+    prefix: bool,
+    legacy: bool,
+) -> (Value, Value, Value) {
     let to_meta = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let scheme = match (prefix, legacy) {
         (true, true) => "always",
@@ -232,7 +274,11 @@ fn parts(proto: &ModelProto, converter: Converter, prefix: bool, legacy: bool) -
                 normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
                 decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
             }
-            let normalizer = if legacy { json!({"type": "Sequence", "normalizers": normalizers}) } else { Value::Null };
+            let normalizer = if legacy {
+                json!({"type": "Sequence", "normalizers": normalizers})
+            } else {
+                Value::Null
+            };
             let pre_tokenizer = if legacy { Value::Null } else { metaspace(false) };
             (normalizer, pre_tokenizer, json!({"type": "Sequence", "decoders": decoders}))
         }
@@ -247,9 +293,14 @@ fn parts(proto: &ModelProto, converter: Converter, prefix: bool, legacy: bool) -
             ];
             if let Some(charsmap) = proto.charsmap() {
                 let encoded = STANDARD.encode(charsmap);
-                normalizers.insert(0, json!({"type": "Precompiled", "precompiled_charsmap": encoded}));
+                normalizers
+                    .insert(0, json!({"type": "Precompiled", "precompiled_charsmap": encoded}));
             }
-            (json!({"type": "Sequence", "normalizers": normalizers}), metaspace(true), metaspace(true))
+            (
+                json!({"type": "Sequence", "normalizers": normalizers}),
+                metaspace(true),
+                metaspace(true),
+            )
         }
     }
 }

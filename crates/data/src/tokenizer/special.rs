@@ -1,5 +1,6 @@
-//! Which tokens are special, as `PreTrainedTokenizerFast` of transformers 4.57.6 decides it (`_from_pretrained` in
-//! `tokenization_utils_base.py`, `__init__` in `tokenization_utils_fast.py`).
+//! Which tokens are special, as `PreTrainedTokenizerFast` of transformers 4.57.6 decides it
+//! (`_from_pretrained` in `tokenization_utils_base.py`, `__init__` in
+//! `tokenization_utils_fast.py`).
 
 use std::collections::BTreeMap;
 
@@ -55,7 +56,8 @@ impl Named {
     }
 }
 
-/// A token written as a table. Its defaults are those of `AddedToken` in the Python package tokenizers.
+/// A token written as a table. Its defaults are those of `AddedToken` in the Python package
+/// tokenizers.
 fn added_token(table: &Value) -> Option<AddedToken> {
     let flag = |key: &str| table[key].as_bool();
     let special = flag("special").unwrap_or(false);
@@ -71,23 +73,31 @@ fn added_token(table: &Value) -> Option<AddedToken> {
 pub(super) fn apply(inner: &mut Inner, class: &Class, files: &Files) -> SpecialTokens {
     let own = inner.get_added_tokens_decoder();
     let decoder = match files.config["added_tokens_decoder"].as_object() {
-        Some(table) => table.iter().filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?))).collect(),
+        Some(table) => table
+            .iter()
+            .filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?)))
+            .collect(),
         None => {
             let mut tokens = files.older_tokens();
             tokens.extend(own.iter().map(|(&id, token)| (u64::from(id), token.clone())));
             tokens
         }
     };
-    let known: BTreeMap<&str, &AddedToken> = decoder.values().map(|token| (token.content.as_str(), token)).collect();
-    let flags = |named: Named| known.get(named.text()).map_or(named.clone(), |&token| Named::Table(token.clone()));
-    let roles: Vec<Option<Named>> = (0..ROLES.len()).map(|role| named(inner, class, files, role).map(flags)).collect();
+    let known: BTreeMap<&str, &AddedToken> =
+        decoder.values().map(|token| (token.content.as_str(), token)).collect();
+    let flags = |named: Named| {
+        known.get(named.text()).map_or(named.clone(), |&token| Named::Table(token.clone()))
+    };
+    let roles: Vec<Option<Named>> =
+        (0..ROLES.len()).map(|role| named(inner, class, files, role).map(flags)).collect();
     let mut special: Vec<Named> = roles.iter().flatten().cloned().collect();
     special.extend(additional(inner, class, files).into_iter().map(flags));
 
     let mut tokens: Vec<AddedToken> = decoder.values().cloned().collect();
     for named in &special {
         match named {
-            Named::Text(text) if own.values().chain(&tokens).any(|token| token.content == *text) => {}
+            Named::Text(text)
+                if own.values().chain(&tokens).any(|token| token.content == *text) => {}
             Named::Text(text) => tokens.push(AddedToken::from(text.clone(), true)),
             Named::Table(token) if tokens.contains(token) => {}
             Named::Table(token) => tokens.push(token.clone()),
@@ -102,17 +112,25 @@ pub(super) fn apply(inner: &mut Inner, class: &Class, files: &Files) -> SpecialT
     SpecialTokens { bos: text(0), eos: text(1), unk: text(2), pad: text(4) }
 }
 
-/// The added tokens that `tokenizer_config.json` or `added_tokens.json` lists: text, id, whether it is special.
+/// The added tokens that `tokenizer_config.json` or `added_tokens.json` lists: text, id, whether it
+/// is special.
 pub(super) fn listed(files: &Files) -> Vec<(String, u32, bool)> {
     let tokens = match files.config["added_tokens_decoder"].as_object() {
-        Some(table) => table.iter().filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?))).collect(),
+        Some(table) => table
+            .iter()
+            .filter_map(|(id, token)| Some((id.parse().ok()?, added_token(token)?)))
+            .collect(),
         None => files.older_tokens(),
     };
-    tokens.into_iter().filter_map(|(id, token)| Some((token.content, u32::try_from(id).ok()?, token.special))).collect()
+    tokens
+        .into_iter()
+        .filter_map(|(id, token)| Some((token.content, u32::try_from(id).ok()?, token.special)))
+        .collect()
 }
 
 impl Files {
-    /// Whether `tokenizer_config.json` lists the added tokens: then the two older files are not read.
+    /// Whether `tokenizer_config.json` lists the added tokens: then the two older files are not
+    /// read.
     fn are_modern(&self) -> bool {
         self.config["added_tokens_decoder"].is_object()
     }
@@ -132,18 +150,29 @@ impl Files {
 
     /// `added_tokens.json`, by id.
     fn older_tokens(&self) -> BTreeMap<u64, AddedToken> {
-        let texts: Vec<String> = ROLES.iter().filter_map(|role| Some(Named::parse(&self.role(role)?)?.text().to_owned())).collect();
+        let texts: Vec<String> = ROLES
+            .iter()
+            .filter_map(|role| Some(Named::parse(&self.role(role)?)?.text().to_owned()))
+            .collect();
         let tokens = self.added.as_object().into_iter().flatten();
-        tokens.filter_map(|(text, id)| Some((id.as_u64()?, AddedToken::from(text.clone(), texts.contains(text))))).collect()
+        tokens
+            .filter_map(|(text, id)| {
+                Some((id.as_u64()?, AddedToken::from(text.clone(), texts.contains(text))))
+            })
+            .collect()
     }
 }
 
-/// The token of a role: what a file says, even that there is none, else the default of the class. A default that the
-/// vocabulary lacks is left out: transformers would give it an id for which the model has no row.
+/// The token of a role: what a file says, even that there is none, else the default of the class. A
+/// default that the vocabulary lacks is left out: transformers would give it an id for which the
+/// model has no row.
 fn named(inner: &Inner, class: &Class, files: &Files, role: usize) -> Option<Named> {
     match files.role(ROLES[role]) {
         Some(value) => Named::parse(&value).filter(|named| !named.text().is_empty()),
-        None => class.default(role).filter(|text| inner.token_to_id(text).is_some()).map(|text| Named::Text(text.into())),
+        None => class
+            .default(role)
+            .filter(|text| inner.token_to_id(text).is_some())
+            .map(|text| Named::Text(text.into())),
     }
 }
 
@@ -159,7 +188,10 @@ fn additional(inner: &Inner, class: &Class, files: &Files) -> Vec<Named> {
         values.extend(list(&files.map, "additional_special_tokens"));
     }
     values.extend(list(&files.config, "extra_special_tokens"));
-    let own = class.additional(&files.config).into_iter().filter(|text| inner.token_to_id(text).is_some());
+    let own = class
+        .additional(&files.config)
+        .into_iter()
+        .filter(|text| inner.token_to_id(text).is_some());
     let named = values.iter().filter_map(Named::parse).filter(|named| !named.text().is_empty());
     named.chain(own.map(Named::Text)).collect()
 }

@@ -55,7 +55,8 @@ fn merges_apply_in_their_order() {
 
 #[test]
 fn each_pre_tokenizer_cuts_as_published() {
-    // Digits stand alone; GPT-2 leaves them together, but apart from letters; a space goes with the word after it.
+    // Digits stand alone; GPT-2 leaves them together, but apart from letters; a space goes with the
+    // word after it.
     assert_eq!(words("smollm", "abc 123"), ["abc", "Ġ", "1", "2", "3"]);
     assert_eq!(words("gpt-2", "abc 123"), ["abc", "Ġ", "123"]);
     assert_eq!(words("gpt-2", "  abc"), ["Ġ", "Ġa", "b", "c"]);
@@ -78,12 +79,16 @@ fn control_tokens_are_matched_first_and_can_be_left_out_of_the_text() {
     assert!(tokenizer.is_special(2) && !tokenizer.is_special(3));
     assert_eq!(tokenizer.stop_token_ids(), [0, 2]);
     assert_eq!(tokenizer.token_to_id("<|im_end|>"), Some(2));
-    assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id()), (Some(1), Some(2), 2));
+    assert_eq!(
+        (tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id()),
+        (Some(1), Some(2), 2)
+    );
 }
 
 #[test]
 fn a_bos_token_is_added_where_the_model_wants_one() {
-    let tokenizer = Tokenizer::from_bpe(BpeParts { add_bos: true, ..parts("smollm", &[]) }).unwrap();
+    let tokenizer =
+        Tokenizer::from_bpe(BpeParts { add_bos: true, ..parts("smollm", &[]) }).unwrap();
     assert_eq!(tokenizer.encode("a", true).unwrap(), [1, 3 + u32::from(b'a')]);
     assert_eq!(tokenizer.encode("a", false).unwrap(), [3 + u32::from(b'a')]);
 }
@@ -97,7 +102,11 @@ fn offsets_are_bytes_of_the_text() {
 #[test]
 fn an_unknown_pre_tokenizer_names_the_known() {
     let message = Tokenizer::from_bpe(parts("tekken", &[])).unwrap_err().to_string();
-    assert!(message.contains("\"tekken\"") && message.contains("smollm, gpt-2, llama-bpe, qwen2, default"), "{message}");
+    assert!(
+        message.contains("\"tekken\"")
+            && message.contains("smollm, gpt-2, llama-bpe, qwen2, default"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -148,14 +157,19 @@ fn reads_a_tokenizer_json_with_its_config() {
     let path = folder.path().join("tokenizer.json");
     let mut inner = bytes_only().inner;
     // Settings that would cut and pad every text, as some files carry them.
-    inner.with_truncation(Some(tokenizers::TruncationParams { max_length: 2, ..Default::default() })).unwrap();
+    inner
+        .with_truncation(Some(tokenizers::TruncationParams { max_length: 2, ..Default::default() }))
+        .unwrap();
     inner.save(&path, false).unwrap();
     let without = Tokenizer::from_file(&path).unwrap();
     assert_eq!(without.eos_token_id(), None);
     let config = r#"{"eos_token": {"content": "<|im_end|>"}, "bos_token": "<|im_start|>", "pad_token": null}"#;
     std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
     let tokenizer = Tokenizer::from_file(&path).unwrap();
-    assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id()), (Some(1), Some(2), 2));
+    assert_eq!(
+        (tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id()),
+        (Some(1), Some(2), 2)
+    );
     assert_eq!(tokenizer.encode("abcd", true).unwrap().len(), 4);
     assert_ne!(tokenizer.fingerprint(), without.fingerprint());
 }

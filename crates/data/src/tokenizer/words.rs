@@ -1,9 +1,11 @@
 //! A BPE word by word, with a memory of words.
 //!
-//! `tokenizers` carries with each piece of a text where each of its bytes came from, in several vectors, and looks its words up only after that: on
-//! one core it does less than a megabyte of dialogue per second. Here a text is cut by the same expressions (or, for a BPE as SentencePiece has it, where
-//! no token can reach across), but into plain slices of it. A word that was seen before is copied from the memory; `tokenizers` is asked for the others.
-//! A tokenizer with any step that is not known here is left to that crate altogether. Tests compare the two.
+//! `tokenizers` carries with each piece of a text where each of its bytes came from, in several
+//! vectors, and looks its words up only after that: on one core it does less than a megabyte of
+//! dialogue per second. Here a text is cut by the same expressions (or, for a BPE as SentencePiece
+//! has it, where no token can reach across), but into plain slices of it. A word that was seen
+//! before is copied from the memory; `tokenizers` is asked for the others. A tokenizer with any
+//! step that is not known here is left to that crate altogether. Tests compare the two.
 
 mod spaces;
 
@@ -16,8 +18,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::SplitPattern;
 use tokenizers::utils::SysRegex;
 use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PostProcessorWrapper,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
+    OffsetType, PostProcessorWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    SplitDelimiterBehavior, Tokenizer as Inner,
 };
 
 use unicode_normalization_alignments::is_nfc;
@@ -37,7 +40,8 @@ const LONGEST: usize = 64;
 #[derive(Debug)]
 pub(super) struct Words {
     cut: Cut,
-    /// Finds where added tokens are written. `tokenizers` says which of them count, but takes 16 bytes for each of the text in which it looks.
+    /// Finds where added tokens are written. `tokenizers` says which of them count, but takes 16
+    /// bytes for each of the text in which it looks.
     added: AhoCorasick,
     /// Whether only texts in NFC are cut here: of those the normalizer changes nothing.
     composed_only: bool,
@@ -73,7 +77,8 @@ enum Step {
 }
 
 impl Words {
-    /// The words of a tokenizer, if it is of a known kind: a BPE on bytes with no normalizer but NFC, or one as SentencePiece has it; without dropout.
+    /// The words of a tokenizer, if it is of a known kind: a BPE on bytes with no normalizer but
+    /// NFC, or one as SentencePiece has it; without dropout.
     pub(super) fn new(inner: &Inner) -> Option<Self> {
         let ModelWrapper::BPE(model) = inner.get_model() else { return None };
         let plain = model.dropout.is_none_or(|dropout| dropout == 0.0)
@@ -84,7 +89,9 @@ impl Words {
             return None;
         }
         let (cut, composed_only) = match inner.get_pre_tokenizer().and_then(steps) {
-            Some(steps) => (Cut::Steps(steps), inner.get_normalizer().map_or(Some(false), composes_at_most)?),
+            Some(steps) => {
+                (Cut::Steps(steps), inner.get_normalizer().map_or(Some(false), composes_at_most)?)
+            }
             None => (Cut::Spaces(Spaces::new(inner, model)?), false),
         };
         let ids = |special| Some(inner.encode_fast("a", special).ok()?.get_ids().to_vec());
@@ -95,23 +102,43 @@ impl Words {
         Some(Self { cut, added, composed_only, before, after, known: RwLock::default() })
     }
 
-    /// Whether `text` can be cut here. Most texts are in NFC as they are; what is not, `tokenizers` composes and keeps account of.
+    /// Whether `text` can be cut here. Most texts are in NFC as they are; what is not, `tokenizers`
+    /// composes and keeps account of.
     pub(super) fn takes(&self, text: &str) -> bool {
         // The tables are those of `tokenizers`' own normalizer.
         !self.composed_only || text.is_ascii() || is_nfc(text)
     }
 
     /// Tokens of `text`: all, or the first ones, at least `limit`.
-    pub(super) fn encode(&self, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<Encoded> {
+    pub(super) fn encode(
+        &self,
+        inner: &Inner,
+        text: &str,
+        begins: Begins,
+        limit: usize,
+    ) -> tokenizers::Result<Encoded> {
         self.encode_to(Encoded::default(), inner, text, begins, limit)
     }
 
     /// The same without offsets, which take four times as much as the ids.
-    pub(super) fn ids(&self, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<Vec<u32>> {
+    pub(super) fn ids(
+        &self,
+        inner: &Inner,
+        text: &str,
+        begins: Begins,
+        limit: usize,
+    ) -> tokenizers::Result<Vec<u32>> {
         Ok(self.encode_to(Ids::default(), inner, text, begins, limit)?.0)
     }
 
-    fn encode_to<T: Tokens>(&self, mut encoded: T, inner: &Inner, text: &str, begins: Begins, limit: usize) -> tokenizers::Result<T> {
+    fn encode_to<T: Tokens>(
+        &self,
+        mut encoded: T,
+        inner: &Inner,
+        text: &str,
+        begins: Begins,
+        limit: usize,
+    ) -> tokenizers::Result<T> {
         if begins == Begins::WithSpecial {
             encoded.add(&self.before, (0, 0));
         }
@@ -123,18 +150,32 @@ impl Words {
     }
 
     /// Adds the added tokens of a text, and the words between them.
-    fn pieces(&self, inner: &Inner, text: &str, begins: Begins, encoded: &mut impl Tokens, limit: usize) -> tokenizers::Result<()> {
+    fn pieces(
+        &self,
+        inner: &Inner,
+        text: &str,
+        begins: Begins,
+        encoded: &mut impl Tokens,
+        limit: usize,
+    ) -> tokenizers::Result<()> {
         let mut done = 0;
         for window in self.windows(text) {
-            let split = inner.get_added_vocabulary().extract_and_normalize(None::<&NormalizerWrapper>, &text[window.clone()]);
-            for (_, (start, end), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            let split = inner
+                .get_added_vocabulary()
+                .extract_and_normalize(None::<&NormalizerWrapper>, &text[window.clone()]);
+            for (_, (start, end), tokens) in
+                split.get_splits(OffsetReferential::Original, OffsetType::Byte)
+            {
                 let (start, end) = (window.start + start, window.start + end);
                 if let Some(tokens) = tokens {
                     self.piece(inner, &text[done..start], done, begins, encoded, limit)?;
                     if encoded.count() >= limit {
                         return Ok(());
                     }
-                    encoded.add(&tokens.iter().map(|token| token.id).collect::<Vec<_>>(), (start, end));
+                    encoded.add(
+                        &tokens.iter().map(|token| token.id).collect::<Vec<_>>(),
+                        (start, end),
+                    );
                     done = end;
                 }
             }
@@ -142,12 +183,14 @@ impl Words {
         self.piece(inner, &text[done..], done, begins, encoded, limit)
     }
 
-    /// The parts of a text that may hold added tokens: where one is written, with what may make it another one or none, or go with it, which is
-    /// white space and one character on each side. What overlaps is one part.
+    /// The parts of a text that may hold added tokens: where one is written, with what may make it
+    /// another one or none, or go with it, which is white space and one character on each side.
+    /// What overlaps is one part.
     fn windows(&self, text: &str) -> Vec<Range<usize>> {
         let mut windows: Vec<Range<usize>> = Vec::new();
         for found in self.added.find_overlapping_iter(text) {
-            let (before, after) = (text[..found.start()].trim_end(), text[found.end()..].trim_start());
+            let (before, after) =
+                (text[..found.start()].trim_end(), text[found.end()..].trim_start());
             let start = before.len() - before.chars().next_back().map_or(0, char::len_utf8);
             let end = text.len() - after.len() + after.chars().next().map_or(0, char::len_utf8);
             // Sorted by where they end, a later one may begin before several.
@@ -170,9 +213,13 @@ impl Words {
         encoded: &mut impl Tokens,
         limit: usize,
     ) -> tokenizers::Result<()> {
-        let mut each = |word: At<'_>| if encoded.count() < limit { self.word(inner, word, encoded) } else { Ok(()) };
+        let mut each = |word: At<'_>| {
+            if encoded.count() < limit { self.word(inner, word, encoded) } else { Ok(()) }
+        };
         match &self.cut {
-            Cut::Steps(steps) => cut(steps, piece, start, &mut |word, start| each(At { word, start, prefix: None })),
+            Cut::Steps(steps) => {
+                cut(steps, piece, start, &mut |word, start| each(At { word, start, prefix: None }))
+            }
             Cut::Spaces(spaces) => {
                 let first = piece.chars().next().map_or(0, char::len_utf8);
                 let prefixed = begins != Begins::Continuing && spaces.is_prefixed(piece, start);
@@ -227,7 +274,8 @@ struct At<'t> {
     word: &'t str,
     /// Its first byte.
     start: usize,
-    /// If [`META`] is put before it: the bytes of the character that follows, to which `tokenizers` counts it.
+    /// If [`META`] is put before it: the bytes of the character that follows, to which `tokenizers`
+    /// counts it.
     prefix: Option<usize>,
 }
 
@@ -252,10 +300,13 @@ fn cut<'t>(
         Ok(())
     };
     match step {
-        Step::Expression(expression) => expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?,
+        Step::Expression(expression) => {
+            expression.find_iter(piece).try_for_each(|(from, to)| next(from, to))?
+        }
         Step::Matches(expression) => {
             let mut matches = expression.find_iter(piece).filter(|(from, to)| from < to);
-            return matches.try_for_each(|(from, to)| cut(rest, &piece[from..to], start + from, each));
+            return matches
+                .try_for_each(|(from, to)| cut(rest, &piece[from..to], start + from, each));
         }
         Step::Digits => piece
             .char_indices()
@@ -265,7 +316,9 @@ fn cut<'t>(
             let mut from = 0;
             while let Some(first) = piece[from..].find(char::is_numeric) {
                 let first = from + first;
-                let count = piece[first..].find(|character: char| !character.is_numeric()).unwrap_or(piece.len() - first);
+                let count = piece[first..]
+                    .find(|character: char| !character.is_numeric())
+                    .unwrap_or(piece.len() - first);
                 next(first, first + count)?;
                 from = first + count;
             }
@@ -276,7 +329,8 @@ fn cut<'t>(
 
 /// How added tokens are written: as they are given, and as the normalizer leaves them.
 fn added_contents(inner: &Inner) -> Vec<String> {
-    let mut contents: Vec<String> = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let mut contents: Vec<String> =
+        inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
     let normalized = |content: &String| {
         let mut normalized = NormalizedString::from(content.as_str());
         inner.get_normalizer()?.normalize(&mut normalized).ok()?;
@@ -287,13 +341,15 @@ fn added_contents(inner: &Inner) -> Vec<String> {
     contents
 }
 
-/// Whether a normalizer composes characters (NFC) or, `Some(false)`, does nothing; `None` if it does more.
+/// Whether a normalizer composes characters (NFC) or, `Some(false)`, does nothing; `None` if it
+/// does more.
 fn composes_at_most(normalizer: &NormalizerWrapper) -> Option<bool> {
     match normalizer {
         NormalizerWrapper::NFC(_) => Some(true),
-        NormalizerWrapper::Sequence(sequence) => {
-            sequence.as_ref().iter().try_fold(false, |composes, part| Some(composes | composes_at_most(part)?))
-        }
+        NormalizerWrapper::Sequence(sequence) => sequence
+            .as_ref()
+            .iter()
+            .try_fold(false, |composes, part| Some(composes | composes_at_most(part)?)),
         _ => None,
     }
 }
@@ -314,7 +370,8 @@ fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {
         PreTokenizerWrapper::Sequence(sequence) => sequence.as_ref(),
         one => std::slice::from_ref(one),
     };
-    // The last one maps bytes to characters, which is what a word is asked in; before it, words are cut out of the text itself.
+    // The last one maps bytes to characters, which is what a word is asked in; before it, words are
+    // cut out of the text itself.
     let (PreTokenizerWrapper::ByteLevel(last), cuts) = all.split_last()? else { return None };
     let mut steps = cuts.iter().map(step).collect::<Option<Vec<_>>>()?;
     if last.use_regex {
@@ -325,7 +382,9 @@ fn steps(pre_tokenizer: &PreTokenizerWrapper) -> Option<Vec<Step>> {
 
 fn step(pre_tokenizer: &PreTokenizerWrapper) -> Option<Step> {
     let split = match pre_tokenizer {
-        PreTokenizerWrapper::Digits(digits) => return Some(if digits.individual_digits { Step::Digits } else { Step::Numbers }),
+        PreTokenizerWrapper::Digits(digits) => {
+            return Some(if digits.individual_digits { Step::Digits } else { Step::Numbers });
+        }
         PreTokenizerWrapper::Split(split) => split,
         _ => return None,
     };
@@ -426,8 +485,12 @@ mod tests {
     use super::super::tests::parts;
     use super::super::{BpeParts, SpecialTokens, Tokenizer, pre};
 
-    /// Merges that join whatever the expressions leave together among the characters in use, and parts of characters.
-    const MERGES: [&str; 14] = ["Ġ a", "Ġ !", "a b", "ab c", "1 2", "12 3", "Ċ Ċ", "Ġ Ġ", "3 1", "! !", "Ã ©", "Ġ Ã", "ð Ł", "ĺ Ģ"];
+    /// Merges that join whatever the expressions leave together among the characters in use, and
+    /// parts of characters.
+    const MERGES: [&str; 14] = [
+        "Ġ a", "Ġ !", "a b", "ab c", "1 2", "12 3", "Ċ Ċ", "Ġ Ġ", "3 1", "! !", "Ã ©", "Ġ Ã",
+        "ð Ł", "ĺ Ģ",
+    ];
 
     fn tokenizer(pre: &str, add_bos: bool) -> Tokenizer {
         let tokenizer = Tokenizer::from_bpe(BpeParts { add_bos, ..parts(pre, &MERGES) }).unwrap();
@@ -436,7 +499,11 @@ mod tests {
     }
 
     fn text() -> impl Strategy<Value = String> {
-        prop_oneof!["[a-c1-3 '!é😀²\u{a0}\n\r\t]{0,40}", "(<\\|im_start\\|>|<\\|im_end\\|>|[a-c' \n]{1,6}|ll|\\PC){0,12}", any::<String>()]
+        prop_oneof![
+            "[a-c1-3 '!é😀²\u{a0}\n\r\t]{0,40}",
+            "(<\\|im_start\\|>|<\\|im_end\\|>|[a-c' \n]{1,6}|ll|\\PC){0,12}",
+            any::<String>()
+        ]
     }
 
     proptest! {
@@ -466,10 +533,14 @@ mod tests {
     fn an_added_token_is_found_as_the_normalizer_leaves_it() {
         let mut inner = composing().inner;
         inner.add_tokens(&[AddedToken::from("e\u{301}n", false).normalized(true)]);
-        let tokenizer = Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new());
+        let tokenizer =
+            Tokenizer::new(inner, SpecialTokens::default(), String::new(), String::new());
         let text = "aénb";
         assert!(tokenizer.words.as_ref().unwrap().takes(text));
-        assert_eq!(tokenizer.encode_with_offsets(text, false).unwrap(), tokenizer.encode_whole(text, false).unwrap());
+        assert_eq!(
+            tokenizer.encode_with_offsets(text, false).unwrap(),
+            tokenizer.encode_whole(text, false).unwrap()
+        );
     }
 
     /// As Qwen's tokenizers have it.

@@ -31,12 +31,19 @@ macro_rules! at_width {
 type ComponentCodes<'a> = (usize, &'a mut [u8]);
 
 /// Codes the components `y` `[components, rows]`.
-pub(crate) fn encode(y: &[f32], rows: usize, plan: &Plan, rounding: Rounding, seed: u64) -> Encoded {
+pub(crate) fn encode(
+    y: &[f32],
+    rows: usize,
+    plan: &Plan,
+    rounding: Rounding,
+    seed: u64,
+) -> Encoded {
     let mut codes = vec![0; plan.code_bytes(rows)];
     let mut parts: Vec<ComponentCodes<'_>> = Vec::new();
     let mut rest = codes.as_mut_slice();
     for component in plan.active() {
-        let (own, others) = rest.split_at_mut(rows.div_ceil(LANES) * usize::from(plan.widths[component]));
+        let (own, others) =
+            rest.split_at_mut(rows.div_ceil(LANES) * usize::from(plan.widths[component]));
         parts.push((component, own));
         rest = others;
     }
@@ -79,8 +86,12 @@ fn encode_component<'a>(
     }
     let at = usize::from(width) - 1;
     match rounding {
-        Rounding::Trellis => at_width!(width, trellis::encode(&TRELLISES[at], step, y, codes, trace, sums)),
-        Rounding::Nearest => at_width!(width, scalar::encode(&SCALARS[at], step, Draw::Nearest, y, codes, sums)),
+        Rounding::Trellis => {
+            at_width!(width, trellis::encode(&TRELLISES[at], step, y, codes, trace, sums))
+        }
+        Rounding::Nearest => {
+            at_width!(width, scalar::encode(&SCALARS[at], step, Draw::Nearest, y, codes, sums))
+        }
         Rounding::Stochastic => {
             let draw = Draw::Random(scalar::key(seed, component));
             at_width!(width, scalar::encode(&SCALARS[at], step, draw, y, codes, sums));
@@ -116,17 +127,27 @@ pub(crate) fn decode(codes: &[u8], plan: &Plan, gains: &[f32], trellis: bool) ->
     let mut parts = Vec::with_capacity(active.len());
     let mut rest = codes;
     for component in active {
-        let (own, others) = rest.split_at(rows.div_ceil(LANES) * usize::from(plan.widths[component]));
+        let (own, others) =
+            rest.split_at(rows.div_ceil(LANES) * usize::from(plan.widths[component]));
         parts.push((component, own));
         rest = others;
     }
-    let one = |(y, (component, codes)): (&mut [f32], (usize, &[u8]))| decode_component(component, plan, codes, gains, trellis, y);
+    let one = |(y, (component, codes)): (&mut [f32], (usize, &[u8]))| {
+        decode_component(component, plan, codes, gains, trellis, y)
+    };
     y.par_chunks_mut(rows).zip(parts).for_each(one);
     y
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+bmi2", "x86_64+avx2+bmi2"))]
-fn decode_component(component: usize, plan: &Plan, codes: &[u8], gains: &[f32], trellis: bool, y: &mut [f32]) {
+fn decode_component(
+    component: usize,
+    plan: &Plan,
+    codes: &[u8],
+    gains: &[f32],
+    trellis: bool,
+    y: &mut [f32],
+) {
     let (width, step) = (plan.widths[component], plan.step(component));
     let at = usize::from(width).saturating_sub(1);
     match (width, trellis) {

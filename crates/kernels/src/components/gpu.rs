@@ -1,8 +1,9 @@
-//! The passes over components as kernels of a GPU: what [`cpu`](super::cpu) and [`Spread`](super::spread::Spread) do on the CPU, bit for bit.
-//! The components stay on the GPU; what comes to the host are a few numbers for each component and each row.
+//! The passes over components as kernels of a GPU: what [`cpu`](super::cpu) and
+//! [`Spread`](super::spread::Spread) do on the CPU, bit for bit. The components stay on the GPU;
+//! what comes to the host are a few numbers for each component and each row.
 //!
-//! `coded.cu` holds the kernels, [`cuda::Module`] compiles and queues them, [`passes`] says what they are given. Tests run the same text on the
-//! CPU.
+//! `coded.cu` holds the kernels, [`cuda::Module`] compiles and queues them, [`passes`] says what
+//! they are given. Tests run the same text on the CPU.
 
 mod passes;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use crate::Error;
 const SOURCE: &str = include_str!("coded.cu");
 const FILE: &CStr = c"coded.cu";
 
-/// How the kernels are run on the CPU, by name, grid, threads of a block and arguments: `loract_kernels_host::launch`.
+/// How the kernels are run on the CPU, by name, grid, threads of a block and arguments:
+/// `loract_kernels_host::launch`.
 pub type HostLaunch = unsafe fn(&CStr, [u32; 2], u32, &[*mut c_void]) -> bool;
 
 /// What `coded.cu` holds.
@@ -39,7 +41,15 @@ enum Kernel {
 }
 
 impl Kernel {
-    const ALL: [Self; 7] = [Self::ScaleRows, Self::AddBlocks, Self::Spread, Self::Energies, Self::Trellis, Self::Encode, Self::Decode];
+    const ALL: [Self; 7] = [
+        Self::ScaleRows,
+        Self::AddBlocks,
+        Self::Spread,
+        Self::Energies,
+        Self::Trellis,
+        Self::Encode,
+        Self::Decode,
+    ];
 
     fn name(self) -> &'static CStr {
         match self {
@@ -82,7 +92,8 @@ enum Argument<'a> {
 }
 
 impl Kernels {
-    /// The kernels on a GPU; `None` on the CPU, and where the driver or NVRTC is missing, of which one warning tells.
+    /// The kernels on a GPU; `None` on the CPU, and where the driver or NVRTC is missing, of which
+    /// one warning tells.
     pub fn on(device: Device) -> Option<Self> {
         static KNOWN: Mutex<BTreeMap<usize, Option<Kernels>>> = Mutex::new(BTreeMap::new());
         let Device::Cuda(index) = device else { return None };
@@ -106,7 +117,8 @@ impl Kernels {
     /// Those of libtorch.
     ///
     /// # Safety
-    /// `launch` runs the kernels of `coded.cu` on arguments of 8 bytes each, pointers among them to memory of the CPU.
+    /// `launch` runs the kernels of `coded.cu` on arguments of 8 bytes each, pointers among them to
+    /// memory of the CPU.
     #[allow(unsafe_code, reason = "memory is handed to a kernel by its address")]
     pub unsafe fn on_host(launch: HostLaunch) -> Result<Self, Error> {
         Self::with(Machine::Host(launch), Device::Cpu)
@@ -115,8 +127,10 @@ impl Kernels {
     fn with(machine: Machine, device: Device) -> Result<Self, Error> {
         let of_both = || SCALARS.iter().chain(TRELLISES.iter());
         let levels: Vec<f32> = of_both().flat_map(|quantizer| quantizer.levels).collect();
-        let starts: Vec<i16> = of_both().flat_map(Quantizer::starts).map(|&start| start.cast_signed()).collect();
-        let classes: Vec<f32> = TRELLISES.iter().flat_map(Quantizer::class_levels).flatten().copied().collect();
+        let starts: Vec<i16> =
+            of_both().flat_map(Quantizer::starts).map(|&start| start.cast_signed()).collect();
+        let classes: Vec<f32> =
+            TRELLISES.iter().flat_map(Quantizer::class_levels).flatten().copied().collect();
         Ok(Self {
             machine,
             device,
@@ -128,36 +142,63 @@ impl Kernels {
 
     /// The same kernels, sharing their tables.
     pub fn shallow_clone(&self) -> Self {
-        Self { levels: self.levels.shallow_clone(), starts: self.starts.shallow_clone(), classes: self.classes.shallow_clone(), ..*self }
+        Self {
+            levels: self.levels.shallow_clone(),
+            starts: self.starts.shallow_clone(),
+            classes: self.classes.shallow_clone(),
+            ..*self
+        }
     }
 
-    /// Queues a kernel on a grid of blocks of `threads` threads. The caller gives it what `coded.cu` states, in this order and of these shapes.
+    /// Queues a kernel on a grid of blocks of `threads` threads. The caller gives it what
+    /// `coded.cu` states, in this order and of these shapes.
     #[allow(unsafe_code, reason = "memory is handed to a kernel by its address")]
-    fn launch(&self, kernel: Kernel, grid: [usize; 2], threads: usize, arguments: &[Argument<'_>]) -> Result<(), Error> {
+    fn launch(
+        &self,
+        kernel: Kernel,
+        grid: [usize; 2],
+        threads: usize,
+        arguments: &[Argument<'_>],
+    ) -> Result<(), Error> {
         let mut values: Vec<u64> = Vec::with_capacity(arguments.len());
         for argument in arguments {
             values.push(match argument {
                 Argument::Of(tensor) => {
-                    assert!(tensor.device() == self.device && tensor.is_contiguous(), "{kernel:?} reads {tensor:?}");
+                    assert!(
+                        tensor.device() == self.device && tensor.is_contiguous(),
+                        "{kernel:?} reads {tensor:?}"
+                    );
                     tensor.data_ptr() as u64
                 }
                 Argument::Absent => 0,
                 Argument::Number(number) => number.cast_unsigned(),
             });
         }
-        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
-        let refused = |reason: String| Error::Kernel { kernel: kernel.name().to_string_lossy().into_owned(), reason };
-        let number = |number: usize| u32::try_from(number).map_err(|_| refused(format!("{number} blocks are too many")));
+        let mut pointers: Vec<*mut c_void> =
+            values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let refused = |reason: String| Error::Kernel {
+            kernel: kernel.name().to_string_lossy().into_owned(),
+            reason,
+        };
+        let number = |number: usize| {
+            u32::try_from(number).map_err(|_| refused(format!("{number} blocks are too many")))
+        };
         let (grid, threads) = ([number(grid[0])?, number(grid[1])?], number(threads)?);
         match &self.machine {
-            // SAFETY: the arguments are contiguous tensors of this device, of the shapes that `passes` gives them, and numbers of 8 bytes; the
-            // tensors live until the kernel is queued, and their memory is used again only by what libtorch queues after it.
-            Machine::Gpu(module) => unsafe { module.launch(kernel as usize, grid, threads, &mut pointers) }.map_err(refused),
-            // SAFETY: as above, on the CPU.
-            Machine::Host(launch) => match unsafe { launch(kernel.name(), grid, threads, &pointers) } {
-                true => Ok(()),
-                false => Err(refused("the host has no such kernel".to_owned())),
-            },
+            Machine::Gpu(module) => {
+                // SAFETY: the arguments are contiguous tensors of this device, of the shapes that
+                // `passes` gives them, and numbers of 8 bytes; the tensors live until the kernel is
+                // queued, and their memory is used again only by what libtorch queues after it.
+                unsafe { module.launch(kernel as usize, grid, threads, &mut pointers) }
+                    .map_err(refused)
+            }
+            Machine::Host(launch) => {
+                // SAFETY: as above, on the CPU.
+                match unsafe { launch(kernel.name(), grid, threads, &pointers) } {
+                    true => Ok(()),
+                    false => Err(refused("the host has no such kernel".to_owned())),
+                }
+            }
         }
     }
 }

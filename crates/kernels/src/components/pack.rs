@@ -1,6 +1,8 @@
-//! Codes of eight tokens fill whole bytes: `W` bits each make `W` bytes, little-endian, the first token lowest.
+//! Codes of eight tokens fill whole bytes: `W` bits each make `W` bytes, little-endian, the first
+//! token lowest.
 
-/// Tokens that are coded together: as many streams run side by side, so that a machine's lanes are filled.
+/// Tokens that are coded together: as many streams run side by side, so that a machine's lanes are
+/// filled.
 pub const LANES: usize = 8;
 
 /// The bytes of eight codes as one number.

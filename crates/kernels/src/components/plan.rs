@@ -12,8 +12,8 @@ pub struct Plan {
     pub scales: Vec<u8>,
 }
 
-/// Components whose sums over rows are gathered one after another. Blocks run side by side, and their sums are added in order, so that the
-/// result does not depend on how many cores there are.
+/// Components whose sums over rows are gathered one after another. Blocks run side by side, and
+/// their sums are added in order, so that the result does not depend on how many cores there are.
 pub(super) const BLOCK: usize = 32;
 
 /// What [`Components::encode`](super::Components::encode) makes of a matrix.

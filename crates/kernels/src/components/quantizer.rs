@@ -5,13 +5,15 @@ use super::levels::{SCALAR, TRELLIS, WIDEST};
 /// Levels of a quantizer, most of them: the trellis of 8 bits has twice 256.
 pub(crate) const MOST_LEVELS: usize = 2 << WIDEST;
 
-/// Cells of the grid by which levels are found: 16 units each, over 6 standard deviations on either side, of which the last level of any
-/// quantizer keeps clear. The closest two levels are 34 units apart.
+/// Cells of the grid by which levels are found: 16 units each, over 6 standard deviations on either
+/// side, of which the last level of any quantizer keeps clear. The closest two levels are 34 units
+/// apart.
 const CELLS: usize = 3072;
 const CELL: f32 = 16.0;
 const REACH: f32 = CELL * (CELLS / 2) as f32;
 
-/// The levels of one width, and where to look for those near a value. All numbers in units of [`UNIT`](super::levels::UNIT).
+/// The levels of one width, and where to look for those near a value. All numbers in units of
+/// [`UNIT`](super::levels::UNIT).
 #[derive(Debug)]
 pub(crate) struct Quantizer {
     /// Ascending; the rest of the array repeats the last one.
@@ -27,11 +29,12 @@ pub(crate) struct Quantizer {
 /// Scalar quantizers of 1 to 8 bits: a code is the place of its level.
 pub(crate) static SCALARS: LazyLock<Vec<Quantizer>> = LazyLock::new(|| tables(&SCALAR, 2));
 
-/// Trellis quantizers of 1 to 8 bits: twice the levels, of which [a state](super::trellis) offers every other one.
+/// Trellis quantizers of 1 to 8 bits: twice the levels, of which [a state](super::trellis) offers
+/// every other one.
 pub(crate) static TRELLISES: LazyLock<Vec<Quantizer>> = LazyLock::new(|| tables(&TRELLIS, 4));
 
-/// One quantizer for each of these lists of positive levels. All together are half a MiB: on the heap, as an array of them would fill the stack
-/// of a thread in a debug build.
+/// One quantizer for each of these lists of positive levels. All together are half a MiB: on the
+/// heap, as an array of them would fill the stack of a thread in a debug build.
 fn tables(positive: &[&[i16]; WIDEST], near: usize) -> Vec<Quantizer> {
     let mut tables = Vec::with_capacity(WIDEST);
     for levels in positive {
@@ -45,17 +48,26 @@ impl Quantizer {
         let count = 2 * positive.len();
         let level = |at: usize| {
             let place = at.min(count - 1);
-            if place < count / 2 { -f32::from(positive[count / 2 - 1 - place]) } else { f32::from(positive[place - count / 2]) }
+            if place < count / 2 {
+                -f32::from(positive[count / 2 - 1 - place])
+            } else {
+                f32::from(positive[place - count / 2])
+            }
         };
         let levels = std::array::from_fn(level);
         let starts = std::array::from_fn(|cell| {
-            // The left edge, for two levels: then the upper one is never too low by more than one place.
+            // The left edge, for two levels: then the upper one is never too low by more than one
+            // place.
             let within = if near == 2 { 0.0 } else { 0.5 };
             let value = (cell as f32 + within) * CELL - REACH;
             let below = levels[..count].partition_point(|&level| level <= value);
             below.saturating_sub(near / 2).min(count - near) as u16
         });
-        let classes = starts.map(|start| std::array::from_fn(|class| levels[of_class(start, class as u32) as usize % MOST_LEVELS]));
+        let classes = starts.map(|start| {
+            std::array::from_fn(|class| {
+                levels[of_class(start, class as u32) as usize % MOST_LEVELS]
+            })
+        });
         Self { levels, count, starts, classes }
     }
 
@@ -97,7 +109,8 @@ impl Quantizer {
         &self.classes
     }
 
-    /// The places of the levels around each cell, the cells to a unit, and the magnitude of the first cell's left edge.
+    /// The places of the levels around each cell, the cells to a unit, and the magnitude of the
+    /// first cell's left edge.
     #[cfg(test)]
     pub(crate) fn grid(&self) -> (&[u16], f32, f32) {
         (&self.starts, 1.0 / CELL, REACH)
@@ -136,12 +149,22 @@ mod tests {
             for (width, quantizer) in (1..).zip(quantizers.iter()) {
                 let levels = &quantizer.levels[..quantizer.count];
                 assert_eq!(quantizer.count, (near / 2) << width);
-                assert!(levels.windows(2).all(|pair| pair[0] < pair[1]) && levels[quantizer.count - 1] < REACH);
-                assert!((0..quantizer.count).all(|at| levels[at] == -levels[quantizer.count - 1 - at]));
+                assert!(
+                    levels.windows(2).all(|pair| pair[0] < pair[1])
+                        && levels[quantizer.count - 1] < REACH
+                );
+                assert!(
+                    (0..quantizer.count).all(|at| levels[at] == -levels[quantizer.count - 1 - at])
+                );
                 for value in (-300..=300).map(|hundredth| hundredth as f32 * 100.0) {
-                    let nearest = (0..quantizer.count).min_by(|&a, &b| (levels[a] - value).abs().total_cmp(&(levels[b] - value).abs()));
+                    let nearest = (0..quantizer.count).min_by(|&a, &b| {
+                        (levels[a] - value).abs().total_cmp(&(levels[b] - value).abs())
+                    });
                     let start = usize::from(quantizer.start(value));
-                    assert!((start..start + near).contains(&nearest.unwrap_or(0)), "{width} bits: {value}");
+                    assert!(
+                        (start..start + near).contains(&nearest.unwrap_or(0)),
+                        "{width} bits: {value}"
+                    );
                 }
             }
         }

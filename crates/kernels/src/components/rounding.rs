@@ -9,7 +9,7 @@ pub enum Rounding {
     Trellis,
     /// To the nearest level: three times as fast to code, for about a fifth of a bit.
     Nearest,
-    /// To one of the two levels around it, drawn so that a component that has bits is unbiased. The norms of rows are then right in the mean
-    /// only.
+    /// To one of the two levels around it, drawn so that a component that has bits is unbiased. The
+    /// norms of rows are then right in the mean only.
     Stochastic,
 }

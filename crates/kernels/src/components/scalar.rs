@@ -1,4 +1,5 @@
-//! Scalar quantization of one component: the nearest level, or one of the two around a value, drawn so that its mean is the value.
+//! Scalar quantization of one component: the nearest level, or one of the two around a value, drawn
+//! so that its mean is the value.
 
 use super::pack::{LANES, pack, read, unpack};
 use super::quantizer::{MOST_LEVELS, Quantizer};
@@ -9,7 +10,8 @@ use super::trellis::{Sums, lanes};
 pub(crate) enum Draw {
     /// The nearer one is taken.
     Nearest,
-    /// The upper one is taken with a probability that grows from 0 at the lower to 1: one number per token from this key.
+    /// The upper one is taken with a probability that grows from 0 at the lower to 1: one number
+    /// per token from this key.
     Random(u32),
 }
 
@@ -34,9 +36,17 @@ pub(crate) fn number(key: u32, token: usize) -> f32 {
     (mix(key ^ mix(token as u32)) >> 8) as f32 * (1.0 / (1 << 24) as f32)
 }
 
-/// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight tokens.
+/// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight
+/// tokens.
 #[inline(always)]
-pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Draw, y: &[f32], codes: &mut [u8], sums: &mut Sums<'_>) {
+pub(crate) fn encode<const W: usize>(
+    quantizer: &Quantizer,
+    step: f32,
+    draw: Draw,
+    y: &[f32],
+    codes: &mut [u8],
+    sums: &mut Sums<'_>,
+) {
     let inverse = 1.0 / step;
     let levels = quantizer.scaled(step);
     for (group, (here, codes)) in y.chunks(LANES).zip(codes.as_chunks_mut::<W>().0).enumerate() {
@@ -48,9 +58,13 @@ pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Dra
             let value = values[lane];
             let start = usize::from(quantizer.start(value));
             // The grid's cell may reach over one level.
-            let over = start + 2 < quantizer.count && value >= quantizer.levels[(start + 1) % MOST_LEVELS];
+            let over =
+                start + 2 < quantizer.count && value >= quantizer.levels[(start + 1) % MOST_LEVELS];
             let start = start + usize::from(over);
-            let (lower, upper) = (quantizer.levels[start % MOST_LEVELS], quantizer.levels[(start + 1) % MOST_LEVELS]);
+            let (lower, upper) = (
+                quantizer.levels[start % MOST_LEVELS],
+                quantizer.levels[(start + 1) % MOST_LEVELS],
+            );
             let threshold = match draw {
                 Draw::Nearest => 0.5,
                 Draw::Random(key) => number(key, first + lane),
@@ -66,9 +80,17 @@ pub(crate) fn encode<const W: usize>(quantizer: &Quantizer, step: f32, draw: Dra
 
 /// Decodes one component into `y` `[tokens]`: the level, times `step`, times the token's gain.
 #[inline(always)]
-pub(crate) fn decode<const W: usize>(quantizer: &Quantizer, step: f32, codes: &[u8], gains: &[f32], y: &mut [f32]) {
+pub(crate) fn decode<const W: usize>(
+    quantizer: &Quantizer,
+    step: f32,
+    codes: &[u8],
+    gains: &[f32],
+    y: &mut [f32],
+) {
     let levels = quantizer.scaled(step);
-    for ((codes, gains), y) in codes.as_chunks::<W>().0.iter().zip(gains.chunks(LANES)).zip(y.chunks_mut(LANES)) {
+    for ((codes, gains), y) in
+        codes.as_chunks::<W>().0.iter().zip(gains.chunks(LANES)).zip(y.chunks_mut(LANES))
+    {
         for ((y, place), &gain) in y.iter_mut().zip(unpack::<W>(read(codes))).zip(gains) {
             *y = levels[place as usize % MOST_LEVELS] * gain;
         }

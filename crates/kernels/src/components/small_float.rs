@@ -1,4 +1,5 @@
-//! Positive numbers quantized: a float's exponent and the top of its mantissa, without the sign that they do not have.
+//! Positive numbers quantized: a float's exponent and the top of its mantissa, without the sign
+//! that they do not have.
 
 /// Exponents below that of 2⁻³⁰ are not counted in a scale, times the eight mantissas of each.
 const LEAST: u32 = (127 - 30) * 8;
@@ -20,7 +21,8 @@ pub(crate) fn scale_above(value: f32) -> u8 {
     below.saturating_add(u8::from(scale(below) < value))
 }
 
-/// The gain of a token from its 16 bits: eight for the exponent and eight for the mantissa, one more than bf16 has.
+/// The gain of a token from its 16 bits: eight for the exponent and eight for the mantissa, one
+/// more than bf16 has.
 #[inline]
 pub fn gain(code: u16) -> f32 {
     f32::from_bits(u32::from(code) << 15)

@@ -1,4 +1,5 @@
-//! How a component's values are spread, from which follow the best scale and the loss of each width before anything is coded.
+//! How a component's values are spread, from which follow the best scale and the loss of each width
+//! before anything is coded.
 
 use std::sync::LazyLock;
 
@@ -10,7 +11,8 @@ use super::rounding::Rounding;
 use super::small_float::{scale, scale_above, scale_below};
 use super::widths::{EXACT, Losses, Scales, WIDTHS};
 
-/// Magnitudes are counted in eight bins to an octave, from 2⁻²⁸ to 4: those of unit rows are at most 1.
+/// Magnitudes are counted in eight bins to an octave, from 2⁻²⁸ to 4: those of unit rows are at
+/// most 1.
 pub(crate) const BINS: usize = 240;
 const LEAST: u32 = (127 - 28) * 8;
 
@@ -31,7 +33,8 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of the values of a component, one for each token, of which `absent` are zeros that need no code.
+    /// Of the values of a component, one for each token, of which `absent` are zeros that need no
+    /// code.
     pub(super) fn from_values(values: &[f32], absent: usize) -> Self {
         let mut counts = [0u32; BINS];
         for value in values {
@@ -43,10 +46,18 @@ impl Spread {
     }
 
     /// From how many values each bin has, the sum of their squares and the largest magnitude.
-    pub(crate) fn from_counts(mut counts: [u32; BINS], energy: f64, largest: f32, absent: usize) -> Self {
+    pub(crate) fn from_counts(
+        mut counts: [u32; BINS],
+        energy: f64,
+        largest: f32,
+        absent: usize,
+    ) -> Self {
         counts[0] -= (absent as u32).min(counts[0]);
         let centre = |bin: usize| f32::from_bits(((bin as u32 + LEAST) << 20) | (1 << 19));
-        let bins = (0..BINS).filter(|&bin| counts[bin] > 0).map(|bin| (centre(bin), counts[bin] as f32)).collect();
+        let bins = (0..BINS)
+            .filter(|&bin| counts[bin] > 0)
+            .map(|bin| (centre(bin), counts[bin] as f32))
+            .collect();
         Self { bins, energy, largest }
     }
 
@@ -67,11 +78,16 @@ impl Spread {
                 }
                 (_, Rounding::Stochastic) => {
                     let quantizer = &SCALARS[place - 1];
-                    let code = scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]);
+                    let code =
+                        scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]);
                     (self.loss(&STOCHASTIC[place - 1], code), code)
                 }
-                (_, Rounding::Nearest) => self.best(&NEAREST[place - 1], start, &SCALARS[place - 1]),
-                (_, Rounding::Trellis) => self.best(&TRELLIS[place - 1], start, &TRELLISES[place - 1]),
+                (_, Rounding::Nearest) => {
+                    self.best(&NEAREST[place - 1], start, &SCALARS[place - 1])
+                }
+                (_, Rounding::Trellis) => {
+                    self.best(&TRELLIS[place - 1], start, &TRELLISES[place - 1])
+                }
             };
             // A bit more is never a loss, whatever the estimates say.
             if losses[place] > losses[place - 1] && rounding != Rounding::Stochastic {
@@ -81,8 +97,9 @@ impl Spread {
         (losses, scales)
     }
 
-    /// Downhill from `start`, the scale of the width before, and from the one at which the largest value is the last level: a component that
-    /// is near zero but for a few tokens is best served near that.
+    /// Downhill from `start`, the scale of the width before, and from the one at which the largest
+    /// value is the last level: a component that is near zero but for a few tokens is best served
+    /// near that.
     fn best(&self, table: &Table, start: u8, quantizer: &Quantizer) -> (f64, u8) {
         let covering = scale_above(self.largest * UNIT / quantizer.levels[quantizer.count - 1]);
         let (mut loss, mut code) = (self.loss(table, start), start);
@@ -108,7 +125,8 @@ impl Spread {
     fn loss(&self, table: &Table, code: u8) -> f64 {
         let scale = scale(code);
         let inverse = 1.0 / scale;
-        let sum: f32 = self.bins.iter().map(|&(centre, count)| count * table[place(centre * inverse)]).sum();
+        let sum: f32 =
+            self.bins.iter().map(|&(centre, count)| count * table[place(centre * inverse)]).sum();
         f64::from(sum) * f64::from(scale) * f64::from(scale)
     }
 }
@@ -149,14 +167,17 @@ static NEAREST: LazyLock<[Table; WIDEST]> = LazyLock::new(|| {
     })
 });
 
-/// A value is off by as much as from the nearest of all levels, and, where they are dense, by so many squares of their distance more that
-/// a normal variable loses what is known. Beyond the last level, the path sees to it that the last level is admitted.
+/// A value is off by as much as from the nearest of all levels, and, where they are dense, by so
+/// many squares of their distance more that a normal variable loses what is known. Beyond the last
+/// level, the path sees to it that the last level is admitted.
 static TRELLIS: LazyLock<[Table; WIDEST]> = LazyLock::new(|| {
     std::array::from_fn(|place| {
         let quantizer = &TRELLISES[place];
         let nearest = tabulated(quantizer, |value| off(quantizer, value).powi(2));
-        let squares = tabulated(quantizer, |value| f64::from(spacing(quantizer, value.abs()).powi(2)));
-        let factor = ((TRELLIS_LOST[place + 1] - normal_mean(&nearest)) / normal_mean(&squares)) as f32;
+        let squares =
+            tabulated(quantizer, |value| f64::from(spacing(quantizer, value.abs()).powi(2)));
+        let factor =
+            ((TRELLIS_LOST[place + 1] - normal_mean(&nearest)) / normal_mean(&squares)) as f32;
         std::array::from_fn(|ratio| nearest[ratio] + factor * squares[ratio])
     })
 });
@@ -167,8 +188,12 @@ static STOCHASTIC: LazyLock<[Table; WIDEST]> = LazyLock::new(|| {
         let quantizer = &SCALARS[place];
         tabulated(quantizer, |value| {
             let levels = &quantizer.levels[..quantizer.count];
-            let above = levels.partition_point(|&level| level < value * UNIT).clamp(1, quantizer.count - 1);
-            f64::from(((value * UNIT - levels[above - 1]) * (levels[above] - value * UNIT)).max(0.0) / (UNIT * UNIT))
+            let above =
+                levels.partition_point(|&level| level < value * UNIT).clamp(1, quantizer.count - 1);
+            f64::from(
+                ((value * UNIT - levels[above - 1]) * (levels[above] - value * UNIT)).max(0.0)
+                    / (UNIT * UNIT),
+            )
         })
     })
 });
@@ -181,12 +206,15 @@ fn off(quantizer: &Quantizer, value: f32) -> f64 {
 
 /// The distance between the two levels around `value`, or the last two.
 fn spacing(quantizer: &Quantizer, value: f32) -> f32 {
-    let above = quantizer.levels[..quantizer.count].partition_point(|&level| level < value * UNIT).clamp(1, quantizer.count - 1);
+    let above = quantizer.levels[..quantizer.count]
+        .partition_point(|&level| level < value * UNIT)
+        .clamp(1, quantizer.count - 1);
     (quantizer.levels[above] - quantizer.levels[above - 1]) / UNIT
 }
 
-/// The mean of `loss` around each ratio, and over both signs: over the width of a bin, and at least from the middle between two levels to
-/// the next: that values happen to lie on a level is no merit of its width.
+/// The mean of `loss` around each ratio, and over both signs: over the width of a bin, and at least
+/// from the middle between two levels to the next: that values happen to lie on a level is no merit
+/// of its width.
 fn tabulated(quantizer: &Quantizer, loss: impl Fn(f32) -> f64) -> Table {
     const SAMPLES: usize = 16;
     std::array::from_fn(|ratio| {
@@ -225,14 +253,24 @@ mod tests {
     #[test]
     fn a_normal_component_is_scaled_by_its_deviation_and_loses_what_is_known() {
         let random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
-        let values: Vec<f32> = random.sample_iter(StandardNormal).take(20_000).map(|value: f32| value * 0.01).collect();
+        let values: Vec<f32> = random
+            .sample_iter(StandardNormal)
+            .take(20_000)
+            .map(|value: f32| value * 0.01)
+            .collect();
         let spread = Spread::from_values(&values, 0);
-        for (rounding, known) in [(Rounding::Trellis, TRELLIS_LOST), (Rounding::Nearest, SCALAR_LOST)] {
+        for (rounding, known) in
+            [(Rounding::Trellis, TRELLIS_LOST), (Rounding::Nearest, SCALAR_LOST)]
+        {
             let (losses, scales) = spread.plan(rounding, values.len());
             for (width, known) in known.iter().enumerate().skip(1) {
                 let lost = losses[width] / spread.energy;
                 assert!((lost / known - 1.0).abs() < 0.1, "{width} bits: {lost} of {known}");
-                assert!((scale(scales[width]) / 0.01 - 1.0).abs() < 0.15, "{width} bits: {}", scale(scales[width]));
+                assert!(
+                    (scale(scales[width]) / 0.01 - 1.0).abs() < 0.15,
+                    "{width} bits: {}",
+                    scale(scales[width])
+                );
             }
         }
     }
@@ -241,7 +279,8 @@ mod tests {
     fn a_single_large_value_is_reached() {
         let mut values = vec![1e-4; 1000];
         values[3] = 0.9;
-        let (losses, scales) = Spread::from_values(&values, 0).plan(Rounding::Trellis, values.len());
+        let (losses, scales) =
+            Spread::from_values(&values, 0).plan(Rounding::Trellis, values.len());
         assert!(losses[8] < 0.002 && scale(scales[8]) > 0.15, "{losses:?}");
     }
 }

@@ -1,12 +1,15 @@
 //! Trellis-coded quantization (Marcellin and Fischer 1990) of one component along its tokens.
 //!
-//! A scalar quantizer of `W` bits wastes what a box wastes against a ball. A trellis has twice the levels, in four classes by their place
-//! modulo 4, and a state that admits two of the classes, every other level: so a code is still `W` bits, but the levels that a token may
-//! take depend on the tokens before it, and the best path (Viterbi) has a quarter less error, at no cost to the decoder. The eight states
-//! are the last three path bits; a path bit is the lowest bit of a code, so decoding needs three codes back and nothing else (the
-//! feed-forward form of Ungerboeck's 8-state code, parity checks 13 and 04 in octal).
+//! A scalar quantizer of `W` bits wastes what a box wastes against a ball. A trellis has twice the
+//! levels, in four classes by their place modulo 4, and a state that admits two of the classes,
+//! every other level: so a code is still `W` bits, but the levels that a token may take depend on
+//! the tokens before it, and the best path (Viterbi) has a quarter less error, at no cost to the
+//! decoder. The eight states are the last three path bits; a path bit is the lowest bit of a code,
+//! so decoding needs three codes back and nothing else (the feed-forward form of Ungerboeck's
+//! 8-state code, parity checks 13 and 04 in octal).
 //!
-//! Token `8 g + l` is step `g` of stream `l`: eight streams run side by side, each from a history of zeros.
+//! Token `8 g + l` is step `g` of stream `l`: eight streams run side by side, each from a history
+//! of zeros.
 
 use wide::f32x8;
 
@@ -31,7 +34,8 @@ const fn class_of(window: u32) -> u32 {
     2 * ((window ^ (window >> 1) ^ (window >> 3)) & 1) + ((window >> 2) & 1)
 }
 
-/// What the way back along the best path needs to know; kept from one component to the next for its storage.
+/// What the way back along the best path needs to know; kept from one component to the next for its
+/// storage.
 #[derive(Debug, Default)]
 pub(crate) struct Trace {
     /// The cell of each token, from which its four levels follow.
@@ -59,16 +63,19 @@ impl Sums<'_> {
     /// The same for eight tokens from `first`, as many of them as there are.
     #[inline(always)]
     pub(crate) fn add_group(&mut self, first: usize, coded: [f32; LANES], exact: [f32; LANES]) {
-        if let (Some(energies), Some(along)) =
-            (self.energies[first..].first_chunk_mut::<LANES>(), self.along[first..].first_chunk_mut::<LANES>())
-        {
+        if let (Some(energies), Some(along)) = (
+            self.energies[first..].first_chunk_mut::<LANES>(),
+            self.along[first..].first_chunk_mut::<LANES>(),
+        ) {
             for lane in 0..LANES {
                 energies[lane] += coded[lane] * coded[lane];
                 along[lane] += coded[lane] * exact[lane];
             }
             return;
         }
-        for (token, (coded, exact)) in (first..self.energies.len()).zip(coded.into_iter().zip(exact)) {
+        for (token, (coded, exact)) in
+            (first..self.energies.len()).zip(coded.into_iter().zip(exact))
+        {
             self.add(token, coded, exact);
         }
     }
@@ -82,7 +89,8 @@ pub(crate) fn lanes(values: &[f32]) -> [f32; LANES] {
     lanes
 }
 
-/// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight tokens.
+/// Codes one component `y` `[tokens]` in units of `step` into `codes`, `W` bytes for every eight
+/// tokens.
 #[inline(always)]
 pub(crate) fn encode<const W: usize>(
     quantizer: &Quantizer,
@@ -159,13 +167,22 @@ fn advance(costs: &mut [f32x8; STATES], near: &[f32x8; 4]) -> [u8; STATES] {
 
 /// Decodes one component into `y` `[tokens]`: the level, times `step`, times the token's gain.
 #[inline(always)]
-pub(crate) fn decode<const W: usize>(quantizer: &Quantizer, step: f32, codes: &[u8], gains: &[f32], y: &mut [f32]) {
+pub(crate) fn decode<const W: usize>(
+    quantizer: &Quantizer,
+    step: f32,
+    codes: &[u8],
+    gains: &[f32],
+    y: &mut [f32],
+) {
     let levels = quantizer.scaled(step);
     let mut before = [[0; LANES]; 3];
-    for ((codes, gains), y) in codes.as_chunks::<W>().0.iter().zip(gains.chunks(LANES)).zip(y.chunks_mut(LANES)) {
+    for ((codes, gains), y) in
+        codes.as_chunks::<W>().0.iter().zip(gains.chunks(LANES)).zip(y.chunks_mut(LANES))
+    {
         let codes = unpack::<W>(read(codes));
         let places: [u32; LANES] = std::array::from_fn(|lane| {
-            let class = (((codes[lane] ^ before[0][lane] ^ before[2][lane]) & 1) << 1) | (before[1][lane] & 1);
+            let class = (((codes[lane] ^ before[0][lane] ^ before[2][lane]) & 1) << 1)
+                | (before[1][lane] & 1);
             ((codes[lane] >> 1) << 2) | class
         });
         before = [codes, before[0], before[1]];

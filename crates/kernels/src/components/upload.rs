@@ -3,7 +3,8 @@ use tch::{Device, Tensor};
 
 use crate::Error;
 
-/// These values on a device. The host does not wait for it: CUDA has read them when its call returns, as they are not in pinned memory.
+/// These values on a device. The host does not wait for it: CUDA has read them when its call
+/// returns, as they are not in pinned memory.
 ///
 /// # Errors
 /// Those of libtorch.

@@ -13,16 +13,22 @@ use crate::{Error, Site, SiteId};
 const NONE: &str = "-";
 
 impl ActivationStore {
-    /// The state of each site after the steps so far, as copies on the CPU: `LAYER.SITE.PART`, such as `3.layer.basis`. Empty where no
-    /// method has a state. Each rank has its own.
+    /// The state of each site after the steps so far, as copies on the CPU: `LAYER.SITE.PART`, such
+    /// as `3.layer.basis`. Empty where no method has a state. Each rank has its own.
     ///
     /// # Errors
     /// Those of libtorch.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>, Error> {
         let mut tensors = Vec::new();
         for (site_id, state) in &*lock(&self.states) {
-            let parts = state.tensors().map_err(|source| Error::Compression { site_id: *site_id, source })?;
-            tensors.extend(parts.into_iter().map(|(part, tensor)| (format!("{}.{part}", name(*site_id)), tensor)));
+            let parts = state
+                .tensors()
+                .map_err(|source| Error::Compression { site_id: *site_id, source })?;
+            tensors.extend(
+                parts
+                    .into_iter()
+                    .map(|(part, tensor)| (format!("{}.{part}", name(*site_id)), tensor)),
+            );
         }
         Ok(tensors)
     }
@@ -34,13 +40,15 @@ impl ActivationStore {
     pub fn load_state(&self, state: Vec<(String, Tensor)>, device: Device) -> Result<(), Error> {
         let mut parts: BTreeMap<SiteId, Vec<(String, Tensor)>> = BTreeMap::new();
         for (name, tensor) in state {
-            let (site_id, part) = parse(&name).ok_or_else(|| Error::State { name: name.clone() })?;
+            let (site_id, part) =
+                parse(&name).ok_or_else(|| Error::State { name: name.clone() })?;
             parts.entry(site_id).or_default().push((part.to_owned(), tensor));
         }
         let mut states = BTreeMap::new();
         for (site_id, parts) in parts {
             let parts = parts.iter().map(|(part, tensor)| (part.as_str(), tensor.shallow_clone()));
-            let state = SiteState::from_tensors(parts, device).map_err(|source| Error::Compression { site_id, source })?;
+            let state = SiteState::from_tensors(parts, device)
+                .map_err(|source| Error::Compression { site_id, source })?;
             states.insert(site_id, state);
         }
         *lock(&self.states) = states;
@@ -75,8 +83,14 @@ mod tests {
             assert_eq!(parse(&format!("{}.basis", name(site_id))), Some((site_id, "basis")));
         }
         assert_eq!(Site::ALL.last(), Some(&Site::HeadOut), "the last one declared");
-        assert_eq!(parse(&format!("{}.basis", name(SiteId::default()))), Some((SiteId::default(), "basis")));
-        assert_eq!((parse("3.nowhere.basis"), parse("x.layer.basis"), parse("3")), (None, None, None));
+        assert_eq!(
+            parse(&format!("{}.basis", name(SiteId::default()))),
+            Some((SiteId::default(), "basis"))
+        );
+        assert_eq!(
+            (parse("3.nowhere.basis"), parse("x.layer.basis"), parse("3")),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -92,7 +106,9 @@ mod tests {
         assert_eq!(again.state_bytes(), sites.state_bytes());
         let site_id = SiteId { layer: Some(2), site: Some(Site::AttentionNorm) };
         again.with_state(site_id, |state| assert_eq!(state.basis().unwrap(), &basis(2.0)));
-        let refused = again.load_state(vec![("2.elsewhere.basis".into(), basis(0.0))], Device::Cpu).unwrap_err();
+        let refused = again
+            .load_state(vec![("2.elsewhere.basis".into(), basis(0.0))], Device::Cpu)
+            .unwrap_err();
         assert!(refused.to_string().contains("2.elsewhere.basis"), "{refused}");
     }
 }

@@ -1,4 +1,5 @@
-//! Attention with its scores written out, a stretch of queries at a time, for what the fused kernels cannot do.
+//! Attention with its scores written out, a stretch of queries at a time, for what the fused
+//! kernels cannot do.
 
 use tch::{Kind, Tensor};
 
@@ -19,7 +20,8 @@ pub(super) struct EagerAttention {
     pub saved: SavedContext,
 }
 
-/// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys, 16,777,216 / (8 · 4,096) = 512 queries.
+/// The scores that exist at a time: 2²⁴, that is 64 MiB in f32. With 8 heads and 4,096 keys,
+/// 16,777,216 / (8 · 4,096) = 512 queries.
 pub(super) const AT_A_TIME: i64 = 1 << 24;
 
 impl EagerAttention {
@@ -29,13 +31,28 @@ impl EagerAttention {
         let step = (AT_A_TIME / (size[0] * size[1] * keys).max(1)).max(1);
         let chunk = |first: i64| {
             let queries = step.min(size[2] - first);
-            QueryChunk { first, queries, keys: if matches!(self.mask, Mask::Causal) { keys.min(first + queries) } else { keys } }
+            QueryChunk {
+                first,
+                queries,
+                keys: if matches!(self.mask, Mask::Causal) {
+                    keys.min(first + queries)
+                } else {
+                    keys
+                },
+            }
         };
         (0..size[2]).step_by(step as usize).map(chunk).collect()
     }
 
-    /// The capped scores in f32 or better before the mask, and with it, `[batch, heads, queries, keys]`.
-    fn capped(&self, q: &Tensor, k: &Tensor, weight: Option<&Tensor>, at: &QueryChunk) -> Result<(Tensor, Tensor), Error> {
+    /// The capped scores in f32 or better before the mask, and with it, `[batch, heads, queries,
+    /// keys]`.
+    fn capped(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        weight: Option<&Tensor>,
+        at: &QueryChunk,
+    ) -> Result<(Tensor, Tensor), Error> {
         let (q, k) = (q.f_narrow(2, at.first, at.queries)?, k.f_narrow(2, 0, at.keys)?);
         let bias = self.bias.as_ref().zip(weight);
         let mut products = q.f_matmul(&k.f_transpose(2, 3)?)?;
@@ -57,12 +74,17 @@ impl EagerAttention {
         let masked = match &self.mask {
             Mask::Full => capped.shallow_clone(),
             Mask::Causal => {
-                let later = Tensor::f_ones([at.queries, at.keys], (Kind::Bool, q.device()))?.f_triu(at.first + 1)?;
+                let later = Tensor::f_ones([at.queries, at.keys], (Kind::Bool, q.device()))?
+                    .f_triu(at.first + 1)?;
                 capped.f_masked_fill(&later, f64::NEG_INFINITY)?
             }
             Mask::Additive(mask) => {
                 // One row of a mask may serve all queries.
-                let mask = if mask.size()[2] == 1 { mask.shallow_clone() } else { mask.f_narrow(2, at.first, at.queries)? };
+                let mask = if mask.size()[2] == 1 {
+                    mask.shallow_clone()
+                } else {
+                    mask.f_narrow(2, at.first, at.queries)?
+                };
                 capped.f_add(&mask)?
             }
         };
@@ -78,7 +100,8 @@ impl EagerAttention {
         Ok(Some(dropout::mask(weights, self.scores.dropout, seed)?))
     }
 
-    /// The gradients of a chunk's queries, and of the keys that they attend to; those of values and of the bias are added to `dv` and `d_weight`.
+    /// The gradients of a chunk's queries, and of the keys that they attend to; those of values and
+    /// of the bias are added to `dv` and `d_weight`.
     fn chunk_backward(
         &self,
         whole: &Whole<'_>,
@@ -94,8 +117,12 @@ impl EagerAttention {
             Some(mask) => weights.f_mul(mask)?,
             None => weights.shallow_clone(),
         };
-        let _ = at.keys_of(dv)?.f_add_(&used.f_to_kind(whole.v.kind())?.f_transpose(2, 3)?.f_matmul(&dy)?)?;
-        let mut d_weights = dy.f_matmul(&at.keys_of(whole.v)?.f_transpose(2, 3)?)?.f_to_kind(wide(whole.q.kind()))?;
+        let _ = at
+            .keys_of(dv)?
+            .f_add_(&used.f_to_kind(whole.v.kind())?.f_transpose(2, 3)?.f_matmul(&dy)?)?;
+        let mut d_weights = dy
+            .f_matmul(&at.keys_of(whole.v)?.f_transpose(2, 3)?)?
+            .f_to_kind(wide(whole.q.kind()))?;
         if let Some(mask) = &mask {
             d_weights = d_weights.f_mul_(mask)?;
         }
@@ -110,7 +137,8 @@ impl EagerAttention {
         let mut of_queries = d_products.f_matmul(&k)?;
         let mut of_keys = d_products.f_transpose(2, 3)?.f_matmul(&q)?;
         if let (Some(rule), Some(weight), Some(d_weight)) = (&self.bias, whole.weight, d_weight) {
-            let [to_queries, to_keys] = rule.backward(weight, [&q, &k], [&d_scores, &d_products], at, d_weight)?;
+            let [to_queries, to_keys] =
+                rule.backward(weight, [&q, &k], [&d_scores, &d_products], at, d_weight)?;
             if let Some(added) = to_queries {
                 of_queries = of_queries.f_add_(&added)?;
             }
@@ -140,9 +168,17 @@ impl Function for EagerAttention {
         "eager attention".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (size, groups) = (inputs[0].size(), inputs[0].size()[2] / inputs[1].size()[2]);
-        let (q, k, v) = (inputs[0].f_transpose(1, 2)?, repeat_kv(inputs[1], groups)?, repeat_kv(inputs[2], groups)?);
+        let (q, k, v) = (
+            inputs[0].f_transpose(1, 2)?,
+            repeat_kv(inputs[1], groups)?,
+            repeat_kv(inputs[2], groups)?,
+        );
         let (mut outputs, mut sums) = (Vec::new(), Vec::new());
         for at in self.query_chunks(&q, k.size()[2]) {
             let scores = self.capped(&q, &k, inputs.get(3).copied(), &at)?.1;
@@ -154,7 +190,8 @@ impl Function for EagerAttention {
             outputs.push(weights.f_to_kind(v.kind())?.f_matmul(&v.f_narrow(2, 0, at.keys)?)?);
             sums.push(log_sums.f_squeeze_dim(-1)?);
         }
-        let out = Tensor::f_cat(&outputs, 2)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], -1])?;
+        let out =
+            Tensor::f_cat(&outputs, 2)?.f_transpose(1, 2)?.f_reshape([size[0], size[1], -1])?;
         if context.any_needs_grad() {
             self.saved.save(inputs, &out, &Tensor::f_cat(&sums, 2)?)?;
             inputs[3..].iter().for_each(|weight| context.save(weight));
@@ -162,11 +199,18 @@ impl Function for EagerAttention {
         Ok(vec![out])
     }
 
-    fn backward(&self, context: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
+    fn backward(
+        &self,
+        context: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
         let weight = context.saved()?.pop();
         let nothing = || (0..3 + usize::from(weight.is_some())).map(|_| None).collect();
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved.tensors) else { return Ok(nothing()) };
-        let (q, k, v, out) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?, saved.out.restore()?);
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved.tensors) else {
+            return Ok(nothing());
+        };
+        let (q, k, v, out) =
+            (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?, saved.out.restore()?);
         let log_sums = saved.log_sums.restore()?.f_unsqueeze(-1)?;
         let (size, groups, kind) = (q.size(), q.size()[2] / k.size()[2], wide(q.kind()));
         let (q, k, v) = (q.f_transpose(1, 2)?, repeat_kv(&k, groups)?, repeat_kv(&v, groups)?);
@@ -179,14 +223,23 @@ impl Function for EagerAttention {
             Some(weight) => Some(weight.f_zeros_like()?.f_to_kind(kind)?),
             None => None,
         };
-        let whole = Whole { q: &q, k: &k, v: &v, dy: &dy, log_sums: &log_sums, along: &along, weight: weight.as_ref() };
+        let whole = Whole {
+            q: &q,
+            k: &k,
+            v: &v,
+            dy: &dy,
+            log_sums: &log_sums,
+            along: &along,
+            weight: weight.as_ref(),
+        };
         for at in self.query_chunks(&q, k.size()[2]) {
             let (of_queries, of_keys) = self.chunk_backward(&whole, &dv, d_weight.as_mut(), &at)?;
             dq.push(of_queries);
             let _ = at.keys_of(&dk)?.f_add_(&of_keys)?;
         }
         let dq = Tensor::f_cat(&dq, 2)?.f_transpose(1, 2)?;
-        let mut grad_inputs = vec![Some(dq), Some(sum_kv_groups(&dk, groups)?), Some(sum_kv_groups(&dv, groups)?)];
+        let mut grad_inputs =
+            vec![Some(dq), Some(sum_kv_groups(&dk, groups)?), Some(sum_kv_groups(&dv, groups)?)];
         if let (Some(weight), Some(gradient)) = (&weight, d_weight) {
             grad_inputs.push(Some(gradient.f_to_kind(weight.kind())?));
         }

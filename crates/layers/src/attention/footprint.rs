@@ -31,7 +31,8 @@ impl MemorySim {
     pub fn attention(&self, heads: Heads) -> (Allocation, Allocation) {
         let rows = heads.batch * heads.tokens;
         let width = heads.width.max(heads.value);
-        let _repeated = if heads.on_gpu && !heads.is_eager { None } else { self.repeat_kv(heads, width) };
+        let _repeated =
+            if heads.on_gpu && !heads.is_eager { None } else { self.repeat_kv(heads, width) };
         let log_sums = self.wide(rows * heads.queries);
         if heads.is_eager {
             let _scores = self.scores(heads, 5);
@@ -40,7 +41,11 @@ impl MemorySim {
         }
         let _buffers = (!heads.on_gpu).then(|| self.kernel_buffers(heads, width));
         let out = self.tensor(rows * heads.queries * width);
-        if width == heads.value { (out, log_sums) } else { (self.tensor(rows * heads.queries * heads.value), log_sums) }
+        if width == heads.value {
+            (out, log_sums)
+        } else {
+            (self.tensor(rows * heads.queries * heads.value), log_sums)
+        }
     }
 
     /// The gradients of queries, keys and values.
@@ -49,7 +54,8 @@ impl MemorySim {
         let width = heads.width.max(heads.value);
         let all = |width: u64| self.tensor(rows * heads.queries * width);
         if heads.on_gpu && !heads.is_eager {
-            // The gradient of queries is summed in f32; those of keys and values are made for each head.
+            // The gradient of queries is summed in f32; those of keys and values are made for each
+            // head.
             let _sums = self.wide(rows * heads.queries * (width + 1));
             let [dq, dk, dv] = [all(width), all(width), all(width)];
             return self.by_group(heads, [dq, dk, dv]);
@@ -66,13 +72,19 @@ impl MemorySim {
             return [dq, dk, dv];
         }
         let rows = heads.batch * heads.tokens;
-        [dq, self.tensor(rows * heads.keys * heads.width), self.tensor(rows * heads.keys * heads.value)]
+        [
+            dq,
+            self.tensor(rows * heads.keys * heads.width),
+            self.tensor(rows * heads.keys * heads.value),
+        ]
     }
 
     /// Keys and values repeated for each head of a group, and padded to one width.
     fn repeat_kv(&self, heads: Heads, width: u64) -> Option<[Allocation; 2]> {
         let is_grouped = heads.queries != heads.keys || heads.width != heads.value;
-        is_grouped.then(|| [0; 2].map(|_| self.tensor(heads.batch * heads.tokens * heads.queries * width)))
+        is_grouped.then(|| {
+            [0; 2].map(|_| self.tensor(heads.batch * heads.tokens * heads.queries * width))
+        })
     }
 
     /// The scores of a chunk of queries, `times` copies of them.
@@ -81,7 +93,8 @@ impl MemorySim {
         self.wide(times * all.min(AT_A_TIME as u64))
     }
 
-    /// Buffers of libtorch's kernel for each thread: a block of scores, of 256 queries by 512 keys, and the output of those queries.
+    /// Buffers of libtorch's kernel for each thread: a block of scores, of 256 queries by 512 keys,
+    /// and the output of those queries.
     fn kernel_buffers(&self, heads: Heads, width: u64) -> Allocation {
         let (queries, keys) = (heads.tokens.min(256), heads.tokens.min(512));
         self.wide(if heads.is_eager { 0 } else { heads.threads * queries * (keys + 2 + width) })

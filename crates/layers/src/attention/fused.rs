@@ -29,7 +29,11 @@ impl Function for Fused {
         "attention".into()
     }
 
-    fn forward(&mut self, context: &mut Forward<'_>, inputs: &[&Tensor]) -> Result<Vec<Tensor>, BoxError> {
+    fn forward(
+        &mut self,
+        context: &mut Forward<'_>,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Tensor>, BoxError> {
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         let (size, e) = (q.size(), v.size()[3]);
         let (out, log_sums) = self.kernel.forward(&self.call(q, k, v), [q, k, v])?;
@@ -40,15 +44,27 @@ impl Function for Fused {
         Ok(vec![out])
     }
 
-    fn backward(&self, _: &Backward<'_>, gradients: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>, BoxError> {
-        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved.tensors) else { return Ok(vec![None, None, None]) };
+    fn backward(
+        &self,
+        _: &Backward<'_>,
+        gradients: &[Option<Tensor>],
+    ) -> Result<Vec<Option<Tensor>>, BoxError> {
+        let (Some(dy), Some(saved)) = (&gradients[0], &self.saved.tensors) else {
+            return Ok(vec![None, None, None]);
+        };
         let (q, k, v) = (saved.q.restore()?, saved.k.restore()?, saved.v.restore()?);
         let (size, e) = (q.size(), v.size()[3]);
         let heads = |x: &Tensor| x.f_reshape([size[0], size[1], size[2], e]);
         let call = self.call(&q, &k, &v);
-        let [dq, dk, dv] =
-            self.kernel.backward(&call, &heads(dy)?, [&q, &k, &v], &heads(&saved.out.restore()?)?, &saved.log_sums.restore()?)?;
-        let (dq, dk, dv) = (dq.f_narrow(3, 0, size[3])?, dk.f_narrow(3, 0, size[3])?, dv.f_narrow(3, 0, e)?);
+        let [dq, dk, dv] = self.kernel.backward(
+            &call,
+            &heads(dy)?,
+            [&q, &k, &v],
+            &heads(&saved.out.restore()?)?,
+            &saved.log_sums.restore()?,
+        )?;
+        let (dq, dk, dv) =
+            (dq.f_narrow(3, 0, size[3])?, dk.f_narrow(3, 0, size[3])?, dv.f_narrow(3, 0, e)?);
         let groups = dk.size()[2] / k.size()[2];
         let of_keys = |gradient: &Tensor| sum_kv_groups(&gradient.f_transpose(1, 2)?, groups);
         Ok(vec![Some(dq), Some(of_keys(&dk)?), Some(of_keys(&dv)?)])

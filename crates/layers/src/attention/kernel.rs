@@ -17,9 +17,11 @@ use crate::Mask;
 pub(super) enum Kernel {
     /// The one for processors.
     Cpu,
-    /// FlashAttention-2 (arXiv 2307.08691), for 16-bit floats without a written-out mask, on GPUs from Ampere on.
+    /// FlashAttention-2 (arXiv 2307.08691), for 16-bit floats without a written-out mask, on GPUs
+    /// from Ampere on.
     Flash,
-    /// Memory-efficient attention (arXiv 2112.05682), for other floats of up to 32 bits, with any mask.
+    /// Memory-efficient attention (arXiv 2112.05682), for other floats of up to 32 bits, with any
+    /// mask.
     Efficient,
 }
 
@@ -38,7 +40,8 @@ impl Call<'_> {
         matches!(self.mask, Mask::Causal)
     }
 
-    /// `x` with zeros after its last dimension: the kernels want one width for all, and zeros change nothing.
+    /// `x` with zeros after its last dimension: the kernels want one width for all, and zeros
+    /// change nothing.
     fn widened(&self, x: &Tensor) -> Result<Tensor, TchError> {
         match self.width - x.size().last().copied().unwrap_or(self.width) {
             0 => Ok(x.shallow_clone()),
@@ -51,14 +54,19 @@ impl Call<'_> {
         repeat_kv(&self.widened(x)?, self.groups)
     }
 
-    /// The written-out mask `[batch, heads, queries, keys]`, in rows of a length that the efficient kernel can read.
+    /// The written-out mask `[batch, heads, queries, keys]`, in rows of a length that the efficient
+    /// kernel can read.
     fn bias(&self, q: &Tensor, k: &Tensor) -> Result<Option<Tensor>, TchError> {
         let Some(mask) = self.mask.additive() else { return Ok(None) };
         let (size, keys) = (q.size(), k.size()[1]);
         let unfilled = (8 - keys % 8) % 8;
         // A padded copy has its elements in the order of the original, whatever that is.
         let mask = mask.f_to_kind(q.kind())?.f_contiguous()?;
-        let aligned = if unfilled == 0 { mask } else { mask.f_constant_pad_nd([0, unfilled])?.f_narrow(3, 0, keys)? };
+        let aligned = if unfilled == 0 {
+            mask
+        } else {
+            mask.f_constant_pad_nd([0, unfilled])?.f_narrow(3, 0, keys)?
+        };
         Ok(Some(aligned.f_expand([size[0], size[2], size[1], keys], false)?))
     }
 }
@@ -66,10 +74,17 @@ impl Call<'_> {
 impl Kernel {
     /// The kernel for such tensors, if there is one.
     pub fn choose(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Option<Kernel> {
-        let Device::Cuda(index) = q.device() else { return (q.device() == Device::Cpu).then_some(Kernel::Cpu) };
+        let Device::Cuda(index) = q.device() else {
+            return (q.device() == Device::Cpu).then_some(Kernel::Cpu);
+        };
         let half = matches!(q.kind(), Kind::BFloat16 | Kind::Half);
         let square = !matches!(mask, Mask::Causal) || q.size()[1] == k.size()[1];
-        if half && square && mask.additive().is_none() && q.size()[3].max(v.size()[3]) <= 256 && has_flash(index) {
+        if half
+            && square
+            && mask.additive().is_none()
+            && q.size()[3].max(v.size()[3]) <= 256
+            && has_flash(index)
+        {
             return Some(Kernel::Flash);
         }
         (half || q.kind() == Kind::Float).then_some(Kernel::Efficient)
@@ -80,12 +95,19 @@ impl Kernel {
         if self == Kernel::Cpu { width } else { (width + 7) / 8 * 8 }
     }
 
-    /// The output `[batch, tokens, heads, width]`, and the logs of the sums of exponentials, as backward wants them.
-    pub fn forward(self, call: &Call<'_>, [q, k, v]: [&Tensor; 3]) -> Result<(Tensor, Tensor), TchError> {
+    /// The output `[batch, tokens, heads, width]`, and the logs of the sums of exponentials, as
+    /// backward wants them.
+    pub fn forward(
+        self,
+        call: &Call<'_>,
+        [q, k, v]: [&Tensor; 3],
+    ) -> Result<(Tensor, Tensor), TchError> {
         let (causal, scale) = (call.is_causal(), call.scale);
         let q = call.widened(q)?;
         let (out, log_sums) = match self {
-            Kernel::Flash => return flash_forward(&q, &call.widened(k)?, &call.widened(v)?, causal, scale),
+            Kernel::Flash => {
+                return flash_forward(&q, &call.widened(k)?, &call.widened(v)?, causal, scale);
+            }
             Kernel::Cpu => Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(
                 &q.f_transpose(1, 2)?,
                 &call.repeat_kv(k)?,
@@ -96,17 +118,21 @@ impl Kernel {
                 scale,
             )?,
             Kernel::Efficient => {
-                let (k_heads, v_heads, bias) = (call.repeat_kv(k)?, call.repeat_kv(v)?, call.bias(&q, k)?);
+                let (k_heads, v_heads, bias) =
+                    (call.repeat_kv(k)?, call.repeat_kv(v)?, call.bias(&q, k)?);
                 let q = q.f_transpose(1, 2)?;
                 let (out, log_sums, ..) =
-                    Tensor::f_internal_scaled_dot_product_efficient_attention(&q, &k_heads, &v_heads, bias, true, 0.0, causal, scale)?;
+                    Tensor::f_internal_scaled_dot_product_efficient_attention(
+                        &q, &k_heads, &v_heads, bias, true, 0.0, causal, scale,
+                    )?;
                 (out, log_sums)
             }
         };
         Ok((out.f_transpose(1, 2)?, log_sums))
     }
 
-    /// The gradients of queries, keys and values, like `forward`'s; those of keys and values for each head, or for each group.
+    /// The gradients of queries, keys and values, like `forward`'s; those of keys and values for
+    /// each head, or for each group.
     pub fn backward(
         self,
         call: &Call<'_>,
@@ -141,7 +167,11 @@ impl Saved<'_> {
     }
 }
 
-fn flash_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Tensor; 3], TchError> {
+fn flash_backward(
+    call: &Call<'_>,
+    dy: &Tensor,
+    saved: &Saved<'_>,
+) -> Result<[Tensor; 3], TchError> {
     let (queries, keys) = saved.lengths();
     // Of sequences of several lengths, and of dropout.
     let none = Tensor::new();
@@ -167,7 +197,11 @@ fn flash_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Te
     Ok([dq, dk, dv])
 }
 
-fn efficient_backward(call: &Call<'_>, dy: &Tensor, saved: &Saved<'_>) -> Result<[Tensor; 3], TchError> {
+fn efficient_backward(
+    call: &Call<'_>,
+    dy: &Tensor,
+    saved: &Saved<'_>,
+) -> Result<[Tensor; 3], TchError> {
     let (queries, keys) = saved.lengths();
     let none = Tensor::new();
     let by_token = |x: Tensor| x.f_transpose(1, 2);
@@ -219,7 +253,9 @@ fn has_flash(index: usize) -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
         let generation = Gpu::open(index).and_then(|gpu| gpu.architecture());
-        generation.is_ok_and(|name| name.trim_start_matches("sm_").parse::<u32>().is_ok_and(|number| number >= 80))
+        generation.is_ok_and(|name| {
+            name.trim_start_matches("sm_").parse::<u32>().is_ok_and(|number| number >= 80)
+        })
     })
 }
 
@@ -237,12 +273,27 @@ unsafe extern "C" {
 }
 
 /// As tch has no function for it.
-fn flash_forward(q: &Tensor, k: &Tensor, v: &Tensor, causal: bool, scale: f64) -> Result<(Tensor, Tensor), TchError> {
+fn flash_forward(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    causal: bool,
+    scale: f64,
+) -> Result<(Tensor, Tensor), TchError> {
     let mut made = [std::ptr::null_mut(); 2];
     let [out, log_sums] = &mut made;
-    // SAFETY: the tensors live through the call, which changes none of them; it writes two new ones, or says why not.
+    // SAFETY: the tensors live through the call, which changes none of them; it writes two new
+    // ones, or says why not.
     unsafe {
-        let fault = loract_flash_forward(q.as_ptr().cast_mut(), k.as_ptr().cast_mut(), v.as_ptr().cast_mut(), causal, scale, out, log_sums);
+        let fault = loract_flash_forward(
+            q.as_ptr().cast_mut(),
+            k.as_ptr().cast_mut(),
+            v.as_ptr().cast_mut(),
+            causal,
+            scale,
+            out,
+            log_sums,
+        );
         if !fault.is_null() {
             return Err(TchError::Torch(CStr::from_ptr(fault).to_string_lossy().into_owned()));
         }

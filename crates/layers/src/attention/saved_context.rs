@@ -29,13 +29,23 @@ pub(super) struct SavedTensors {
 
 impl SavedContext {
     /// Saves what backward reads: the `inputs` q, k and v, the output, and the log sums.
-    pub fn save(&mut self, inputs: &[&Tensor], out: &Tensor, log_sums: &Tensor) -> Result<(), BoxError> {
+    pub fn save(
+        &mut self,
+        inputs: &[&Tensor],
+        out: &Tensor,
+        log_sums: &Tensor,
+    ) -> Result<(), BoxError> {
         let core = self.scope.site(Site::Core);
         let exact = |x: &Tensor| SavePolicy::Exact.save(x, &core);
         let out = self.policy.save(out, &self.scope.site(Site::AttnOut))?;
         *self.output.lock().map_err(|_| "a thread panicked")? = Some(out.clone());
-        self.tensors =
-            Some(SavedTensors { q: exact(inputs[0])?, k: exact(inputs[1])?, v: exact(inputs[2])?, out, log_sums: exact(log_sums)? });
+        self.tensors = Some(SavedTensors {
+            q: exact(inputs[0])?,
+            k: exact(inputs[1])?,
+            v: exact(inputs[2])?,
+            out,
+            log_sums: exact(log_sums)?,
+        });
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-/// How attention weighs keys: `softmax(cap · tanh(scale · q kᵀ / cap))`, the cap and the dropout of weights being absent in most models.
+/// How attention weighs keys: `softmax(cap · tanh(scale · q kᵀ / cap))`, the cap and the dropout of
+/// weights being absent in most models.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scores {
     /// What the products are multiplied with, mostly `1 / sqrt(d)`.

@@ -31,7 +31,10 @@ impl LinearShape {
 
     /// With A frozen, the narrow projection is saved instead of the input (LoRA-FA).
     fn saves_projection(&self) -> bool {
-        self.frozen_a && self.lora.is_some_and(|rank| rank < self.inputs) && !self.dora && !self.weight_trained
+        self.frozen_a
+            && self.lora.is_some_and(|rank| rank < self.inputs)
+            && !self.dora
+            && !self.weight_trained
     }
 
     /// Whether its input is saved.
@@ -78,7 +81,10 @@ impl MemorySim {
     ) -> Option<Allocation> {
         let (mut sum, mut gradients) = (None, Vec::new());
         for (linear, _dy) in linears.iter().zip(dys) {
-            let _weight = self.dequantized(linear.quantized && (wants_input || linear.dora), linear.outputs * linear.inputs);
+            let _weight = self.dequantized(
+                linear.quantized && (wants_input || linear.dora),
+                linear.outputs * linear.inputs,
+            );
             let scaled_dy = linear.dora.then(|| {
                 let scaled = self.wide(rows * linear.outputs);
                 self.narrowed(scaled, rows * linear.outputs)
@@ -86,13 +92,16 @@ impl MemorySim {
             if wants_input && sum.is_none() {
                 sum = Some(self.tensor(rows * linear.inputs));
             }
-            let restored = saved.filter(|saved| linear.reads_input() && saved.is_code()).map(|saved| self.restore(saved));
+            let restored = saved
+                .filter(|saved| linear.reads_input() && saved.is_code())
+                .map(|saved| self.restore(saved));
             let _dropped = linear.dropout.then(|| self.drop_elements(rows * linear.inputs));
             if linear.weight_trained {
                 gradients.push(self.tensor(linear.outputs * linear.inputs));
             }
             if let Some(rank) = linear.lora {
-                let _pair = (!self.is_wide()).then(|| self.tensor((linear.inputs + linear.outputs) * rank));
+                let _pair =
+                    (!self.is_wide()).then(|| self.tensor((linear.inputs + linear.outputs) * rank));
                 let small = {
                     let _product = self.tensor(rows * rank);
                     self.tensor(rows * rank)

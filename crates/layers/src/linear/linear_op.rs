@@ -8,7 +8,8 @@ use autograd::{Backward, BoxError, Forward};
 use super::{Projection, dora};
 use crate::{Error, Matrix, QuantizedWeight, SavePolicy, SavedActivation, Scope, dropout};
 
-/// One projection inside a function: where its tensors stand among the function's inputs, of which the first is no parameter.
+/// One projection inside a function: where its tensors stand among the function's inputs, of which
+/// the first is no parameter.
 pub(crate) struct LinearOp {
     weight: Weight,
     fan_in_fan_out: bool,
@@ -64,9 +65,19 @@ impl LoraSlots {
         context: &Backward<'_>,
     ) -> Result<OutputGrads, BoxError> {
         let Some(magnitude) = self.magnitude else {
-            return Ok(OutputGrads { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None });
+            return Ok(OutputGrads {
+                pair: dy.shallow_clone(),
+                weight: dy.shallow_clone(),
+                dropped: None,
+                norms: None,
+            });
         };
-        let norms = dora::norms(weight.get()?, &parameters[self.a - 1], &parameters[self.b - 1], self.scale)?;
+        let norms = dora::norms(
+            weight.get()?,
+            &parameters[self.a - 1],
+            &parameters[self.b - 1],
+            self.scale,
+        )?;
         let gain = dora::gain(&parameters[magnitude - 1], &norms)?;
         let pair = dora::scaled(dy, &gain)?;
         let norms = context.needs_grad(magnitude).then_some(norms);
@@ -114,13 +125,27 @@ impl LinearInput<'_> {
 }
 
 impl LinearOp {
-    /// Puts the tensors of `projection`, which maps `x`, after the other `inputs`; `scope` is its own.
-    pub fn new<'a>(projection: &Projection<'a>, x: &Tensor, scope: &Scope, inputs: &mut Vec<&'a Tensor>) -> Result<Self, Error> {
+    /// Puts the tensors of `projection`, which maps `x`, after the other `inputs`; `scope` is its
+    /// own.
+    pub fn new<'a>(
+        projection: &Projection<'a>,
+        x: &Tensor,
+        scope: &Scope,
+        inputs: &mut Vec<&'a Tensor>,
+    ) -> Result<Self, Error> {
         let (width, size) = (x.size().last().copied().unwrap_or(0), projection.weight.size());
         let fan_in = usize::from(!projection.fan_in_fan_out);
         if size.len() != 2 || size[fan_in] != width {
-            let shape = if projection.fan_in_fan_out { format!("[{width}, out]") } else { format!("[out, {width}]") };
-            return Err(Error::Shape { operation: "linear", expected: format!("a weight {shape}"), got: size });
+            let shape = if projection.fan_in_fan_out {
+                format!("[{width}, out]")
+            } else {
+                format!("[out, {width}]")
+            };
+            return Err(Error::Shape {
+                operation: "linear",
+                expected: format!("a weight {shape}"),
+                got: size,
+            });
         }
         let mut slot = |tensor| {
             inputs.push(tensor);
@@ -145,15 +170,22 @@ impl LinearOp {
         })
     }
 
-    /// Whether the input is needed again in backward, after [`LinearOp::forward`]: for a weight, or a pair.
+    /// Whether the input is needed again in backward, after [`LinearOp::forward`]: for a weight, or
+    /// a pair.
     pub fn reads_input(&self, context: &Forward<'_>) -> bool {
         let pair = self.lora.as_ref().filter(|pair| pair.projected.is_none());
         let lora = pair.is_some_and(|pair| pair.slots().any(|slot| context.needs_grad(slot)));
         lora || self.weight.slot().is_some_and(|slot| context.needs_grad(slot))
     }
 
-    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is `rows Aᵀ`, that is saved at the scope given.
-    pub fn forward(&mut self, rows: &Tensor, inputs: &[&Tensor], saving: Option<(&Forward<'_>, &Scope)>) -> Result<Tensor, BoxError> {
+    /// `[rows, in]` to `[rows, out]`, a new tensor. If A is frozen and all that backward needs is
+    /// `rows Aᵀ`, that is saved at the scope given.
+    pub fn forward(
+        &mut self,
+        rows: &Tensor,
+        inputs: &[&Tensor],
+        saving: Option<(&Forward<'_>, &Scope)>,
+    ) -> Result<Tensor, BoxError> {
         let weight = self.weight(|slot| inputs[slot])?;
         let transposed = weight.f_tr()?;
         let affine = |bias: Option<usize>| match bias {
@@ -162,8 +194,10 @@ impl LinearOp {
         };
         let (own_weight, bias) = (self.weight.slot(), self.bias);
         let Some(pair) = &mut self.lora else { return Ok(affine(bias)?) };
-        let (a, b) = (inputs[pair.a].f_to_kind(rows.kind())?, inputs[pair.b].f_to_kind(rows.kind())?);
-        let dropped = if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
+        let (a, b) =
+            (inputs[pair.a].f_to_kind(rows.kind())?, inputs[pair.b].f_to_kind(rows.kind())?);
+        let dropped =
+            if pair.dropout > 0.0 { pair.drop_elements(rows)? } else { rows.shallow_clone() };
         let small = dropped.f_matmul(&a.f_tr()?)?.f_mul_scalar(pair.scale)?;
         let Some(magnitude) = pair.magnitude else {
             if let Some((context, scope)) = saving
@@ -176,7 +210,10 @@ impl LinearOp {
             }
             return Ok(affine(bias)?.f_addmm_(&small, &b.f_tr()?)?);
         };
-        let gain = dora::gain(inputs[magnitude], &dora::norms(&weight, inputs[pair.a], inputs[pair.b], pair.scale)?)?;
+        let gain = dora::gain(
+            inputs[magnitude],
+            &dora::norms(&weight, inputs[pair.a], inputs[pair.b], pair.scale)?,
+        )?;
         if pair.dropout > 0.0 {
             let base = dora::scaled(&dropped.f_matmul(&transposed)?, &gain.f_sub_scalar(1.0)?)?;
             let low_rank = dora::scaled(&small.f_matmul(&b.f_tr()?)?, &gain)?;
@@ -198,8 +235,9 @@ impl LinearOp {
         if self.fan_in_fan_out { weight.f_tr() } else { Ok(weight) }
     }
 
-    /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their `grad_inputs`, the input's added to `d_input` if that
-    /// is wanted. `parameters` are the function's inputs but the first.
+    /// From the output's gradient `dy` `[rows, out]`: the parameters' gradients into their
+    /// `grad_inputs`, the input's added to `d_input` if that is wanted. `parameters` are the
+    /// function's inputs but the first.
     pub fn backward(
         &self,
         dy: &Tensor,
@@ -216,7 +254,12 @@ impl LinearOp {
         let weight = Expanded { op: self, parameters, found: OnceCell::new() };
         let output_grads = match &self.lora {
             Some(pair) => pair.output_grads(dy, &weight, parameters, context)?,
-            None => OutputGrads { pair: dy.shallow_clone(), weight: dy.shallow_clone(), dropped: None, norms: None },
+            None => OutputGrads {
+                pair: dy.shallow_clone(),
+                weight: dy.shallow_clone(),
+                dropped: None,
+                norms: None,
+            },
         };
         if let Some(sum) = &mut d_input {
             sum.add_product(&output_grads.weight, weight.get()?)?;
@@ -224,8 +267,13 @@ impl LinearOp {
         let trained = self.weight.slot().filter(|slot| context.needs_grad(*slot));
         let dropped = match &self.lora {
             Some(pair) if pair.dropout > 0.0 && pair.projected.is_none() => {
-                let is_read = pair.slots().any(|slot| context.needs_grad(slot)) || (trained.is_some() && output_grads.dropped.is_some());
-                if is_read { Some(pair.drop_elements(&input.rows(parameter(pair.a).size()[1])?)?) } else { None }
+                let is_read = pair.slots().any(|slot| context.needs_grad(slot))
+                    || (trained.is_some() && output_grads.dropped.is_some());
+                if is_read {
+                    Some(pair.drop_elements(&input.rows(parameter(pair.a).size()[1])?)?)
+                } else {
+                    None
+                }
             }
             _ => None,
         };
@@ -234,11 +282,19 @@ impl LinearOp {
             if let (Some(more), Some(dropped)) = (&output_grads.dropped, &dropped) {
                 gradient = gradient.f_add(&more.f_tr()?.f_matmul(dropped)?)?;
             }
-            grad_inputs[slot] = Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
+            grad_inputs[slot] =
+                Some(if self.fan_in_fan_out { gradient.f_tr()?.f_contiguous()? } else { gradient });
         }
         match &self.lora {
             Some(pair) => {
-                let lora = LoraBackward { pair, dy, output_grads: &output_grads, weight: &weight, input, dropped: dropped.as_ref() };
+                let lora = LoraBackward {
+                    pair,
+                    dy,
+                    output_grads: &output_grads,
+                    weight: &weight,
+                    input,
+                    dropped: dropped.as_ref(),
+                };
                 lora.run(parameters, context, grad_inputs, d_input)
             }
             None => Ok(()),
@@ -259,7 +315,8 @@ struct LoraBackward<'a> {
 }
 
 impl LoraBackward<'_> {
-    /// The gradients of the pair's parameters into their `grad_inputs`, the input's added to `d_input` if that is wanted.
+    /// The gradients of the pair's parameters into their `grad_inputs`, the input's added to
+    /// `d_input` if that is wanted.
     fn run(
         &self,
         parameters: &[Tensor],
@@ -268,7 +325,8 @@ impl LoraBackward<'_> {
         d_input: Option<&mut GradSum>,
     ) -> Result<(), BoxError> {
         let (pair, kind) = (self.pair, self.dy.kind());
-        let (a, b) = (parameters[pair.a - 1].f_to_kind(kind)?, parameters[pair.b - 1].f_to_kind(kind)?);
+        let (a, b) =
+            (parameters[pair.a - 1].f_to_kind(kind)?, parameters[pair.b - 1].f_to_kind(kind)?);
         let small = self.output_grads.pair.f_matmul(&b)?.f_mul_scalar(pair.scale)?;
         if context.needs_grad(pair.a) {
             grad_inputs[pair.a] = Some(match self.dropped {
@@ -291,7 +349,13 @@ impl LoraBackward<'_> {
         }
     }
 
-    fn b_and_magnitude(&self, a: &Tensor, b: &Tensor, context: &Backward<'_>, grad_inputs: &mut [Option<Tensor>]) -> Result<(), BoxError> {
+    fn b_and_magnitude(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        context: &Backward<'_>,
+        grad_inputs: &mut [Option<Tensor>],
+    ) -> Result<(), BoxError> {
         let (pair, output_grads) = (self.pair, self.output_grads);
         let magnitude = pair.magnitude.filter(|slot| context.needs_grad(*slot));
         if !context.needs_grad(pair.b) && magnitude.is_none() {
@@ -307,12 +371,18 @@ impl LoraBackward<'_> {
         if let (Some(slot), Some(norms)) = (magnitude, &output_grads.norms) {
             let unscaled = self.project(self.weight.get()?)?.f_addmm_(&projected, &b.f_tr()?)?;
             let along = self.dy.f_mul(&unscaled)?.f_sum_dim_intlist(0, false, norms.kind())?;
-            grad_inputs[slot] = Some(along.f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?);
+            grad_inputs[slot] =
+                Some(along.f_div(&norms.f_clamp_min(f64::from(f32::MIN_POSITIVE))?)?);
         }
         Ok(())
     }
 
-    fn add_input_grad(&self, small: &Tensor, a: &Tensor, sum: &mut GradSum) -> Result<(), BoxError> {
+    fn add_input_grad(
+        &self,
+        small: &Tensor,
+        a: &Tensor,
+        sum: &mut GradSum,
+    ) -> Result<(), BoxError> {
         if self.pair.dropout <= 0.0 {
             return Ok(sum.add_product(small, a)?);
         }

@@ -53,6 +53,9 @@ impl MemorySim {
         }
         self.sites.borrow_mut().remove(&Site::Loss);
         let head = if of.head_trained { (of.vocabulary, hidden) } else { (0, 0) };
-        [self.save(&SavePolicy::Exact, &d_hidden, (targets, hidden), Site::Loss), self.save(&SavePolicy::Exact, &d_head, head, Site::Loss)]
+        [
+            self.save(&SavePolicy::Exact, &d_hidden, (targets, hidden), Site::Loss),
+            self.save(&SavePolicy::Exact, &d_head, head, Site::Loss),
+        ]
     }
 }

@@ -25,8 +25,18 @@ struct Bytes(Tensor);
 
 impl BlockFormat {
     /// Every format.
-    pub const ALL: [Self; 10] =
-        [Self::Q4_0, Self::Q4_1, Self::Q5_0, Self::Q5_1, Self::Q8_0, Self::Q2K, Self::Q3K, Self::Q4K, Self::Q5K, Self::Q6K];
+    pub const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// The size of a block.
     pub fn size(self) -> BlockSize {
@@ -45,33 +55,47 @@ impl BlockFormat {
         BlockSize { bytes, elements }
     }
 
-    /// Blocks `[n, bytes]` to the numbers they hold, `[n, groups, numbers of a group]` in f32. Products and sums are rounded one by one, in the
-    /// order of the original.
+    /// Blocks `[n, bytes]` to the numbers they hold, `[n, groups, numbers of a group]` in f32.
+    /// Products and sums are rounded one by one, in the order of the original.
     pub(super) fn expand(self, blocks: &Tensor) -> Result<Tensor, TchError> {
-        let at = |start: i64, length: i64| Ok::<_, TchError>(Bytes(blocks.f_narrow(1, start, length)?));
+        let at =
+            |start: i64, length: i64| Ok::<_, TchError>(Bytes(blocks.f_narrow(1, start, length)?));
         let number = |start: i64| at(start, 2)?.half();
         match self {
             Self::Q4_0 => at(2, 16)?.nibbles(16)?.f_sub_scalar(8)?.f_mul(&number(0)?),
             Self::Q4_1 => at(4, 16)?.nibbles(16)?.f_mul(&number(0)?)?.f_add_(&number(2)?),
-            Self::Q5_0 => fifth(at(6, 16)?.nibbles(16)?, &at(2, 4)?.bits_in_order()?)?.f_sub_scalar_(16)?.f_mul(&number(0)?),
-            Self::Q5_1 => fifth(at(8, 16)?.nibbles(16)?, &at(4, 4)?.bits_in_order()?)?.f_mul(&number(0)?)?.f_add_(&number(2)?),
+            Self::Q5_0 => fifth(at(6, 16)?.nibbles(16)?, &at(2, 4)?.bits_in_order()?)?
+                .f_sub_scalar_(16)?
+                .f_mul(&number(0)?),
+            Self::Q5_1 => fifth(at(8, 16)?.nibbles(16)?, &at(4, 4)?.bits_in_order()?)?
+                .f_mul(&number(0)?)?
+                .f_add_(&number(2)?),
             Self::Q8_0 => at(2, 32)?.signed()?.f_mul(&number(0)?),
             Self::Q2K => {
                 let scales = at(0, 16)?;
-                let (scale, least) = (number(80)?.f_mul(&scales.low()?)?, number(82)?.f_mul(&scales.high()?)?);
+                let (scale, least) =
+                    (number(80)?.f_mul(&scales.low()?)?, number(82)?.f_mul(&scales.high()?)?);
                 let numbers = at(16, 64)?.pairs_of_bits()?.f_view([-1, 16, 16])?;
                 numbers.f_mul(&scale.f_unsqueeze(2)?)?.f_sub_(&least.f_unsqueeze(2)?)
             }
             Self::Q3K => {
-                let scale = number(108)?.f_mul(&six_bits(&at(96, 8)?, &at(104, 4)?)?.f_sub_scalar_(32)?)?;
+                let scale =
+                    number(108)?.f_mul(&six_bits(&at(96, 8)?, &at(104, 4)?)?.f_sub_scalar_(32)?)?;
                 // The third bit says that 4 is not to be taken away.
-                let third = at(0, 32)?.bits_by_place()?.f_view([-1, 256])?.f_mul_scalar_(4)?.f_sub_scalar_(4)?;
+                let third = at(0, 32)?
+                    .bits_by_place()?
+                    .f_view([-1, 256])?
+                    .f_mul_scalar_(4)?
+                    .f_sub_scalar_(4)?;
                 let numbers = at(32, 64)?.pairs_of_bits()?.f_view([-1, 256])?.f_add_(&third)?;
                 numbers.f_view([-1, 16, 16])?.f_mul(&scale.f_unsqueeze(2)?)
             }
             Self::Q4K => scaled(at(16, 128)?.nibbles(32)?, [&number(0)?, &number(2)?], &at(4, 12)?),
             Self::Q5K => {
-                let numbers = fifth(at(48, 128)?.nibbles(32)?, &at(16, 32)?.bits_by_place()?.f_view([-1, 256])?)?;
+                let numbers = fifth(
+                    at(48, 128)?.nibbles(32)?,
+                    &at(16, 32)?.bits_by_place()?.f_view([-1, 256])?,
+                )?;
                 scaled(numbers, [&number(0)?, &number(2)?], &at(4, 12)?)
             }
             Self::Q6K => {
@@ -89,7 +113,8 @@ fn fifth(mut nibbles: Tensor, bits: &Tensor) -> Result<Tensor, TchError> {
     nibbles.f_add_(&bits.f_mul_scalar(16)?)
 }
 
-/// `q · (d · scale) - least · minimum` for each group of 32, whose scale and minimum have six bits each (`get_scale_min_k4`).
+/// `q · (d · scale) - least · minimum` for each group of 32, whose scale and minimum have six bits
+/// each (`get_scale_min_k4`).
 fn scaled(numbers: Tensor, [d, least]: [&Tensor; 2], scales: &Bytes) -> Result<Tensor, TchError> {
     let part = |start: i64| Ok::<_, TchError>(Bytes(scales.0.f_narrow(1, start, 4)?));
     let (first, second, third) = (part(0)?, part(4)?, part(8)?);
@@ -102,7 +127,8 @@ fn scaled(numbers: Tensor, [d, least]: [&Tensor; 2], scales: &Bytes) -> Result<T
     numbers.f_view([-1, 8, 32])?.f_mul(&scale.f_unsqueeze(2)?)?.f_sub_(&minimum.f_unsqueeze(2)?)
 }
 
-/// The sixteen scales of Q3_K: their lower four bits, and the upper two of four scales in each byte.
+/// The sixteen scales of Q3_K: their lower four bits, and the upper two of four scales in each
+/// byte.
 fn six_bits(nibbles: &Bytes, pairs: &Bytes) -> Result<Tensor, TchError> {
     let low = Tensor::f_cat(&[nibbles.low()?, nibbles.high()?], 1)?;
     let high = pairs.split([0, 2, 4, 6], 3)?.f_flatten(1, 2)?.f_mul_scalar(16)?;
@@ -146,7 +172,11 @@ impl Bytes {
     /// Each byte shifted by every one of `places` and masked: `[blocks, places, bytes]`.
     fn split<const N: usize>(&self, places: [u8; N], mask: i64) -> Result<Tensor, TchError> {
         let places = Tensor::f_from_slice(&places)?.f_to_device(self.0.device())?.f_unsqueeze(1)?;
-        self.0.f_unsqueeze(1)?.f_bitwise_right_shift(&places)?.f_bitwise_and_(mask)?.f_to_kind(Kind::Float)
+        self.0
+            .f_unsqueeze(1)?
+            .f_bitwise_right_shift(&places)?
+            .f_bitwise_and_(mask)?
+            .f_to_kind(Kind::Float)
     }
 
     /// The four pairs of bits of each 32 bytes, the lowest of all first: `[blocks · runs, 4, 32]`.

@@ -1,10 +1,12 @@
-//! NF4, the four-bit numbers of QLoRA (arXiv 2305.14314), as bitsandbytes computes and stores them (`quantize_4bit` with `quant_type="nf4"`).
+//! NF4, the four-bit numbers of QLoRA (arXiv 2305.14314), as bitsandbytes computes and stores them
+//! (`quantize_4bit` with `quant_type="nf4"`).
 
 use tch::{Device, Kind, TchError, Tensor};
 
 use autograd::Parameter;
 
-/// A weight `[out, in]` in NF4: a code of four bits for each number, and for each 64 their largest magnitude, in f32 or in eight bits.
+/// A weight `[out, in]` in NF4: a code of four bits for each number, and for each 64 their largest
+/// magnitude, in f32 or in eight bits.
 #[derive(Debug)]
 pub struct Nf4 {
     shape: [i64; 2],
@@ -17,8 +19,8 @@ pub struct Nf4 {
 enum Scales {
     /// `[numbers / 64]`, f32.
     Whole(Parameter),
-    /// Quantized in their turn (double quantization): `codes` `[numbers / 64]` of what each differs by from their mean, `largest`
-    /// `[numbers / 64 / 256]` of those differences, and the mean.
+    /// Quantized in their turn (double quantization): `codes` `[numbers / 64]` of what each differs
+    /// by from their mean, `largest` `[numbers / 64 / 256]` of those differences, and the mean.
     Coded { codes: Parameter, largest: Parameter, mean: Parameter },
 }
 
@@ -36,21 +38,27 @@ const LEVELS: [f32; 16] = [
 ];
 
 impl Nf4 {
-    /// Bytes of `elements` numbers, the largest magnitudes being quantized; none if they are not whole blocks.
+    /// Bytes of `elements` numbers, the largest magnitudes being quantized; none if they are not
+    /// whole blocks.
     pub fn bytes(elements: i64) -> Option<u64> {
         let (blocks, is_whole) = (elements / BLOCK, elements > 0 && elements % BLOCK == 0);
         let bytes = elements / 2 + blocks + 4 * groups_of(blocks) + 4;
         is_whole.then_some(bytes as u64)
     }
 
-    /// Quantizes `weight` `[out, in]`, whole blocks of it row by row; with `double_quantization` the largest magnitudes, too. The parts are called
-    /// as bitsandbytes saves them.
+    /// Quantizes `weight` `[out, in]`, whole blocks of it row by row; with `double_quantization`
+    /// the largest magnitudes, too. The parts are called as bitsandbytes saves them.
     ///
-    /// The mean of the largest magnitudes is rounded once, where bitsandbytes takes it as libtorch happens to add them up in f32.
+    /// The mean of the largest magnitudes is rounded once, where bitsandbytes takes it as libtorch
+    /// happens to add them up in f32.
     ///
     /// # Errors
     /// Those of libtorch, as a weight that is not whole blocks.
-    pub fn quantize(name: &str, weight: &Tensor, double_quantization: bool) -> Result<Self, TchError> {
+    pub fn quantize(
+        name: &str,
+        weight: &Tensor,
+        double_quantization: bool,
+    ) -> Result<Self, TchError> {
         let (rows, columns) = weight.size2()?;
         let blocks = weight.f_detach()?.f_reshape([-1, BLOCK])?.f_to_kind(Kind::Float)?;
         let largest = blocks.f_abs()?.f_amax(1, true)?;
@@ -62,7 +70,11 @@ impl Nf4 {
         let scales = if double_quantization {
             let mean = largest.f_mean(Kind::Double)?.f_to_kind(Kind::Float)?;
             let (codes, groups) = dynamic(&largest.f_sub(&mean)?)?;
-            Scales::Coded { codes: part("absmax", codes), largest: part("nested_absmax", groups), mean: part("nested_offset", mean) }
+            Scales::Coded {
+                codes: part("absmax", codes),
+                largest: part("nested_absmax", groups),
+                mean: part("nested_offset", mean),
+            }
         } else {
             Scales::Whole(part("absmax", largest))
         };
@@ -74,10 +86,14 @@ impl Nf4 {
     /// # Errors
     /// Those of libtorch, as too little memory.
     pub fn to_device(&self, device: Device) -> Result<Self, TchError> {
-        let moved = |part: &Parameter| Ok::<_, TchError>(Parameter::new(part.name(), part.f_to_device(device)?));
+        let moved = |part: &Parameter| {
+            Ok::<_, TchError>(Parameter::new(part.name(), part.f_to_device(device)?))
+        };
         let scales = match &self.scales {
             Scales::Whole(largest) => Scales::Whole(moved(largest)?),
-            Scales::Coded { codes, largest, mean } => Scales::Coded { codes: moved(codes)?, largest: moved(largest)?, mean: moved(mean)? },
+            Scales::Coded { codes, largest, mean } => {
+                Scales::Coded { codes: moved(codes)?, largest: moved(largest)?, mean: moved(mean)? }
+            }
         };
         Ok(Self { shape: self.shape, codes: moved(&self.codes)?, scales })
     }
@@ -87,7 +103,8 @@ impl Nf4 {
         self.shape
     }
 
-    /// What is held: codes, largest magnitudes, and with double quantization the largest of those and their mean.
+    /// What is held: codes, largest magnitudes, and with double quantization the largest of those
+    /// and their mean.
     pub fn tensors(&self) -> Vec<&Parameter> {
         match &self.scales {
             Scales::Whole(largest) => vec![&self.codes, largest],
@@ -95,11 +112,14 @@ impl Nf4 {
         }
     }
 
-    /// What gives `length` numbers from `start` on, both whole groups but at the end: `[blocks, 64]` in f32.
+    /// What gives `length` numbers from `start` on, both whole groups but at the end: `[blocks,
+    /// 64]` in f32.
     pub(super) fn pieces(&self) -> Result<impl Fn(i64, i64) -> Result<Tensor, TchError>, TchError> {
         let device = self.codes.device();
-        // Both numbers of a byte at once, as the eight bytes that they are: single entries are looked up faster than rows of two.
-        let pairs: Vec<f32> = (0..256).flat_map(|byte| [LEVELS[byte >> 4], LEVELS[byte & 15]]).collect();
+        // Both numbers of a byte at once, as the eight bytes that they are: single entries are
+        // looked up faster than rows of two.
+        let pairs: Vec<f32> =
+            (0..256).flat_map(|byte| [LEVELS[byte >> 4], LEVELS[byte & 15]]).collect();
         let pairs = Tensor::f_from_slice(&pairs)?.f_view_dtype(Kind::Int64)?.f_to_device(device)?;
         let levels = Tensor::f_from_slice(&dynamic_map())?.f_to_device(device)?;
         Ok(move |start, length| {
@@ -109,11 +129,16 @@ impl Nf4 {
                 Scales::Coded { codes, largest, mean } => {
                     let differences = looked_up(&levels, &codes.f_narrow(0, first, blocks)?)?;
                     let groups = largest.f_narrow(0, first / GROUP, groups_of(blocks))?;
-                    let each = groups.f_unsqueeze(1)?.f_expand([-1, GROUP], false)?.f_reshape([-1])?.f_narrow(0, 0, blocks)?;
+                    let each = groups
+                        .f_unsqueeze(1)?
+                        .f_expand([-1, GROUP], false)?
+                        .f_reshape([-1])?
+                        .f_narrow(0, 0, blocks)?;
                     differences.f_mul(&each)?.f_add_(mean)?
                 }
             };
-            let numbers = looked_up(&pairs, &self.codes.f_narrow(0, start / 2, length / 2)?)?.f_view_dtype(Kind::Float)?;
+            let numbers = looked_up(&pairs, &self.codes.f_narrow(0, start / 2, length / 2)?)?
+                .f_view_dtype(Kind::Float)?;
             numbers.f_view([blocks, BLOCK])?.f_mul(&largest.f_unsqueeze(1)?)
         })
     }
@@ -124,7 +149,8 @@ fn looked_up(table: &Tensor, codes: &Tensor) -> Result<Tensor, TchError> {
     table.f_index_select(0, &codes.f_to_kind(Kind::Int)?)
 }
 
-/// The nearest of `levels` to each number over the largest magnitude of its row, `[blocks, 1]`, piece by piece.
+/// The nearest of `levels` to each number over the largest magnitude of its row, `[blocks, 1]`,
+/// piece by piece.
 fn coded(blocks: &Tensor, largest: &Tensor, levels: &[f32]) -> Result<Tensor, TchError> {
     // Half way between two levels, rounded as an f32, the lower is taken.
     let between: Vec<f32> = levels.windows(2).map(|pair| f32::midpoint(pair[0], pair[1])).collect();
@@ -140,13 +166,16 @@ fn coded(blocks: &Tensor, largest: &Tensor, levels: &[f32]) -> Result<Tensor, Tc
     codes.f_view([-1])
 }
 
-/// Codes of eight bits for `x` `[n]`, and the largest magnitude of each group (`quantize_blockwise` with a block size of 256).
+/// Codes of eight bits for `x` `[n]`, and the largest magnitude of each group (`quantize_blockwise`
+/// with a block size of 256).
 fn dynamic(x: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     let (count, levels) = (x.size1()?, dynamic_map());
     let (mut codes, mut largest) = (Vec::new(), Vec::new());
-    // Of a rest the numbers are divided, as they are there; of whole groups they are multiplied with the inverse.
-    for (start, length) in
-        [(0, count / GROUP * GROUP), (count / GROUP * GROUP, count % GROUP)].into_iter().filter(|(_, length)| *length > 0)
+    // Of a rest the numbers are divided, as they are there; of whole groups they are multiplied
+    // with the inverse.
+    for (start, length) in [(0, count / GROUP * GROUP), (count / GROUP * GROUP, count % GROUP)]
+        .into_iter()
+        .filter(|(_, length)| *length > 0)
     {
         let groups = x.f_narrow(0, start, length)?.f_view([-1, length.min(GROUP)])?;
         let mut most = groups.f_abs()?.f_amax(1, true)?;
@@ -166,12 +195,14 @@ fn groups_of(blocks: i64) -> i64 {
     (blocks + GROUP - 1) / GROUP
 }
 
-/// The code book of eight bits (`create_dynamic_map(signed=True)`): a sign, an exponent of ten in unary, and a fraction in the bits that it leaves.
+/// The code book of eight bits (`create_dynamic_map(signed=True)`): a sign, an exponent of ten in
+/// unary, and a fraction in the bits that it leaves.
 fn dynamic_map() -> [f32; 256] {
     let mut levels = vec![0.0, 1.0];
     for (exponent, power) in [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0].into_iter().enumerate() {
         let fractions = 1_u8 << exponent;
-        let bounds: Vec<f32> = (0..=fractions).map(|index| between_tenth_and_one(index, fractions)).collect();
+        let bounds: Vec<f32> =
+            (0..=fractions).map(|index| between_tenth_and_one(index, fractions)).collect();
         for pair in bounds.windows(2) {
             let level = power * f32::midpoint(pair[0], pair[1]);
             levels.extend([level, -level]);
@@ -181,7 +212,8 @@ fn dynamic_map() -> [f32; 256] {
     std::array::from_fn(|index| levels[index])
 }
 
-/// Bound `index` of `parts` equal parts from 0.1 to 1, as `torch.linspace` computes it: from the nearer end, with one rounding.
+/// Bound `index` of `parts` equal parts from 0.1 to 1, as `torch.linspace` computes it: from the
+/// nearer end, with one rounding.
 fn between_tenth_and_one(index: u8, parts: u8) -> f32 {
     let step = (1.0 - 0.1_f32) / f32::from(parts);
     match index < parts.div_ceil(2) {

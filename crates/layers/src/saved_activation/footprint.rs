@@ -21,13 +21,21 @@ impl SavedTensor {
 
 impl MemorySim {
     /// Saves `[rows, width]` as `policy` says.
-    pub fn save(&self, policy: &SavePolicy, x: &Allocation, (rows, width): (u64, u64), site: Site) -> SavedTensor {
+    pub fn save(
+        &self,
+        policy: &SavePolicy,
+        x: &Allocation,
+        (rows, width): (u64, u64),
+        site: Site,
+    ) -> SavedTensor {
         let exact = rows * width * self.element;
         let code = match policy {
             SavePolicy::Exact => None,
             SavePolicy::Code(options) | SavePolicy::Delta(options) => {
                 let bytes = options.bytes(rows as i64, width as i64).ok();
-                bytes.filter(|bytes| *bytes < exact || matches!(options.rank, Rank::Auto { .. })).map(|bytes| bytes.min(exact))
+                bytes
+                    .filter(|bytes| *bytes < exact || matches!(options.rank, Rank::Auto { .. }))
+                    .map(|bytes| bytes.min(exact))
             }
         };
         if self.is_counting.get() {
@@ -38,8 +46,10 @@ impl MemorySim {
             Some(bytes) => {
                 // While it is coded: a copy in f32, and what is computed from it, of the same size.
                 let (_copy, _work) = (self.wide(rows * width), self.wide(rows * width));
-                // The sum of what was saved before this block, from which the next one is taken, in f32.
-                let sum = if matches!(policy, SavePolicy::Delta(_)) { rows * width * WIDE } else { 0 };
+                // The sum of what was saved before this block, from which the next one is taken, in
+                // f32.
+                let sum =
+                    if matches!(policy, SavePolicy::Delta(_)) { rows * width * WIDE } else { 0 };
                 SavedTensor { alloc: self.tracker.take(bytes), restored: Some(exact + sum) }
             }
         }

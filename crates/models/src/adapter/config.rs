@@ -13,8 +13,9 @@ use crate::{Error, Result};
 /// The name of PiSSA among the initialisations.
 const PISSA: &str = "pissa";
 
-/// The configuration of a LoRA adapter: the fields of PEFT's `LoraConfig` that this crate honours. PEFT's other fields
-/// are ignored if they are neutral and refused by name if they change what the adapter computes.
+/// The configuration of a LoRA adapter: the fields of PEFT's `LoraConfig` that this crate honours.
+/// PEFT's other fields are ignored if they are neutral and refused by name if they change what the
+/// adapter computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdapterConfig {
@@ -39,21 +40,24 @@ pub struct AdapterConfig {
     pub exclude_modules: Option<TargetModules>,
     /// The numbers of the decoder layers that are adapted; all if absent.
     pub layers_to_transform: Option<LayerNumbers>,
-    /// What stands before the number of a layer in a path; if absent, whatever stands before the first number.
+    /// What stands before the number of a layer in a path; if absent, whatever stands before the
+    /// first number.
     pub layers_pattern: Option<TargetModules>,
-    /// Ranks by module: a regular expression on the last part or parts of its path; with `^` on the whole.
+    /// Ranks by module: a regular expression on the last part or parts of its path; with `^` on the
+    /// whole.
     pub rank_pattern: BTreeMap<String, i64>,
     /// Alphas by module, like `rank_pattern`.
     #[serde(serialize_with = "each_whole_if_possible")]
     pub alpha_pattern: BTreeMap<String, f64>,
-    /// Whether alpha is divided by the square root of the rank instead of the rank (arXiv 2312.03732).
+    /// Whether alpha is divided by the square root of the rank instead of the rank (arXiv
+    /// 2312.03732).
     pub use_rslora: bool,
     /// Whether the rows of the updated weight have a trained magnitude (DoRA, arXiv 2402.09353).
     pub use_dora: bool,
     /// Which biases were trained; must be `none`.
     pub bias: String,
-    /// Whether the base weights are stored `[in, out]`. PEFT corrects this by the class of the layer, and so does this crate: it says
-    /// nothing that the model does not.
+    /// Whether the base weights are stored `[in, out]`. PEFT corrects this by the class of the
+    /// layer, and so does this crate: it says nothing that the model does not.
     pub fan_in_fan_out: bool,
     /// Modules that were trained whole: the ends of their paths.
     pub modules_to_save: Option<Vec<String>>,
@@ -116,9 +120,10 @@ impl AdapterConfig {
     /// [`Error::UnsupportedOption`].
     pub fn read(path: &Path) -> Result<Self> {
         let text = crate::file::read_to_string(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::MissingFile { path: path.to_owned(), remedy: "give a directory that PEFT or loract wrote".into() }
-            }
+            std::io::ErrorKind::NotFound => Error::MissingFile {
+                path: path.to_owned(),
+                remedy: "give a directory that PEFT or loract wrote".into(),
+            },
             _ => Error::Io { path: path.to_owned(), action: "read", source },
         })?;
         check_supported(path, &text)
@@ -136,13 +141,14 @@ impl AdapterConfig {
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether a key of a pattern table is for `module`: PEFT matches `(.*\.)?(PATTERN)$` (`get_pattern_key`).
+    /// Whether a key of a pattern table is for `module`: PEFT matches `(.*\.)?(PATTERN)$`
+    /// (`get_pattern_key`).
     pub fn fits(pattern: &str, module: &str) -> bool {
         matches(&format!("(.*\\.)?({pattern})$"), module)
     }
 
-    /// Names the table in which two patterns fit `module` and differ. PEFT takes the one written first, an order that
-    /// JSON does not promise to keep.
+    /// Names the table in which two patterns fit `module` and differ. PEFT takes the one written
+    /// first, an order that JSON does not promise to keep.
     pub fn ambiguity(&self, module: &str) -> Option<&'static str> {
         if differ(&self.rank_pattern, module) {
             Some("rank_pattern")
@@ -153,7 +159,8 @@ impl AdapterConfig {
         }
     }
 
-    /// Whether a part of the base weights was moved into the pairs when they began (PiSSA, arXiv 2404.02948).
+    /// Whether a part of the base weights was moved into the pairs when they began (PiSSA, arXiv
+    /// 2404.02948).
     pub fn is_pissa(&self) -> bool {
         self.init_lora_weights == PISSA
     }
@@ -169,10 +176,11 @@ impl AdapterConfig {
     }
 }
 
-/// Parses the text of the `adapter_config.json` at `path` and refuses what would be computed differently.
+/// Parses the text of the `adapter_config.json` at `path` and refuses what would be computed
+/// differently.
 pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> {
-    let table: Map<String, Value> =
-        serde_json::from_str(text).map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
+    let table: Map<String, Value> = serde_json::from_str(text)
+        .map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
     let fields = Fields::new(path, &table);
     fields.only("peft_type", "LORA")?;
     for switch in ["lora_bias", "use_qalora", "use_bdlora"] {
@@ -191,14 +199,17 @@ pub(super) fn check_supported(path: &Path, text: &str) -> Result<AdapterConfig> 
     changing.iter().try_for_each(|key| fields.none(key))?;
     check_initialisation(&fields)?;
     // Null and absent mean the same in PEFT: the default.
-    let known: Map<String, Value> = table.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
-    let config: AdapterConfig = serde_json::from_value(Value::Object(known))
-        .map_err(|why| Error::corrupt(path, format!("it is not an adapter configuration: {why}")))?;
+    let known: Map<String, Value> =
+        table.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let config: AdapterConfig = serde_json::from_value(Value::Object(known)).map_err(|why| {
+        Error::corrupt(path, format!("it is not an adapter configuration: {why}"))
+    })?;
     check_values(&fields, &config)?;
     Ok(config)
 }
 
-/// Some initialisations move a part of the base weights into the adapter, which then fits the changed base only. That of PiSSA can be found again.
+/// Some initialisations move a part of the base weights into the adapter, which then fits the
+/// changed base only. That of PiSSA can be found again.
 fn check_initialisation(fields: &Fields<'_>) -> Result<()> {
     let harmless = ["gaussian", "eva", "orthogonal", PISSA];
     match fields.value("init_lora_weights") {
@@ -220,43 +231,65 @@ fn check_values(fields: &Fields<'_>, config: &AdapterConfig) -> Result<()> {
         }
     }
     if !(0.0..1.0).contains(&config.lora_dropout) {
-        return Err(fields.invalid("lora_dropout", format!("{} is not in 0..1", config.lora_dropout)));
+        return Err(
+            fields.invalid("lora_dropout", format!("{} is not in 0..1", config.lora_dropout))
+        );
     }
     let rank_patterns = config.rank_pattern.keys().map(|pattern| ("rank_pattern", pattern));
     let alpha_patterns = config.alpha_pattern.keys().map(|pattern| ("alpha_pattern", pattern));
     for (key, pattern) in rank_patterns.chain(alpha_patterns) {
         check_pattern(pattern).map_err(|why| fields.invalid(key, why))?;
     }
-    for (key, modules) in [("target_modules", Some(&config.target_modules)), ("exclude_modules", config.exclude_modules.as_ref())] {
+    for (key, modules) in [
+        ("target_modules", Some(&config.target_modules)),
+        ("exclude_modules", config.exclude_modules.as_ref()),
+    ] {
         if let Some(TargetModules::Pattern(pattern)) = modules {
             check_pattern(pattern).map_err(|why| fields.invalid(key, why))?;
         }
     }
-    if matches!(config.target_modules, TargetModules::Pattern(_)) && config.layers_to_transform.is_some() && !config.is_all_linear() {
-        return Err(fields.invalid("layers_to_transform", "target_modules is a regular expression, which says the layers itself"));
+    if matches!(config.target_modules, TargetModules::Pattern(_))
+        && config.layers_to_transform.is_some()
+        && !config.is_all_linear()
+    {
+        return Err(fields.invalid(
+            "layers_to_transform",
+            "target_modules is a regular expression, which says the layers itself",
+        ));
     }
     Ok(())
 }
 
 /// What a pattern that fits `module` says.
 fn matching<'a, T>(patterns: &'a BTreeMap<String, T>, module: &str) -> Option<&'a T> {
-    patterns.iter().find(|(pattern, _)| AdapterConfig::fits(pattern, module)).map(|(_, value)| value)
+    patterns
+        .iter()
+        .find(|(pattern, _)| AdapterConfig::fits(pattern, module))
+        .map(|(_, value)| value)
 }
 
 fn differ<T: PartialEq>(patterns: &BTreeMap<String, T>, module: &str) -> bool {
     let first = matching(patterns, module);
-    patterns.iter().any(|(pattern, value)| AdapterConfig::fits(pattern, module) && Some(value) != first)
+    patterns
+        .iter()
+        .any(|(pattern, value)| AdapterConfig::fits(pattern, module) && Some(value) != first)
 }
 
 /// PEFT declares alpha an integer.
-fn whole_if_possible<S: Serializer>(value: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn whole_if_possible<S: Serializer>(
+    value: &f64,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     match value.fract() == 0.0 && value.abs() < 9e15 {
         true => serializer.serialize_i64(*value as i64),
         false => serializer.serialize_f64(*value),
     }
 }
 
-fn each_whole_if_possible<S: Serializer>(values: &BTreeMap<String, f64>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+fn each_whole_if_possible<S: Serializer>(
+    values: &BTreeMap<String, f64>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Number(#[serde(serialize_with = "whole_if_possible")] f64);
     serializer.collect_map(values.iter().map(|(pattern, value)| (pattern, Number(*value))))

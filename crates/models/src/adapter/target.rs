@@ -1,4 +1,5 @@
-//! Which modules an adapter is for, by the rules of PEFT (`check_target_module_exists`, `_set_trainable`; 0.21).
+//! Which modules an adapter is for, by the rules of PEFT (`check_target_module_exists`,
+//! `_set_trainable`; 0.21).
 
 use fancy_regex::Regex;
 
@@ -18,14 +19,16 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
     }
 }
 
-/// Whether the beginning of `text` matches, as in Python's `re.match`. What is no regular expression matches nothing; [`check_pattern`] has
-/// refused it before.
+/// Whether the beginning of `text` matches, as in Python's `re.match`. What is no regular
+/// expression matches nothing; [`check_pattern`] has refused it before.
 pub(super) fn matches(pattern: &str, text: &str) -> bool {
-    Regex::new(&format!("\\A(?:{pattern})")).is_ok_and(|regex| regex.is_match(text).unwrap_or(false))
+    Regex::new(&format!("\\A(?:{pattern})"))
+        .is_ok_and(|regex| regex.is_match(text).unwrap_or(false))
 }
 
 impl TargetModules {
-    /// Whether a name is, or ends in a dot and, one of these; or the whole of it matches the regular expression.
+    /// Whether a name is, or ends in a dot and, one of these; or the whole of it matches the
+    /// regular expression.
     pub fn names(&self, module: &str) -> bool {
         match self {
             Self::Pattern(pattern) => matches(&format!("(?:{pattern})\\z"), module),
@@ -42,9 +45,11 @@ fn is_end(name: &str, module: &str) -> bool {
 impl AdapterConfig {
     /// Whether the linear layer `module` of a block is adapted.
     pub fn targets(&self, module: &str) -> bool {
-        let is_excluded = self.exclude_modules.as_ref().is_some_and(|excluded| excluded.names(module));
+        let is_excluded =
+            self.exclude_modules.as_ref().is_some_and(|excluded| excluded.names(module));
         let saved = self.modules_to_save.iter().flatten();
-        let is_saved = saved.into_iter().any(|name| matches(&format!("(^|.*\\.){name}($|\\..*)"), module));
+        let is_saved =
+            saved.into_iter().any(|name| matches(&format!("(^|.*\\.){name}($|\\..*)"), module));
         let is_named = self.is_all_linear() || self.target_modules.names(module);
         !is_excluded && !is_saved && is_named && self.transforms_layer_of(module)
     }
@@ -62,7 +67,8 @@ impl AdapterConfig {
         }
     }
 
-    /// The number of the layer that `module` belongs to: the first in its path, or the one behind a layers pattern.
+    /// The number of the layer that `module` belongs to: the first in its path, or the one behind a
+    /// layers pattern.
     fn layer_of(&self, module: &str) -> Option<i64> {
         let patterns = match &self.layers_pattern {
             None => Vec::new(),
@@ -77,13 +83,17 @@ impl AdapterConfig {
         if patterns.is_empty() {
             return number(r"\A.*?\.[^.]*\.(?P<idx>\d+)\.");
         }
-        patterns.iter().find_map(|pattern| number(&format!(r"\A(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")))
+        patterns
+            .iter()
+            .find_map(|pattern| number(&format!(r"\A(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.")))
     }
 
-    /// Whether a parameter belongs to a module that is trained whole: whether the path of one of the modules that it is in ends in one of
-    /// the names.
+    /// Whether a parameter belongs to a module that is trained whole: whether the path of one of
+    /// the modules that it is in ends in one of the names.
     pub fn saves(&self, parameter: &str) -> bool {
         let modules = parameter.match_indices('.').map(|(dot, _)| &parameter[..dot]);
-        modules.into_iter().any(|module| self.modules_to_save.iter().flatten().any(|name| module.ends_with(name.as_str())))
+        modules.into_iter().any(|module| {
+            self.modules_to_save.iter().flatten().any(|name| module.ends_with(name.as_str()))
+        })
     }
 }

@@ -27,7 +27,13 @@ fn sample() -> (AdapterConfig, AdapterWeights) {
         rank_pattern: BTreeMap::from([("down_proj".into(), 3)]),
         ..AdapterConfig::default()
     };
-    let pair = |module: &str, a: Tensor, b: Tensor| LoraWeights { module: module.into(), a, b, magnitude: None, initial: None };
+    let pair = |module: &str, a: Tensor, b: Tensor| LoraWeights {
+        module: module.into(),
+        a,
+        b,
+        magnitude: None,
+        initial: None,
+    };
     let modules = vec![
         pair("model.layers.0.self_attn.q_proj", values([2, 4], 0.5), values([6, 2], 9.0)),
         pair("model.layers.0.mlp.down_proj", values([3, 5], -2.0), values([4, 3], 1.0)),
@@ -73,7 +79,8 @@ fn files_are_as_peft_writes_them() {
     assert_eq!(names, expected);
     assert!(names.iter().all(|name| file.kind(name).unwrap() == Kind::Float));
     assert_eq!(file.metadata().unwrap()["format"], "pt");
-    let written: Value = serde_json::from_slice(&std::fs::read(dir.path().join(CONFIG)).unwrap()).unwrap();
+    let written: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join(CONFIG)).unwrap()).unwrap();
     assert_eq!((&written["peft_type"], &written["lora_alpha"]), (&json!("LORA"), &json!(4)));
     assert_eq!(written["target_modules"], json!(["q_proj", "down_proj"]));
     assert_eq!(written["rank_pattern"], json!({"down_proj": 3}));
@@ -84,7 +91,12 @@ fn an_adapter_of_peft_is_read_and_written_with_the_same_names_and_fields() {
     let adapter = read_adapter(&recorded()).unwrap();
     assert_eq!((adapter.config.r, adapter.config.lora_alpha), (2, 4.0));
     assert_eq!(adapter.weights.modules.len(), 30 * 7);
-    let q = adapter.weights.modules.iter().find(|lora| lora.module == "model.layers.7.self_attn.q_proj").unwrap();
+    let q = adapter
+        .weights
+        .modules
+        .iter()
+        .find(|lora| lora.module == "model.layers.7.self_attn.q_proj")
+        .unwrap();
     assert_eq!((q.a.size(), q.b.size()), (vec![2, 576], vec![576, 2]));
     assert_eq!(adapter.config.scale_of(&q.module), 2.0);
 
@@ -97,7 +109,9 @@ fn an_adapter_of_peft_is_read_and_written_with_the_same_names_and_fields() {
         assert!(ours.tensor(&name).unwrap().equal(&theirs.tensor(&name).unwrap()), "{name}");
     }
     // PEFT reads absent fields as their defaults; those that we write, it must write alike.
-    let json = |folder: &Path| -> Value { serde_json::from_slice(&std::fs::read(folder.join(CONFIG)).unwrap()).unwrap() };
+    let json = |folder: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join(CONFIG)).unwrap()).unwrap()
+    };
     let theirs = json(&recorded());
     for (key, value) in json(dir.path()).as_object().unwrap() {
         assert_eq!(value, &theirs[key], "{key}");
@@ -132,7 +146,10 @@ fn options_that_change_the_mathematics_are_refused_by_name() {
     ];
     for (changes, key) in cases {
         let refused = read_with(changes.clone()).unwrap_err();
-        assert!(matches!(&refused, Error::UnsupportedOption { option, .. } if option == key), "{changes}: {refused}");
+        assert!(
+            matches!(&refused, Error::UnsupportedOption { option, .. } if option == key),
+            "{changes}: {refused}"
+        );
     }
     let neutral = json!({"modules_to_save": [], "lora_bias": false, "layer_replication": null, "corda_config": null,
                          "init_lora_weights": "gaussian", "target_modules": "all-linear", "layers_to_transform": [0],
@@ -144,38 +161,72 @@ fn options_that_change_the_mathematics_are_refused_by_name() {
 #[test]
 fn weights_and_configuration_must_agree() {
     let refused = read_with(json!({"rank_pattern": {}})).unwrap_err();
-    assert!(matches!(&refused, Error::Adapter { .. }) && refused.to_string().contains("rank 3"), "{refused}");
+    assert!(
+        matches!(&refused, Error::Adapter { .. }) && refused.to_string().contains("rank 3"),
+        "{refused}"
+    );
     let two = json!({"alpha_pattern": {"q_proj": 1, "self_attn.q_proj": 2}});
     let refused = read_with(two).unwrap_err().to_string();
     assert!(refused.contains("alpha_pattern") && refused.contains("q_proj"), "{refused}");
     read_with(json!({"alpha_pattern": {"q_proj": 2, "self_attn.q_proj": 2}})).unwrap();
-    assert!(matches!(read_with(json!({"r": 0})), Err(Error::InvalidConfig { key, .. }) if key == "r"));
+    assert!(
+        matches!(read_with(json!({"r": 0})), Err(Error::InvalidConfig { key, .. }) if key == "r")
+    );
     assert!(matches!(read_with(json!({"lora_dropout": 1.0})), Err(Error::InvalidConfig { .. })));
     assert!(matches!(read_with(json!({"r": "two"})), Err(Error::Corrupt { .. })));
-    assert!(matches!(read_with(json!({"rank_pattern": {"(q_proj": 3}})), Err(Error::InvalidConfig { key, .. }) if key == "rank_pattern"));
-    assert!(matches!(read_with(json!({"target_modules": "[a-"})), Err(Error::InvalidConfig { key, .. }) if key == "target_modules"));
+    assert!(
+        matches!(read_with(json!({"rank_pattern": {"(q_proj": 3}})), Err(Error::InvalidConfig { key, .. }) if key == "rank_pattern")
+    );
+    assert!(
+        matches!(read_with(json!({"target_modules": "[a-"})), Err(Error::InvalidConfig { key, .. }) if key == "target_modules")
+    );
     let twice = json!({"target_modules": ".*q_proj", "layers_to_transform": 1});
-    assert!(matches!(read_with(twice), Err(Error::InvalidConfig { key, .. }) if key == "layers_to_transform"));
+    assert!(
+        matches!(read_with(twice), Err(Error::InvalidConfig { key, .. }) if key == "layers_to_transform")
+    );
 
     let (config, weights) = sample();
     let dir = tempfile::tempdir().unwrap();
     let refused = |config: &AdapterConfig, weights: &AdapterWeights, says: &str| {
         let refused = write_adapter(dir.path(), config, weights).unwrap_err();
-        assert!(matches!(&refused, Error::Adapter { .. }) && refused.to_string().contains(says), "{refused}");
+        assert!(
+            matches!(&refused, Error::Adapter { .. }) && refused.to_string().contains(says),
+            "{refused}"
+        );
     };
     refused(&config, &AdapterWeights::default(), "no modules");
-    refused(&AdapterConfig { use_dora: true, ..config.clone() }, &weights, "lora_magnitude_vector, which use_dora promises");
-    refused(&AdapterConfig { init_lora_weights: "pissa".into(), ..config.clone() }, &weights, "began as is not known");
+    refused(
+        &AdapterConfig { use_dora: true, ..config.clone() },
+        &weights,
+        "lora_magnitude_vector, which use_dora promises",
+    );
+    refused(
+        &AdapterConfig { init_lora_weights: "pissa".into(), ..config.clone() },
+        &weights,
+        "began as is not known",
+    );
     let (_, mut other) = sample();
     other.modules[0].magnitude = Some(values([1, 6], 0.0).view([-1]));
     refused(&config, &other, "set use_dora");
-    refused(&AdapterConfig { use_dora: true, ..config.clone() }, &other, "down_proj has no lora_magnitude_vector");
+    refused(
+        &AdapterConfig { use_dora: true, ..config.clone() },
+        &other,
+        "down_proj has no lora_magnitude_vector",
+    );
     other.modules[0].magnitude = Some(values([1, 5], 0.0).view([-1]));
-    refused(&AdapterConfig { use_dora: true, ..config.clone() }, &other, "a magnitude [5], expected [6]");
+    refused(
+        &AdapterConfig { use_dora: true, ..config.clone() },
+        &other,
+        "a magnitude [5], expected [6]",
+    );
     let (_, mut transposed) = sample();
     transposed.modules.iter_mut().for_each(|pair| pair.a = pair.a.tr());
     refused(&config, &transposed, "expected [rank, in] and [out, rank]");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a refused adapter leaves nothing on disk");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        0,
+        "a refused adapter leaves nothing on disk"
+    );
 }
 
 #[test]
@@ -185,15 +236,20 @@ fn missing_halves_and_foreign_tensors_are_named() {
     write_adapter(dir.path(), &config, &weights).unwrap();
     let path = dir.path().join(WEIGHTS);
     let all = tensor_file::read(&path).unwrap();
-    let without_b: Vec<_> = all.into_iter().filter(|(name, _)| !name.ends_with("q_proj.lora_B.weight")).collect();
+    let without_b: Vec<_> =
+        all.into_iter().filter(|(name, _)| !name.ends_with("q_proj.lora_B.weight")).collect();
     tensor_file::write(&path, &without_b, &[]).unwrap();
     let refused = read_adapter(dir.path()).unwrap_err().to_string();
     assert!(refused.contains("q_proj has no lora_B"), "{refused}");
     let foreign = "base_model.model.model.layers.0.self_attn.q_proj.lora_C.weight";
     tensor_file::write(&path, &[(foreign.into(), values([2, 2], 0.0))], &[]).unwrap();
-    assert!(matches!(read_adapter(dir.path()), Err(Error::UnexpectedTensor { tensor, .. }) if tensor == foreign));
+    assert!(
+        matches!(read_adapter(dir.path()), Err(Error::UnexpectedTensor { tensor, .. }) if tensor == foreign)
+    );
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(read_adapter(dir.path()), Err(Error::MissingFile { path: missing, .. }) if missing == path));
+    assert!(
+        matches!(read_adapter(dir.path()), Err(Error::MissingFile { path: missing, .. }) if missing == path)
+    );
 }
 
 #[test]
@@ -201,7 +257,10 @@ fn patterns_choose_rank_and_scale_as_in_peft() {
     let config = AdapterConfig {
         r: 4,
         lora_alpha: 8.0,
-        rank_pattern: BTreeMap::from([("^model.layers.0.q_proj".into(), 16), ("mlp.up_proj".into(), 2)]),
+        rank_pattern: BTreeMap::from([
+            ("^model.layers.0.q_proj".into(), 16),
+            ("mlp.up_proj".into(), 2),
+        ]),
         alpha_pattern: BTreeMap::from([("up_proj".into(), 1.0)]),
         ..AdapterConfig::default()
     };
@@ -217,7 +276,9 @@ fn patterns_choose_rank_and_scale_as_in_peft() {
 /// What `check_target_module_exists` of PEFT 0.21 says of these.
 #[test]
 fn modules_are_targeted_as_in_peft() {
-    let names = |names: &[&str]| TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect());
+    let names = |names: &[&str]| {
+        TargetModules::Names(names.iter().map(|name| (*name).to_owned()).collect())
+    };
     let (q, expert) = ("model.layers.3.self_attn.q_proj", "model.layers.1.mlp.experts.3.down_proj");
     let config = |target_modules| AdapterConfig { target_modules, ..AdapterConfig::default() };
     let pattern = |pattern: &str| TargetModules::Pattern(pattern.into());
@@ -231,15 +292,75 @@ fn modules_are_targeted_as_in_peft() {
         (config(pattern("q_proj")), q, false),
         (config(pattern(r".*layers\.(?!3).*q_proj")), q, false),
         (config(pattern(r"model.*self_attn")), q, false),
-        (AdapterConfig { exclude_modules: Some(names(&["self_attn.q_proj"])), ..config(names(&["q_proj"])) }, q, false),
-        (AdapterConfig { exclude_modules: Some(pattern(r".*\.3\..*")), ..config(names(&["q_proj"])) }, q, false),
-        (AdapterConfig { exclude_modules: Some(names(&["proj"])), ..config(names(&["q_proj"])) }, q, true),
-        (AdapterConfig { modules_to_save: Some(vec!["self_attn".into()]), ..config(names(&["q_proj"])) }, q, false),
-        (AdapterConfig { layers_to_transform: Some(LayerNumbers::One(3)), ..config(names(&["q_proj"])) }, q, true),
-        (AdapterConfig { layers_to_transform: Some(LayerNumbers::One(2)), ..config(names(&["q_proj"])) }, q, false),
-        (AdapterConfig { layers_to_transform: Some(LayerNumbers::Several(vec![])), ..config(names(&["q_proj"])) }, q, true),
-        (AdapterConfig { layers_to_transform: Some(LayerNumbers::One(1)), ..config(names(&["down_proj"])) }, expert, true),
-        (AdapterConfig { layers_to_transform: Some(LayerNumbers::One(3)), ..config(names(&["down_proj"])) }, expert, false),
+        (
+            AdapterConfig {
+                exclude_modules: Some(names(&["self_attn.q_proj"])),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            false,
+        ),
+        (
+            AdapterConfig {
+                exclude_modules: Some(pattern(r".*\.3\..*")),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            false,
+        ),
+        (
+            AdapterConfig { exclude_modules: Some(names(&["proj"])), ..config(names(&["q_proj"])) },
+            q,
+            true,
+        ),
+        (
+            AdapterConfig {
+                modules_to_save: Some(vec!["self_attn".into()]),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            false,
+        ),
+        (
+            AdapterConfig {
+                layers_to_transform: Some(LayerNumbers::One(3)),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            true,
+        ),
+        (
+            AdapterConfig {
+                layers_to_transform: Some(LayerNumbers::One(2)),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            false,
+        ),
+        (
+            AdapterConfig {
+                layers_to_transform: Some(LayerNumbers::Several(vec![])),
+                ..config(names(&["q_proj"]))
+            },
+            q,
+            true,
+        ),
+        (
+            AdapterConfig {
+                layers_to_transform: Some(LayerNumbers::One(1)),
+                ..config(names(&["down_proj"]))
+            },
+            expert,
+            true,
+        ),
+        (
+            AdapterConfig {
+                layers_to_transform: Some(LayerNumbers::One(3)),
+                ..config(names(&["down_proj"]))
+            },
+            expert,
+            false,
+        ),
         (
             AdapterConfig {
                 layers_to_transform: Some(LayerNumbers::One(3)),
@@ -253,7 +374,10 @@ fn modules_are_targeted_as_in_peft() {
     for (config, module, expected) in cases {
         assert_eq!(config.targets(module), expected, "{config:?}: {module}");
     }
-    let saving = AdapterConfig { modules_to_save: Some(vec!["norm".into(), "1.mlp".into()]), ..AdapterConfig::default() };
+    let saving = AdapterConfig {
+        modules_to_save: Some(vec!["norm".into(), "1.mlp".into()]),
+        ..AdapterConfig::default()
+    };
     for (parameter, expected) in [
         ("model.norm.weight", true),
         ("model.layers.0.input_layernorm.weight", true),

@@ -1,7 +1,9 @@
 use tch::Tensor;
 
 use autograd::Parameter;
-use layers::{Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split};
+use layers::{
+    Error, SavedInput, Scope, Scores, Site, biased_attention, clamp, project, rotary, split,
+};
 
 use super::attention_context::{AttentionContext, KvCache};
 use super::latent::Latent;
@@ -38,7 +40,10 @@ struct Heads {
 
 /// The maps that make queries, keys and values.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a layer, and it is never moved in a step")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one in a layer, and it is never moved in a step"
+)]
 enum Maps {
     Separate([Linear; 3]),
     Fused(Linear),
@@ -46,20 +51,31 @@ enum Maps {
 }
 
 impl Attention {
-    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, prefix: &str, layer: LayerConfig) -> Result<Self> {
+    pub fn new(
+        tensors: &Tensors<'_>,
+        config: &ModelConfig,
+        prefix: &str,
+        layer: LayerConfig,
+    ) -> Result<Self> {
         let (names, hidden) = (config.names, config.hidden_size);
-        let heads = Heads { queries: config.num_heads, keys: config.num_kv_heads, width: config.head_dim };
+        let heads =
+            Heads { queries: config.num_heads, keys: config.num_kv_heads, width: config.head_dim };
         let linear = |name: &str, outputs: i64, inputs: i64, bias: bool| {
             let shape = Shape { outputs, inputs, bias, fan_in_fan_out: names.fan_in_fan_out };
             Linear::new(tensors, format!("{prefix}{name}"), shape)
         };
-        let (queries, keys, bias) = (heads.queries * heads.width, heads.keys * heads.width, config.attention.bias);
+        let (queries, keys, bias) =
+            (heads.queries * heads.width, heads.keys * heads.width, config.attention.bias);
         let maps = match &names.queries {
-            QueryNames::Separate([q, k, v]) => {
-                Maps::Separate([linear(q, queries, hidden, bias)?, linear(k, keys, hidden, bias)?, linear(v, keys, hidden, bias)?])
-            }
+            QueryNames::Separate([q, k, v]) => Maps::Separate([
+                linear(q, queries, hidden, bias)?,
+                linear(k, keys, hidden, bias)?,
+                linear(v, keys, hidden, bias)?,
+            ]),
             QueryNames::Fused(qkv) => Maps::Fused(linear(qkv, queries + 2 * keys, hidden, bias)?),
-            QueryNames::Latent(names) => Maps::Latent(Box::new(Latent::new(tensors, config, prefix, names)?)),
+            QueryNames::Latent(names) => {
+                Maps::Latent(Box::new(Latent::new(tensors, config, prefix, names)?))
+            }
         };
         let norm = |name: &str, span: HeadNorm, heads: i64| {
             let shape = match span {
@@ -71,19 +87,51 @@ impl Attention {
         };
         let head_norm = config.attention.head_norm;
         let norms = match head_norm {
-            Some(span) => Some([norm(names.query_norm, span, heads.queries)?, norm(names.key_norm, span, heads.keys)?]),
+            Some(span) => Some([
+                norm(names.query_norm, span, heads.queries)?,
+                norm(names.key_norm, span, heads.keys)?,
+            ]),
             None => None,
         };
-        let o = linear(names.output, hidden, heads.queries * config.value_dim(), config.attention.output_bias)?;
-        let scores = Scores { scale: layer.scale, soft_cap: config.attention.soft_cap, dropout: config.attention.dropout };
-        Ok(Self { layer, scores, clip: config.attention.clip, head_norm, heads, maps, norms, relative: None, o })
+        let o = linear(
+            names.output,
+            hidden,
+            heads.queries * config.value_dim(),
+            config.attention.output_bias,
+        )?;
+        let scores = Scores {
+            scale: layer.scale,
+            soft_cap: config.attention.soft_cap,
+            dropout: config.attention.dropout,
+        };
+        Ok(Self {
+            layer,
+            scores,
+            clip: config.attention.clip,
+            head_norm,
+            heads,
+            maps,
+            norms,
+            relative: None,
+            o,
+        })
     }
 
-    /// The attention of a layer of an encoder, in which tokens attend to those before and after them.
-    pub fn new_encoder(tensors: &Tensors<'_>, config: &EncoderConfig, prefix: &str, stage: &StageConfig) -> Result<Self> {
+    /// The attention of a layer of an encoder, in which tokens attend to those before and after
+    /// them.
+    pub fn new_encoder(
+        tensors: &Tensors<'_>,
+        config: &EncoderConfig,
+        prefix: &str,
+        stage: &StageConfig,
+    ) -> Result<Self> {
         let (names, width) = (config.names, stage.width);
         let linear = |name: &str, bias: bool| {
-            Linear::new(tensors, format!("{prefix}{name}"), Shape { outputs: width, inputs: width, bias, fan_in_fan_out: false })
+            Linear::new(
+                tensors,
+                format!("{prefix}{name}"),
+                Shape { outputs: width, inputs: width, bias, fan_in_fan_out: false },
+            )
         };
         let [q, k, v] = names.queries;
         let heads = Heads { queries: stage.heads, keys: stage.heads, width: width / stage.heads };
@@ -94,9 +142,19 @@ impl Attention {
             clip: None,
             head_norm: None,
             heads,
-            maps: Maps::Separate([linear(q, config.attention.bias)?, linear(k, config.attention.bias)?, linear(v, config.attention.bias)?]),
+            maps: Maps::Separate([
+                linear(q, config.attention.bias)?,
+                linear(k, config.attention.bias)?,
+                linear(v, config.attention.bias)?,
+            ]),
             norms: None,
-            relative: Relative::new(tensors, config.attention.relative, format!("{prefix}{}", names.relative), stage.heads, heads.width)?,
+            relative: Relative::new(
+                tensors,
+                config.attention.relative,
+                format!("{prefix}{}", names.relative),
+                stage.heads,
+                heads.width,
+            )?,
             o: linear(names.output, true)?,
         })
     }
@@ -134,10 +192,15 @@ impl Attention {
         };
         let norms = self.norms.iter().flatten().chain(latent.into_iter().flatten());
         let relative = self.relative.iter().map(Relative::weight);
-        self.linears().into_iter().flat_map(Linear::parameters).chain(norms.flat_map(Norm::parameters)).chain(relative)
+        self.linears()
+            .into_iter()
+            .flat_map(Linear::parameters)
+            .chain(norms.flat_map(Norm::parameters))
+            .chain(relative)
     }
 
-    /// `x` `[batch, tokens, hidden]` to the same; `input` says how it is saved. Generation hands in its `cache`.
+    /// `x` `[batch, tokens, hidden]` to the same; `input` says how it is saved. Generation hands in
+    /// its `cache`.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -149,7 +212,9 @@ impl Attention {
     ) -> layers::Result<Tensor> {
         let table = context.table(self.layer.rope);
         let [q, mut k, mut v] = match (&self.maps, table) {
-            (Maps::Latent(latent), Some(table)) => latent.forward(x, input.into(), table, activations, scope)?,
+            (Maps::Latent(latent), Some(table)) => {
+                latent.forward(x, input.into(), table, activations, scope)?
+            }
             _ => {
                 let [q, k, v] = self.queries(x, input.into(), activations, scope)?;
                 match table {
@@ -163,17 +228,35 @@ impl Attention {
         }
         let mask = context.mask(self.layer.window)?;
         let bias = self.relative.as_ref().map(Relative::bias);
-        let (out, saved) = biased_attention([&q, &k, &v], bias.as_ref(), mask, self.scores, &activations.attn_out, scope)?;
+        let (out, saved) = biased_attention(
+            [&q, &k, &v],
+            bias.as_ref(),
+            mask,
+            self.scores,
+            &activations.attn_out,
+            scope,
+        )?;
         let input = saved.map_or(SavedInput::Policy(activations.attn_out), SavedInput::Saved);
         Ok(project(&out, &[self.o.projection()], input, &scope.site(Site::AttnOut))?.remove(0))
     }
 
     /// Queries, keys and values by head, cut and normed but not yet turned.
-    fn queries(&self, x: &Tensor, input: SavedInput, activations: &BlockActivations, scope: &Scope) -> layers::Result<[Tensor; 3]> {
+    fn queries(
+        &self,
+        x: &Tensor,
+        input: SavedInput,
+        activations: &BlockActivations,
+        scope: &Scope,
+    ) -> layers::Result<[Tensor; 3]> {
         let into = scope.site(Site::AttnIn);
         let Heads { queries, keys, width } = self.heads;
         let mut qkv = match &self.maps {
-            Maps::Separate(maps) => project(x, &[maps[0].projection(), maps[1].projection(), maps[2].projection()], input, &into)?,
+            Maps::Separate(maps) => project(
+                x,
+                &[maps[0].projection(), maps[1].projection(), maps[2].projection()],
+                input,
+                &into,
+            )?,
             Maps::Fused(map) => {
                 let all = project(x, &[map.projection()], input, &into)?.remove(0);
                 split(&all, &[queries * width, keys * width, keys * width])?
@@ -181,11 +264,18 @@ impl Attention {
             Maps::Latent(_) => Vec::new(),
         };
         if let Some(limit) = self.clip {
-            qkv = qkv.iter().map(|x| clamp(x, limit, &scope.site(Site::Core))).collect::<std::result::Result<_, _>>()?;
+            qkv = qkv
+                .iter()
+                .map(|x| clamp(x, limit, &scope.site(Site::Core)))
+                .collect::<std::result::Result<_, _>>()?;
         }
         let (v, k, q) = (qkv.pop(), qkv.pop(), qkv.pop());
         let (Some(v), Some(k), Some(q)) = (v, k, q) else {
-            return Err(Error::Shape { operation: "attention", expected: "a rotary table for latent attention".into(), got: x.size() });
+            return Err(Error::Shape {
+                operation: "attention",
+                expected: "a rotary table for latent attention".into(),
+                got: x.size(),
+            });
         };
         let size = x.size();
         let heads = |y: &Tensor| y.f_view([size[0], size[1], -1, width]);

@@ -11,16 +11,24 @@ pub(crate) struct AttentionContext {
     pub tables: [Option<RotaryTable>; 2],
     /// The mask of each window that layers have.
     pub masks: Vec<(Option<i64>, Mask)>,
-    /// Height and width of the map that the tokens are laid out in row by row, where they are patches of images.
+    /// Height and width of the map that the tokens are laid out in row by row, where they are
+    /// patches of images.
     pub grid: Option<[i64; 2]>,
 }
 
 impl AttentionContext {
     pub fn shallow_clone(&self) -> Self {
         Self {
-            tables: self.tables.each_ref().map(|table| table.as_ref().map(RotaryTable::shallow_clone)),
+            tables: self
+                .tables
+                .each_ref()
+                .map(|table| table.as_ref().map(RotaryTable::shallow_clone)),
             grid: self.grid,
-            masks: self.masks.iter().map(|(window, mask)| (*window, mask.shallow_clone())).collect(),
+            masks: self
+                .masks
+                .iter()
+                .map(|(window, mask)| (*window, mask.shallow_clone()))
+                .collect(),
         }
     }
 
@@ -41,12 +49,17 @@ impl AttentionContext {
     /// The mask of a window.
     pub fn mask(&self, window: Option<i64>) -> Result<&Mask, Error> {
         let found = self.masks.iter().find(|(known, _)| *known == window);
-        let missing = || Error::Shape { operation: "attention", expected: format!("a mask for {window:?}"), got: vec![] };
+        let missing = || Error::Shape {
+            operation: "attention",
+            expected: format!("a mask for {window:?}"),
+            got: vec![],
+        };
         Ok(&found.ok_or_else(missing)?.1)
     }
 }
 
-/// The keys and values of the tokens already seen while generating, `[1, tokens, kv_heads, width]` each.
+/// The keys and values of the tokens already seen while generating, `[1, tokens, kv_heads, width]`
+/// each.
 #[derive(Debug, Default)]
 pub(crate) struct KvCache(Option<(Tensor, Tensor)>);
 
@@ -54,7 +67,9 @@ impl KvCache {
     /// Appends new ones, and gives all.
     pub fn extend(&mut self, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor), TchError> {
         let (k, v) = match &self.0 {
-            Some((keys, values)) => (Tensor::f_cat(&[keys, &k], 1)?, Tensor::f_cat(&[values, &v], 1)?),
+            Some((keys, values)) => {
+                (Tensor::f_cat(&[keys, &k], 1)?, Tensor::f_cat(&[values, &v], 1)?)
+            }
             None => (k, v),
         };
         self.0 = Some((k.shallow_clone(), v.shallow_clone()));

@@ -18,25 +18,43 @@ impl BlockShape {
         let on = |keep| keeping.then_some(keep);
         let (normed, norm) = self.normed(ctx, x, 0, on(&policy.norm), Site::AttentionNorm);
         let core_needs = normed.needs || self.into_attention.iter().any(LinearShape::is_trained);
-        let mut saved = SavedSublayer { norm, needs: [x.needs, normed.needs, core_needs], ..SavedSublayer::default() };
+        let mut saved = SavedSublayer {
+            norm,
+            needs: [x.needs, normed.needs, core_needs],
+            ..SavedSublayer::default()
+        };
 
         let mut made = sim.project(rows, &self.into_attention);
         if keeping && self.into_attention.iter().any(LinearShape::reads_input) {
-            saved.input = Some(sim.save(&policy.attn_in, &normed.alloc, (rows, self.hidden), Site::AttnIn));
+            saved.input =
+                Some(sim.save(&policy.attn_in, &normed.alloc, (rows, self.hidden), Site::AttnIn));
         }
         if keeping && self.latent > 0 && core_needs {
-            saved.latent = Some(sim.save(&SavePolicy::Exact, &sim.tensor(rows * self.latent), (rows, self.latent), Site::KeyLatent));
+            saved.latent = Some(sim.save(
+                &SavePolicy::Exact,
+                &sim.tensor(rows * self.latent),
+                (rows, self.latent),
+                Site::KeyLatent,
+            ));
         }
-        let [wide, narrow, values] = [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.value];
+        let [wide, narrow, values] =
+            [heads.queries * heads.width, heads.keys * heads.width, heads.keys * heads.value];
         let cut = || [wide, narrow, values].map(|width| sim.tensor(rows * width)).to_vec();
         if self.qkv_is_fused {
             made = cut();
         }
         if self.head_norms {
-            for (index, (width, site)) in [(wide, Site::QueryNorm), (narrow, Site::KeyNorm)].into_iter().enumerate() {
+            for (index, (width, site)) in
+                [(wide, Site::QueryNorm), (narrow, Site::KeyNorm)].into_iter().enumerate()
+            {
                 let alloc = sim.norm(&made[index], rows * width, self.norm);
                 if keeping && core_needs {
-                    saved.head_norms.push(sim.save(&policy.norm, &made[index], (rows, width), site));
+                    saved.head_norms.push(sim.save(
+                        &policy.norm,
+                        &made[index],
+                        (rows, width),
+                        site,
+                    ));
                 }
                 made[index] = alloc;
             }
@@ -48,22 +66,52 @@ impl BlockShape {
         let (out, log_sums) = sim.attention(heads);
         if keeping && core_needs {
             let core = [(&made[0], wide), (&made[1], narrow), (&made[2], values)];
-            saved.core = core.map(|(alloc, width)| sim.save(&SavePolicy::Exact, alloc, (rows, width), Site::Core)).into();
+            saved.core = core
+                .map(|(alloc, width)| {
+                    sim.save(&SavePolicy::Exact, alloc, (rows, width), Site::Core)
+                })
+                .into();
             // In f32, whatever the model has.
-            saved.core.push(sim.save(&SavePolicy::Exact, &log_sums, (rows, heads.queries * 4 / sim.element), Site::Core));
-            saved.output = Some(sim.save(&policy.attn_out, &out, (rows, heads.queries * heads.value), Site::AttnOut));
+            saved.core.push(sim.save(
+                &SavePolicy::Exact,
+                &log_sums,
+                (rows, heads.queries * 4 / sim.element),
+                Site::Core,
+            ));
+            saved.output = Some(sim.save(
+                &policy.attn_out,
+                &out,
+                (rows, heads.queries * heads.value),
+                Site::AttnOut,
+            ));
         }
         let alloc = sim.project(rows, &[self.out_of_attention]).remove(0);
-        let sublayer = HiddenState { alloc, needs: core_needs || self.out_of_attention.is_trained() };
-        let (sublayer, post_norm) = self.normed(ctx, &sublayer, 1, on(&policy.norm), Site::AttentionPostNorm);
+        let sublayer =
+            HiddenState { alloc, needs: core_needs || self.out_of_attention.is_trained() };
+        let (sublayer, post_norm) =
+            self.normed(ctx, &sublayer, 1, on(&policy.norm), Site::AttentionPostNorm);
         (sublayer, SavedSublayer { post_norm, ..saved })
     }
 
-    pub(super) fn attention_backward(&self, ctx: &SimContext<'_>, mut saved: SavedSublayer, dy: &Allocation) -> Option<Allocation> {
+    pub(super) fn attention_backward(
+        &self,
+        ctx: &SimContext<'_>,
+        mut saved: SavedSublayer,
+        dy: &Allocation,
+    ) -> Option<Allocation> {
         let (sim, rows, heads) = (ctx.sim, ctx.rows(), ctx.heads);
         let elements = rows * self.hidden;
-        let dy = saved.post_norm.take().map_or_else(|| dy.clone(), |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained));
-        let d_out = sim.project_backward(rows, &[self.out_of_attention], saved.output.as_ref(), &[dy], saved.needs[2])?;
+        let dy = saved.post_norm.take().map_or_else(
+            || dy.clone(),
+            |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained),
+        );
+        let d_out = sim.project_backward(
+            rows,
+            &[self.out_of_attention],
+            saved.output.as_ref(),
+            &[dy],
+            saved.needs[2],
+        )?;
         let out = saved.output.as_ref().map(|out| sim.restore(out));
         let mut made = sim.attention_backward(heads).to_vec();
         drop((d_out, out, saved.output.take()));
@@ -74,12 +122,23 @@ impl BlockShape {
             made[0] = sim.rotary(rows * wide);
         }
         for (index, norm) in saved.head_norms.drain(..).enumerate().rev() {
-            made[index] = sim.norm_backward(&norm, &made[index], rows * [wide, narrow][index], self.norms_trained);
+            made[index] = sim.norm_backward(
+                &norm,
+                &made[index],
+                rows * [wide, narrow][index],
+                self.norms_trained,
+            );
         }
         if self.qkv_is_fused {
             made = vec![sim.tensor(rows * (wide + narrow + heads.keys * heads.value))];
         }
-        let d_normed = sim.project_backward(rows, &self.into_attention, saved.input.as_ref(), &made, saved.needs[1])?;
+        let d_normed = sim.project_backward(
+            rows,
+            &self.into_attention,
+            saved.input.as_ref(),
+            &made,
+            saved.needs[1],
+        )?;
         drop((made, saved.input.take(), saved.latent.take()));
         match saved.norm.take() {
             Some(norm) => Some(sim.norm_backward(&norm, &d_normed, elements, self.norms_trained)),

@@ -1,5 +1,5 @@
-//! The footprint of a decoder block, forward and backward: what it saves, and what it allocates meanwhile. Its sublayers are in
-//! `attention_footprint.rs` and `mlp_footprint.rs`.
+//! The footprint of a decoder block, forward and backward: what it saves, and what it allocates
+//! meanwhile. Its sublayers are in `attention_footprint.rs` and `mlp_footprint.rs`.
 
 use layers::footprint::{Allocation, Heads, LinearShape, MemorySim, SavedTensor};
 use layers::{RmsWeight, SavePolicy, Site};
@@ -55,7 +55,8 @@ pub(crate) struct SavedSublayer {
     /// The input of the last linear layer.
     pub output: Option<SavedTensor>,
     pub post_norm: Option<SavedTensor>,
-    /// Whether gradients are needed: of the sublayer's input, of the input of its linear layers, of what is between them.
+    /// Whether gradients are needed: of the sublayer's input, of the input of its linear layers, of
+    /// what is between them.
     pub needs: [bool; 3],
 }
 
@@ -91,11 +92,20 @@ impl BlockShape {
     }
 
     fn linears(&self) -> impl Iterator<Item = &LinearShape> {
-        self.into_attention.iter().chain([&self.out_of_attention]).chain(&self.into_mlp).chain([&self.out_of_mlp])
+        self.into_attention
+            .iter()
+            .chain([&self.out_of_attention])
+            .chain(&self.into_mlp)
+            .chain([&self.out_of_mlp])
     }
 
     /// The output, and what was saved for backward.
-    pub fn forward(&self, ctx: &SimContext<'_>, x: &HiddenState, policy: &BlockActivations) -> (HiddenState, Option<SavedBlock>) {
+    pub fn forward(
+        &self,
+        ctx: &SimContext<'_>,
+        x: &HiddenState,
+        policy: &BlockActivations,
+    ) -> (HiddenState, Option<SavedBlock>) {
         let (sim, size) = (ctx.sim, (ctx.rows(), self.hidden));
         let needs = x.needs || self.is_trained();
         match &policy.recompute {
@@ -104,21 +114,28 @@ impl BlockShape {
                 (out, needs.then_some(SavedBlock::Whole(Box::new([first, second]))))
             }
             Recompute::Layer(keep) => {
-                let saved = needs.then(|| SavedBlock::Recomputed(sim.save(keep, &x.alloc, size, Site::Layer)));
+                let saved = needs
+                    .then(|| SavedBlock::Recomputed(sim.save(keep, &x.alloc, size, Site::Layer)));
                 let (out, ..) = self.both_sublayers(ctx, x, policy, false);
                 (HiddenState { needs, ..out }, saved)
             }
             Recompute::Sublayer(keep) => {
                 let first = sim.save(keep, &x.alloc, size, Site::Attention);
-                let between = self.residual(ctx, x, self.attention_sublayer(ctx, x, policy, false).0);
+                let between =
+                    self.residual(ctx, x, self.attention_sublayer(ctx, x, policy, false).0);
                 let second = match self.is_parallel {
                     true => None,
                     false => Some(sim.save(keep, &between.alloc, size, Site::Mlp)),
                 };
                 let read = if self.is_parallel { x } else { &between };
-                let out = self.residual(ctx, &between, self.mlp_sublayer(ctx, read, policy, false).0);
-                let second = second.unwrap_or_else(|| sim.save(&SavePolicy::Exact, &x.alloc, (0, 0), Site::Mlp));
-                (HiddenState { needs, ..out }, needs.then_some(SavedBlock::Sublayers(first, second)))
+                let out =
+                    self.residual(ctx, &between, self.mlp_sublayer(ctx, read, policy, false).0);
+                let second = second
+                    .unwrap_or_else(|| sim.save(&SavePolicy::Exact, &x.alloc, (0, 0), Site::Mlp));
+                (
+                    HiddenState { needs, ..out },
+                    needs.then_some(SavedBlock::Sublayers(first, second)),
+                )
             }
         }
     }
@@ -143,17 +160,22 @@ impl BlockShape {
                 self.both_backward(ctx, first, second, dy, true)
             }
             SavedBlock::Sublayers(first, second) => {
-                let sublayer = |saved: &SavedTensor, dy: Allocation, needs: bool, of_attention: bool| {
-                    let x = HiddenState { alloc: ctx.sim.restore(saved), needs };
-                    let (sublayer, inner) = if of_attention {
-                        self.attention_sublayer(ctx, &x, policy, true)
-                    } else {
-                        self.mlp_sublayer(ctx, &x, policy, true)
+                let sublayer =
+                    |saved: &SavedTensor, dy: Allocation, needs: bool, of_attention: bool| {
+                        let x = HiddenState { alloc: ctx.sim.restore(saved), needs };
+                        let (sublayer, inner) = if of_attention {
+                            self.attention_sublayer(ctx, &x, policy, true)
+                        } else {
+                            self.mlp_sublayer(ctx, &x, policy, true)
+                        };
+                        let _out = self.residual(ctx, &x, sublayer);
+                        let dx = if of_attention {
+                            self.attention_backward(ctx, inner, &dy)
+                        } else {
+                            self.mlp_backward(ctx, inner, &dy)
+                        };
+                        self.residual_gradient(ctx, dy, dx, true)
                     };
-                    let _out = self.residual(ctx, &x, sublayer);
-                    let dx = if of_attention { self.attention_backward(ctx, inner, &dy) } else { self.mlp_backward(ctx, inner, &dy) };
-                    self.residual_gradient(ctx, dy, dx, true)
-                };
                 let between = sublayer(&second, dy, true, false);
                 drop(second);
                 let dx = sublayer(&first, between, needs, true);
@@ -172,7 +194,8 @@ impl BlockShape {
     ) -> (HiddenState, SavedSublayer, SavedSublayer) {
         let (sublayer, first) = self.attention_sublayer(ctx, x, policy, keeping);
         let between = self.residual(ctx, x, sublayer);
-        let (sublayer, second) = self.mlp_sublayer(ctx, if self.is_parallel { x } else { &between }, policy, keeping);
+        let (sublayer, second) =
+            self.mlp_sublayer(ctx, if self.is_parallel { x } else { &between }, policy, keeping);
         (self.residual(ctx, &between, sublayer), first, second)
     }
 
@@ -191,12 +214,27 @@ impl BlockShape {
         needs.then(|| self.residual_gradient(ctx, between, dx, false))
     }
 
-    fn residual(&self, ctx: &SimContext<'_>, x: &HiddenState, sublayer: HiddenState) -> HiddenState {
-        HiddenState { alloc: ctx.sim.tensor(ctx.rows() * self.hidden), needs: x.needs || sublayer.needs }
+    fn residual(
+        &self,
+        ctx: &SimContext<'_>,
+        x: &HiddenState,
+        sublayer: HiddenState,
+    ) -> HiddenState {
+        HiddenState {
+            alloc: ctx.sim.tensor(ctx.rows() * self.hidden),
+            needs: x.needs || sublayer.needs,
+        }
     }
 
-    /// The gradients of the residual stream and of what a sublayer reads of it: added in place, unless the first is still referenced.
-    fn residual_gradient(&self, ctx: &SimContext<'_>, residual: Allocation, sublayer: Option<Allocation>, is_held: bool) -> Allocation {
+    /// The gradients of the residual stream and of what a sublayer reads of it: added in place,
+    /// unless the first is still referenced.
+    fn residual_gradient(
+        &self,
+        ctx: &SimContext<'_>,
+        residual: Allocation,
+        sublayer: Option<Allocation>,
+        is_held: bool,
+    ) -> Allocation {
         match sublayer {
             Some(_half) if is_held => ctx.sim.tensor(ctx.rows() * self.hidden),
             _ => residual,
@@ -216,7 +254,9 @@ impl BlockShape {
         }
         let (rows, needs) = (ctx.rows(), x.needs || self.norms_trained);
         let alloc = ctx.sim.norm(&x.alloc, rows * self.hidden, self.norm);
-        let saved = keep.filter(|_| needs).map(|keep| ctx.sim.save(keep, &x.alloc, (rows, self.hidden), site));
+        let saved = keep
+            .filter(|_| needs)
+            .map(|keep| ctx.sim.save(keep, &x.alloc, (rows, self.hidden), site));
         (HiddenState { alloc, needs }, saved)
     }
 }

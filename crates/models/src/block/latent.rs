@@ -31,7 +31,12 @@ enum Query {
 const EPS: f64 = 1e-6;
 
 impl Latent {
-    pub fn new(tensors: &Tensors<'_>, config: &ModelConfig, prefix: &str, names: &LatentNames) -> Result<Self> {
+    pub fn new(
+        tensors: &Tensors<'_>,
+        config: &ModelConfig,
+        prefix: &str,
+        names: &LatentNames,
+    ) -> Result<Self> {
         let latent = config.attention.latent.unwrap_or(LatentConfig {
             query_rank: None,
             key_rank: config.head_dim,
@@ -41,9 +46,15 @@ impl Latent {
         });
         let (hidden, heads) = (config.hidden_size, config.num_heads);
         let linear = |name: &str, outputs: i64, inputs: i64, bias: bool| {
-            Linear::new(tensors, format!("{prefix}{name}"), Shape { outputs, inputs, bias, fan_in_fan_out: false })
+            Linear::new(
+                tensors,
+                format!("{prefix}{name}"),
+                Shape { outputs, inputs, bias, fan_in_fan_out: false },
+            )
         };
-        let norm = |name: &str, width: i64| Norm::new(tensors, (config.norm, EPS), &format!("{prefix}{name}"), &[width]);
+        let norm = |name: &str, width: i64| {
+            Norm::new(tensors, (config.norm, EPS), &format!("{prefix}{name}"), &[width])
+        };
         let queries = heads * config.head_dim;
         let query = match latent.query_rank {
             None => Query::Direct(linear(names.query, queries, hidden, false)?),
@@ -56,9 +67,19 @@ impl Latent {
         Ok(Self {
             config: latent,
             query,
-            key_down: linear(names.key_down, latent.key_rank + latent.rotary_dim, hidden, config.attention.bias)?,
+            key_down: linear(
+                names.key_down,
+                latent.key_rank + latent.rotary_dim,
+                hidden,
+                config.attention.bias,
+            )?,
             key_norm: norm(names.key_norm, latent.key_rank)?,
-            key_up: linear(names.key_up, heads * (latent.plain_dim + latent.value_dim), latent.key_rank, false)?,
+            key_up: linear(
+                names.key_up,
+                heads * (latent.plain_dim + latent.value_dim),
+                latent.key_rank,
+                false,
+            )?,
         })
     }
 
@@ -88,7 +109,8 @@ impl Latent {
         query.into_iter().chain([&self.key_norm])
     }
 
-    /// Queries and keys `[batch, tokens, heads, plain + rotary]`, turned by `table`, and values `[batch, tokens, heads, value]`.
+    /// Queries and keys `[batch, tokens, heads, plain + rotary]`, turned by `table`, and values
+    /// `[batch, tokens, heads, value]`.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -101,14 +123,21 @@ impl Latent {
         let size = x.size();
         let heads = |y: &Tensor, width: i64| y.f_view([size[0], size[1], -1, width]);
         let expand = |y: &Tensor, map: &Linear, site: Site| {
-            Ok::<_, Error>(project(y, &[map.projection()], activations.attn_in, &scope.site(site))?.remove(0))
+            Ok::<_, Error>(
+                project(y, &[map.projection()], activations.attn_in, &scope.site(site))?.remove(0),
+            )
         };
         // One saved input serves both maps that read it.
         let first = match &self.query {
             Query::Direct(map) => map,
             Query::Latent { down, .. } => down,
         };
-        let mut maps = project(x, &[first.projection(), self.key_down.projection()], input, &scope.site(Site::AttnIn))?;
+        let mut maps = project(
+            x,
+            &[first.projection(), self.key_down.projection()],
+            input,
+            &scope.site(Site::AttnIn),
+        )?;
         let (compressed, q) = (maps.remove(1), maps.remove(0));
         let q = match &self.query {
             Query::Direct(_) => q,
@@ -117,11 +146,16 @@ impl Latent {
                 expand(&normed, up, Site::QueryLatent)?
             }
         };
-        let q = rotary(&heads(&q, plain_dim + rotary_dim)?, &table.shallow_clone().from_column(plain_dim))?;
+        let q = rotary(
+            &heads(&q, plain_dim + rotary_dim)?,
+            &table.shallow_clone().from_column(plain_dim),
+        )?;
 
         let parts = split(&compressed, &[key_rank, rotary_dim])?;
-        let normed = self.key_norm.forward(&parts[0], &activations.norm, &scope.site(Site::KeyNorm))?;
-        let expanded = heads(&expand(&normed, &self.key_up, Site::KeyLatent)?, plain_dim + value_dim)?;
+        let normed =
+            self.key_norm.forward(&parts[0], &activations.norm, &scope.site(Site::KeyNorm))?;
+        let expanded =
+            heads(&expand(&normed, &self.key_up, Site::KeyLatent)?, plain_dim + value_dim)?;
         let mut parts_of_heads = split(&expanded, &[plain_dim, value_dim])?;
         let (v, plain) = (parts_of_heads.remove(1), parts_of_heads.remove(0));
         let turned = rotary(&heads(&parts[1], rotary_dim)?, table)?;

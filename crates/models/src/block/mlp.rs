@@ -38,19 +38,30 @@ pub(crate) struct MlpSites {
 }
 
 /// Those of a layer's own MLP.
-pub(crate) const OWN: MlpSites = MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
+pub(crate) const OWN: MlpSites =
+    MlpSites { gate: Site::Gate, up: Site::Up, out: Site::MlpOut, stream: None };
 
 impl Mlp {
     /// The MLP whose tensors are called `names` after `prefix`.
-    pub fn new(tensors: &Tensors<'_>, shape: MlpShape, prefix: &str, names: &MlpNames, sites: MlpSites) -> Result<Self> {
+    pub fn new(
+        tensors: &Tensors<'_>,
+        shape: MlpShape,
+        prefix: &str,
+        names: &MlpNames,
+        sites: MlpSites,
+    ) -> Result<Self> {
         let MlpShape { hidden, width, bias, fan_in_fan_out, activation } = shape;
         let linear = |name: &str, outputs: i64, inputs: i64| {
             let shape = Shape { outputs, inputs, bias, fan_in_fan_out };
             Linear::new(tensors, format!("{prefix}{name}"), shape)
         };
         let (inner, down) = match names {
-            MlpNames::Gated([gate, up, down]) => (Inner::Gated([linear(gate, width, hidden)?, linear(up, width, hidden)?]), down),
-            MlpNames::Fused([gate_up, down]) => (Inner::Fused(linear(gate_up, 2 * width, hidden)?), down),
+            MlpNames::Gated([gate, up, down]) => {
+                (Inner::Gated([linear(gate, width, hidden)?, linear(up, width, hidden)?]), down)
+            }
+            MlpNames::Fused([gate_up, down]) => {
+                (Inner::Fused(linear(gate_up, 2 * width, hidden)?), down)
+            }
             MlpNames::Plain([up, down]) => (Inner::Plain(linear(up, width, hidden)?), down),
         };
         Ok(Self { activation, inner, down: linear(down, hidden, width)?, sites })
@@ -108,6 +119,12 @@ impl Mlp {
                 activate(self.activation, &up, &activations.act, gate)?
             }
         };
-        Ok(project(&inner, &[self.down.projection()], activations.mlp_out, &scope.site(self.sites.out))?.remove(0))
+        Ok(project(
+            &inner,
+            &[self.down.projection()],
+            activations.mlp_out,
+            &scope.site(self.sites.out),
+        )?
+        .remove(0))
     }
 }

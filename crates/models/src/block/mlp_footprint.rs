@@ -16,19 +16,26 @@ impl BlockShape {
     ) -> (HiddenState, SavedSublayer) {
         let (sim, rows) = (ctx.sim, ctx.rows());
         let on = |keep| keeping.then_some(keep);
-        // In parallel sublayers both read the output of one norm, and one saved form of it serves both.
+        // In parallel sublayers both read the output of one norm, and one saved form of it serves
+        // both.
         let (normed, norm) = match self.is_parallel {
             true => (x.clone(), None),
             false => self.normed(ctx, x, 2, on(&policy.norm), Site::MlpNorm),
         };
         let core_needs = normed.needs || self.into_mlp.iter().any(LinearShape::is_trained);
-        let mut saved = SavedSublayer { norm, needs: [x.needs, normed.needs, core_needs], ..SavedSublayer::default() };
+        let mut saved = SavedSublayer {
+            norm,
+            needs: [x.needs, normed.needs, core_needs],
+            ..SavedSublayer::default()
+        };
         if keeping && !self.is_parallel && self.into_mlp.iter().any(LinearShape::reads_input) {
-            saved.input = Some(sim.save(&policy.mlp_in, &normed.alloc, (rows, self.hidden), Site::MlpIn));
+            saved.input =
+                Some(sim.save(&policy.mlp_in, &normed.alloc, (rows, self.hidden), Site::MlpIn));
         }
         let elements = rows * self.inner;
         let inner = {
-            let _dispatched = (self.copies > 0).then(|| sim.tensor(rows * self.copies * self.hidden));
+            let _dispatched =
+                (self.copies > 0).then(|| sim.tensor(rows * self.copies * self.hidden));
             let made = sim.project(self.mlp_rows(rows), &self.into_mlp);
             let (gate, up) = match (self.gate_up_is_fused, made.as_slice()) {
                 (true, _) => (sim.tensor(elements), Some(sim.tensor(elements))),
@@ -40,27 +47,48 @@ impl BlockShape {
             }
             if keeping && core_needs {
                 saved.core.push(sim.save(&policy.act, &gate, (rows, self.inner), Site::Gate));
-                saved.core.extend(up.as_ref().map(|up| sim.save(&policy.act, up, (rows, self.inner), Site::Up)));
+                saved.core.extend(
+                    up.as_ref().map(|up| sim.save(&policy.act, up, (rows, self.inner), Site::Up)),
+                );
             }
             sim.gated(elements)
         };
         if keeping && self.out_of_mlp.reads_input() {
-            saved.output = Some(sim.save(&policy.mlp_out, &inner, (rows, self.inner), Site::MlpOut));
+            saved.output =
+                Some(sim.save(&policy.mlp_out, &inner, (rows, self.inner), Site::MlpOut));
         }
         let _copies = (self.copies > 0).then(|| sim.tensor(rows * self.copies * self.hidden));
         let alloc = sim.project(rows, &[self.out_of_mlp]).remove(0);
         let sublayer = HiddenState { alloc, needs: core_needs || self.out_of_mlp.is_trained() };
-        let (sublayer, post_norm) = self.normed(ctx, &sublayer, 3, on(&policy.norm), Site::MlpPostNorm);
+        let (sublayer, post_norm) =
+            self.normed(ctx, &sublayer, 3, on(&policy.norm), Site::MlpPostNorm);
         (sublayer, SavedSublayer { post_norm, ..saved })
     }
 
-    pub(super) fn mlp_backward(&self, ctx: &SimContext<'_>, mut saved: SavedSublayer, dy: &Allocation) -> Option<Allocation> {
+    pub(super) fn mlp_backward(
+        &self,
+        ctx: &SimContext<'_>,
+        mut saved: SavedSublayer,
+        dy: &Allocation,
+    ) -> Option<Allocation> {
         let (sim, rows) = (ctx.sim, ctx.rows());
         let elements = rows * self.hidden;
-        let dy = saved.post_norm.take().map_or_else(|| dy.clone(), |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained));
+        let dy = saved.post_norm.take().map_or_else(
+            || dy.clone(),
+            |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained),
+        );
         let _copies = (self.copies > 0).then(|| sim.tensor(rows * self.copies * self.hidden));
-        let inner_linear = LinearShape { inputs: self.out_of_mlp.inputs * self.mlp_rows(rows) / rows, ..self.out_of_mlp };
-        let d_inner = sim.project_backward(rows, &[inner_linear], saved.output.as_ref(), &[dy], saved.needs[2])?;
+        let inner_linear = LinearShape {
+            inputs: self.out_of_mlp.inputs * self.mlp_rows(rows) / rows,
+            ..self.out_of_mlp
+        };
+        let d_inner = sim.project_backward(
+            rows,
+            &[inner_linear],
+            saved.output.as_ref(),
+            &[dy],
+            saved.needs[2],
+        )?;
         drop(saved.output.take());
         let inner = rows * self.inner;
         let mut made = match saved.core.as_slice() {
@@ -73,7 +101,13 @@ impl BlockShape {
         if self.gate_up_is_fused {
             made = vec![sim.tensor(2 * inner)];
         }
-        let d_normed = sim.project_backward(self.mlp_rows(rows), &self.into_mlp, saved.input.as_ref(), &made, saved.needs[1])?;
+        let d_normed = sim.project_backward(
+            self.mlp_rows(rows),
+            &self.into_mlp,
+            saved.input.as_ref(),
+            &made,
+            saved.needs[1],
+        )?;
         drop((made, saved.input.take()));
         match saved.norm.take() {
             Some(norm) => Some(sim.norm_backward(&norm, &d_normed, elements, self.norms_trained)),

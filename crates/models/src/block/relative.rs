@@ -27,16 +27,26 @@ enum Rule {
 type Constant = Parameter;
 
 impl Relative {
-    /// With the weight called `name`, for `heads` of this width; `None` where positions are not relative.
-    pub fn new(tensors: &Tensors<'_>, positions: RelativePositions, name: String, heads: i64, width: i64) -> Result<Option<Self>> {
+    /// With the weight called `name`, for `heads` of this width; `None` where positions are not
+    /// relative.
+    pub fn new(
+        tensors: &Tensors<'_>,
+        positions: RelativePositions,
+        name: String,
+        heads: i64,
+        width: i64,
+    ) -> Result<Option<Self>> {
         Ok(match positions {
             RelativePositions::None => None,
             RelativePositions::Distances { longest, of_keys } => {
-                let weight = tensors.parameter(format!("{name}.weight"), &[2 * longest - 1, width])?;
+                let weight =
+                    tensors.parameter(format!("{name}.weight"), &[2 * longest - 1, width])?;
                 Some(Self { weight, rule: Rule::Distances { of_keys } })
             }
             RelativePositions::Windows { size } => {
-                let rows = rows(size).f_to_device(tensors.device()).map_err(crate::Error::torch(&name, "the model".as_ref()))?;
+                let rows = rows(size)
+                    .f_to_device(tensors.device())
+                    .map_err(crate::Error::torch(&name, "the model".as_ref()))?;
                 let weight = tensors.parameter(name, &[(2 * size - 1) * (2 * size - 1), heads])?;
                 Some(Self { weight, rule: Rule::Table(Constant::new("rows", rows)) })
             }
@@ -52,13 +62,15 @@ impl Relative {
     pub fn bias(&self) -> Bias<'_> {
         match &self.rule {
             Rule::Table(rows) => Bias::Table { table: &self.weight, rows },
-            Rule::Distances { of_keys } => Bias::Distances { embedding: &self.weight, of_keys: *of_keys },
+            Rule::Distances { of_keys } => {
+                Bias::Distances { embedding: &self.weight, of_keys: *of_keys }
+            }
         }
     }
 }
 
-/// The row for each pair of tokens of a window: by how far the query stands below and to the right of the key (`relative_position_index` of
-/// `SwinSelfAttention`).
+/// The row for each pair of tokens of a window: by how far the query stands below and to the right
+/// of the key (`relative_position_index` of `SwinSelfAttention`).
 fn rows(size: i64) -> Tensor {
     let tokens = size * size;
     let row = |pair: i64| {

@@ -34,9 +34,17 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint> {
     let tokenizer = metadata::tokenizer(&content, path)?;
     let text = match tokenizer {
         None => Text::default(),
-        Some(tokenizer) => Text { templates: tokenizer.templates.clone(), tokenizer: TokenizerSource::Gguf(Box::new(tokenizer)) },
+        Some(tokenizer) => Text {
+            templates: tokenizer.templates.clone(),
+            tokenizer: TokenizerSource::Gguf(Box::new(tokenizer)),
+        },
     };
-    Ok(Checkpoint { path: path.to_owned(), architecture: Architecture::Decoder(config), weights: Box::new(weights), text })
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        architecture: Architecture::Decoder(config),
+        weights: Box::new(weights),
+        text,
+    })
 }
 
 /// The tensors of a GGUF file under their Hugging Face names.
@@ -84,7 +92,9 @@ impl Blocks {
             }
         };
         Ok(TensorFacts {
-            vocab_size: self.shape("model.embed_tokens.weight").and_then(|shape| shape.first().copied()),
+            vocab_size: self
+                .shape("model.embed_tokens.weight")
+                .and_then(|shape| shape.first().copied()),
             has_output: has("lm_head.weight"),
             attention_bias: has("model.layers.0.self_attn.q_proj.bias"),
             mlp_bias: has("model.layers.0.mlp.gate_proj.bias"),
@@ -92,13 +102,15 @@ impl Blocks {
         })
     }
 
-    /// Rows that rotary embeddings turn must come in pairs per head, or they cannot be put in order.
+    /// Rows that rotary embeddings turn must come in pairs per head, or they cannot be put in
+    /// order.
     fn check_rotary_rows(&self) -> Result<()> {
         for (name, block) in &self.tensors {
             let Some(heads) = self.heads.heads(name) else { continue };
             let rows = block.shape.first().copied().unwrap_or(0);
             if rows == 0 || rows % (2 * heads) != 0 {
-                let why = format!("{name} has {rows} rows, which do not make pairs in {heads} heads");
+                let why =
+                    format!("{name} has {rows} rows, which do not make pairs in {heads} heads");
                 return Err(Error::corrupt(&self.path, why));
             }
         }
@@ -113,11 +125,16 @@ impl Blocks {
 
 impl Block {
     /// Checks that the tensor lies inside the file, row by row in whole blocks.
-    fn new(info: &TensorInfo, data_offset: u64, file_bytes: u64) -> std::result::Result<Self, String> {
+    fn new(
+        info: &TensorInfo,
+        data_offset: u64,
+        file_bytes: u64,
+    ) -> std::result::Result<Self, String> {
         let dims = info.shape.dims();
         let shape: Option<Vec<i64>> = dims.iter().map(|&n| i64::try_from(n).ok()).collect();
         let elements = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-        let (Some(shape), Some(elements)) = (shape, elements.filter(|&n| i64::try_from(n).is_ok())) else {
+        let (Some(shape), Some(elements)) = (shape, elements.filter(|&n| i64::try_from(n).is_ok()))
+        else {
             return Err(format!("is of impossible shape {dims:?}"));
         };
         let per_block = info.ggml_dtype.block_size();
@@ -129,7 +146,9 @@ impl Block {
         let length = (elements / per_block).checked_mul(info.ggml_dtype.type_size());
         let end = offset.zip(length).and_then(|(offset, length)| offset.checked_add(length as u64));
         match (offset, end) {
-            (Some(offset), Some(end)) if end <= file_bytes => Ok(Block { dtype: info.ggml_dtype, shape, offset }),
+            (Some(offset), Some(end)) if end <= file_bytes => {
+                Ok(Block { dtype: info.ggml_dtype, shape, offset })
+            }
             _ => Err(format!("ends beyond the {file_bytes} bytes of the file")),
         }
     }
@@ -164,9 +183,22 @@ impl Weights for Blocks {
 
     fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         let block = self.block(name)?;
-        let file_range = FileRange { offset: block.offset, block_bytes: block.dtype.type_size(), block_elements: block.dtype.block_size() };
+        let file_range = FileRange {
+            offset: block.offset,
+            block_bytes: block.dtype.type_size(),
+            block_elements: block.dtype.block_size(),
+        };
         let decode = |bytes: &[u8]| self.decode(name, block.dtype, bytes);
-        let stored = file_range::read(&self.file, &self.path, name, file_range, &block.shape, kind, device, decode)?;
+        let stored = file_range::read(
+            &self.file,
+            &self.path,
+            name,
+            file_range,
+            &block.shape,
+            kind,
+            device,
+            decode,
+        )?;
         self.in_order(name, stored)
     }
 
@@ -176,11 +208,23 @@ impl Weights for Blocks {
 
     fn blocks(&self, name: &str, device: Device) -> Result<Option<Tensor>> {
         let block = self.block(name)?;
-        let (Some(format), [rows, width]) = (format(block.dtype), block.shape.as_slice()) else { return Ok(None) };
+        let (Some(format), [rows, width]) = (format(block.dtype), block.shape.as_slice()) else {
+            return Ok(None);
+        };
         let shape = [*rows, width / format.size().elements * format.size().bytes];
         let file_range = FileRange { offset: block.offset, block_bytes: 1, block_elements: 1 };
-        let decode = |bytes: &[u8]| Tensor::f_from_slice(bytes).map_err(Error::torch(name, &self.path));
-        let stored = file_range::read(&self.file, &self.path, name, file_range, &shape, Kind::Uint8, device, decode)?;
+        let decode =
+            |bytes: &[u8]| Tensor::f_from_slice(bytes).map_err(Error::torch(name, &self.path));
+        let stored = file_range::read(
+            &self.file,
+            &self.path,
+            name,
+            file_range,
+            &shape,
+            Kind::Uint8,
+            device,
+            decode,
+        )?;
         self.in_order(name, stored).map(Some)
     }
 
@@ -221,7 +265,9 @@ impl Blocks {
     fn in_order(&self, name: &str, stored: Tensor) -> Result<Tensor> {
         match self.heads.heads(name) {
             None => Ok(stored),
-            Some(heads) => names::half_split(&stored, heads).map_err(Error::torch(name, &self.path)),
+            Some(heads) => {
+                names::half_split(&stored, heads).map_err(Error::torch(name, &self.path))
+            }
         }
     }
 
@@ -235,7 +281,9 @@ impl Blocks {
                 let values = ggml_file::qtensor_from_ggml(dtype, bytes, vec![elements], &cpu)
                     .and_then(|blocks| blocks.dequantize(&cpu))
                     .and_then(|values| values.to_vec1::<f32>())
-                    .map_err(|why| Error::corrupt(&self.path, format!("{name} cannot be expanded: {why}")))?;
+                    .map_err(|why| {
+                        Error::corrupt(&self.path, format!("{name} cannot be expanded: {why}"))
+                    })?;
                 Tensor::f_from_slice(&values)
             }
         };

@@ -27,7 +27,12 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
 /// The same without the weights.
 pub(super) fn open_untrained(folder: &Path) -> Result<Checkpoint> {
     let weights = Box::new(Shards { files: Vec::new(), tensors: HashMap::new() });
-    Ok(Checkpoint { path: folder.to_owned(), architecture: architecture(folder)?, weights, text: text(folder)? })
+    Ok(Checkpoint {
+        path: folder.to_owned(),
+        architecture: architecture(folder)?,
+        weights,
+        text: text(folder)?,
+    })
 }
 
 fn architecture(folder: &Path) -> Result<Architecture> {
@@ -39,7 +44,9 @@ fn architecture(folder: &Path) -> Result<Architecture> {
 /// Says what a directory without `config.json` holds instead, where that helps.
 fn not_a_model(folder: &Path) -> Error {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let gguf = entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "gguf"));
+    let gguf = entries
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "gguf"));
     let why = match gguf {
         Some(path) => format!("it has no config.json, but it holds {}", path.display()),
         None => "it has no config.json".into(),
@@ -69,14 +76,22 @@ impl Shards {
         let single = folder.join(WEIGHTS);
         if single.exists() {
             let file = TensorFile::open(&single)?;
-            let tensors = file.names().into_iter().map(|name| (name.clone(), Stored { file: 0, name })).collect();
+            let tensors = file
+                .names()
+                .into_iter()
+                .map(|name| (name.clone(), Stored { file: 0, name }))
+                .collect();
             return Ok(Shards { files: vec![file], tensors });
         }
         let index = folder.join(INDEX);
         let Some(table) = read_table(&index)? else {
             let remedy = match folder.join("pytorch_model.bin").exists() {
-                true => "there is a pytorch_model.bin: save the model again with safe_serialization=True",
-                false => "fetch the model's weights (model.safetensors, or its index and all the files it names)",
+                true => {
+                    "there is a pytorch_model.bin: save the model again with safe_serialization=True"
+                }
+                false => {
+                    "fetch the model's weights (model.safetensors, or its index and all the files it names)"
+                }
             };
             return Err(Error::MissingFile { path: single, remedy: remedy.into() });
         };
@@ -84,14 +99,19 @@ impl Shards {
     }
 
     fn from_index(folder: &Path, index: &Path, table: &Map<String, Value>) -> Result<Self> {
-        let map = table.get("weight_map").and_then(Value::as_object).ok_or_else(|| Error::corrupt(index, "it has no table weight_map"))?;
+        let map = table
+            .get("weight_map")
+            .and_then(Value::as_object)
+            .ok_or_else(|| Error::corrupt(index, "it has no table weight_map"))?;
         let mut shards = Shards { files: Vec::new(), tensors: HashMap::new() };
         let mut opened = HashMap::new();
         for (tensor, file) in map {
-            let file = file
-                .as_str()
-                .filter(|file| is_plain(file))
-                .ok_or_else(|| Error::corrupt(index, format!("it names {file} as the file of {tensor}, not a file beside it")))?;
+            let file = file.as_str().filter(|file| is_plain(file)).ok_or_else(|| {
+                Error::corrupt(
+                    index,
+                    format!("it names {file} as the file of {tensor}, not a file beside it"),
+                )
+            })?;
             let at = match opened.get(file) {
                 Some(&at) => at,
                 None => {
@@ -101,30 +121,37 @@ impl Shards {
                 }
             };
             if shards.files[at].shape(tensor).is_none() {
-                return Err(Error::MissingTensor { tensor: tensor.clone(), file: shards.files[at].path().to_owned() });
+                return Err(Error::MissingTensor {
+                    tensor: tensor.clone(),
+                    file: shards.files[at].path().to_owned(),
+                });
             }
             shards.tensors.insert(tensor.clone(), Stored { file: at, name: tensor.clone() });
         }
         Ok(shards)
     }
 
-    /// Names as transformers completes them. A checkpoint of the model without its head, as those of GPT-2 and MiniLM on the hub, leaves out
-    /// what stands before every name (`base_model_prefix`); one that was made with TensorFlow calls the parameters of norms gamma and beta, as that
-    /// of BERT does.
+    /// Names as transformers completes them. A checkpoint of the model without its head, as those
+    /// of GPT-2 and MiniLM on the hub, leaves out what stands before every name
+    /// (`base_model_prefix`); one that was made with TensorFlow calls the parameters of norms gamma
+    /// and beta, as that of BERT does.
     fn complete_names(&mut self, architecture: &Architecture) {
         let (prefix, whole) = (architecture.prefix(), architecture.known());
-        let lacks_prefix = !self.tensors.contains_key(&whole) && self.tensors.contains_key(&whole[prefix.len()..]);
+        let lacks_prefix =
+            !self.tensors.contains_key(&whole) && self.tensors.contains_key(&whole[prefix.len()..]);
         let prefix = if lacks_prefix { prefix } else { "" };
         let is_encoder = matches!(architecture, Architecture::Encoder(_));
         let complete = |name: String| {
-            let renamed = match (name.strip_suffix("LayerNorm.gamma"), name.strip_suffix("LayerNorm.beta")) {
-                (Some(before), _) if is_encoder => format!("{before}LayerNorm.weight"),
-                (_, Some(before)) if is_encoder => format!("{before}LayerNorm.bias"),
-                _ => name,
-            };
+            let renamed =
+                match (name.strip_suffix("LayerNorm.gamma"), name.strip_suffix("LayerNorm.beta")) {
+                    (Some(before), _) if is_encoder => format!("{before}LayerNorm.weight"),
+                    (_, Some(before)) if is_encoder => format!("{before}LayerNorm.bias"),
+                    _ => name,
+                };
             format!("{prefix}{renamed}")
         };
-        self.tensors = self.tensors.drain().map(|(name, stored)| (complete(name), stored)).collect();
+        self.tensors =
+            self.tensors.drain().map(|(name, stored)| (complete(name), stored)).collect();
     }
 
     fn file(&self, name: &str) -> Option<(&TensorFile, &str)> {
@@ -133,7 +160,8 @@ impl Shards {
 
     fn needed(&self, name: &str) -> Result<(&TensorFile, &str)> {
         let path = || self.files.first().map(|file| file.path().to_owned()).unwrap_or_default();
-        self.file(name).ok_or_else(|| Error::MissingTensor { tensor: name.to_owned(), file: path() })
+        self.file(name)
+            .ok_or_else(|| Error::MissingTensor { tensor: name.to_owned(), file: path() })
     }
 }
 
@@ -145,7 +173,10 @@ fn is_plain(file: &str) -> bool {
 
 fn open_shard(path: &Path, index: &Path) -> Result<TensorFile> {
     TensorFile::open(path).map_err(|fault| match fault {
-        Error::MissingFile { path, .. } => Error::MissingFile { path, remedy: format!("{} names it: fetch it too", index.display()) },
+        Error::MissingFile { path, .. } => Error::MissingFile {
+            path,
+            remedy: format!("{} names it: fetch it too", index.display()),
+        },
         other => other,
     })
 }
@@ -188,7 +219,8 @@ impl Weights for Shards {
     }
 }
 
-/// `chat_template.jinja` and `additional_chat_templates`, else the templates in `tokenizer_config.json`. The other files of the tokenizer are opened by who needs it.
+/// `chat_template.jinja` and `additional_chat_templates`, else the templates in
+/// `tokenizer_config.json`. The other files of the tokenizer are opened by who needs it.
 fn text(folder: &Path) -> Result<Text> {
     let settings = read_table(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let templates = match read_text(&folder.join("chat_template.jinja"))? {
@@ -203,11 +235,16 @@ fn text(folder: &Path) -> Result<Text> {
 /// A template, or several with their names.
 fn templates(value: &Value) -> ChatTemplates {
     let named = |name: &str| match value {
-        Value::Array(several) => several.iter().find(|one| one["name"] == name)?["template"].as_str().map(str::to_owned),
+        Value::Array(several) => {
+            several.iter().find(|one| one["name"] == name)?["template"].as_str().map(str::to_owned)
+        }
         Value::Object(several) => several.get(name)?.as_str().map(str::to_owned),
         _ => None,
     };
-    ChatTemplates { default: value.as_str().map(str::to_owned).or_else(|| named("default")), tool_use: named("tool_use") }
+    ChatTemplates {
+        default: value.as_str().map(str::to_owned).or_else(|| named("default")),
+        tool_use: named("tool_use"),
+    }
 }
 
 fn read_table(path: &Path) -> Result<Option<Map<String, Value>>> {

@@ -10,8 +10,10 @@ mod real_model;
 fn expected(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
     let (hidden, mlp) = (config.hidden_size, config.intermediate_size);
     let (q, kv) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-    let mut all =
-        vec![("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]), ("model.norm.weight".to_owned(), vec![hidden])];
+    let mut all = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![config.vocab_size, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ];
     if !config.tie_embeddings {
         all.push(("lm_head.weight".to_owned(), vec![config.vocab_size, hidden]));
     }
@@ -44,7 +46,9 @@ fn a_checkpoint_can_be_read_from_many_threads() {
 fn paths_that_are_no_models_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent");
-    assert!(matches!(Checkpoint::open(&absent), Err(Error::MissingFile { path, .. }) if path == absent));
+    assert!(
+        matches!(Checkpoint::open(&absent), Err(Error::MissingFile { path, .. }) if path == absent)
+    );
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::NotAModel { .. })));
     let other = dir.path().join("model.bin");
     std::fs::write(&other, "x").unwrap();

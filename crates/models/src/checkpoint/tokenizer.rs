@@ -27,7 +27,8 @@ pub struct GgufTokenizer {
     pub tokens: Vec<String>,
     /// The merges of BPE, most important first, as `left right`.
     pub merges: Vec<String>,
-    /// By token id: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Empty if the file has none.
+    /// By token id: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte. Empty if the
+    /// file has none.
     pub token_types: Vec<i32>,
     /// The token that begins a text.
     pub bos: Option<u32>,

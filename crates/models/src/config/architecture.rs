@@ -53,7 +53,12 @@ impl Architecture {
     }
 
     fn cannot(&self, wanted: &'static str, given: &'static str, place: &Path) -> Error {
-        Error::Task { model_type: self.model_type().to_owned(), file: place.to_owned(), wanted, given }
+        Error::Task {
+            model_type: self.model_type().to_owned(),
+            file: place.to_owned(),
+            wanted,
+            given,
+        }
     }
 
     /// What stands before the names of all tensors but those of the head.
@@ -72,11 +77,14 @@ impl Architecture {
         }
     }
 
-    /// Whether a tensor that no part of the model asks for means nothing: what follows from the configuration (rotary tables, masks), or belongs to
-    /// another head; or the output projection of a model that uses its embedding instead.
+    /// Whether a tensor that no part of the model asks for means nothing: what follows from the
+    /// configuration (rotary tables, masks), or belongs to another head; or the output projection
+    /// of a model that uses its embedding instead.
     pub(crate) fn ignores(&self, name: &str) -> bool {
         let (parts, tied_head) = match self {
-            Self::Decoder(config) => (config.names.ignored, config.tie_embeddings.then_some(config.names.head)),
+            Self::Decoder(config) => {
+                (config.names.ignored, config.tie_embeddings.then_some(config.names.head))
+            }
             Self::Encoder(config) => (config.names.ignored, None),
         };
         let is_head = tied_head.is_some() && name.strip_suffix(".weight") == tied_head;

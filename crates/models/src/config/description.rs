@@ -19,7 +19,8 @@ pub enum NormKind {
 /// How tokens attend to each other.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionConfig {
-    /// Whether the maps of queries, keys and values have biases (with latent attention: the maps into the latent forms).
+    /// Whether the maps of queries, keys and values have biases (with latent attention: the maps
+    /// into the latent forms).
     pub bias: bool,
     /// Whether the map out of attention has a bias.
     pub output_bias: bool,
@@ -31,7 +32,8 @@ pub struct AttentionConfig {
     pub soft_cap: Option<f64>,
     /// The chance that the weight of a key is dropped, in training.
     pub dropout: f64,
-    /// How many columns of a head rotary embeddings turn: the first (with latent attention, the last).
+    /// How many columns of a head rotary embeddings turn: the first (with latent attention, the
+    /// last).
     pub rotary_width: i64,
     /// Which columns they turn together.
     pub rotary_pairs: Pairs,
@@ -100,7 +102,8 @@ pub struct ExpertsConfig {
     pub shared_width: i64,
     /// How a token's experts are chosen and weighed.
     pub routing: Routing,
-    /// Whether PEFT's "all-linear" counts the router among the linear layers, as it does where that is an `nn.Linear`.
+    /// Whether PEFT's "all-linear" counts the router among the linear layers, as it does where that
+    /// is an `nn.Linear`.
     pub router_is_linear: bool,
 }
 
@@ -120,7 +123,8 @@ pub struct ResidualConfig {
 pub struct EmbeddingConfig {
     /// What embeddings are multiplied with.
     pub scale: EmbeddingScale,
-    /// The token whose embedding gets no gradient from its use as an input (`padding_idx` of transformers).
+    /// The token whose embedding gets no gradient from its use as an input (`padding_idx` of
+    /// transformers).
     pub padding: Option<i64>,
     /// The chance that an element is dropped, in training.
     pub dropout: f64,

@@ -1,7 +1,9 @@
-//! One entry for each family of decoders: the keys and defaults of its configuration class, the names of its tensors, and what else it is made of.
+//! One entry for each family of decoders: the keys and defaults of its configuration class, the
+//! names of its tensors, and what else it is made of.
 //!
-//! To add a family: a constant [`Family`] in a file here, its line in [`FAMILIES`], and a recorded model in `tests/fixtures/hf`, which the tests of
-//! `loract verify` and of activation compression then take in. Only a part that no family has yet needs code, in `block`.
+//! To add a family: a constant [`Family`] in a file here, its line in [`FAMILIES`], and a recorded
+//! model in `tests/fixtures/hf`, which the tests of `loract verify` and of activation compression
+//! then take in. Only a part that no family has yet needs code, in `block`.
 
 mod cohere;
 mod deepseek;
@@ -45,7 +47,8 @@ pub(super) const FAMILIES: &[&Family] = &[
     &smollm::SMOLLM3,
 ];
 
-/// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama` only): decoders, then encoders.
+/// The architectures this crate implements, by Hugging Face's `model_type` (of GGUF files, `llama`
+/// only): decoders, then encoders.
 pub const SUPPORTED_MODEL_TYPES: &[&str] = &{
     let mut names = [""; FAMILIES.len() + encoder::FAMILIES.len()];
     let mut index = 0;

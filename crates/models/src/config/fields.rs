@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-/// A table (of `config.json`, or of GGUF metadata) and the file it comes from. A null value counts as absent.
+/// A table (of `config.json`, or of GGUF metadata) and the file it comes from. A null value counts
+/// as absent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fields<'a> {
     file: &'a Path,
@@ -76,17 +77,23 @@ impl<'a> Fields<'a> {
 
     /// A list of integers.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i64>>> {
-        self.typed(key, "a list of integers", |value| value.as_array()?.iter().map(as_integer).collect())
+        self.typed(key, "a list of integers", |value| {
+            value.as_array()?.iter().map(as_integer).collect()
+        })
     }
 
     /// A list of numbers.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>> {
-        self.typed(key, "a list of numbers", |value| value.as_array()?.iter().map(Value::as_f64).collect())
+        self.typed(key, "a list of numbers", |value| {
+            value.as_array()?.iter().map(Value::as_f64).collect()
+        })
     }
 
     /// A list of strings.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
-        self.typed(key, "a list of strings", |value| value.as_array()?.iter().map(Value::as_str).collect())
+        self.typed(key, "a list of strings", |value| {
+            value.as_array()?.iter().map(Value::as_str).collect()
+        })
     }
 
     /// Like [`Fields::integer`], for a key that has no default.
@@ -98,7 +105,12 @@ impl<'a> Fields<'a> {
         Error::InvalidConfig { file: self.file.to_owned(), key: key.to_owned(), why: why.into() }
     }
 
-    pub fn unsupported(&self, key: &str, value: impl std::fmt::Display, supported: impl Into<String>) -> Error {
+    pub fn unsupported(
+        &self,
+        key: &str,
+        value: impl std::fmt::Display,
+        supported: impl Into<String>,
+    ) -> Error {
         Error::UnsupportedOption {
             file: self.file.to_owned(),
             option: key.to_owned(),
@@ -130,7 +142,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn typed<T>(&self, key: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>> {
+    fn typed<T>(
+        &self,
+        key: &str,
+        what: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>> {
         match self.value(key) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -143,5 +160,7 @@ impl<'a> Fields<'a> {
 
 /// Writers in other languages sometimes turn integers into `8192.0`.
 fn as_integer(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().filter(|x| x.fract() == 0.0 && x.abs() < 9e15).map(|x| x as i64))
 }

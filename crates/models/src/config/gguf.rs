@@ -1,4 +1,5 @@
-//! The metadata of a GGUF file of the Llama architecture (keys of the GGUF specification, as llama.cpp writes them).
+//! The metadata of a GGUF file of the Llama architecture (keys of the GGUF specification, as
+//! llama.cpp writes them).
 
 use super::fields::Fields;
 use super::keys::{self, Keys};
@@ -40,7 +41,11 @@ pub(crate) struct TensorFacts {
 pub(crate) fn read(fields: &Fields<'_>, facts: &TensorFacts) -> Result<ModelConfig> {
     match fields.text("general.architecture")? {
         Some("llama") => llama(fields, facts),
-        Some(other) => Err(Error::UnsupportedModel { model_type: other.to_owned(), file: fields.file().to_owned(), supported: &["llama"] }),
+        Some(other) => Err(Error::UnsupportedModel {
+            model_type: other.to_owned(),
+            file: fields.file().to_owned(),
+            supported: &["llama"],
+        }),
         None => Err(fields.invalid("general.architecture", "it is absent")),
     }
 }
@@ -69,7 +74,9 @@ fn llama(fields: &Fields<'_>, facts: &TensorFacts) -> Result<ModelConfig> {
         head_dim,
         vocab_size,
         max_positions,
-        norm_eps: fields.number(NAMES.norm_eps)?.ok_or_else(|| fields.invalid(NAMES.norm_eps, "it is absent"))?,
+        norm_eps: fields
+            .number(NAMES.norm_eps)?
+            .ok_or_else(|| fields.invalid(NAMES.norm_eps, "it is absent"))?,
         rope: RopeConfig { theta, scaling: scaling(fields)? },
         tie_embeddings: !facts.has_output,
         mlp_bias: facts.mlp_bias,
@@ -110,13 +117,20 @@ fn refuse_unsupported(fields: &Fields<'_>, head_dim: i64, max_positions: i64) ->
     fields.only("llama.attention.causal", true)?;
     fields.only("llama.rope.dimension_count", head_dim)?;
     fields.only("llama.attention.value_length", head_dim)?;
-    for key in ["llama.logit_scale", "llama.embedding_scale", "llama.residual_scale", "llama.attention.scale"] {
+    for key in [
+        "llama.logit_scale",
+        "llama.embedding_scale",
+        "llama.residual_scale",
+        "llama.attention.scale",
+    ] {
         fields.only(key, 1.0)?;
     }
     match fields.integer("llama.attention.sliding_window")? {
-        Some(window) if window > 0 && window < max_positions => {
-            Err(fields.unsupported("llama.attention.sliding_window", window, "no window shorter than the context"))
-        }
+        Some(window) if window > 0 && window < max_positions => Err(fields.unsupported(
+            "llama.attention.sliding_window",
+            window,
+            "no window shorter than the context",
+        )),
         _ => Ok(()),
     }
 }
@@ -126,7 +140,9 @@ fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
     let kind = match fields.text(key)? {
         Some(kind) => kind,
         // Files from before there was a type have a linear factor only.
-        None if fields.number("llama.rope.scale_linear")?.is_some_and(|factor| factor != 1.0) => "linear",
+        None if fields.number("llama.rope.scale_linear")?.is_some_and(|factor| factor != 1.0) => {
+            "linear"
+        }
         None => "none",
     };
     match kind {
@@ -142,9 +158,14 @@ fn scaling(fields: &Fields<'_>) -> Result<RopeScaling> {
     }
 }
 
-/// Finds the Llama 3 scaling behind the divisors of `rope_freqs.weight`. GGUF keeps the divisors only; every published
-/// Llama 3.x model has the same three other constants, and whether they fit is checked.
-fn from_divisors(fields: &Fields<'_>, config: &ModelConfig, divisors: &[f32]) -> Result<RopeScaling> {
+/// Finds the Llama 3 scaling behind the divisors of `rope_freqs.weight`. GGUF keeps the divisors
+/// only; every published Llama 3.x model has the same three other constants, and whether they fit
+/// is checked.
+fn from_divisors(
+    fields: &Fields<'_>,
+    config: &ModelConfig,
+    divisors: &[f32],
+) -> Result<RopeScaling> {
     let factor = divisors.iter().copied().fold(1.0, f32::max);
     if divisors.iter().all(|&divisor| divisor == 1.0) {
         return Ok(config.rope.scaling.clone());
@@ -159,10 +180,9 @@ fn from_divisors(fields: &Fields<'_>, config: &ModelConfig, divisors: &[f32]) ->
     let guess = RopeConfig { theta: config.rope.theta, scaling };
     let frequencies = plain.inverse_frequencies(config.head_dim, 1);
     let fits = frequencies.len() == divisors.len()
-        && frequencies
-            .iter()
-            .zip(divisors)
-            .all(|(&frequency, &divisor)| (guess.divisor(frequency) / f64::from(divisor) - 1.0).abs() < 1e-3);
+        && frequencies.iter().zip(divisors).all(|(&frequency, &divisor)| {
+            (guess.divisor(frequency) / f64::from(divisor) - 1.0).abs() < 1e-3
+        });
     if config.rope.scaling != RopeScaling::None || !fits {
         let supported = "divisors of the Llama 3 scaling (1 to 4 turns in 8192 tokens), alone";
         return Err(fields.unsupported("rope_freqs.weight", "other divisors", supported));
@@ -178,7 +198,13 @@ mod tests {
     use std::path::Path;
 
     fn plain() -> TensorFacts {
-        TensorFacts { vocab_size: Some(100), has_output: true, attention_bias: false, mlp_bias: false, rope_divisors: None }
+        TensorFacts {
+            vocab_size: Some(100),
+            has_output: true,
+            attention_bias: false,
+            mlp_bias: false,
+            rope_divisors: None,
+        }
     }
 
     fn small(changes: Value, facts: &TensorFacts) -> Result<ModelConfig> {
@@ -210,11 +236,19 @@ mod tests {
 
     #[test]
     fn the_llama3_scaling_is_recovered_from_its_divisors() {
-        let scaling =
-            RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192 };
+        let scaling = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
         let scaled = RopeConfig { theta: 5e5, scaling: scaling.clone() };
         let unscaled = RopeConfig { theta: 5e5, scaling: RopeScaling::None };
-        let divisors: Vec<f32> = unscaled.inverse_frequencies(128, 1).iter().map(|&frequency| scaled.divisor(frequency) as f32).collect();
+        let divisors: Vec<f32> = unscaled
+            .inverse_frequencies(128, 1)
+            .iter()
+            .map(|&frequency| scaled.divisor(frequency) as f32)
+            .collect();
         let facts = TensorFacts { rope_divisors: Some(divisors.clone()), ..plain() };
         assert_eq!(small(json!({}), &facts).unwrap().rope.scaling, scaling);
         let ones = TensorFacts { rope_divisors: Some(vec![1.0; 64]), ..plain() };
@@ -225,7 +259,9 @@ mod tests {
         for wrong in [other, divisors[..63].to_vec(), vec![f32::NAN; 64]] {
             let facts = TensorFacts { rope_divisors: Some(wrong), ..plain() };
             let refused = small(json!({}), &facts).unwrap_err();
-            assert!(matches!(&refused, Error::UnsupportedOption { option, .. } if option == "rope_freqs.weight"));
+            assert!(
+                matches!(&refused, Error::UnsupportedOption { option, .. } if option == "rope_freqs.weight")
+            );
         }
     }
 
@@ -233,7 +269,10 @@ mod tests {
     fn linear_scaling_is_read_in_both_spellings() {
         let newer = json!({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0});
         for changes in [newer, json!({"llama.rope.scale_linear": 4.0})] {
-            assert_eq!(small(changes, &plain()).unwrap().rope.scaling, RopeScaling::Linear { factor: 4.0 });
+            assert_eq!(
+                small(changes, &plain()).unwrap().rope.scaling,
+                RopeScaling::Linear { factor: 4.0 }
+            );
         }
     }
 
@@ -252,7 +291,10 @@ mod tests {
             let mut changes = json!({});
             changes[key] = value;
             let refused = small(changes, &plain()).unwrap_err();
-            assert!(matches!(&refused, Error::UnsupportedOption { option, .. } if option == key), "{key}: {refused}");
+            assert!(
+                matches!(&refused, Error::UnsupportedOption { option, .. } if option == key),
+                "{key}: {refused}"
+            );
         }
         small(json!({"split.count": 0, "llama.expert_count": 0}), &plain()).unwrap();
     }
@@ -260,8 +302,12 @@ mod tests {
     #[test]
     fn absent_and_foreign_are_told_apart() {
         let absent = small(json!({"llama.block_count": null}), &plain()).unwrap_err();
-        assert!(matches!(&absent, Error::InvalidConfig { key, .. } if key == "llama.block_count"), "{absent}");
-        let foreign = small(json!({"general.architecture": "mamba"}), &plain()).unwrap_err().to_string();
+        assert!(
+            matches!(&absent, Error::InvalidConfig { key, .. } if key == "llama.block_count"),
+            "{absent}"
+        );
+        let foreign =
+            small(json!({"general.architecture": "mamba"}), &plain()).unwrap_err().to_string();
         assert!(foreign.contains("mamba") && foreign.contains("llama"), "{foreign}");
     }
 }

@@ -1,4 +1,5 @@
-//! `config.json`, with the meaning and the defaults of the configuration classes of transformers (4.57).
+//! `config.json`, with the meaning and the defaults of the configuration classes of transformers
+//! (4.57).
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -16,16 +17,19 @@ impl Architecture {
     /// Reads the `config.json` of a Hugging Face model.
     ///
     /// # Errors
-    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the configuration ([`Error::UnsupportedModel`],
-    /// [`Error::UnsupportedOption`], [`Error::InvalidConfig`]).
+    /// [`Error::MissingFile`], [`Error::Io`], [`Error::Corrupt`], or what is wrong with the
+    /// configuration ([`Error::UnsupportedModel`], [`Error::UnsupportedOption`],
+    /// [`Error::InvalidConfig`]).
     pub fn read(file: &Path) -> Result<Self> {
         let text = crate::file::read_to_string(file).map_err(|source| match source.kind() {
-            ErrorKind::NotFound => {
-                Error::MissingFile { path: file.to_owned(), remedy: "give the config.json of a Hugging Face model".into() }
-            }
+            ErrorKind::NotFound => Error::MissingFile {
+                path: file.to_owned(),
+                remedy: "give the config.json of a Hugging Face model".into(),
+            },
             _ => Error::io(file, "read")(source),
         })?;
-        let table = serde_json::from_str(&text).map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
+        let table = serde_json::from_str(&text)
+            .map_err(|why| Error::corrupt(file, format!("it is not a JSON table: {why}")))?;
         read(file, &table)
     }
 }
@@ -43,15 +47,22 @@ impl ModelConfig {
 /// Reads the table of the `config.json` at `file`.
 pub(crate) fn read(file: &Path, table: &Map<String, Value>) -> Result<Architecture> {
     let fields = Fields::new(file, table);
-    let model_type = fields.text("model_type")?.ok_or_else(|| fields.invalid("model_type", "it is absent"))?;
+    let model_type =
+        fields.text("model_type")?.ok_or_else(|| fields.invalid("model_type", "it is absent"))?;
     fields.none("quantization_config")?;
     if let Some(family) = FAMILIES.iter().find(|family| family.model_type == model_type) {
         return family.read(&fields).map(Architecture::Decoder);
     }
-    if let Some(family) = encoder::FAMILIES.iter().find(|family| family.model_types.contains(&model_type)) {
+    if let Some(family) =
+        encoder::FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
+    {
         return (family.read)(&fields).map(Architecture::Encoder);
     }
-    Err(Error::UnsupportedModel { model_type: model_type.to_owned(), file: file.to_owned(), supported: SUPPORTED_MODEL_TYPES })
+    Err(Error::UnsupportedModel {
+        model_type: model_type.to_owned(),
+        file: file.to_owned(),
+        supported: SUPPORTED_MODEL_TYPES,
+    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use layers::{Activation, Pairs, RmsWeight};
 
 use super::description::{
-    AttentionConfig, EmbeddingConfig, EmbeddingScale, ExpertsConfig, HeadConfig, LayerConfig, LayerRope, NormKind, ResidualConfig,
+    AttentionConfig, EmbeddingConfig, EmbeddingScale, ExpertsConfig, HeadConfig, LayerConfig,
+    LayerRope, NormKind, ResidualConfig,
 };
 use super::fields::Fields;
 use super::keys::Keys;
@@ -9,11 +10,12 @@ use super::names::TensorNames;
 use super::rope::{RopeConfig, RopeScaling};
 use crate::Result;
 
-/// What a decoder is: sizes, constants, and which of the known parts it is made of. Once read it is consistent: sizes are positive, heads divide
-/// evenly, and there is one entry for each layer.
+/// What a decoder is: sizes, constants, and which of the known parts it is made of. Once read it is
+/// consistent: sizes are positive, heads divide evenly, and there is one entry for each layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Hugging Face's name of the architecture: one of [`SUPPORTED_MODEL_TYPES`](super::SUPPORTED_MODEL_TYPES).
+    /// Hugging Face's name of the architecture: one of
+    /// [`SUPPORTED_MODEL_TYPES`](super::SUPPORTED_MODEL_TYPES).
     pub model_type: String,
     /// Width of the residual stream.
     pub hidden_size: i64,
@@ -25,7 +27,8 @@ pub struct ModelConfig {
     pub num_heads: i64,
     /// Number of key and value heads; divides `num_heads`.
     pub num_kv_heads: i64,
-    /// Width of one head; `num_heads * head_dim` need not equal `hidden_size`. With latent attention, of a query or key.
+    /// Width of one head; `num_heads * head_dim` need not equal `hidden_size`. With latent
+    /// attention, of a query or key.
     pub head_dim: i64,
     /// Rows of the embedding.
     pub vocab_size: i64,
@@ -105,7 +108,11 @@ impl ModelConfig {
             layers: Vec::new(),
             experts: None,
             residual: ResidualConfig { parallel: false, multiplier: 1.0, dropout: 0.0 },
-            embedding: EmbeddingConfig { scale: EmbeddingScale::By(1.0), padding: None, dropout: 0.0 },
+            embedding: EmbeddingConfig {
+                scale: EmbeddingScale::By(1.0),
+                padding: None,
+                dropout: 0.0,
+            },
             head: HeadConfig { bias: false, multiplier: 1.0, soft_cap: None },
             tie_embeddings: false,
             bos_token_id: None,
@@ -115,7 +122,8 @@ impl ModelConfig {
         }
     }
 
-    /// Refuses sizes that no model has, by the `keys` under which they stand in the user's file, and makes the layers, all alike.
+    /// Refuses sizes that no model has, by the `keys` under which they stand in the user's file,
+    /// and makes the layers, all alike.
     pub(super) fn sized(self, fields: &Fields<'_>, keys: &Keys) -> Result<Self> {
         let sizes = [
             (keys.hidden_size, self.hidden_size, LARGEST_SIZE),
@@ -133,7 +141,8 @@ impl ModelConfig {
             }
         }
         if self.num_heads % self.num_kv_heads != 0 {
-            let why = format!("{} does not divide the {} query heads", self.num_kv_heads, self.num_heads);
+            let why =
+                format!("{} does not divide the {} query heads", self.num_kv_heads, self.num_heads);
             return Err(fields.invalid(keys.num_kv_heads, why));
         }
         let scale = 1.0 / (self.head_dim as f64).sqrt();
@@ -145,7 +154,10 @@ impl ModelConfig {
     pub(super) fn checked(self, fields: &Fields<'_>, keys: &Keys) -> Result<Self> {
         let turned = self.attention.rotary_width;
         if turned % 2 != 0 || turned < 2 || turned > self.head_dim {
-            let why = format!("rotary embeddings turn pairs in a head of {}, and {turned} columns are not that", self.head_dim);
+            let why = format!(
+                "rotary embeddings turn pairs in a head of {}, and {turned} columns are not that",
+                self.head_dim
+            );
             return Err(fields.invalid(keys.head_dim, why));
         }
         for (key, number) in [(keys.norm_eps, self.norm_eps), (keys.rope_theta, self.rope.theta)] {
@@ -156,14 +168,20 @@ impl ModelConfig {
         for rope in std::iter::once(&self.rope).chain(&self.local_rope) {
             rope.scaling.validate(turned).map_err(|why| fields.invalid(keys.rope_scaling, why))?;
         }
-        if let Some(experts) = self.experts.filter(|experts| experts.routing.per_token > experts.count) {
-            let why = format!("{} of {} experts cannot be chosen", experts.routing.per_token, experts.count);
+        if let Some(experts) =
+            self.experts.filter(|experts| experts.routing.per_token > experts.count)
+        {
+            let why = format!(
+                "{} of {} experts cannot be chosen",
+                experts.routing.per_token, experts.count
+            );
             return Err(fields.invalid("num_experts_per_tok", why));
         }
         Ok(self)
     }
 
-    /// Whether linear weights are stored `[in, out]` (`Conv1D` of transformers), as PEFT wants it said in an adapter.
+    /// Whether linear weights are stored `[in, out]` (`Conv1D` of transformers), as PEFT wants it
+    /// said in an adapter.
     pub fn fan_in_fan_out(&self) -> bool {
         self.names.fan_in_fan_out
     }
@@ -201,10 +219,18 @@ pub(crate) struct MlpShape {
     pub activation: Activation,
 }
 
-/// The width of a head when the file does not say: the hidden size shared out, which must come out even.
-pub(super) fn shared_head_dim(fields: &Fields<'_>, key: &str, hidden_size: i64, num_heads: i64) -> Result<i64> {
+/// The width of a head when the file does not say: the hidden size shared out, which must come out
+/// even.
+pub(super) fn shared_head_dim(
+    fields: &Fields<'_>,
+    key: &str,
+    hidden_size: i64,
+    num_heads: i64,
+) -> Result<i64> {
     if num_heads < 1 || hidden_size % num_heads != 0 {
-        let why = format!("it is absent, and {num_heads} heads do not divide the hidden size {hidden_size}");
+        let why = format!(
+            "it is absent, and {num_heads} heads do not divide the hidden size {hidden_size}"
+        );
         return Err(fields.invalid(key, why));
     }
     Ok(hidden_size / num_heads)

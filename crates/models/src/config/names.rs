@@ -1,6 +1,8 @@
-//! Where the tensors of a family are called what. A norm stands where it has a name; the names of the projections say how they are cut.
+//! Where the tensors of a family are called what. A norm stands where it has a name; the names of
+//! the projections say how they are cut.
 
-/// The names of a family's tensors, without `.weight` and `.bias`. Those of a layer follow its prefix: `model.layers.0.` and so on.
+/// The names of a family's tensors, without `.weight` and `.bias`. Those of a layer follow its
+/// prefix: `model.layers.0.` and so on.
 #[derive(Debug, PartialEq)]
 pub(crate) struct TensorNames {
     /// The embedding of tokens.
@@ -34,7 +36,8 @@ pub(crate) struct TensorNames {
 }
 
 impl TensorNames {
-    /// What stands before the names of all tensors but those of the head: the part of the embedding's name up to the first dot.
+    /// What stands before the names of all tensors but those of the head: the part of the
+    /// embedding's name up to the first dot.
     pub fn prefix(&self) -> &'static str {
         self.embedding.find('.').map_or("", |dot| &self.embedding[..=dot])
     }

@@ -1,5 +1,5 @@
-//! Rotary embeddings as `config.json` describes them: `rope_theta` and `rope_scaling`, or both together in the newer `rope_parameters`, there
-//! also one for each kind of layer.
+//! Rotary embeddings as `config.json` describes them: `rope_theta` and `rope_scaling`, or both
+//! together in the newer `rope_parameters`, there also one for each kind of layer.
 
 use super::fields::Fields;
 use super::{RopeConfig, RopeScaling};
@@ -18,7 +18,9 @@ pub(super) struct RopeDefaults {
 /// Reads the rotary embedding of a model.
 pub(super) fn read(fields: &Fields<'_>, defaults: &RopeDefaults) -> Result<RopeConfig> {
     let table = match fields.table("rope_parameters")? {
-        Some(table) if defaults.by_layer && table.is_nested() => table.table("full_attention")?.map(|table| ("rope_parameters", table)),
+        Some(table) if defaults.by_layer && table.is_nested() => {
+            table.table("full_attention")?.map(|table| ("rope_parameters", table))
+        }
         Some(table) => Some(("rope_parameters", table)),
         None => fields.table("rope_scaling")?.map(|table| ("rope_scaling", table)),
     };
@@ -71,24 +73,37 @@ impl Table<'_> {
         match self.kind()? {
             "default" => match table.is_nested() {
                 // A table per kind of layer, as models with two kinds of attention have it.
-                true => Err(table.unsupported(self.name, "one table per kind of layer", "one table for all layers")),
+                true => Err(table.unsupported(
+                    self.name,
+                    "one table per kind of layer",
+                    "one table for all layers",
+                )),
                 false => Ok(RopeScaling::None),
             },
             "linear" => Ok(RopeScaling::Linear { factor: self.number("factor")? }),
-            "dynamic" => Ok(RopeScaling::Dynamic { factor: self.number("factor")?, max_positions: self.defaults.max_positions }),
+            "dynamic" => Ok(RopeScaling::Dynamic {
+                factor: self.number("factor")?,
+                max_positions: self.defaults.max_positions,
+            }),
             "llama3" => Ok(RopeScaling::Llama3 {
                 factor: self.number("factor")?,
                 low_freq_factor: self.number("low_freq_factor")?,
                 high_freq_factor: self.number("high_freq_factor")?,
-                original_max_position_embeddings: table.needed("original_max_position_embeddings")?,
+                original_max_position_embeddings: table
+                    .needed("original_max_position_embeddings")?,
             }),
             // Phi-3 first called its scaling "su", then "yarn".
             "longrope" | "su" => self.longrope(),
             "yarn" if table.contains("short_factor") => self.longrope(),
             "yarn" => self.yarn(),
             other => {
-                let supported = "\"default\", \"linear\", \"dynamic\", \"yarn\", \"llama3\", \"longrope\"";
-                Err(table.unsupported(&format!("{}.rope_type", self.name), format!("{other:?}"), supported))
+                let supported =
+                    "\"default\", \"linear\", \"dynamic\", \"yarn\", \"llama3\", \"longrope\"";
+                Err(table.unsupported(
+                    &format!("{}.rope_type", self.name),
+                    format!("{other:?}"),
+                    supported,
+                ))
             }
         }
     }
@@ -103,7 +118,8 @@ impl Table<'_> {
     fn number(&self, key: &str) -> Result<f64> {
         let absent = || {
             let kind = self.kind().unwrap_or_default();
-            self.table.invalid(&format!("{}.{key}", self.name), format!("rope type {kind:?} needs it"))
+            self.table
+                .invalid(&format!("{}.{key}", self.name), format!("rope type {kind:?} needs it"))
         };
         self.table.number(key)?.ok_or_else(absent)
     }
@@ -111,20 +127,27 @@ impl Table<'_> {
     /// `_compute_yarn_parameters` of transformers.
     fn yarn(&self) -> Result<RopeScaling> {
         // A value of 0 counts as absent there.
-        let given = |key: &str| Ok::<_, crate::Error>(self.table.number(key)?.filter(|number| *number != 0.0));
+        let given = |key: &str| {
+            Ok::<_, crate::Error>(self.table.number(key)?.filter(|number| *number != 0.0))
+        };
         let factor = self.number("factor")?;
-        let spread = |weight: f64| if factor > 1.0 { 0.1 * weight * factor.ln() + 1.0 } else { 1.0 };
+        let spread =
+            |weight: f64| if factor > 1.0 { 0.1 * weight * factor.ln() + 1.0 } else { 1.0 };
         let (weight, all_dimensions) = (given("mscale")?, given("mscale_all_dim")?);
         Ok(RopeScaling::Yarn {
             factor,
             beta_fast: given("beta_fast")?.unwrap_or(32.0),
             beta_slow: given("beta_slow")?.unwrap_or(1.0),
-            original_max_position_embeddings: match self.table.integer("original_max_position_embeddings")? {
+            original_max_position_embeddings: match self
+                .table
+                .integer("original_max_position_embeddings")?
+            {
                 None | Some(0) => self.defaults.max_positions,
                 Some(positions) => positions,
             },
             truncate: self.table.boolean("truncate")?.unwrap_or(true),
-            attention_factor: match (self.table.number("attention_factor")?, weight, all_dimensions) {
+            attention_factor: match (self.table.number("attention_factor")?, weight, all_dimensions)
+            {
                 (Some(factor), _, _) => factor,
                 (None, Some(weight), Some(all)) => spread(weight) / spread(all),
                 (None, _, _) => spread(1.0),
@@ -138,7 +161,9 @@ impl Table<'_> {
         let key = "original_max_position_embeddings";
         let max = self.defaults.max_positions;
         let stated = match self.fields.integer(key)? {
-            None if self.name == "rope_parameters" => self.table.integer(key)?.or(self.defaults.pretrained_positions),
+            None if self.name == "rope_parameters" => {
+                self.table.integer(key)?.or(self.defaults.pretrained_positions)
+            }
             None => self.defaults.pretrained_positions,
             stated => stated,
         };
@@ -157,7 +182,10 @@ impl Table<'_> {
             }
         };
         let divisors = |key: &str| {
-            let absent = || self.table.invalid(&format!("{}.{key}", self.name), "rope type \"longrope\" needs it");
+            let absent = || {
+                self.table
+                    .invalid(&format!("{}.{key}", self.name), "rope type \"longrope\" needs it")
+            };
             self.table.numbers(key)?.ok_or_else(absent)
         };
         Ok(RopeScaling::LongRope {

@@ -14,7 +14,11 @@ use crate::{AdapterConfig, Error, Linear, Model, ModelConfig, Result, Weight};
 impl Decoder {
     /// The paths of the linear layers of all blocks, as adapters name them.
     pub fn linear_paths(config: &ModelConfig) -> Vec<String> {
-        Self::listed(config).iter().flat_map(Self::linears).map(|linear| linear.path().to_owned()).collect()
+        Self::listed(config)
+            .iter()
+            .flat_map(Self::linears)
+            .map(|linear| linear.path().to_owned())
+            .collect()
     }
 
     /// The names of all parameters, a head that is the embedding having its own.
@@ -38,13 +42,24 @@ pub(crate) fn unties(model: &ModelConfig, adapter: &AdapterConfig) -> bool {
 impl Model for Decoder {
     fn parameters(&self) -> Vec<&Parameter> {
         let blocks = self.blocks.iter().flat_map(|block| block.parameters());
-        self.embedding.parameter().into_iter().chain(&self.positions).chain(blocks).chain(self.lm_head.parameters()).collect()
+        self.embedding
+            .parameter()
+            .into_iter()
+            .chain(&self.positions)
+            .chain(blocks)
+            .chain(self.lm_head.parameters())
+            .collect()
     }
 
     fn quantized_weights(&self) -> Vec<&QuantizedWeight> {
         // In a mixture of experts the router is a linear layer, and is not quantized.
         let linears = self.linears().into_iter().filter_map(|linear| linear.weight().quantized());
-        self.embedding.quantized().into_iter().chain(linears).chain(self.lm_head.head().and_then(Weight::quantized)).collect()
+        self.embedding
+            .quantized()
+            .into_iter()
+            .chain(linears)
+            .chain(self.lm_head.head().and_then(Weight::quantized))
+            .collect()
     }
 
     fn sparse_grad_embeddings(&self) -> Vec<&Parameter> {
@@ -72,8 +87,12 @@ impl Model for Decoder {
     fn untie(&mut self, config: &AdapterConfig, place: &Path) -> Result<()> {
         let head = format!("{}.weight", self.config.names.head);
         if unties(&self.config, config) {
-            let in_use = || Error::Adapter { path: place.to_owned(), why: "the model is in use".into() };
-            Arc::get_mut(&mut self.lm_head).ok_or_else(in_use)?.untie(head.clone()).map_err(Error::torch(&head, place))?;
+            let in_use =
+                || Error::Adapter { path: place.to_owned(), why: "the model is in use".into() };
+            Arc::get_mut(&mut self.lm_head)
+                .ok_or_else(in_use)?
+                .untie(head.clone())
+                .map_err(Error::torch(&head, place))?;
         }
         Ok(())
     }

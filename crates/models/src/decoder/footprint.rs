@@ -1,4 +1,5 @@
-//! The footprint of a decoder in training: its shapes, and what forward and backward of a step allocate.
+//! The footprint of a decoder in training: its shapes, and what forward and backward of a step
+//! allocate.
 
 use std::collections::HashMap;
 
@@ -39,7 +40,9 @@ impl TrainingSetup<'_> {
     /// Whether head and embedding are untied, as one of them is trained.
     pub fn unties(&self, model: &ModelConfig) -> bool {
         let (head, embedding) = model.ends();
-        model.tie_embeddings && self.lora.is_some() && (self.trains(&head) || self.trains(&embedding))
+        model.tie_embeddings
+            && self.lora.is_some()
+            && (self.trains(&head) || self.trains(&embedding))
     }
 
     /// The rank of the pair of the linear layer at `path`, if it has one.
@@ -96,12 +99,19 @@ impl DecoderShape {
             BlockShape {
                 hidden: model.hidden_size as u64,
                 qkv_is_fused: of.into_attention.len() == 1 || latent.is_some(),
-                into_attention: of.into_attention.iter().filter(|linear| linear.inputs == model.hidden_size).map(shape).collect(),
+                into_attention: of
+                    .into_attention
+                    .iter()
+                    .filter(|linear| linear.inputs == model.hidden_size)
+                    .map(shape)
+                    .collect(),
                 out_of_attention: shape(&of.out_of_attention),
                 gate_up_is_fused: into_mlp.len() == 1 && into_mlp[0].outputs == 2 * width,
                 into_mlp,
                 out_of_mlp: shape(&of.out_of_mlp),
-                inner: experts.map_or(width, |experts| experts.routing.per_token as u64 * width + experts.shared_width as u64),
+                inner: experts.map_or(width, |experts| {
+                    experts.routing.per_token as u64 * width + experts.shared_width as u64
+                }),
                 copies: experts.map_or(0, |experts| experts.routing.per_token as u64),
                 norm: rms_weight(model.norm),
                 norms: of.norms,
@@ -109,10 +119,14 @@ impl DecoderShape {
                 head_norms: model.attention.head_norm.is_some(),
                 has_rotary: latent.is_none(),
                 is_parallel: model.residual.parallel,
-                latent: latent.map_or(0, |latent| (2 * latent.query_rank.unwrap_or(0) + 2 * latent.key_rank + latent.rotary_dim) as u64),
+                latent: latent.map_or(0, |latent| {
+                    (2 * latent.query_rank.unwrap_or(0) + 2 * latent.key_rank + latent.rotary_dim)
+                        as u64
+                }),
             }
         });
-        let head_weight = if model.tie_embeddings && !setup.unties(model) { &embedding } else { &head };
+        let head_weight =
+            if model.tie_embeddings && !setup.unties(model) { &embedding } else { &head };
         Ok(Self {
             blocks: blocks.collect(),
             heads: heads(model, setup),
@@ -124,11 +138,14 @@ impl DecoderShape {
             loss: LossShape {
                 hidden: model.hidden_size as u64,
                 vocabulary: model.vocab_size as u64,
-                chunk: setup.loss_chunk.unwrap_or_else(|| layers::chunk_tokens(model.vocab_size) as u64),
+                chunk: setup
+                    .loss_chunk
+                    .unwrap_or_else(|| layers::chunk_tokens(model.vocab_size) as u64),
                 norm: rms_weight(model.norm),
                 head_trained: setup.trains(&head) || (setup.lora.is_none() && model.tie_embeddings),
                 head_quantized: setup.quantized.contains_key(head_weight),
-                logit_copies: u64::from(model.head.multiplier != 1.0) + 3 * u64::from(model.head.soft_cap.is_some()),
+                logit_copies: u64::from(model.head.multiplier != 1.0)
+                    + 3 * u64::from(model.head.soft_cap.is_some()),
             },
         })
     }
@@ -138,20 +155,27 @@ impl DecoderShape {
         MemorySim::new(self.element)
     }
 
-    /// Forward and backward of `batch` sequences of `tokens` tokens, of which all but the last of each have a target.
+    /// Forward and backward of `batch` sequences of `tokens` tokens, of which all but the last of
+    /// each have a target.
     pub fn step(&self, sim: &MemorySim, (batch, tokens): (u64, u64), activations: &Activations) {
         let (rows, targets) = (batch * tokens, batch * (tokens - 1));
         let heads = Heads { batch, tokens, ..self.heads };
         let ctx = SimContext { sim, heads };
-        // Ids and targets, the rows that have one, and its id; where packed also positions and segments.
-        let _inputs = sim.tracker.take(8 * (2 * rows + 2 * targets + if self.is_packed { 2 * rows } else { 0 }));
+        // Ids and targets, the rows that have one, and its id; where packed also positions and
+        // segments.
+        let _inputs = sim
+            .tracker
+            .take(8 * (2 * rows + 2 * targets + if self.is_packed { 2 * rows } else { 0 }));
         let positions = if self.is_packed { rows } else { tokens };
         let _tables = sim.tensor(positions * self.rotary_width);
         let masks = 1 + self.windows.iter().filter(|window| **window < tokens).count() as u64;
         let masks = if self.is_packed { batch * masks } else { masks - 1 };
         let _masks = sim.tensor(masks * tokens * tokens);
 
-        let mut x = HiddenState { alloc: sim.tensor(rows * self.loss.hidden), needs: self.embedding_trained };
+        let mut x = HiddenState {
+            alloc: sim.tensor(rows * self.loss.hidden),
+            needs: self.embedding_trained,
+        };
         let mut saved = Vec::with_capacity(self.blocks.len());
         for (index, block) in self.blocks.iter().enumerate() {
             sim.tracker.enter(StepPhase::Forward(index));
@@ -187,7 +211,8 @@ fn heads(model: &ModelConfig, setup: &TrainingSetup<'_>) -> Heads {
         batch: 0,
         tokens: 0,
         queries: model.num_heads as u64,
-        keys: if model.attention.latent.is_some() { model.num_heads } else { model.num_kv_heads } as u64,
+        keys: if model.attention.latent.is_some() { model.num_heads } else { model.num_kv_heads }
+            as u64,
         width: model.head_dim as u64,
         value: model.value_dim() as u64,
         is_eager: model.attention.soft_cap.is_some() || model.attention.dropout > 0.0,

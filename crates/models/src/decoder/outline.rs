@@ -16,7 +16,8 @@ pub struct LinearOutline {
     pub inputs: i64,
 }
 
-/// The linear layers of one block, by what they read. In a mixture of experts, one expert stands for all.
+/// The linear layers of one block, by what they read. In a mixture of experts, one expert stands
+/// for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockOutline {
     /// Those that make queries, keys and values.
@@ -50,7 +51,11 @@ impl Decoder {
     /// As [`Decoder::outline`].
     pub fn linear_outlines(config: &ModelConfig) -> Result<Vec<LinearOutline>> {
         let shapes = shapes(config);
-        Ok(Self::listed(config)?.linears().into_iter().map(|linear| outline(linear, config, &shapes)).collect())
+        Ok(Self::listed(config)?
+            .linears()
+            .into_iter()
+            .map(|linear| outline(linear, config, &shapes))
+            .collect())
     }
 
     /// The blocks of a model of this configuration.
@@ -79,7 +84,11 @@ fn shapes(config: &ModelConfig) -> HashMap<String, Vec<i64>> {
     Decoder::tensor_shapes(config).into_iter().collect()
 }
 
-fn outline(linear: &Linear, config: &ModelConfig, shapes: &HashMap<String, Vec<i64>>) -> LinearOutline {
+fn outline(
+    linear: &Linear,
+    config: &ModelConfig,
+    shapes: &HashMap<String, Vec<i64>>,
+) -> LinearOutline {
     let shape = shapes.get(linear.weight().name()).map_or([0, 0], |shape| [shape[0], shape[1]]);
     let [outputs, inputs] = if config.names.fan_in_fan_out { [shape[1], shape[0]] } else { shape };
     LinearOutline { path: linear.path().to_owned(), outputs, inputs }
@@ -99,9 +108,22 @@ mod tests {
             let config = ModelConfig::read(&file).unwrap();
             let paths = Decoder::linear_paths(&config);
             for block in Decoder::outline(&config).unwrap() {
-                assert_eq!(block.out_of_attention.inputs, config.num_heads * config.value_dim(), "{}", file.display());
-                for linear in block.into_attention.iter().chain(&block.into_mlp).chain([&block.out_of_attention, &block.out_of_mlp]) {
-                    assert!(paths.contains(&linear.path) && linear.outputs > 0 && linear.inputs > 0, "{linear:?}");
+                assert_eq!(
+                    block.out_of_attention.inputs,
+                    config.num_heads * config.value_dim(),
+                    "{}",
+                    file.display()
+                );
+                for linear in block
+                    .into_attention
+                    .iter()
+                    .chain(&block.into_mlp)
+                    .chain([&block.out_of_attention, &block.out_of_mlp])
+                {
+                    assert!(
+                        paths.contains(&linear.path) && linear.outputs > 0 && linear.inputs > 0,
+                        "{linear:?}"
+                    );
                 }
                 assert!(block.into_mlp.iter().all(|linear| linear.inputs == config.hidden_size));
                 assert_eq!(block.out_of_mlp.outputs, config.hidden_size);

@@ -8,8 +8,8 @@ use crate::config::{EncoderConfig, ImageConfig, LAYER_NORM};
 use crate::norm::Norm;
 use crate::tensors::Tensors;
 
-/// A linear map of each patch of an image, with what stands for its place (`ViTEmbeddings` and `SwinEmbeddings` of transformers). A convolution
-/// whose stride is its size is such a map.
+/// A linear map of each patch of an image, with what stands for its place (`ViTEmbeddings` and
+/// `SwinEmbeddings` of transformers). A convolution whose stride is its size is such a map.
 #[derive(Debug)]
 pub(super) struct ImageEmbedding {
     config: ImageConfig,
@@ -32,7 +32,11 @@ impl ImageEmbedding {
         let (names, width, [height, across]) = (config.names, config.stages[0].width, image.patch);
         let tokens = image.grid().iter().product::<i64>() + i64::from(image.class_token);
         // An embedding is a matrix; a parameter of its own has a dimension for the batch.
-        let shape = if names.positions.ends_with(".weight") { vec![tokens, width] } else { vec![1, tokens, width] };
+        let shape = if names.positions.ends_with(".weight") {
+            vec![tokens, width]
+        } else {
+            vec![1, tokens, width]
+        };
         Ok(Self {
             config: image.clone(),
             dropout: config.dropout.embedding,
@@ -55,21 +59,38 @@ impl ImageEmbedding {
 
     pub fn parameters(&self) -> Vec<&Parameter> {
         let norm = self.norm.iter().flat_map(Norm::parameters);
-        [&self.weight, &self.bias].into_iter().chain(&self.class_token).chain(&self.positions).chain(norm).collect()
+        [&self.weight, &self.bias]
+            .into_iter()
+            .chain(&self.class_token)
+            .chain(&self.positions)
+            .chain(norm)
+            .collect()
     }
 
-    /// `pixels` `[batch, channels, height, width]` to `[batch, tokens, width]`, and the map that the patches make, rows and columns.
+    /// `pixels` `[batch, channels, height, width]` to `[batch, tokens, width]`, and the map that
+    /// the patches make, rows and columns.
     pub fn forward(&self, pixels: &Tensor, scope: &Scope) -> layers::Result<(Tensor, [i64; 2])> {
         let (size, [height, width]) = (pixels.size(), self.config.size);
-        let fits = size.len() == 4 && size[1] == self.config.channels && (self.config.any_size || size[2..] == [height, width]);
+        let fits = size.len() == 4
+            && size[1] == self.config.channels
+            && (self.config.any_size || size[2..] == [height, width]);
         if !fits {
-            let sides = if self.config.any_size { "any height, any width".to_owned() } else { format!("{height}, {width}") };
-            return Err(Error::Shape { operation: "patches", expected: format!("[batch, {}, {sides}]", self.config.channels), got: size });
+            let sides = if self.config.any_size {
+                "any height, any width".to_owned()
+            } else {
+                format!("{height}, {width}")
+            };
+            return Err(Error::Shape {
+                operation: "patches",
+                expected: format!("[batch, {}, {sides}]", self.config.channels),
+                got: size,
+            });
         }
         let (patches, grid) = self.patches(&pixels.f_to_kind(self.weight.kind())?)?;
         let weight = self.weight.f_flatten(1, -1)?;
         let map = Projection { bias: Some(&self.bias), ..Projection::new(&weight) };
-        let mut x = project(&patches, &[map], SavePolicy::Exact, &scope.site(Site::Patches))?.remove(0);
+        let mut x =
+            project(&patches, &[map], SavePolicy::Exact, &scope.site(Site::Patches))?.remove(0);
         if let Some(token) = &self.class_token {
             x = Tensor::f_cat(&[token.f_expand([size[0], 1, -1], false)?, x], 1)?;
         }

@@ -25,10 +25,21 @@ const EPS: f64 = 1e-5;
 
 impl Merge {
     /// After a stage `width` wide.
-    pub fn new(tensors: &Tensors<'_>, prefix: &str, names: &MergeNames, width: i64) -> Result<Self> {
-        let shape = Shape { outputs: 2 * width, inputs: 4 * width, bias: false, fan_in_fan_out: false };
+    pub fn new(
+        tensors: &Tensors<'_>,
+        prefix: &str,
+        names: &MergeNames,
+        width: i64,
+    ) -> Result<Self> {
+        let shape =
+            Shape { outputs: 2 * width, inputs: 4 * width, bias: false, fan_in_fan_out: false };
         Ok(Self {
-            norm: Norm::new(tensors, (LAYER_NORM, EPS), &format!("{prefix}{}", names.norm), &[4 * width])?,
+            norm: Norm::new(
+                tensors,
+                (LAYER_NORM, EPS),
+                &format!("{prefix}{}", names.norm),
+                &[4 * width],
+            )?,
             reduction: Linear::new(tensors, format!("{prefix}{}", names.reduction), shape)?,
         })
     }
@@ -45,9 +56,16 @@ impl Merge {
         &mut self.reduction
     }
 
-    /// `x` `[batch, rows · columns, width]` to `[batch, half the rows · half the columns, 2 width]`, both rounded up. It saves what backward needs as the
-    /// layer before it does: its norm's input as that of a norm, its map's as that of an MLP.
-    pub fn forward(self: &Arc<Self>, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
+    /// `x` `[batch, rows · columns, width]` to `[batch, half the rows · half the columns, 2
+    /// width]`, both rounded up. It saves what backward needs as the layer before it does: its
+    /// norm's input as that of a norm, its map's as that of an MLP.
+    pub fn forward(
+        self: &Arc<Self>,
+        x: &Tensor,
+        grid: [i64; 2],
+        activations: &BlockActivations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         match &activations.recompute {
             Recompute::Nothing => self.run(x, grid, activations, scope),
             Recompute::Layer(policy) | Recompute::Sublayer(policy) => {
@@ -58,17 +76,38 @@ impl Merge {
         }
     }
 
-    fn run(&self, x: &Tensor, grid: [i64; 2], activations: &BlockActivations, scope: &Scope) -> layers::Result<Tensor> {
+    fn run(
+        &self,
+        x: &Tensor,
+        grid: [i64; 2],
+        activations: &BlockActivations,
+        scope: &Scope,
+    ) -> layers::Result<Tensor> {
         let gathered = gathered(x, grid)?;
-        let normed = self.norm.forward(&gathered, &activations.norm, &scope.site(Site::MergeNorm))?;
-        Ok(project(&normed, &[self.reduction.projection()], activations.mlp_in, &scope.site(Site::MergeIn))?.remove(0))
+        let normed =
+            self.norm.forward(&gathered, &activations.norm, &scope.site(Site::MergeNorm))?;
+        Ok(project(
+            &normed,
+            &[self.reduction.projection()],
+            activations.mlp_in,
+            &scope.site(Site::MergeIn),
+        )?
+        .remove(0))
     }
 }
 
-/// Four neighbours side by side, those above each other first; a map with odd sides is padded with zeros.
+/// Four neighbours side by side, those above each other first; a map with odd sides is padded with
+/// zeros.
 fn gathered(x: &Tensor, [rows, columns]: [i64; 2]) -> std::result::Result<Tensor, TchError> {
     let (batch, width) = (x.size()[0], x.size()[2]);
-    let map = x.f_view([batch, rows, columns, width])?.f_constant_pad_nd([0, 0, 0, columns % 2, 0, rows % 2])?;
+    let map = x.f_view([batch, rows, columns, width])?.f_constant_pad_nd([
+        0,
+        0,
+        0,
+        columns % 2,
+        0,
+        rows % 2,
+    ])?;
     let [rows, columns] = [rows, columns].map(|side| (side + 1) / 2);
     let cut = map.f_view([batch, rows, 2, columns, 2, width])?;
     cut.f_permute([0, 1, 3, 4, 2, 5])?.f_reshape([batch, rows * columns, 4 * width])

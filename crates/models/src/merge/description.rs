@@ -5,12 +5,14 @@ use tch::Kind;
 
 use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
 
-/// That of the base, or for a GGUF file one that says the same; with `kind` as the dtype, and no longer tied if that has changed.
+/// That of the base, or for a GGUF file one that says the same; with `kind` as the dtype, and no
+/// longer tied if that has changed.
 pub(super) fn describe(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> Result<Value> {
     let file = checkpoint.path().join("config.json");
     let mut table: Map<String, Value> = if checkpoint.path().is_dir() {
         let text = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
-        serde_json::from_slice(&text).map_err(|why| Error::corrupt(&file, format!("it is not a JSON table: {why}")))?
+        serde_json::from_slice(&text)
+            .map_err(|why| Error::corrupt(&file, format!("it is not a JSON table: {why}")))?
     } else {
         llama(checkpoint.config()?)
     };
@@ -33,7 +35,12 @@ pub(super) fn describe(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> 
 fn llama(model: &ModelConfig) -> Map<String, Value> {
     let rope_scaling = match &model.rope.scaling {
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => json!({
             "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
             "original_max_position_embeddings": original_max_position_embeddings,
         }),
@@ -92,7 +99,9 @@ mod tests {
             let mut table: Map<String, Value> = serde_json::from_str(plain).unwrap();
             table.insert("rope_scaling".into(), scaling);
             let place = Path::new("config.json");
-            let read = |table: &Map<String, Value>| hugging_face::read(place, table).unwrap().decoder(place).unwrap().clone();
+            let read = |table: &Map<String, Value>| {
+                hugging_face::read(place, table).unwrap().decoder(place).unwrap().clone()
+            };
             let model = read(&table);
             assert_eq!(read(&llama(&model)), model);
         }

@@ -6,7 +6,8 @@ use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
 use super::workspace::Workspace;
 use crate::Result;
 
-/// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), as `torch.optim.AdamW`. Its states take 8 bytes per element.
+/// AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), as `torch.optim.AdamW`. Its states take 8
+/// bytes per element.
 #[derive(Debug)]
 pub(super) struct AdamW {
     adam: Adam,
@@ -30,7 +31,13 @@ impl Adam {
     }
 
     /// Brings both moments up to date with `gradient`, and writes over it the step that they make.
-    pub fn update(&self, first: &mut Tensor, second: &mut Tensor, gradient: &mut Tensor, info: StepInfo) -> Result<()> {
+    pub fn update(
+        &self,
+        first: &mut Tensor,
+        second: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+    ) -> Result<()> {
         let [beta1, beta2] = self.betas;
         let steps = info.step as f64;
         let (correction1, correction2) = (1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps));
@@ -48,12 +55,22 @@ impl Adam {
 
 impl AdamW {
     pub fn new(parameter: &Tensor, options: &Optimizer) -> Result<Self> {
-        Ok(Self { adam: Adam::new(options), first: zeros_like(parameter)?, second: zeros_like(parameter)? })
+        Ok(Self {
+            adam: Adam::new(options),
+            first: zeros_like(parameter)?,
+            second: zeros_like(parameter)?,
+        })
     }
 }
 
 impl UpdateRule for AdamW {
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, _: &mut Workspace) -> Result<()> {
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        _: &mut Workspace,
+    ) -> Result<()> {
         decay(parameter, info.learning_rate, self.adam.weight_decay)?;
         self.adam.update(&mut self.first, &mut self.second, gradient, info)?;
         let _ = parameter.f_add_(gradient)?;

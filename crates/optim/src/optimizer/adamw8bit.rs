@@ -8,11 +8,13 @@ use super::rule::{StepInfo, UpdateRule, decay};
 use super::workspace::Workspace;
 use crate::Result;
 
-/// AdamW whose moments take a byte for each element and an f32 for each block of 256 (Dettmers et al. 2022, arXiv 2110.02861). In a step they
-/// are read in f32, brought up to date, used, and rounded again, a chunk at a time.
+/// AdamW whose moments take a byte for each element and an f32 for each block of 256 (Dettmers et
+/// al. 2022, arXiv 2110.02861). In a step they are read in f32, brought up to date, used, and
+/// rounded again, a chunk at a time.
 ///
-/// Of the second moment the root is what is rounded: a code spans seven decades, and the squares of gradients that differ by four would not fit.
-/// A second moment that is rounded to zero, with a first moment that is not, would make an unbounded step.
+/// Of the second moment the root is what is rounded: a code spans seven decades, and the squares of
+/// gradients that differ by four would not fit. A second moment that is rounded to zero, with a
+/// first moment that is not, would make an unbounded step.
 #[derive(Debug)]
 pub(super) struct AdamW8bit {
     adam: Adam,
@@ -29,7 +31,8 @@ impl AdamW8bit {
     /// `levels` are for the first moment, and for the second.
     pub fn new(parameter: &Tensor, options: &Optimizer, levels: &(Levels, Levels)) -> Result<Self> {
         let (elements, device) = (parameter.numel() as i64, parameter.device());
-        let [first, second] = [&levels.0, &levels.1].map(|levels| Blockwise::zeros(elements, levels, device));
+        let [first, second] =
+            [&levels.0, &levels.1].map(|levels| Blockwise::zeros(elements, levels, device));
         Ok(Self { adam: Adam::new(options), elements, first: first?, second: second? })
     }
 
@@ -40,11 +43,18 @@ impl AdamW8bit {
 }
 
 impl UpdateRule for AdamW8bit {
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()> {
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         decay(parameter, info.learning_rate, self.adam.weight_decay)?;
         let buffer = [self.buffer()];
         let [first, second, spare] = [0; 3].map(|_| workspace.take(Kind::Float, &buffer));
-        let (first, mut second, spare, index) = (first?, second?, spare?, workspace.take(Kind::Int, &buffer)?);
+        let (first, mut second, spare, index) =
+            (first?, second?, spare?, workspace.take(Kind::Int, &buffer)?);
         let flat = gradient.f_reshape([-1])?;
         for start in (0..self.elements).step_by(CHUNK as usize) {
             let chunk = Chunk { start, length: CHUNK.min(self.elements - start) };

@@ -6,7 +6,8 @@ use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
 use super::workspace::Workspace;
 use crate::Result;
 
-/// Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2): the sign of a mean of the gradient. Its state takes 4 bytes per element.
+/// Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2): the sign of a mean of the gradient. Its
+/// state takes 4 bytes per element.
 #[derive(Debug)]
 pub(super) struct Lion {
     betas: [f64; 2],
@@ -16,12 +17,22 @@ pub(super) struct Lion {
 
 impl Lion {
     pub fn new(parameter: &Tensor, options: &Optimizer) -> Result<Self> {
-        Ok(Self { betas: options.betas(), weight_decay: options.weight_decay, mean: zeros_like(parameter)? })
+        Ok(Self {
+            betas: options.betas(),
+            weight_decay: options.weight_decay,
+            mean: zeros_like(parameter)?,
+        })
     }
 }
 
 impl UpdateRule for Lion {
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()> {
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         let [beta1, beta2] = self.betas;
         decay(parameter, info.learning_rate, self.weight_decay)?;
         let mut update = workspace.take(Kind::Float, &gradient.size())?;

@@ -6,8 +6,8 @@ use super::rule::{StepInfo, UpdateRule, decay, zeros_like};
 use super::workspace::Workspace;
 use crate::Result;
 
-/// Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; `torch.optim.Muon`): momentum whose singular values are all brought near one. Its
-/// state takes 4 bytes per element of a matrix.
+/// Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; `torch.optim.Muon`): momentum whose
+/// singular values are all brought near one. Its state takes 4 bytes per element of a matrix.
 #[derive(Debug)]
 pub(super) struct Muon {
     momentum: f64,
@@ -44,20 +44,31 @@ impl Muon {
             MuonScale::MatchRmsAdamW => 0.2 * (rows.max(columns) as f64).sqrt(),
         };
         let kind = if parameter.device() == Device::Cpu { Kind::Float } else { Kind::BFloat16 };
-        let shape = Shape { short: rows.min(columns), long: rows.max(columns), is_tall: rows > columns, kind };
-        let (momentum, nesterov, weight_decay) = (options.momentum(), options.nesterov(), options.weight_decay);
+        let shape = Shape {
+            short: rows.min(columns),
+            long: rows.max(columns),
+            is_tall: rows > columns,
+            kind,
+        };
+        let (momentum, nesterov, weight_decay) =
+            (options.momentum(), options.nesterov(), options.weight_decay);
         Ok(Self { momentum, nesterov, weight_decay, scale, shape, buffer: zeros_like(parameter)? })
     }
 }
 
 impl Shape {
-    /// `matrix` with singular values near one, in its own shape: five steps of a Newton–Schulz iteration.
+    /// `matrix` with singular values near one, in its own shape: five steps of a Newton–Schulz
+    /// iteration.
     fn orthogonalized(self, matrix: &Tensor, workspace: &mut Workspace) -> Result<Tensor> {
         let [a, b, c] = COEFFICIENTS;
-        let [mut x, mut next] =
-            [workspace.take(self.kind, &[self.short, self.long])?, workspace.take(self.kind, &[self.short, self.long])?];
-        let [mut gram, mut square] =
-            [workspace.take(self.kind, &[self.short, self.short])?, workspace.take(self.kind, &[self.short, self.short])?];
+        let [mut x, mut next] = [
+            workspace.take(self.kind, &[self.short, self.long])?,
+            workspace.take(self.kind, &[self.short, self.long])?,
+        ];
+        let [mut gram, mut square] = [
+            workspace.take(self.kind, &[self.short, self.short])?,
+            workspace.take(self.kind, &[self.short, self.short])?,
+        ];
         if self.is_tall {
             x.f_copy_(&matrix.f_tr()?)?;
         } else {
@@ -82,10 +93,20 @@ impl Shape {
 }
 
 impl UpdateRule for Muon {
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()> {
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         decay(parameter, info.learning_rate, self.weight_decay)?;
         let _ = self.buffer.f_lerp_(gradient, 1.0 - self.momentum)?;
-        let direction = if self.nesterov { gradient.f_lerp_(&self.buffer, self.momentum)? } else { self.buffer.shallow_clone() };
+        let direction = if self.nesterov {
+            gradient.f_lerp_(&self.buffer, self.momentum)?
+        } else {
+            self.buffer.shallow_clone()
+        };
         let mut update = self.shape.orthogonalized(&direction, workspace)?;
         let _ = update.f_mul_scalar_(-info.learning_rate * self.scale)?;
         let _ = parameter.f_add_(&update)?;
@@ -98,6 +119,7 @@ impl UpdateRule for Muon {
 
     fn workspace_bytes(&self) -> usize {
         let Shape { short, long, kind, .. } = self.shape;
-        2 * Workspace::bytes(kind, (short * long) as usize) + 2 * Workspace::bytes(kind, (short * short) as usize)
+        2 * Workspace::bytes(kind, (short * long) as usize)
+            + 2 * Workspace::bytes(kind, (short * short) as usize)
     }
 }

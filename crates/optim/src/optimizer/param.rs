@@ -7,7 +7,8 @@ pub struct TrainedParam<'a> {
     pub tensor: &'a Tensor,
     /// Its learning rate as a multiple of the step's.
     pub lr_scale: f64,
-    /// Whether it is a matrix of a hidden layer, and neither an embedding nor the head: Muon is for those.
+    /// Whether it is a matrix of a hidden layer, and neither an embedding nor the head: Muon is for
+    /// those.
     pub is_hidden_matrix: bool,
 }
 

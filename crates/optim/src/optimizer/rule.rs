@@ -18,7 +18,13 @@ pub(super) struct StepInfo {
 /// The update of one parameter, with its state.
 pub(super) trait UpdateRule: Debug {
     /// One step along `gradient`, which is in f32 and may be overwritten.
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()>;
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        workspace: &mut Workspace,
+    ) -> Result<()>;
 
     /// Its state tensors, by the names that `torch.optim` uses.
     fn state(&self) -> Vec<(&'static str, &Tensor)>;

@@ -6,8 +6,8 @@ use super::rule::{StepInfo, UpdateRule, zeros_like};
 use super::workspace::Workspace;
 use crate::Result;
 
-/// Gradient descent with momentum, as `torch.optim.SGD`: weight decay is part of the gradient. Its state takes
-/// 4 bytes per element; without momentum it has none.
+/// Gradient descent with momentum, as `torch.optim.SGD`: weight decay is part of the gradient. Its
+/// state takes 4 bytes per element; without momentum it has none.
 #[derive(Debug)]
 pub(super) struct Sgd {
     momentum: f64,
@@ -27,7 +27,13 @@ impl Sgd {
 }
 
 impl UpdateRule for Sgd {
-    fn step(&mut self, parameter: &mut Tensor, gradient: &mut Tensor, info: StepInfo, workspace: &mut Workspace) -> Result<()> {
+    fn step(
+        &mut self,
+        parameter: &mut Tensor,
+        gradient: &mut Tensor,
+        info: StepInfo,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         let mut product = workspace.take(Kind::Float, &gradient.size())?;
         if self.weight_decay > 0.0 {
             product.f_copy_(parameter)?;

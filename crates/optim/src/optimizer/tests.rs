@@ -13,7 +13,11 @@ const RATE: f64 = 0.03;
 fn options(text: &str) -> config::Optimizer {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("c.toml");
-    std::fs::write(&path, format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\n{text}\n")).unwrap();
+    std::fs::write(
+        &path,
+        format!("[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t\"\n[optimizer]\n{text}\n"),
+    )
+    .unwrap();
     config::Run::load(&path, &[]).unwrap().optimizer
 }
 
@@ -33,7 +37,12 @@ fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
 
 fn optimizer(parameters: &[&Tensor], options: &config::Optimizer) -> Optimizer {
     let trained = |tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: true };
-    Optimizer::new(&parameters.iter().copied().map(trained).collect::<Vec<_>>(), options, Partition::WHOLE).unwrap()
+    Optimizer::new(
+        &parameters.iter().copied().map(trained).collect::<Vec<_>>(),
+        options,
+        Partition::WHOLE,
+    )
+    .unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -41,8 +50,11 @@ fn values(tensor: &Tensor) -> Vec<f64> {
 }
 
 fn apart(ours: &[f64], expected: &[f64]) -> f64 {
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-    (square(&mut ours.iter().zip(expected).map(|(a, b)| a - b)) / square(&mut expected.iter().copied())).sqrt()
+    let square =
+        |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    (square(&mut ours.iter().zip(expected).map(|(a, b)| a - b))
+        / square(&mut expected.iter().copied()))
+    .sqrt()
 }
 
 /// Steps along random gradients, whose size changes, as `reference` steps.
@@ -66,18 +78,38 @@ fn follows(text: &str, shape: &[i64], tolerance: f64, mut reference: impl Refere
 #[test]
 fn adamw_follows_its_equations() {
     follows("weight_decay = 0.1", &[5, 7], 1e-6, reference::AdamW::new([0.9, 0.999], 1e-8, 0.1));
-    follows("betas = [0.5, 0.8]\neps = 0.01", &[35], 1e-6, reference::AdamW::new([0.5, 0.8], 0.01, 0.0));
+    follows(
+        "betas = [0.5, 0.8]\neps = 0.01",
+        &[35],
+        1e-6,
+        reference::AdamW::new([0.5, 0.8], 0.01, 0.0),
+    );
 }
 
 #[test]
 fn lion_follows_its_equations() {
-    follows("method = \"lion\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Lion::new([0.9, 0.99], 0.1));
+    follows(
+        "method = \"lion\"\nweight_decay = 0.1",
+        &[5, 7],
+        1e-6,
+        reference::Lion::new([0.9, 0.99], 0.1),
+    );
 }
 
 #[test]
 fn sgd_follows_its_equations() {
-    follows("method = \"sgd\"\nweight_decay = 0.1", &[5, 7], 1e-6, reference::Sgd::new(0.9, false, 0.1));
-    follows("method = \"sgd\"\nmomentum = 0.8\nnesterov = true", &[5, 7], 1e-6, reference::Sgd::new(0.8, true, 0.0));
+    follows(
+        "method = \"sgd\"\nweight_decay = 0.1",
+        &[5, 7],
+        1e-6,
+        reference::Sgd::new(0.9, false, 0.1),
+    );
+    follows(
+        "method = \"sgd\"\nmomentum = 0.8\nnesterov = true",
+        &[5, 7],
+        1e-6,
+        reference::Sgd::new(0.8, true, 0.0),
+    );
     follows("method = \"sgd\"\nmomentum = 0", &[5, 7], 1e-6, reference::Sgd::new(0.0, false, 0.0));
 }
 
@@ -86,12 +118,27 @@ fn muon_follows_its_equations_in_wide_and_tall_matrices_and_adamw_elsewhere() {
     for (rows, columns) in [(5, 7), (7, 5), (6, 6)] {
         let original = (rows as f64 / columns as f64).max(1.0).sqrt();
         let reference = reference::Muon::new(rows as usize, 0.95, true, 0.1, original);
-        follows("method = \"muon\"\nscale = \"original\"\nweight_decay = 0.1", &[rows, columns], 1e-4, reference);
+        follows(
+            "method = \"muon\"\nscale = \"original\"\nweight_decay = 0.1",
+            &[rows, columns],
+            1e-4,
+            reference,
+        );
         let matched = 0.2 * (rows.max(columns) as f64).sqrt();
         let reference = reference::Muon::new(rows as usize, 0.9, false, 0.0, matched);
-        follows("method = \"muon\"\nnesterov = false\nmomentum = 0.9", &[rows, columns], 1e-4, reference);
+        follows(
+            "method = \"muon\"\nnesterov = false\nmomentum = 0.9",
+            &[rows, columns],
+            1e-4,
+            reference,
+        );
     }
-    follows("method = \"muon\"\nweight_decay = 0.1", &[35], 1e-6, reference::AdamW::new([0.9, 0.999], 1e-8, 0.1));
+    follows(
+        "method = \"muon\"\nweight_decay = 0.1",
+        &[35],
+        1e-6,
+        reference::AdamW::new([0.9, 0.999], 1e-8, 0.1),
+    );
 }
 
 #[test]
@@ -123,9 +170,14 @@ fn quadratic(text: &str, steps: u64) -> Vec<f64> {
 
 #[test]
 fn eight_bits_descend_as_thirty_two_do() {
-    let (exact, coded) = (quadratic("method = \"adamw\"", 200), quadratic("method = \"adamw8bit\"", 200));
+    let (exact, coded) =
+        (quadratic("method = \"adamw\"", 200), quadratic("method = \"adamw8bit\"", 200));
     let (first, last) = (exact[0], exact[199]);
-    assert!(last < 0.02 * first && coded[199] < 0.02 * first, "{first} to {last}, in 8 bits {}", coded[199]);
+    assert!(
+        last < 0.02 * first && coded[199] < 0.02 * first,
+        "{first} to {last}, in 8 bits {}",
+        coded[199]
+    );
     for (step, (exact, coded)) in exact.iter().zip(&coded).enumerate() {
         assert!((coded - exact).abs() < 0.05 * first, "step {step}: {coded}, in 32 bits {exact}");
     }
@@ -136,14 +188,20 @@ fn eight_bit_states_take_two_bytes_an_element_and_two_scales_a_block() {
     let shapes: [&[i64]; 3] = [&[3, 700], &[256], &[7]];
     let parameters: Vec<Tensor> = shapes.iter().map(|shape| parameter(shape, 1)).collect();
     let bytes = |name: &str| {
-        let optimizer = optimizer(&parameters.iter().collect::<Vec<_>>(), &options(&format!("method = \"{name}\"")));
+        let optimizer = optimizer(
+            &parameters.iter().collect::<Vec<_>>(),
+            &options(&format!("method = \"{name}\"")),
+        );
         let tensors = optimizer.states().flat_map(|state| state.tensors);
         tensors.map(|(_, tensor)| tensor.numel() * tensor.kind().elt_size_in_bytes()).sum::<usize>()
     };
     let (elements, blocks) = (2100 + 256 + 7, 9 + 1 + 1);
     assert_eq!(bytes("adamw8bit"), 2 * (elements + 4 * blocks));
     assert_eq!(bytes("adamw"), 8 * elements);
-    assert_eq!((bytes("lion"), bytes("sgd"), bytes("muon")), (4 * elements, 4 * elements, 4 * elements + 4 * (256 + 7)));
+    assert_eq!(
+        (bytes("lion"), bytes("sgd"), bytes("muon")),
+        (4 * elements, 4 * elements, 4 * elements + 4 * (256 + 7))
+    );
 }
 
 #[test]
@@ -177,14 +235,22 @@ fn a_state_that_is_loaded_goes_on_as_the_one_that_was_saved() {
         };
         let mut first = optimizer(&[&one, &two], &options);
         run(&mut first, 0..3);
-        let state: Vec<Tensor> = first.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.copy()).collect();
+        let state: Vec<Tensor> = first
+            .states()
+            .flat_map(|state| state.tensors)
+            .map(|(_, tensor)| tensor.copy())
+            .collect();
         let middle = [one.detach().copy(), two.detach().copy()];
         run(&mut first, 3..6);
         let end = [one.detach().copy(), two.detach().copy()];
 
         let mut second = optimizer(&[&one, &two], &options);
         assert_eq!(second.states().flat_map(|state| state.tensors).count(), state.len());
-        second.states().flat_map(|state| state.tensors).zip(&state).for_each(|((_, tensor), saved)| tensor.shallow_clone().copy_(saved));
+        second
+            .states()
+            .flat_map(|state| state.tensors)
+            .zip(&state)
+            .for_each(|((_, tensor), saved)| tensor.shallow_clone().copy_(saved));
         second.set_steps(3);
         one.detach().copy_(&middle[0]);
         two.detach().copy_(&middle[1]);
@@ -197,9 +263,15 @@ fn a_state_that_is_loaded_goes_on_as_the_one_that_was_saved() {
 fn a_parameter_learns_at_its_own_rate_and_one_without_a_gradient_stays() {
     let parameters = [(); 3].map(|()| parameter(&[4], 1));
     let trained: Vec<TrainedParam<'_>> = (0..3)
-        .map(|index| TrainedParam { tensor: &parameters[index], lr_scale: if index == 1 { 16.0 } else { 1.0 }, is_hidden_matrix: false })
+        .map(|index| TrainedParam {
+            tensor: &parameters[index],
+            lr_scale: if index == 1 { 16.0 } else { 1.0 },
+            is_hidden_matrix: false,
+        })
         .collect();
-    let mut optimizer = Optimizer::new(&trained, &options("method = \"sgd\"\nmomentum = 0"), Partition::WHOLE).unwrap();
+    let mut optimizer =
+        Optimizer::new(&trained, &options("method = \"sgd\"\nmomentum = 0"), Partition::WHOLE)
+            .unwrap();
     let before = parameters[0].detach().copy();
     let gradient = Tensor::from_slice(&[1.0_f32, 2.0, -4.0, 8.0]);
     parameters[..2].iter().for_each(|parameter| set_gradient(parameter, &gradient));
@@ -235,16 +307,29 @@ fn shares_step_as_the_whole_does_to_the_bit() {
         let options = options(&format!("method = \"{name}\"\nweight_decay = 0.1"));
         for world_size in [2, 3, 5] {
             for kind in [Kind::Float, Kind::BFloat16] {
-                let make = || shapes.map(|shape| parameter(shape, 1).detach().to_kind(kind).set_requires_grad(true));
+                let make = || {
+                    shapes.map(|shape| {
+                        parameter(shape, 1).detach().to_kind(kind).set_requires_grad(true)
+                    })
+                };
                 let (together, apart) = (make(), make());
                 let new = |tensors: &[Tensor], part| {
-                    let trained: Vec<_> =
-                        tensors.iter().map(|tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: true }).collect();
+                    let trained: Vec<_> = tensors
+                        .iter()
+                        .map(|tensor| TrainedParam {
+                            tensor,
+                            lr_scale: 1.0,
+                            is_hidden_matrix: true,
+                        })
+                        .collect();
                     Optimizer::new(&trained, &options, part).unwrap()
                 };
                 let mut whole = new(&together, Partition::WHOLE);
-                // All partitions on the same parameters: what each steps, the others see without an exchange.
-                let mut partitions: Vec<Optimizer> = (0..world_size).map(|rank| new(&apart, Partition { rank, world_size })).collect();
+                // All partitions on the same parameters: what each steps, the others see without an
+                // exchange.
+                let mut partitions: Vec<Optimizer> = (0..world_size)
+                    .map(|rank| new(&apart, Partition { rank, world_size }))
+                    .collect();
                 for step in 0..4 {
                     for (index, shape) in shapes.iter().enumerate() {
                         let gradient = normal(shape, 10 * step + index as u64).to_kind(kind);
@@ -254,7 +339,10 @@ fn shares_step_as_the_whole_does_to_the_bit() {
                     whole.step(0.01).unwrap();
                     partitions.iter_mut().for_each(|part| part.step(0.01).unwrap());
                     for (index, (one, other)) in together.iter().zip(&apart).enumerate() {
-                        assert!(one.equal(other), "{name} on {world_size} ranks, {kind:?}, parameter {index}, step {step}");
+                        assert!(
+                            one.equal(other),
+                            "{name} on {world_size} ranks, {kind:?}, parameter {index}, step {step}"
+                        );
                     }
                 }
             }
@@ -265,11 +353,23 @@ fn shares_step_as_the_whole_does_to_the_bit() {
 #[test]
 fn a_partition_holds_the_states_of_its_elements_only() {
     let parameters = [parameter(&[30, 40], 1), parameter(&[600], 2)];
-    let trained: Vec<_> = parameters.iter().map(|tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: false }).collect();
+    let trained: Vec<_> = parameters
+        .iter()
+        .map(|tensor| TrainedParam { tensor, lr_scale: 1.0, is_hidden_matrix: false })
+        .collect();
     for world_size in [1, 2, 3, 4, 6] {
         for rank in 0..world_size {
-            let optimizer = Optimizer::new(&trained, &options("method = \"adamw\""), Partition { rank, world_size }).unwrap();
-            let elements: usize = optimizer.states().flat_map(|state| state.tensors).map(|(_, tensor)| tensor.numel()).sum();
+            let optimizer = Optimizer::new(
+                &trained,
+                &options("method = \"adamw\""),
+                Partition { rank, world_size },
+            )
+            .unwrap();
+            let elements: usize = optimizer
+                .states()
+                .flat_map(|state| state.tensors)
+                .map(|(_, tensor)| tensor.numel())
+                .sum();
             assert_eq!(elements, 2 * 1800 / world_size, "rank {rank} of {world_size}");
         }
     }
@@ -279,7 +379,8 @@ fn a_partition_holds_the_states_of_its_elements_only() {
 fn a_weight_in_bf16_gathers_steps_that_it_cannot_show() {
     let moved = |keys: &str| {
         let weight = Tensor::ones([8], (Kind::BFloat16, Device::Cpu)).set_requires_grad(true);
-        let mut optimizer = optimizer(&[&weight], &options(&format!("method = \"sgd\"\nmomentum = 0\n{keys}")));
+        let mut optimizer =
+            optimizer(&[&weight], &options(&format!("method = \"sgd\"\nmomentum = 0\n{keys}")));
         for _ in 0..100 {
             set_gradient(&weight, &Tensor::ones([8], (Kind::BFloat16, Device::Cpu)));
             optimizer.step(1e-3).unwrap();

@@ -35,7 +35,8 @@ impl Workspace {
     pub fn take(&mut self, kind: Kind, shape: &[i64]) -> Result<Tensor> {
         let elements = shape.iter().product::<i64>() as usize;
         let bytes = (elements * kind.elt_size_in_bytes()) as i64;
-        let tensor = self.buffer.f_narrow(0, self.used as i64, bytes)?.f_view_dtype(kind)?.f_view(shape)?;
+        let tensor =
+            self.buffer.f_narrow(0, self.used as i64, bytes)?.f_view_dtype(kind)?.f_view(shape)?;
         self.used += Self::bytes(kind, elements);
         Ok(tensor)
     }

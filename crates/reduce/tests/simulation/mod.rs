@@ -139,8 +139,12 @@ impl ProcessGroup for Thread {
     }
 }
 
-/// Runs `body` as `world_size` ranks and returns their answers, in order. A rank that panics ends the program: the others would wait.
-pub fn ranks<T: Send>(world_size: usize, body: impl Fn(Arc<dyn ProcessGroup>) -> T + Sync) -> Vec<T> {
+/// Runs `body` as `world_size` ranks and returns their answers, in order. A rank that panics ends
+/// the program: the others would wait.
+pub fn ranks<T: Send>(
+    world_size: usize,
+    body: impl Fn(Arc<dyn ProcessGroup>) -> T + Sync,
+) -> Vec<T> {
     let shared = Shared::new(world_size);
     let body = &body;
     std::thread::scope(|scope| {
@@ -148,7 +152,8 @@ pub fn ranks<T: Send>(world_size: usize, body: impl Fn(Arc<dyn ProcessGroup>) ->
             .map(|rank| {
                 let group = Arc::new(Thread { rank, world_size, shared: Arc::clone(&shared) });
                 scope.spawn(move || {
-                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(group))).unwrap_or_else(|_| std::process::exit(101))
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(group)))
+                        .unwrap_or_else(|_| std::process::exit(101))
                 })
             })
             .collect();
@@ -161,7 +166,8 @@ pub fn normal(shape: &[i64], seed: &[u8; 4]) -> Tensor {
     let mut key = [7; 32];
     key[..4].copy_from_slice(seed);
     let mut generator = rand_chacha::ChaCha8Rng::from_seed(key);
-    let numbers: Vec<f64> = (0..shape.iter().product::<i64>()).map(|_| StandardNormal.sample(&mut generator)).collect();
+    let numbers: Vec<f64> =
+        (0..shape.iter().product::<i64>()).map(|_| StandardNormal.sample(&mut generator)).collect();
     Tensor::from_slice(&numbers).view(shape)
 }
 
@@ -178,7 +184,8 @@ pub fn set_gradient(parameter: &Tensor, gradient: &Tensor) {
     (parameter * gradient).sum(parameter.kind()).backward();
 }
 
-/// The gradient of `rank` for parameter `index` at `step`, f64: half of it common to all ranks, with singular values that fall off.
+/// The gradient of `rank` for parameter `index` at `step`, f64: half of it common to all ranks,
+/// with singular values that fall off.
 pub fn gradient(shape: &[i64], rank: usize, step: u64, index: usize) -> Tensor {
     let seed = |rank: usize| [rank as u8, step as u8, (step >> 8) as u8, index as u8];
     let noise = normal(shape, &seed(255)) + normal(shape, &seed(rank));
@@ -186,9 +193,14 @@ pub fn gradient(shape: &[i64], rank: usize, step: u64, index: usize) -> Tensor {
         [] | [_] => noise,
         [m, rest @ ..] => {
             let n: i64 = rest.iter().product();
-            let falling = |length: i64| Tensor::arange(length, (Kind::Double, Device::Cpu)).multiply_scalar(-0.7).exp();
-            // The directions are the same in all steps, as the paper's warm start assumes; their order is not.
-            (noise.view([*m, n]) * 0.1 + falling(*m).unsqueeze(1) * normal(&[*m, n], &[9, 9, 9, index as u8]) * falling(n)).view(shape)
+            let falling = |length: i64| {
+                Tensor::arange(length, (Kind::Double, Device::Cpu)).multiply_scalar(-0.7).exp()
+            };
+            // The directions are the same in all steps, as the paper's warm start assumes; their
+            // order is not.
+            (noise.view([*m, n]) * 0.1
+                + falling(*m).unsqueeze(1) * normal(&[*m, n], &[9, 9, 9, index as u8]) * falling(n))
+            .view(shape)
         }
     }
 }
@@ -209,7 +221,8 @@ pub fn relative_error(actual: &Tensor, expected: &Tensor) -> f64 {
         return 0.0;
     }
     let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
-    largest(&(actual.to_device(Device::Cpu).to_kind(Kind::Double) - expected)) / largest(expected).max(1e-30)
+    largest(&(actual.to_device(Device::Cpu).to_kind(Kind::Double) - expected))
+        / largest(expected).max(1e-30)
 }
 
 /// PowerSGD for one matrix and all ranks at once, step by step from the paper, in f64.
@@ -224,14 +237,18 @@ pub struct Reference {
 impl Reference {
     pub fn new(query: &Tensor, m: i64, world_size: usize, error_feedback: bool) -> Reference {
         let query = query.to_device(Device::Cpu).to_kind(Kind::Double);
-        let errors = (0..world_size).map(|_| Tensor::zeros([m, query.size()[0]], (Kind::Double, Device::Cpu))).collect();
+        let errors = (0..world_size)
+            .map(|_| Tensor::zeros([m, query.size()[0]], (Kind::Double, Device::Cpu)))
+            .collect();
         Reference { query, errors, error_feedback }
     }
 
     /// The update of one step for the ranks' gradients, `[m, n]`.
     pub fn step(&mut self, gradients: &[Tensor]) -> Tensor {
-        let inputs: Vec<Tensor> = gradients.iter().zip(&self.errors).map(|(gradient, error)| gradient + error).collect();
-        let mean = inputs.iter().fold(inputs[0].zeros_like(), |sum, input| sum + input) / inputs.len() as f64;
+        let inputs: Vec<Tensor> =
+            gradients.iter().zip(&self.errors).map(|(gradient, error)| gradient + error).collect();
+        let mean = inputs.iter().fold(inputs[0].zeros_like(), |sum, input| sum + input)
+            / inputs.len() as f64;
         let p = gram_schmidt(&mean.mm(&self.query));
         self.query = mean.tr().mm(&p);
         let update = p.mm(&self.query.tr());

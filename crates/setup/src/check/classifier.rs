@@ -16,7 +16,11 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Re
     let tokens = match (&model.input, run.model.task) {
         (InputConfig::Text(input), Task::SequenceClassification) => {
             if run.data.sequence_length as i64 > input.max_tokens() {
-                let what = format!("is {}, the model knows positions up to {}", run.data.sequence_length, input.max_tokens());
+                let what = format!(
+                    "is {}, the model knows positions up to {}",
+                    run.data.sequence_length,
+                    input.max_tokens()
+                );
                 return Err(run.error_at("data", "sequence_length", &what).into());
             }
             TextProcessor::open(&run.model, checkpoint)?;
@@ -29,7 +33,13 @@ pub(crate) fn check(run: &Run, checkpoint: &Checkpoint, world_size: usize) -> Re
         _ => return Err(task_mismatch(run, model)),
     };
     if run.activations.budget.is_some() {
-        return Err(run.error_at("activations", "budget", "is divided for language models only; give bits or a rank").into());
+        return Err(run
+            .error_at(
+                "activations",
+                "budget",
+                "is divided for language models only; give bits or a rank",
+            )
+            .into());
     }
     check_activations(run, model, run.rows_at_once(world_size)? as i64 * tokens)?;
     check_adapter(run, model, &adapter_source(run.lora.as_ref(), &run.model)?)

@@ -25,14 +25,27 @@ pub(super) struct Images {
 
 impl Images {
     /// Opens the training and the validation images; of the classes `labels` if they are known.
-    pub fn read(run: &Run, checkpoint: &Checkpoint, labels: Option<&[String]>) -> Result<LoadedSamples> {
+    pub fn read(
+        run: &Run,
+        checkpoint: &Checkpoint,
+        labels: Option<&[String]>,
+    ) -> Result<LoadedSamples> {
         let config = checkpoint.encoder_config()?;
-        let InputConfig::Image(input) = &config.input else { return Err(task_mismatch(run, config)) };
-        let keys = ImageKeys { image: run.data.image_key.clone(), label: run.data.label_key.clone() };
+        let InputConfig::Image(input) = &config.input else {
+            return Err(task_mismatch(run, config));
+        };
+        let keys =
+            ImageKeys { image: run.data.image_key.clone(), label: run.data.label_key.clone() };
         let train = LabelledImages::open(run.data.train.first(), &keys, labels)?;
-        let eval = run.data.eval.as_ref().map(|eval| LabelledImages::open(eval.first(), &keys, Some(train.labels()))).transpose()?;
+        let eval = run
+            .data
+            .eval
+            .as_ref()
+            .map(|eval| LabelledImages::open(eval.first(), &keys, Some(train.labels())))
+            .transpose()?;
         let labels = train.labels().to_vec();
-        let fingerprint = format!("{} {:?}", train.fingerprint(), eval.as_ref().map(LabelledImages::fingerprint));
+        let fingerprint =
+            format!("{} {:?}", train.fingerprint(), eval.as_ref().map(LabelledImages::fingerprint));
         let processor = Arc::new(image_processor(&run.model.path, input)?);
         let samples = |images| {
             Arc::new(Self {
@@ -60,10 +73,24 @@ impl LabelledSamples for Images {
         self.tokens
     }
 
-    fn inputs(&self, indices: &[usize], augmentation_seed: Option<u64>, device: Device) -> Result<EncoderInputs> {
-        let numbers = self.processor.batch(&self.images, indices, augmentation_seed.map(|seed| (self.augmentation, seed)))?;
+    fn inputs(
+        &self,
+        indices: &[usize],
+        augmentation_seed: Option<u64>,
+        device: Device,
+    ) -> Result<EncoderInputs> {
+        let numbers = self.processor.batch(
+            &self.images,
+            indices,
+            augmentation_seed.map(|seed| (self.augmentation, seed)),
+        )?;
         let [channels, height, width] = self.shape;
-        let pixels = Tensor::f_from_slice(&numbers)?.f_view([indices.len() as i64, channels, height, width])?;
+        let pixels = Tensor::f_from_slice(&numbers)?.f_view([
+            indices.len() as i64,
+            channels,
+            height,
+            width,
+        ])?;
         Ok(EncoderInputs::Images(pixels.f_to_device(device)?))
     }
 }

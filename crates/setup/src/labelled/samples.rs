@@ -19,8 +19,14 @@ pub(super) trait LabelledSamples {
     /// Its length in tokens, as the model sees it.
     fn tokens(&self, index: usize) -> usize;
 
-    /// Samples as the model reads them; with `augmentation_seed` randomly augmented, as in training.
-    fn inputs(&self, indices: &[usize], augmentation_seed: Option<u64>, device: Device) -> Result<EncoderInputs>;
+    /// Samples as the model reads them; with `augmentation_seed` randomly augmented, as in
+    /// training.
+    fn inputs(
+        &self,
+        indices: &[usize],
+        augmentation_seed: Option<u64>,
+        device: Device,
+    ) -> Result<EncoderInputs>;
 }
 
 /// Samples as they were read, before a validation split is taken.

@@ -45,8 +45,8 @@ impl Marks {
         }
     }
 
-    /// The end of a line inside of a trained run or another one, and the margin of the next. Colour would fill the margin too, and shows no
-    /// trained newline by itself.
+    /// The end of a line inside of a trained run or another one, and the margin of the next. Colour
+    /// would fill the margin too, and shows no trained newline by itself.
     fn line_end(self, trained: bool) -> String {
         match self {
             Self::Colour if trained => format!("↵{}\n│ {}", self.close(), self.open()),
@@ -64,7 +64,13 @@ pub(super) fn text(samples: &[Vec<ShownToken>], from: usize, marks: Marks) -> St
         let segments: Vec<&[ShownToken]> = sample.chunk_by(|a, b| a.segment == b.segment).collect();
         for (index, tokens) in segments.iter().enumerate() {
             if segments.len() > 1 {
-                let _ = writeln!(out, "├ segment {} of {}: {} tokens", index + 1, segments.len(), tokens.len());
+                let _ = writeln!(
+                    out,
+                    "├ segment {} of {}: {} tokens",
+                    index + 1,
+                    segments.len(),
+                    tokens.len()
+                );
             }
             let _ = writeln!(out, "│ {}", segment(tokens, marks));
         }
@@ -120,14 +126,22 @@ mod tests {
 
     #[test]
     fn runs_of_trained_tokens_stand_in_brackets_that_the_text_cannot_write() {
-        let tokens = [token("a ⟦b⟧\u{1b}", false, 0), token("c", true, 0), token("d\ne", true, 0), token("[x]", false, 0)];
+        let tokens = [
+            token("a ⟦b⟧\u{1b}", false, 0),
+            token("c", true, 0),
+            token("d\ne", true, 0),
+            token("[x]", false, 0),
+        ];
         assert_eq!(segment(&tokens, Marks::Brackets), "a \\u{27e6}b\\u{27e7}\\u{1b}⟦cd\n│ e⟧[x]");
     }
 
     #[test]
     fn colours_end_with_the_line_and_show_a_trained_newline() {
         let tokens = [token("a\n", false, 0), token("b\n", true, 0), token("⟦", false, 0)];
-        assert_eq!(segment(&tokens, Marks::Colour), "a\n│ \u{1b}[1m\u{1b}[32mb↵\u{1b}[0m\n│ \u{1b}[1m\u{1b}[32m\u{1b}[0m⟦");
+        assert_eq!(
+            segment(&tokens, Marks::Colour),
+            "a\n│ \u{1b}[1m\u{1b}[32mb↵\u{1b}[0m\n│ \u{1b}[1m\u{1b}[32m\u{1b}[0m⟦"
+        );
     }
 
     #[test]

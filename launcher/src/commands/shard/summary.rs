@@ -30,7 +30,10 @@ pub(super) fn table(train: &Dataset, eval: Option<&Dataset>) -> Table {
         0 => "0".into(),
         split => format!("{}, into {}", count(split), count(set.report().pieces)),
     });
-    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+        .column_iter_mut()
+        .skip(1)
+        .for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table
 }
 
@@ -46,8 +49,14 @@ pub(super) fn histogram(bins: &[LengthBin], sequence_length: Option<u64>) -> Str
     let counts: Vec<String> = bins.iter().map(|bin| units::rate(bin.documents as f64)).collect();
     let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
     let (of_labels, of_counts) = (width(&labels), width(&counts));
-    let mark =
-        sequence_length.map(|length| format!("{:─>1$} sequence_length {2}\n", "", of_labels + of_counts + 5, units::rate(length as f64)));
+    let mark = sequence_length.map(|length| {
+        format!(
+            "{:─>1$} sequence_length {2}\n",
+            "",
+            of_labels + of_counts + 5,
+            units::rate(length as f64)
+        )
+    });
     let mut out = String::new();
     let mut mark = mark.filter(|_| !bins.is_empty());
     for ((bin, label), count) in bins.iter().zip(labels).zip(counts) {
@@ -58,16 +67,22 @@ pub(super) fn histogram(bins: &[LengthBin], sequence_length: Option<u64>) -> Str
             0 if bin.documents > 0 => "▏".to_owned(),
             blocks => "█".repeat(blocks as usize),
         };
-        let _ = writeln!(out, "{}", format!("  {label:>of_labels$}  {count:>of_counts$} {bar}").trim_end());
+        let _ = writeln!(
+            out,
+            "{}",
+            format!("  {label:>of_labels$}  {count:>of_counts$} {bar}").trim_end()
+        );
     }
     out.push_str(&mark.unwrap_or_default());
     out
 }
 
-/// Neighbours in one, until there are few enough; what is on two sides of the sequence length stays apart.
+/// Neighbours in one, until there are few enough; what is on two sides of the sequence length stays
+/// apart.
 fn joined(bins: &[LengthBin], sequence_length: Option<u64>) -> Vec<LengthBin> {
     let count = bins.len().div_ceil(LINES).max(1);
-    let within = bins.partition_point(|bin| sequence_length.is_some_and(|length| bin.from <= length));
+    let within =
+        bins.partition_point(|bin| sequence_length.is_some_and(|length| bin.from <= length));
     let known = bins.partition_point(|bin| bin.to.is_some());
     let (short, rest) = bins.split_at(within.min(known));
     let (long, unknown) = rest.split_at(known - short.len());
@@ -98,7 +113,8 @@ mod tests {
 
     #[test]
     fn bars_are_aligned_and_the_sequence_length_is_marked() {
-        let bins = [bin(5, 8, 2000), bin(9, 12, 1), bin(13, 16, 0), bin(17, 32, 500), bin(13, None, 100)];
+        let bins =
+            [bin(5, 8, 2000), bin(9, 12, 1), bin(13, 16, 0), bin(17, 32, 500), bin(13, None, 100)];
         let expected = "         5 to 8  2 000 ████████████████████████████████████████\n        \
                         9 to 12      1 ▏\n\
                         ─────────────────────────── sequence_length 12\n       \
@@ -106,7 +122,10 @@ mod tests {
                         17 to 32    500 ██████████\n  \
                         longer, truncated    100 ██\n";
         let shown = histogram(&bins, Some(12));
-        assert_eq!(shown.lines().map(str::trim).collect::<Vec<_>>(), expected.lines().map(str::trim).collect::<Vec<_>>());
+        assert_eq!(
+            shown.lines().map(str::trim).collect::<Vec<_>>(),
+            expected.lines().map(str::trim).collect::<Vec<_>>()
+        );
         let bar = |line: &str| line.chars().position(|character| "█▏".contains(character));
         let bars: Vec<usize> = shown.lines().filter_map(bar).collect();
         assert!(bars.len() == 4 && bars.iter().all(|&column| column == bars[0]), "{shown}");
@@ -114,7 +133,8 @@ mod tests {
 
     #[test]
     fn many_bins_become_few_and_no_document_is_lost() {
-        let bins: Vec<LengthBin> = (0..30).map(|exponent| bin((1 << exponent) + 1, 2 << exponent, exponent + 1)).collect();
+        let bins: Vec<LengthBin> =
+            (0..30).map(|exponent| bin((1 << exponent) + 1, 2 << exponent, exponent + 1)).collect();
         let joined = joined(&bins, Some(1 << 9));
         assert!(joined.len() <= LINES, "{joined:?}");
         assert_eq!(joined.iter().map(|bin| bin.documents).sum::<u64>(), 30 * 31 / 2);

@@ -1,4 +1,5 @@
-//! Writes small prepared data sets into a folder, for the target `index` to begin with. A target in form, as code that is counted links with libFuzzer only.
+//! Writes small prepared data sets into a folder, for the target `index` to begin with. A target in
+//! form, as code that is counted links with libFuzzer only.
 #![no_main]
 
 use data::{Dataset, Options, Sources};

@@ -22,7 +22,10 @@ impl Path {
         if attribute.is_integer() {
             return Ok(Self(vec![attribute.clone()]));
         }
-        fail(format!("an attribute is named by a string or a number and not by {}", type_name(attribute)))
+        fail(format!(
+            "an attribute is named by a string or a number and not by {}",
+            type_name(attribute)
+        ))
     }
 
     /// What an item has at the path; `default` where that is undefined.
@@ -38,7 +41,8 @@ impl Path {
     }
 }
 
-/// What items are compared by: an attribute if one is named, and without regard to case if that is asked for.
+/// What items are compared by: an attribute if one is named, and without regard to case if that is
+/// asked for.
 pub(super) struct Key {
     path: Option<Path>,
     ignore_case: bool,
@@ -46,7 +50,10 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn new(attribute: Option<&Value>, case_sensitive: bool) -> Result<Self, Error> {
-        let path = attribute.filter(|attribute| !attribute.is_none()).map(Path::from_argument).transpose()?;
+        let path = attribute
+            .filter(|attribute| !attribute.is_none())
+            .map(Path::from_argument)
+            .transpose()?;
         Ok(Self { path, ignore_case: !case_sensitive })
     }
 

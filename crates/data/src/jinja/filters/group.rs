@@ -14,7 +14,8 @@ use crate::jinja::types::{Generator, Tuple, fail, index_of, items_of, list};
 /// `batch(linecount, fill_with=none)`: lists of so many items.
 pub(in crate::jinja) fn batch(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [size, fill] = bind("batch", &arguments[1..], ["linecount", "fill_with"])?;
-    let size = usize::try_from(index_of(&required("batch", "linecount", size)?, "`linecount`")?).unwrap_or(0);
+    let size = usize::try_from(index_of(&required("batch", "linecount", size)?, "`linecount`")?)
+        .unwrap_or(0);
     if size == 0 {
         return fail("`batch` of fewer than one item is not supported");
     }
@@ -31,10 +32,12 @@ pub(in crate::jinja) fn batch(_: &State<'_, '_>, arguments: &[Value]) -> Result<
     Ok(Generator::value(batches))
 }
 
-/// `slice(slices, fill_with=none)`: so many lists, the first of them one item longer where it does not come out even.
+/// `slice(slices, fill_with=none)`: so many lists, the first of them one item longer where it does
+/// not come out even.
 pub(in crate::jinja) fn slice(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [slices, fill] = bind("slice", &arguments[1..], ["slices", "fill_with"])?;
-    let slices = usize::try_from(index_of(&required("slice", "slices", slices)?, "`slices`")?).unwrap_or(0);
+    let slices =
+        usize::try_from(index_of(&required("slice", "slices", slices)?, "`slices`")?).unwrap_or(0);
     if slices == 0 {
         return fail("`slice` into fewer than one list is not supported");
     }
@@ -54,9 +57,11 @@ pub(in crate::jinja) fn slice(_: &State<'_, '_>, arguments: &[Value]) -> Result<
     Ok(Generator::value(lists))
 }
 
-/// `groupby(attribute, default=none, case_sensitive=false)`: named tuples of a key and the items that have it.
+/// `groupby(attribute, default=none, case_sensitive=false)`: named tuples of a key and the items
+/// that have it.
 pub(in crate::jinja) fn groupby(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let [attribute, default, case_sensitive] = bind("groupby", &arguments[1..], ["attribute", "default", "case_sensitive"])?;
+    let [attribute, default, case_sensitive] =
+        bind("groupby", &arguments[1..], ["attribute", "default", "case_sensitive"])?;
     let attribute = required("groupby", "attribute", attribute)?;
     let key = Key::new(Some(&attribute), is_true(case_sensitive.as_ref(), false))?;
     let default = default.filter(|default| !default.is_none());
@@ -78,7 +83,8 @@ pub(in crate::jinja) fn groupby(_: &State<'_, '_>, arguments: &[Value]) -> Resul
 
 /// `unique(case_sensitive=false, attribute=none)`: the first of the items that are equal.
 pub(in crate::jinja) fn unique(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let [case_sensitive, attribute] = bind("unique", &arguments[1..], ["case_sensitive", "attribute"])?;
+    let [case_sensitive, attribute] =
+        bind("unique", &arguments[1..], ["case_sensitive", "attribute"])?;
     let key = Key::new(attribute.as_ref(), is_true(case_sensitive.as_ref(), false))?;
     let (mut texts, mut others, mut kept) = (HashSet::new(), Vec::new(), Vec::new());
     for item in items_of(&arguments[0])? {
@@ -101,9 +107,15 @@ pub(in crate::jinja) fn unique(_: &State<'_, '_>, arguments: &[Value]) -> Result
 }
 
 fn contains(values: &[Value], wanted: &Value) -> Result<bool, Error> {
-    if !matches!(wanted.kind(), minijinja::value::ValueKind::Number | minijinja::value::ValueKind::Bool | minijinja::value::ValueKind::None)
-    {
-        return fail("`unique` of anything but strings, numbers, booleans and none is not supported");
+    if !matches!(
+        wanted.kind(),
+        minijinja::value::ValueKind::Number
+            | minijinja::value::ValueKind::Bool
+            | minijinja::value::ValueKind::None
+    ) {
+        return fail(
+            "`unique` of anything but strings, numbers, booleans and none is not supported",
+        );
     }
     for value in values {
         if compare::equals(value, wanted)? {

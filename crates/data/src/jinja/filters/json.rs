@@ -16,13 +16,18 @@ pub(in crate::jinja) fn tojson(_: &State<'_, '_>, arguments: &[Value]) -> Result
     let [ensure_ascii, indent, separators, sort_keys] = bind("tojson", &arguments[1..], names)?;
     let indent = indentation(indent.as_ref())?;
     let default = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
-    let (item, key) = separators.filter(|separators| !separators.is_none()).map_or(Ok(default), |separators| {
-        match &crate::jinja::types::items_of(&separators)?[..] {
-            [item, key] => Ok((str_of(item, "a separator")?.to_owned(), str_of(key, "a separator")?.to_owned())),
+    let (item, key) = separators.filter(|separators| !separators.is_none()).map_or(
+        Ok(default),
+        |separators| match &crate::jinja::types::items_of(&separators)?[..] {
+            [item, key] => Ok((
+                str_of(item, "a separator")?.to_owned(),
+                str_of(key, "a separator")?.to_owned(),
+            )),
             _ => fail("`separators` of `tojson` are two strings"),
-        }
-    })?;
-    let (ensure_ascii, sort_keys) = (is_true(ensure_ascii.as_ref(), false), is_true(sort_keys.as_ref(), false));
+        },
+    )?;
+    let (ensure_ascii, sort_keys) =
+        (is_true(ensure_ascii.as_ref(), false), is_true(sort_keys.as_ref(), false));
     let mut writer = Writer { text: String::new(), ensure_ascii, indent, item, key, sort_keys };
     writer.value(&arguments[0], 0)?;
     charge(writer.text.len())?;
@@ -72,7 +77,12 @@ impl Writer {
                 self.close(']', empty, depth)?;
             }
             Type::Dict(dict) => self.mapping(pairs_of(dict), depth)?,
-            _ => return fail(format!("an object of type {} is not JSON serializable", type_name(value))),
+            _ => {
+                return fail(format!(
+                    "an object of type {} is not JSON serializable",
+                    type_name(value)
+                ));
+            }
         }
         Ok(())
     }
@@ -99,7 +109,12 @@ impl Writer {
                 Type::Bool(key) => self.text.push_str(if key { "\"true\"" } else { "\"false\"" }),
                 Type::Int(key) => _ = write!(self.text, "\"{key}\""),
                 Type::Float(key) => _ = write!(self.text, "\"{}\"", float(key)),
-                _ => return fail(format!("a key of type {} is not JSON serializable", type_name(key))),
+                _ => {
+                    return fail(format!(
+                        "a key of type {} is not JSON serializable",
+                        type_name(key)
+                    ));
+                }
             }
             self.text.push_str(&self.key);
             self.value(value, depth + 1)?;
@@ -146,7 +161,9 @@ impl Writer {
                 '\x08' => self.text.push_str("\\b"),
                 '\x0c' => self.text.push_str("\\f"),
                 '\0'..='\x1f' => _ = write!(self.text, "\\u{:04x}", u32::from(character)),
-                _ if !self.ensure_ascii || (' '..='~').contains(&character) => self.text.push(character),
+                _ if !self.ensure_ascii || (' '..='~').contains(&character) => {
+                    self.text.push(character)
+                }
                 _ => {
                     for unit in character.encode_utf16(&mut [0; 2]) {
                         _ = write!(self.text, "\\u{unit:04x}");

@@ -7,7 +7,9 @@ use crate::jinja::arguments::bind;
 use crate::jinja::format_spec::whole;
 use crate::jinja::operators;
 use crate::jinja::text::is_space;
-use crate::jinja::types::{Number, Type, fail, index_of, integer, items_of, number_of, type_name, type_of};
+use crate::jinja::types::{
+    Number, Type, fail, index_of, integer, items_of, number_of, type_name, type_of,
+};
 
 pub(in crate::jinja) fn abs(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [] = bind("abs", &arguments[1..], [])?;
@@ -60,7 +62,11 @@ fn parse_integer(text: &str) -> Result<Option<i128>, Error> {
         && !digits.contains("__");
     if !well_formed {
         let other_digits = digits.chars().any(|c| !c.is_ascii() && c.is_numeric());
-        return if other_digits { fail("`int` of digits that are not ASCII is not supported") } else { Ok(None) };
+        return if other_digits {
+            fail("`int` of digits that are not ASCII is not supported")
+        } else {
+            Ok(None)
+        };
     }
     match text.replace('_', "").parse() {
         Ok(value) => Ok(Some(value)),
@@ -75,7 +81,9 @@ fn parse_float(text: &str) -> Option<f64> {
         && !text.starts_with('_')
         && !text.ends_with('_')
         && text.bytes().enumerate().all(|(at, byte)| {
-            byte != b'_' || (text.as_bytes()[at - 1].is_ascii_digit() && text.as_bytes().get(at + 1).is_some_and(u8::is_ascii_digit))
+            byte != b'_'
+                || (text.as_bytes()[at - 1].is_ascii_digit()
+                    && text.as_bytes().get(at + 1).is_some_and(u8::is_ascii_digit))
         });
     if well_formed { text.replace('_', "").parse().ok() } else { None }
 }
@@ -114,9 +122,14 @@ pub(in crate::jinja) fn round(_: &State<'_, '_>, arguments: &[Value]) -> Result<
             };
             let factor = 10_f64.powi(i32::try_from(precision).unwrap_or(0));
             let scaled = value * factor;
-            Ok(Value::from(if method.as_str() == Some("ceil") { scaled.ceil() } else { scaled.floor() } / factor))
+            Ok(Value::from(
+                if method.as_str() == Some("ceil") { scaled.ceil() } else { scaled.floor() }
+                    / factor,
+            ))
         }
-        (Some(_), Some("common")) => fail("`round` of an integer with a negative precision is not supported"),
+        (Some(_), Some("common")) => {
+            fail("`round` of an integer with a negative precision is not supported")
+        }
         (Some(_), _) => fail("the method of `round` is 'common', 'ceil' or 'floor'"),
         _ => fail(format!("`round` of {}", type_name(&arguments[0]))),
     }
@@ -137,7 +150,10 @@ fn round_half_even(value: f64, precision: i64) -> Result<Value, Error> {
 /// `sum(attribute=none, start=0)`.
 pub(in crate::jinja) fn sum(state: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [attribute, start] = bind("sum", &arguments[1..], ["attribute", "start"])?;
-    let path = attribute.filter(|attribute| !attribute.is_none()).map(|attribute| Path::from_argument(&attribute)).transpose()?;
+    let path = attribute
+        .filter(|attribute| !attribute.is_none())
+        .map(|attribute| Path::from_argument(&attribute))
+        .transpose()?;
     let mut total = start.unwrap_or_else(|| Value::from(0));
     if total.as_str().is_some() {
         return fail("`sum` of strings: join them");

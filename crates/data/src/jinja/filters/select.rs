@@ -22,10 +22,13 @@ pub(in crate::jinja) fn map(state: &State<'_, '_>, arguments: &[Value]) -> Resul
                 _ => return fail(format!("`map` has no argument `{name}`")),
             }
         }
-        let Some(attribute) = attribute else { return fail("`map` takes a filter or an attribute") };
+        let Some(attribute) = attribute else {
+            return fail("`map` takes a filter or an attribute");
+        };
         let path = Path::from_argument(&attribute)?;
         let default = default.filter(|default| !default.is_none());
-        let mapped = items.iter().map(|item| path.of(item, default.as_ref())).collect::<Result<_, _>>()?;
+        let mapped =
+            items.iter().map(|item| path.of(item, default.as_ref())).collect::<Result<_, _>>()?;
         return Ok(Generator::value(mapped));
     }
     let [filter, ..] = positional else { return fail("`map` takes a filter or an attribute") };
@@ -33,10 +36,15 @@ pub(in crate::jinja) fn map(state: &State<'_, '_>, arguments: &[Value]) -> Resul
     if !is_filter(filter) {
         return fail(format!("the filter `{filter}` is not supported"));
     }
-    apply_to_each(items, &arguments[2..], |operands| state.apply_filter(filter, operands)).map(Generator::value)
+    apply_to_each(items, &arguments[2..], |operands| state.apply_filter(filter, operands))
+        .map(Generator::value)
 }
 
-fn apply_to_each(items: Vec<Value>, more: &[Value], apply: impl Fn(&[Value]) -> Result<Value, Error>) -> Result<Vec<Value>, Error> {
+fn apply_to_each(
+    items: Vec<Value>,
+    more: &[Value],
+    apply: impl Fn(&[Value]) -> Result<Value, Error>,
+) -> Result<Vec<Value>, Error> {
     let mut operands = vec![Value::UNDEFINED];
     operands.extend_from_slice(more);
     let each = |item| {
@@ -47,7 +55,13 @@ fn apply_to_each(items: Vec<Value>, more: &[Value], apply: impl Fn(&[Value]) -> 
 }
 
 /// Items for which a test, by default truth, gives `wanted`.
-fn choose(state: &State<'_, '_>, value: &Value, path: Option<&Path>, test: &[Value], wanted: bool) -> Result<Value, Error> {
+fn choose(
+    state: &State<'_, '_>,
+    value: &Value,
+    path: Option<&Path>,
+    test: &[Value],
+    wanted: bool,
+) -> Result<Value, Error> {
     let name = test.first().map(|name| str_of(name, "the name of a test")).transpose()?;
     if let Some(name) = name.filter(|name| !is_test(name) && !COMPARISONS.contains(name)) {
         return fail(format!("the test `{name}` is not supported"));
@@ -91,16 +105,28 @@ pub(in crate::jinja) fn reject(state: &State<'_, '_>, arguments: &[Value]) -> Re
     choose(state, &arguments[0], None, &arguments[1..], false)
 }
 
-pub(in crate::jinja) fn selectattr(state: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
+pub(in crate::jinja) fn selectattr(
+    state: &State<'_, '_>,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     choose_by_attribute(state, arguments, true)
 }
 
-pub(in crate::jinja) fn rejectattr(state: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
+pub(in crate::jinja) fn rejectattr(
+    state: &State<'_, '_>,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     choose_by_attribute(state, arguments, false)
 }
 
-fn choose_by_attribute(state: &State<'_, '_>, arguments: &[Value], wanted: bool) -> Result<Value, Error> {
-    let [value, attribute, test @ ..] = arguments else { return fail("`selectattr` and `rejectattr` take the name of an attribute") };
+fn choose_by_attribute(
+    state: &State<'_, '_>,
+    arguments: &[Value],
+    wanted: bool,
+) -> Result<Value, Error> {
+    let [value, attribute, test @ ..] = arguments else {
+        return fail("`selectattr` and `rejectattr` take the name of an attribute");
+    };
     choose(state, value, Some(&Path::from_argument(attribute)?), test, wanted)
 }
 

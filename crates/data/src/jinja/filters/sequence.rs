@@ -7,7 +7,9 @@ use crate::jinja::arguments::{bind, is_true};
 use crate::jinja::limits::charge;
 use crate::jinja::operators::subscript;
 use crate::jinja::printing;
-use crate::jinja::types::{self, Generator, Tuple, Type, fail, items_of, pairs_of, type_name, type_of};
+use crate::jinja::types::{
+    self, Generator, Tuple, Type, fail, items_of, pairs_of, type_name, type_of,
+};
 
 pub(in crate::jinja) fn length(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [] = bind("length", &arguments[1..], [])?;
@@ -62,7 +64,9 @@ pub(in crate::jinja) fn items(_: &State<'_, '_>, arguments: &[Value]) -> Result<
         Type::Dict(dict) => {
             let pairs = pairs_of(dict);
             crate::jinja::limits::charge_items(3 * pairs.len())?;
-            Ok(Generator::value(pairs.into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect()))
+            Ok(Generator::value(
+                pairs.into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect(),
+            ))
         }
         _ => fail(format!("`items` takes a dictionary and not {}", type_name(&arguments[0]))),
     }
@@ -75,7 +79,8 @@ pub(in crate::jinja) fn join(_: &State<'_, '_>, arguments: &[Value]) -> Result<V
         let path = Path::from_argument(&attribute)?;
         items = items.iter().map(|item| path.of(item, None)).collect::<Result<_, _>>()?;
     }
-    let separator = separator.map_or_else(|| Ok(String::new()), |separator| printing::str(&separator))?;
+    let separator =
+        separator.map_or_else(|| Ok(String::new()), |separator| printing::str(&separator))?;
     let mut joined = String::new();
     for (index, item) in items.iter().enumerate() {
         if index > 0 {

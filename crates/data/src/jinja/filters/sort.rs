@@ -17,7 +17,11 @@ fn order_unless_equal(a: &Value, b: &Value) -> Result<Option<Ordering>, Error> {
 type Order = fn(&Value, &Value) -> Result<Option<Ordering>, Error>;
 
 /// Sorts items by keys, stably; `reverse` keeps the order of equal ones.
-fn sort_by_keys(mut keyed: Vec<(Vec<Value>, Value)>, ordered: Order, reverse: bool) -> Result<Vec<Value>, Error> {
+fn sort_by_keys(
+    mut keyed: Vec<(Vec<Value>, Value)>,
+    ordered: Order,
+    reverse: bool,
+) -> Result<Vec<Value>, Error> {
     let mut failure = None;
     let mut order = |a: &[Value], b: &[Value]| -> Ordering {
         for (a, b) in a.iter().zip(b) {
@@ -45,7 +49,8 @@ fn sort_by_keys(mut keyed: Vec<(Vec<Value>, Value)>, ordered: Order, reverse: bo
 
 /// `sort(reverse=false, case_sensitive=false, attribute=none)`.
 pub(in crate::jinja) fn sort(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let [reverse, case_sensitive, attribute] = bind("sort", &arguments[1..], ["reverse", "case_sensitive", "attribute"])?;
+    let [reverse, case_sensitive, attribute] =
+        bind("sort", &arguments[1..], ["reverse", "case_sensitive", "attribute"])?;
     let case_sensitive = is_true(case_sensitive.as_ref(), false);
     let keys = keys_of(attribute.as_ref(), case_sensitive)?;
     let mut keyed = Vec::new();
@@ -59,20 +64,28 @@ pub(in crate::jinja) fn sort(_: &State<'_, '_>, arguments: &[Value]) -> Result<V
 /// The keys that `attribute='a,b'` names.
 fn keys_of(attribute: Option<&Value>, case_sensitive: bool) -> Result<Vec<Key>, Error> {
     match attribute.and_then(Value::as_str) {
-        Some(paths) => paths.split(',').map(|path| Key::new(Some(&Value::from(path)), case_sensitive)).collect(),
+        Some(paths) => paths
+            .split(',')
+            .map(|path| Key::new(Some(&Value::from(path)), case_sensitive))
+            .collect(),
         None => Ok(vec![Key::new(attribute, case_sensitive)?]),
     }
 }
 
 /// Items by one key.
-pub(super) fn sorted_by(items: Vec<Value>, key: &Key, default: Option<&Value>) -> Result<Vec<Value>, Error> {
+pub(super) fn sorted_by(
+    items: Vec<Value>,
+    key: &Key,
+    default: Option<&Value>,
+) -> Result<Vec<Value>, Error> {
     let keyed = items.into_iter().map(|item| Ok((vec![key.of(&item, default)?], item)));
     sort_by_keys(keyed.collect::<Result<_, Error>>()?, compare::order, false)
 }
 
 /// `dictsort(case_sensitive=false, by='key', reverse=false)`.
 pub(in crate::jinja) fn dictsort(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let [case_sensitive, by, reverse] = bind("dictsort", &arguments[1..], ["case_sensitive", "by", "reverse"])?;
+    let [case_sensitive, by, reverse] =
+        bind("dictsort", &arguments[1..], ["case_sensitive", "by", "reverse"])?;
     let by_value = match by.as_ref().map(|by| by.as_str()) {
         None | Some(Some("key")) => false,
         Some(Some("value")) => true,

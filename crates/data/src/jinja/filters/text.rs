@@ -6,7 +6,9 @@ use crate::jinja::arguments::{bind, is_true, required, split};
 use crate::jinja::limits::charge;
 use crate::jinja::methods::{character, string as methods};
 use crate::jinja::text::{byte_of, length, split_lines};
-use crate::jinja::types::{Type, fail, index_of, items_of, pairs_of, str_of, string as text_value, type_name, type_of};
+use crate::jinja::types::{
+    Type, fail, index_of, items_of, pairs_of, str_of, string as text_value, type_name, type_of,
+};
 use crate::jinja::{percent, printing};
 
 /// The text of a filter without arguments.
@@ -36,7 +38,8 @@ pub(in crate::jinja) fn capitalize(_: &State<'_, '_>, arguments: &[Value]) -> Re
 /// Each word begins with a capital; words are parted by white space and by `-({[<`.
 pub(in crate::jinja) fn title(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let text = text_of("title", arguments)?;
-    let parts = |c: char| crate::jinja::text::is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+    let parts =
+        |c: char| crate::jinja::text::is_space(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     let mut result = String::with_capacity(text.len());
     for part in text.split_inclusive(parts) {
         let end = part.trim_end_matches(parts).len();
@@ -51,7 +54,11 @@ pub(in crate::jinja) fn title(_: &State<'_, '_>, arguments: &[Value]) -> Result<
 /// `str(value)`; a marked text keeps its mark.
 pub(in crate::jinja) fn string(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [] = bind("string", &arguments[1..], [])?;
-    if arguments[0].as_str().is_some() { Ok(arguments[0].clone()) } else { text_value(printing::str(&arguments[0])?) }
+    if arguments[0].as_str().is_some() {
+        Ok(arguments[0].clone())
+    } else {
+        text_value(printing::str(&arguments[0])?)
+    }
 }
 
 pub(in crate::jinja) fn safe(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
@@ -65,7 +72,12 @@ pub(in crate::jinja) fn escape(_: &State<'_, '_>, arguments: &[Value]) -> Result
     }
     let text = text_of("escape", arguments)?;
     charge(text.len().saturating_mul(5))?;
-    let escaped = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;").replace('\'', "&#39;").replace('"', "&#34;");
+    let escaped = text
+        .replace('&', "&amp;")
+        .replace('>', "&gt;")
+        .replace('<', "&lt;")
+        .replace('\'', "&#39;")
+        .replace('"', "&#34;");
     Ok(Value::from_safe_string(escaped))
 }
 
@@ -84,7 +96,9 @@ pub(in crate::jinja) fn trim(_: &State<'_, '_>, arguments: &[Value]) -> Result<V
 pub(in crate::jinja) fn replace(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [old, new, count] = bind("replace", &arguments[1..], ["old", "new", "count"])?;
     let (old, new) = (required("replace", "old", old)?, required("replace", "new", new)?);
-    let count = count.filter(|count| !count.is_none()).map_or(Ok(-1), |count| index_of(&count, "`count`"))?;
+    let count = count
+        .filter(|count| !count.is_none())
+        .map_or(Ok(-1), |count| index_of(&count, "`count`"))?;
     let (old, new) = (printing::str(&old)?, printing::str(&new)?);
     methods::replace_parts(&plain(&arguments[0])?, &old, &new, count)
 }
@@ -127,13 +141,18 @@ pub(in crate::jinja) fn center(state: &State<'_, '_>, arguments: &[Value]) -> Re
 
 /// `truncate(length=255, killwords=false, end='...', leeway=5)`.
 pub(in crate::jinja) fn truncate(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    let [most, kill_words, end, leeway] = bind("truncate", &arguments[1..], ["length", "killwords", "end", "leeway"])?;
+    let [most, kill_words, end, leeway] =
+        bind("truncate", &arguments[1..], ["length", "killwords", "end", "leeway"])?;
     crate::jinja::operators::refuse_markup(&[&arguments[0]])?;
     let text = str_of(&arguments[0], "what is truncated")?;
     charge(text.len())?;
-    let most = usize::try_from(most.map_or(Ok(255), |most| index_of(&most, "`length`"))?).unwrap_or(0);
-    let leeway = leeway.filter(|leeway| !leeway.is_none()).map_or(Ok(5), |leeway| index_of(&leeway, "`leeway`"))?;
-    let end = end.map_or_else(|| Ok("...".to_owned()), |end| str_of(&end, "`end`").map(str::to_owned))?;
+    let most =
+        usize::try_from(most.map_or(Ok(255), |most| index_of(&most, "`length`"))?).unwrap_or(0);
+    let leeway = leeway
+        .filter(|leeway| !leeway.is_none())
+        .map_or(Ok(5), |leeway| index_of(&leeway, "`leeway`"))?;
+    let end =
+        end.map_or_else(|| Ok("...".to_owned()), |end| str_of(&end, "`end`").map(str::to_owned))?;
     if most < length(&end) || leeway < 0 {
         return fail("`truncate` to fewer characters than those of its end");
     }
@@ -141,7 +160,11 @@ pub(in crate::jinja) fn truncate(_: &State<'_, '_>, arguments: &[Value]) -> Resu
         return Ok(arguments[0].clone());
     }
     let cut = &text[..byte_of(text, most - length(&end))];
-    let kept = if is_true(kill_words.as_ref(), false) { cut } else { cut.rsplit_once(' ').map_or(cut, |(kept, _)| kept) };
+    let kept = if is_true(kill_words.as_ref(), false) {
+        cut
+    } else {
+        cut.rsplit_once(' ').map_or(cut, |(kept, _)| kept)
+    };
     text_value(format!("{kept}{end}"))
 }
 
@@ -154,10 +177,15 @@ pub(in crate::jinja) fn format(_: &State<'_, '_>, arguments: &[Value]) -> Result
     let format = plain(&arguments[0])?;
     let (positional, named) = split(&arguments[1..]);
     match named {
-        Some(_) if !positional.is_empty() => fail("`format` takes values with names or without, and not both"),
+        Some(_) if !positional.is_empty() => {
+            fail("`format` takes values with names or without, and not both")
+        }
         Some(named) => {
             let pairs = named.args().map(|name| Ok((Value::from(name), named.peek(name)?)));
-            percent::format(&format, &pairs.collect::<Result<Vec<(Value, Value)>, Error>>()?.into_iter().collect())
+            percent::format(
+                &format,
+                &pairs.collect::<Result<Vec<(Value, Value)>, Error>>()?.into_iter().collect(),
+            )
         }
         None => percent::format(&format, &crate::jinja::types::Tuple::value(positional.to_vec())),
     }
@@ -176,11 +204,18 @@ pub(in crate::jinja) fn urlencode(_: &State<'_, '_>, arguments: &[Value]) -> Res
             };
             items_of(value)?.into_iter().map(pair).collect::<Result<_, _>>()?
         }
-        Type::Range(_) | Type::Undefined | Type::Other(_) => return fail(format!("`urlencode` of {} is not supported", type_name(value))),
+        Type::Range(_) | Type::Undefined | Type::Other(_) => {
+            return fail(format!("`urlencode` of {} is not supported", type_name(value)));
+        }
         _ => return text_value(quote(&printing::str(value)?, true)),
     };
-    let encode =
-        |(key, value): (Value, Value)| Ok(format!("{}={}", quote(&printing::str(&key)?, false), quote(&printing::str(&value)?, false)));
+    let encode = |(key, value): (Value, Value)| {
+        Ok(format!(
+            "{}={}",
+            quote(&printing::str(&key)?, false),
+            quote(&printing::str(&value)?, false)
+        ))
+    };
     text_value(pairs.into_iter().map(encode).collect::<Result<Vec<_>, Error>>()?.join("&"))
 }
 
@@ -190,7 +225,9 @@ fn quote(text: &str, path: bool) -> String {
     let mut result = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => result.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => {
+                result.push(char::from(byte))
+            }
             b'/' if path => result.push('/'),
             b' ' if !path => result.push('+'),
             _ => _ = write!(result, "%{byte:02X}"),

@@ -3,8 +3,13 @@
 use super::Token;
 use crate::jinja::refusal::{Refusal, refuse};
 
-/// A number at the beginning of `text`, and its length in bytes. After a dot, as in `x.0`, it has no fraction.
-pub(super) fn number(text: &str, after_dot: bool, line: u32) -> Result<Option<(Token, usize)>, Refusal> {
+/// A number at the beginning of `text`, and its length in bytes. After a dot, as in `x.0`, it has
+/// no fraction.
+pub(super) fn number(
+    text: &str,
+    after_dot: bool,
+    line: u32,
+) -> Result<Option<(Token, usize)>, Refusal> {
     if !after_dot && let Some(length) = float_length(text) {
         let written = text[..length].replace('_', "");
         return match written.parse::<f64>() {
@@ -17,7 +22,9 @@ pub(super) fn number(text: &str, after_dot: bool, line: u32) -> Result<Option<(T
     let digits = if radix == 10 { written.as_str() } else { &written[2..] };
     match i128::from_str_radix(digits, radix) {
         Ok(value) => Ok(Some((Token::Int(value), length))),
-        Err(_) => refuse(line, format!("the number {written} is too large: integers have up to 127 bits")),
+        Err(_) => {
+            refuse(line, format!("the number {written} is too large: integers have up to 127 bits"))
+        }
     }
 }
 
@@ -52,7 +59,8 @@ fn integer_length(text: &str) -> Option<(usize, u32)> {
     for (radix, prefixes) in [(2, ["0b", "0B"]), (8, ["0o", "0O"]), (16, ["0x", "0X"])] {
         if prefixes.iter().any(|prefix| text.starts_with(prefix)) {
             let after = &text[2..];
-            let length = after.find(|c: char| !(c.is_digit(radix) || c == '_')).unwrap_or(after.len());
+            let length =
+                after.find(|c: char| !(c.is_digit(radix) || c == '_')).unwrap_or(after.len());
             if length > 0 {
                 return Some((2 + length, radix));
             }
@@ -68,7 +76,9 @@ fn integer_length(text: &str) -> Option<(usize, u32)> {
 
 /// A string at the beginning of `text`, and its length in bytes with the quotes.
 pub(super) fn string(text: &str, line: u32) -> Result<Option<(String, usize)>, Refusal> {
-    let Some(quote) = text.chars().next().filter(|c| matches!(c, '\'' | '"')) else { return Ok(None) };
+    let Some(quote) = text.chars().next().filter(|c| matches!(c, '\'' | '"')) else {
+        return Ok(None);
+    };
     let mut escaped = false;
     for (at, character) in text.char_indices().skip(1) {
         match character {
@@ -100,13 +110,19 @@ fn unescape(text: &str, line: u32) -> Result<String, Refusal> {
             't' => (Some('\t'), 1),
             'v' => (Some('\x0b'), 1),
             '0'..='7' => {
-                let length = after.bytes().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
+                let length =
+                    after.bytes().take(3).take_while(|byte| (b'0'..=b'7').contains(byte)).count();
                 (Some(code_point(&after[..length], 8, line)?), length)
             }
             'x' => (Some(hexadecimal(after, 2, line)?), 3),
             'u' => (Some(hexadecimal(after, 4, line)?), 5),
             'U' => (Some(hexadecimal(after, 8, line)?), 9),
-            'N' => return refuse(line, "`\\N{…}` in a string is not supported: write the character itself"),
+            'N' => {
+                return refuse(
+                    line,
+                    "`\\N{…}` in a string is not supported: write the character itself",
+                );
+            }
             _ => {
                 result.push('\\');
                 (Some(letter), letter.len_utf8())
@@ -129,7 +145,12 @@ fn hexadecimal(after: &str, digits: usize, line: u32) -> Result<char, Refusal> {
 fn code_point(digits: &str, radix: u32, line: u32) -> Result<char, Refusal> {
     match u32::from_str_radix(digits, radix).ok().and_then(char::from_u32) {
         Some(character) => Ok(character),
-        None => refuse(line, format!("the escape {digits} in a string is no character (half a surrogate pair is not supported)")),
+        None => refuse(
+            line,
+            format!(
+                "the escape {digits} in a string is no character (half a surrogate pair is not supported)"
+            ),
+        ),
     }
 }
 

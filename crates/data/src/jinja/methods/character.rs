@@ -25,9 +25,11 @@ fn is_cased(character: char) -> bool {
     character.is_lowercase() || character.is_uppercase() || is_title(character)
 }
 
-/// The title case of a character: that of Georgian letters, digraphs and Greek letters with iota below is not their upper case.
+/// The title case of a character: that of Georgian letters, digraphs and Greek letters with iota
+/// below is not their upper case.
 fn title_case(character: char) -> Result<String, Error> {
-    if matches!(character, '\u{1c4}'..='\u{1cc}' | '\u{1f1}'..='\u{1f3}' | '\u{10d0}'..='\u{10ff}' | '\u{1f80}'..='\u{1fff}') {
+    if matches!(character, '\u{1c4}'..='\u{1cc}' | '\u{1f1}'..='\u{1f3}' | '\u{10d0}'..='\u{10ff}' | '\u{1f80}'..='\u{1fff}')
+    {
         return fail(format!("the title case of {character:?} is not supported"));
     }
     let mut upper = character.to_uppercase();
@@ -121,7 +123,8 @@ fn is_of(name: &str, character: char) -> Result<bool, Error> {
     }
     let mut buffer = [0; 4];
     let text: &str = character.encode_utf8(&mut buffer);
-    let (letter, decimal, number) = (LETTER.is_match(text), DECIMAL.is_match(text), NUMBER.is_match(text));
+    let (letter, decimal, number) =
+        (LETTER.is_match(text), DECIMAL.is_match(text), NUMBER.is_match(text));
     match name {
         "isalpha" => Ok(letter),
         "isdecimal" => Ok(decimal),

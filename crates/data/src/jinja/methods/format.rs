@@ -55,7 +55,9 @@ impl Fields<'_> {
             return fail("`format`: fields are nested too deeply");
         }
         let (name, spec) = field.split_at(end_of_name(field));
-        let (name, conversion) = name.split_once('!').map_or((name, None), |(name, conversion)| (name, Some(conversion)));
+        let (name, conversion) = name
+            .split_once('!')
+            .map_or((name, None), |(name, conversion)| (name, Some(conversion)));
         let value = self.value(name)?;
         let spec = self.fill(spec.strip_prefix(':').unwrap_or_default(), depth - 1)?;
         match conversion {
@@ -73,7 +75,9 @@ impl Fields<'_> {
         let mut value = self.argument(first)?;
         while !path.is_empty() {
             if let Some(after) = path.strip_prefix('[') {
-                let Some((key, after)) = after.split_once(']') else { return fail("`format`: `[` has no end") };
+                let Some((key, after)) = after.split_once(']') else {
+                    return fail("`format`: `[` has no end");
+                };
                 let key = key.parse::<i64>().map_or_else(|_| Value::from(key), Value::from);
                 value = subscript::get_item(&value, &key)?;
                 path = after;
@@ -138,7 +142,11 @@ fn format_value(value: &Value, spec: &str) -> Result<String, Error> {
     let mut form = parse(spec)?;
     match type_of(value) {
         Type::Str(text) => {
-            if !matches!(form.kind, None | Some('s')) || form.sign.is_some() || form.alternate || form.grouping.is_some() {
+            if !matches!(form.kind, None | Some('s'))
+                || form.sign.is_some()
+                || form.alternate
+                || form.grouping.is_some()
+            {
                 return fail(format!("`format`: {spec:?} is no format of a string"));
             }
             let kept = form.precision.map_or(text.len(), |count| byte_of(text, count));
@@ -148,14 +156,17 @@ fn format_value(value: &Value, spec: &str) -> Result<String, Error> {
             form.pad(&text[..kept], '<')
         }
         Type::Bool(value) if form.kind.is_none() => form.pad(if value { "1" } else { "0" }, '>'),
-        Type::Float(number) if form.kind.is_none() && form.precision.is_none() && form.grouping.is_none() => {
+        Type::Float(number)
+            if form.kind.is_none() && form.precision.is_none() && form.grouping.is_none() =>
+        {
             let text = printing::float(number);
-            let sign = form.sign.filter(|_| !text.starts_with('-')).map(String::from).unwrap_or_default();
+            let sign =
+                form.sign.filter(|_| !text.starts_with('-')).map(String::from).unwrap_or_default();
             form.pad(&format!("{sign}{text}"), '>')
         }
-        Type::Float(_) if form.kind.is_none() => {
-            fail("`format` of a floating-point number with a precision but without a kind is not supported")
-        }
+        Type::Float(_) if form.kind.is_none() => fail(
+            "`format` of a floating-point number with a precision but without a kind is not supported",
+        ),
         _ if number_of(value).is_some() => {
             if form.fill == '0' && form.align == Some('=') && form.grouping.is_some() {
                 return fail("`format` of grouped digits filled with zeros is not supported");
@@ -163,7 +174,10 @@ fn format_value(value: &Value, spec: &str) -> Result<String, Error> {
             let text = form.number(value)?;
             form.pad(&text, '>')
         }
-        _ => fail(format!("`format` of a value of type {} with {spec:?} is not supported", type_name(value))),
+        _ => fail(format!(
+            "`format` of a value of type {} with {spec:?} is not supported",
+            type_name(value)
+        )),
     }
 }
 
@@ -191,16 +205,23 @@ fn parse(spec: &str) -> Result<Form, Error> {
         (form.fill, form.align) = ('0', Some('='));
     }
     while let Some(digit) = skip("0123456789") {
-        form.width = form.width.saturating_mul(10).saturating_add(digit.to_digit(10).unwrap_or(0) as usize);
+        form.width =
+            form.width.saturating_mul(10).saturating_add(digit.to_digit(10).unwrap_or(0) as usize);
     }
     form.grouping = skip(",_");
     if skip(".").is_some() {
         let mut precision = 0_usize;
         while let Some(digit) = skip("0123456789") {
-            precision = precision.saturating_mul(10).saturating_add(digit.to_digit(10).unwrap_or(0) as usize);
+            precision = precision
+                .saturating_mul(10)
+                .saturating_add(digit.to_digit(10).unwrap_or(0) as usize);
         }
         form.precision = Some(precision);
     }
     form.kind = skip("bcdeEfFgGnosxX%");
-    if characters.is_empty() { Ok(form) } else { fail(format!("`format`: the format {spec:?} is not supported")) }
+    if characters.is_empty() {
+        Ok(form)
+    } else {
+        fail(format!("`format`: the format {spec:?} is not supported"))
+    }
 }

@@ -6,8 +6,13 @@ use crate::jinja::arguments::{bind, required};
 use crate::jinja::text::{byte_of, length};
 use crate::jinja::types::{fail, index_of, integer, str_of, type_name};
 
-/// The bytes of `text[start:end]`, and the place of the first character; none if `start` is beyond the end.
-fn section(text: &str, start: Option<&Value>, end: Option<&Value>) -> Result<Option<(usize, usize)>, Error> {
+/// The bytes of `text[start:end]`, and the place of the first character; none if `start` is beyond
+/// the end.
+fn section(
+    text: &str,
+    start: Option<&Value>,
+    end: Option<&Value>,
+) -> Result<Option<(usize, usize)>, Error> {
     let given = |value: Option<&Value>| value.is_some_and(|value| !value.is_none());
     if !given(start) && !given(end) {
         return Ok(Some((0, text.len())));
@@ -18,7 +23,11 @@ fn section(text: &str, start: Option<&Value>, end: Option<&Value>) -> Result<Opt
             Some(value) if !value.is_none() => {
                 let index = index_of(value, "a place in a string")?;
                 let from_end = usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX);
-                Ok(if index < 0 { count.saturating_sub(from_end) } else { usize::try_from(index).unwrap_or(usize::MAX) })
+                Ok(if index < 0 {
+                    count.saturating_sub(from_end)
+                } else {
+                    usize::try_from(index).unwrap_or(usize::MAX)
+                })
             }
             _ => Ok(default),
         }
@@ -65,10 +74,17 @@ pub(super) fn affix(text: &str, name: &str, arguments: &[Value]) -> Result<Value
     let affix = required(name, "prefix", affix)?;
     let section = section(text, start.as_ref(), end.as_ref())?.map(|(from, to)| &text[from..to]);
     let holds = |affix: &Value| match affix.as_str() {
-        Some(affix) => Ok(section.is_some_and(|text| if name == "startswith" { text.starts_with(affix) } else { text.ends_with(affix) })),
-        None => fail(format!("`{name}` takes a string or a tuple of strings and not {}", type_name(affix))),
+        Some(affix) => Ok(section.is_some_and(|text| {
+            if name == "startswith" { text.starts_with(affix) } else { text.ends_with(affix) }
+        })),
+        None => fail(format!(
+            "`{name}` takes a string or a tuple of strings and not {}",
+            type_name(affix)
+        )),
     };
-    let Some(tuple) = affix.downcast_object_ref::<crate::jinja::types::Tuple>() else { return holds(&affix).map(Value::from) };
+    let Some(tuple) = affix.downcast_object_ref::<crate::jinja::types::Tuple>() else {
+        return holds(&affix).map(Value::from);
+    };
     for affix in &tuple.items {
         if holds(affix)? {
             return Ok(Value::from(true));

@@ -80,7 +80,8 @@ pub(super) fn partition(text: &str, name: &str, arguments: &[Value]) -> Result<V
     if separator.is_empty() {
         return fail(format!("`{name}` with an empty separator"));
     }
-    let found = if name == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
+    let found =
+        if name == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
     let parts = match (found, name) {
         (Some((before, after)), _) => [before, separator, after],
         (None, "partition") => [text, "", ""],

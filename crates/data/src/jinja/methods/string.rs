@@ -10,7 +10,13 @@ use crate::jinja::text::{is_space, length};
 use crate::jinja::types::{fail, index_of, items_of, str_of, string, type_name};
 
 /// The result of a method; none if strings have no such method here.
-pub(super) fn call(_: &State<'_, '_>, object: &Value, text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
+pub(super) fn call(
+    _: &State<'_, '_>,
+    object: &Value,
+    text: &str,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Option<Value>, Error> {
     let value = match name {
         "strip" | "lstrip" | "rstrip" => {
             let [characters] = bind(name, arguments, ["chars"])?;
@@ -55,13 +61,19 @@ fn without_arguments(text: &str, name: &str) -> Result<Option<Value>, Error> {
         "isascii" => Value::from(text.is_ascii()),
         "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
         "isprintable" => Value::from(text.chars().all(printing::is_printable)),
-        "isalpha" | "isalnum" | "isdigit" | "isdecimal" | "isnumeric" => Value::from(character::is_all(name, text)?),
+        "isalpha" | "isalnum" | "isdigit" | "isdecimal" | "isnumeric" => {
+            Value::from(character::is_all(name, text)?)
+        }
         _ => return Ok(None),
     }))
 }
 
 /// `strip(chars)` at one or both ends.
-pub(in crate::jinja) fn strip(object: &Value, name: &str, characters: Option<&Value>) -> Result<Value, Error> {
+pub(in crate::jinja) fn strip(
+    object: &Value,
+    name: &str,
+    characters: Option<&Value>,
+) -> Result<Value, Error> {
     let text = object.as_str().unwrap_or_default();
     let stripped = match characters.filter(|characters| !characters.is_none()) {
         None => strip_by(text, name, is_space),
@@ -86,9 +98,16 @@ fn replace(text: &str, arguments: &[Value]) -> Result<Value, Error> {
 }
 
 /// `text.replace(old, new, count)`; a negative count means all.
-pub(in crate::jinja) fn replace_parts(text: &str, old: &str, new: &str, count: i64) -> Result<Value, Error> {
+pub(in crate::jinja) fn replace_parts(
+    text: &str,
+    old: &str,
+    new: &str,
+    count: i64,
+) -> Result<Value, Error> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
-    let places = if old.is_empty() { length(text) + 1 } else { text.matches(old).take(count).count() }.min(count);
+    let places =
+        if old.is_empty() { length(text) + 1 } else { text.matches(old).take(count).count() }
+            .min(count);
     charge(text.len().saturating_add(places.saturating_mul(new.len())))?;
     if places == 0 {
         return Ok(Value::from(text));
@@ -99,7 +118,8 @@ pub(in crate::jinja) fn replace_parts(text: &str, old: &str, new: &str, count: i
 fn remove_affix(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [affix] = arguments else { return fail(format!("`{name}` takes one argument")) };
     let affix = str_of(affix, "a prefix or suffix")?;
-    let rest = if name == "removeprefix" { text.strip_prefix(affix) } else { text.strip_suffix(affix) };
+    let rest =
+        if name == "removeprefix" { text.strip_prefix(affix) } else { text.strip_suffix(affix) };
     string(rest.unwrap_or(text))
 }
 
@@ -120,15 +140,18 @@ pub(in crate::jinja) fn join_strings(separator: &str, items: &Value) -> Result<V
 /// `ljust`, `rjust`, `center` and `zfill`.
 fn justify(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let [width, fill] = bind(name, arguments, ["width", "fillchar"])?;
-    let width = usize::try_from(index_of(&required(name, "width", width)?, "`width`")?).unwrap_or(0);
+    let width =
+        usize::try_from(index_of(&required(name, "width", width)?, "`width`")?).unwrap_or(0);
     let missing = width.saturating_sub(length(text));
     let fill = match &fill {
         _ if name == "zfill" => '0',
         None => ' ',
-        Some(fill) => match (fill.as_str().and_then(|fill| fill.chars().next()), fill.as_str().map(length)) {
-            (Some(character), Some(1)) => character,
-            _ => return fail(format!("the fill character of `{name}` is not one character")),
-        },
+        Some(fill) => {
+            match (fill.as_str().and_then(|fill| fill.chars().next()), fill.as_str().map(length)) {
+                (Some(character), Some(1)) => character,
+                _ => return fail(format!("the fill character of `{name}` is not one character")),
+            }
+        }
     };
     charge(text.len().saturating_add(missing.saturating_mul(fill.len_utf8())))?;
     let filled = |count: usize| fill.to_string().repeat(count);
@@ -141,7 +164,8 @@ fn justify(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> 
             format!("{}{text}{}", filled(left), filled(missing - left))
         }
         _ => {
-            let sign = text.chars().next().filter(|c| matches!(c, '+' | '-')).map_or(0, char::len_utf8);
+            let sign =
+                text.chars().next().filter(|c| matches!(c, '+' | '-')).map_or(0, char::len_utf8);
             format!("{}{}{}", &text[..sign], filled(missing), &text[sign..])
         }
     }))

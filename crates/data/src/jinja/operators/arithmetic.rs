@@ -5,7 +5,10 @@ use minijinja::{Error, Value};
 use crate::jinja::types::{Number, fail, integer, number_of, type_name};
 
 /// Applies a binary operator from the left.
-pub(in crate::jinja) fn combine(operands: &[Value], apply: impl Fn(&Value, &Value) -> Result<Value, Error>) -> Result<Value, Error> {
+pub(in crate::jinja) fn combine(
+    operands: &[Value],
+    apply: impl Fn(&Value, &Value) -> Result<Value, Error>,
+) -> Result<Value, Error> {
     let mut result = operands[0].clone();
     for operand in &operands[1..] {
         result = apply(&result, operand)?;
@@ -13,7 +16,11 @@ pub(in crate::jinja) fn combine(operands: &[Value], apply: impl Fn(&Value, &Valu
     Ok(result)
 }
 
-pub(in crate::jinja) fn unsupported<T>(operator: &str, left: &Value, right: &Value) -> Result<T, Error> {
+pub(in crate::jinja) fn unsupported<T>(
+    operator: &str,
+    left: &Value,
+    right: &Value,
+) -> Result<T, Error> {
     let undefined = left.is_undefined() || right.is_undefined();
     let what = if undefined { "an undefined value is used" } else { "unsupported types" };
     fail(format!("{what}: {} {operator} {}", type_name(left), type_name(right)))
@@ -31,18 +38,26 @@ pub(in crate::jinja) fn numbers(
     of_integers: impl Fn(i128, i128) -> Option<i128>,
     of_floats: impl Fn(f64, f64) -> Option<f64>,
 ) -> Result<Value, Error> {
-    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else { return unsupported(operator, left, right) };
+    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else {
+        return unsupported(operator, left, right);
+    };
     let divides = matches!(operator, "//" | "%");
     if divides && matches!(b, Number::Int(0) | Number::Float(0.0)) {
         return fail(format!("division by zero: `{operator}`"));
     }
     match (a, b) {
-        (Number::Int(a), Number::Int(b)) => of_integers(a, b).map_or_else(|| overflow(operator), |value| Ok(integer(value))),
-        (a, b) => of_floats(float(a), float(b)).map_or_else(|| overflow(operator), |value| Ok(Value::from(value))),
+        (Number::Int(a), Number::Int(b)) => {
+            of_integers(a, b).map_or_else(|| overflow(operator), |value| Ok(integer(value)))
+        }
+        (a, b) => of_floats(float(a), float(b))
+            .map_or_else(|| overflow(operator), |value| Ok(Value::from(value))),
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "as Python's float() of an integer, which rounds to the nearest")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "as Python's float() of an integer, which rounds to the nearest"
+)]
 fn float(number: Number) -> f64 {
     match number {
         Number::Int(value) => value as f64,
@@ -51,8 +66,11 @@ fn float(number: Number) -> f64 {
 }
 
 pub(in crate::jinja) fn divide(left: &Value, right: &Value) -> Result<Value, Error> {
-    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else { return unsupported("/", left, right) };
-    let inexact = |number: &Number| matches!(number, Number::Int(value) if value.unsigned_abs() > 1 << 53);
+    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else {
+        return unsupported("/", left, right);
+    };
+    let inexact =
+        |number: &Number| matches!(number, Number::Int(value) if value.unsigned_abs() > 1 << 53);
     if inexact(&a) || inexact(&b) {
         return fail("`/` of integers beyond 2^53 is not supported");
     }
@@ -93,7 +111,9 @@ pub(in crate::jinja) fn floor_quotient_float(a: f64, b: f64) -> Option<f64> {
 }
 
 pub(in crate::jinja) fn power(left: &Value, right: &Value) -> Result<Value, Error> {
-    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else { return unsupported("**", left, right) };
+    let (Some(a), Some(b)) = (number_of(left), number_of(right)) else {
+        return unsupported("**", left, right);
+    };
     if let (Number::Int(base), Number::Int(exponent)) = (&a, &b)
         && *exponent >= 0
     {
@@ -103,12 +123,18 @@ pub(in crate::jinja) fn power(left: &Value, right: &Value) -> Result<Value, Erro
     }
     let (a, b) = (float(a), float(b));
     let value = a.powf(b);
-    if value.is_finite() { Ok(Value::from(value)) } else { fail("the result of `**` is no finite number") }
+    if value.is_finite() {
+        Ok(Value::from(value))
+    } else {
+        fail("the result of `**` is no finite number")
+    }
 }
 
 pub(in crate::jinja) fn negative(operand: &Value) -> Result<Value, Error> {
     match number_of(operand) {
-        Some(Number::Int(value)) => value.checked_neg().map_or_else(|| overflow("-"), |value| Ok(integer(value))),
+        Some(Number::Int(value)) => {
+            value.checked_neg().map_or_else(|| overflow("-"), |value| Ok(integer(value)))
+        }
         Some(Number::Float(value)) => Ok(Value::from(-value)),
         None => fail(format!("bad operand of `-`: {}", type_name(operand))),
     }
@@ -128,11 +154,16 @@ mod tests {
 
     #[test]
     fn division_rounds_down_and_the_remainder_has_the_divisors_sign() {
-        for (a, b, quotient, rest) in [(7, 2, 3, 1), (-7, 2, -4, 1), (7, -2, -4, -1), (-7, -2, 3, -1)] {
+        for (a, b, quotient, rest) in
+            [(7, 2, 3, 1), (-7, 2, -4, 1), (7, -2, -4, -1), (-7, -2, 3, -1)]
+        {
             assert_eq!((floor_quotient(a, b), remainder(a, b)), (Some(quotient), Some(rest)));
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let (a, b, quotient, rest) = (a as f64, b as f64, quotient as f64, rest as f64);
-            assert_eq!((floor_quotient_float(a, b), remainder_float(a, b)), (Some(quotient), Some(rest)));
+            assert_eq!(
+                (floor_quotient_float(a, b), remainder_float(a, b)),
+                (Some(quotient), Some(rest))
+            );
         }
     }
 }

@@ -20,7 +20,10 @@ pub(in crate::jinja) fn less(_: &State<'_, '_>, operands: &[Value]) -> Result<Va
     ordered("<", &operands[0], &operands[1]).map(Value::from)
 }
 
-pub(in crate::jinja) fn less_or_equal(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
+pub(in crate::jinja) fn less_or_equal(
+    _: &State<'_, '_>,
+    operands: &[Value],
+) -> Result<Value, Error> {
     ordered("<=", &operands[0], &operands[1]).map(Value::from)
 }
 
@@ -28,7 +31,10 @@ pub(in crate::jinja) fn greater(_: &State<'_, '_>, operands: &[Value]) -> Result
     ordered(">", &operands[0], &operands[1]).map(Value::from)
 }
 
-pub(in crate::jinja) fn greater_or_equal(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
+pub(in crate::jinja) fn greater_or_equal(
+    _: &State<'_, '_>,
+    operands: &[Value],
+) -> Result<Value, Error> {
     ordered(">=", &operands[0], &operands[1]).map(Value::from)
 }
 
@@ -82,7 +88,9 @@ fn equals_at(left: &Value, right: &Value, depth: usize) -> Result<bool, Error> {
             Ok(a == b)
         }
         (Type::None, Type::None) | (Type::Undefined, Type::Undefined) => Ok(true),
-        (Type::List, Type::List) | (Type::Tuple(_), Type::Tuple(_)) | (Type::Range(_), Type::Range(_)) => equal_items(left, right, depth),
+        (Type::List, Type::List)
+        | (Type::Tuple(_), Type::Tuple(_))
+        | (Type::Range(_), Type::Range(_)) => equal_items(left, right, depth),
         (Type::Dict(a), Type::Dict(b)) => {
             if a.enumerator_len() != b.enumerator_len() {
                 return Ok(false);
@@ -95,7 +103,9 @@ fn equals_at(left: &Value, right: &Value, depth: usize) -> Result<bool, Error> {
             }
             Ok(true)
         }
-        (Type::View(_), Type::View(_)) | (Type::Generator(_), Type::Generator(_)) | (Type::Other(_), Type::Other(_)) => {
+        (Type::View(_), Type::View(_))
+        | (Type::Generator(_), Type::Generator(_))
+        | (Type::Other(_), Type::Other(_)) => {
             fail(format!("comparing values of type {} is not supported", type_name(left)))
         }
         _ => Ok(false),
@@ -129,7 +139,10 @@ fn compare_numbers(a: &Number, b: &Number) -> Option<Ordering> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a float beyond the integers saturates, and its sign decides")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a float beyond the integers saturates, and its sign decides"
+)]
 fn compare_exactly(a: i128, b: f64) -> Option<Ordering> {
     if b.is_nan() {
         return None;
@@ -153,7 +166,12 @@ pub(in crate::jinja) fn order(left: &Value, right: &Value) -> Result<Option<Orde
     order_at("<", left, right, 0)
 }
 
-fn order_at(operator: &str, left: &Value, right: &Value, depth: usize) -> Result<Option<Ordering>, Error> {
+fn order_at(
+    operator: &str,
+    left: &Value,
+    right: &Value,
+    depth: usize,
+) -> Result<Option<Ordering>, Error> {
     if depth > MAX_DEPTH {
         return fail("values that are nested too deeply are compared");
     }

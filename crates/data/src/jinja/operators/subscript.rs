@@ -5,7 +5,8 @@ use minijinja::{Error, State, Value};
 use crate::jinja::limits::charge;
 use crate::jinja::registry::{is_forbidden, methods_of};
 use crate::jinja::types::{
-    BoundMethod, Generator, Range, Tuple, Type, fail, index_of, integer, list, number_of, string, type_name, type_of,
+    BoundMethod, Generator, Range, Tuple, Type, fail, index_of, integer, list, number_of, string,
+    type_name, type_of,
 };
 use crate::jinja::{text, types};
 
@@ -61,7 +62,9 @@ pub(in crate::jinja) fn as_key(key: &Value) -> Value {
     match type_of(key) {
         Type::Bool(value) => Value::from(i64::from(value)),
         #[expect(clippy::cast_possible_truncation, reason = "the bounds are checked")]
-        Type::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Value::from(value as i64),
+        Type::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => {
+            Value::from(value as i64)
+        }
         _ => key.clone(),
     }
 }
@@ -92,14 +95,20 @@ fn position(key: &Value, length: impl FnOnce() -> usize) -> Option<usize> {
         types::Number::Float(_) => return None,
     };
     let length = length();
-    let index = if index < 0 { length.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)? } else { usize::try_from(index).ok()? };
+    let index = if index < 0 {
+        length.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)?
+    } else {
+        usize::try_from(index).ok()?
+    };
     (index < length).then_some(index)
 }
 
 /// `object[start:stop:step]`.
 pub(in crate::jinja) fn slice(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     let [object, start, stop, step] = operands else { return fail("a slice has three parts") };
-    let part = |value: &Value, what| if value.is_none() { Ok(None) } else { index_of(value, what).map(Some) };
+    let part = |value: &Value, what| {
+        if value.is_none() { Ok(None) } else { index_of(value, what).map(Some) }
+    };
     let (start, stop) = (part(start, "the start of a slice")?, part(stop, "the stop of a slice")?);
     let step = part(step, "the step of a slice")?.unwrap_or(1);
     if step == 0 {
@@ -120,7 +129,12 @@ pub(in crate::jinja) fn slice(_: &State<'_, '_>, operands: &[Value]) -> Result<V
             let places = places(range.length, start, stop, step);
             let at = |place: i64| range.start.saturating_add(range.step.saturating_mul(place));
             let step = range.step.saturating_mul(places.step);
-            Ok(Value::from_object(Range { start: at(places.first), stop: at(places.last), step, length: places.count }))
+            Ok(Value::from_object(Range {
+                start: at(places.first),
+                stop: at(places.last),
+                step,
+                length: places.count,
+            }))
         }
         Type::Undefined => fail("an undefined value is sliced"),
         _ => fail(format!("a value of type {} cannot be sliced", type_name(object))),
@@ -135,10 +149,17 @@ fn slice_str(text: &str, start: Option<i64>, stop: Option<i64>, step: i64) -> Re
             let first = usize::try_from(places.first).unwrap_or(0).min(text.len());
             return Ok(Value::from(&text[first..first + places.count]));
         }
-        return string(places.indices().map(|index| char::from(text.as_bytes()[index])).collect::<String>());
+        return string(
+            places.indices().map(|index| char::from(text.as_bytes()[index])).collect::<String>(),
+        );
     }
     let characters: Vec<char> = text.chars().collect();
-    string(places(characters.len(), start, stop, step).indices().map(|index| characters[index]).collect::<String>())
+    string(
+        places(characters.len(), start, stop, step)
+            .indices()
+            .map(|index| characters[index])
+            .collect::<String>(),
+    )
 }
 
 /// The places of a slice: the first, the one before which it ends, the distance, and how many.
@@ -151,7 +172,9 @@ struct Places {
 
 impl Places {
     fn indices(&self) -> impl Iterator<Item = usize> + '_ {
-        let place = |number: usize| self.first.wrapping_add(self.step.wrapping_mul(number.cast_signed() as i64));
+        let place = |number: usize| {
+            self.first.wrapping_add(self.step.wrapping_mul(number.cast_signed() as i64))
+        };
         (0..self.count).filter_map(move |number| usize::try_from(place(number)).ok())
     }
 }
@@ -160,11 +183,14 @@ impl Places {
 fn places(length: usize, start: Option<i64>, stop: Option<i64>, step: i64) -> Places {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
     let (lowest, highest) = if step > 0 { (0, length) } else { (-1, length - 1) };
-    let clamp = |index: i64| (if index < 0 { index.saturating_add(length) } else { index }).clamp(lowest, highest);
+    let clamp = |index: i64| {
+        (if index < 0 { index.saturating_add(length) } else { index }).clamp(lowest, highest)
+    };
     let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
     let (first, last) = (start.map_or(first, clamp), stop.map_or(last, clamp));
     let distance = if step > 0 { last - first } else { first - last };
-    let count = if distance <= 0 { 0 } else { (distance.unsigned_abs() - 1) / step.unsigned_abs() + 1 };
+    let count =
+        if distance <= 0 { 0 } else { (distance.unsigned_abs() - 1) / step.unsigned_abs() + 1 };
     Places { first, last, step, count: usize::try_from(count).unwrap_or(0) }
 }
 
@@ -183,7 +209,9 @@ pub(in crate::jinja) fn length(value: &Value) -> Result<Value, Error> {
             text::length(text)
         }
         Type::Undefined => 0,
-        Type::List | Type::Tuple(_) | Type::Dict(_) | Type::View(_) | Type::Range(_) => value.len().unwrap_or(0),
+        Type::List | Type::Tuple(_) | Type::Dict(_) | Type::View(_) | Type::Range(_) => {
+            value.len().unwrap_or(0)
+        }
         _ => return fail(format!("a value of type {} has no length", type_name(value))),
     };
     Ok(integer(length as i128))

@@ -1,4 +1,5 @@
-//! Expressions, from the weakest operator to the strongest; each level is one method of `jinja2/parser.py`.
+//! Expressions, from the weakest operator to the strongest; each level is one method of
+//! `jinja2/parser.py`.
 
 use super::{MAX_BRANCHES, Parser};
 use crate::jinja::lexer::Token;
@@ -18,11 +19,18 @@ impl Parser {
         self.tuple_of(Self::or, &[])
     }
 
-    pub(super) fn tuple_without_condition_until(&mut self, ends: &[&str]) -> Result<Expression, Refusal> {
+    pub(super) fn tuple_without_condition_until(
+        &mut self,
+        ends: &[&str],
+    ) -> Result<Expression, Refusal> {
         self.tuple_of(Self::or, ends)
     }
 
-    fn tuple_of(&mut self, parse: fn(&mut Self) -> Result<Expression, Refusal>, ends: &[&str]) -> Result<Expression, Refusal> {
+    fn tuple_of(
+        &mut self,
+        parse: fn(&mut Self) -> Result<Expression, Refusal>,
+        ends: &[&str],
+    ) -> Result<Expression, Refusal> {
         let line = self.line();
         let first = self.nested(parse)?;
         if !self.at_operator(",") {
@@ -49,8 +57,12 @@ impl Parser {
         while self.skip_name("if") {
             self.deepen()?;
             let condition = Box::new(self.or()?);
-            let otherwise = if self.skip_name("else") { Some(Box::new(self.expression()?)) } else { None };
-            value = Expression { kind: Kind::Conditional { condition, value: Box::new(value), otherwise }, line };
+            let otherwise =
+                if self.skip_name("else") { Some(Box::new(self.expression()?)) } else { None };
+            value = Expression {
+                kind: Kind::Conditional { condition, value: Box::new(value), otherwise },
+                line,
+            };
         }
         Ok(value)
     }
@@ -79,7 +91,10 @@ impl Parser {
             terms.push(parse(self)?);
         }
         if terms.len() > MAX_BRANCHES {
-            return refuse(line, format!("more than {MAX_BRANCHES} operands of `{name}` are not supported"));
+            return refuse(
+                line,
+                format!("more than {MAX_BRANCHES} operands of `{name}` are not supported"),
+            );
         }
         Ok(Expression { kind: kind(terms), line })
     }
@@ -98,7 +113,9 @@ impl Parser {
         let first = self.sum()?;
         let mut rest = Vec::new();
         loop {
-            let operator = if let Some(operator) = COMPARISONS.into_iter().find(|operator| self.at_operator(operator)) {
+            let operator = if let Some(operator) =
+                COMPARISONS.into_iter().find(|operator| self.at_operator(operator))
+            {
                 self.position += 1;
                 operator
             } else if self.skip_name("in") {

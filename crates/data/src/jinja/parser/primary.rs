@@ -156,7 +156,8 @@ impl Parser {
             arguments.dict = Some(Box::new(self.expression()?));
             return Ok(allowed);
         }
-        let keyword = matches!(self.peek(), Some(Token::Name(_))) && matches!(self.peek_at(1), Some(Token::Operator("=")));
+        let keyword = matches!(self.peek(), Some(Token::Name(_)))
+            && matches!(self.peek_at(1), Some(Token::Operator("=")));
         if keyword {
             let name = self.expect_name()?;
             self.position += 1;
@@ -189,7 +190,8 @@ impl Parser {
     pub(super) fn filter_call(&mut self) -> Result<FilterCall, Refusal> {
         let line = self.line();
         let name = self.dotted_name()?;
-        let arguments = if self.at_operator("(") { self.arguments()? } else { Arguments::default() };
+        let arguments =
+            if self.at_operator("(") { self.arguments()? } else { Arguments::default() };
         Ok(FilterCall { name, arguments, line })
     }
 
@@ -232,7 +234,9 @@ impl Parser {
     fn at_argument_of_test(&self) -> bool {
         match self.peek() {
             Some(Token::Name(name)) => !matches!(name.as_str(), "else" | "or" | "and"),
-            Some(Token::Str(_) | Token::Int(_) | Token::Float(_) | Token::Operator("(" | "[" | "{")) => true,
+            Some(
+                Token::Str(_) | Token::Int(_) | Token::Float(_) | Token::Operator("(" | "[" | "{"),
+            ) => true,
             _ => false,
         }
     }
@@ -243,7 +247,9 @@ fn name_kind(name: String, line: u32) -> Result<Kind, Refusal> {
         "true" | "True" => Kind::Bool(true),
         "false" | "False" => Kind::Bool(false),
         "none" | "None" => Kind::Null,
-        keyword if KEYWORDS.contains(&keyword) => return refuse(line, format!("`{keyword}` as a variable is not supported")),
+        keyword if KEYWORDS.contains(&keyword) => {
+            return refuse(line, format!("`{keyword}` as a variable is not supported"));
+        }
         _ => Kind::Name(name),
     })
 }

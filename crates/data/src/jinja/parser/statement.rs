@@ -3,10 +3,14 @@
 use super::{MAX_BRANCHES, Parser};
 use crate::jinja::lexer::Token;
 use crate::jinja::refusal::{Refusal, refuse};
-use crate::jinja::syntax::{Body, Expression, ForLoop, Kind, MacroDefinition, Parameters, Statement, StatementKind, Target};
+use crate::jinja::syntax::{
+    Body, Expression, ForLoop, Kind, MacroDefinition, Parameters, Statement, StatementKind, Target,
+};
 
-/// Statements of jinja2 that a chat template cannot use in transformers, or that have no meaning there.
-const REFUSED: [&str; 8] = ["include", "import", "from", "extends", "block", "autoescape", "trans", "do"];
+/// Statements of jinja2 that a chat template cannot use in transformers, or that have no meaning
+/// there.
+const REFUSED: [&str; 8] =
+    ["include", "import", "from", "extends", "block", "autoescape", "trans", "do"];
 
 impl Parser {
     pub(super) fn text(&mut self) -> Statement {
@@ -42,7 +46,9 @@ impl Parser {
             "print" => self.print_statement()?,
             "generation" => StatementKind::Generation(self.function_body("endgeneration")?),
             "break" | "continue" => self.loop_control(&name, line)?,
-            name if REFUSED.contains(&name) => return refuse(line, format!("the statement `{name}` is not supported")),
+            name if REFUSED.contains(&name) => {
+                return refuse(line, format!("the statement `{name}` is not supported"));
+            }
             _ => return refuse(line, format!("unknown statement {name}")),
         };
         Ok(Statement { kind, line })
@@ -60,7 +66,9 @@ impl Parser {
 
     fn loop_control(&self, name: &str, line: u32) -> Result<StatementKind, Refusal> {
         if !self.loops {
-            let reason = format!("`{name}` outside a loop, or in a block inside it that it cannot leave, is not supported");
+            let reason = format!(
+                "`{name}` outside a loop, or in a block inside it that it cannot leave, is not supported"
+            );
             return refuse(line, reason);
         }
         Ok(if name == "break" { StatementKind::Break } else { StatementKind::Continue })
@@ -90,7 +98,10 @@ impl Parser {
             let (body, end) = self.block(&["elif", "else", "endif"])?;
             branches.push((condition, body));
             if branches.len() > MAX_BRANCHES {
-                return refuse(self.line(), format!("more than {MAX_BRANCHES} branches of `if` are not supported"));
+                return refuse(
+                    self.line(),
+                    format!("more than {MAX_BRANCHES} branches of `if` are not supported"),
+                );
             }
             match end.as_str() {
                 "elif" => {}
@@ -113,7 +124,14 @@ impl Parser {
         let (body, end) = self.block(&["endfor", "else"])?;
         self.loops = loops;
         let otherwise = if end == "else" { self.block(&["endfor"])?.0 } else { Body::new() };
-        Ok(StatementKind::For(Box::new(ForLoop { target, items, condition, recursive, body, otherwise })))
+        Ok(StatementKind::For(Box::new(ForLoop {
+            target,
+            items,
+            condition,
+            recursive,
+            body,
+            otherwise,
+        })))
     }
 
     fn set(&mut self) -> Result<StatementKind, Refusal> {
@@ -147,7 +165,10 @@ impl Parser {
     fn macro_definition(&mut self) -> Result<StatementKind, Refusal> {
         let name = self.expect_name()?;
         let parameters = self.parameters()?;
-        Ok(StatementKind::Macro(MacroDefinition { name, parameters }, self.function_body("endmacro")?))
+        Ok(StatementKind::Macro(
+            MacroDefinition { name, parameters },
+            self.function_body("endmacro")?,
+        ))
     }
 
     fn call_block(&mut self) -> Result<StatementKind, Refusal> {
@@ -166,15 +187,20 @@ impl Parser {
             }
             let name = self.expect_name()?;
             let default = if self.skip_operator("=") { Some(self.expression()?) } else { None };
-            if default.is_none() && parameters.last().is_some_and(|(_, default)| default.is_some()) {
-                return refuse(line, format!("the parameter `{name}` without a default follows one with a default"));
+            if default.is_none() && parameters.last().is_some_and(|(_, default)| default.is_some())
+            {
+                return refuse(
+                    line,
+                    format!("the parameter `{name}` without a default follows one with a default"),
+                );
             }
             parameters.push((name, default));
         }
         Ok(parameters)
     }
 
-    /// What is assigned to: a name, an attribute of a namespace where `attributes` allows it, or several.
+    /// What is assigned to: a name, an attribute of a namespace where `attributes` allows it, or
+    /// several.
     fn target(&mut self, ends: &[&str], attributes: bool) -> Result<Target, Refusal> {
         let first = self.single_target(attributes)?;
         if !self.at_operator(",") {
@@ -182,7 +208,11 @@ impl Parser {
         }
         let mut targets = vec![first];
         while self.skip_operator(",") {
-            if self.at_operator("=") || self.at_operator(")") || self.at_any_name(ends) || self.peek() == Some(&Token::BlockEnd) {
+            if self.at_operator("=")
+                || self.at_operator(")")
+                || self.at_any_name(ends)
+                || self.peek() == Some(&Token::BlockEnd)
+            {
                 break;
             }
             targets.push(self.single_target(attributes)?);
@@ -201,7 +231,10 @@ impl Parser {
         if attributes && self.skip_operator(".") {
             return Ok(Target::Attribute(name, self.expect_name()?));
         }
-        if matches!(name.as_str(), "loop" | "self" | "super" | "true" | "True" | "false" | "False" | "none" | "None") {
+        if matches!(
+            name.as_str(),
+            "loop" | "self" | "super" | "true" | "True" | "false" | "False" | "none" | "None"
+        ) {
             return refuse(line, format!("assigning to `{name}` is not supported"));
         }
         Ok(Target::Name(name))

@@ -1,6 +1,7 @@
 //! Floating-point numbers as Python's `repr` writes them.
 
-/// `repr(value)`: the shortest digits that read back the same, with an exponent below 1e-4 and from 1e16 on.
+/// `repr(value)`: the shortest digits that read back the same, with an exponent below 1e-4 and from
+/// 1e16 on.
 pub(in crate::jinja) fn float(value: f64) -> String {
     if value.is_nan() {
         return "nan".into();

@@ -9,7 +9,11 @@ use crate::jinja::syntax::{Arguments, Expression, Kind};
 const RECURSION_STEPS: usize = 100;
 
 impl Writer {
-    pub(super) fn call(&mut self, function: &Expression, arguments: &Arguments) -> Result<(), Refusal> {
+    pub(super) fn call(
+        &mut self,
+        function: &Expression,
+        arguments: &Arguments,
+    ) -> Result<(), Refusal> {
         match &function.kind {
             Kind::Attribute(object, name) if is_loop(object) => {
                 self.push("loop.");
@@ -67,15 +71,24 @@ impl Writer {
         Ok(())
     }
 
-    /// The arguments of a call up to its `)`, after one already written if it `follows` that. Those that the macro `name`
-    /// has defaults for are marked where they may be undefined: the macro must not put the default in their place.
-    pub(super) fn arguments(&mut self, arguments: &Arguments, follows: bool, name: Option<&str>) -> Result<(), Refusal> {
+    /// The arguments of a call up to its `)`, after one already written if it `follows` that. Those
+    /// that the macro `name` has defaults for are marked where they may be undefined: the macro
+    /// must not put the default in their place.
+    pub(super) fn arguments(
+        &mut self,
+        arguments: &Arguments,
+        follows: bool,
+        name: Option<&str>,
+    ) -> Result<(), Refusal> {
         let mut follows = follows;
-        let mut comma = |writer: &mut Self| writer.push(if std::mem::replace(&mut follows, true) { ", " } else { "" });
+        let mut comma = |writer: &mut Self| {
+            writer.push(if std::mem::replace(&mut follows, true) { ", " } else { "" })
+        };
         let defaults = name.and_then(|name| self.defaults.get(name)).cloned().unwrap_or_default();
         for (index, value) in arguments.positional.iter().enumerate() {
             comma(self);
-            let marked = !is_constant(value) && defaults.iter().any(|(position, _)| *position == index);
+            let marked =
+                !is_constant(value) && defaults.iter().any(|(position, _)| *position == index);
             self.argument(value, marked)?;
         }
         if let Some(list) = &arguments.list {
@@ -88,7 +101,8 @@ impl Writer {
             comma(self);
             self.push(keyword);
             self.push("=");
-            let marked = !is_constant(value) && defaults.iter().any(|(_, parameter)| parameter == keyword);
+            let marked =
+                !is_constant(value) && defaults.iter().any(|(_, parameter)| parameter == keyword);
             self.argument(value, marked)?;
         }
         if let Some(dict) = &arguments.dict {

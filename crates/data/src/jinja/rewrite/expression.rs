@@ -20,7 +20,9 @@ fn level(value: &Expression) -> Level {
         Kind::Null | Kind::Bool(_) | Kind::Str(_) | Kind::Name(_) | Kind::List(_) => Level::Atom,
         Kind::Int(_) | Kind::Float(_) => Level::Chain,
         Kind::Dict(items) if items.iter().all(|(key, _)| is_plain_key(key)) => Level::Atom,
-        Kind::Attribute(object, name) if is_loop(object) || !registry::is_method(name) => Level::Atom,
+        Kind::Attribute(object, name) if is_loop(object) || !registry::is_method(name) => {
+            Level::Atom
+        }
         Kind::Item(_, key) if plain_key(key).is_some() => Level::Atom,
         Kind::Call(function, _) => match &function.kind {
             Kind::Attribute(object, _) if !is_loop(object) => Level::Chain,
@@ -114,9 +116,13 @@ impl Writer {
             Kind::And(terms) => self.separated(terms, " and ")?,
             Kind::Or(terms) => self.separated(terms, " or ")?,
             Kind::Concat(terms) => self.apply(&terms[0], "__concat", &terms[1..])?,
-            Kind::Arithmetic(operator, terms) => self.apply(&terms[0], filter_of(operator), &terms[1..])?,
+            Kind::Arithmetic(operator, terms) => {
+                self.apply(&terms[0], filter_of(operator), &terms[1..])?
+            }
             Kind::Compare(left, rest) => self.compare(left, rest)?,
-            Kind::Conditional { condition, value, otherwise } => self.conditional(condition, value, otherwise.as_deref())?,
+            Kind::Conditional { condition, value, otherwise } => {
+                self.conditional(condition, value, otherwise.as_deref())?
+            }
         }
         Ok(())
     }
@@ -149,7 +155,12 @@ impl Writer {
     }
 
     /// `operand|filter(arguments)`.
-    fn apply(&mut self, operand: &Expression, filter: &str, arguments: &[Expression]) -> Result<(), Refusal> {
+    fn apply(
+        &mut self,
+        operand: &Expression,
+        filter: &str,
+        arguments: &[Expression],
+    ) -> Result<(), Refusal> {
         self.chain(operand)?;
         self.push("|");
         self.push(filter);
@@ -186,7 +197,8 @@ impl Writer {
 
     fn dict(&mut self, items: &[(Expression, Expression)]) -> Result<(), Refusal> {
         if !items.iter().all(|(key, _)| is_plain_key(key)) {
-            let flat: Vec<Expression> = items.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect();
+            let flat: Vec<Expression> =
+                items.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect();
             self.list(&flat)?;
             self.push("|__dict");
             return Ok(());
@@ -215,10 +227,12 @@ impl Writer {
     }
 
     fn item(&mut self, object: &Expression, key: &Expression) -> Result<(), Refusal> {
-        let Some(name) = plain_key(key) else { return self.apply(object, "__item", std::slice::from_ref(key)) };
+        let Some(name) = plain_key(key) else {
+            return self.apply(object, "__item", std::slice::from_ref(key));
+        };
         self.atom(object)?;
-        let is_name =
-            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') && !name.starts_with(|c: char| c.is_ascii_digit());
+        let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.starts_with(|c: char| c.is_ascii_digit());
         if is_name && !name.is_empty() {
             self.push(".");
             self.push(name);
@@ -230,7 +244,11 @@ impl Writer {
         Ok(())
     }
 
-    fn slice(&mut self, object: &Expression, parts: &[Option<Box<Expression>>; 3]) -> Result<(), Refusal> {
+    fn slice(
+        &mut self,
+        object: &Expression,
+        parts: &[Option<Box<Expression>>; 3],
+    ) -> Result<(), Refusal> {
         self.chain(object)?;
         self.push("|__slice(");
         for (index, part) in parts.iter().enumerate() {
@@ -276,7 +294,11 @@ impl Writer {
         self.arguments(&call.arguments, false, None)
     }
 
-    fn compare(&mut self, left: &Expression, rest: &[(&'static str, Expression)]) -> Result<(), Refusal> {
+    fn compare(
+        &mut self,
+        left: &Expression,
+        rest: &[(&'static str, Expression)],
+    ) -> Result<(), Refusal> {
         if is_native_comparison(left, rest) {
             self.chain(left)?;
             self.push(if rest[0].0 == "==" { " == " } else { " != " });
@@ -297,7 +319,12 @@ impl Writer {
         Ok(())
     }
 
-    fn conditional(&mut self, condition: &Expression, value: &Expression, otherwise: Option<&Expression>) -> Result<(), Refusal> {
+    fn conditional(
+        &mut self,
+        condition: &Expression,
+        value: &Expression,
+        otherwise: Option<&Expression>,
+    ) -> Result<(), Refusal> {
         self.chain(value)?;
         self.push(" if ");
         self.chain(condition)?;

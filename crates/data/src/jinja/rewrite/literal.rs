@@ -2,15 +2,17 @@
 
 use super::Writer;
 
-/// Text of a captured body that is longer is printed as a value, so that it counts as memory each time.
+/// Text of a captured body that is longer is printed as a value, so that it counts as memory each
+/// time.
 const UNCOUNTED_TEXT: usize = 16;
 
 impl Writer {
     /// Text outside tags.
     pub(super) fn raw_text(&mut self, text: &str, line: u32) {
         let bytes = text.as_bytes();
-        let opens_tag =
-            bytes.iter().enumerate().any(|(at, byte)| *byte == b'{' && matches!(bytes.get(at + 1), None | Some(b'{' | b'%' | b'#')));
+        let opens_tag = bytes.iter().enumerate().any(|(at, byte)| {
+            *byte == b'{' && matches!(bytes.get(at + 1), None | Some(b'{' | b'%' | b'#'))
+        });
         let counted = self.captures > 0 && text.len() > UNCOUNTED_TEXT;
         if opens_tag || counted {
             self.push("{{ ");
@@ -19,7 +21,8 @@ impl Writer {
             self.push(" }}");
         } else {
             self.push(text);
-            self.line += u32::try_from(bytes.iter().filter(|&&byte| byte == b'\n').count()).unwrap_or(u32::MAX);
+            self.line += u32::try_from(bytes.iter().filter(|&&byte| byte == b'\n').count())
+                .unwrap_or(u32::MAX);
         }
     }
 

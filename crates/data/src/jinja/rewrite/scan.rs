@@ -9,7 +9,11 @@ pub(super) fn parameters_with_defaults(body: &Body) -> HashMap<String, HashSet<(
     let mut found: HashMap<String, HashSet<(usize, String)>> = HashMap::new();
     visit_statements(body, &mut |statement| {
         if let StatementKind::Macro(definition, _) = statement {
-            let parameters = definition.parameters.iter().enumerate().filter(|(_, (_, default))| default.is_some());
+            let parameters = definition
+                .parameters
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, default))| default.is_some());
             let parameters = parameters.map(|(position, (name, _))| (position, name.clone()));
             found.entry(definition.name.clone()).or_default().extend(parameters);
         }
@@ -35,14 +39,20 @@ pub(super) fn read_and_set(body: &Body) -> Vec<String> {
     let (mut read, mut set) = (HashSet::new(), HashSet::new());
     names_in_statements(body, &mut read);
     visit_statements(body, &mut |statement| match statement {
-        StatementKind::Set(target, _) | StatementKind::SetBlock(target, ..) => set.extend(names_of(target)),
+        StatementKind::Set(target, _) | StatementKind::SetBlock(target, ..) => {
+            set.extend(names_of(target))
+        }
         StatementKind::For(for_loop) => set.extend(names_of(&for_loop.target)),
-        StatementKind::With(variables, _) => set.extend(variables.iter().flat_map(|(target, _)| names_of(target))),
+        StatementKind::With(variables, _) => {
+            set.extend(variables.iter().flat_map(|(target, _)| names_of(target)))
+        }
         StatementKind::Macro(definition, _) => {
             set.insert(definition.name.clone());
             set.extend(definition.parameters.iter().map(|(name, _)| name.clone()));
         }
-        StatementKind::CallBlock { parameters, .. } => set.extend(parameters.iter().map(|(name, _)| name.clone())),
+        StatementKind::CallBlock { parameters, .. } => {
+            set.extend(parameters.iter().map(|(name, _)| name.clone()))
+        }
         _ => {}
     });
     let mut both: Vec<String> = read.intersection(&set).cloned().collect();
@@ -62,9 +72,11 @@ pub(super) fn names_of(target: &Target) -> Vec<String> {
 /// Whether statements of `body`, with those in its conditions, satisfy `wanted`.
 pub(super) fn has_directly(body: &Body, wanted: fn(&StatementKind) -> bool) -> bool {
     body.iter().any(|statement| match &statement.kind {
-        StatementKind::If(branches, otherwise) => {
-            branches.iter().map(|(_, body)| body).chain([otherwise]).any(|body| has_directly(body, wanted))
-        }
+        StatementKind::If(branches, otherwise) => branches
+            .iter()
+            .map(|(_, body)| body)
+            .chain([otherwise])
+            .any(|body| has_directly(body, wanted)),
         other => wanted(other),
     })
 }
@@ -73,7 +85,9 @@ pub(super) fn has_directly(body: &Body, wanted: fn(&StatementKind) -> bool) -> b
 pub(super) fn reads_loop(body: &Body) -> bool {
     let mut reads = false;
     visit_statements(body, &mut |statement| {
-        expressions(statement, &mut |value| visit_names(value, &mut |name| reads |= name == "loop"));
+        expressions(statement, &mut |value| {
+            visit_names(value, &mut |name| reads |= name == "loop")
+        });
     });
     reads
 }
@@ -85,12 +99,16 @@ pub(super) fn names_in_expression(value: &Expression, names: &mut HashSet<String
 
 /// All names that filters read.
 pub(super) fn names_in_filters(filters: &[FilterCall], names: &mut HashSet<String>) {
-    filters.iter().for_each(|filter| children_of_arguments(&filter.arguments, &mut |value| names_in_expression(value, names)));
+    filters.iter().for_each(|filter| {
+        children_of_arguments(&filter.arguments, &mut |value| names_in_expression(value, names))
+    });
 }
 
 /// All names that statements read, with those inside them.
 pub(super) fn names_in_statements(body: &Body, names: &mut HashSet<String>) {
-    visit_statements(body, &mut |statement| expressions(statement, &mut |value| names_in_expression(value, names)));
+    visit_statements(body, &mut |statement| {
+        expressions(statement, &mut |value| names_in_expression(value, names))
+    });
 }
 
 fn namespaces(target: &Target, written: &mut HashSet<String>) {
@@ -129,14 +147,22 @@ fn visit_statements(body: &Body, visit: &mut dyn FnMut(&StatementKind)) {
 /// The expressions that belong to a statement itself.
 fn expressions(statement: &StatementKind, visit: &mut dyn FnMut(&Expression)) {
     match statement {
-        StatementKind::Print(value) | StatementKind::Set(_, value) | StatementKind::CallBlock { call: value, .. } => visit(value),
-        StatementKind::If(branches, _) => branches.iter().for_each(|(condition, _)| visit(condition)),
+        StatementKind::Print(value)
+        | StatementKind::Set(_, value)
+        | StatementKind::CallBlock { call: value, .. } => visit(value),
+        StatementKind::If(branches, _) => {
+            branches.iter().for_each(|(condition, _)| visit(condition))
+        }
         StatementKind::For(for_loop) => {
             visit(&for_loop.items);
             for_loop.condition.iter().for_each(visit);
         }
         StatementKind::Macro(definition, _) => {
-            definition.parameters.iter().filter_map(|(_, default)| default.as_ref()).for_each(visit);
+            definition
+                .parameters
+                .iter()
+                .filter_map(|(_, default)| default.as_ref())
+                .for_each(visit);
         }
         StatementKind::With(variables, _) => variables.iter().for_each(|(_, value)| visit(value)),
         StatementKind::SetBlock(_, filters, _) | StatementKind::FilterBlock(filters, _) => {
@@ -155,15 +181,28 @@ fn visit_names(value: &Expression, visit: &mut dyn FnMut(&str)) {
 
 fn children(value: &Expression, visit: &mut dyn FnMut(&Expression)) {
     match &value.kind {
-        Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Str(_) | Kind::Name(_) => {}
-        Kind::List(items) | Kind::Tuple(items) | Kind::And(items) | Kind::Or(items) | Kind::Concat(items) | Kind::Arithmetic(_, items) => {
+        Kind::Null
+        | Kind::Bool(_)
+        | Kind::Int(_)
+        | Kind::Float(_)
+        | Kind::Str(_)
+        | Kind::Name(_) => {}
+        Kind::List(items)
+        | Kind::Tuple(items)
+        | Kind::And(items)
+        | Kind::Or(items)
+        | Kind::Concat(items)
+        | Kind::Arithmetic(_, items) => {
             items.iter().for_each(visit);
         }
         Kind::Dict(items) => items.iter().for_each(|(key, value)| {
             visit(key);
             visit(value);
         }),
-        Kind::Attribute(object, _) | Kind::Not(object) | Kind::Negative(object) | Kind::Positive(object) => visit(object),
+        Kind::Attribute(object, _)
+        | Kind::Not(object)
+        | Kind::Negative(object)
+        | Kind::Positive(object) => visit(object),
         Kind::Item(object, key) => {
             visit(object);
             visit(key);

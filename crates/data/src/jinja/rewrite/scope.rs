@@ -1,7 +1,9 @@
-//! Scopes as `jinja2/idtracking.py` finds them: what a variable is before the statement that sets it.
+//! Scopes as `jinja2/idtracking.py` finds them: what a variable is before the statement that sets
+//! it.
 //!
-//! A scope that sets a name without having read it has no value for it before: loops and macros inside it that read the
-//! name earlier find it undefined, even if a variable of that name is given to the template.
+//! A scope that sets a name without having read it has no value for it before: loops and macros
+//! inside it that read the name earlier find it undefined, even if a variable of that name is given
+//! to the template.
 
 use std::collections::HashSet;
 
@@ -37,7 +39,10 @@ impl Scope {
             StatementKind::If(branches, otherwise) => self.branches(branches, otherwise),
             StatementKind::For(for_loop) => {
                 self.read(&for_loop.items);
-                for_loop.condition.iter().for_each(|condition| names_in_expression(condition, &mut self.read_inside));
+                for_loop
+                    .condition
+                    .iter()
+                    .for_each(|condition| names_in_expression(condition, &mut self.read_inside));
                 names_in_statements(&for_loop.body, &mut self.read_inside);
                 names_in_statements(&for_loop.otherwise, &mut self.read_inside);
             }
@@ -61,7 +66,8 @@ impl Scope {
             }
             StatementKind::Macro(definition, body) => {
                 self.set(&definition.name, conditional);
-                let defaults = definition.parameters.iter().filter_map(|(_, default)| default.as_ref());
+                let defaults =
+                    definition.parameters.iter().filter_map(|(_, default)| default.as_ref());
                 defaults.for_each(|default| names_in_expression(default, &mut self.read_inside));
                 names_in_statements(body, &mut self.read_inside);
             }
@@ -90,7 +96,9 @@ impl Scope {
         match target {
             Target::Name(name) => self.set(name, conditional),
             Target::Attribute(namespace, _) => _ = self.names.insert(namespace.clone()),
-            Target::Tuple(targets) => targets.iter().for_each(|target| self.target(target, conditional)),
+            Target::Tuple(targets) => {
+                targets.iter().for_each(|target| self.target(target, conditional))
+            }
         }
     }
 

@@ -2,7 +2,10 @@
 
 use super::{Writer, scan};
 use crate::jinja::refusal::{Refusal, refuse};
-use crate::jinja::syntax::{Arguments, Body, Expression, FilterCall, ForLoop, Kind, MacroDefinition, Parameters, StatementKind, Target};
+use crate::jinja::syntax::{
+    Arguments, Body, Expression, FilterCall, ForLoop, Kind, MacroDefinition, Parameters,
+    StatementKind, Target,
+};
 
 /// Bytes of rewritten template that make a step.
 const TEXT_PER_STEP: usize = 16;
@@ -11,7 +14,8 @@ impl Writer {
     /// A printed value. What only joins texts is printed piece by piece.
     pub(super) fn print(&mut self, value: &Expression) -> Result<(), Refusal> {
         match &value.kind {
-            // A newline here is one of the text, not of the template: written as it is, it would shift the lines of errors.
+            // A newline here is one of the text, not of the template: written as it is, it would
+            // shift the lines of errors.
             Kind::Str(text) if !text.contains('\n') => self.raw_text(text, value.line),
             Kind::Concat(terms) => terms.iter().try_for_each(|term| self.print(term))?,
             _ => {
@@ -30,7 +34,12 @@ impl Writer {
         self.sync(line);
     }
 
-    pub(super) fn if_statement(&mut self, branches: &[(Expression, Body)], otherwise: &Body, line: u32) -> Result<(), Refusal> {
+    pub(super) fn if_statement(
+        &mut self,
+        branches: &[(Expression, Body)],
+        otherwise: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
         for (index, (condition, body)) in branches.iter().enumerate() {
             self.tag(if index == 0 { "if" } else { "elif" }, line);
             self.chain(condition)?;
@@ -52,7 +61,10 @@ impl Writer {
             None => false,
         };
         if lazy && (*recursive || !otherwise.is_empty() || scan::reads_loop(body)) {
-            return refuse(line, "the condition of a loop over `loop` depends on what the loop sets, which is not supported");
+            return refuse(
+                line,
+                "the condition of a loop over `loop` depends on what the loop sets, which is not supported",
+            );
         }
         self.tag("for", line);
         self.target(target);
@@ -69,7 +81,8 @@ impl Writer {
         let outer = self.recursive;
         self.recursive |= *recursive;
         match condition.as_ref().filter(|_| lazy) {
-            // jinja2 asks the condition when the loop comes to the item, after the bodies of those before it.
+            // jinja2 asks the condition when the loop comes to the item, after the bodies of those
+            // before it.
             Some(condition) => self.conditional_body(condition, scan::names_of(target), body)?,
             None => self.loop_body(scan::names_of(target), body)?,
         }
@@ -89,14 +102,22 @@ impl Writer {
         self.text.insert_str(at, &steps.to_string());
     }
 
-    /// The body of a loop. A macro in it keeps the variables of its scope, which in minijinja is one for all iterations.
+    /// The body of a loop. A macro in it keeps the variables of its scope, which in minijinja is
+    /// one for all iterations.
     fn loop_body(&mut self, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
-        let macros = |kind: &StatementKind| matches!(kind, StatementKind::Macro(..) | StatementKind::CallBlock { .. });
+        let macros = |kind: &StatementKind| {
+            matches!(kind, StatementKind::Macro(..) | StatementKind::CallBlock { .. })
+        };
         if !scan::has_directly(body, macros) {
             return self.scope(parameters, body);
         }
-        if scan::has_directly(body, |kind| matches!(kind, StatementKind::Break | StatementKind::Continue)) {
-            return refuse(self.line, "a macro or a call block in a loop with `break` or `continue` is not supported");
+        if scan::has_directly(body, |kind| {
+            matches!(kind, StatementKind::Break | StatementKind::Continue)
+        }) {
+            return refuse(
+                self.line,
+                "a macro or a call block in a loop with `break` or `continue` is not supported",
+            );
         }
         self.push("{% with %}");
         self.scope(parameters, body)?;
@@ -104,7 +125,12 @@ impl Writer {
         Ok(())
     }
 
-    fn conditional_body(&mut self, condition: &Expression, parameters: Vec<String>, body: &Body) -> Result<(), Refusal> {
+    fn conditional_body(
+        &mut self,
+        condition: &Expression,
+        parameters: Vec<String>,
+        body: &Body,
+    ) -> Result<(), Refusal> {
         self.push("{% if ");
         self.chain(condition)?;
         self.push(" %}");
@@ -128,7 +154,12 @@ impl Writer {
         }
     }
 
-    pub(super) fn set(&mut self, target: &Target, value: &Expression, line: u32) -> Result<(), Refusal> {
+    pub(super) fn set(
+        &mut self,
+        target: &Target,
+        value: &Expression,
+        line: u32,
+    ) -> Result<(), Refusal> {
         self.tag("set", line);
         self.target(target);
         self.push(" = ");
@@ -147,7 +178,13 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn set_block(&mut self, target: &Target, filters: &[FilterCall], body: &Body, line: u32) -> Result<(), Refusal> {
+    pub(super) fn set_block(
+        &mut self,
+        target: &Target,
+        filters: &[FilterCall],
+        body: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
         self.tag("set", line);
         self.target(target);
         for filter in filters {
@@ -162,7 +199,12 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn filter_block(&mut self, filters: &[FilterCall], body: &Body, line: u32) -> Result<(), Refusal> {
+    pub(super) fn filter_block(
+        &mut self,
+        filters: &[FilterCall],
+        body: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
         self.tag("filter", line);
         for (index, filter) in filters.iter().enumerate() {
             self.push(if index > 0 { " | " } else { "" });
@@ -177,7 +219,12 @@ impl Writer {
     }
 
     /// The values are computed before any of the names has its new one.
-    pub(super) fn with(&mut self, variables: &[(Target, Expression)], body: &Body, line: u32) -> Result<(), Refusal> {
+    pub(super) fn with(
+        &mut self,
+        variables: &[(Target, Expression)],
+        body: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
         self.tag("with", line);
         match variables {
             [] => {}
@@ -197,12 +244,20 @@ impl Writer {
             }
         }
         self.push(" %}");
-        self.scope(variables.iter().flat_map(|(target, _)| scan::names_of(target)).collect(), body)?;
+        self.scope(
+            variables.iter().flat_map(|(target, _)| scan::names_of(target)).collect(),
+            body,
+        )?;
         self.push("{% endwith %}");
         Ok(())
     }
 
-    pub(super) fn macro_definition(&mut self, definition: &MacroDefinition, body: &Body, line: u32) -> Result<(), Refusal> {
+    pub(super) fn macro_definition(
+        &mut self,
+        definition: &MacroDefinition,
+        body: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
         self.tag("macro", line);
         self.push(&definition.name);
         self.parameters(&definition.parameters);
@@ -224,11 +279,13 @@ impl Writer {
         Ok(())
     }
 
-    /// minijinja takes a name that a macro sets, as in `{% set x = x %}`, for the macro's own where it is read, too. That
-    /// it is read before makes it one of the outer scope.
+    /// minijinja takes a name that a macro sets, as in `{% set x = x %}`, for the macro's own where
+    /// it is read, too. That it is read before makes it one of the outer scope.
     fn read_outer_names(&mut self, parameters: &Parameters, body: &Body) {
         let mut names = scan::read_and_set(body);
-        names.retain(|name| name != "loop" && !parameters.iter().any(|(parameter, _)| parameter == name));
+        names.retain(|name| {
+            name != "loop" && !parameters.iter().any(|(parameter, _)| parameter == name)
+        });
         if !names.is_empty() {
             self.push(&format!("{{% if false %}}{{{{ [{}] }}}}{{% endif %}}", names.join(", ")));
         }
@@ -240,9 +297,19 @@ impl Writer {
         self.push(&format!("({})", names.join(", ")));
     }
 
-    pub(super) fn call_block(&mut self, parameters: &Parameters, call: &Expression, body: &Body, line: u32) -> Result<(), Refusal> {
-        let Kind::Call(function, arguments) = &call.kind else { return refuse(line, "a call block calls a macro") };
-        let Kind::Name(name) = &function.kind else { return refuse(line, "a call block of anything but a macro's name is not supported") };
+    pub(super) fn call_block(
+        &mut self,
+        parameters: &Parameters,
+        call: &Expression,
+        body: &Body,
+        line: u32,
+    ) -> Result<(), Refusal> {
+        let Kind::Call(function, arguments) = &call.kind else {
+            return refuse(line, "a call block calls a macro");
+        };
+        let Kind::Name(name) = &function.kind else {
+            return refuse(line, "a call block of anything but a macro's name is not supported");
+        };
         if parameters.iter().any(|(_, default)| default.is_some()) {
             return refuse(line, "a call block whose parameters have defaults is not supported");
         }

@@ -19,7 +19,10 @@ impl Tuple {
         Value::from_object(Self { items, names: &[] })
     }
 
-    pub(in crate::jinja) fn named_value(items: Vec<Value>, names: &'static [&'static str]) -> Value {
+    pub(in crate::jinja) fn named_value(
+        items: Vec<Value>,
+        names: &'static [&'static str],
+    ) -> Value {
         Value::from_object(Self { items, names })
     }
 }
@@ -83,7 +86,8 @@ pub(in crate::jinja) enum View {
     Items,
 }
 
-/// `dict.keys()`, `dict.values()` or `dict.items()`: it has a length and can be iterated again, but has no indices.
+/// `dict.keys()`, `dict.values()` or `dict.items()`: it has a length and can be iterated again, but
+/// has no indices.
 #[derive(Debug)]
 pub(in crate::jinja) struct DictView {
     pub(in crate::jinja) view: View,
@@ -107,7 +111,9 @@ impl Object for DictView {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         let view = Arc::clone(self);
-        Enumerator::Iter(Box::new((0..self.items.len()).map(move |index| view.items[index].clone())))
+        Enumerator::Iter(Box::new(
+            (0..self.items.len()).map(move |index| view.items[index].clone()),
+        ))
     }
 
     fn enumerator_len(self: &Arc<Self>) -> Option<usize> {
@@ -195,7 +201,11 @@ impl Object for Counted {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         match self.items.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(items) => Enumerator::Iter(Box::new(CountedItems { items, left: self.length, steps: self.steps })),
+            Some(items) => Enumerator::Iter(Box::new(CountedItems {
+                items,
+                left: self.length,
+                steps: self.steps,
+            })),
             None => Enumerator::Empty,
         }
     }

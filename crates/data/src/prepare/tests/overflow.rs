@@ -5,7 +5,8 @@ use crate::Overflow;
 
 /// One text on each line of a JSONL file.
 fn texts(desk: &Desk, texts: &[String]) -> Sources {
-    let lines: String = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
+    let lines: String =
+        texts.iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
     Sources::train([desk.file("texts.jsonl", lines)])
 }
 
@@ -75,28 +76,41 @@ proptest! {
 #[test]
 fn texts_are_split_and_conversations_truncated_where_nothing_is_asked_for() {
     let desk = Desk::new();
-    let sources = Sources::train([desk.file("a.jsonl", format!("{{\"text\":\"{}\"}}\n{GOOD}\n", letters(399)))]);
+    let sources = Sources::train([
+        desk.file("a.jsonl", format!("{{\"text\":\"{}\"}}\n{GOOD}\n", letters(399)))
+    ]);
     // Of the conversation, the answer's first letters are left.
-    let whole = desk.prepare(&Sources::train([desk.file("b.jsonl", GOOD)]), &Options::default()).unwrap().train;
+    let whole = desk
+        .prepare(&Sources::train([desk.file("b.jsonl", GOOD)]), &Options::default())
+        .unwrap()
+        .train;
     let options = Options { sequence_length: whole.longest() - 4, ..Options::default() };
     let train = desk.prepare(&sources, &options).unwrap().train;
     let pieces = 400_usize.div_ceil(options.sequence_length);
     let report = train.report();
-    assert_eq!((train.len(), report.split, report.pieces, report.truncated), (pieces + 1, 1, pieces, 1));
+    assert_eq!(
+        (train.len(), report.split, report.pieces, report.truncated),
+        (pieces + 1, 1, pieces, 1)
+    );
     assert_eq!(train.lengths().last().unwrap().to, None);
     assert_eq!(train.documents(), 2);
 
     // A short text changes nothing, not even the fingerprint, which a run that resumes compares.
     let short = Sources::train([desk.file("c.txt", "abc")]);
     let train = desk.prepare(&short, &options).unwrap().train;
-    assert_eq!(train.fingerprint(), Dataset::fingerprint_of(&short, &desk.tokenizer, Some(&desk.template), &options).unwrap());
+    assert_eq!(
+        train.fingerprint(),
+        Dataset::fingerprint_of(&short, &desk.tokenizer, Some(&desk.template), &options).unwrap()
+    );
 }
 
 #[test]
 fn split_conversations_lose_pieces_without_a_trained_token() {
     let desk = Desk::new();
     let pair = serde_json::json!({ "prompt": letters(25), "completion": letters(12) }).to_string();
-    let sources = Sources::train([desk.file("a.jsonl", format!("{pair}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n"))]);
+    let sources = Sources::train([
+        desk.file("a.jsonl", format!("{pair}\n{{\"prompt\":\"a\",\"completion\":\"b\"}}\n"))
+    ]);
     for packing in [false, true] {
         let options = Options { packing, ..of(Overflow::Split, 10) };
         let train = desk.prepare(&sources, &options).unwrap().train;
@@ -104,10 +118,13 @@ fn split_conversations_lose_pieces_without_a_trained_token() {
         // 38 tokens: two pieces of prompt alone, and two that have some of the completion.
         assert_eq!((report.split, report.pieces, report.dropped, train.documents()), (1, 2, 2, 2));
         assert_eq!((train.len(), train.tokens(), train.targets()), (3, 18 + 3, 5 + 7 + 2));
-        assert!(samples(&train).iter().all(|sample| sample.len() <= 10 && sample.target_count() > 0));
+        assert!(
+            samples(&train).iter().all(|sample| sample.len() <= 10 && sample.target_count() > 0)
+        );
     }
     // Both pieces are taken together.
-    let held = desk.prepare(&sources, &Options { eval_samples: 1, ..of(Overflow::Split, 10) }).unwrap();
+    let held =
+        desk.prepare(&sources, &Options { eval_samples: 1, ..of(Overflow::Split, 10) }).unwrap();
     assert_eq!(held.train.documents() + held.eval.as_ref().unwrap().documents(), 2);
     assert_eq!(held.train.len() + held.eval.unwrap().len(), 3);
 }
@@ -119,10 +136,17 @@ fn drop_leaves_out_what_is_too_long_and_counts_it() {
     let train = desk.prepare(&sources, &of(Overflow::Drop, 10)).unwrap().train;
     // With the token that ends it, the second has ten tokens.
     assert_eq!(desk.text(&train), [letters(9), "a".into()]);
-    assert_eq!((train.report().too_long, train.report().records, train.report().truncated), (2, 4, 0));
-    let message = desk.prepare(&sources, &of(Overflow::Drop, 2)).map(|prepared| prepared.train.len());
+    assert_eq!(
+        (train.report().too_long, train.report().records, train.report().truncated),
+        (2, 4, 0)
+    );
+    let message =
+        desk.prepare(&sources, &of(Overflow::Drop, 2)).map(|prepared| prepared.train.len());
     assert_eq!(message.unwrap(), 1);
-    let message = desk.prepare(&texts(&desk, &[letters(30)]), &of(Overflow::Drop, 9)).unwrap_err().to_string();
+    let message = desk
+        .prepare(&texts(&desk, &[letters(30)]), &of(Overflow::Drop, 9))
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("too long: 1; raise sequence_length, or set overflow"), "{message}");
 }
 
@@ -130,8 +154,13 @@ fn drop_leaves_out_what_is_too_long_and_counts_it() {
 fn packed_texts_that_all_fit_are_cut_only_if_that_is_asked_for() {
     let desk = Desk::new();
     let sources = texts(&desk, &(0..40).map(|index| letters(5 + index % 7)).collect::<Vec<_>>());
-    let packed =
-        |overflow| desk.prepare(&sources, &Options { packing: true, overflow, sequence_length: 16, ..Options::default() }).unwrap();
+    let packed = |overflow| {
+        desk.prepare(
+            &sources,
+            &Options { packing: true, overflow, sequence_length: 16, ..Options::default() },
+        )
+        .unwrap()
+    };
     let (plain, split) = (packed(None).train, packed(Some(Overflow::Split)).train);
     assert_eq!(plain.report().split, 0);
     assert!(split.report().split > 0 && split.len() <= plain.len());
@@ -142,10 +171,18 @@ fn packed_texts_that_all_fit_are_cut_only_if_that_is_asked_for() {
 fn packed_texts_and_conversations_keep_to_rows_of_their_own() {
     let desk = Desk::new();
     let pair = "{\"prompt\":\"ab\",\"completion\":\"cd\"}\n";
-    let lines = format!("{pair}{{\"text\":\"{}\"}}\n{pair}{{\"text\":\"{}\"}}\n{pair}", letters(30), letters(3));
+    let lines = format!(
+        "{pair}{{\"text\":\"{}\"}}\n{pair}{{\"text\":\"{}\"}}\n{pair}",
+        letters(30),
+        letters(3)
+    );
     let sources = Sources::train([desk.file("a.jsonl", lines)]);
-    let train = desk.prepare(&sources, &Options { packing: true, sequence_length: 16, ..Options::default() }).unwrap().train;
-    let segments: Vec<Vec<u32>> = samples(&train).into_iter().map(|sample| sample.segments).collect();
+    let train = desk
+        .prepare(&sources, &Options { packing: true, sequence_length: 16, ..Options::default() })
+        .unwrap()
+        .train;
+    let segments: Vec<Vec<u32>> =
+        samples(&train).into_iter().map(|sample| sample.segments).collect();
     assert_eq!(segments, [vec![5, 5, 5], vec![16], vec![15, 1], vec![3]]);
     assert_eq!((train.documents(), train.report().split, train.report().pieces), (5, 2, 4));
 }
@@ -163,7 +200,10 @@ fn weights_repeat_whole_documents() {
 #[test]
 fn the_only_document_is_not_held_out() {
     let desk = Desk::new();
-    let message = desk.prepare(&texts(&desk, &[letters(500)]), &Options { eval_samples: 2, ..of(Overflow::Split, 10) });
+    let message = desk.prepare(
+        &texts(&desk, &[letters(500)]),
+        &Options { eval_samples: 2, ..of(Overflow::Split, 10) },
+    );
     let message = message.unwrap_err().to_string();
     assert!(message.contains("only 1 documents, and whole ones are drawn"), "{message}");
 }
@@ -172,21 +212,36 @@ fn the_only_document_is_not_held_out() {
 fn ready_batches_have_their_own_length() {
     let desk = Desk::new();
     let path = ready_batches("ready.safetensors", &desk, [1, 1, 3], &[1, 2, 3], None);
-    let message = desk.prepare(&Sources::train([path]), &of(Overflow::Split, 2)).unwrap_err().to_string();
+    let message =
+        desk.prepare(&Sources::train([path]), &of(Overflow::Split, 2)).unwrap_err().to_string();
     assert!(message.contains("overflow") && message.contains("leave it out"), "{message}");
 }
 
 #[test]
 fn split_data_come_to_the_same_bytes_after_an_interruption_at_any_part() {
     let desk = Desk::new();
-    let pair = |index: usize| serde_json::json!({ "prompt": letters(index % 50), "completion": letters(5 + index % 90) }).to_string();
-    let text = |index: usize| serde_json::json!({ "text": letters(1 + index * 31 % 400) }).to_string();
-    let lines: String = (0..9000).map(|index| if index % 3 == 0 { pair(index) } else { text(index) } + "\n").collect();
+    let pair = |index: usize| {
+        serde_json::json!({ "prompt": letters(index % 50), "completion": letters(5 + index % 90) })
+            .to_string()
+    };
+    let text =
+        |index: usize| serde_json::json!({ "text": letters(1 + index * 31 % 400) }).to_string();
+    let lines: String = (0..9000)
+        .map(|index| if index % 3 == 0 { pair(index) } else { text(index) } + "\n")
+        .collect();
     let sources = Sources::train([desk.file("a.jsonl", lines)]);
     let folder = desk.path("data/train.parts");
     let aside = Aside { folder: &folder, tokens: 1000 };
-    for (packing, overflow) in [(false, Some(Overflow::Split)), (true, Some(Overflow::Split)), (true, None)] {
-        let options = Options { packing, overflow, sequence_length: 32, eval_samples: 50, ..Options::default() };
+    for (packing, overflow) in
+        [(false, Some(Overflow::Split)), (true, Some(Overflow::Split)), (true, None)]
+    {
+        let options = Options {
+            packing,
+            overflow,
+            sequence_length: 32,
+            eval_samples: 50,
+            ..Options::default()
+        };
         let prepare = |aside, most: usize| {
             let calls = RefCell::new(0);
             let progress = |done, total| {
@@ -194,7 +249,16 @@ fn split_data_come_to_the_same_bytes_after_an_interruption_at_any_part() {
                 assert!(*calls.borrow() <= most || done == total, "interrupted");
             };
             let template = Some(&desk.template);
-            let all = || crate::prepare::prepare(aside, &sources, Some(&desk.tokenizer), template, &options, &progress);
+            let all = || {
+                crate::prepare::prepare(
+                    aside,
+                    &sources,
+                    Some(&desk.tokenizer),
+                    template,
+                    &options,
+                    &progress,
+                )
+            };
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(all)).map(Result::unwrap)
         };
         let bytes = |prepared: Prepared, name: &str| {
@@ -211,6 +275,9 @@ fn split_data_come_to_the_same_bytes_after_an_interruption_at_any_part() {
             }
         };
         assert!(interruptions > 1, "{interruptions}");
-        assert!(bytes(resumed, "data/train.safetensors") == expected, "packing {packing}, {overflow:?}");
+        assert!(
+            bytes(resumed, "data/train.safetensors") == expected,
+            "packing {packing}, {overflow:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Vocabularies of other formats, against the references that `tests/fixtures/tokenizers/make.py` has recorded.
+//! Vocabularies of other formats, against the references that `tests/fixtures/tokenizers/make.py`
+//! has recorded.
 
 use std::path::Path;
 
@@ -38,7 +39,8 @@ fn sentencepiece_models_are_converted_as_transformers_does() {
     let expected = expected();
     for key in ["llama_legacy", "llama", "llama_without_prefix", "gemma", "t5"] {
         let case = &expected[key];
-        let folder = folder(case["file"].as_str().unwrap(), case["name"].as_str().unwrap(), &case["config"]);
+        let folder =
+            folder(case["file"].as_str().unwrap(), case["name"].as_str().unwrap(), &case["config"]);
         let tokenizer = Tokenizer::from_model_dir(folder.path()).unwrap().unwrap();
         compare(key, &tokenizer, &expected["texts"], &case["ids"], true);
     }
@@ -53,11 +55,13 @@ fn a_sentencepiece_model_alone_is_llamas() {
 
 #[test]
 fn a_class_that_is_told_of_the_prefix_space_is_made_from_its_model() {
-    let folder = folder("llama.model", "tokenizer.model", &json!({"tokenizer_class": "LlamaTokenizer"}));
+    let folder =
+        folder("llama.model", "tokenizer.model", &json!({"tokenizer_class": "LlamaTokenizer"}));
     let legacy = Tokenizer::from_file(folder.path()).unwrap();
     legacy.write(&folder.path().join("tokenizer.json")).unwrap();
     let case = &expected()["llama_without_prefix"];
-    std::fs::write(folder.path().join("tokenizer_config.json"), case["config"].to_string()).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), case["config"].to_string())
+        .unwrap();
     let tokenizer = Tokenizer::from_model_dir(folder.path()).unwrap().unwrap();
     compare("from slow", &tokenizer, &expected()["texts"], &case["ids"], true);
 }
@@ -66,17 +70,26 @@ fn a_class_that_is_told_of_the_prefix_space_is_made_from_its_model() {
 fn tiktoken_files_are_read() {
     let expected = expected();
     let listed = json!({"added_tokens_decoder": {"300": {"content": "<|end|>", "special": true}}, "eos_token": "<|end|>"});
-    let open = |config: &Value| Tokenizer::from_model_dir(folder("ranks.tiktoken", "tokenizer.model", config).path()).map(Option::unwrap);
+    let open = |config: &Value| {
+        Tokenizer::from_model_dir(folder("ranks.tiktoken", "tokenizer.model", config).path())
+            .map(Option::unwrap)
+    };
     let tokenizer = open(&listed).unwrap();
     compare("gpt4", &tokenizer, &expected["gpt4"]["texts"], &expected["gpt4"]["ids"], true);
-    assert_eq!((tokenizer.eos_token_id(), tokenizer.encode("<|end|>", false).unwrap()), (Some(300), vec![300]));
+    assert_eq!(
+        (tokenizer.eos_token_id(), tokenizer.encode("<|end|>", false).unwrap()),
+        (Some(300), vec![300])
+    );
     let qwen = open(&json!({"tokenizer_class": "QWenTokenizer"})).unwrap();
     compare("qwen", &qwen, &expected["qwen"]["texts"], &expected["qwen"]["ids"], true);
     let (last, count) = (qwen.token_to_id("<|extra_204|>").unwrap() as usize, qwen.vocab_size());
     assert_eq!(last + 1, count);
     assert!(open(&json!({})).unwrap_err().to_string().contains("no file lists its special tokens"));
     let unknown = open(&json!({"tokenizer_class": "TikTokenTokenizer"})).unwrap_err().to_string();
-    assert!(unknown.contains("of a TikTokenTokenizer") && unknown.contains("save_pretrained"), "{unknown}");
+    assert!(
+        unknown.contains("of a TikTokenTokenizer") && unknown.contains("save_pretrained"),
+        "{unknown}"
+    );
 }
 
 #[test]
@@ -86,7 +99,10 @@ fn a_tekken_file_has_its_special_tokens_first() {
     compare("tekken", &tokenizer, &expected["tekken"]["texts"], &expected["tekken"]["ids"], false);
     let first = tokenizer.encode("[INST]a<SPECIAL_29>", true).unwrap();
     assert_eq!(first, [1, 3, 30 + u32::from(b'a'), 29]);
-    assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.vocab_size()), (Some(1), Some(2), 300));
+    assert_eq!(
+        (tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.vocab_size()),
+        (Some(1), Some(2), 300)
+    );
 }
 
 #[test]
@@ -96,9 +112,18 @@ fn a_model_that_would_be_cut_differently_is_refused_by_name() {
         Tokenizer::from_model_dir(folder.path()).unwrap_err().to_string()
     };
     let roberta = message("t5.model", "XLMRobertaTokenizer");
-    assert!(roberta.contains("the SentencePiece model of a XLMRobertaTokenizer") && roberta.contains("save_pretrained"), "{roberta}");
+    assert!(
+        roberta.contains("the SentencePiece model of a XLMRobertaTokenizer")
+            && roberta.contains("save_pretrained"),
+        "{roberta}"
+    );
     assert!(message("t5.model", "LlamaTokenizer").contains("LlamaTokenizer"));
     let garbage = tempfile::tempdir().unwrap();
     std::fs::write(garbage.path().join("tokenizer.model"), "not a model").unwrap();
-    assert!(Tokenizer::from_model_dir(garbage.path()).unwrap_err().to_string().contains("neither a SentencePiece model"));
+    assert!(
+        Tokenizer::from_model_dir(garbage.path())
+            .unwrap_err()
+            .to_string()
+            .contains("neither a SentencePiece model")
+    );
 }

@@ -3,8 +3,8 @@ use serde_json::{Value, json};
 use super::super::tests::bytes_only;
 use super::super::{BpeParts, Tokenizer};
 
-/// A folder with the byte-level tokenizer of the tests, whose tokens 0 to 2 are `<|endoftext|>`, `<|im_start|>` and
-/// `<|im_end|>`, and these files.
+/// A folder with the byte-level tokenizer of the tests, whose tokens 0 to 2 are `<|endoftext|>`,
+/// `<|im_start|>` and `<|im_end|>`, and these files.
 fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     bytes_only().write(&folder.path().join("tokenizer.json")).unwrap();
@@ -26,13 +26,17 @@ const A: u32 = 3 + b'a' as u32;
 
 #[test]
 fn the_class_names_what_no_file_does() {
-    let gpt2 = open(&[("config.json", json!({"model_type": "gpt2"})), ("tokenizer_config.json", json!({"model_max_length": 9}))]);
+    let gpt2 = open(&[
+        ("config.json", json!({"model_type": "gpt2"})),
+        ("tokenizer_config.json", json!({"model_max_length": 9})),
+    ]);
     assert_eq!(named(&gpt2), [Some(0), Some(0)]);
     assert_eq!(gpt2.special_tokens().unk.as_deref(), Some("<|endoftext|>"));
     let qwen = open(&[("tokenizer_config.json", json!({"tokenizer_class": "Qwen2Tokenizer"}))]);
     assert_eq!(named(&qwen), [None, Some(0)]);
     assert_eq!(qwen.pad_token_id(), 0);
-    // What a file says wins, even that there is none; and a default that the vocabulary lacks is no token of the model.
+    // What a file says wins, even that there is none; and a default that the vocabulary lacks is no
+    // token of the model.
     let config = json!({"tokenizer_class": "GPT2TokenizerFast", "eos_token": "<|im_end|>", "bos_token": null});
     assert_eq!(named(&open(&[("tokenizer_config.json", config)])), [None, Some(2)]);
     let llama = open(&[("config.json", json!({"model_type": "llama"}))]);
@@ -89,16 +93,38 @@ fn add_bos_token_counts_for_the_classes_that_read_it() {
         Value::Object(config)
     };
     assert_eq!(ids(with(json!({"tokenizer_class": "LlamaTokenizerFast"}))), [1, A]);
-    assert_eq!(ids(with(json!({"tokenizer_class": "LlamaTokenizer", "add_bos_token": false, "add_eos_token": true}))), [A, 2]);
-    assert_eq!(ids(with(json!({"tokenizer_class": "GemmaTokenizer", "add_eos_token": true}))), [1, A, 2]);
+    assert_eq!(
+        ids(with(
+            json!({"tokenizer_class": "LlamaTokenizer", "add_bos_token": false, "add_eos_token": true})
+        )),
+        [A, 2]
+    );
+    assert_eq!(
+        ids(with(json!({"tokenizer_class": "GemmaTokenizer", "add_eos_token": true}))),
+        [1, A, 2]
+    );
     assert_eq!(ids(with(json!({"tokenizer_class": "GPTNeoXTokenizer"}))), [A]);
-    assert_eq!(ids(with(json!({"tokenizer_class": "GPTNeoXTokenizerFast", "add_bos_token": true}))), [1, A]);
-    assert_eq!(ids(with(json!({"tokenizer_class": "CohereTokenizerFast", "add_bos_token": null}))), [A]);
+    assert_eq!(
+        ids(with(json!({"tokenizer_class": "GPTNeoXTokenizerFast", "add_bos_token": true}))),
+        [1, A]
+    );
+    assert_eq!(
+        ids(with(json!({"tokenizer_class": "CohereTokenizerFast", "add_bos_token": null}))),
+        [A]
+    );
     for class in ["PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2Tokenizer"] {
-        assert_eq!(ids(with(json!({"tokenizer_class": class, "add_bos_token": true, "add_eos_token": true}))), [A], "{class}");
+        assert_eq!(
+            ids(with(
+                json!({"tokenizer_class": class, "add_bos_token": true, "add_eos_token": true})
+            )),
+            [A],
+            "{class}"
+        );
     }
     let nameless = json!({"tokenizer_class": "LlamaTokenizer", "add_bos_token": true});
-    let error = Tokenizer::from_model_dir(folder(&[("tokenizer_config.json", nameless)]).path()).unwrap_err().to_string();
+    let error = Tokenizer::from_model_dir(folder(&[("tokenizer_config.json", nameless)]).path())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("add_bos_token is true, but bos_token is not given"), "{error}");
 }
 
@@ -121,10 +147,16 @@ fn tokens_that_only_other_files_have_are_added() {
     }, "pad_token": "[PAD]", "additional_special_tokens": ["<extra>"]});
     let tokenizer = open(&[("tokenizer_config.json", config)]);
     assert_eq!(tokenizer.encode("a<tool>[PAD]<extra>", false).unwrap(), [A, 259, 260, 261]);
-    assert_eq!([259, 260, 261].map(|id| (tokenizer.is_added(id), tokenizer.is_special(id))), [(true, false), (true, true), (true, true)]);
+    assert_eq!(
+        [259, 260, 261].map(|id| (tokenizer.is_added(id), tokenizer.is_special(id))),
+        [(true, false), (true, true), (true, true)]
+    );
     // The flags of `tokenizer_config.json` win.
     assert!(!tokenizer.is_special(1) && tokenizer.is_added(1));
-    let older = [("added_tokens.json", json!({"[PAD]": 259})), ("special_tokens_map.json", json!({"pad_token": "[PAD]"}))];
+    let older = [
+        ("added_tokens.json", json!({"[PAD]": 259})),
+        ("special_tokens_map.json", json!({"pad_token": "[PAD]"})),
+    ];
     let older = open(&older);
     assert_eq!((older.pad_token_id(), older.encode("[PAD]", false).unwrap()), (259, vec![259]));
     assert!(older.is_special(259));
@@ -135,7 +167,9 @@ fn white_space_keeps_its_bytes() {
     let folder = folder(&[]);
     let path = folder.path().join("tokenizer.json");
     let mut inner = bytes_only().inner;
-    inner.with_post_processor(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(false, true, true)));
+    inner.with_post_processor(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(
+        false, true, true,
+    )));
     inner.save(&path, false).unwrap();
     let encoded = Tokenizer::from_file(&path).unwrap().encode_with_offsets("a\n b", true).unwrap();
     assert_eq!(encoded.offsets, [(0, 1), (1, 2), (2, 3), (3, 4)]);
@@ -148,7 +182,8 @@ fn bytes_that_a_normalizer_takes_away_belong_to_the_token_before() {
     let mut inner = bytes_only().inner;
     inner.with_normalizer(Some(tokenizers::normalizers::unicode::NFC));
     inner.save(&path, false).unwrap();
-    let encoded = Tokenizer::from_file(&path).unwrap().encode_with_offsets("e\u{301}x", true).unwrap();
+    let encoded =
+        Tokenizer::from_file(&path).unwrap().encode_with_offsets("e\u{301}x", true).unwrap();
     assert_eq!(encoded.offsets.last(), Some(&(3, 4)));
     assert_eq!(encoded.offsets[1].1, 3);
 }
@@ -158,11 +193,14 @@ fn a_prefix_space_is_what_the_configuration_says() {
     let folder = folder(&[]);
     let path = folder.path().join("tokenizer.json");
     let mut inner = bytes_only().inner;
-    inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(true, true, true)));
+    inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::new(
+        true, true, true,
+    )));
     inner.save(&path, false).unwrap();
     let count = || Tokenizer::from_file(&path).unwrap().encode("a", true).unwrap().len();
     assert_eq!(count(), 1);
-    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"add_prefix_space": true}"#).unwrap();
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"add_prefix_space": true}"#)
+        .unwrap();
     assert_eq!(count(), 2);
 }
 
@@ -170,7 +208,9 @@ fn a_prefix_space_is_what_the_configuration_says() {
 fn a_folder_without_a_tokenizer_is_none_and_an_unread_kind_is_named() {
     let empty = tempfile::tempdir().unwrap();
     assert!(Tokenizer::from_model_dir(empty.path()).unwrap().is_none());
-    assert!(Tokenizer::from_file(empty.path()).unwrap_err().to_string().contains("has no tokenizer"));
+    assert!(
+        Tokenizer::from_file(empty.path()).unwrap_err().to_string().contains("has no tokenizer")
+    );
     std::fs::write(empty.path().join("vocab.txt"), "[UNK]").unwrap();
     let error = Tokenizer::from_model_dir(empty.path()).unwrap_err().to_string();
     assert!(error.contains("WordPiece") && error.contains("save_pretrained"), "{error}");
@@ -180,6 +220,7 @@ fn a_folder_without_a_tokenizer_is_none_and_an_unread_kind_is_named() {
 fn a_pointer_in_the_place_of_the_file_is_named() {
     let folder = folder(&[]);
     let path = folder.path().join("tokenizer.json");
-    std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+    std::fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        .unwrap();
     assert!(Tokenizer::from_file(&path).unwrap_err().to_string().contains("Git LFS"));
 }

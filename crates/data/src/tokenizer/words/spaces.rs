@@ -1,7 +1,9 @@
-//! Words of a BPE as SentencePiece has it, which sees a text as one word: where it may be cut all the same.
+//! Words of a BPE as SentencePiece has it, which sees a text as one word: where it may be cut all
+//! the same.
 //!
-//! A merge makes two neighbours into one token, whose text is theirs together. Two characters that stand side by side in no token of the vocabulary
-//! are therefore never joined, nor is what lies to their left with what lies to their right: between them a text can be cut, and its parts
+//! A merge makes two neighbours into one token, whose text is theirs together. Two characters that
+//! stand side by side in no token of the vocabulary are therefore never joined, nor is what lies to
+//! their left with what lies to their right: between them a text can be cut, and its parts
 //! tokenised apart, without a change of any id. In practice that is before nearly every space.
 
 use std::collections::HashSet;
@@ -10,7 +12,9 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::replace::ReplacePattern;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
 use tokenizers::pre_tokenizers::split::SplitPattern;
-use tokenizers::{Model, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner};
+use tokenizers::{
+    Model, NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, Tokenizer as Inner,
+};
 
 use super::Word;
 
@@ -32,7 +36,8 @@ pub(super) enum Prefix {
     None,
     /// The normalizer `Prepend`.
     Each,
-    /// `Metaspace`, which leaves a piece alone that begins with a space: each, or only the one at the beginning.
+    /// `Metaspace`, which leaves a piece alone that begins with a space: each, or only the one at
+    /// the beginning.
     EachWithout,
     FirstWithout,
 }
@@ -47,17 +52,25 @@ fn place(character: char) -> Option<usize> {
 }
 
 impl Spaces {
-    /// If this is such a tokenizer: one without unknown characters, each of which would be joined with its neighbours.
+    /// If this is such a tokenizer: one without unknown characters, each of which would be joined
+    /// with its neighbours.
     pub(super) fn new(inner: &Inner, model: &BPE) -> Option<Self> {
         let prefix = prefix(inner)?;
-        let has_normalized = inner.get_added_tokens_decoder().values().any(|token| token.normalized);
+        let has_normalized =
+            inner.get_added_tokens_decoder().values().any(|token| token.normalized);
         let vocabulary = model.get_vocab();
-        let has_all_bytes = model.byte_fallback && (0..=255).all(|byte| vocabulary.contains_key(&byte_token(byte)));
+        let has_all_bytes =
+            model.byte_fallback && (0..=255).all(|byte| vocabulary.contains_key(&byte_token(byte)));
         let plain = model.continuing_subword_prefix.as_ref().is_none_or(String::is_empty)
             && model.end_of_word_suffix.as_ref().is_none_or(String::is_empty)
             && !model.ignore_merges;
         let knows_space = vocabulary.contains_key("▁");
-        if has_normalized || !has_all_bytes || !plain || !knows_space || vocabulary.keys().any(|token| joins_bytes(token)) {
+        if has_normalized
+            || !has_all_bytes
+            || !plain
+            || !knows_space
+            || vocabulary.keys().any(|token| joins_bytes(token))
+        {
             return None;
         }
         let mut spaces = Self { pairs: HashSet::new(), ascii: vec![false; 1 << 14].into(), prefix };
@@ -91,7 +104,8 @@ impl Spaces {
         }
     }
 
-    /// Gives `each` the words of a piece, where they begin, and whether [`META`] is put before one: only before the first, which may be nothing else.
+    /// Gives `each` the words of a piece, where they begin, and whether [`META`] is put before one:
+    /// only before the first, which may be nothing else.
     pub(super) fn cut<'t>(
         &self,
         piece: &'t str,
@@ -100,7 +114,9 @@ impl Spaces {
     ) -> tokenizers::Result<()> {
         let (mut from, mut last) = (0, None);
         let mut prefixed = prefixed;
-        if prefixed && piece.chars().next().is_some_and(|first| !self.may_join(META, to_meta(first))) {
+        if prefixed
+            && piece.chars().next().is_some_and(|first| !self.may_join(META, to_meta(first)))
+        {
             each("", 0, true)?;
             prefixed = false;
         }
@@ -143,13 +159,20 @@ fn byte_token(byte: u8) -> String {
     format!("<0x{byte:02X}>")
 }
 
-/// Whether a token is made of the token of a byte and more: bytes would be joined by that name, not by their character.
+/// Whether a token is made of the token of a byte and more: bytes would be joined by that name, not
+/// by their character.
 fn joins_bytes(token: &str) -> bool {
-    let is_byte = |name: &[u8]| name.starts_with(b"<0x") && name[3].is_ascii_hexdigit() && name[4].is_ascii_hexdigit() && name[5] == b'>';
+    let is_byte = |name: &[u8]| {
+        name.starts_with(b"<0x")
+            && name[3].is_ascii_hexdigit()
+            && name[4].is_ascii_hexdigit()
+            && name[5] == b'>'
+    };
     token.len() > 6 && token.as_bytes().windows(6).any(is_byte)
 }
 
-/// What a tokenizer puts before a text, if normalizer and pre-tokenizer do no more than that and write [`META`] for a space.
+/// What a tokenizer puts before a text, if normalizer and pre-tokenizer do no more than that and
+/// write [`META`] for a space.
 fn prefix(inner: &Inner) -> Option<Prefix> {
     let normalizers = match inner.get_normalizer() {
         None => &[],
@@ -158,7 +181,11 @@ fn prefix(inner: &Inner) -> Option<Prefix> {
     };
     let by_normalizer = match normalizers {
         [] => None,
-        [NormalizerWrapper::Prepend(prepend), replace] if prepend.prepend == "▁" && writes_meta(replace) => Some(Prefix::Each),
+        [NormalizerWrapper::Prepend(prepend), replace]
+            if prepend.prepend == "▁" && writes_meta(replace) =>
+        {
+            Some(Prefix::Each)
+        }
         [replace] if writes_meta(replace) => Some(Prefix::None),
         _ => return None,
     };
@@ -167,9 +194,14 @@ fn prefix(inner: &Inner) -> Option<Prefix> {
         // Of Gemma: no space is left to split at.
         (Some(PreTokenizerWrapper::Split(split)), Some(prefix)) => {
             let at_spaces = matches!(&split.pattern, SplitPattern::String(space) if space == " ");
-            (at_spaces && matches!(split.behavior, SplitDelimiterBehavior::MergedWithPrevious) && !split.invert).then_some(prefix)
+            (at_spaces
+                && matches!(split.behavior, SplitDelimiterBehavior::MergedWithPrevious)
+                && !split.invert)
+                .then_some(prefix)
         }
-        (Some(PreTokenizerWrapper::Metaspace(metaspace)), None) if !metaspace.split && metaspace.get_replacement() == META => {
+        (Some(PreTokenizerWrapper::Metaspace(metaspace)), None)
+            if !metaspace.split && metaspace.get_replacement() == META =>
+        {
             Some(match metaspace.prepend_scheme {
                 PrependScheme::Always => Prefix::EachWithout,
                 PrependScheme::First => Prefix::FirstWithout,
@@ -183,6 +215,7 @@ fn prefix(inner: &Inner) -> Option<Prefix> {
 fn writes_meta(normalizer: &NormalizerWrapper) -> bool {
     // The pattern is private to the normalizer.
     let NormalizerWrapper::Replace(replace) = normalizer else { return false };
-    let wanted = tokenizers::normalizers::replace::Replace::new(ReplacePattern::String(" ".into()), "▁");
+    let wanted =
+        tokenizers::normalizers::replace::Replace::new(ReplacePattern::String(" ".into()), "▁");
     wanted.is_ok_and(|wanted| *replace == wanted)
 }

@@ -10,7 +10,8 @@ use super::Argument::{Absent, Number, Of};
 use super::{Kernel, Kernels};
 use crate::Error;
 
-/// Sums into which [`Spread::from_values`] gathers squares, and rows after which it begins new ones.
+/// Sums into which [`Spread::from_values`] gathers squares, and rows after which it begins new
+/// ones.
 const SUMMED: usize = 16;
 const PART: usize = 64 * SUMMED;
 
@@ -26,14 +27,26 @@ const STREAM_THREADS: usize = 32;
 
 impl Kernels {
     /// As [`scale_rows`](super::super) on the CPU, `y` `[components, rows]` in f32 in place.
-    pub(crate) fn scale_rows(&self, y: &mut Tensor, factors: &[f32], ratios: Option<&[f32]>) -> Result<Vec<f32>, Error> {
+    pub(crate) fn scale_rows(
+        &self,
+        y: &mut Tensor,
+        factors: &[f32],
+        ratios: Option<&[f32]>,
+    ) -> Result<Vec<f32>, Error> {
         let (components, rows) = sizes(y)?;
         let blocks = components.div_ceil(BLOCK);
         let squares = self.empty(&[1, blocks, rows], Kind::Float)?;
         let factors = upload(factors, self.device)?;
         let ratios = ratios.map(|ratios| upload(ratios, self.device)).transpose()?;
         let ratios = ratios.as_ref().map_or(Absent, Of);
-        let arguments = [Of(y), Of(&factors), ratios, Of(&squares), Number(components as i64), Number(rows as i64)];
+        let arguments = [
+            Of(y),
+            Of(&factors),
+            ratios,
+            Of(&squares),
+            Number(components as i64),
+            Number(rows as i64),
+        ];
         self.launch(Kernel::ScaleRows, [rows.div_ceil(THREADS), blocks], THREADS, &arguments)?;
         self.added(&squares)
     }
@@ -43,7 +56,12 @@ impl Kernels {
         let (count, blocks, rows) = parts.size3()?;
         let sums = self.empty(&[count as usize, rows as usize], Kind::Float)?;
         let grid = [(rows as usize).div_ceil(THREADS), count as usize];
-        self.launch(Kernel::AddBlocks, grid, THREADS, &[Of(parts), Of(&sums), Number(blocks), Number(rows)])?;
+        self.launch(
+            Kernel::AddBlocks,
+            grid,
+            THREADS,
+            &[Of(parts), Of(&sums), Number(blocks), Number(rows)],
+        )?;
         Ok(Vec::try_from(sums.f_view([-1])?)?)
     }
 
@@ -51,13 +69,16 @@ impl Kernels {
     pub(crate) fn spreads(&self, y: &Tensor, absent: usize) -> Result<Vec<Spread>, Error> {
         let (components, rows) = sizes(y)?;
         let parts = rows.div_ceil(PART);
-        let counts = Tensor::f_zeros([components as i64, BINS as i64 + 1], (Kind::Int, self.device))?;
+        let counts =
+            Tensor::f_zeros([components as i64, BINS as i64 + 1], (Kind::Int, self.device))?;
         let squares = self.empty(&[components, parts, SUMMED], Kind::Float)?;
         let grid = [components, parts.div_ceil(SPREAD_THREADS / SUMMED)];
-        let arguments = [Of(y), Of(&counts), Of(&squares), Number(rows as i64), Number(parts as i64)];
+        let arguments =
+            [Of(y), Of(&counts), Of(&squares), Number(rows as i64), Number(parts as i64)];
         self.launch(Kernel::Spread, grid, SPREAD_THREADS, &arguments)?;
         let energies = self.empty(&[components], Kind::Double)?;
-        let arguments = [Of(&squares), Of(&energies), Number(components as i64), Number(parts as i64)];
+        let arguments =
+            [Of(&squares), Of(&energies), Number(components as i64), Number(parts as i64)];
         self.launch(Kernel::Energies, [components.div_ceil(THREADS), 1], THREADS, &arguments)?;
 
         let counts = Vec::<i32>::try_from(counts.f_view([-1])?)?;
@@ -71,7 +92,13 @@ impl Kernels {
     }
 
     /// As [`cpu::encode`](super::super::cpu::encode), with the codes on the device.
-    pub(crate) fn encode(&self, y: &Tensor, plan: &Plan, rounding: Rounding, seed: u64) -> Result<Encoded<Tensor>, Error> {
+    pub(crate) fn encode(
+        &self,
+        y: &Tensor,
+        plan: &Plan,
+        rounding: Rounding,
+        seed: u64,
+    ) -> Result<Encoded<Tensor>, Error> {
         let rows = sizes(y)?.1;
         let (active, groups) = (plan.active().len(), rows.div_ceil(LANES));
         let codes = Tensor::f_zeros([plan.code_bytes(rows) as i64], (Kind::Uint8, self.device))?;
@@ -81,23 +108,50 @@ impl Kernels {
         let components = self.components(plan, rows, seed)?;
         let given = [Of(y), Of(&components), Number(active as i64), Number(rows as i64)];
         let along_trellis = rounding == Rounding::Trellis;
-        let trace = self.empty(&[if along_trellis { active * groups * LANES } else { 0 }], Kind::Uint8)?;
+        let trace =
+            self.empty(&[if along_trellis { active * groups * LANES } else { 0 }], Kind::Uint8)?;
         if along_trellis {
             let starts = self.starts.f_get(1)?;
-            let arguments = [given.as_slice(), &[Of(&starts), Of(&self.classes), Of(&trace)]].concat();
-            self.launch(Kernel::Trellis, [(active * LANES).div_ceil(STREAM_THREADS), 1], STREAM_THREADS, &arguments)?;
+            let arguments =
+                [given.as_slice(), &[Of(&starts), Of(&self.classes), Of(&trace)]].concat();
+            self.launch(
+                Kernel::Trellis,
+                [(active * LANES).div_ceil(STREAM_THREADS), 1],
+                STREAM_THREADS,
+                &arguments,
+            )?;
         }
         let blocks = active.div_ceil(BLOCK);
         let parts = self.empty(&[2, blocks, rows], Kind::Float)?;
-        let tables = [Number(rounding as i64), Of(&self.levels), Of(&self.starts), Of(&trace), Of(&codes), Of(&parts)];
-        self.launch(Kernel::Encode, [groups.div_ceil(THREADS), blocks], THREADS, &[given.as_slice(), &tables].concat())?;
+        let tables = [
+            Number(rounding as i64),
+            Of(&self.levels),
+            Of(&self.starts),
+            Of(&trace),
+            Of(&codes),
+            Of(&parts),
+        ];
+        self.launch(
+            Kernel::Encode,
+            [groups.div_ceil(THREADS), blocks],
+            THREADS,
+            &[given.as_slice(), &tables].concat(),
+        )?;
         let mut energies = self.added(&parts)?;
         let along = energies.split_off(rows);
         Ok(Encoded { codes, energies, along })
     }
 
-    /// As [`cpu::decode`](super::super::cpu::decode), from `gains` `[rows]` in their 16 bits: `[active, rows]` in bf16, or else in f32.
-    pub(crate) fn decode(&self, codes: &Tensor, plan: &Plan, gains: &Tensor, trellis: bool, kind: Kind) -> Result<Tensor, Error> {
+    /// As [`cpu::decode`](super::super::cpu::decode), from `gains` `[rows]` in their 16 bits:
+    /// `[active, rows]` in bf16, or else in f32.
+    pub(crate) fn decode(
+        &self,
+        codes: &Tensor,
+        plan: &Plan,
+        gains: &Tensor,
+        trellis: bool,
+        kind: Kind,
+    ) -> Result<Tensor, Error> {
         let (active, rows) = (plan.active().len(), gains.size1()? as usize);
         let kind = if kind == Kind::BFloat16 { kind } else { Kind::Float };
         let y = self.empty(&[active, rows], kind)?;
@@ -106,8 +160,16 @@ impl Kernels {
         }
         let components = self.components(plan, rows, 0)?;
         let (trellis, bf16) = (i64::from(trellis), i64::from(kind == Kind::BFloat16));
-        let arguments =
-            [Of(codes), Of(&components), Number(rows as i64), Number(trellis), Of(&self.levels), Of(gains), Number(bf16), Of(&y)];
+        let arguments = [
+            Of(codes),
+            Of(&components),
+            Number(rows as i64),
+            Number(trellis),
+            Of(&self.levels),
+            Of(gains),
+            Number(bf16),
+            Of(&y),
+        ];
         self.launch(Kernel::Decode, [active, rows.div_ceil(THREADS)], THREADS, &arguments)?;
         Ok(y)
     }
@@ -117,7 +179,14 @@ impl Kernels {
         let (mut words, mut at) = (Vec::new(), 0u64);
         for component in plan.active() {
             let (width, step) = (plan.widths[component], plan.step(component));
-            let own = [at as u32, (at >> 32) as u32, component as u32, u32::from(width), step.to_bits(), (1.0 / step).to_bits()];
+            let own = [
+                at as u32,
+                (at >> 32) as u32,
+                component as u32,
+                u32::from(width),
+                step.to_bits(),
+                (1.0 / step).to_bits(),
+            ];
             words.extend(own.into_iter().chain([key(seed, component), 0]).map(u32::cast_signed));
             at += (rows.div_ceil(LANES) * usize::from(width)) as u64;
         }

@@ -1,4 +1,5 @@
-//! The kernels against the CPU's own passes, bit for bit: on the CPU, from the text that a GPU gets, and on a GPU where there is one.
+//! The kernels against the CPU's own passes, bit for bit: on the CPU, from the text that a GPU
+//! gets, and on a GPU where there is one.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../../../test_matrices.rs"]
@@ -26,7 +27,8 @@ fn on_host() -> Kernels {
 
 /// On the CPU always, on a GPU when there is one.
 fn on_each_device() -> Vec<Kernels> {
-    let gpu = Cuda::is_available().then(|| Kernels::on(Device::Cuda(0)).expect("a GPU without kernels: see the warning"));
+    let gpu = Cuda::is_available()
+        .then(|| Kernels::on(Device::Cuda(0)).expect("a GPU without kernels: see the warning"));
     std::iter::once(on_host()).chain(gpu).collect()
 }
 
@@ -37,7 +39,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Every width, every rounding, odd numbers of rows, components of zeros, values far beyond the last level.
+    /// Every width, every rounding, odd numbers of rows, components of zeros, values far beyond the
+    /// last level.
     #[test]
     fn kernels_code_and_decode_as_the_cpu_does(
         rows in prop_oneof![1usize..80, 1000usize..1100], count in 1usize..80, which in 0usize..3, turn in 0usize..10, seed: u64,
@@ -104,13 +107,21 @@ fn nvrtc_compiles_the_kernels_for_every_generation_and_contracts_nothing() {
     for generation in [75, 80, 90] {
         let ptx = match cuda::compile(FILE, SOURCE, &format!("compute_{generation}")) {
             Ok(ptx) => String::from_utf8(ptx).unwrap(),
-            Err(reason) if reason.contains("there is no NVRTC") => return println!("skipped: {reason}"),
+            Err(reason) if reason.contains("there is no NVRTC") => {
+                return println!("skipped: {reason}");
+            }
             Err(reason) => panic!("{generation}: {reason}"),
         };
-        let entries: Vec<&str> = ptx.lines().filter_map(|line| line.split_once(".entry ")?.1.split('(').next()).collect();
+        let entries: Vec<&str> = ptx
+            .lines()
+            .filter_map(|line| line.split_once(".entry ")?.1.split('(').next())
+            .collect();
         assert_eq!(entries.len(), Kernel::ALL.len(), "{entries:?}");
         for kernel in Kernel::ALL {
-            assert!(entries.contains(&kernel.name().to_str().unwrap()), "{kernel:?} is not among {entries:?}");
+            assert!(
+                entries.contains(&kernel.name().to_str().unwrap()),
+                "{kernel:?} is not among {entries:?}"
+            );
         }
         assert!(!ptx.contains("fma.rn"), "a product and a sum are rounded as one");
         let code = cuda::compile(FILE, SOURCE, &format!("sm_{generation}")).unwrap();

@@ -1,8 +1,9 @@
 //! The header of a GGUF file, checked before candle parses it.
 //!
-//! candle bounds every length by the size of the file. Three things remain that a damaged or hostile file can do, and
-//! that are excluded here: an alignment of zero (a division by zero), arrays of single bytes (each becomes a 32-byte
-//! value in memory), and two entries of one name (the first would silently vanish).
+//! candle bounds every length by the size of the file. Three things remain that a damaged or
+//! hostile file can do, and that are excluded here: an alignment of zero (a division by zero),
+//! arrays of single bytes (each becomes a 32-byte value in memory), and two entries of one name
+//! (the first would silently vanish).
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -12,8 +13,8 @@ use candle_core::quantized::gguf_file::{Content, Value};
 
 use crate::{Error, Result};
 
-/// Elements in all arrays of the metadata together. The largest vocabularies have 260,000 tokens, in up to four arrays;
-/// this many take 512 MiB while candle holds them.
+/// Elements in all arrays of the metadata together. The largest vocabularies have 260,000 tokens,
+/// in up to four arrays; this many take 512 MiB while candle holds them.
 const MAX_ARRAY_ELEMENTS: u64 = 1 << 24;
 /// Tensors or metadata entries; real files have some thousands.
 const MAX_ENTRIES: u64 = 1 << 20;
@@ -28,14 +29,17 @@ pub(super) fn read(file: &File, path: &Path) -> Result<Content> {
     let scan = Scan { reader: &mut reader, left: bytes, elements: 0 };
     let counts = scan.header().map_err(|why| Error::corrupt(path, why))?;
     reader.seek(SeekFrom::Start(0)).map_err(Error::io(path, "read"))?;
-    let content = Content::read(&mut reader).map_err(|why| Error::corrupt(path, format!("its header: {why}")))?;
+    let content = Content::read(&mut reader)
+        .map_err(|why| Error::corrupt(path, format!("its header: {why}")))?;
     if let Some(value) = content.metadata.get(ALIGNMENT) {
         let whole = matches!(value, Value::U8(_) | Value::U16(_) | Value::U32(_) | Value::U64(_));
         if !whole {
             return Err(Error::corrupt(path, format!("{ALIGNMENT} is not an unsigned integer")));
         }
     }
-    if (content.metadata.len() as u64, content.tensor_infos.len() as u64) != (counts.metadata, counts.tensors) {
+    if (content.metadata.len() as u64, content.tensor_infos.len() as u64)
+        != (counts.metadata, counts.tensors)
+    {
         return Err(Error::corrupt(path, "its header has two entries of one name"));
     }
     Ok(content)
@@ -63,11 +67,16 @@ impl Scan<'_, '_> {
         }
         let version = self.u32()?;
         if !(2..=3).contains(&version) {
-            return Err(format!("it is in version {version} of the format, and 2 and 3 can be read"));
+            return Err(format!(
+                "it is in version {version} of the format, and 2 and 3 can be read"
+            ));
         }
         let counts = Counts { tensors: self.u64()?, metadata: self.u64()? };
         if counts.tensors > MAX_ENTRIES || counts.metadata > MAX_ENTRIES {
-            return Err(format!("it declares {} tensors and {} metadata entries", counts.tensors, counts.metadata));
+            return Err(format!(
+                "it declares {} tensors and {} metadata entries",
+                counts.tensors, counts.metadata
+            ));
         }
         for _ in 0..counts.metadata {
             let key = self.string()?;
@@ -97,7 +106,9 @@ impl Scan<'_, '_> {
                 let (kind, count) = (self.u32()?, self.u64()?);
                 self.elements = self.elements.saturating_add(count);
                 if self.elements > MAX_ARRAY_ELEMENTS {
-                    return Err(format!("its metadata declare more than {MAX_ARRAY_ELEMENTS} array elements"));
+                    return Err(format!(
+                        "its metadata declare more than {MAX_ARRAY_ELEMENTS} array elements"
+                    ));
                 }
                 match fixed_bytes(kind) {
                     Some(bytes) => self.skip(count * bytes),

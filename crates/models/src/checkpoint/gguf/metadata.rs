@@ -9,8 +9,8 @@ use super::super::templates::ChatTemplates;
 use super::super::tokenizer::GgufTokenizer;
 use crate::{Error, Result};
 
-/// Everything but arrays, as a table to be read by key. An array, where a scalar is wanted (one size per layer), is
-/// shown by its text, so that it is refused as what it is.
+/// Everything but arrays, as a table to be read by key. An array, where a scalar is wanted (one
+/// size per layer), is shown by its text, so that it is refused as what it is.
 pub(super) fn scalars(content: &Content) -> Map<String, Json> {
     content.metadata.iter().map(|(key, value)| (key.clone(), scalar(value))).collect()
 }
@@ -67,10 +67,14 @@ pub(super) fn tokenizer(content: &Content, path: &Path) -> Result<Option<GgufTok
         pre: reader.text("pre")?,
         add_bos: match reader.get("add_bos_token") {
             Some(Value::Bool(add)) => *add,
-            // What llama.cpp assumes: SentencePiece texts begin with the token, byte-level BPE ones do not.
+            // What llama.cpp assumes: SentencePiece texts begin with the token, byte-level BPE ones
+            // do not.
             _ => model == "llama",
         },
-        templates: ChatTemplates { default: template("tokenizer.chat_template"), tool_use: template("tokenizer.chat_template.tool_use") },
+        templates: ChatTemplates {
+            default: template("tokenizer.chat_template"),
+            tool_use: template("tokenizer.chat_template.tool_use"),
+        },
         model,
         tokens,
         merges,
@@ -115,7 +119,11 @@ impl<'a> Reader<'a> {
     }
 
     fn invalid(&self, key: &str, why: &str) -> Error {
-        Error::InvalidConfig { file: self.path.to_owned(), key: format!("tokenizer.ggml.{key}"), why: why.to_owned() }
+        Error::InvalidConfig {
+            file: self.path.to_owned(),
+            key: format!("tokenizer.ggml.{key}"),
+            why: why.to_owned(),
+        }
     }
 }
 

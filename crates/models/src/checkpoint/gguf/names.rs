@@ -2,8 +2,8 @@
 
 use tch::{TchError, Tensor};
 
-/// The Hugging Face name of a tensor of a GGUF file of the Llama architecture; an unknown name stays as it is, to be
-/// reported as the user's file has it.
+/// The Hugging Face name of a tensor of a GGUF file of the Llama architecture; an unknown name
+/// stays as it is, to be reported as the user's file has it.
 pub(super) fn hugging_face(name: &str) -> String {
     outside_layers(name).or_else(|| in_layer(name)).unwrap_or_else(|| name.to_owned())
 }
@@ -22,7 +22,8 @@ fn outside_layers(name: &str) -> Option<String> {
 fn in_layer(name: &str) -> Option<String> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     let layer: u32 = layer.parse().ok()?;
-    let (stem, suffix) = rest.split_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
+    let (stem, suffix) =
+        rest.split_once('.').filter(|(_, suffix)| matches!(*suffix, "weight" | "bias"))?;
     let module = match stem {
         "attn_q" => "self_attn.q_proj",
         "attn_k" => "self_attn.k_proj",
@@ -59,13 +60,17 @@ impl Rotary {
     }
 }
 
-/// Puts the rows of a query or key projection (`[heads * head_dim, …]`) from llama.cpp's order, where the two rows of a
-/// rotated pair are neighbours, into Hugging Face's, where they are half a head apart: the inverse of `permute` in
-/// llama.cpp's `convert_hf_to_gguf.py`.
+/// Puts the rows of a query or key projection (`[heads * head_dim, …]`) from llama.cpp's order,
+/// where the two rows of a rotated pair are neighbours, into Hugging Face's, where they are half a
+/// head apart: the inverse of `permute` in llama.cpp's `convert_hf_to_gguf.py`.
 pub(super) fn half_split(tensor: &Tensor, heads: i64) -> Result<Tensor, TchError> {
     let shape = tensor.size();
     let pairs = shape.first().copied().unwrap_or(0) / heads / 2;
-    tensor.f_reshape([heads, pairs, 2, -1])?.f_transpose(1, 2)?.f_contiguous()?.f_view(shape.as_slice())
+    tensor
+        .f_reshape([heads, pairs, 2, -1])?
+        .f_transpose(1, 2)?
+        .f_contiguous()?
+        .f_view(shape.as_slice())
 }
 
 #[cfg(test)]
@@ -108,7 +113,8 @@ mod tests {
     fn half_split_undoes_the_converters_permutation() {
         for (heads, head_dim, columns) in [(1, 2, 3), (3, 8, 5), (4, 6, 1)] {
             let rows = heads * head_dim;
-            let weight = Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)).view([rows, columns]);
+            let weight =
+                Tensor::arange(rows * columns, (Kind::Float, Device::Cpu)).view([rows, columns]);
             let back = half_split(&permute(&weight, heads), heads).unwrap();
             assert!(back.equal(&weight) && back.is_contiguous());
         }
@@ -121,7 +127,11 @@ mod tests {
     fn the_second_row_of_a_pair_moves_half_a_head_away() {
         // One head of four rows: pairs (a0, b0), (a1, b1) stored as a0 b0 a1 b1.
         let stored = Tensor::from_slice(&[10.0f32, 20.0, 11.0, 21.0]);
-        assert!(half_split(&stored, 1).unwrap().equal(&Tensor::from_slice(&[10.0f32, 11.0, 20.0, 21.0])));
+        assert!(
+            half_split(&stored, 1)
+                .unwrap()
+                .equal(&Tensor::from_slice(&[10.0f32, 11.0, 20.0, 21.0]))
+        );
     }
 
     #[test]
@@ -129,7 +139,12 @@ mod tests {
         let heads = Rotary { q: 9, k: 3 };
         assert_eq!(heads.heads("model.layers.0.self_attn.q_proj.weight"), Some(9));
         assert_eq!(heads.heads("model.layers.0.self_attn.k_proj.bias"), Some(3));
-        for name in ["model.layers.0.self_attn.v_proj.weight", "model.norm.weight", "rope_freqs.weight", "q_proj"] {
+        for name in [
+            "model.layers.0.self_attn.v_proj.weight",
+            "model.norm.weight",
+            "rope_freqs.weight",
+            "q_proj",
+        ] {
             assert_eq!(heads.heads(name), None, "{name}");
         }
     }

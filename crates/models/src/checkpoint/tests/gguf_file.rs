@@ -38,7 +38,10 @@ fn model(tied: bool) -> BTreeMap<String, Tensor> {
         // Values in (-1, 1) that no two rows share, without a random generator.
         let count: i64 = shape.iter().product();
         let phase = Tensor::arange(count, (Kind::Double, Device::Cpu)) * 0.37 + seed as f64;
-        tensors.insert(name, (phase.square() * 0.01).sin().view(shape.as_slice()).to_kind(Kind::Float));
+        tensors.insert(
+            name,
+            (phase.square() * 0.01).sin().view(shape.as_slice()).to_kind(Kind::Float),
+        );
     }
     tensors
 }
@@ -95,7 +98,12 @@ fn metadata() -> Vec<(&'static str, Value)> {
     ]
 }
 
-fn write(path: &Path, metadata: &[(&str, Value)], model: &BTreeMap<String, Tensor>, dtype: GgmlDType) {
+fn write(
+    path: &Path,
+    metadata: &[(&str, Value)],
+    model: &BTreeMap<String, Tensor>,
+    dtype: GgmlDType,
+) {
     let quantised: Vec<(String, QTensor)> = model
         .iter()
         .map(|(name, tensor)| {
@@ -106,14 +114,16 @@ fn write(path: &Path, metadata: &[(&str, Value)], model: &BTreeMap<String, Tenso
             };
             let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
             let values = Vec::<f32>::try_from(stored.reshape([-1])).unwrap();
-            let values = candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap();
+            let values =
+                candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap();
             // Converters leave norms unquantised.
             let dtype = if tensor.dim() == 1 { GgmlDType::F32 } else { dtype };
             (gguf_name(name), QTensor::quantize(&values, dtype).unwrap())
         })
         .collect();
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
-    let tensors: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        quantised.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
@@ -125,15 +135,15 @@ fn sample() -> (tempfile::TempDir, PathBuf) {
     (dir, path)
 }
 
-/// The largest difference that storing in `dtype` may cause in a row: half a quantization step of its block for plain
-/// formats, a whole one where the scale itself is rounded.
+/// The largest difference that storing in `dtype` may cause in a row: half a quantization step of
+/// its block for plain formats, a whole one where the scale itself is rounded.
 fn tolerance(dtype: GgmlDType) -> f64 {
     match dtype {
         GgmlDType::F32 => 0.0,
         GgmlDType::F16 => 2f64.powi(-11),
         GgmlDType::BF16 => 2f64.powi(-8),
-        // Values lie in (-1, 1): a block spans at most 2. 16 levels, 32 levels, 255 levels. The formats without an
-        // offset clip the far end of their range by up to one step.
+        // Values lie in (-1, 1): a block spans at most 2. 16 levels, 32 levels, 255 levels. The
+        // formats without an offset clip the far end of their range by up to one step.
         GgmlDType::Q4_0 => 1.0 / 8.0 + 1e-3,
         GgmlDType::Q4_1 => 2.0 / 15.0 / 2.0 + 2e-3,
         GgmlDType::Q5_0 => 1.0 / 16.0 + 1e-3,
@@ -174,7 +184,10 @@ fn metadata_become_configuration_and_tokenizer() {
     let (_dir, path) = sample();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let config = checkpoint.config().unwrap();
-    assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim), (HEADS, KV_HEADS, HEAD_DIM));
+    assert_eq!(
+        (config.num_heads, config.num_kv_heads, config.head_dim),
+        (HEADS, KV_HEADS, HEAD_DIM)
+    );
     assert_eq!((config.vocab_size, config.max_positions), (VOCAB, 128));
     assert_eq!((config.norm_eps, config.rope.theta), (1e-5, 1e5));
     assert!(!config.tie_embeddings);
@@ -184,7 +197,10 @@ fn metadata_become_configuration_and_tokenizer() {
     assert_eq!((tokenizer.tokens.len(), tokenizer.tokens[7].as_str()), (VOCAB as usize, "t7"));
     assert_eq!(tokenizer.merges, ["t 1", "t 2"]);
     assert_eq!(tokenizer.token_types[..4], [3, 3, 3, 1]);
-    assert_eq!((tokenizer.bos, tokenizer.eos, tokenizer.unk, tokenizer.pad), (Some(1), Some(2), None, None));
+    assert_eq!(
+        (tokenizer.bos, tokenizer.eos, tokenizer.unk, tokenizer.pad),
+        (Some(1), Some(2), None, None)
+    );
     assert!(tokenizer.add_bos);
     assert_eq!(checkpoint.chat_templates().default.as_deref(), Some("{{ messages }}"));
     assert_eq!(checkpoint.bytes_on_disk(), std::fs::metadata(&path).unwrap().len());
@@ -210,7 +226,9 @@ fn biases_of_queries_and_keys_are_put_in_order_too() {
     write(&path, &metadata(), &model, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
     assert!(checkpoint.config().unwrap().attention.bias);
-    let got = checkpoint.tensor("model.layers.0.self_attn.q_proj.bias", Kind::Float, Device::Cpu).unwrap();
+    let got = checkpoint
+        .tensor("model.layers.0.self_attn.q_proj.bias", Kind::Float, Device::Cpu)
+        .unwrap();
     assert!(got.equal(&bias));
 }
 
@@ -219,11 +237,16 @@ fn unknown_tensors_and_wrong_shapes_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("odd.gguf");
     let mut odd = model(false);
-    odd.insert("blk.0.ffn_gate_exps.weight".into(), Tensor::zeros([1, HIDDEN], (Kind::Float, Device::Cpu)));
+    odd.insert(
+        "blk.0.ffn_gate_exps.weight".into(),
+        Tensor::zeros([1, HIDDEN], (Kind::Float, Device::Cpu)),
+    );
     write(&path, &metadata(), &odd, GgmlDType::F32);
     let checkpoint = Checkpoint::open(&path).unwrap();
     let refused = checkpoint.check(&expected(checkpoint.config().unwrap())).unwrap_err();
-    assert!(matches!(refused, Error::UnexpectedTensor { tensor, .. } if tensor == "blk.0.ffn_gate_exps.weight"));
+    assert!(
+        matches!(refused, Error::UnexpectedTensor { tensor, .. } if tensor == "blk.0.ffn_gate_exps.weight")
+    );
 
     let mut odd = model(false);
     odd.insert("model.norm.weight".into(), Tensor::zeros([HIDDEN + 2], (Kind::Float, Device::Cpu)));
@@ -233,7 +256,10 @@ fn unknown_tensors_and_wrong_shapes_are_named() {
     assert!(matches!(refused, Error::Shape { got, .. } if got == [HIDDEN + 2]));
 
     let mut odd = model(false);
-    odd.insert("model.layers.0.self_attn.k_proj.weight".into(), Tensor::zeros([6, HIDDEN], (Kind::Float, Device::Cpu)));
+    odd.insert(
+        "model.layers.0.self_attn.k_proj.weight".into(),
+        Tensor::zeros([6, HIDDEN], (Kind::Float, Device::Cpu)),
+    );
     // The converter could not have written this; six rows do not make pairs in two heads.
     let stored = odd.remove("model.layers.0.self_attn.k_proj.weight").unwrap();
     odd.insert("blk.0.attn_k.weight".into(), stored);
@@ -248,7 +274,11 @@ fn metadata_that_cannot_be_are_refused() {
     let cases = [
         ("general.architecture", Value::String("mamba".into()), "supported: llama"),
         ("llama.block_count", Value::String("many".into()), "llama.block_count"),
-        ("llama.feed_forward_length", Value::Array(vec![Value::U32(512)]), "llama.feed_forward_length"),
+        (
+            "llama.feed_forward_length",
+            Value::Array(vec![Value::U32(512)]),
+            "llama.feed_forward_length",
+        ),
         ("llama.attention.head_count_kv", Value::U32(3), "llama.attention.head_count_kv"),
         ("llama.rope.freq_base", Value::F32(f32::NAN), "llama.rope.freq_base"),
         ("llama.embedding_length", Value::U64(u64::MAX), "llama.embedding_length"),
@@ -257,7 +287,13 @@ fn metadata_that_cannot_be_are_refused() {
         ("tokenizer.ggml.token_type", Value::Array(vec![Value::I32(1)]), "token types"),
         ("general.alignment", Value::U32(0), "general.alignment is zero"),
         ("general.alignment", Value::String("wide".into()), "general.alignment"),
-        ("x", Value::Array(vec![Value::Array(vec![Value::Array(vec![Value::Array(vec![Value::Array(vec![Value::U8(1)])])])])]), "nest"),
+        (
+            "x",
+            Value::Array(vec![Value::Array(vec![Value::Array(vec![Value::Array(vec![
+                Value::Array(vec![Value::U8(1)]),
+            ])])])]),
+            "nest",
+        ),
     ];
     for (key, value, told) in cases {
         let mut metadata = metadata();
@@ -280,8 +316,8 @@ fn a_file_cut_short_anywhere_is_refused() {
     let (_dir, path) = sample();
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     let whole = file.metadata().unwrap().len();
-    // Ever shorter: a sample of the lengths within the data, then every length within the header. The last 31 bytes
-    // may be padding.
+    // Ever shorter: a sample of the lengths within the data, then every length within the header.
+    // The last 31 bytes may be padding.
     let lengths = (HEADER..whole - 31).rev().step_by(997).chain((0..HEADER).rev());
     for length in lengths {
         file.set_len(length).unwrap();
@@ -306,7 +342,8 @@ fn a_damaged_header_never_panics_nor_takes_much_memory() {
     let whole = std::fs::read(&path).unwrap();
     let header = HEADER as usize;
     let open = |bytes: &[u8]| {
-        // Only the header is read by opening: keep the file's length without writing the data again and again.
+        // Only the header is read by opening: keep the file's length without writing the data again
+        // and again.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
         Checkpoint::open(&path)
@@ -352,8 +389,8 @@ fn headers_from_other_versions_and_machines_are_refused() {
 fn an_array_that_would_fill_the_memory_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("array.gguf");
-    // One metadata entry `x`: an array of two thousand million single bytes, all of them in the (sparse) file. Parsed,
-    // they would take 64 GB.
+    // One metadata entry `x`: an array of two thousand million single bytes, all of them in the
+    // (sparse) file. Parsed, they would take 64 GB.
     let count = 2_000_000_000u64;
     let mut header = b"GGUF".to_vec();
     header.extend(3u32.to_le_bytes());
@@ -365,7 +402,12 @@ fn an_array_that_would_fill_the_memory_is_refused() {
     header.extend(0u32.to_le_bytes());
     header.extend(count.to_le_bytes());
     std::fs::write(&path, &header).unwrap();
-    std::fs::File::options().write(true).open(&path).unwrap().set_len(header.len() as u64 + count).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(header.len() as u64 + count)
+        .unwrap();
     let refused = Checkpoint::open(&path).unwrap_err().to_string();
     assert!(refused.contains("array elements"), "{refused}");
 }

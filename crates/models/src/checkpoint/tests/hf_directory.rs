@@ -21,7 +21,9 @@ fn sharded() -> tempfile::TempDir {
     copy("config.json", dir.path());
     let mut shards: [Vec<(String, Tensor)>; 2] = Default::default();
     let mut map = HashMap::new();
-    for (at, (name, tensor)) in tensor_file::read(&recorded().join("model.safetensors")).unwrap().into_iter().enumerate() {
+    for (at, (name, tensor)) in
+        tensor_file::read(&recorded().join("model.safetensors")).unwrap().into_iter().enumerate()
+    {
         map.insert(name.clone(), shard(at % 2));
         shards[at % 2].push((name, tensor));
     }
@@ -50,7 +52,10 @@ fn read_index(folder: &Path) -> Value {
 fn the_recorded_llama_has_the_shapes_of_its_configuration() {
     let checkpoint = Checkpoint::open(&recorded()).unwrap();
     let config = checkpoint.config().unwrap();
-    assert_eq!((config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim), (32, 4, 2, 8));
+    assert_eq!(
+        (config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim),
+        (32, 4, 2, 8)
+    );
     assert_eq!((config.num_layers, config.vocab_size, config.intermediate_size), (2, 97, 56));
     assert!(!config.tie_embeddings);
     assert_eq!((config.bos_token_id, config.pad_token_id), (Some(1), Some(0)));
@@ -68,22 +73,31 @@ fn tensors_come_in_the_kind_asked_for_with_a_storage_of_their_own() {
     let stored = checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
     let half = checkpoint.tensor(name, Kind::BFloat16, Device::Cpu).unwrap();
     assert_eq!((half.kind(), half.size()), (Kind::BFloat16, vec![32, 56]));
-    assert!(half.equal(&stored.to_kind(Kind::BFloat16)) && half.is_contiguous() && !half.requires_grad());
+    assert!(
+        half.equal(&stored.to_kind(Kind::BFloat16))
+            && half.is_contiguous()
+            && !half.requires_grad()
+    );
     // The first and last values are those of the file's bytes.
     let bytes = std::fs::read(recorded().join("model.safetensors")).unwrap();
     let last = f32::from_le_bytes(bytes[bytes.len() - 4..].try_into().unwrap());
     let norm = checkpoint.tensor("model.norm.weight", Kind::Float, Device::Cpu).unwrap();
     assert_eq!(norm.double_value(&[31]) as f32, last);
-    assert!(matches!(checkpoint.tensor("lm_head.bias", Kind::Float, Device::Cpu), Err(Error::MissingTensor { .. })));
+    assert!(matches!(
+        checkpoint.tensor("lm_head.bias", Kind::Float, Device::Cpu),
+        Err(Error::MissingTensor { .. })
+    ));
 }
 
 #[test]
 fn shards_are_read_like_one_file() {
     let dir = sharded();
-    let (whole, shards) = (Checkpoint::open(&recorded()).unwrap(), Checkpoint::open(dir.path()).unwrap());
+    let (whole, shards) =
+        (Checkpoint::open(&recorded()).unwrap(), Checkpoint::open(dir.path()).unwrap());
     assert_eq!(whole.names(), shards.names());
     for name in whole.names() {
-        let read = |checkpoint: &Checkpoint| checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
+        let read =
+            |checkpoint: &Checkpoint| checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
         assert!(read(&whole).equal(&read(&shards)), "{name}");
     }
     shards.check(&expected(shards.config().unwrap())).unwrap();
@@ -94,16 +108,24 @@ fn an_index_that_does_not_fit_its_files_is_refused() {
     let dir = sharded();
     std::fs::remove_file(dir.path().join(shard(1))).unwrap();
     let refused = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(matches!(&refused, Error::MissingFile { path, .. } if path.ends_with(shard(1))), "{refused}");
+    assert!(
+        matches!(&refused, Error::MissingFile { path, .. } if path.ends_with(shard(1))),
+        "{refused}"
+    );
 
     let dir = sharded();
     let mut map = read_index(dir.path());
     map["model.layers.9.mlp.up_proj.weight"] = json!(shard(0));
     write_index(dir.path(), map.clone());
     let refused = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(matches!(&refused, Error::MissingTensor { tensor, .. } if tensor.contains("layers.9")), "{refused}");
+    assert!(
+        matches!(&refused, Error::MissingTensor { tensor, .. } if tensor.contains("layers.9")),
+        "{refused}"
+    );
 
-    for outside in [json!("../model.safetensors"), json!("/etc/passwd"), json!(""), json!("."), json!(3)] {
+    for outside in
+        [json!("../model.safetensors"), json!("/etc/passwd"), json!(""), json!("."), json!(3)]
+    {
         map["model.norm.weight"] = outside.clone();
         write_index(dir.path(), map.clone());
         let refused = Checkpoint::open(dir.path()).unwrap_err();
@@ -123,7 +145,9 @@ fn what_is_missing_says_what_to_do() {
     let refused = Checkpoint::open(dir.path()).unwrap_err().to_string();
     assert!(refused.contains("safe_serialization"), "{refused}");
     std::fs::write(dir.path().join("config.json"), "{\"model_type\": ").unwrap();
-    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Corrupt { file, .. }) if file.ends_with("config.json")));
+    assert!(
+        matches!(Checkpoint::open(dir.path()), Err(Error::Corrupt { file, .. }) if file.ends_with("config.json"))
+    );
 }
 
 #[test]
@@ -139,12 +163,16 @@ fn check_names_the_tensor_that_does_not_fit() {
     let mut wider = fitting.clone();
     wider[0].1 = vec![98, 32];
     let refused = checkpoint.check(&wider).unwrap_err();
-    assert!(matches!(refused, Error::Shape { expected, got, .. } if expected == [98, 32] && got == [97, 32]));
+    assert!(
+        matches!(refused, Error::Shape { expected, got, .. } if expected == [98, 32] && got == [97, 32])
+    );
 
     let mut fewer = fitting;
     fewer.retain(|(name, _)| name != "lm_head.weight");
     let refused = checkpoint.check(&fewer).unwrap_err();
-    assert!(matches!(refused, Error::UnexpectedTensor { tensor, .. } if tensor == "lm_head.weight"));
+    assert!(
+        matches!(refused, Error::UnexpectedTensor { tensor, .. } if tensor == "lm_head.weight")
+    );
 }
 
 #[test]
@@ -154,7 +182,8 @@ fn rotary_tables_and_a_tied_output_are_harmless_and_integers_are_not_weights() {
     let tied = config.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
     std::fs::write(dir.path().join("config.json"), tied).unwrap();
     let mut tensors = tensor_file::read(&recorded().join("model.safetensors")).unwrap();
-    tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), Tensor::from_slice(&[1f32])));
+    tensors
+        .push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), Tensor::from_slice(&[1f32])));
     let path = dir.path().join("model.safetensors");
     tensor_file::write(&path, &tensors, &[]).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
@@ -175,15 +204,22 @@ fn a_checkpoint_of_the_model_without_its_head_is_completed() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(recorded.join("config.json"), dir.path().join("config.json")).unwrap();
     let whole = tensor_file::read(&recorded.join("model.safetensors")).unwrap();
-    let mut bare: Vec<(String, Tensor)> =
-        whole.iter().map(|(name, tensor)| (name.strip_prefix("transformer.").unwrap().to_owned(), tensor.shallow_clone())).collect();
+    let mut bare: Vec<(String, Tensor)> = whole
+        .iter()
+        .map(|(name, tensor)| {
+            (name.strip_prefix("transformer.").unwrap().to_owned(), tensor.shallow_clone())
+        })
+        .collect();
     // The masks of old checkpoints are known too.
     bare.push(("h.0.attn.bias".to_owned(), Tensor::ones([1, 1, 4, 4], (Kind::Float, Device::Cpu))));
     tensor_file::write(&dir.path().join("model.safetensors"), &bare, &[]).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     checkpoint.check(&crate::Decoder::tensor_shapes(checkpoint.config().unwrap())).unwrap();
     for (name, tensor) in whole {
-        assert!(checkpoint.tensor(&name, Kind::Float, Device::Cpu).unwrap().equal(&tensor), "{name}");
+        assert!(
+            checkpoint.tensor(&name, Kind::Float, Device::Cpu).unwrap().equal(&tensor),
+            "{name}"
+        );
     }
 }
 
@@ -194,10 +230,14 @@ fn chat_templates_are_found() {
     copy("model.safetensors", dir.path());
     let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
     let open = || {
-        let ChatTemplates { default, tool_use } = Checkpoint::open(dir.path()).unwrap().chat_templates().clone();
+        let ChatTemplates { default, tool_use } =
+            Checkpoint::open(dir.path()).unwrap().chat_templates().clone();
         (default, tool_use)
     };
-    write("tokenizer_config.json", r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#);
+    write(
+        "tokenizer_config.json",
+        r#"{"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]}"#,
+    );
     assert_eq!(open(), (Some("D".into()), Some("T".into())));
     write("tokenizer_config.json", r#"{"chat_template": "one"}"#);
     assert_eq!(open(), (Some("one".into()), None));

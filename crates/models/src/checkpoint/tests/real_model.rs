@@ -35,24 +35,30 @@ fn smollm2_brings_its_tokenizer_and_template() {
     assert!(checkpoint.chat_templates().default.as_deref().unwrap().contains("<|im_start|>"));
 }
 
-/// The logits after the last of `ids`, computed in the plainest way (transformers' `LlamaForCausalLM`, eager attention).
+/// The logits after the last of `ids`, computed in the plainest way (transformers'
+/// `LlamaForCausalLM`, eager attention).
 fn next_token_logits(checkpoint: &Checkpoint, ids: &Tensor) -> Tensor {
     let config = checkpoint.config().unwrap();
-    let read = |name: &str| checkpoint.tensor(&format!("{name}.weight"), Kind::Float, Device::Cpu).unwrap();
+    let read = |name: &str| {
+        checkpoint.tensor(&format!("{name}.weight"), Kind::Float, Device::Cpu).unwrap()
+    };
     let norm = |x: &Tensor, name: &str| {
         let square = x.square().mean_dim([-1].as_slice(), true, Kind::Float);
         x * (square + config.norm_eps).rsqrt() * read(name)
     };
     let tokens = ids.size()[0];
     let frequencies = Tensor::from_slice(&config.rope.inverse_frequencies(config.head_dim, 1));
-    let angles = Tensor::arange(tokens, (Kind::Double, Device::Cpu)).outer(&frequencies).to_kind(Kind::Float);
+    let angles = Tensor::arange(tokens, (Kind::Double, Device::Cpu))
+        .outer(&frequencies)
+        .to_kind(Kind::Float);
     let angles = Tensor::cat(&[&angles, &angles], -1);
     let heads = |x: Tensor, count: i64| x.view([tokens, count, config.head_dim]).transpose(0, 1);
     let turn = |x: Tensor| {
         let halves = x.chunk(2, -1);
         &x * angles.cos() + Tensor::cat(&[&halves[1].neg(), &halves[0]], -1) * angles.sin()
     };
-    let future = Tensor::full([tokens, tokens], f64::NEG_INFINITY, (Kind::Float, Device::Cpu)).triu(1);
+    let future =
+        Tensor::full([tokens, tokens], f64::NEG_INFINITY, (Kind::Float, Device::Cpu)).triu(1);
     let embedding = read("model.embed_tokens");
     let mut x = embedding.index_select(0, ids);
     for layer in 0..config.num_layers {
@@ -65,7 +71,8 @@ fn next_token_logits(checkpoint: &Checkpoint, ids: &Tensor) -> Tensor {
         let k = repeat(turn(heads(project(&input, "self_attn.k_proj"), config.num_kv_heads)));
         let v = repeat(heads(project(&input, "self_attn.v_proj"), config.num_kv_heads));
         let scores = q.matmul(&k.transpose(1, 2)) / (config.head_dim as f64).sqrt() + &future;
-        let mixed = scores.softmax(-1, Kind::Float).matmul(&v).transpose(0, 1).reshape([tokens, -1]);
+        let mixed =
+            scores.softmax(-1, Kind::Float).matmul(&v).transpose(0, 1).reshape([tokens, -1]);
         x += project(&mixed, "self_attn.o_proj");
         let input = norm(&x, &part("post_attention_layernorm"));
         let inner = project(&input, "mlp.gate_proj").silu() * project(&input, "mlp.up_proj");
@@ -74,10 +81,12 @@ fn next_token_logits(checkpoint: &Checkpoint, ids: &Tensor) -> Tensor {
     embedding.matmul(&norm(&x.select(0, tokens - 1), "model.norm"))
 }
 
-/// Names, row order, expansion and rotary base are all right, or the model does not say what transformers recorded.
+/// Names, row order, expansion and rotary base are all right, or the model does not say what
+/// transformers recorded.
 #[test]
 fn smollm2_says_what_transformers_recorded() {
-    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden/golden.safetensors");
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures/golden/golden.safetensors");
     let recorded = crate::TensorFile::open(&recorded).unwrap();
     let checkpoint = open();
     for prompt in ["prompt0", "prompt1"] {

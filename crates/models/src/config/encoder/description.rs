@@ -1,4 +1,5 @@
-//! What an encoder's configuration says: the parts it may be made of. Families differ in these values, not in code.
+//! What an encoder's configuration says: the parts it may be made of. Families differ in these
+//! values, not in code.
 
 use layers::Activation;
 
@@ -6,14 +7,16 @@ use super::labels::{Labels, Problem};
 use super::names::EncoderNames;
 use crate::config::description::NormKind;
 
-/// What an encoder is: sizes, constants, and which of the known parts it is made of. Once read it is consistent.
+/// What an encoder is: sizes, constants, and which of the known parts it is made of. Once read it
+/// is consistent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderConfig {
     /// Hugging Face's name of the architecture.
     pub model_type: String,
     /// What becomes hidden states.
     pub input: InputConfig,
-    /// Layers of one width each, one stage after the other; between two of them, neighbouring patches are merged.
+    /// Layers of one width each, one stage after the other; between two of them, neighbouring
+    /// patches are merged.
     pub stages: Vec<StageConfig>,
     /// Where norms stand.
     pub order: NormOrder,
@@ -76,7 +79,8 @@ impl TextConfig {
 pub enum Positions {
     /// 0, 1, 2, …
     Counted,
-    /// Counted from the padding token's id + 1 over the tokens that are no padding; padding has that id itself (RoBERTa).
+    /// Counted from the padding token's id + 1 over the tokens that are no padding; padding has
+    /// that id itself (RoBERTa).
     BehindPadding,
     /// None: attention sees distances.
     Relative,
@@ -95,14 +99,17 @@ pub struct ImageConfig {
     pub class_token: bool,
     /// Whether each place has an embedding.
     pub positions: bool,
-    /// Whether images of other sizes are taken, and padded to whole patches; otherwise the size is as above, and what is no whole patch is cut off.
+    /// Whether images of other sizes are taken, and padded to whole patches; otherwise the size is
+    /// as above, and what is no whole patch is cut off.
     pub any_size: bool,
 }
 
 impl ImageConfig {
     /// Patches of an image of the model's size, down and across.
     pub fn grid(&self) -> [i64; 2] {
-        let whole = |side: i64, patch: i64| if self.any_size { (side + patch - 1) / patch } else { side / patch };
+        let whole = |side: i64, patch: i64| {
+            if self.any_size { (side + patch - 1) / patch } else { side / patch }
+        };
         [whole(self.size[0], self.patch[0]), whole(self.size[1], self.patch[1])]
     }
 }
@@ -123,7 +130,12 @@ pub struct StageConfig {
 impl StageConfig {
     /// `depth` layers that are all alike.
     pub(super) fn alike(width: i64, heads: i64, inner: i64, depth: i64) -> Self {
-        Self { width, heads, inner, layers: vec![EncoderLayer { shift: 0, drop_path: 0.0 }; depth.max(0) as usize] }
+        Self {
+            width,
+            heads,
+            inner,
+            layers: vec![EncoderLayer { shift: 0, drop_path: 0.0 }; depth.max(0) as usize],
+        }
     }
 }
 
@@ -161,14 +173,16 @@ pub struct EncoderAttention {
 pub enum RelativePositions {
     /// None.
     None,
-    /// An embedding of each distance below `longest` tokens (`relative_key` of BERT), which meets the keys too (`relative_key_query`) or not.
+    /// An embedding of each distance below `longest` tokens (`relative_key` of BERT), which meets
+    /// the keys too (`relative_key_query`) or not.
     Distances {
         /// One more than the longest distance.
         longest: i64,
         /// Whether it meets the keys too.
         of_keys: bool,
     },
-    /// A bias for each pair of places in a window of `size` by `size` tokens, within which tokens attend.
+    /// A bias for each pair of places in a window of `size` by `size` tokens, within which tokens
+    /// attend.
     Windows {
         /// Tokens on each side.
         size: i64,
@@ -184,7 +198,8 @@ pub struct EncoderDropout {
     pub sublayers: [f64; 2],
 }
 
-/// How hidden states become logits: one vector for each row, dropout, perhaps a map and `tanh`, dropout, and the map to classes.
+/// How hidden states become logits: one vector for each row, dropout, perhaps a map and `tanh`,
+/// dropout, and the map to classes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClassifierConfig {
     /// What stands for a row.

@@ -19,7 +19,10 @@ pub(super) fn read(fields: &Fields<'_>, size: i64, patch: i64) -> Result<ImageCo
     };
     for (image, patch) in config.size.into_iter().zip(config.patch) {
         if patch > image {
-            return Err(fields.invalid("patch_size", format!("a patch of {patch} pixels does not fit an image of {image}")));
+            return Err(fields.invalid(
+                "patch_size",
+                format!("a patch of {patch} pixels does not fit an image of {image}"),
+            ));
         }
     }
     Ok(config)
@@ -32,7 +35,12 @@ fn pair(fields: &Fields<'_>, key: &str, default: i64) -> Result<[i64; 2]> {
         return Ok([side, side]);
     };
     match fields.integers(key)?.as_deref() {
-        Some([height, width]) if [height, width].iter().all(|side| (1..=1 << 20).contains(*side)) => Ok([*height, *width]),
-        other => Err(fields.invalid(key, format!("{:?} is not a height and a width", other.unwrap_or_default()))),
+        Some([height, width])
+            if [height, width].iter().all(|side| (1..=1 << 20).contains(*side)) =>
+        {
+            Ok([*height, *width])
+        }
+        other => Err(fields
+            .invalid(key, format!("{:?} is not a height and a width", other.unwrap_or_default()))),
     }
 }

@@ -26,14 +26,23 @@ impl Labels {
             let limit = 1 << 24;
             return match (0..=limit).contains(&count) {
                 true => Ok(Self::numbered(count as usize)),
-                false => Err(fields.invalid("num_labels", format!("{count} is not between 0 and {limit}"))),
+                false => {
+                    Err(fields
+                        .invalid("num_labels", format!("{count} is not between 0 and {limit}")))
+                }
             };
         };
         let mut names = vec![None; table.len()];
         for (number, name) in table {
             let place = number.parse::<usize>().ok().and_then(|number| names.get_mut(number));
             let (Some(place), Some(name)) = (place, name.as_str()) else {
-                return Err(fields.invalid(key, format!("{number:?}: {name} is not one of the {} classes and its name", table.len())));
+                return Err(fields.invalid(
+                    key,
+                    format!(
+                        "{number:?}: {name} is not one of the {} classes and its name",
+                        table.len()
+                    ),
+                ));
             };
             *place = Some(name.to_owned());
         }
@@ -65,9 +74,17 @@ impl Labels {
 
     /// `id2label` and `label2id`.
     pub fn to_json(&self) -> Map<String, Value> {
-        let named: Map<String, Value> = self.0.iter().enumerate().map(|(number, name)| (number.to_string(), name.clone().into())).collect();
-        let numbered: Map<String, Value> = self.0.iter().enumerate().map(|(number, name)| (name.clone(), number.into())).collect();
-        [("id2label".to_owned(), named.into()), ("label2id".to_owned(), numbered.into())].into_iter().collect()
+        let named: Map<String, Value> = self
+            .0
+            .iter()
+            .enumerate()
+            .map(|(number, name)| (number.to_string(), name.clone().into()))
+            .collect();
+        let numbered: Map<String, Value> =
+            self.0.iter().enumerate().map(|(number, name)| (name.clone(), number.into())).collect();
+        [("id2label".to_owned(), named.into()), ("label2id".to_owned(), numbered.into())]
+            .into_iter()
+            .collect()
     }
 }
 
@@ -97,7 +114,8 @@ impl Problem {
         })
     }
 
-    /// What is learned where the file does not say, by the number of classes and whether labels are integers.
+    /// What is learned where the file does not say, by the number of classes and whether labels are
+    /// integers.
     pub fn infer(labels: usize, are_integers: bool) -> Self {
         match labels {
             1 => Self::Regression,

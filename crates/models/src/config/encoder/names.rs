@@ -1,4 +1,5 @@
-/// The names of a family's tensors, without `.weight` and `.bias` where they have both. Those of a layer follow its prefix.
+/// The names of a family's tensors, without `.weight` and `.bias` where they have both. Those of a
+/// layer follow its prefix.
 #[derive(Debug, PartialEq)]
 pub(crate) struct EncoderNames {
     /// What stands before all names but those of the classifier.

@@ -1,7 +1,8 @@
 use serde_json::{Map, Value};
 
 use super::description::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, RelativePositions,
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder,
+    Pooling, RelativePositions,
 };
 use super::family::EncoderFamily;
 use super::image;
@@ -11,7 +12,8 @@ use super::names::EncoderNames;
 use crate::Result;
 use crate::config::fields::Fields;
 
-/// `SiglipForImageClassification` (arXiv 2303.15343), whose file has the vision part in a table of its own, and `SiglipVisionModel`, which is it.
+/// `SiglipForImageClassification` (arXiv 2303.15343), whose file has the vision part in a table of
+/// its own, and `SiglipVisionModel`, which is it.
 pub(super) const SIGLIP: EncoderFamily = EncoderFamily {
     model_types: &["siglip_vision_model", "siglip"],
     read: |fields| match fields.text("model_type")? {
@@ -38,7 +40,11 @@ fn read(vision: &Fields<'_>, whole: &Fields<'_>) -> Result<EncoderConfig> {
         order: NormOrder::PreNorm,
         norm_eps: epsilon(vision, 1e-6)?,
         activation: hidden_act(vision, "gelu_pytorch_tanh")?,
-        attention: EncoderAttention { bias: true, dropout: chance(vision, "attention_dropout", 0.0)?, relative: RelativePositions::None },
+        attention: EncoderAttention {
+            bias: true,
+            dropout: chance(vision, "attention_dropout", 0.0)?,
+            relative: RelativePositions::None,
+        },
         dropout: EncoderDropout { embedding: 0.0, sublayers: [0.0; 2] },
         classifier: ClassifierConfig { pooling: Pooling::Mean, dropout_before: 0.0, dropout: 0.0 },
         labels: Labels::read(whole)?,
@@ -48,7 +54,8 @@ fn read(vision: &Fields<'_>, whole: &Fields<'_>) -> Result<EncoderConfig> {
     })
 }
 
-/// The classifier reads the patches, not what `vision_model.head` pools of them (`vision_use_head`).
+/// The classifier reads the patches, not what `vision_model.head` pools of them
+/// (`vision_use_head`).
 const NAMES: EncoderNames = EncoderNames {
     prefix: "vision_model.",
     stages: None,
@@ -67,5 +74,12 @@ const NAMES: EncoderNames = EncoderNames {
     final_norm: Some("vision_model.post_layernorm"),
     head_dense: None,
     head_out: "classifier",
-    ignored: &["vision_model.head.", "classifier.", ".position_ids", "text_model.", "logit_scale", "logit_bias"],
+    ignored: &[
+        "vision_model.head.",
+        "classifier.",
+        ".position_ids",
+        "text_model.",
+        "logit_scale",
+        "logit_bias",
+    ],
 };

@@ -1,8 +1,8 @@
 //! BERT and RoBERTa.
 
 use super::description::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder, Pooling, Positions, RelativePositions,
-    TextConfig,
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, InputConfig, NormOrder,
+    Pooling, Positions, RelativePositions, TextConfig,
 };
 use super::family::EncoderFamily;
 use super::keys::{chance, epsilon, hidden_act, initializer_range, one_stage};
@@ -29,10 +29,15 @@ pub(super) const ROBERTA: EncoderFamily = EncoderFamily {
         let mut config = read(fields, "roberta", &ROBERTA_NAMES, 50265, Some(1))?;
         if let InputConfig::Text(text) = &mut config.input {
             let Some(padding) = text.padding else {
-                return Err(fields.invalid("pad_token_id", "positions are counted from it, and it is null"));
+                return Err(
+                    fields.invalid("pad_token_id", "positions are counted from it, and it is null")
+                );
             };
             if padding + 1 >= text.max_positions {
-                let why = format!("positions are counted from pad_token_id + 1 = {}, which leaves none", padding + 1);
+                let why = format!(
+                    "positions are counted from pad_token_id + 1 = {}, which leaves none",
+                    padding + 1
+                );
                 return Err(fields.invalid("max_position_embeddings", why));
             }
             if text.positions == Positions::Counted {
@@ -88,20 +93,29 @@ fn read(
     fields.only("add_cross_attention", false)?;
     fields.none("pruned_heads")?;
     let max_positions = positive(fields, "max_position_embeddings", 512)?;
-    let distances = |of_keys| (Positions::Relative, RelativePositions::Distances { longest: max_positions, of_keys });
-    let (positions, relative) = match fields.text("position_embedding_type")?.unwrap_or("absolute") {
+    let distances = |of_keys| {
+        (Positions::Relative, RelativePositions::Distances { longest: max_positions, of_keys })
+    };
+    let (positions, relative) = match fields.text("position_embedding_type")?.unwrap_or("absolute")
+    {
         "absolute" => (Positions::Counted, RelativePositions::None),
         "relative_key" => distances(false),
         "relative_key_query" => distances(true),
         other => {
             let supported = "\"absolute\", \"relative_key\", \"relative_key_query\"";
-            return Err(fields.unsupported("position_embedding_type", format!("{other:?}"), supported));
+            return Err(fields.unsupported(
+                "position_embedding_type",
+                format!("{other:?}"),
+                supported,
+            ));
         }
     };
     let vocab_size = positive(fields, "vocab_size", vocab_size)?;
-    let padding = if fields.contains("pad_token_id") { fields.token("pad_token_id")? } else { padding };
+    let padding =
+        if fields.contains("pad_token_id") { fields.token("pad_token_id")? } else { padding };
     if let Some(padding) = padding.filter(|padding| *padding >= vocab_size) {
-        return Err(fields.invalid("pad_token_id", format!("{padding} is not in a vocabulary of {vocab_size}")));
+        return Err(fields
+            .invalid("pad_token_id", format!("{padding} is not in a vocabulary of {vocab_size}")));
     }
     let dropout = chance(fields, "hidden_dropout_prob", 0.1)?;
     let classifier_dropout = chance(fields, "classifier_dropout", dropout)?;
@@ -118,9 +132,17 @@ fn read(
         order: NormOrder::PostNorm,
         norm_eps: epsilon(fields, 1e-12)?,
         activation: hidden_act(fields, "gelu")?,
-        attention: EncoderAttention { bias: true, dropout: chance(fields, "attention_probs_dropout_prob", 0.1)?, relative },
+        attention: EncoderAttention {
+            bias: true,
+            dropout: chance(fields, "attention_probs_dropout_prob", 0.1)?,
+            relative,
+        },
         dropout: EncoderDropout { embedding: dropout, sublayers: [dropout; 2] },
-        classifier: ClassifierConfig { pooling: Pooling::First, dropout_before: classifier_dropout, dropout: classifier_dropout },
+        classifier: ClassifierConfig {
+            pooling: Pooling::First,
+            dropout_before: classifier_dropout,
+            dropout: classifier_dropout,
+        },
         labels: Labels::read(fields)?,
         problem: Problem::read(fields)?,
         initializer_range: initializer_range(fields)?,

@@ -1,5 +1,6 @@
 use super::description::{
-    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, ImageConfig, InputConfig, NormOrder, Pooling, RelativePositions,
+    ClassifierConfig, EncoderAttention, EncoderConfig, EncoderDropout, ImageConfig, InputConfig,
+    NormOrder, Pooling, RelativePositions,
 };
 use super::family::EncoderFamily;
 use super::image;
@@ -16,7 +17,10 @@ pub(super) const VIT: EncoderFamily = EncoderFamily {
         let dropout = chance(fields, "hidden_dropout_prob", 0.0)?;
         Ok(EncoderConfig {
             model_type: "vit".into(),
-            input: InputConfig::Image(ImageConfig { class_token: true, ..image::read(fields, 224, 16)? }),
+            input: InputConfig::Image(ImageConfig {
+                class_token: true,
+                ..image::read(fields, 224, 16)?
+            }),
             stages: vec![one_stage(fields, 768, 12, 12, 3072)?],
             order: NormOrder::PreNorm,
             norm_eps: epsilon(fields, 1e-12)?,
@@ -27,7 +31,11 @@ pub(super) const VIT: EncoderFamily = EncoderFamily {
                 relative: RelativePositions::None,
             },
             dropout: EncoderDropout { embedding: dropout, sublayers: [dropout; 2] },
-            classifier: ClassifierConfig { pooling: Pooling::First, dropout_before: 0.0, dropout: 0.0 },
+            classifier: ClassifierConfig {
+                pooling: Pooling::First,
+                dropout_before: 0.0,
+                dropout: 0.0,
+            },
             labels: Labels::read(fields)?,
             problem: Problem::read(fields)?,
             initializer_range: initializer_range(fields)?,

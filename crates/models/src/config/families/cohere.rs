@@ -2,7 +2,10 @@
 
 use layers::Pairs;
 
-use super::family::{Defaults, Family, attention_bias, local_layers, multiplier, pattern, rotary_where, switch, window};
+use super::family::{
+    Defaults, Family, attention_bias, local_layers, multiplier, pattern, rotary_where, switch,
+    window,
+};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
@@ -28,7 +31,12 @@ const COHERE_DEFAULTS: Defaults = Defaults {
 };
 
 const ONE_NORM: TensorNames = TensorNames {
-    norms: NormNames { pre_attention_norm: Some("input_layernorm"), post_attention_norm: None, pre_mlp_norm: None, post_mlp_norm: None },
+    norms: NormNames {
+        pre_attention_norm: Some("input_layernorm"),
+        post_attention_norm: None,
+        pre_mlp_norm: None,
+        post_mlp_norm: None,
+    },
     ..names::LLAMA
 };
 
@@ -47,7 +55,8 @@ pub(super) const COHERE: Family = Family {
     tensors: &ONE_NORM,
     describe: |fields, config| {
         any(fields, config)?;
-        config.attention.head_norm = switch(fields, "use_qk_norm", false)?.then_some(HeadNorm::OwnWeights);
+        config.attention.head_norm =
+            switch(fields, "use_qk_norm", false)?.then_some(HeadNorm::OwnWeights);
         Ok(())
     },
 };
@@ -61,6 +70,12 @@ pub(super) const COHERE2: Family = Family {
         any(fields, config)?;
         let every = pattern(fields, 4)?;
         // Layers that attend to everything know nothing of positions.
-        local_layers(fields, config, window(fields, Some(4096))?, |layer| (layer + 1) % every != 0, rotary_where)
+        local_layers(
+            fields,
+            config,
+            window(fields, Some(4096))?,
+            |layer| (layer + 1) % every != 0,
+            rotary_where,
+        )
     },
 };

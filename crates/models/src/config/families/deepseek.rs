@@ -40,9 +40,14 @@ pub(super) const DEEPSEEK_V3: Family = Family {
             correction: Some("mlp.gate.e_score_correction_bias"),
             experts: "mlp.experts.",
             expert: ["gate_proj", "up_proj", "down_proj"],
-            shared: Some(["mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj", "mlp.shared_experts.down_proj"]),
+            shared: Some([
+                "mlp.shared_experts.gate_proj",
+                "mlp.shared_experts.up_proj",
+                "mlp.shared_experts.down_proj",
+            ]),
         }),
-        // Layer 61 of the published checkpoint predicts a second token; transformers leaves it out too.
+        // Layer 61 of the published checkpoint predicts a second token; transformers leaves it out
+        // too.
         ignored: &[".rotary_emb.inv_freq", "model.layers.61."],
         ..names::LLAMA
     },
@@ -74,7 +79,8 @@ fn attention(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     config.attention.bias = switch(fields, "attention_bias", false)?;
     config.attention.output_bias = config.attention.bias;
     config.attention.rotary_width = rotary_dim;
-    config.attention.rotary_pairs = if switch(fields, "rope_interleave", true)? { Pairs::Neighbours } else { Pairs::Halves };
+    config.attention.rotary_pairs =
+        if switch(fields, "rope_interleave", true)? { Pairs::Neighbours } else { Pairs::Halves };
     if let RopeScaling::Yarn { factor, all_dimensions: Some(weight), .. } = config.rope.scaling {
         let spread = if factor > 1.0 { 0.1 * weight * factor.ln() + 1.0 } else { 1.0 };
         scale(config, spread * spread / (config.head_dim as f64).sqrt());
@@ -88,9 +94,15 @@ fn experts(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
         layer.mixture = index as i64 >= first;
     }
     let count = positive(fields, "n_routed_experts", 256)?;
-    let groups = Groups { count: positive(fields, "n_group", 8)?, chosen: positive(fields, "topk_group", 4)? };
+    let groups = Groups {
+        count: positive(fields, "n_group", 8)?,
+        chosen: positive(fields, "topk_group", 4)?,
+    };
     if count % groups.count != 0 || count / groups.count < 2 || groups.chosen > groups.count {
-        let why = format!("{} of {} groups cannot be chosen out of {count} experts", groups.chosen, groups.count);
+        let why = format!(
+            "{} of {} groups cannot be chosen out of {count} experts",
+            groups.chosen, groups.count
+        );
         return Err(fields.invalid("n_group", why));
     }
     let width = positive(fields, "moe_intermediate_size", 2048)?;

@@ -68,8 +68,14 @@ impl Family {
         let mut config = self.sizes(fields)?.sized(fields, self.keys)?;
         let partial = self.partial_rotary(fields)?;
         config.attention.rotary_width = (config.head_dim as f64 * partial) as i64;
-        let Defaults { rope_theta: theta, pretrained_positions, rope_by_layer: by_layer, .. } = self.defaults;
-        let rope = RopeDefaults { theta, max_positions: config.max_positions, pretrained_positions, by_layer };
+        let Defaults { rope_theta: theta, pretrained_positions, rope_by_layer: by_layer, .. } =
+            self.defaults;
+        let rope = RopeDefaults {
+            theta,
+            max_positions: config.max_positions,
+            pretrained_positions,
+            by_layer,
+        };
         config.rope = rope_table::read(fields, &rope)?;
         (self.describe)(fields, &mut config)?;
         config.checked(fields, self.keys)
@@ -77,25 +83,37 @@ impl Family {
 
     fn sizes(&self, fields: &Fields<'_>) -> Result<ModelConfig> {
         let (keys, defaults) = (self.keys, &self.defaults);
-        let size = |key: &str, default: i64| Ok::<_, Error>(fields.integer(key)?.unwrap_or(default));
+        let size =
+            |key: &str, default: i64| Ok::<_, Error>(fields.integer(key)?.unwrap_or(default));
         let chance = |key: &str| {
             let chance = fields.number(key)?.unwrap_or(defaults.dropout);
-            if (0.0..1.0).contains(&chance) { Ok(chance) } else { Err(fields.invalid(key, format!("{chance} is not in 0..1"))) }
+            if (0.0..1.0).contains(&chance) {
+                Ok(chance)
+            } else {
+                Err(fields.invalid(key, format!("{chance} is not in 0..1")))
+            }
         };
         let hidden_size = size(keys.hidden_size, defaults.hidden_size)?;
         let num_heads = size(keys.num_heads, defaults.num_heads)?;
         let head_dim = match (&defaults.head_dim, fields.integer(keys.head_dim)?) {
-            (HeadDim::SumOf([(first, one), (second, other)]), _) => size(first, *one)? + size(second, *other)?,
+            (HeadDim::SumOf([(first, one), (second, other)]), _) => {
+                size(first, *one)? + size(second, *other)?
+            }
             (_, Some(head_dim)) => head_dim,
             (HeadDim::Fixed(head_dim), None) if !fields.contains(keys.head_dim) => *head_dim,
             _ => shared_head_dim(fields, keys.head_dim, hidden_size, num_heads)?,
         };
         // An absent id has a default in transformers; an explicit null means that there is none.
-        let token = |key: &str, default: Option<i64>| if fields.contains(key) { fields.token(key) } else { Ok(default) };
+        let token = |key: &str, default: Option<i64>| {
+            if fields.contains(key) { fields.token(key) } else { Ok(default) }
+        };
         let mut config = ModelConfig {
             model_type: self.model_type.into(),
             hidden_size,
-            intermediate_size: size(keys.intermediate_size, defaults.intermediate_size.unwrap_or(hidden_size.saturating_mul(4)))?,
+            intermediate_size: size(
+                keys.intermediate_size,
+                defaults.intermediate_size.unwrap_or(hidden_size.saturating_mul(4)),
+            )?,
             num_layers: size(keys.num_layers, defaults.num_layers)?,
             num_heads,
             num_kv_heads: size(keys.num_kv_heads, defaults.num_kv_heads.unwrap_or(num_heads))?,
@@ -104,7 +122,9 @@ impl Family {
             max_positions: size(keys.max_positions, defaults.max_positions)?,
             norm_eps: fields.number(keys.norm_eps)?.unwrap_or(defaults.norm_eps),
             activation: activation(fields, keys.activation, defaults.activation)?,
-            tie_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(defaults.tie_embeddings),
+            tie_embeddings: fields
+                .boolean("tie_word_embeddings")?
+                .unwrap_or(defaults.tie_embeddings),
             bos_token_id: token("bos_token_id", defaults.bos)?,
             eos_token_ids: match fields.contains("eos_token_id") {
                 true => fields.tokens("eos_token_id")?.unwrap_or_default(),
@@ -113,7 +133,8 @@ impl Family {
             pad_token_id: token("pad_token_id", defaults.pad)?,
             ..ModelConfig::template(self.tensors)
         };
-        // A key written as null is as good as absent, but for the heads of keys, which are then as many as those of queries.
+        // A key written as null is as good as absent, but for the heads of keys, which are then as
+        // many as those of queries.
         if fields.contains(keys.num_kv_heads) && fields.value(keys.num_kv_heads).is_none() {
             config.num_kv_heads = num_heads;
         }
@@ -138,16 +159,26 @@ impl Family {
             Some(partial) => partial,
             None => fields.number(key)?.unwrap_or(default),
         };
-        if partial > 0.0 && partial <= 1.0 { Ok(partial) } else { Err(fields.invalid(key, format!("{partial} is not in 0..=1"))) }
+        if partial > 0.0 && partial <= 1.0 {
+            Ok(partial)
+        } else {
+            Err(fields.invalid(key, format!("{partial} is not in 0..=1")))
+        }
     }
 }
 
 /// The function that transformers' `ACT2FN` has under the name in `key`.
-pub(in crate::config) fn activation(fields: &Fields<'_>, key: &str, default: &str) -> Result<Activation> {
+pub(in crate::config) fn activation(
+    fields: &Fields<'_>,
+    key: &str,
+    default: &str,
+) -> Result<Activation> {
     Ok(match fields.text(key)?.unwrap_or(default) {
         "silu" | "swish" => Activation::Silu,
         "gelu" | "gelu_python" => Activation::Gelu,
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => Activation::GeluTanh,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_fast" | "gelu_accurate" => {
+            Activation::GeluTanh
+        }
         "quick_gelu" => Activation::QuickGelu,
         "relu" => Activation::Relu,
         "relu2" => Activation::ReluSquared,
@@ -173,20 +204,30 @@ pub(in crate::config) fn switch(fields: &Fields<'_>, key: &str, default: bool) -
 /// A size that must be at least 1.
 pub(in crate::config) fn positive(fields: &Fields<'_>, key: &str, default: i64) -> Result<i64> {
     let size = fields.integer(key)?.unwrap_or(default);
-    if (1..=1 << 31).contains(&size) { Ok(size) } else { Err(fields.invalid(key, format!("{size} is not positive"))) }
+    if (1..=1 << 31).contains(&size) {
+        Ok(size)
+    } else {
+        Err(fields.invalid(key, format!("{size} is not positive")))
+    }
 }
 
 /// A number that must not be 0, infinite or NaN.
 pub(in crate::config) fn multiplier(fields: &Fields<'_>, key: &str, default: f64) -> Result<f64> {
     let number = fields.number(key)?.unwrap_or(default);
-    if number.is_finite() && number != 0.0 { Ok(number) } else { Err(fields.invalid(key, format!("{number} is not a multiplier"))) }
+    if number.is_finite() && number != 0.0 {
+        Ok(number)
+    } else {
+        Err(fields.invalid(key, format!("{number} is not a multiplier")))
+    }
 }
 
 /// A limit that must be positive; an explicit null says that there is none.
 pub(super) fn limit(fields: &Fields<'_>, key: &str, default: Option<f64>) -> Result<Option<f64>> {
     let limit = if fields.contains(key) { fields.number(key)? } else { default };
     match limit {
-        Some(limit) if !(limit.is_finite() && limit > 0.0) => Err(fields.invalid(key, format!("{limit} is not a positive number"))),
+        Some(limit) if !(limit.is_finite() && limit > 0.0) => {
+            Err(fields.invalid(key, format!("{limit} is not a positive number")))
+        }
         limit => Ok(limit),
     }
 }
@@ -196,7 +237,9 @@ pub(super) fn window(fields: &Fields<'_>, default: Option<i64>) -> Result<Option
     let key = "sliding_window";
     let window = if fields.contains(key) { fields.integer(key)? } else { default };
     match window {
-        Some(window) if window < 1 => Err(fields.invalid(key, format!("{window} tokens are no window"))),
+        Some(window) if window < 1 => {
+            Err(fields.invalid(key, format!("{window} tokens are no window")))
+        }
         window => Ok(window),
     }
 }
@@ -206,7 +249,8 @@ pub(super) fn everywhere(config: &mut ModelConfig, window: Option<i64>) {
     config.layers.iter_mut().for_each(|layer| layer.window = window);
 }
 
-/// Gives `window` to the layers that `layer_types` calls sliding; where the file does not say, `is_local` does, by the layer's number.
+/// Gives `window` to the layers that `layer_types` calls sliding; where the file does not say,
+/// `is_local` does, by the layer's number.
 pub(super) fn local_layers(
     fields: &Fields<'_>,
     config: &mut ModelConfig,
@@ -217,17 +261,29 @@ pub(super) fn local_layers(
     let key = "layer_types";
     let types = fields.texts(key)?;
     if let Some(types) = types.as_ref().filter(|types| types.len() != config.layers.len()) {
-        return Err(fields.invalid(key, format!("it has {} entries for {} layers", types.len(), config.layers.len())));
+        return Err(fields.invalid(
+            key,
+            format!("it has {} entries for {} layers", types.len(), config.layers.len()),
+        ));
     }
     for (index, layer) in config.layers.iter_mut().enumerate() {
         let local = match types.as_ref().map(|types| types[index]) {
             None => is_local(index as i64),
             Some("sliding_attention") => true,
             Some("full_attention") => false,
-            Some(other) => return Err(fields.unsupported(key, format!("{other:?}"), "\"sliding_attention\", \"full_attention\"")),
+            Some(other) => {
+                return Err(fields.unsupported(
+                    key,
+                    format!("{other:?}"),
+                    "\"sliding_attention\", \"full_attention\"",
+                ));
+            }
         };
         if local && window.is_none() {
-            return Err(fields.invalid(key, "a layer is \"sliding_attention\" and no window is set (sliding_window)"));
+            return Err(fields.invalid(
+                key,
+                "a layer is \"sliding_attention\" and no window is set (sliding_window)",
+            ));
         }
         layer.window = window.filter(|_| local);
         change(layer, local);
@@ -244,7 +300,11 @@ pub(super) fn pattern(fields: &Fields<'_>, default: i64) -> Result<i64> {
 }
 
 /// `attention_bias` for all four maps of attention.
-pub(super) fn attention_bias(fields: &Fields<'_>, config: &mut ModelConfig, default: bool) -> Result<()> {
+pub(super) fn attention_bias(
+    fields: &Fields<'_>,
+    config: &mut ModelConfig,
+    default: bool,
+) -> Result<()> {
     config.attention.bias = switch(fields, "attention_bias", default)?;
     config.attention.output_bias = config.attention.bias;
     Ok(())

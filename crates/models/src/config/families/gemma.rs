@@ -2,7 +2,10 @@
 
 use layers::RmsWeight;
 
-use super::family::{Defaults, Family, HeadDim, attention_bias, limit, local_layers, multiplier, pattern, root_of_width, scale, window};
+use super::family::{
+    Defaults, Family, HeadDim, attention_bias, limit, local_layers, multiplier, pattern,
+    root_of_width, scale, window,
+};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
@@ -28,8 +31,14 @@ const GEMMA_DEFAULTS: Defaults = Defaults {
     ..DEFAULTS
 };
 
-const SMALLER: Defaults =
-    Defaults { hidden_size: 2304, intermediate_size: Some(9216), num_layers: 26, num_heads: 8, num_kv_heads: Some(4), ..GEMMA_DEFAULTS };
+const SMALLER: Defaults = Defaults {
+    hidden_size: 2304,
+    intermediate_size: Some(9216),
+    num_layers: 26,
+    num_heads: 8,
+    num_kv_heads: Some(4),
+    ..GEMMA_DEFAULTS
+};
 
 const SANDWICH: TensorNames = TensorNames {
     norms: NormNames {
@@ -58,8 +67,13 @@ fn later(fields: &Fields<'_>, config: &mut ModelConfig, soft_cap: Option<f64>) -
     Ok(())
 }
 
-pub(super) const GEMMA: Family =
-    Family { model_type: "gemma", keys: &HUGGING_FACE, defaults: GEMMA_DEFAULTS, tensors: &names::LLAMA, describe: any };
+pub(super) const GEMMA: Family = Family {
+    model_type: "gemma",
+    keys: &HUGGING_FACE,
+    defaults: GEMMA_DEFAULTS,
+    tensors: &names::LLAMA,
+    describe: any,
+};
 
 pub(super) const GEMMA2: Family = Family {
     model_type: "gemma2",
@@ -69,21 +83,38 @@ pub(super) const GEMMA2: Family = Family {
     describe: |fields, config| {
         later(fields, config, Some(30.0))?;
         config.attention.soft_cap = limit(fields, "attn_logit_softcapping", Some(50.0))?;
-        local_layers(fields, config, window(fields, Some(4096))?, |layer| (layer + 1) % 2 != 0, |_, _| {})
+        local_layers(
+            fields,
+            config,
+            window(fields, Some(4096))?,
+            |layer| (layer + 1) % 2 != 0,
+            |_, _| {},
+        )
     },
 };
 
 pub(super) const GEMMA3: Family = Family {
     model_type: "gemma3_text",
     keys: &LATER,
-    defaults: Defaults { vocab_size: 262_208, max_positions: 131_072, rope_theta: 1e6, rope_by_layer: true, ..SMALLER },
+    defaults: Defaults {
+        vocab_size: 262_208,
+        max_positions: 131_072,
+        rope_theta: 1e6,
+        rope_by_layer: true,
+        ..SMALLER
+    },
     tensors: &SANDWICH,
     // `attn_logit_softcapping` is read by `Gemma3TextConfig` and used by nothing.
     describe: |fields, config| {
         later(fields, config, None)?;
         fields.only("use_bidirectional_attention", false)?;
         config.attention.head_norm = Some(HeadNorm::PerHead);
-        let rope = RopeDefaults { theta: 10_000.0, max_positions: config.max_positions, pretrained_positions: None, by_layer: true };
+        let rope = RopeDefaults {
+            theta: 10_000.0,
+            max_positions: config.max_positions,
+            pretrained_positions: None,
+            by_layer: true,
+        };
         config.local_rope = Some(rope_table::read_local(fields, &rope)?);
         let every = pattern(fields, 6)?;
         local_layers(

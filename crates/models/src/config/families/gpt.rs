@@ -73,7 +73,12 @@ pub(super) const GPT2: Family = Family {
         positions: Some("transformer.wpe"),
         layers: "transformer.h.",
         final_norm: "transformer.ln_f",
-        norms: NormNames { pre_attention_norm: Some("ln_1"), post_attention_norm: None, pre_mlp_norm: Some("ln_2"), post_mlp_norm: None },
+        norms: NormNames {
+            pre_attention_norm: Some("ln_1"),
+            post_attention_norm: None,
+            pre_mlp_norm: Some("ln_2"),
+            post_mlp_norm: None,
+        },
         queries: QueryNames::Fused("attn.c_attn"),
         output: "attn.c_proj",
         mlp: MlpNames::Plain(["mlp.c_fc", "mlp.c_proj"]),
@@ -91,13 +96,15 @@ fn gpt2(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     config.attention.output_bias = true;
     config.mlp_bias = true;
     config.embedding.padding = None;
-    // `reorder_and_upcast_attn` changes the order of rounding only: scores are precise here either way.
+    // `reorder_and_upcast_attn` changes the order of rounding only: scores are precise here either
+    // way.
     let by_root = switch(fields, "scale_attn_weights", true)?;
     let by_layer = switch(fields, "scale_attn_by_inverse_layer_idx", false)?;
     let root = (config.head_dim as f64).sqrt();
     for (index, layer) in config.layers.iter_mut().enumerate() {
         layer.rope = LayerRope::Absent;
-        layer.scale = if by_root { 1.0 / root } else { 1.0 } / if by_layer { index as f64 + 1.0 } else { 1.0 };
+        layer.scale = if by_root { 1.0 / root } else { 1.0 }
+            / if by_layer { index as f64 + 1.0 } else { 1.0 };
     }
     Ok(())
 }

@@ -2,7 +2,10 @@
 
 use layers::{Routing, Scoring};
 
-use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, multiplier, positive, scale, switch, window};
+use super::family::{
+    Defaults, Family, HeadDim, attention_bias, everywhere, multiplier, positive, scale, switch,
+    window,
+};
 use crate::Result;
 use crate::config::fields::Fields;
 use crate::config::keys::HUGGING_FACE;
@@ -48,7 +51,12 @@ pub(super) const LLAMA: Family = Family {
 pub(super) const MISTRAL: Family = Family {
     model_type: "mistral",
     keys: &HUGGING_FACE,
-    defaults: Defaults { intermediate_size: Some(14336), num_kv_heads: Some(8), max_positions: 131_072, ..DEFAULTS },
+    defaults: Defaults {
+        intermediate_size: Some(14336),
+        num_kv_heads: Some(8),
+        max_positions: 131_072,
+        ..DEFAULTS
+    },
     tensors: &names::LLAMA,
     describe: |fields, config| {
         everywhere(config, window(fields, Some(4096))?);
@@ -64,7 +72,8 @@ pub(super) const GRANITE: Family = Family {
     describe: |fields, config| {
         attention_bias(fields, config, false)?;
         config.mlp_bias = switch(fields, "mlp_bias", false)?;
-        config.embedding.scale = EmbeddingScale::By(multiplier(fields, "embedding_multiplier", 1.0)?);
+        config.embedding.scale =
+            EmbeddingScale::By(multiplier(fields, "embedding_multiplier", 1.0)?);
         config.residual.multiplier = multiplier(fields, "residual_multiplier", 1.0)?;
         config.head.multiplier = 1.0 / multiplier(fields, "logits_scaling", 1.0)?;
         scale(config, multiplier(fields, "attention_multiplier", 1.0)?);

@@ -8,7 +8,8 @@ use crate::config::keys::HUGGING_FACE;
 use crate::config::names::{self, NormNames, TensorNames};
 use crate::config::{HeadNorm, NormKind};
 
-const OLMO_DEFAULTS: Defaults = Defaults { vocab_size: 50304, bos: None, eos: &[50279], pad: Some(1), ..DEFAULTS };
+const OLMO_DEFAULTS: Defaults =
+    Defaults { vocab_size: 50304, bos: None, eos: &[50279], pad: Some(1), ..DEFAULTS };
 
 pub(super) const OLMO: Family = Family {
     model_type: "olmo",

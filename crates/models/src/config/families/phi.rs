@@ -42,7 +42,8 @@ pub(super) const PHI: Family = Family {
         config.attention.output_bias = true;
         config.mlp_bias = true;
         config.head.bias = true;
-        config.attention.head_norm = switch(fields, "qk_layernorm", false)?.then_some(HeadNorm::PerHead);
+        config.attention.head_norm =
+            switch(fields, "qk_layernorm", false)?.then_some(HeadNorm::PerHead);
         Ok(())
     },
 };

@@ -2,7 +2,9 @@
 
 use layers::{Routing, Scoring};
 
-use super::family::{Defaults, Family, HeadDim, attention_bias, everywhere, local_layers, positive, switch, window};
+use super::family::{
+    Defaults, Family, HeadDim, attention_bias, everywhere, local_layers, positive, switch, window,
+};
 use super::llama::DEFAULTS;
 use crate::Result;
 use crate::config::fields::Fields;
@@ -43,7 +45,8 @@ pub(super) const QWEN3: Family = Family {
     },
 };
 
-/// `sliding_window` counts if `use_sliding_window` says so, by default from layer `max_window_layers` on.
+/// `sliding_window` counts if `use_sliding_window` says so, by default from layer
+/// `max_window_layers` on.
 fn late_windows(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     let window = used_window(fields)?;
     let first = fields.integer("max_window_layers")?.unwrap_or(28);
@@ -58,7 +61,13 @@ fn used_window(fields: &Fields<'_>) -> Result<Option<i64>> {
 pub(super) const QWEN3_MOE: Family = Family {
     model_type: "qwen3_moe",
     keys: &HUGGING_FACE,
-    defaults: Defaults { hidden_size: 2048, intermediate_size: Some(6144), num_layers: 24, num_kv_heads: Some(4), ..QWEN },
+    defaults: Defaults {
+        hidden_size: 2048,
+        intermediate_size: Some(6144),
+        num_layers: 24,
+        num_kv_heads: Some(4),
+        ..QWEN
+    },
     tensors: &TensorNames {
         experts: Some(ExpertNames {
             router: "mlp.gate",
@@ -81,7 +90,8 @@ fn mixture(fields: &Fields<'_>, config: &mut ModelConfig) -> Result<()> {
     let step = positive(fields, "decoder_sparse_step", 1)?;
     let dense = fields.integers("mlp_only_layers")?.unwrap_or_default();
     for (index, layer) in config.layers.iter_mut().enumerate() {
-        layer.mixture = count > 0 && !dense.contains(&(index as i64)) && (index as i64 + 1) % step == 0;
+        layer.mixture =
+            count > 0 && !dense.contains(&(index as i64)) && (index as i64 + 1) % step == 0;
     }
     if config.layers.iter().any(|layer| layer.mixture) {
         config.experts = Some(ExpertsConfig {

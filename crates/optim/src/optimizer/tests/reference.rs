@@ -27,7 +27,8 @@ impl Reference for AdamW {
             *p -= rate * self.decay * *p;
             *m = one * *m + (1.0 - one) * g;
             *v = two * *v + (1.0 - two) * g * g;
-            let (m_hat, v_hat) = (*m / (1.0 - one.powi(self.steps)), *v / (1.0 - two.powi(self.steps)));
+            let (m_hat, v_hat) =
+                (*m / (1.0 - one.powi(self.steps)), *v / (1.0 - two.powi(self.steps)));
             *p -= rate * m_hat / (v_hat.sqrt() + self.eps);
         }
     }
@@ -116,7 +117,8 @@ impl Muon {
             return transposed(&Self::zero_power(transposed(&matrix)));
         }
         let norm = matrix.iter().flatten().map(|x| x * x).sum::<f64>().sqrt() + 1e-7;
-        let mut x: Matrix = matrix.iter().map(|row| row.iter().map(|x| x / norm).collect()).collect();
+        let mut x: Matrix =
+            matrix.iter().map(|row| row.iter().map(|x| x / norm).collect()).collect();
         for _ in 0..5 {
             let a = product(&x, &transposed(&x));
             let b = sum(-4.7750, &a, 2.0315, &product(&a, &a));
@@ -130,10 +132,17 @@ impl Reference for Muon {
     fn step(&mut self, parameter: &mut [f64], gradient: &[f64], rate: f64) {
         let momentum = self.momentum;
         self.mean.resize(parameter.len(), 0.0);
-        self.mean.iter_mut().zip(gradient).for_each(|(m, g)| *m = momentum * *m + (1.0 - momentum) * g);
-        let ahead = |(m, g): (&f64, &f64)| if self.nesterov { momentum * m + (1.0 - momentum) * g } else { *m };
+        self.mean
+            .iter_mut()
+            .zip(gradient)
+            .for_each(|(m, g)| *m = momentum * *m + (1.0 - momentum) * g);
+        let ahead = |(m, g): (&f64, &f64)| {
+            if self.nesterov { momentum * m + (1.0 - momentum) * g } else { *m }
+        };
         let update: Vec<f64> = self.mean.iter().zip(gradient).map(ahead).collect();
-        let update = Self::zero_power(update.chunks(parameter.len() / self.rows).map(<[f64]>::to_vec).collect());
+        let update = Self::zero_power(
+            update.chunks(parameter.len() / self.rows).map(<[f64]>::to_vec).collect(),
+        );
         for (p, u) in parameter.iter_mut().zip(update.into_iter().flatten()) {
             *p -= rate * self.decay * *p;
             *p -= rate * self.scale * u;
