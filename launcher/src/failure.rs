@@ -30,7 +30,7 @@ impl Failure {
     pub fn message(&self) -> String {
         match self {
             Self::Input(message) | Self::Stopped(message) => one_line(message),
-            Self::Other(error) => one_line(&format!("{error:#}")),
+            Self::Other(error) => one_line(&with_causes(error)),
             Self::Reported(code) => format!("exit code {code}"),
         }
     }
@@ -49,6 +49,14 @@ impl Failure {
         eprintln!("error: {}", self.message());
         ExitCode::from(code)
     }
+}
+
+/// The error and its causes, each once: many a message of a library ends with that of its cause.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
 }
 
 /// Messages of libraries may hold line breaks; an error is one line.
@@ -102,6 +110,13 @@ from_library_error!(analysis, inference, setup, trainer);
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let cause = std::io::Error::other("no space left");
+        let error = anyhow::Error::new(cause).context("cannot write a: no space left").context("b");
+        assert_eq!(Failure::Other(error).message(), "b: cannot write a: no space left");
+    }
 
     #[test]
     fn wrong_use_is_one_line_with_its_remedy() {

@@ -28,7 +28,6 @@ mod restarts;
 mod run_dir;
 mod run_monitor;
 mod shutdown;
-mod units;
 
 use clap::{Parser, error::ErrorKind};
 use failure::Failure;

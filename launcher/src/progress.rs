@@ -1,9 +1,7 @@
 //! The progress of a run: one bar on a terminal, a line every ten seconds elsewhere.
 
-use crate::{
-    metrics::{Course, Step},
-    units,
-};
+use crate::metrics::{Course, Step};
+use config::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::IsTerminal,

@@ -4,9 +4,9 @@ use crate::{
     metrics::{Course, Follower, Step},
     page,
     run_dir::RunDir,
-    units,
 };
 use comfy_table::{Table, presets};
+use config::units;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 

@@ -43,6 +43,7 @@ mod source;
 mod source_map;
 mod suggest;
 mod tables;
+pub mod units;
 mod value;
 
 pub use error::Error;

@@ -1,6 +1,6 @@
 //! What to change after memory has run out.
 
-use config::Run;
+use config::{Run, units};
 
 use crate::{Plan, plan};
 
@@ -11,6 +11,7 @@ pub fn memory_advice(run: &Run, threads: usize, held: u64) -> String {
 }
 
 fn advice(plan: &Plan, held: u64) -> String {
+    let size = |bytes: u64| units::bytes(bytes as f64);
     let constant =
         plan.weight_bytes + plan.gradient_bytes + plan.optimizer_bytes + plan.communication_bytes;
     let (rows, tokens) = (plan.rows_at_once as u64, plan.sequence_length);
@@ -30,27 +31,10 @@ fn advice(plan: &Plan, held: u64) -> String {
     format!(
         "; of these, {} weights, {} gradients, {} optimizer, {} communication, {} all else, with {rows} sequences of {tokens} \
          tokens at once; {remedy}",
-        gib(plan.weight_bytes),
-        gib(plan.gradient_bytes),
-        gib(plan.optimizer_bytes),
-        gib(plan.communication_bytes),
-        gib(held.saturating_sub(constant)),
+        size(plan.weight_bytes),
+        size(plan.gradient_bytes),
+        size(plan.optimizer_bytes),
+        size(plan.communication_bytes),
+        size(held.saturating_sub(constant)),
     )
-}
-
-fn gib(bytes: u64) -> String {
-    match bytes as f64 / f64::from(1 << 20) {
-        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
-        mib => format!("{:.2} GiB", mib / 1024.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        assert_eq!((gib(3 << 19), gib(5 << 29)), ("1.5 MiB".to_owned(), "2.50 GiB".to_owned()));
-    }
 }

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use rustix::process::{Signal, getpid, kill_process};
 use tch::Tensor;
 
 use crate::{Error, Result};
@@ -108,10 +109,10 @@ impl FaultInjection {
             Kind::Panic => panic!("{VARIABLE} asked for a panic"),
             Kind::Error => Err(Error::InjectedFault),
             Kind::Exit => std::process::exit(3),
-            Kind::Kill => Err(Error::Input(kill("-KILL"))),
+            Kind::Kill => Err(Error::Input(kill(Signal::KILL))),
             Kind::Freeze => {
                 // It continues only if somebody wakes it.
-                kill("-STOP");
+                kill(Signal::STOP);
                 Ok(())
             }
             Kind::Hang => loop {
@@ -158,7 +159,7 @@ impl FaultInjection {
     pub fn in_save(&self, rank: usize, step: u64) -> std::io::Result<()> {
         match self.kind {
             Kind::KillInSave if (rank, step) == (self.rank, self.step) => {
-                Err(std::io::Error::other(kill("-KILL")))
+                Err(std::io::Error::other(kill(Signal::KILL)))
             }
             Kind::FullDisk if (rank, step) == (self.rank, self.step) => {
                 Err(std::io::ErrorKind::StorageFull.into())
@@ -173,7 +174,7 @@ impl FaultInjection {
     /// The fault.
     pub fn in_commit(&self, step: u64) -> std::io::Result<()> {
         let meant = self.kind == Kind::KillInCommit && step == self.step;
-        if meant { Err(std::io::Error::other(kill("-KILL"))) } else { Ok(()) }
+        if meant { Err(std::io::Error::other(kill(Signal::KILL))) } else { Ok(()) }
     }
 
     /// Waits where data are being prepared, if the part is written, which `is_written` tells by its
@@ -200,12 +201,10 @@ fn wait(fifo: &Path) {
     let _ = std::fs::read(fifo);
 }
 
-/// Signals this process, by the shell's kill, as there is no safe call for it in the standard
-/// library. From `-KILL` it comes back only if that fails.
-fn kill(signal: &str) -> String {
-    let killed =
-        std::process::Command::new("kill").args([signal, &std::process::id().to_string()]).status();
-    format!("{VARIABLE}: kill did not kill ({killed:?})")
+/// Signals this process. From `KILL` it comes back only if that fails.
+fn kill(signal: Signal) -> String {
+    let killed = kill_process(getpid(), signal);
+    format!("{VARIABLE}: the signal had no effect ({killed:?})")
 }
 
 #[cfg(test)]

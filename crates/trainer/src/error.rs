@@ -40,7 +40,7 @@ pub enum Error {
         loss: f64,
     },
     /// There is not enough memory.
-    #[error("out of memory: tensors held up to {} when more was asked for{advice} ({cause})", mib(*.held))]
+    #[error("out of memory: tensors held up to {} when more was asked for{advice} ({cause})", config::units::bytes(*.held as f64))]
     OutOfMemory {
         /// The peak of tensor memory, in bytes.
         held: u64,
@@ -167,13 +167,6 @@ impl From<models::Error> for Error {
 impl From<data::Error> for Error {
     fn from(error: data::Error) -> Self {
         Self::Setup(error.into())
-    }
-}
-
-fn mib(bytes: u64) -> String {
-    match bytes as f64 / f64::from(1 << 20) {
-        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
-        mib => format!("{:.2} GiB", mib / 1024.0),
     }
 }
 

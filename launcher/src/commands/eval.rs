@@ -1,13 +1,12 @@
 //! `loract eval`: how good is what a run has trained?
 
 use super::{shard::prepare, train::threads};
-use crate::{
-    config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir, units,
-};
+use crate::{config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir};
 use checkpoint::CheckpointChoice;
 use clap::Args;
 use comfy_table::{Table, presets};
 use config::Run;
+use config::units;
 use serde_json::json;
 use std::path::PathBuf;
 use trainer::{Evaluation, Weights};

@@ -1,11 +1,12 @@
 //! `loract inspect`: what compression does to a model on its data.
 
 use super::{shard::prepare, train::threads};
-use crate::{config_args::ConfigArgs, failure::Failure, page, progress::Progress, units};
+use crate::{config_args::ConfigArgs, failure::Failure, page, progress::Progress};
 use analysis::{BitAllocation, GradientReport, InspectOptions, Inspection};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use config::Run;
+use config::units;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,

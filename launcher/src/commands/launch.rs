@@ -14,11 +14,11 @@ use crate::{
     run_dir::{RunDir, RunStart},
     run_monitor::{POLL_INTERVAL, RunMonitor},
     shutdown::Shutdown,
-    units,
 };
 use anyhow::Context;
 use clap::Args;
 use config::Run;
+use config::units;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::{
     collections::BTreeSet,

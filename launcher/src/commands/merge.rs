@@ -1,8 +1,9 @@
 //! `loract merge`: a model with what was trained inside.
 
-use crate::{failure::Failure, progress::Progress, run_dir::RunDir, units};
+use crate::{failure::Failure, progress::Progress, run_dir::RunDir};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
+use config::units;
 use config::{ByteSize, Run};
 use inference::MergeRequest;
 use serde_json::json;

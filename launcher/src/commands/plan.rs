@@ -1,9 +1,10 @@
 //! `loract plan`: the memory of a run, predicted.
 
 use super::train::threads;
-use crate::{config_args::ConfigArgs, failure::Failure, units};
+use crate::{config_args::ConfigArgs, failure::Failure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use config::units;
 use config::{ByteSize, Run};
 use estimate::{ModePlan, Plan as Found};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! A machine's processors, memory and disk: asked by a small script, here or through ssh.
 
 use super::Finding;
-use crate::units;
+use config::units;
 use std::collections::BTreeMap;
 use std::path::Path;
 

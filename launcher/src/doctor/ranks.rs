@@ -1,8 +1,8 @@
 //! How fast the ranks of a job talk to each other.
 
 use super::Finding;
-use crate::units;
 use collective::{ProcessGroup, Reduce};
+use config::units;
 use std::collections::BTreeSet;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};

@@ -165,7 +165,7 @@ fn number(value: f64, step: f64) -> String {
             text.replace(".0e", "e")
         }
         _ if power < 0.0 => format!("{:.*}", -power as usize, value.abs()),
-        _ => crate::units::rate(value.abs()),
+        _ => config::units::rate(value.abs()),
     };
     if value < 0.0 { format!("−{text}") } else { text }
 }

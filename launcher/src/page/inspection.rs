@@ -8,8 +8,8 @@ use super::{
     render,
     table::Table,
 };
-use crate::units;
 use analysis::Inspection;
+use config::units;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 

@@ -8,7 +8,8 @@ use super::{
     render,
     table::Table,
 };
-use crate::{logs, metrics::Step, report::Report, run_dir::RunDir, units};
+use crate::{logs, metrics::Step, report::Report, run_dir::RunDir};
+use config::units;
 use minijinja::context;
 use serde::Serialize;
 

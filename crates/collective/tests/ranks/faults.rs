@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, getpid, kill_process};
+
 use collective::{Error, Heartbeat, HeartbeatOptions, Mpi, ProcessGroup, note_step};
 
 use crate::driver;
@@ -172,18 +174,12 @@ fn body(group: &dyn ProcessGroup, fault: &str, directory: &Path) -> Result<(), S
         "exit" => std::process::exit(3),
         "stop" | "hang" => {
             if fault == "stop" {
-                std::process::Command::new("kill")
-                    .args(["-STOP", &std::process::id().to_string()])
-                    .status()
-                    .unwrap();
+                kill_process(getpid(), Signal::STOP).unwrap();
             }
             do_nothing()
         }
         "kill" => {
-            std::process::Command::new("kill")
-                .args(["-9", &std::process::id().to_string()])
-                .status()
-                .unwrap();
+            kill_process(getpid(), Signal::KILL).unwrap();
             Ok(())
         }
         _ => Err("cannot read batch 7: no such file".into()),

@@ -1,7 +1,7 @@
 //! What the prepared data have, as a table, and how long the documents are.
 
-use crate::units;
 use comfy_table::{CellAlignment, Table, presets};
+use config::units;
 use data::{Dataset, LengthBin};
 use std::fmt::Write as _;
 
