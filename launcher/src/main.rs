@@ -15,6 +15,7 @@ mod env;
 mod failure;
 mod fault;
 mod hosts;
+mod interruption;
 mod logs;
 mod metrics;
 mod mpirun;
@@ -26,6 +27,7 @@ mod report;
 mod request;
 mod restarts;
 mod run_dir;
+mod run_lock;
 mod run_monitor;
 mod shutdown;
 

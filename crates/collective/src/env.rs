@@ -34,6 +34,10 @@ registry! {
     SLURM_PROCID: "set by Slurm: this task's number; a rank only together with PMI or PMIx",
     SLURM_NTASKS: "set by Slurm: the number of tasks",
     SLURM_LOCALID: "set by Slurm: this task's number on its host",
+    SLURM_STEP_NUM_TASKS: "set by Slurm for what srun starts: the number of tasks of the step",
+    PALS_RANKID: "set by PALS, the launcher of HPE Cray EX: this rank",
+    RANK: "set by torchrun and Kubernetes operators: this process; only looked at to refuse processes that would train apart",
+    WORLD_SIZE: "set by torchrun and Kubernetes operators: the number of processes; only looked at to refuse processes that would train apart",
     SLURM_NTASKS_PER_NODE: "set by Slurm where the job asked for it: the number of tasks on each host",
 }
 
@@ -120,6 +124,40 @@ impl Launch {
             None
         }
     }
+}
+
+/// Which variable says that this process is one of several, where MPI has found `world_size` ranks:
+/// its name, its value, and what to do. `None` where they agree.
+pub(crate) fn contradiction(
+    world_size: usize,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Option<(&'static str, usize, &'static str)> {
+    const OTHER_MPI: &str = "start the ranks with the mpirun of the MPI that the program was built with; `loract doctor` names it";
+    const NO_PMI: &str = "start them with srun --mpi=pmix (or --mpi=pmi2), or with mpirun";
+    const NO_MPI: &str = "start them with mpirun, srun or `loract launch`, or unset the variable";
+    let number = |variable: Variable| lookup(variable.name)?.trim().parse::<usize>().ok();
+    let found = |variable: Variable, remedy, is_wrong: &dyn Fn(usize) -> bool| {
+        number(variable)
+            .filter(|value| is_wrong(*value))
+            .map(|value| (variable.name, value, remedy))
+    };
+    let differs = |value| value != world_size;
+    let of_mpi = [OMPI_COMM_WORLD_SIZE, PMI_SIZE].into_iter().find(|size| number(*size).is_some());
+    if let Some(size) = of_mpi {
+        return found(size, OTHER_MPI, &differs);
+    }
+    if world_size > 1 {
+        return None;
+    }
+    let several = |size| size > 1;
+    let not_first = |rank| rank > 0;
+    // Slurm's describe a step, which only srun makes: a batch script has none.
+    let in_step = number(SLURM_STEP_NUM_TASKS).is_some();
+    found(SLURM_STEP_NUM_TASKS, NO_PMI, &several)
+        .or_else(|| found(SLURM_PROCID, NO_PMI, &|rank| in_step && rank > 0))
+        .or_else(|| found(PALS_RANKID, OTHER_MPI, &not_first))
+        .or_else(|| found(WORLD_SIZE, NO_MPI, &several))
+        .or_else(|| found(RANK, NO_MPI, &not_first))
 }
 
 /// How MPI started this process; `None` if it was started by hand, alone.
@@ -253,6 +291,30 @@ mod tests {
             local_size: Some(1),
         };
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_rank_that_mpi_takes_for_alone_is_found_out() {
+        let found = |world_size, variables: &[(&str, &str)]| {
+            let lookup = |name: &str| {
+                let mut all = variables.iter();
+                all.find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned())
+            };
+            contradiction(world_size, lookup).map(|(name, value, _)| (name, value))
+        };
+        assert_eq!(found(1, &[("PMI_SIZE", "2"), ("PMI_RANK", "1")]), Some(("PMI_SIZE", 2)));
+        assert_eq!(found(4, &[("OMPI_COMM_WORLD_SIZE", "2")]), Some(("OMPI_COMM_WORLD_SIZE", 2)));
+        let step = [("SLURM_PROCID", "0"), ("SLURM_STEP_NUM_TASKS", "2")];
+        assert_eq!(found(1, &step), Some(("SLURM_STEP_NUM_TASKS", 2)));
+        assert_eq!(found(1, &[("RANK", "1")]), Some(("RANK", 1)));
+        assert_eq!(found(1, &[("WORLD_SIZE", "8"), ("RANK", "0")]), Some(("WORLD_SIZE", 8)));
+        assert_eq!(found(1, &[("PALS_RANKID", "3")]), Some(("PALS_RANKID", 3)));
+        // mpirun's daemons are the tasks of a step, and a batch script has numbers without a step.
+        let daemons = [("OMPI_COMM_WORLD_SIZE", "4"), ("SLURM_STEP_NUM_TASKS", "2")];
+        assert_eq!(found(4, &daemons), None);
+        assert_eq!(found(4, &[("WORLD_SIZE", "2"), ("SLURM_STEP_NUM_TASKS", "2")]), None);
+        assert_eq!(found(1, &[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]), None);
+        assert_eq!(found(1, &[("WORLD_SIZE", "1"), ("RANK", "0")]), None);
     }
 
     #[test]

@@ -121,6 +121,23 @@ pub enum Error {
         ranks: String,
     },
 
+    /// A launcher started this process as one of several, and MPI knows of another number: each
+    /// would train on its own, in one directory.
+    #[error(
+        "{variable} is {value}, and MPI has found {ranks} rank{}; {remedy}",
+        if *ranks == 1 { "" } else { "s" }
+    )]
+    Alone {
+        /// What the launcher set.
+        variable: &'static str,
+        /// Its value.
+        value: usize,
+        /// The ranks that MPI has found; 1 without MPI.
+        ranks: usize,
+        /// What to do.
+        remedy: &'static str,
+    },
+
     /// The ranks cannot reach rank 0 for the heartbeat.
     #[error(
         "rank {rank}: no heartbeat with rank 0: {reason}; allow TCP connections between the hosts on any port, or run without a heartbeat"

@@ -8,17 +8,21 @@
 //! at step 12, in all_reduce (collective 345); …`), and the job ends, on every rank that can be
 //! told, and on the others by themselves, since they miss rank 0.
 //!
+//! A rank proves that it is one before anything else is read of it ([`secret`]), and when all have
+//! come, rank 0 listens no more. Ranks that share one host meet on its loopback interface.
+//!
 //! Any byte is a sign of life, however late it comes, so that a slow network or a rank that
 //! computes for an hour alarms nobody. [`watch`] judges, [`rendezvous`] finds the way to rank 0,
-//! [`frame`] is what is said, [`server`] the thread.
+//! [`frame`] is what is said, [`server`] is the thread.
 
 mod frame;
 mod interfaces;
 mod rendezvous;
+mod secret;
 mod server;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::net::UnixStream;
@@ -77,7 +81,7 @@ impl Heartbeat {
         };
         if rank == 0 {
             // It listens before anybody comes.
-            let opened = rendezvous::listen()
+            let opened = rendezvous::listen(is_on_one_host(world_size))
                 .map_err(|cause| format!("rank 0 cannot listen: {cause}"))
                 .and_then(|(listener, opened)| {
                     endpoint = opened.encoded();
@@ -85,7 +89,7 @@ impl Heartbeat {
                         BTreeMap::new(),
                         Some(Listener {
                             socket: listener,
-                            token: opened.token,
+                            secret: opened.secret,
                             world_size,
                             pending: Vec::new(),
                         }),
@@ -133,6 +137,12 @@ impl Drop for Heartbeat {
     }
 }
 
+/// Whether the launcher has said that all ranks are on this host. Names of hosts say less: two
+/// machines may have the same one.
+fn is_on_one_host(world_size: usize) -> bool {
+    crate::env::local_size_hint() == Some(world_size)
+}
+
 fn spawn(
     group: &dyn ProcessGroup,
     options: HeartbeatOptions,
@@ -148,7 +158,8 @@ fn spawn(
     let stall = options.stall.filter(|_| group.rank() == 0);
     let watch = Watch::new(group.rank(), hosts, silence, stall, rendezvous::LIMIT);
     let interval = (options.deadline / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
-    let server = Server { watch, connections, listener, leave, interval };
+    let arrived = BTreeSet::new();
+    let server = Server { watch, connections, listener, arrived, leave, interval };
     let beat = move || {
         if let End::Failed { words, is_told } = server.run() {
             fail(&words, is_told, options.told);

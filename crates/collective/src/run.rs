@@ -3,7 +3,8 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::{ProcessGroup, Result, Single, install_panic_hook, launched_by_mpi};
+use crate::env::contradiction;
+use crate::{Error, ProcessGroup, Result, Single, install_panic_hook, launched_by_mpi};
 
 /// Runs the program of one rank: installs the panic hook, joins the group ([`connect`]), and calls
 /// `body`.
@@ -28,9 +29,20 @@ pub fn run<T, E: Display>(body: impl FnOnce(Arc<dyn ProcessGroup>) -> Result<T, 
 /// [`Single`] if it is alone.
 ///
 /// # Errors
-/// Those of [`Mpi::initialize`](crate::Mpi::initialize), and
-/// [`Error::BuiltWithoutMpi`](crate::Error::BuiltWithoutMpi).
+/// Those of [`Mpi::initialize`](crate::Mpi::initialize); [`Error::BuiltWithoutMpi`]; and
+/// [`Error::Alone`] where a launcher says that there are more ranks, or fewer, than MPI has found.
 pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
+    let group = join()?;
+    match contradiction(group.world_size(), |name| std::env::var(name).ok()) {
+        None => Ok(group),
+        Some((variable, value, remedy)) => {
+            let ranks = group.world_size();
+            Err(Error::Alone { variable, value, ranks, remedy })
+        }
+    }
+}
+
+fn join() -> Result<Arc<dyn ProcessGroup>> {
     match launched_by_mpi() {
         None => Ok(Arc::new(Single::new())),
         #[cfg(feature = "mpi")]
@@ -41,7 +53,7 @@ pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
         Some(launch) => {
             let ranks =
                 launch.world_size.map_or("several ranks".into(), |size| format!("{size} ranks"));
-            Err(crate::Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
+            Err(Error::BuiltWithoutMpi { launcher: launch.launcher.name(), ranks })
         }
     }
 }

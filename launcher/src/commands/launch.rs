@@ -6,12 +6,15 @@ use crate::{
     env,
     failure::{Failure, STOPPED, one_line},
     fault::{self, Cause, Fault},
-    hosts, logs,
+    hosts,
+    interruption::Interruptible,
+    logs,
     mpirun::{Dialect, Job, Ranks},
     report::Report,
     request::Request,
     restarts::{Restarts, Verdict},
     run_dir::{RunDir, RunStart},
+    run_lock::RunLock,
     run_monitor::{POLL_INTERVAL, RunMonitor},
     shutdown::Shutdown,
 };
@@ -21,7 +24,6 @@ use config::Run;
 use config::units;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     num::NonZero,
     os::unix::process::ExitStatusExt,
@@ -39,8 +41,7 @@ use std::{
 /// First all of the input is checked and the data prepared. If a rank fails, the others are ended,
 /// and one line names the rank, its host, the reason and its log. On SIGUSR1 or SIGTERM
 /// (`[checkpoint] signals`) the ranks save and stop; a second signal, or another one, ends them at
-/// once. Only if launch is killed with SIGKILL do mpirun and the ranks keep running, until mpirun
-/// is ended by hand.
+/// once. If launch itself is killed, mpirun and the ranks end, too.
 ///
 /// A run that was interrupted resumes from its newest checkpoint when it is started again.
 #[derive(Debug, Args)]
@@ -110,23 +111,33 @@ impl Launch {
     pub fn run(self) -> Result<(), Failure> {
         let mut set = self.config.set.clone();
         set.extend(self.ranks.map(|ranks| format!("cluster.ranks={ranks}")));
+        let signal = listen()?;
         let run = Run::load(&self.config.config, &set)?;
         let world_size = run.cluster.ranks;
         let dir = RunDir::new(&run);
+        let mut lock = RunLock::acquire(dir.path(), "loract launch")?;
         let start = dir.run_start(&run, self.overwrite)?;
         let dialect = Dialect::from_program(&run.cluster.mpirun)
             .map_err(|what| run.error_at("cluster", "mpirun", &what))?;
         setup::check(&run, world_size)?;
 
-        let data = prepare(&run, world_size)?;
-
-        dir.claim(&run, start)?;
-        data.write(&run)?;
-        drop(data);
+        {
+            let signals = run.checkpoint.signals.to_vec();
+            let asks = move |number| {
+                signals.iter().any(|signal| trainer::signal_number(*signal) == number)
+            };
+            let taken = Arc::clone(&signal);
+            let taken = move || i32::try_from(taken.swap(0, Ordering::Relaxed)).unwrap_or_default();
+            let _interruptible = Interruptible::start("preparing data", asks, taken)?;
+            let data = prepare(&run, world_size)?;
+            dir.claim(&run, start)?;
+            data.write(&run)?;
+        }
         if start == RunStart::Resume {
             eprintln!("resuming the run in {} from {}", dir.path().display(), from(&dir));
         }
-        self.run_with_restarts(&run, &dir, dialect)?;
+        lock.hand_over();
+        self.run_with_restarts(&run, &dir, dialect, &signal)?;
         let mut report = Report::read(&dir, world_size);
         if let Err(fault) = report.write_page() {
             // The run is done, and all of its files are there.
@@ -141,19 +152,19 @@ impl Launch {
     }
 
     /// Starts the ranks, after failures again up to `--restarts` times, until the run is done.
-    fn run_with_restarts(&self, run: &Run, dir: &RunDir, dialect: Dialect) -> Result<(), Failure> {
-        let signal = Arc::new(AtomicUsize::new(0));
-        let ours = run.checkpoint.signals.iter().map(|signal| trainer::signal_number(*signal));
-        for number in BTreeSet::from_iter(ours.chain([SIGINT, SIGTERM, SIGHUP])) {
-            signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
-                .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
-        }
+    fn run_with_restarts(
+        &self,
+        run: &Run,
+        dir: &RunDir,
+        dialect: Dialect,
+        signal: &AtomicUsize,
+    ) -> Result<(), Failure> {
         let newest = || checkpoint::newest_checkpoint(dir.path());
         let mut restarts =
             Restarts::new(self.restarts, Duration::from_secs_f64(self.restart_wait), newest());
         let mut run = run.clone();
         loop {
-            let Err(ended) = run_once(&run, dir, dialect, self.trace.as_deref(), &signal) else {
+            let Err(ended) = run_once(&run, dir, dialect, self.trace.as_deref(), signal) else {
                 return Ok(());
             };
             if !ended.may_restart {
@@ -180,13 +191,24 @@ impl Launch {
                     if self.leave_out_failed_hosts {
                         leave_out(&mut run, ended.host.as_deref(), dir)?;
                     }
-                    if let Some(number) = sleep(wait, &signal) {
+                    if let Some(number) = sleep(wait, signal) {
                         return Err(stopped_between(number, dir));
                     }
                 }
             }
         }
     }
+}
+
+/// Notes the number of each signal that asks this program for something, from its first instruction
+/// on; 0 where none has come.
+fn listen() -> anyhow::Result<Arc<AtomicUsize>> {
+    let signal = Arc::new(AtomicUsize::new(0));
+    for number in [SIGUSR1, SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
+            .with_context(|| format!("cannot wait for {}", fault::signal_name(number)))?;
+    }
+    Ok(signal)
 }
 
 /// Changes the run to start without `host`, and prints that, or why it cannot.

@@ -3,7 +3,10 @@
 mod samples;
 mod summary;
 
-use crate::{config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir};
+use crate::{
+    config_args::ConfigArgs, failure::Failure, progress::Progress, run_dir::RunDir,
+    run_lock::RunLock,
+};
 use clap::Args;
 use config::{DataSources, Run, Task};
 use data::{Dataset, ShownToken};
@@ -50,6 +53,7 @@ impl Shard {
         let run = Run::load(&self.config.config, &self.config.set)?;
         setup::check(&run, run.cluster.ranks)?;
         let start = Instant::now();
+        let _lock = RunLock::acquire(&run.dir, "loract shard")?;
         let data = prepare(&run, run.cluster.ranks)?;
         data.verify(&run)?;
         data.write(&run)?;

@@ -5,9 +5,11 @@ use crate::{
     config_args::ConfigArgs,
     failure::{Failure, STOPPED, one_line},
     fault::{self, INPUT_ERROR},
+    interruption::Interruptible,
     logs,
     report::Report,
     run_dir::{RunDir, RunStart},
+    run_lock::RunLock,
     run_monitor::Background,
 };
 use clap::Args;
@@ -59,8 +61,10 @@ pub struct Train {
 impl Train {
     pub fn run(self) -> Result<(), Failure> {
         collective::install_panic_hook();
-        let group = collective::connect().map_err(|error| Failure::Other(error.into()))?;
-        let checked = self.check(&*group);
+        // Signals are noted before MPI waits for the other ranks.
+        let begun = self.begin();
+        let group = collective::connect().map_err(unconnected)?;
+        let checked = begun.and_then(|(run, stop)| self.check(run, stop, &*group));
         let checked = agree(&*group, checked, self.launched)?;
 
         // From here on a rank that fails ends the job, or the others would wait for it for ever.
@@ -81,35 +85,54 @@ impl Train {
         })
     }
 
-    /// All that can be wrong with the input. Every rank looks at the same input, so that all come
-    /// to the same end.
-    fn check(&self, group: &dyn ProcessGroup) -> Result<Checked, Failure> {
+    /// The configuration, and what notes the signals that it names.
+    fn begin(&self) -> Result<(Run, StopRequest), Failure> {
         let run = Run::load(&self.config.config, &self.config.set)?;
-        let threads = threads(run.threads, ranks_on_this_host(group));
-        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
         let mut signals = run.checkpoint.signals.to_vec();
         if self.launched && !signals.is_empty() && !signals.contains(&StopSignal::Usr1) {
             // By which launch passes on whatever it gets.
             signals.push(StopSignal::Usr1);
         }
         let stop = StopRequest::listen(&signals)?;
+        Ok((run, stop))
+    }
+
+    /// All that can be wrong with the input. Every rank looks at the same input, so that all come
+    /// to the same end.
+    fn check(
+        &self,
+        run: Run,
+        stop: StopRequest,
+        group: &dyn ProcessGroup,
+    ) -> Result<Checked, Failure> {
+        let threads = threads(run.threads, ranks_on_this_host(group));
+        tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+        let dir = RunDir::new(&run);
+        let lock = match (group.rank(), self.launched) {
+            (0, false) => Some(RunLock::acquire(dir.path(), "loract train")?),
+            (0, true) => Some(RunLock::acquire_for_ranks(dir.path())?),
+            _ => None,
+        };
         let start = if group.rank() == 0 && !self.launched {
-            Some(RunDir::new(&run).run_start(&run, self.overwrite)?)
+            Some(dir.run_start(&run, self.overwrite)?)
         } else {
             None
         };
         setup::check(&run, group.world_size())?;
         // Prepared data is the same for all: one rank makes it, the others open it.
         let data = if group.rank() == 0 && !self.launched {
+            let asked = stop.clone();
+            let _interruptible =
+                Interruptible::start("preparing data", |_| true, move || asked.signal())?;
             Some(prepare(&run, group.world_size())?)
         } else {
             None
         };
-        Ok(Checked { run, stop, start, data })
+        Ok(Checked { run, stop, start, data, _lock: lock })
     }
 
     fn train(&self, checked: Checked, group: &Arc<dyn ProcessGroup>) -> Result<(), Failure> {
-        let Checked { run, stop, start, data } = checked;
+        let Checked { run, stop, start, data, _lock } = checked;
         let run = &run;
         let dir = RunDir::new(run);
         let rank = group.rank();
@@ -164,6 +187,16 @@ struct Checked {
     start: Option<RunStart>,
     /// On the rank that prepared it.
     data: Option<RunData>,
+    /// On rank 0, until the run is done.
+    _lock: Option<RunLock>,
+}
+
+/// What launchers and MPI disagree about is the fault of how the ranks were started.
+fn unconnected(error: collective::Error) -> Failure {
+    match error {
+        collective::Error::Alone { .. } => Failure::Input(error.to_string()),
+        error => Failure::Other(error.into()),
+    }
 }
 
 /// What every rank does after the checks: continue if all can, otherwise stop together after one of

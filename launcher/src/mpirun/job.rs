@@ -1,4 +1,5 @@
 //! A running mpirun with its ranks.
+#![allow(unsafe_code)]
 
 use super::processes;
 use anyhow::Context;
@@ -52,14 +53,15 @@ impl Job {
             .append(true)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let mut child = Command::new(mpirun)
+        let mut command = Command::new(mpirun);
+        command
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("cannot start {mpirun}"))?;
+            .process_group(0);
+        end_with_this_process(&mut command);
+        let mut child = command.spawn().with_context(|| format!("cannot start {mpirun}"))?;
         let (sender, lines) = channel();
         let file = Arc::new(Mutex::new(file));
         if let Some(stdout) = child.stdout.take() {
@@ -148,6 +150,21 @@ impl Drop for Job {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Lets mpirun be asked to end, and with it the ranks on all hosts, when this process is gone: also
+/// when it is killed, and can do nothing itself.
+fn end_with_this_process(command: &mut Command) {
+    let launch = rustix::process::getpid();
+    let ask = move || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        match rustix::process::getppid() {
+            Some(parent) if parent == launch => Ok(()),
+            _ => Err(std::io::ErrorKind::Interrupted.into()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes system calls, and allocates nothing.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Copies a stream, line by line, to the file and the channel. The thread ends with the stream;

@@ -3,18 +3,18 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use super::secret::{Code, Nonce};
 use crate::activity::Activity;
-
-/// Sixteen random bytes by which the ranks of a job know each other.
-pub(super) type Token = [u8; 16];
 
 /// A message: its kind in a byte, the length of the rest in two, the rest.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Frame {
-    /// A rank that wants to be watched, to rank 0.
-    Hello(Token, u32),
+    /// Rank 0's first word to whoever comes.
+    Challenge(Nonce),
+    /// A rank that wants to be watched answers it, and challenges rank 0.
+    Hello(u32, Code, Nonce),
     /// Rank 0's answer.
-    Welcome,
+    Welcome(Code),
     /// A sign of life.
     Beat(Activity),
     /// The rank has done its work.
@@ -23,9 +23,14 @@ pub(super) enum Frame {
     Verdict(String),
 }
 
-/// No frame is longer than its two bytes of length can say, nor a verdict longer than a person
-/// reads.
+/// No verdict is longer than a person reads, nor is any other frame.
 const LONGEST_TEXT: usize = 4096;
+/// Bytes of a frame before the rest.
+const HEADER: usize = 3;
+/// Bytes of a greeting: more than that is read of nobody who has not proved to be a rank.
+pub(super) const GREETING: usize = HEADER + 4 + 32 + 16;
+/// Bytes that are read of a connection at a time, however much has come.
+const AT_A_TIME: usize = 1 << 16;
 
 /// Bytes that are no frame.
 #[derive(Debug)]
@@ -35,8 +40,10 @@ impl Frame {
     /// The frame as bytes.
     pub(super) fn encoded(&self) -> Vec<u8> {
         let (kind, rest) = match self {
-            Frame::Hello(token, rank) => (1, [token.as_slice(), &rank.to_le_bytes()].concat()),
-            Frame::Welcome => (2, Vec::new()),
+            Frame::Hello(rank, code, nonce) => {
+                (1, [&rank.to_le_bytes(), code.as_slice(), nonce].concat())
+            }
+            Frame::Welcome(code) => (2, code.to_vec()),
             Frame::Beat(Activity { step, entered, left, operation }) => {
                 let numbers = [*step, *entered, *left].map(u64::to_le_bytes).concat();
                 (3, [numbers.as_slice(), operation.as_bytes()].concat())
@@ -45,22 +52,28 @@ impl Frame {
             Frame::Verdict(words) => {
                 (5, words.as_bytes()[..words.floor_char_boundary(LONGEST_TEXT)].to_vec())
             }
+            Frame::Challenge(nonce) => (6, nonce.to_vec()),
         };
         [&[kind], (rest.len() as u16).to_le_bytes().as_slice(), &rest].concat()
     }
 
-    /// Takes the first frame out of `bytes`, once all of it is there.
-    pub(super) fn take(bytes: &mut Vec<u8>) -> Result<Option<Frame>, Malformed> {
-        let [kind, low, high, rest @ ..] = bytes.as_slice() else { return Ok(None) };
+    /// The first frame of `bytes`, once all of it is there, and its length.
+    pub(super) fn first(bytes: &[u8]) -> Result<Option<(Frame, usize)>, Malformed> {
+        let [kind, low, high, rest @ ..] = bytes else { return Ok(None) };
         let length = usize::from(u16::from_le_bytes([*low, *high]));
+        if length > LONGEST_TEXT {
+            return Err(Malformed);
+        }
         let Some(rest) = rest.get(..length) else { return Ok(None) };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let frame = match (*kind, rest) {
             (1, rest) => {
-                let (token, rank) = rest.split_first_chunk().ok_or(Malformed)?;
-                Frame::Hello(*token, u32::from_le_bytes(rank.try_into().map_err(|_| Malformed)?))
+                let (rank, rest) = rest.split_first_chunk().ok_or(Malformed)?;
+                let (code, nonce) = rest.split_first_chunk().ok_or(Malformed)?;
+                let nonce = nonce.try_into().map_err(|_| Malformed)?;
+                Frame::Hello(u32::from_le_bytes(*rank), *code, nonce)
             }
-            (2, []) => Frame::Welcome,
+            (2, code) => Frame::Welcome(code.try_into().map_err(|_| Malformed)?),
             (3, rest) => {
                 let (numbers, operation) = rest.split_at_checked(24).ok_or(Malformed)?;
                 let [step, entered, left] =
@@ -69,10 +82,10 @@ impl Frame {
             }
             (4, []) => Frame::Goodbye,
             (5, rest) => Frame::Verdict(text(rest)),
+            (6, nonce) => Frame::Challenge(nonce.try_into().map_err(|_| Malformed)?),
             _ => return Err(Malformed),
         };
-        bytes.drain(..3 + length);
-        Ok(Some(frame))
+        Ok(Some((frame, HEADER + length)))
     }
 }
 
@@ -144,13 +157,20 @@ impl Connection {
 
     /// Takes what has come.
     pub(super) fn receive(&mut self) -> Received {
+        self.receive_up_to(AT_A_TIME)
+    }
+
+    /// Takes what has come, at most this many bytes; the rest waits for the next look.
+    pub(super) fn receive_up_to(&mut self, mut limit: usize) -> Received {
         let mut received = Received::default();
         let mut buffer = [0; 1024];
-        while self.is_open {
-            match self.stream.read(&mut buffer) {
+        while self.is_open && limit > 0 {
+            let room = limit.min(buffer.len());
+            match self.stream.read(&mut buffer[..room]) {
                 Ok(0) => self.close(),
                 Ok(read) => {
                     received.any = true;
+                    limit -= read;
                     self.incoming.extend_from_slice(&buffer[..read]);
                 }
                 Err(error) => match error.kind() {
@@ -162,17 +182,28 @@ impl Connection {
                 },
             }
         }
+        let mut taken = 0;
         loop {
-            match Frame::take(&mut self.incoming) {
-                Ok(Some(frame)) => received.frames.push(frame),
-                Ok(None) => return received,
+            match Frame::first(&self.incoming[taken..]) {
+                Ok(Some((frame, length))) => {
+                    received.frames.push(frame);
+                    taken += length;
+                }
+                Ok(None) => break,
                 Err(Malformed) => {
                     self.close();
-                    self.incoming.clear();
-                    return received;
+                    taken = self.incoming.len();
+                    break;
                 }
             }
         }
+        self.incoming.drain(..taken);
+        received
+    }
+
+    /// Bytes that have come and are no whole frame yet.
+    pub(super) fn unread(&self) -> usize {
+        self.incoming.len()
     }
 }
 
@@ -187,8 +218,9 @@ mod tests {
         let activity =
             Activity { step: 12, entered: 345, left: 344, operation: "all_reduce".into() };
         vec![
-            Frame::Hello(*b"0123456789abcdef", 7),
-            Frame::Welcome,
+            Frame::Challenge(*b"0123456789abcdef"),
+            Frame::Hello(7, [8; 32], [9; 16]),
+            Frame::Welcome([10; 32]),
             Frame::Beat(activity),
             Frame::Verdict("rank 1 ist weg: ä".into()),
             Frame::Goodbye,
@@ -202,8 +234,9 @@ mod tests {
             let (mut arrived, mut taken) = (Vec::new(), Vec::new());
             for part in bytes.chunks(piece) {
                 arrived.extend_from_slice(part);
-                while let Some(frame) = Frame::take(&mut arrived).unwrap() {
+                while let Some((frame, length)) = Frame::first(&arrived).unwrap() {
                     taken.push(frame);
+                    arrived.drain(..length);
                 }
             }
             assert_eq!(taken, frames());
@@ -218,9 +251,13 @@ mod tests {
             &[3, 2, 0, 1, 1],
             &[1, 1, 0, 0],
         ] {
-            let mut bytes = [bytes, &[0; 70_000]].concat();
-            assert!(Frame::take(&mut bytes).is_err());
+            assert!(Frame::first(&[bytes, &[0; 70_000]].concat()).is_err());
         }
+    }
+
+    #[test]
+    fn a_greeting_has_the_length_that_is_read_of_a_stranger() {
+        assert_eq!(Frame::Hello(7, [8; 32], [9; 16]).encoded().len(), GREETING);
     }
 
     #[test]

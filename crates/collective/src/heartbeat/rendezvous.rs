@@ -2,37 +2,46 @@
 //! tries all of them at once, since a host may have addresses that others cannot reach, or that are
 //! another machine's there.
 
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::frame::{Connection, Frame, Token};
+use super::frame::{Connection, Frame, GREETING};
 use super::interfaces;
+use super::secret::{Nonce, Purpose, Secret, random};
 
 /// The longest time in which a rank must have reached rank 0.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where rank 0 is to be found, and by which word.
+/// The time in which a visitor must have proved to be a rank. A rank that is slower comes again.
+const FOR_GREETING: Duration = Duration::from_secs(1);
+
+/// Where rank 0 is to be found, and by which secret.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Endpoint {
-    pub(super) token: Token,
+    pub(super) secret: Secret,
     pub(super) addresses: Vec<SocketAddr>,
 }
 
-/// Begins to listen on every interface.
-pub(super) fn listen() -> io::Result<(TcpListener, Endpoint)> {
-    // IPv6 takes IPv4 too, where there is IPv6.
-    let listener = TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0"))?;
+/// Begins to listen: for ranks on this host only, or on every interface.
+pub(super) fn listen(on_one_host: bool) -> io::Result<(TcpListener, Endpoint)> {
+    let listener = match on_one_host {
+        true => TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
+        // IPv6 takes IPv4 too, where there is IPv6.
+        false => TcpListener::bind("[::]:0").or_else(|_| TcpListener::bind("0.0.0.0:0"))?,
+    };
     listener.set_nonblocking(true)?;
     let own = listener.local_addr()?;
-    let reachable =
-        interfaces::addresses()?.into_iter().filter(|address| address.is_ipv4() || own.is_ipv6());
-    let addresses = reachable.map(|address| SocketAddr::new(address, own.port())).collect();
-    let mut token = Token::default();
-    File::open("/dev/urandom")?.read_exact(&mut token)?;
-    Ok((listener, Endpoint { token, addresses }))
+    let addresses = match on_one_host {
+        true => vec![own],
+        false => interfaces::addresses()?
+            .into_iter()
+            .filter(|address| address.is_ipv4() || own.is_ipv6())
+            .map(|address| SocketAddr::new(address, own.port()))
+            .collect(),
+    };
+    Ok((listener, Endpoint { secret: Secret::new()?, addresses }))
 }
 
 impl Endpoint {
@@ -40,15 +49,15 @@ impl Endpoint {
     pub(super) fn encoded(&self) -> Vec<u8> {
         let addresses =
             self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        [self.token.as_slice(), addresses.as_bytes()].concat()
+        [self.secret.bytes(), addresses.as_bytes()].concat()
     }
 
     /// What was carried; `None` where rank 0 could not listen.
     pub(super) fn decoded(bytes: &[u8]) -> Option<Endpoint> {
-        let (token, addresses) = bytes.split_first_chunk()?;
+        let (secret, addresses) = bytes.split_first_chunk()?;
         let addresses = std::str::from_utf8(addresses).ok()?.split_whitespace();
         Some(Endpoint {
-            token: *token,
+            secret: Secret::from_bytes(*secret),
             addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
         })
     }
@@ -60,9 +69,10 @@ impl Endpoint {
     pub(super) fn connect(&self, rank: usize, limit: Duration) -> Result<Connection, String> {
         let (sender, answers) = mpsc::channel();
         for &address in &self.addresses {
-            let (sender, hello) = (sender.clone(), Frame::Hello(self.token, rank as u32).encoded());
+            let (sender, secret) = (sender.clone(), self.secret);
             // Who is late finds nobody who listens, and hangs up.
-            std::thread::spawn(move || sender.send((address, connect_to(address, &hello, limit))));
+            let connect = move || connect_to(address, &secret, rank as u32, limit);
+            std::thread::spawn(move || sender.send((address, connect())));
         }
         drop(sender);
         let end = Instant::now() + limit;
@@ -84,15 +94,66 @@ impl Endpoint {
     }
 }
 
-/// Connects, and waits to be welcome.
-fn connect_to(address: SocketAddr, hello: &[u8], limit: Duration) -> io::Result<TcpStream> {
+/// Connects, and proves to be a rank; again where rank 0 has sent the rank away, as it does where
+/// many strangers come at the same time.
+fn connect_to(
+    address: SocketAddr,
+    secret: &Secret,
+    rank: u32,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match greet(address, secret, rank, left) {
+            Err(cause) if was_sent_away(&cause) && end > Instant::now() + AGAIN_AFTER => {
+                std::thread::sleep(AGAIN_AFTER);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The time between two attempts to be welcome.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+fn greet(
+    address: SocketAddr,
+    secret: &Secret,
+    rank: u32,
+    limit: Duration,
+) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
-    stream.write_all(hello)?;
-    let welcome = Frame::Welcome.encoded();
-    let mut answer = vec![0; welcome.len()];
-    stream.read_exact(&mut answer)?;
-    if answer == welcome { Ok(stream) } else { Err(io::Error::other("somebody else answers")) }
+    let Frame::Challenge(nonce) = read_frame(&mut stream, &Frame::Challenge([0; 16]))? else {
+        return Err(somebody_else());
+    };
+    let own: Nonce = random()?;
+    let hello = Frame::Hello(rank, secret.code(Purpose::Hello(rank), &nonce), own);
+    stream.write_all(&hello.encoded())?;
+    match read_frame(&mut stream, &Frame::Welcome([0; 32]))? {
+        Frame::Welcome(code) if secret.proves(&code, Purpose::Welcome, &own) => Ok(stream),
+        _ => Err(somebody_else()),
+    }
+}
+
+/// Reads a frame of the length of `like`.
+fn read_frame(stream: &mut TcpStream, like: &Frame) -> io::Result<Frame> {
+    let mut bytes = vec![0; like.encoded().len()];
+    stream.read_exact(&mut bytes)?;
+    match Frame::first(&bytes) {
+        Ok(Some((frame, _))) => Ok(frame),
+        _ => Err(somebody_else()),
+    }
+}
+
+fn was_sent_away(cause: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(cause.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+fn somebody_else() -> io::Error {
+    io::Error::other("somebody else answers")
 }
 
 /// A connection that has come to rank 0, and the rank it is from once it has said so. A rank knocks
@@ -101,34 +162,46 @@ fn connect_to(address: SocketAddr, hello: &[u8], limit: Duration) -> io::Result<
 pub(super) struct PendingConnection {
     pub(super) connection: Connection,
     pub(super) rank: Option<usize>,
+    nonce: Nonce,
     since: Instant,
 }
 
 impl PendingConnection {
-    pub(super) fn new(connection: Connection) -> PendingConnection {
-        PendingConnection { connection, rank: None, since: Instant::now() }
+    /// Challenges whoever has come.
+    pub(super) fn new(mut connection: Connection) -> io::Result<PendingConnection> {
+        let nonce = random()?;
+        connection.send(&Frame::Challenge(nonce));
+        Ok(PendingConnection { connection, rank: None, nonce, since: Instant::now() })
     }
 
     /// Listens to the visitor: the rank and its first frames once it has come to stay, `Err` if it
-    /// is to be forgotten.
+    /// is to be forgotten. Before it has proved to be a rank, a greeting is read and no more.
     pub(super) fn hear(
         &mut self,
-        token: &Token,
+        secret: &Secret,
         world_size: usize,
     ) -> Result<Option<(usize, Vec<Frame>)>, ()> {
-        let received = self.connection.receive();
-        let mut frames = received.frames.into_iter().peekable();
-        if self.rank.is_none()
-            && let Some(Frame::Hello(told, rank)) = frames.peek()
-        {
-            let rank = *rank as usize;
-            if told != token || rank >= world_size {
-                return Err(());
+        if self.rank.is_none() {
+            let left = GREETING.saturating_sub(self.connection.unread());
+            match self.connection.receive_up_to(left).frames.as_slice() {
+                [] if !self.connection.is_open || self.since.elapsed() > FOR_GREETING => {
+                    return Err(());
+                }
+                [] => return Ok(None),
+                [Frame::Hello(rank, code, nonce)] => {
+                    let is_rank = (*rank as usize) < world_size
+                        && secret.proves(code, Purpose::Hello(*rank), &self.nonce);
+                    if !is_rank {
+                        return Err(());
+                    }
+                    self.rank = Some(*rank as usize);
+                    let code = secret.code(Purpose::Welcome, nonce);
+                    self.connection.send(&Frame::Welcome(code));
+                }
+                _ => return Err(()),
             }
-            frames.next();
-            self.rank = Some(rank);
-            self.connection.send(&Frame::Welcome);
         }
+        let mut frames = self.connection.receive().frames.into_iter().peekable();
         match (self.rank, frames.peek()) {
             (Some(rank), Some(Frame::Beat(_))) => Ok(Some((rank, frames.collect()))),
             (_, Some(_)) => Err(()),
@@ -147,14 +220,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     /// Hears whoever comes until somebody stays.
-    fn host(listener: TcpListener, token: Token) -> (usize, usize) {
+    fn host(listener: TcpListener, secret: Secret) -> (usize, usize) {
         let (mut pending, mut sent_away, end) = (Vec::new(), 0, Instant::now() + LONG);
         while Instant::now() < end {
             if let Ok((stream, _)) = listener.accept() {
-                pending.push(PendingConnection::new(Connection::new(stream).unwrap()));
+                pending.push(PendingConnection::new(Connection::new(stream).unwrap()).unwrap());
             }
             let mut stayed = None;
-            pending.retain_mut(|candidate| match candidate.hear(&token, 4) {
+            pending.retain_mut(|candidate| match candidate.hear(&secret, 4) {
                 Ok(come) => {
                     stayed = come.or(stayed.take());
                     true
@@ -175,9 +248,9 @@ mod tests {
 
     #[test]
     fn a_rank_finds_the_way_and_a_stranger_does_not() {
-        let (listener, mut endpoint) = listen().unwrap();
+        let (listener, mut endpoint) = listen(false).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let token = endpoint.token;
+        let secret = endpoint.secret;
         // One address where nobody listens, and one where somebody else does.
         let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
         let stranger_address = stranger.local_addr().unwrap();
@@ -187,11 +260,14 @@ mod tests {
             stranger_address,
             SocketAddr::from(([127, 0, 0, 1], port)),
         ]);
-        let host = std::thread::spawn(move || host(listener, token));
+        let host = std::thread::spawn(move || host(listener, secret));
 
         let mut wrong = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        wrong.write_all(&Frame::Hello([9; 16], 1).encoded()).unwrap();
-        assert_eq!(wrong.read(&mut [0]).unwrap(), 0, "a stranger is sent away without a word");
+        wrong.write_all(&Frame::Hello(1, [9; 32], [9; 16]).encoded()).unwrap();
+        let mut answer = Vec::new();
+        let _ = wrong.read_to_end(&mut answer);
+        let challenge = Frame::Challenge([0; 16]).encoded().len();
+        assert_eq!(answer.len(), challenge, "a stranger hears a challenge, and nothing else");
 
         let mut connection =
             Endpoint::decoded(&endpoint.encoded()).unwrap().connect(3, LONG).unwrap();
@@ -205,7 +281,7 @@ mod tests {
     fn an_address_that_nobody_answers_is_named() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = silent.local_addr().unwrap();
-        let endpoint = Endpoint { token: Token::default(), addresses: vec![address] };
+        let endpoint = Endpoint { secret: Secret::new().unwrap(), addresses: vec![address] };
         let fault = endpoint.connect(1, Duration::from_millis(50)).unwrap_err();
         assert!(fault.contains(&address.to_string()), "{fault}");
     }

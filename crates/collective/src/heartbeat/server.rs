@@ -1,15 +1,16 @@
 //! The thread that beats, listens and judges.
 #![allow(unsafe_code)]
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::frame::{Connection, Frame, Token};
+use super::frame::{Connection, Frame};
 use super::rendezvous::PendingConnection;
+use super::secret::Secret;
 use super::watch::Watch;
 use crate::activity;
 
@@ -35,17 +36,23 @@ pub(super) struct Server {
     pub(super) watch: Watch,
     /// The connections to other ranks: on rank 0 to all that have come, on others to rank 0.
     pub(super) connections: BTreeMap<usize, Connection>,
-    /// On rank 0, where the others come.
+    /// On rank 0, where the others come, until all have.
     pub(super) listener: Option<Listener>,
+    /// Those that have come.
+    pub(super) arrived: BTreeSet<usize>,
     /// Something to read, or the end of it, means that this rank leaves.
     pub(super) leave: UnixStream,
     pub(super) interval: Duration,
 }
 
+/// Visitors at a time that have not proved to be ranks. Each further one takes the place of the
+/// one that has kept silent for longest.
+const STRANGERS: usize = 64;
+
 /// Where other ranks come to.
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
-    pub(super) token: Token,
+    pub(super) secret: Secret,
     pub(super) world_size: usize,
     pub(super) pending: Vec<PendingConnection>,
 }
@@ -107,10 +114,13 @@ impl Server {
             // A second connection of the same rank is none of its own making.
             if let Entry::Vacant(place) = self.connections.entry(rank) {
                 place.insert(connection);
+                self.arrived.insert(rank);
                 self.watch.heard(rank);
                 self.take(rank, frames);
             }
         }
+        // When all have come, nobody else is expected: the door closes.
+        self.listener.take_if(|listener| self.arrived.len() + 1 == listener.world_size);
     }
 
     /// Takes what has come from all. The verdict, if rank 0 has told one.
@@ -146,7 +156,7 @@ impl Server {
                 }
                 // A rank that is not the first has lost sight of the first; the first sees more.
                 Frame::Verdict(words) if self.own() != 0 => return Some(words),
-                Frame::Verdict(_) | Frame::Hello(..) | Frame::Welcome => {}
+                Frame::Verdict(_) | Frame::Hello(..) | Frame::Welcome(_) | Frame::Challenge(_) => {}
             }
         }
         None
@@ -193,19 +203,28 @@ impl Listener {
 
     /// Looks who is there; those that stay, with what they have said.
     fn poll(&mut self) -> Vec<(usize, Connection, Vec<Frame>)> {
-        while let Ok((stream, _)) = self.socket.accept() {
+        for _ in 0..STRANGERS {
+            let Ok((stream, _)) = self.socket.accept() else { break };
             // One that cannot even be set up is as if it had not come.
-            self.pending.extend(Connection::new(stream).ok().map(PendingConnection::new));
+            self.pending.extend(Connection::new(stream).and_then(PendingConnection::new).ok());
         }
         let (mut stay, mut wait) = (Vec::new(), Vec::new());
         for mut candidate in self.pending.drain(..) {
-            match candidate.hear(&self.token, self.world_size) {
+            match candidate.hear(&self.secret, self.world_size) {
                 Ok(Some((rank, frames))) => stay.push((rank, candidate.connection, frames)),
                 Ok(None) => wait.push(candidate),
                 Err(()) => {}
             }
         }
         self.pending = wait;
+        let strangers = self.pending.iter().filter(|candidate| candidate.rank.is_none()).count();
+        let mut too_many = strangers.saturating_sub(STRANGERS);
+        // They stand in the order in which they came.
+        self.pending.retain(|candidate| {
+            let goes = too_many > 0 && candidate.rank.is_none();
+            too_many -= usize::from(goes);
+            !goes
+        });
         stay
     }
 }
@@ -228,6 +247,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::rendezvous::{Endpoint, listen};
     use super::*;
+    use std::io::Write as _;
+    use std::net::TcpStream;
     use std::thread::JoinHandle;
 
     /// More than anything here takes.
@@ -252,16 +273,17 @@ mod tests {
         leave.set_nonblocking(true).unwrap();
         let hosts = (0..world_size).map(|rank| format!("node{rank}")).collect();
         let watch = Watch::new(own, hosts, silence, None, LONG);
-        let server =
-            Server { watch, connections, listener, leave, interval: Duration::from_millis(50) };
+        let interval = Duration::from_millis(50);
+        let arrived = BTreeSet::new();
+        let server = Server { watch, connections, listener, arrived, leave, interval };
         Rank { owner, thread: std::thread::spawn(move || server.run()) }
     }
 
     /// Rank 0, and how to reach it.
     fn centre(world_size: usize, silence: Duration) -> (Rank, Endpoint) {
-        let (listener, endpoint) = listen().unwrap();
+        let (listener, endpoint) = listen(true).unwrap();
         let listener =
-            Listener { socket: listener, token: endpoint.token, world_size, pending: Vec::new() };
+            Listener { socket: listener, secret: endpoint.secret, world_size, pending: Vec::new() };
         (start(0, world_size, silence, BTreeMap::new(), Some(listener)), endpoint)
     }
 
@@ -334,11 +356,11 @@ mod tests {
 
     #[test]
     fn a_rank_that_loses_rank_0_ends_by_itself() {
-        let (listener, endpoint) = listen().unwrap();
-        let token = endpoint.token;
+        let (listener, endpoint) = listen(true).unwrap();
+        let secret = endpoint.secret;
         let host = std::thread::spawn(move || {
             let mut listener =
-                Listener { socket: listener, token, world_size: 2, pending: Vec::new() };
+                Listener { socket: listener, secret, world_size: 2, pending: Vec::new() };
             loop {
                 if let Some((_, connection, _)) = listener.poll().pop() {
                     return connection;
@@ -351,5 +373,38 @@ mod tests {
         assert!(!one.thread.is_finished());
         drop(silent);
         assert!(one.verdict().0.starts_with("rank 0 (host node0) has ended without a word"));
+    }
+
+    /// A stranger at the door.
+    fn stranger(endpoint: &Endpoint) -> TcpStream {
+        TcpStream::connect(endpoint.addresses[0]).unwrap()
+    }
+
+    #[test]
+    fn strangers_neither_delay_the_ranks_nor_stay() {
+        let (zero, endpoint) = centre(3, LONG);
+        let idle: Vec<TcpStream> = (0..300).map(|_| stranger(&endpoint)).collect();
+        let floods = (0..4).map(|_| {
+            let endpoint = endpoint.clone();
+            std::thread::spawn(move || {
+                // Until the door is closed.
+                while let Ok(mut stranger) = TcpStream::connect(endpoint.addresses[0]) {
+                    let _ = stranger.write_all(&[4, 0, 0].repeat(100_000));
+                }
+            })
+        });
+        let floods: Vec<JoinHandle<()>> = floods.collect();
+        let (one, two) = (other(1, 3, &endpoint), other(2, 3, &endpoint));
+        floods.into_iter().for_each(|flood| flood.join().unwrap());
+        assert!(TcpStream::connect(endpoint.addresses[0]).is_err(), "the door is closed");
+        for mut stranger in idle {
+            stranger.set_read_timeout(Some(LONG)).unwrap();
+            let mut heard = Vec::new();
+            let _ = stranger.read_to_end(&mut heard);
+            assert!(heard.len() <= Frame::Challenge([0; 16]).encoded().len());
+        }
+        let started = Instant::now();
+        assert!([zero, one, two].into_iter().all(|rank| rank.leave() == End::Left));
+        assert!(started.elapsed() < LONG / 10);
     }
 }
