@@ -81,6 +81,15 @@ impl RunDir {
     /// # Errors
     /// The earlier run is finished, or is another than this one.
     pub fn run_start(&self, run: &Run, overwrite: bool) -> Result<RunStart, Failure> {
+        for folder in [checkpoint::checkpoints(&self.0), self.logs(), self.adapter(), self.model()]
+        {
+            if folder.exists() && !folder.is_dir() {
+                return Err(Failure::Input(format!(
+                    "{} is no directory; remove it, or give this run another directory: --set run.dir=DIR",
+                    folder.display()
+                )));
+            }
+        }
         if overwrite
             || !(self.metrics().exists() || checkpoint::newest_checkpoint(&self.0).is_some())
         {
@@ -126,7 +135,11 @@ impl RunDir {
         for entry in std::fs::read_dir(&checkpoints).into_iter().flatten() {
             let checkpoint =
                 entry.with_context(|| format!("cannot list {}", checkpoints.display()))?.path();
-            absent_is_fine(std::fs::remove_dir_all(&checkpoint), &checkpoint)?;
+            let removed = match checkpoint.is_symlink() || !checkpoint.is_dir() {
+                true => std::fs::remove_file(&checkpoint),
+                false => std::fs::remove_dir_all(&checkpoint),
+            };
+            absent_is_fine(removed, &checkpoint)?;
         }
         for earlier in
             [analysis::BitAllocation::path(&self.0), self.summary(), self.report(), self.metrics()]
@@ -195,6 +208,11 @@ mod tests {
             "{message}"
         );
         assert_eq!(dir.run_start(&other, true).unwrap(), RunStart::Fresh);
+
+        std::fs::remove_dir_all(dir.logs()).unwrap();
+        std::fs::write(dir.logs(), "").unwrap();
+        assert!(refusal(&dir, &same).contains("logs is no directory; remove it"));
+        std::fs::remove_file(dir.logs()).unwrap();
 
         std::fs::write(dir.summary(), "{}").unwrap();
         assert!(refusal(&dir, &same).contains("holds a finished run; pass --overwrite"));

@@ -16,6 +16,7 @@ use config::Run;
 
 use crate::compat::CompatKeys;
 use crate::directory::Directory;
+use crate::inputs::InputFingerprints;
 use crate::manifest::{Best, FileEntry, Manifest};
 use crate::shard::{Checkpointable, file_name};
 use crate::{Error, Result};
@@ -55,8 +56,7 @@ pub struct Checkpointer<'a> {
     directory: Directory,
     compat: CompatKeys,
     faults: Option<Arc<dyn SaveFaults>>,
-    /// The fingerprint of the training data.
-    data: String,
+    inputs: InputFingerprints,
     best: Option<Best>,
     pending: Option<Pending>,
     /// The last that was finalized: its step, and its result.
@@ -73,16 +73,21 @@ struct Pending {
 }
 
 impl<'a> Checkpointer<'a> {
-    /// A writer of checkpoints into the directory of `run`, whose training data has the fingerprint
-    /// `data`. `best` is that of the checkpoint from which the run resumed.
-    pub fn new(run: &Run, group: &'a dyn ProcessGroup, data: String, best: Option<Best>) -> Self {
+    /// A writer of checkpoints into the directory of `run`, which reads `inputs`. `best` is that of
+    /// the checkpoint from which the run resumed.
+    pub fn new(
+        run: &Run,
+        group: &'a dyn ProcessGroup,
+        inputs: InputFingerprints,
+        best: Option<Best>,
+    ) -> Self {
         Self {
             options: run.checkpoint.clone(),
             group,
             directory: Directory::new(&run.dir),
             compat: CompatKeys::from_run(run),
             faults: None,
-            data,
+            inputs,
             best,
             pending: None,
             last: None,
@@ -130,7 +135,7 @@ impl<'a> Checkpointer<'a> {
             progress.step,
             self.group.world_size(),
             self.compat.clone(),
-            self.data.clone(),
+            self.inputs.clone(),
         );
         manifest.eval_loss = progress.eval_loss;
         manifest.eval_loss_before = progress.eval_loss_before;

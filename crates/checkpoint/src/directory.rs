@@ -12,6 +12,9 @@ pub(crate) struct Directory(PathBuf);
 /// The suffix of a checkpoint that is not complete, or is being removed.
 const PART: &str = ".part";
 
+/// The suffix of a damaged checkpoint, which is left to be examined.
+const UNSOUND: &str = ".unsound";
+
 /// The folder of the checkpoints of the run in `dir`.
 pub fn checkpoints(dir: &Path) -> PathBuf {
     dir.join("checkpoints")
@@ -38,21 +41,42 @@ impl Directory {
         self.0.join(format!("{}{PART}", name(step)))
     }
 
-    /// The steps of all complete checkpoints, oldest first.
+    /// The steps of all complete checkpoints, oldest first: folders that are called as this program
+    /// calls them.
     pub fn steps(&self) -> io::Result<Vec<u64>> {
         let names = self.names()?;
+        let is_folder =
+            |step: &u64| self.path(*step).symlink_metadata().is_ok_and(|at| at.is_dir());
         let mut steps: Vec<u64> =
-            names.iter().filter_map(|name| name.strip_prefix("step-")?.parse().ok()).collect();
+            names.iter().filter_map(|name| step_of(name)).filter(is_folder).collect();
         steps.sort_unstable();
         Ok(steps)
     }
 
+    /// The names of what is there and is no checkpoint, nor a part of one, nor one set aside.
+    pub fn strangers(&self) -> io::Result<Vec<String>> {
+        let steps: BTreeSet<u64> = self.steps()?.into_iter().collect();
+        let is_own = |name: &String| match step_of(name) {
+            Some(step) => steps.contains(&step),
+            None => {
+                let marks = [PART, UNSOUND, &format!(".old{PART}")];
+                marks.iter().any(|mark| name.strip_suffix(mark).and_then(step_of).is_some())
+            }
+        };
+        Ok(self.names()?.into_iter().filter(|name| !is_own(name)).collect())
+    }
+
     /// Removes what was left incomplete by a run that was ended.
     pub fn sweep(&self) -> io::Result<()> {
-        self.names()?
-            .iter()
-            .filter(|name| name.ends_with(PART))
-            .try_for_each(|name| fs::remove_dir_all(self.0.join(name)))
+        let is_part = |name: &&String| {
+            name.strip_suffix(PART)
+                .is_some_and(|name| step_of(name.strip_suffix(".old").unwrap_or(name)).is_some())
+        };
+        let remove = |name: &String| match self.0.join(name) {
+            path if path.symlink_metadata()?.is_dir() => fs::remove_dir_all(path),
+            path => fs::remove_file(path),
+        };
+        self.names()?.iter().filter(is_part).try_for_each(remove)
     }
 
     /// Removes what was written of a checkpoint that did not become one.
@@ -70,7 +94,7 @@ impl Directory {
 
     /// Renames a damaged checkpoint, so that its files can be examined.
     pub fn set_aside(&self, step: u64) -> io::Result<PathBuf> {
-        let aside = self.0.join(format!("{}.unsound", name(step)));
+        let aside = self.0.join(format!("{}{UNSOUND}", name(step)));
         absent_is_fine(fs::remove_dir_all(&aside))?;
         fs::rename(self.path(step), &aside)?;
         self.sync()?;
@@ -109,6 +133,13 @@ fn name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
+/// The step of a checkpoint that has this name; `None` for every other name, also of a number that
+/// is written in another way.
+fn step_of(text: &str) -> Option<u64> {
+    let step = text.strip_prefix("step-")?.parse().ok()?;
+    (name(step) == text).then_some(step)
+}
+
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     done.or_else(|cause| if cause.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(cause) })
 }
@@ -126,6 +157,28 @@ mod tests {
             directory.commit(step).unwrap();
         }
         (dir, directory)
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_named_and_left_alone() {
+        let (dir, directory) = directory_with(&[10]);
+        let at = checkpoints(dir.path());
+        for folder in
+            ["step-999", "step-+7", "step-00000012.unsound", "step-00000014.part", "notes"]
+        {
+            fs::create_dir(at.join(folder)).unwrap();
+        }
+        for file in ["x.part", "step-00000020", "step-00000016.part"] {
+            fs::write(at.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path(), at.join("step-00000030")).unwrap();
+        assert_eq!(directory.steps().unwrap(), [10]);
+        directory.sweep().unwrap();
+        let mut strangers = directory.strangers().unwrap();
+        strangers.sort();
+        let named = ["notes", "step-+7", "step-00000020", "step-00000030", "step-999", "x.part"];
+        assert_eq!(strangers, named);
+        assert!(at.join("x.part").exists() && !at.join("step-00000014.part").exists());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! any [`Checkpointable`]: something with `state()` and `load_state()`.
 //!
 //! ```
-//! use loract_checkpoint::{Checkpointable, Checkpointer, Result, Shards, TrainState, resume};
+//! use loract_checkpoint::{Checkpointable, Checkpointer, InputFingerprints, Result, Shards, TrainState, resume};
 //! use tch::Tensor;
 //!
 //! struct Counter(Tensor);
@@ -29,13 +29,14 @@
 //! # std::fs::write(&file, "[model]\npath = 'm'\n[lora]\n[data]\ntrain = 't'\n")?;
 //! # let run = config::Run::load(&file, &[format!("run.dir={:?}", folder.path().join("run"))])?;
 //! let group = collective::Single::new();
-//! let mut checkpointer = Checkpointer::new(&run, &group, "fingerprint of the data".to_owned(), None);
+//! let inputs = InputFingerprints { data: "of the data".to_owned(), base: None };
+//! let mut checkpointer = Checkpointer::new(&run, &group, inputs.clone(), None);
 //! let progress = TrainState { step: 7, eval_loss: None, eval_loss_before: None, seconds: 1.0 };
 //! checkpointer.begin(&Counter(Tensor::from(41.0)), &progress)?;
 //! checkpointer.finish(7)?.expect("it is saved");
 //!
 //! let mut counter = Counter(Tensor::from(0.0));
-//! let resumed = resume(&run, "fingerprint of the data", &group, &mut counter)?;
+//! let resumed = resume(&run, &inputs, &group, &mut counter)?;
 //! assert_eq!((resumed.step, counter.0.double_value(&[])), (7, 41.0));
 //! # Ok(())
 //! # }
@@ -48,6 +49,7 @@ mod choice;
 mod compat;
 mod directory;
 mod error;
+mod inputs;
 mod manifest;
 mod resume;
 mod shard;
@@ -58,6 +60,7 @@ pub use choice::{CheckpointChoice, SavedCheckpoint, find_checkpoint};
 pub use compat::check_compatible;
 pub use directory::{checkpoints, newest_checkpoint};
 pub use error::{Error, Result};
+pub use inputs::InputFingerprints;
 pub use manifest::Best;
 pub use resume::{ResumePoint, resume};
 pub use shard::{Checkpointable, Shards, cpu_copy};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::compat::CompatKeys;
+use crate::inputs::InputFingerprints;
 
 /// The version of the format that this program writes, and the only one that it reads.
 const FORMAT: u32 = 1;
@@ -28,6 +29,10 @@ pub(crate) struct Manifest {
     pub config: CompatKeys,
     /// The fingerprint of the training data.
     pub data: String,
+    /// That of the frozen base model; `None` where the checkpoint holds all weights, and in
+    /// checkpoints of earlier versions.
+    #[serde(default)]
+    pub base: Option<String>,
     /// Validation loss before the first step.
     pub eval_loss_before: Option<f64>,
     /// Validation loss after this step, where it was evaluated.
@@ -90,13 +95,14 @@ impl FileEntry {
 
 impl Manifest {
     /// Of the state after `step` steps that `ranks` ranks write, without files yet.
-    pub fn new(step: u64, ranks: usize, config: CompatKeys, data: String) -> Self {
+    pub fn new(step: u64, ranks: usize, config: CompatKeys, inputs: InputFingerprints) -> Self {
         Self {
             format: FORMAT,
             step,
             ranks,
             config,
-            data,
+            data: inputs.data,
+            base: inputs.base,
             eval_loss_before: None,
             eval_loss: None,
             best: None,
@@ -151,7 +157,7 @@ mod tests {
     fn written() -> (tempfile::TempDir, Manifest) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("rank-0000.safetensors"), "some bytes").unwrap();
-        let mut manifest = Manifest::new(7, 1, CompatKeys::default(), "data".into());
+        let mut manifest = Manifest::new(7, 1, CompatKeys::default(), InputFingerprints::default());
         manifest.eval_loss = Some(0.1 + 0.2);
         manifest.best = Some(Best { step: 7, eval_loss: 0.25 });
         manifest.files.push(FileEntry::new(folder.path(), "rank-0000.safetensors").unwrap());

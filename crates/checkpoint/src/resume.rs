@@ -1,9 +1,12 @@
 //! Resumes a run from its newest intact checkpoint.
 
+use std::collections::BTreeSet;
+
 use collective::ProcessGroup;
 use config::Run;
 
 use crate::directory::Directory;
+use crate::inputs::InputFingerprints;
 use crate::manifest::{Best, Manifest};
 use crate::shard::{Checkpointable, Shards};
 use crate::{Error, Result};
@@ -25,14 +28,14 @@ pub struct ResumePoint {
 /// damaged are logged with the reason, and set aside. Without a checkpoint the run starts from
 /// scratch. All ranks call it, with the same result.
 ///
-/// `data` is the fingerprint of the training data.
+/// `inputs` are the fingerprints of what the run reads.
 ///
 /// # Errors
 /// Configuration or data differ from those of the run that wrote the checkpoint; and those of
 /// reading.
 pub fn resume(
     run: &Run,
-    data: &str,
+    inputs: &InputFingerprints,
     group: &dyn ProcessGroup,
     state: &mut dyn Checkpointable,
 ) -> Result<ResumePoint> {
@@ -47,13 +50,22 @@ pub fn resume(
         }
         Some(manifest) => {
             manifest.config.check(run)?;
-            if manifest.data != data {
+            if manifest.data != inputs.data {
                 let what = format!(
                     "is not the data that the run in {} was started with: its files, or the model's tokenizer, have changed since; restore \
                      them, or pass --overwrite to start over",
                     run.dir.display()
                 );
                 return Err(run.error_at("data", "train", &what).into());
+            }
+            if manifest.base.is_some() && manifest.base != inputs.base {
+                let what = format!(
+                    "is not the model that the run in {} was started with: its files have changed since ({}); restore them, or pass \
+                     --overwrite to start over",
+                    run.dir.display(),
+                    difference(manifest.base.as_deref(), inputs.base.as_deref())
+                );
+                return Err(run.error_at("model", "path", &what).into());
             }
             let folder = directory.path(manifest.step);
             tracing::info!("resuming after step {}, from {}", manifest.step, folder.display());
@@ -78,6 +90,16 @@ pub fn resume(
     Ok(start)
 }
 
+/// The files that differ between two fingerprints of a base model.
+fn difference(before: Option<&str>, now: Option<&str>) -> String {
+    let files = |described: Option<&str>| -> BTreeSet<String> {
+        described.into_iter().flat_map(|all| all.split("; ")).map(str::to_owned).collect()
+    };
+    let (before, now) = (files(before), files(now));
+    let names = before.symmetric_difference(&now).filter_map(|file| file.split(' ').next());
+    names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ")
+}
+
 /// The newest intact checkpoint, and the steps of newer ones that are damaged.
 fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manifest>, Vec<u64>)> {
     // One rank reads the directory, so that all have the same list.
@@ -87,6 +109,10 @@ fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manif
             .sweep()
             .and_then(|()| directory.steps())
             .map_err(Error::io(&directory.path(0), "look for"))?;
+        let strangers = directory.strangers().unwrap_or_default();
+        if !strangers.is_empty() {
+            tracing::warn!("passed over in checkpoints/: {}", strangers.join(", "));
+        }
         candidates = steps.iter().rev().flat_map(|step| step.to_le_bytes()).collect();
     }
     group.broadcast_bytes(&mut candidates, 0)?;

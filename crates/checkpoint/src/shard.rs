@@ -146,7 +146,12 @@ pub(crate) mod tests {
         }
         Shards::open(
             folder,
-            &Manifest::new(1, states.len(), crate::compat::CompatKeys::default(), String::new()),
+            &Manifest::new(
+                1,
+                states.len(),
+                crate::compat::CompatKeys::default(),
+                crate::InputFingerprints::default(),
+            ),
         )
         .unwrap()
     }

@@ -118,11 +118,18 @@ impl ArrowRows {
                     self.number += rows;
                     skip -= rows;
                 }
-                Kind::Batch(_) => {
+                Kind::Batch(rows) => {
                     let (block, bytes) = self.messages.body(&message)?;
                     let decoder = &self.decoder;
                     self.batch = guarded(|| decoder.read_record_batch(&block, &bytes))
                         .map_err(|why| self.messages.broken(&why))?;
+                    // By the number that its header says, a batch is passed over.
+                    let found = self.batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+                    if found != rows {
+                        let problem =
+                            format!("a batch has {found} rows, and says that it has {rows}");
+                        return Err(self.messages.broken(&problem));
+                    }
                     self.row = 0;
                 }
             }

@@ -136,11 +136,12 @@ impl Dataset {
         prepared
     }
 
-    /// The fingerprint that [`Dataset::prepare`] would give: a hash of each file's path, length and
-    /// time of change, of weights, tokenizer, template and options. Reads no data.
+    /// The fingerprint that [`Dataset::prepare`] would give: a hash of each file's length and
+    /// content ([`files::checksum`]), of weights, tokenizer, template and options. A file that was
+    /// touched, moved or copied back is the same.
     ///
     /// # Errors
-    /// If a file is not there.
+    /// If a file cannot be read.
     pub fn fingerprint_of<'a>(
         sources: &Sources,
         tokenizer: impl Into<Option<&'a Tokenizer>>,
@@ -154,13 +155,10 @@ impl Dataset {
             for source in sources {
                 for path in source.paths()? {
                     let io = || Error::io("open", &path);
-                    let metadata = std::fs::metadata(&path).map_err(io())?;
-                    let changed = metadata.modified().map_err(io())?;
+                    let length = std::fs::metadata(&path).map_err(io())?.len();
+                    let checksum = files::checksum(&path).map_err(io())?;
                     fingerprint.add(role);
-                    fingerprint.add(
-                        std::fs::canonicalize(&path).map_err(io())?.as_os_str().as_encoded_bytes(),
-                    );
-                    fingerprint.add(format!("{:?} {} {changed:?}", source.format, metadata.len()));
+                    fingerprint.add(format!("{:?} {length} {checksum:08x}", source.format));
                 }
             }
             // Only where there are such weights, so that data of a time without them stay valid.

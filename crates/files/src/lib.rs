@@ -17,13 +17,17 @@
 //!
 //! [`write()`] and [`replace`] put a file in the place of another one in a single step.
 //!
-//! The crate has no dependencies, and reads no format: it names them.
+//! [`checksum`] says that a file is the same wherever it lies and whenever it was written.
+//!
+//! The crate reads no format: it names them.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod checksum;
 mod content;
 mod replace;
 
+pub use checksum::{checksum, load_checksums, store_checksums};
 pub use content::{Content, HEAD, content};
 pub use replace::{Unwritten, remove_leftovers, replace, write};
 

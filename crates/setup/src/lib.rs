@@ -27,6 +27,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod activations;
+mod base_fingerprint;
 mod base_model;
 mod check;
 mod data_options;
@@ -48,6 +49,7 @@ pub use activations::{
     SiteWidths, activation_policies, block_policies, check_activations, compression_options,
     delta_coded, site_width,
 };
+pub use base_fingerprint::base_fingerprint;
 pub use base_model::open_base_model;
 pub use check::check;
 pub use device::{is_gpu, rank_device, single_device, tensor_kind};
@@ -57,7 +59,7 @@ pub use labelled::{LabelledData, LabelledSplit};
 pub use lora::{AdapterSource, adapter_source, add_lora, check_adapter};
 pub use quantization::{check_quantization, model_quantization};
 pub use reduction::reduction_method;
-pub use run_data::RunData;
+pub use run_data::{RunData, checksum_record};
 pub use sample_order::{dataset_order, sample_order};
 pub use shared_basis_params::{SharedBasisParam, shared_basis_params};
 pub use text::TextProcessor;

@@ -21,6 +21,12 @@ fn data_file(run_dir: &Path) -> PathBuf {
     run_dir.join("data").join("train.safetensors")
 }
 
+/// Where a run records the checksums of its data and its model, so that files that have not changed
+/// are not read again when it resumes.
+pub fn checksum_record(run_dir: &Path) -> PathBuf {
+    run_dir.join("data").join("checksums")
+}
+
 impl RunData {
     /// Reads and tokenizes the data, or opens what an earlier run in this directory made of the
     /// same data.
@@ -39,6 +45,7 @@ impl RunData {
         progress: &dyn Fn(u64, u64),
         warn: &dyn Fn(&str),
     ) -> Result<Self> {
+        files::load_checksums(&checksum_record(&run.dir));
         let checkpoint = open_base_model(&run.model)?;
         if run.model.task != Task::CausalLm {
             LabelledData::read(run, world_size, progress)?;
@@ -77,6 +84,9 @@ impl RunData {
         let folder = run.dir.join("data");
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "make the directory"))?;
         prepared.write(&path)?;
+        let record = checksum_record(&run.dir);
+        files::store_checksums(&record)
+            .map_err(|cause| Error::io(&record, "write")(cause.source))?;
         if let Some(fault) = FaultInjection::from_environment()? {
             fault.after_prepare();
         }

@@ -1,10 +1,10 @@
 //! All steps of a run, with evaluation, metrics and checkpoints.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use checkpoint::{Checkpointer, ResumePoint, SaveFaults, TrainState, resume};
+use checkpoint::{Checkpointer, InputFingerprints, ResumePoint, SaveFaults, TrainState, resume};
 use collective::ProcessGroup;
 use config::{Length, Run};
 use models::{AdapterConfig, Labels, Model};
@@ -78,6 +78,22 @@ struct TrainingLoop<'a> {
     last_validation: Option<Validation>,
 }
 
+/// The fingerprint of the frozen base model, which rank 0 reads for all.
+fn base_fingerprint(run: &Run, group: &dyn ProcessGroup) -> Result<Option<String>> {
+    let mut told = Vec::new();
+    if group.rank() == 0 {
+        let record = setup::checksum_record(&run.dir);
+        files::load_checksums(&record);
+        told = setup::base_fingerprint(run)?.unwrap_or_default().into_bytes();
+        if record.parent().is_some_and(Path::is_dir) {
+            files::store_checksums(&record)?;
+        }
+    }
+    group.broadcast_bytes(&mut told, 0)?;
+    let told = String::from_utf8_lossy(&told).into_owned();
+    Ok(Some(told).filter(|told| !told.is_empty()))
+}
+
 impl<'a> TrainingLoop<'a> {
     /// Restores the state of the newest intact checkpoint, or evaluates the model as it is.
     fn resume(
@@ -91,7 +107,8 @@ impl<'a> TrainingLoop<'a> {
         let (trained, all) = parameter_counts(trainer.task.model());
         tracing::info!("{trained} of {all} parameters are trained, in {steps} steps");
         let data = trainer.task.fingerprint().to_owned();
-        let resumed = resume(run, &data, group, &mut trainer)?;
+        let inputs = InputFingerprints { data, base: base_fingerprint(run, group)? };
+        let resumed = resume(run, &inputs, group, &mut trainer)?;
         let ResumePoint { step: first, seconds, mut eval_loss_before, best } = resumed;
         trainer.publish_shared_bases()?;
         let metrics = match group.rank() {
@@ -100,7 +117,7 @@ impl<'a> TrainingLoop<'a> {
         };
         let faults =
             fault.clone().map(|fault| Arc::new(InjectedSaveFaults(fault)) as Arc<dyn SaveFaults>);
-        let checkpointer = Checkpointer::new(run, group, data, best).with_faults(faults);
+        let checkpointer = Checkpointer::new(run, group, inputs, best).with_faults(faults);
         trainer.compare_all(first)?;
         if first == 0 {
             eval_loss_before =

@@ -383,6 +383,14 @@ fn tables_that_are_not_read_are_called_by_their_kind() {
     );
 }
 
+/// Found by damage at random: the header of the second batch says 0 rows, its columns hold 3. Whoever
+/// resumed after them passed over a batch of none, and read them again, for ever.
+#[test]
+fn a_batch_with_other_rows_than_it_says_is_refused() {
+    let refused = read_file(&fixture("rows-differ.arrow"), usize::MAX).unwrap_err().to_string();
+    assert!(refused.contains("a batch has 3 rows, and says that it has 0"), "{refused}");
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_without_a_panic_and_in_any_blocks_alike(
