@@ -212,3 +212,44 @@ fn a_signal_to_launch_ends_the_job() {
         assert!(error.ends_with(place.metrics().to_str().unwrap()), "{error}");
     }
 }
+
+/// Stops a rank as soon as it is there: before MPI is up, or shortly after.
+fn stopped_at_the_start(command: &mut Command, place: &Place, rank: usize) -> Ended {
+    command.args(["--set", "cluster.heartbeat_seconds=4"]);
+    let mut job = place.start(command);
+    let find = || place.processes().into_iter().find(|process| process.rank == Some(rank));
+    job.until("the rank's process", || find().is_some());
+    find().unwrap().signal(Signal::STOP);
+    job.wait()
+}
+
+#[test]
+fn a_rank_that_is_stopped_before_it_trains_is_named() {
+    for rank in [0, 1] {
+        let place = Place::new();
+        let ended = stopped_at_the_start(&mut place.launch(), &place, rank);
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains(&format!("error: rank {rank} on host ")), "{}", ended.stderr);
+        let place = Place::new();
+        let ended = stopped_at_the_start(&mut place.mpirun(), &place, rank);
+        assert!(!ended.status.success(), "{}", ended.stderr);
+        assert!(ended.stderr.contains(&format!("rank {rank} (host ")), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_rank_that_is_stopped_when_all_is_done_does_not_hold_the_job() {
+    for rank in [0, 1] {
+        let place = Place::new();
+        let mut command = place.launch();
+        command.args(["--set", "cluster.heartbeat_seconds=4"]);
+        let mut job = place.start(&mut command);
+        let summary = place.run_dir().join("summary.json");
+        job.until("the summary", || summary.exists());
+        place.signal_rank(rank, Signal::STOP);
+        let ended = job.wait();
+        // It may have ended before it could be stopped.
+        let named = ended.stderr.contains(&format!("error: rank {rank} on host "));
+        assert!(ended.status.success() || named, "{}", ended.stderr);
+    }
+}

@@ -546,3 +546,41 @@ fn another_run_is_refused_in_the_directory_of_an_interrupted_one() {
     ])));
     assert_eq!(checkpoints(&place), [2], "the others were those of the run before");
 }
+
+#[test]
+fn data_are_the_same_wherever_they_come_from_and_the_base_model_is_not_to_change() {
+    let place = place(STEPS);
+    let model = place.at("model");
+    fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(program::fixture("hf/llama").join(name), model.join(name)).unwrap();
+    }
+    let launch = || {
+        let mut command = place.launch();
+        command.args(["--set", &format!("model.path={}", model.display())]);
+        command
+    };
+    stopped_after(&place, &mut launch(), 3, Signal::USR1);
+
+    // Copied away and back: another file with another time.
+    let data = place.at("batches.safetensors");
+    let bytes = fs::read(&data).unwrap();
+    fs::remove_file(&data).unwrap();
+    fs::write(&data, bytes).unwrap();
+
+    let weights = model.join("model.safetensors");
+    let sound = fs::read(&weights).unwrap();
+    let mut changed = sound.clone();
+    let last = changed.len() - 1;
+    changed[last] ^= 1;
+    fs::write(&weights, changed).unwrap();
+    let ended = place.run(&mut launch());
+    assert!(!ended.status.success());
+    for says in
+        ["[model] path: is not the model that the run in ", "model.safetensors", "--overwrite"]
+    {
+        assert!(ended.stderr.contains(says), "{says}: {}", ended.stderr);
+    }
+    fs::write(&weights, sound).unwrap();
+    done(&place.run(&mut launch()));
+}

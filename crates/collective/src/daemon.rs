@@ -7,6 +7,8 @@
 use std::os::unix::process::parent_id;
 use std::process::{Command, Stdio};
 
+use crate::env::Launch;
+
 /// Those that live for one job: of Open MPI 4 and 5, and of MPICH and what is made from it. Slurm's
 /// own live for others, too.
 const KNOWN: [&str; 8] = [
@@ -45,6 +47,43 @@ pub(crate) fn end_soon() {
     }
 }
 
+/// Another rank that the same daemon has started on this host.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sibling {
+    pub(crate) rank: usize,
+    pub(crate) process: u32,
+}
+
+/// The ranks of this host that are stopped (state `T`), as by SIGSTOP or a debugger.
+pub(crate) fn stopped_siblings() -> Vec<Sibling> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let mut stopped: Vec<Sibling> =
+        numbers.filter_map(|process| stopped_child(process, parent_id())).collect();
+    stopped.sort_by_key(|sibling| sibling.rank);
+    stopped
+}
+
+/// The rank that runs in `process`, if that is a stopped child of `daemon`.
+fn stopped_child(process: u32, daemon: u32) -> Option<Sibling> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // After the name, which may hold anything, in brackets: the state and the parent.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let (state, parent) = (fields.next()?, fields.next()?);
+    if !matches!(state, "T" | "t") || parent.parse() != Ok(daemon) {
+        return None;
+    }
+    let environment = std::fs::read(format!("/proc/{process}/environ")).ok()?;
+    let lookup = |name: &str| {
+        let mut entries = environment.split(|&byte| byte == 0);
+        entries.find_map(|entry| {
+            let (key, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
+            (key == name).then(|| value.to_owned())
+        })
+    };
+    Some(Sibling { rank: Launch::from_lookup(lookup)?.rank?, process })
+}
+
 fn undertaker(process: u32, patience: [u32; 2]) -> Command {
     let mut command = Command::new("setsid");
     command
@@ -62,6 +101,31 @@ mod tests {
 
     /// More tenths of a second than a test takes.
     const NEVER: u32 = u32::MAX;
+
+    #[test]
+    fn a_stopped_rank_of_this_host_is_found() {
+        // Its parent is this process, as this process is not its own sibling.
+        let find = |process: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        let mut rank = Command::new("sh")
+            .args(["-c", "kill -STOP $$; cat"])
+            .envs([("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !find(rank.id()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(!stopped_siblings().iter().any(|sibling| sibling.process == rank.id()));
+        assert_eq!(
+            stopped_child(rank.id(), std::process::id()),
+            Some(Sibling { rank: 3, process: rank.id() })
+        );
+        rank.kill().unwrap();
+        rank.wait().unwrap();
+    }
 
     #[test]
     fn a_process_that_ends_is_left_alone() {

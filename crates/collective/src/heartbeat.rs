@@ -26,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,6 +62,7 @@ const FOR_MPIRUN: Duration = Duration::from_secs(1);
 pub struct Heartbeat {
     /// None where there is no heartbeat.
     running: Option<(UnixStream, JoinHandle<()>)>,
+    expects_progress: Arc<AtomicBool>,
 }
 
 impl Heartbeat {
@@ -70,14 +73,16 @@ impl Heartbeat {
     /// Every rank's, if any cannot reach rank 0 ([`Error::Heartbeat`]); and those of the group.
     pub fn start(group: &dyn ProcessGroup, options: HeartbeatOptions) -> Result<Heartbeat> {
         if group.world_size() == 1 || options.deadline.is_zero() {
-            return Ok(Heartbeat { running: None });
+            return Ok(Heartbeat { running: None, expects_progress: Arc::default() });
         }
         let (rank, world_size) = (group.rank(), group.world_size());
         let mut endpoint = Vec::new();
         let mut fault = String::new();
         let mut heartbeat = None;
+        let expects_progress = Arc::new(AtomicBool::new(true));
         let spawn = |connections, listener| {
-            spawn(group, options, connections, listener).map_err(|cause| cause.to_string())
+            spawn(group, options, connections, listener, Arc::clone(&expects_progress))
+                .map_err(|cause| cause.to_string())
         };
         if rank == 0 {
             // It listens before anybody comes.
@@ -105,7 +110,7 @@ impl Heartbeat {
             reached.map_or_else(|cause| fault = cause, |running| heartbeat = Some(running));
         }
         let faults = group.all_gather_bytes(fault.as_bytes())?;
-        let heartbeat = Heartbeat { running: heartbeat };
+        let heartbeat = Heartbeat { running: heartbeat, expects_progress };
         match faults.iter().position(|fault| !fault.is_empty()) {
             None => Ok(heartbeat),
             Some(rank) => {
@@ -116,6 +121,13 @@ impl Heartbeat {
                 })
             }
         }
+    }
+
+    /// Whether ranks that wait for each other without progress are a failure
+    /// ([`HeartbeatOptions::stall`]), as they are at first; or whether they may wait for as long as
+    /// one of them works, such as while rank 0 prepares data. The word of rank 0 counts.
+    pub fn expect_progress(&self, expected: bool) {
+        self.expects_progress.store(expected, Ordering::Relaxed);
     }
 
     /// Says goodbye to the others: from now on this rank may end, and is not told when others fail.
@@ -148,6 +160,7 @@ fn spawn(
     options: HeartbeatOptions,
     connections: BTreeMap<usize, Connection>,
     listener: Option<Listener>,
+    expects_progress: Arc<AtomicBool>,
 ) -> io::Result<(UnixStream, JoinHandle<()>)> {
     let (owner, leave) = UnixStream::pair()?;
     leave.set_nonblocking(true)?;
@@ -159,7 +172,8 @@ fn spawn(
     let watch = Watch::new(group.rank(), hosts, silence, stall, rendezvous::LIMIT);
     let interval = (options.deadline / 20).clamp(Duration::from_millis(50), Duration::from_secs(1));
     let arrived = BTreeSet::new();
-    let server = Server { watch, connections, listener, arrived, leave, interval };
+    let server =
+        Server { watch, connections, listener, arrived, leave, interval, expects_progress };
     let beat = move || {
         if let End::Failed { words, is_told } = server.run() {
             fail(&words, is_told, options.told);

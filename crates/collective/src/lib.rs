@@ -31,6 +31,7 @@
 
 mod activity;
 mod daemon;
+mod deadline;
 pub mod env;
 mod error;
 mod failure;
@@ -45,6 +46,7 @@ mod run;
 mod single;
 
 pub use activity::note_step;
+pub use deadline::Deadline;
 pub use env::{Launch, Launcher, launched_by_mpi, local_rank_hint, local_size_hint, rank_hint};
 pub use error::{Error, Result};
 pub use failure::{abort, install_panic_hook};

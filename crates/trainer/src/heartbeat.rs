@@ -9,12 +9,13 @@ use config::Run;
 use crate::Result;
 use crate::consistency::compare_configurations;
 
-/// Compares the ranks' configurations, and starts the heartbeat between them. [`Heartbeat::leave`]
-/// ends it when the work is done; after an error it continues.
+/// Compares the ranks' configurations, and starts the heartbeat between them, for
+/// [`train_watched`](crate::train_watched). [`Heartbeat::leave`] ends it when the work is done; after
+/// an error it continues.
 ///
 /// # Errors
 /// The configurations differ, or rank 0 cannot be reached.
-pub(crate) fn start(run: &Run, group: &dyn ProcessGroup) -> Result<Heartbeat> {
+pub fn start_heartbeat(run: &Run, group: &dyn ProcessGroup) -> Result<Heartbeat> {
     compare_configurations(run.keys(), group)?;
     let seconds = |seconds: u64| Duration::from_secs(seconds);
     let options = HeartbeatOptions {

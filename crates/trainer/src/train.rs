@@ -9,7 +9,7 @@ use setup::{FaultInjection, open_base_model, rank_device};
 use crate::signals::StopRequest;
 use crate::train_setup::TrainSetup;
 use crate::training_loop::{TrainOutcome, training_loop};
-use crate::{Result, heartbeat};
+use crate::{Result, start_heartbeat};
 
 /// Trains as one rank of `group`, on the data that [`setup::RunData::write`] put into the run's
 /// directory.
@@ -24,13 +24,18 @@ use crate::{Result, heartbeat};
 /// # Errors
 /// Anything that [`setup::check`] finds, and failures during training.
 pub fn train(run: &Run, group: Arc<dyn ProcessGroup>, stop: &StopRequest) -> Result<TrainOutcome> {
-    let heartbeat = heartbeat::start(run, &*group)?;
-    let outcome = set_up_and_train(run, group, stop)?;
+    let heartbeat = start_heartbeat(run, &*group)?;
+    let outcome = train_watched(run, group, stop)?;
     heartbeat.leave();
     Ok(outcome)
 }
 
-fn set_up_and_train(
+/// The same for a caller that has started a heartbeat ([`start_heartbeat`]), which then also watches
+/// what comes before and after.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_watched(
     run: &Run,
     group: Arc<dyn ProcessGroup>,
     stop: &StopRequest,

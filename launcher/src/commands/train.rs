@@ -13,13 +13,14 @@ use crate::{
     run_monitor::Background,
 };
 use clap::Args;
-use collective::ProcessGroup;
+use collective::{Deadline, ProcessGroup};
 use config::{Run, StopSignal};
 use setup::RunData;
 use std::{
     num::NonZero,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use trainer::{StopRequest, TrainOutcome};
 
@@ -63,16 +64,18 @@ impl Train {
         collective::install_panic_hook();
         // Signals are noted before MPI waits for the other ranks.
         let begun = self.begin();
+        let limit = begun.as_ref().map_or(DEFAULT_LIMIT, |(run, _)| limit(run));
+        let starting = Deadline::start(limit, "the start of MPI");
         let group = collective::connect().map_err(unconnected)?;
-        let checked = begun.and_then(|(run, stop)| self.check(run, stop, &*group));
-        let checked = agree(&*group, checked, self.launched)?;
+        drop(starting);
+        let (run, stop) = agree(&*group, begun, self.launched)?;
+        let log = RunDir::new(&run).rank_log(group.rank());
 
         // From here on a rank that fails ends the job, or the others would wait for it for ever.
         // One that was stopped was so with all others.
         let alone = collective::launched_by_mpi().is_none();
-        let log = RunDir::new(&checked.run).rank_log(group.rank());
-        self.train(checked, &group).or_else(|failure| {
-            if alone || matches!(failure, Failure::Stopped(_) | Failure::Reported(STOPPED)) {
+        let done = self.watched(run, stop, &group).or_else(|failure| {
+            if alone || matches!(failure, Failure::Stopped(_) | Failure::Reported(_)) {
                 return Err(failure);
             }
             let mut message = message(&failure);
@@ -82,7 +85,30 @@ impl Train {
                 message += &format!("; its log: {}", log.display());
             }
             group.abort(&message)
-        })
+        });
+        Deadline::start(limit, "the end of MPI").until_the_end();
+        done
+    }
+
+    /// What a heartbeat watches: the checks, the preparation of data, the training, the report.
+    fn watched(
+        &self,
+        run: Run,
+        stop: StopRequest,
+        group: &Arc<dyn ProcessGroup>,
+    ) -> Result<(), Failure> {
+        let heartbeat = trainer::start_heartbeat(&run, &**group)?;
+        // While rank 0 prepares data the others wait, however long it takes.
+        heartbeat.expect_progress(false);
+        let checked = agree(&**group, self.check(run, stop, &**group), self.launched);
+        let done = checked.and_then(|checked| {
+            heartbeat.expect_progress(true);
+            self.train(checked, group)
+        });
+        if matches!(done, Ok(()) | Err(Failure::Stopped(_) | Failure::Reported(_))) {
+            heartbeat.leave();
+        }
+        done
     }
 
     /// The configuration, and what notes the signals that it names.
@@ -149,7 +175,7 @@ impl Train {
 
         let shown =
             (rank == 0 && !self.launched).then(|| Background::start(run, "opening the model"));
-        let outcome = trainer::train(run, Arc::clone(group), &stop);
+        let outcome = trainer::train_watched(run, Arc::clone(group), &stop);
         let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1);
         let outcome = outcome.map_err(|error| {
             error.with_memory_advice(|held| estimate::memory_advice(run, threads, held))
@@ -179,6 +205,22 @@ pub(super) fn stopped(signal: i32, step: u64, checkpoint: &Path) -> String {
     )
 }
 
+/// The time in which all ranks must have started, or ended, with the configuration that they could
+/// not read.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+/// What each rank adds to it: to start many takes its time.
+const FOR_EACH_RANK: Duration = Duration::from_millis(100);
+
+/// The time in which all ranks of this run must have started, or ended; zero where it has no
+/// heartbeat, either.
+fn limit(run: &Run) -> Duration {
+    let ranks = collective::launched_by_mpi().and_then(|launch| launch.world_size).unwrap_or(1);
+    match run.cluster.heartbeat_seconds {
+        0 => Duration::ZERO,
+        seconds => Duration::from_secs(seconds) + FOR_EACH_RANK * u32::try_from(ranks).unwrap_or(1),
+    }
+}
+
 /// A run that can begin.
 struct Checked {
     run: Run,
@@ -204,11 +246,11 @@ fn unconnected(error: collective::Error) -> Failure {
 ///
 /// # Errors
 /// [`Failure::Reported`] on every rank if any rank failed.
-fn agree(
+fn agree<T>(
     group: &dyn ProcessGroup,
-    checked: Result<Checked, Failure>,
+    checked: Result<T, Failure>,
     launched: bool,
-) -> Result<Checked, Failure> {
+) -> Result<T, Failure> {
     if collective::launched_by_mpi().is_none() {
         return checked;
     }

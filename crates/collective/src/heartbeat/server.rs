@@ -6,6 +6,8 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::frame::{Connection, Frame};
@@ -43,6 +45,8 @@ pub(super) struct Server {
     /// Something to read, or the end of it, means that this rank leaves.
     pub(super) leave: UnixStream,
     pub(super) interval: Duration,
+    /// Whether this rank expects the others to make progress.
+    pub(super) expects_progress: Arc<AtomicBool>,
 }
 
 /// Visitors at a time that have not proved to be ranks. Each further one takes the place of the
@@ -64,6 +68,7 @@ impl Server {
         loop {
             let now = Instant::now();
             self.watch.pass(now - last_look);
+            self.watch.expect_progress(self.expects_progress.load(Ordering::Relaxed));
             last_look = now;
             if now >= next_beat {
                 next_beat = now + self.interval;
@@ -275,7 +280,9 @@ mod tests {
         let watch = Watch::new(own, hosts, silence, None, LONG);
         let interval = Duration::from_millis(50);
         let arrived = BTreeSet::new();
-        let server = Server { watch, connections, listener, arrived, leave, interval };
+        let expects_progress = Arc::new(AtomicBool::new(true));
+        let server =
+            Server { watch, connections, listener, arrived, leave, interval, expects_progress };
         Rank { owner, thread: std::thread::spawn(move || server.run()) }
     }
 

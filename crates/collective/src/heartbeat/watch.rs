@@ -29,6 +29,8 @@ pub(super) struct Watch {
     silence: Duration,
     /// Waiting that is too long.
     stall: Option<Duration>,
+    /// Whether the ranks are expected to make progress.
+    expects_progress: bool,
     /// Time for which this process was awake.
     now: Duration,
 }
@@ -56,6 +58,7 @@ impl Watch {
             hosts,
             silence,
             stall,
+            expects_progress: true,
             now: Duration::ZERO,
         }
     }
@@ -63,6 +66,15 @@ impl Watch {
     /// The rank that watches.
     pub(super) fn own(&self) -> usize {
         self.own
+    }
+
+    /// From now on the ranks are expected to make progress, or may wait for one of them for as long
+    /// as it works.
+    pub(super) fn expect_progress(&mut self, expected: bool) {
+        if expected && !self.expects_progress {
+            self.peers.iter_mut().for_each(|peer| peer.since = peer.since.max(self.now));
+        }
+        self.expects_progress = expected;
     }
 
     /// Lets time pass. More at once than a thread sleeps means that this process was stopped, and
@@ -150,7 +162,7 @@ impl Watch {
     }
 
     fn stall(&self) -> Option<String> {
-        let stall = self.stall?;
+        let stall = self.stall.filter(|_| self.expects_progress)?;
         let all = || {
             self.peers
                 .iter()
