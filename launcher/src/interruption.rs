@@ -7,7 +7,7 @@ use std::{
 };
 
 /// How often a signal is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Ends the process on a signal, until it is dropped.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Interruptible {
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = channel();
         let look = move || {
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_INTERVAL) {
                 let signal = taken();
                 if signal != 0 {
                     let code = if asks_to_stop(signal) { i32::from(STOPPED) } else { 1 };

@@ -8,7 +8,7 @@ use crate::{daemon, env, failure};
 
 /// How often the time is looked at. More at once than that means that this process was stopped, or
 /// its machine suspended, and the others are not to blame.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// A rank that can name the culprit speaks first.
 const FOR_OTHERS: Duration = Duration::from_secs(2);
 
@@ -51,11 +51,11 @@ impl Deadline {
 fn has_passed(limit: Duration, done: &std::sync::mpsc::Receiver<()>) -> bool {
     let (mut awake, mut last) = (Duration::ZERO, Instant::now());
     while awake < limit {
-        match done.recv_timeout(LOOK_EVERY.min(limit - awake)) {
+        match done.recv_timeout(POLL_INTERVAL.min(limit - awake)) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return false,
         }
-        awake += last.elapsed().min(2 * LOOK_EVERY);
+        awake += last.elapsed().min(2 * POLL_INTERVAL);
         last = Instant::now();
     }
     true

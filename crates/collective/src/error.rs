@@ -124,8 +124,8 @@ pub enum Error {
     /// A launcher started this process as one of several, and MPI knows of another number: each
     /// would train on its own, in one directory.
     #[error(
-        "{variable} is {value}, and MPI has found {ranks} rank{}; {remedy}",
-        if *ranks == 1 { "" } else { "s" }
+        "{variable} is {value}, and MPI has found {world_size} rank{}; {remedy}",
+        if *world_size == 1 { "" } else { "s" }
     )]
     Alone {
         /// What the launcher set.
@@ -133,7 +133,7 @@ pub enum Error {
         /// Its value.
         value: usize,
         /// The ranks that MPI has found; 1 without MPI.
-        ranks: usize,
+        world_size: usize,
         /// What to do.
         remedy: &'static str,
     },

@@ -36,8 +36,8 @@ pub fn connect() -> Result<Arc<dyn ProcessGroup>> {
     match contradiction(group.world_size(), |name| std::env::var(name).ok()) {
         None => Ok(group),
         Some((variable, value, remedy)) => {
-            let ranks = group.world_size();
-            Err(Error::Alone { variable, value, ranks, remedy })
+            let world_size = group.world_size();
+            Err(Error::Alone { variable, value, world_size, remedy })
         }
     }
 }
