@@ -6,6 +6,7 @@
 
 use std::os::unix::process::parent_id;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::env::Launch;
 
@@ -83,6 +84,17 @@ fn stopped_child(process: u32, daemon: u32) -> Option<Sibling> {
     };
     Some(Sibling { rank: Launch::from_lookup(lookup)?.rank?, process })
 }
+
+/// Sees to it that this process is gone after `limit`, also if it is stopped while it ends, when no
+/// other rank is left to notice. Comes back at once.
+pub(crate) fn end_this_process_after(limit: Duration) {
+    let tenths = u32::try_from(limit.as_millis() / 100).unwrap_or(u32::MAX - TO_OBEY);
+    // Without the programs there is no limit.
+    let _ = undertaker(std::process::id(), [tenths, tenths.saturating_add(TO_OBEY)]).spawn();
+}
+
+/// The time in tenths of a second for a process that was asked to end.
+const TO_OBEY: u32 = 10;
 
 fn undertaker(process: u32, patience: [u32; 2]) -> Command {
     let mut command = Command::new("setsid");

@@ -15,6 +15,7 @@ const FOR_OTHERS: Duration = Duration::from_secs(2);
 /// Ends the job, unless it is dropped in time.
 #[derive(Debug)]
 pub struct Deadline {
+    limit: Duration,
     /// Closed to call it off; `None` where there is no limit.
     done: Option<Sender<()>>,
 }
@@ -26,7 +27,7 @@ impl Deadline {
     /// Where the process was not started by MPI, nothing is waited for.
     pub fn start(limit: Duration, phase: &'static str) -> Deadline {
         if limit.is_zero() || env::launched_by_mpi().is_none() {
-            return Deadline { done: None };
+            return Deadline { limit, done: None };
         }
         let (done, waits) = channel();
         let watch = move || {
@@ -36,11 +37,15 @@ impl Deadline {
         };
         // Where no thread can be made, there is no deadline.
         let thread = std::thread::Builder::new().name("deadline".into()).spawn(watch);
-        Deadline { done: thread.is_ok().then_some(done) }
+        Deadline { limit, done: thread.is_ok().then_some(done) }
     }
 
-    /// Lets it hold until the process has ended.
+    /// Lets it hold until the process has ended, for this process too: where it is stopped while it
+    /// ends, no other rank may be left to name it.
     pub fn until_the_end(mut self) {
+        if self.done.is_some() {
+            daemon::end_this_process_after(self.limit);
+        }
         // Not closed, which would call it off.
         self.done.take().map_or((), std::mem::forget)
     }
