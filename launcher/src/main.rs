@@ -2,7 +2,7 @@
 //! compressed gradients.
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports
-//! ([`mpirun`], [`run_monitor`], [`shutdown`], [`progress`], [`report`], [`fault`]); [`render`]
+//! ([`mpirun`], [`run_monitor`], [`shutdown`], [`progress`], [`report`], [`fault`], [`kubeflow`]); [`render`]
 //! makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
 //! [`mod@reference`] and [`mod@env`] make the reference pages of the manual. Everything else is
 //! done by the crate `trainer`.
@@ -15,6 +15,7 @@ mod env;
 mod failure;
 mod fault;
 mod hosts;
+mod kubeflow;
 mod logs;
 mod metrics;
 mod mpirun;
