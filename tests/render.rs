@@ -2,17 +2,17 @@
 //! with the schedulers' own programs replaced by stand-ins that run the ranks here.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod mpijob;
+mod manifest;
 mod program;
 
-use mpijob::{CleanPods, LauncherCreation, MpiImplementation, MpiJob, Replicas, Restart};
+use manifest::Manifest;
 use program::{Ended, Place};
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-const SCHEDULERS: [&str; 4] = ["slurm", "pbs", "lsf", "mpijob"];
+const SCHEDULERS: [&str; 6] = ["slurm", "pbs", "lsf", "flux", "mpijob", "trainjob"];
 
 /// A run of one rank.
 fn place() -> Place {
@@ -72,7 +72,9 @@ fn they_ask_for_what_the_configuration_says() {
             &[
                 "#PBS -l select=2:ncpus=12:mpiprocs=4:ompthreads=3:ngpus=4:mem=64GB\n#PBS -l walltime=01:30:00\n#PBS -q long\n#PBS -A physics\n",
                 "sleep 5280 & wait",
-                "\nmpirun --mca a 'b c' -n 8 loract train ",
+                "\nmpirun --bind-to none \"${forward[@]}\" --mca a 'b c' -n 8 loract train ",
+                "LORACT_LOG",
+                "forward+=(-x \"$name\") ;;",
             ],
         ),
         (
@@ -86,6 +88,16 @@ fn they_ask_for_what_the_configuration_says() {
             ],
         ),
         (
+            "flux",
+            &[
+                "\n#flux: --job-name=tune-7\n#flux: --nodes=2\n#flux: --nslots=8\n#flux: --cores-per-slot=3\n\
+                 #flux: --gpus-per-slot=1\n#flux: --time-limit=5400s\n#flux: --signal=USR1@120s\n\
+                 #flux: --queue=long\n#flux: --bank=physics\n#flux: --output=tune-7-{{id}}.log\n",
+                "\nmodule load openmpi\n",
+                "\nflux run -o pmi=pmix --nodes=2 --ntasks=8 --cores-per-task=3 --gpus-per-task=1 -o exit-timeout=120s loract train ",
+            ],
+        ),
+        (
             "mpijob",
             &[
                 "name: tune-7\n",
@@ -93,7 +105,8 @@ fn they_ask_for_what_the_configuration_says() {
                 "nvidia.com/gpu: 4\n",
                 "memory: 64Gi\n",
                 "cpu: 12\n",
-                "--mca a 'b c' -n 8 -x OMP_NUM_THREADS=3",
+                "export OMP_NUM_THREADS=3\n",
+                "--mca a 'b c' -n 8 loract train ",
             ],
         ),
     ] {
@@ -107,7 +120,9 @@ fn they_ask_for_what_the_configuration_says() {
         );
         let plain = rendered(&place, scheduler, &[]);
         assert!(
-            !plain.contains("{{") && !plain.contains("{%") && !plain.contains("None"),
+            !plain.replace("{{id}}", "").contains("{{")
+                && !plain.contains("{%")
+                && !plain.contains("None"),
             "{scheduler}: {plain}"
         );
     }
@@ -119,7 +134,7 @@ fn scripts_are_sound() {
     for scheduler in SCHEDULERS {
         let job = rendered(&place, scheduler, &["cluster.time=\"01:00:00\""]);
         let script = match scheduler {
-            "mpijob" => MpiJob::read(&job).script().to_owned(),
+            "mpijob" | "trainjob" => Manifest::read(&job).script().to_owned(),
             _ => job,
         };
         fs::write(place.at("job.sh"), script).unwrap();
@@ -144,10 +159,160 @@ fn what_cannot_be_is_refused_at_its_key() {
             ["cluster.ranks=2", "cluster.time=0:01:00"],
             "[cluster] warning_seconds: is 120, and the whole job has 60 seconds",
         ),
+        (["cluster.ranks=2", "cluster.array=[\"lora.rank=0\"]"], "[lora] rank: must be > 0"),
     ] {
         let ended = render(&place, "slurm", &set);
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_only_slurm_does_is_refused_elsewhere() {
+    let place = place();
+    for scheduler in ["pbs", "lsf", "flux", "mpijob", "trainjob"] {
+        let ended = render(&place, scheduler, &["cluster.array=[\"lora.rank=8\"]"]);
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains("[cluster] array: is for Slurm alone"), "{}", ended.stderr);
+    }
+    let ended = render(&place, "flux", &["cluster.ranks=2", "cluster.gpus_per_node=3"]);
+    assert!(ended.stderr.contains("[cluster] gpus_per_node: is 3, and Flux"), "{}", ended.stderr);
+}
+
+#[test]
+fn slurm_starts_ranks_in_containers() {
+    let place = place();
+    let here = place.at("").canonicalize().unwrap().display().to_string();
+    let here = here.trim_end_matches('/');
+    let set = ["cluster.image=docker://here#loract:1", "cluster.mounts=[\"/data\", \"/a:/b:ro\"]"];
+    for (container, words) in [
+        (
+            "pyxis",
+            format!(
+                " --wait=120 '--container-image=docker://here#loract:1' \
+                 '--container-mounts={here}:{here},/data:/data,/a:/b:ro' '--container-workdir={here}' loract train "
+            ),
+        ),
+        (
+            "apptainer",
+            format!(
+                " --wait=120 apptainer exec --nv --bind {here} --bind /data --bind /a:/b:ro --pwd {here} \
+                 'docker://here#loract:1' loract train "
+            ),
+        ),
+    ] {
+        let container = format!("cluster.container={container}");
+        let job = rendered(
+            &place,
+            "slurm",
+            &[&set[..], &[&container, "cluster.gpus_per_node=1"]].concat(),
+        );
+        assert!(job.contains(&words), "{words}\n{job}");
+    }
+    let ended = render(&place, "slurm", &["cluster.mounts=[\"/data\"]"]);
+    assert!(ended.stderr.contains("[cluster] mounts: "), "{}", ended.stderr);
+    for (mpi, plugin) in [("openmpi", "pmix"), ("mpich", "pmi2"), ("intel", "pmi2")] {
+        let job = rendered(&place, "slurm", &[&format!("cluster.mpi={mpi}")]);
+        assert!(job.contains(&format!("srun --mpi={plugin} ")), "{job}");
+    }
+}
+
+/// A script whose rank notes its arguments and what it is given, and ends.
+fn arguments_of_rank(
+    place: &Place,
+    scheduler: &str,
+    set: &[&str],
+    environment: &[(&str, &str)],
+) -> String {
+    let bin = place.at("stand-in");
+    fs::create_dir_all(&bin).unwrap();
+    for starter in ["srun", "mpirun", "flux"] {
+        fs::write(bin.join(starter), "#!/bin/bash\necho \"$@\"; env\n").unwrap();
+        fs::set_permissions(bin.join(starter), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir_all(place.run_dir()).unwrap();
+    fs::write(place.run_dir().join("summary.json"), "{}").unwrap();
+    fs::write(place.at("job.sh"), rendered(place, scheduler, set)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut command = place.command("bash");
+    command.arg(place.at("job.sh")).env("PATH", path).envs(environment.iter().copied());
+    let ended = place.run(&mut command);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    ended.stdout
+}
+
+#[test]
+fn an_mpirun_that_ends_early_with_success_is_a_failure_of_the_job() {
+    for scheduler in ["pbs", "lsf"] {
+        let place = place();
+        let job = Job::new(&place, scheduler, "");
+        fs::write(place.at("bin/mpirun"), "#!/bin/bash\n").unwrap();
+        let ended = place.run(&mut job.submit());
+        assert_eq!(ended.status.code(), Some(1), "{scheduler}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn each_task_of_an_array_is_a_run_of_its_own() {
+    let place = place();
+    let set = ["cluster.array=[\"lora.rank=8\", \"optimizer.learning_rate=1e-3\"]"];
+    let job = rendered(&place, "slurm", &set);
+    assert!(job.contains("#SBATCH --array=0-1\n#SBATCH --output=run-%A_%a.log\n"), "{job}");
+    let task = [("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "1"), ("SLURM_JOB_ID", "7")];
+    let said = arguments_of_rank(&place, "slurm", &set, &task);
+    let words = format!(
+        "--set optimizer.learning_rate=1e-3 --set run.dir={}-1\n",
+        place.run_dir().display()
+    );
+    assert!(said.contains(&words), "{words}\n{said}");
+    // The number of the job alone would put all tasks back into the queue.
+    assert!(
+        job.contains("scontrol requeue \"$job\"") && job.contains("scancel --signal=USR1 \"$job\"")
+    );
+}
+
+#[test]
+fn the_environment_of_ranks_is_handed_on_to_other_hosts() {
+    let place = place();
+    let set = [
+        "cluster.environment={ UCX_TLS = \"rc,self\", MINE = \"a 'b\" }",
+        "cluster.cpus_per_rank=3",
+    ];
+    let job = [
+        ("NCCL_DEBUG", "INFO"),
+        ("NCCL_HOSTID", "one"),
+        ("CUDA_VISIBLE_DEVICES", "0"),
+        ("FIRST", "1"),
+    ];
+    for (mpi, words) in [
+        ("openmpi", ["-x UCX_TLS", "-x MINE", "-x NCCL_DEBUG", "-x OMP_NUM_THREADS"]),
+        (
+            "mpich",
+            [
+                "-genv UCX_TLS rc,self",
+                "-genv MINE a 'b",
+                "-genv NCCL_DEBUG INFO",
+                "-genv OMP_NUM_THREADS 3",
+            ],
+        ),
+    ] {
+        for scheduler in ["pbs", "lsf"] {
+            let mpi = format!("cluster.mpi={mpi}");
+            let set = [&set[..], &[&mpi]].concat();
+            let said = arguments_of_rank(&place, scheduler, &set, &job);
+            let arguments = said.lines().next().unwrap();
+            words
+                .iter()
+                .for_each(|words| assert!(arguments.contains(words), "{words}: {arguments}"));
+            for other in ["NCCL_HOSTID", "CUDA_VISIBLE_DEVICES", "FIRST", "PATH"] {
+                let is_handed_on = arguments.split(' ').any(|word| word == other);
+                assert!(!is_handed_on, "{other}: {arguments}");
+            }
+        }
+    }
+    for scheduler in ["slurm", "flux"] {
+        let said = arguments_of_rank(&place, scheduler, &set, &[]);
+        assert!(said.contains("\nMINE=a 'b\n") && said.contains("\nUCX_TLS=rc,self\n"), "{said}");
     }
 }
 
@@ -251,84 +416,4 @@ fn what_the_scheduler_ends_stays_out_of_the_queue() {
         job.stop(signal);
         assert_eq!(job.requeued().as_deref(), requeued, "{scheduler} {state}");
     }
-}
-
-#[test]
-fn an_mpi_job_has_the_fields_of_the_operator() {
-    let place = place();
-    let set = [
-        "cluster.ranks=6",
-        "cluster.nodes=3",
-        "cluster.time=\"02:00:00\"",
-        "cluster.volume=data",
-        "cluster.memory=8G",
-        "cluster.image=here:1",
-    ];
-    let job = MpiJob::read(&rendered(&place, "mpijob", &set));
-    assert_eq!(
-        (job.api_version.as_str(), job.kind.as_str(), job.metadata.name.as_str()),
-        ("kubeflow.org/v2beta1", "MPIJob", "run")
-    );
-    let MpiJob { spec, .. } = &job;
-    assert_eq!(
-        (spec.slots_per_worker, spec.mpi_implementation.as_ref()),
-        (Some(2), Some(&MpiImplementation::OpenMpi))
-    );
-    assert_eq!(spec.launcher_creation_policy, Some(LauncherCreation::WaitForWorkersReady));
-    assert_eq!(
-        (spec.run_policy.clean_pod_policy.as_ref(), spec.run_policy.active_deadline_seconds),
-        (Some(&CleanPods::Running), Some(7200))
-    );
-    assert!(
-        spec.run_policy.backoff_limit > Some(0),
-        "a launcher that saved and stopped is started again"
-    );
-    let Replicas { launcher, worker } = &spec.mpi_replica_specs;
-    assert_eq!(
-        (launcher.replicas, launcher.restart_policy.as_ref(), worker.replicas),
-        (Some(1), Some(&Restart::OnFailure), Some(3))
-    );
-    assert!(worker.restart_policy.is_none());
-    let (launcher, worker) = (&launcher.template.spec, &worker.template.spec);
-    for pod in [launcher, worker] {
-        let [container] = &pod.containers;
-        assert_eq!((container.image.as_str(), container.working_dir.as_str()), ("here:1", "/work"));
-        assert_eq!(
-            (
-                pod.volumes[0].persistent_volume_claim.claim_name.as_str(),
-                &container.volume_mounts[0].name
-            ),
-            ("data", &pod.volumes[0].name)
-        );
-        assert!(container.resources.limits["cpu"].is_number());
-    }
-    assert_eq!(worker.containers[0].resources.limits["memory"], "8Gi");
-    assert!(launcher.termination_grace_period_seconds > Some(0), "there is time to save");
-    assert!(job.script().contains("\nmpirun -n 6 "), "{}", job.script());
-}
-
-/// The user, the port and the files of `ci/Dockerfile` are those that the job speaks of.
-#[test]
-fn an_mpi_job_fits_the_image() {
-    let image =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/Dockerfile")).unwrap();
-    let place = place();
-    let job = MpiJob::read(&rendered(&place, "mpijob", &["cluster.ranks=2", "cluster.nodes=2"]));
-    let Replicas { launcher, worker } = &job.spec.mpi_replica_specs;
-    let (launcher, worker) = (&launcher.template.spec, &worker.template.spec);
-    assert_eq!(launcher.security_context, worker.security_context);
-    assert!(image.contains(&format!(
-        "useradd --create-home --uid {} mpiuser",
-        worker.security_context.run_as_user
-    )));
-    let keys = job.spec.ssh_auth_mount_path.as_deref().unwrap();
-    assert!(image.contains(&format!("HostKey {keys}/id_rsa")), "{keys}");
-    let probe = worker.containers[0].readiness_probe.as_ref().unwrap();
-    assert_eq!(
-        image.matches(&format!("Port {}'", probe["tcpSocket"]["port"])).count(),
-        2,
-        "the server's and the clients': {probe}"
-    );
-    let command = serde_json::to_string(&worker.containers[0].command).unwrap().replace(',', ", ");
-    assert!(image.contains(&format!("CMD {command}")), "{command}");
 }

@@ -2,8 +2,9 @@
 
 use crate::commands::{
     bench::Bench, config::ShowConfig, doctor::Doctor, eval::Eval, generate::Generate, init::Init,
-    inspect::Inspect, launch::Launch, merge::Merge, plan::Plan, reference::Reference,
-    render::Render, report::Report, shard::Shard, train::Train, verify::Verify,
+    inspect::Inspect, launch::Launch, merge::Merge, monitor::Monitor, plan::Plan,
+    reference::Reference, render::Render, report::Report, shard::Shard, train::Train,
+    verify::Verify,
 };
 use crate::failure::Failure;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -33,6 +34,7 @@ pub enum Command {
     Init(Init),
     Config(ShowConfig),
     Launch(Launch),
+    Monitor(Monitor),
     Train(Train),
     Shard(Shard),
     Plan(Plan),
@@ -55,6 +57,7 @@ impl Cli {
             Command::Init(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Launch(command) => command.run(),
+            Command::Monitor(command) => command.run(),
             Command::Train(command) => command.run(),
             Command::Shard(command) => command.run(),
             Command::Verify(command) => command.run(),

@@ -1,8 +1,9 @@
 //! Every environment variable that the workspace reads or sets, with its meaning: the code that
 //! hands variables on to the ranks and the reference page come from this list.
 
+use crate::kubeflow;
 use collective::env::{LORACT_CHECK_COLLECTIVES, LORACT_NCCL_DEADLINE};
-use std::fmt::Write;
+use std::{collections::BTreeSet, fmt::Write};
 
 /// The levels of the ranks' logs, in the syntax of `tracing`'s `EnvFilter`.
 pub const LORACT_LOG: &str = "LORACT_LOG";
@@ -108,6 +109,24 @@ const VARIABLES: &[Variable] = &[
     handed("NCCL_IB_HCA", Libraries, "the InfiniBand adapters that NCCL uses", "chosen by NCCL"),
     handed("NCCL_IB_DISABLE", Libraries, "1 keeps NCCL from InfiniBand", "0"),
     variable(
+        kubeflow::URL,
+        Program,
+        "set by Kubeflow Trainer: where the progress of a run is posted",
+        "progress is not posted",
+    ),
+    variable(
+        kubeflow::TOKEN,
+        Program,
+        "set by Kubeflow Trainer: the file of the token that is posted with the progress",
+        "none",
+    ),
+    variable(
+        kubeflow::CA_CERTIFICATE,
+        Program,
+        "set by Kubeflow Trainer: the file of the certificate that is trusted when progress is posted",
+        "those of the system",
+    ),
+    variable(
         "NCCL_HOSTID",
         Ranks,
         "the name of this host for NCCL; ranks with different ones may share a GPU, which tests use",
@@ -144,6 +163,12 @@ const VARIABLES: &[Variable] = &[
         Tests,
         "the value of OMPI_MCA_btl_tcp_links that the ranks of a test expect",
         "2",
+    ),
+    variable(
+        "LORACT_TEST_OPEN_MPI",
+        Tests,
+        "the directory of another Open MPI, which starts the ranks of jobs for Kubernetes",
+        "the one of PATH",
     ),
     variable(
         "LORACT_REPETITIONS",
@@ -183,11 +208,44 @@ fn all() -> Vec<Variable> {
     VARIABLES.iter().copied().chain(of_launchers).collect()
 }
 
-/// The variables that `launch` hands on to the ranks and that are set.
-pub fn handed_on() -> Vec<&'static str> {
-    let handed =
-        VARIABLES.iter().filter(|variable| variable.is_handed_on).map(|variable| variable.name);
-    handed.filter(|name| std::env::var_os(name).is_some()).collect()
+/// What the names of the variables of the networks' libraries begin with: NCCL, UCX and libfabric.
+/// All are handed on but those that stand in the registry and are not.
+const FAMILIES: [&str; 3] = ["NCCL_", "UCX_", "FI_"];
+
+/// Whether `launch` hands the variable `name` on to every rank.
+fn is_handed_on(name: &str) -> bool {
+    match VARIABLES.iter().find(|variable| variable.name == name) {
+        Some(variable) => variable.is_handed_on,
+        None => FAMILIES.iter().any(|family| name.starts_with(family)),
+    }
+}
+
+/// The variables that `launch` hands on to the ranks: those that are set here, and `further`.
+pub fn handed_on<'a>(further: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    let set: BTreeSet<String> = set.filter(|name| is_handed_on(name)).collect();
+    set.into_iter()
+        .chain(further.into_iter().cloned())
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// The same for a job file, as the two patterns of a shell's `case`: what is not handed on though
+/// the other pattern has it, and what is. A scheduler gives each host its own GPUs, so that
+/// `CUDA_VISIBLE_DEVICES` is handed on only where it is among `further`.
+pub fn shell_patterns<'a>(further: impl IntoIterator<Item = &'a str>) -> (String, String) {
+    let further: BTreeSet<&str> = further.into_iter().chain(["OMP_NUM_THREADS"]).collect();
+    let of_a_host = |name: &str| !is_handed_on(name) || name == "CUDA_VISIBLE_DEVICES";
+    let in_family = |name: &str| FAMILIES.iter().any(|family| name.starts_with(family));
+    let names = VARIABLES.iter().map(|variable| variable.name);
+    let known = names.clone().filter(|name| !of_a_host(name) && !in_family(name));
+    let left_out =
+        names.filter(|name| in_family(name) && of_a_host(name) && !further.contains(name));
+    let families = FAMILIES.map(|family| format!("{family}*"));
+    let handed = known.chain(further.iter().copied()).map(str::to_owned).chain(families);
+    let pattern = |names: Vec<String>| names.join(" | ");
+    (pattern(left_out.map(str::to_owned).collect()), pattern(handed.collect()))
 }
 
 /// The page that describes every variable, in Markdown.
@@ -217,15 +275,16 @@ const INTRODUCTION: &str = "\
 
 <!-- Generated from launcher/src/env.rs by `LORACT_BLESS=1 cargo test --release -p loract --test reference`. Do not edit. -->
 
-`loract launch` hands the variables marked below on to every rank, on other hosts too, where they are set. Further ones can be
-handed on with `[cluster] mpirun_args`, such as `[\"-x\", \"NAME\"]` for Open MPI.
+`loract launch` and job files hand the variables marked below on to every rank, on other hosts too,
+where they are set, and all others whose names begin with `NCCL_`, `UCX_` or `FI_`, but for
+`NCCL_HOSTID`. Set further ones for all ranks in `[cluster] environment`. A job file leaves
+`CUDA_VISIBLE_DEVICES` to the scheduler, which gives each host its own.
 ";
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use std::collections::BTreeSet;
     use std::path::Path;
 
     /// The names that begin with `LORACT_` in the files of a folder of the repository, but for the
@@ -269,6 +328,25 @@ mod tests {
             .filter(|name| name.starts_with("LORACT_") && !used.contains(**name))
             .collect();
         assert!(unused.is_empty(), "{unused:?} are read by nobody");
+    }
+
+    #[test]
+    fn settings_of_networks_are_handed_on_but_for_a_hosts_own() {
+        for name in ["NCCL_IB_GID_INDEX", "UCX_TLS", "FI_PROVIDER", "LORACT_LOG", "NCCL_DEBUG"] {
+            assert!(is_handed_on(name), "{name}");
+        }
+        for name in ["NCCL_HOSTID", "PATH", "FIRST", "UCXTLS", "OMP_NUM_THREADS"] {
+            assert!(!is_handed_on(name), "{name}");
+        }
+        let further = ["MINE".to_owned()];
+        assert!(handed_on(&further).contains(&further[0]));
+        let (left_out, handed) = shell_patterns(["MINE"]);
+        assert_eq!(left_out, "NCCL_HOSTID");
+        for name in ["MINE", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "LORACT_LOG", "FI_*"] {
+            assert!(handed.split(" | ").any(|pattern| pattern == name), "{name}: {handed}");
+        }
+        assert!(!handed.contains("CUDA_VISIBLE_DEVICES"));
+        assert!(shell_patterns(["CUDA_VISIBLE_DEVICES"]).1.contains("CUDA_VISIBLE_DEVICES"));
     }
 
     #[test]

@@ -59,7 +59,7 @@ mod tests {
     fn the_line_names_signal_and_phase() {
         assert_eq!(
             words(15, "preparing data"),
-            "stopped by SIGTERM while preparing data; there was nothing to save; run the same command again to continue"
+            "stopped by signal 15 (SIGTERM) while preparing data; there was nothing to save; run the same command again to continue"
         );
     }
 }

@@ -2,7 +2,7 @@
 //! compressed gradients.
 //!
 //! A command is one file in [`commands`]. `launch` starts ranks, watches them and reports
-//! ([`mpirun`], [`run_monitor`], [`shutdown`], [`progress`], [`report`], [`fault`]); [`render`]
+//! ([`mpirun`], [`run_monitor`], [`shutdown`], [`progress`], [`report`], [`fault`], [`kubeflow`]); [`render`]
 //! makes job files for schedulers; [`doctor`] examines machines; [`page`] writes HTML;
 //! [`mod@reference`] and [`mod@env`] make the reference pages of the manual. Everything else is
 //! done by the crate `trainer`.
@@ -16,6 +16,7 @@ mod failure;
 mod fault;
 mod hosts;
 mod interruption;
+mod kubeflow;
 mod logs;
 mod metrics;
 mod mpirun;

@@ -311,7 +311,11 @@ mod tests {
         assert!(refusal(&dir).contains("is in use by rank 0"), "ranks keep others out, too");
         drop(ranks);
         drop(RunLock::acquire(&dir, "a third run").unwrap());
-        assert!(!at.path().join("runs").exists(), "nothing is left of a run that wrote nothing");
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "no lock is left");
+
+        let other = at.path().join("others/b");
+        drop(RunLock::acquire(&other, "a refused run").unwrap());
+        assert!(!at.path().join("others").exists(), "nothing is left of a run that wrote nothing");
     }
 
     #[test]

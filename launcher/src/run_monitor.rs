@@ -1,6 +1,7 @@
 //! Watching a run: its metrics, read while they grow, and their display.
 
 use crate::{
+    kubeflow::StatusReporter,
     metrics::{Course, Follower},
     progress::{Progress, words},
     run_dir::RunDir,
@@ -24,6 +25,7 @@ pub struct RunMonitor {
     course: Course,
     progress: Progress,
     total: Option<u64>,
+    reporter: Option<StatusReporter>,
 }
 
 impl RunMonitor {
@@ -42,6 +44,7 @@ impl RunMonitor {
             course: Course::default(),
             progress,
             total,
+            reporter: StatusReporter::from_environment(),
         }
     }
 
@@ -51,6 +54,9 @@ impl RunMonitor {
             self.total = step.total_steps.or(self.total);
             self.course.add(step.clone());
             self.progress.update(step.step, self.total, words(&step, &self.course, self.total));
+            if let Some(reporter) = &self.reporter {
+                reporter.update(&step, &self.course, self.total);
+            }
         }
     }
 
@@ -60,11 +66,20 @@ impl RunMonitor {
         self.total.map_or(last.step + 1, |total| (last.step + 1).min(total))
     }
 
+    /// Whether the last step is done.
+    pub fn is_done(&self) -> bool {
+        let last = self.course.last.as_ref().map(|last| last.step);
+        self.total.is_some() && last == self.total
+    }
+
     /// Polls once more, ends the display, and returns the step as [`RunMonitor::step`].
     pub fn finish(mut self) -> u64 {
         self.poll();
         let step = self.step();
         self.progress.finish();
+        if let Some(reporter) = self.reporter {
+            reporter.finish();
+        }
         step
     }
 }

@@ -1,11 +1,12 @@
 //! Several hosts on one machine: network namespaces on a bridge, each with its own address and host
 //! name, that mpirun reaches through a script in place of ssh. Links can be cut and slowed.
+#![allow(dead_code)] // each test file uses its own part
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Instant,
 };
@@ -86,9 +87,18 @@ impl Hosts {
         }
         let script =
             AGENT.replace("PREFIX", prefix).replace("FOLDER", &folder.display().to_string());
-        fs::write(&self.agent, script).map_err(|cause| cause.to_string())?;
-        fs::set_permissions(&self.agent, fs::Permissions::from_mode(0o755))
-            .map_err(|cause| cause.to_string())
+        let bare = BARE_AGENT.replace("AGENT", &self.agent.display().to_string());
+        for (path, script) in [(&self.agent, script), (&self.bare_agent(), bare)] {
+            fs::write(path, script)
+                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+                .map_err(|cause| cause.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The agent that hands no environment over, as ssh does not.
+    fn bare_agent(&self) -> PathBuf {
+        self.agent.with_file_name("bare-agent")
     }
 
     fn numbers(&self) -> std::ops::Range<u32> {
@@ -126,6 +136,69 @@ impl Hosts {
         format!("cluster.mpirun_args={:?}", self.mpirun_args())
     }
 
+    /// A file of hosts as the operators of Kubernetes write it.
+    pub fn hostfile(&self) -> String {
+        let line = |host| format!("10.77.{}.{host} slots=1\n", self.subnet);
+        self.numbers().map(line).collect()
+    }
+
+    /// The variables by which Open MPI 4 and 5 start ranks through the agent, and keep to this
+    /// network.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let net = format!("10.77.{}.0/24", self.subnet);
+        let agent = self.bare_agent().display().to_string();
+        vec![
+            ("OMPI_ALLOW_RUN_AS_ROOT", "1".into()),
+            ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1".into()),
+            ("PRTE_ALLOW_RUN_AS_ROOT", "1".into()),
+            ("PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1".into()),
+            ("OMPI_MCA_plm_rsh_agent", agent.clone()),
+            ("PRTE_MCA_plm_ssh_agent", agent),
+            ("OMPI_MCA_oob_tcp_if_include", net.clone()),
+            ("PRTE_MCA_prte_if_include", net.clone()),
+            ("OMPI_MCA_btl", "self,tcp".into()),
+            ("OMPI_MCA_btl_tcp_if_include", net),
+        ]
+    }
+
+    /// Takes connections at `port` of every host, as a pod's sshd does.
+    pub fn listen(&self, port: u16) {
+        self.numbers().for_each(|host| self.listen_on(host, port));
+    }
+
+    /// The same on one host.
+    pub fn listen_on(&self, host: u32, port: u16) {
+        // Its first process ends when the port is open; the second ends with the host.
+        let script = format!(
+            "$s = IO::Socket::INET->new(LocalPort => {port}, Listen => 9, ReuseAddr => 1) or die; \
+             fork and exit; close $s->accept while 1"
+        );
+        let opened = Command::new("ip")
+            .args(["netns", "exec", &self.namespace(host), "perl", "-MIO::Socket::INET", "-e"])
+            .arg(script)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(opened.success(), "no port {port} on host {host}");
+    }
+
+    /// Kills every process of a host, as the eviction of a pod does.
+    pub fn evict(&self, host: u32) {
+        for pid in self.processes_of(host) {
+            let _ = run("kill", &format!("-KILL {pid}"));
+        }
+    }
+
+    /// Waits until a host that was evicted has no process.
+    pub fn wait_until_evicted(&self, host: u32) {
+        let start = Instant::now();
+        while !self.processes_of(host).is_empty() {
+            assert!(start.elapsed() < HANG_LIMIT, "processes are left on host {host}");
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Pulls a host's cable.
     pub fn cut(&self, host: u32) {
         ip(&format!("link set {} down", self.port(host))).unwrap();
@@ -155,12 +228,12 @@ impl Hosts {
 
     /// The processes on all hosts.
     fn processes(&self) -> Vec<u32> {
-        let of = |host| ip(&format!("netns pids {}", self.namespace(host))).unwrap_or_default();
-        self.numbers()
-            .flat_map(|host| {
-                of(host).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
-            })
-            .collect()
+        self.numbers().flat_map(|host| self.processes_of(host)).collect()
+    }
+
+    fn processes_of(&self, host: u32) -> Vec<u32> {
+        let pids = ip(&format!("netns pids {}", self.namespace(host))).unwrap_or_default();
+        pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 }
 
@@ -184,6 +257,11 @@ mkdir -p "FOLDER/$number"
 [ -e "FOLDER/on-host-$number" ] && begin=". FOLDER/on-host-$number;" || begin=
 exec unshare --uts ip netns exec "PREFIXn$number" \
   sh -c "hostname node$number; export TMPDIR=FOLDER/$number; $begin"' exec sh -c "$1"' sh "$*"
+"#;
+
+/// The programs and libraries of a pod are those of its image.
+const BARE_AGENT: &str = r#"#!/bin/sh
+exec env -i HOME=/root PATH="$PATH" LD_LIBRARY_PATH="$LD_LIBRARY_PATH" AGENT "$@"
 "#;
 
 fn ip(arguments: &str) -> Result<String, String> {

@@ -52,12 +52,12 @@ pub use run::{Run, keys as keys_of};
 pub use schema::schema;
 pub use tables::{
     Activations, BadLines, BasisKind, Bits, Budget, ByteSize, Checkpoint, ClassWeights, Cluster,
-    CompressionConfig, CompressionMethod, CompressionOverrides, Data, DataFormat, DataSource,
-    DataSources, Decay, Device, Dtype, Factors, GradientMethod, Gradients, Init, Layers, Length,
-    Lora, LoraBias, LossOn, Memory, Model, MuonScale, Optimizer, OptimizerMethod, Overflow,
-    Override, Pairs, Quantization, Rank, Rounding, RunTable, Schedule, ScheduleMethod, Site,
-    SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals, Stream, TargetModules,
-    Task,
+    CompressionConfig, CompressionMethod, CompressionOverrides, Container, Data, DataFormat,
+    DataSource, DataSources, Decay, Device, Dtype, Factors, GradientMethod, Gradients, Init,
+    Layers, Length, Lora, LoraBias, LossOn, Memory, Model, Mpi, MuonScale, Optimizer,
+    OptimizerMethod, Overflow, Override, Pairs, Quantization, Rank, Rounding, RunTable, Schedule,
+    ScheduleMethod, Site, SitePatterns, Sites, Sketch, StartingWeights, StopSignal, StopSignals,
+    Stream, TargetModules, Task, Toleration,
 };
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ mod run;
 mod schedule;
 mod sizes;
 mod sources;
+mod toleration;
 
 pub use activations::{Activations, Budget, Site, Sites, Stream};
 pub use checkpoint::{Checkpoint, StopSignal, StopSignals};
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Container, Mpi};
 pub(crate) use compression::{BY, SOME_SITE};
 pub use compression::{
     BasisKind, Bits, CompressionConfig, CompressionMethod, CompressionOverrides, Factors, Rank,
@@ -33,3 +34,4 @@ pub use run::{Device, Length, RunTable};
 pub use schedule::{Decay, Schedule, ScheduleMethod};
 pub use sizes::{ByteSize, Memory};
 pub use sources::{DataSource, DataSources};
+pub use toleration::Toleration;

@@ -71,7 +71,10 @@ fn full() -> Vec<String> {
         [checkpoint]\nevery = 7\nkeep = 3\nbackground = false\nsignals = [\"HUP\"]\n\
         [cluster]\nranks = 2\nmpirun = \"mpiexec\"\nmpirun_args = [\"--hostfile\", \"h\"]\nheartbeat_seconds = 9\nstall_seconds = 0\nname = \"a-b\"\nnodes = 2\ncpus_per_rank = 4\n\
         gpus_per_node = 1\nmemory = \"64G\"\ntime = \"04:00:00\"\nwarning_seconds = 60\nqueue = \"long\"\naccount = \"a\"\n\
-        setup = [\"module load openmpi\"]\nimage = \"i:1\"\nvolume = \"v\"\n";
+        setup = [\"module load openmpi\"]\nimage = \"i:1\"\nvolume = \"v\"\n\
+        mpi = \"intel\"\nenvironment = { UCX_TLS = \"rc,self\" }\ncontainer = \"pyxis\"\nmounts = [\"/data\"]\narray = [\"lora.rank=8\"]\n\
+        image_pull_secrets = [\"s\"]\ntolerations = [\"gpu=yes:NoSchedule\"]\npriority_class = \"high\"\n\
+        ttl_seconds_after_finished = 60\nshared_memory = \"8G\"\nrdma = { \"rdma/hca\" = 1 }\n";
     let language = "[model]\npath = \"m.gguf\"\ndtype = \"bf16\"\nquantization = \"gguf\"\ntokenizer = \"t.json\"\nchat_template = \"c.jinja\"\n\
         [lora]\nrank = 2\nalpha = 3\ndropout = 0.125\ntarget_modules = [\"q_proj\", \"v_proj\"]\nexclude_modules = \".*[.]0[.].*\"\n\
         layers_to_transform = [0, 3]\nrank_pattern = { q_proj = 4, \"mlp.up\" = 2 }\nalpha_pattern = { v_proj = 3 }\nuse_rslora = true\nuse_dora = true\ninit = \"pissa\"\n\
@@ -350,6 +353,36 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("[cluster]\nmemory = 24\n", 7, "[cluster] memory: has no unit; write \"24G\""),
         ("[cluster]\nmemory = \"much\"\n", 7, "[cluster] memory: cannot be \"much\""),
         ("[cluster]\nqueue = \"a b\"\n", 7, "[cluster] queue: must be a name"),
+        ("[cluster]\nimage = \"#a\"\n", 7, "[cluster] image: must be a name"),
+        (
+            "[cluster]\nimage_pull_secrets = [\"a\", \"b\\n\"]\n",
+            7,
+            "[cluster] image_pull_secrets: must be a name",
+        ),
+        (
+            "[cluster]\ntolerations = [\"gpu:Never\"]\n",
+            7,
+            "[cluster] tolerations: cannot be \"gpu:Never\"",
+        ),
+        (
+            "[cluster]\nenvironment = { \"A B\" = \"1\" }\n",
+            7,
+            "[cluster] environment: \"A B\" is not the name of an environment variable",
+        ),
+        (
+            "[cluster]\nenvironment = { A = \"1\\n2\" }\n",
+            7,
+            "[cluster] environment: A has a line break",
+        ),
+        ("[cluster]\nrdma = { \"rdma/hca\" = 0 }\n", 7, "[cluster] rdma: must be > 0"),
+        ("[cluster]\nrdma = { \"a b\" = 1 }\n", 7, "[cluster] rdma: \"a b\" is not the name"),
+        (
+            "[cluster]\ncontainer = \"pyxis\"\nmounts = [\"data\"]\n",
+            8,
+            "[cluster] mounts: \"data\" is not a folder from /",
+        ),
+        ("[cluster]\narray = [\"rank\"]\n", 7, "[cluster] array: \"rank\" is not table.key=value"),
+        ("[cluster]\ncontainer = \"docker\"\n", 7, "[cluster] container: unknown value \"docker\""),
         ("[activations]\nbudget = 0\n", 7, "[activations] budget: must be > 0"),
         ("[activations]\nbudget = \"small\"\n", 7, "[activations] budget: cannot be \"small\""),
         ("[activations]\nbasis = \"unit\"\n", 7, "[activations] basis: unknown value \"unit\""),

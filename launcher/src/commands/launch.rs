@@ -330,8 +330,10 @@ fn run_once(
     });
     let last = monitor.finish();
     let step = failed_at.unwrap_or(last);
-    // MPICH's mpirun exits with success when a signal has ended it.
-    if status.is_some_and(|status| status.success()) && shutdown.signal.is_none() {
+    // MPICH's mpirun exits with success when a signal has ended it, and that of Open MPI 5 when it
+    // has lost a host.
+    let is_finished = shutdown.signal.is_none() && dir.summary().exists();
+    if is_finished && status.is_some_and(|status| status.success()) {
         return Ok(());
     }
     job.kill_ranks();
@@ -372,11 +374,12 @@ fn start(run: &Run, dir: &RunDir, dialect: Dialect, trace: Option<&Path>) -> any
         count: run.cluster.ranks,
         cores: std::thread::available_parallelism().map_or(1, NonZero::get),
         as_root: rustix::process::geteuid().is_root(),
-        environment: &env::handed_on(),
+        environment: &env::handed_on(run.cluster.environment.keys()),
         arguments: &run.cluster.mpirun_args,
         program: &command,
     });
-    Job::start(&run.cluster.mpirun, &arguments, &program, &dir.mpirun_log())
+    let environment = &run.cluster.environment;
+    Job::start(&run.cluster.mpirun, &arguments, environment, &program, &dir.mpirun_log())
 }
 
 /// The failure of a job in one line: the culprit, or what mpirun said last.
@@ -389,6 +392,7 @@ fn explain(
 ) -> Failure {
     let Some(fault) = reader.culprit() else {
         let how = match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(0), _)) => "mpirun ended before the run was finished".to_owned(),
             Some((Some(code), _)) => format!("mpirun failed with exit code {code}"),
             Some((None, Some(signal))) => {
                 format!("mpirun was killed by {}", fault::signal_name(signal))
@@ -522,6 +526,12 @@ mod tests {
         let (message, _) = explained("There are not enough slots", 1 << 8);
         assert!(
             message.contains("mpirun failed with exit code 1: There are not enough slots; its output: RUN/logs/mpirun.log"),
+            "{message}"
+        );
+        let (message, _) = explained("PRTE has lost communication", 0);
+        assert!(
+            message
+                .contains("mpirun ended before the run was finished: PRTE has lost communication"),
             "{message}"
         );
         let (message, _) = explained("", 9);

@@ -9,6 +9,7 @@ pub mod init;
 pub mod inspect;
 pub mod launch;
 pub mod merge;
+pub mod monitor;
 pub mod plan;
 pub mod reference;
 pub mod render;

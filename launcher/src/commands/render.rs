@@ -3,7 +3,7 @@
 use crate::{
     config_args::ConfigArgs,
     failure::Failure,
-    render::{Scheduler, render},
+    render::{Request, Scheduler, render},
 };
 use anyhow::Context;
 use clap::Args;
@@ -21,6 +21,8 @@ Examples:
   loract render slurm configs/demo.toml > demo.slurm && sbatch demo.slurm
   loract render slurm configs/demo.toml --set cluster.nodes=2 --set 'cluster.time=\"04:00:00\"' -o demo.slurm
   loract render mpijob configs/demo.toml --set cluster.image=registry.example.org/loract:1 -o demo.yaml
+  loract render trainjob configs/demo.toml --set cluster.queue=team-a -o demo.yaml
+  loract render slurm configs/demo.toml --set cluster.container=apptainer --set cluster.image=loract.sif
   loract render pbs configs/demo.toml --set 'cluster.setup=[\"module load openmpi\"]'
 
 Exit codes: 0 done; 2 wrong use or configuration; 1 any other failure.")]
@@ -41,14 +43,14 @@ impl Render {
         let run = Run::load(&self.config.config, &self.config.set)?;
         // In a container everything lies under one folder, and paths are taken from there.
         let directory = std::env::current_dir().context("cannot tell the current directory")?;
-        let job = render(
-            self.scheduler,
-            &run,
-            &self.config.config,
-            &self.config.set,
-            &directory,
-            self.output.as_deref(),
-        )?;
+        let request = Request {
+            run: &run,
+            config: &self.config.config,
+            set: &self.config.set,
+            directory: &directory,
+            file: self.output.as_deref(),
+        };
+        let job = render(self.scheduler, &request)?;
         match &self.output {
             Some(path) => std::fs::write(path, job)
                 .with_context(|| format!("cannot write {}", path.display()))?,

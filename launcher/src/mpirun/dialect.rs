@@ -1,14 +1,19 @@
-//! The two families of mpirun, and how each is told what to start.
+//! What differs between the `mpirun` of each MPI: how it is told what to start, and where.
 
+use config::Mpi;
 use std::{ffi::OsString, path::Path, process::Command};
 
 /// Which MPI an `mpirun` belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// Open MPI, with its runtime ORTE (version 4) or PRRTE (version 5).
+    /// Open MPI up to version 4, with its runtime ORTE.
     OpenMpi,
-    /// MPICH's hydra, and Intel MPI, which is made from it.
-    Hydra,
+    /// Open MPI from version 5, with PRRTE as its runtime.
+    Prrte,
+    /// MPICH, with its process manager hydra.
+    Mpich,
+    /// Intel MPI, with a hydra of its own.
+    Intel,
 }
 
 /// What to start.
@@ -20,8 +25,8 @@ pub struct Ranks<'a> {
     pub cores: usize,
     /// Whether the user is root.
     pub as_root: bool,
-    /// Environment variables for every rank.
-    pub environment: &'a [&'a str],
+    /// Environment variables of this process for every rank.
+    pub environment: &'a [String],
     /// Arguments from the configuration.
     pub arguments: &'a [String],
     /// The program, and its arguments.
@@ -44,12 +49,62 @@ impl Dialect {
 
     fn told_by(version: &str) -> Option<Self> {
         let says = |words: &[&str]| words.iter().any(|word| version.contains(word));
-        if says(&["Open MPI", "OpenRTE", "PRRTE", "prterun"]) {
-            Some(Self::OpenMpi)
-        } else if says(&["HYDRA", "Intel(R) MPI", "MPICH"]) {
-            Some(Self::Hydra)
-        } else {
-            None
+        let major = version.split_once("(Open MPI) ").and_then(|(_, number)| {
+            number.split(|letter: char| !letter.is_ascii_digit()).next()?.parse::<u32>().ok()
+        });
+        match major {
+            Some(major) if major >= 5 => Some(Self::Prrte),
+            _ if says(&["PRRTE", "prterun"]) => Some(Self::Prrte),
+            _ if says(&["Open MPI", "OpenRTE"]) => Some(Self::OpenMpi),
+            // It names hydra, too.
+            _ if says(&["Intel(R) MPI"]) => Some(Self::Intel),
+            _ if says(&["HYDRA", "MPICH"]) => Some(Self::Mpich),
+            _ => None,
+        }
+    }
+
+    /// The words of job files for `mpi`. Which version of Open MPI will read them is unknown there;
+    /// both take those of version 4, but for [`Dialect::oversubscription`].
+    pub fn for_job_files(mpi: Mpi) -> Self {
+        match mpi {
+            Mpi::OpenMpi => Self::OpenMpi,
+            Mpi::Mpich => Self::Mpich,
+            Mpi::Intel => Self::Intel,
+        }
+    }
+
+    /// Leaves each rank all cores of its host: its threads would otherwise share the one that it is
+    /// bound to.
+    pub fn unbound(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenMpi | Self::Prrte => &["--bind-to", "none"],
+            Self::Mpich => &["-bind-to", "none"],
+            Self::Intel => &["-genv", "I_MPI_PIN", "off"],
+        }
+    }
+
+    /// The option that names a file of hosts.
+    pub fn hostfile(self) -> &'static str {
+        match self {
+            Self::OpenMpi | Self::Prrte => "--hostfile",
+            Self::Mpich | Self::Intel => "-f",
+        }
+    }
+
+    /// In a shell, the words that hand the variable on whose name is in `$name`.
+    pub fn shell_words_for_name(self) -> &'static str {
+        match self {
+            Self::OpenMpi | Self::Prrte => r#"-x "$name""#,
+            Self::Mpich | Self::Intel => r#"-genv "$name" "${!name}""#,
+        }
+    }
+
+    /// Allows more ranks than Open MPI would start on this host.
+    fn oversubscription(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenMpi => &["--oversubscribe"],
+            Self::Prrte => &["--map-by", ":OVERSUBSCRIBE"],
+            Self::Mpich | Self::Intel => &[],
         }
     }
 
@@ -58,25 +113,20 @@ impl Dialect {
     pub fn arguments(self, ranks: &Ranks<'_>) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut push = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
-        match self {
-            Self::OpenMpi => {
-                if ranks.as_root {
-                    push(&["--allow-run-as-root"]);
-                }
-                // Open MPI offers one slot per core; what is counted here are hardware threads, of
-                // which a core may have two.
-                if ranks.count * 2 > ranks.cores {
-                    push(&["--oversubscribe"]);
-                }
-                push(&["--bind-to", "none"]);
-                ranks.environment.iter().for_each(|name| push(&["-x", name]));
-            }
-            Self::Hydra => {
-                push(&["-bind-to", "none"]);
-                if !ranks.environment.is_empty() {
-                    push(&["-genvlist", &ranks.environment.join(",")]);
-                }
-            }
+        let is_open_mpi = matches!(self, Self::OpenMpi | Self::Prrte);
+        if is_open_mpi && ranks.as_root {
+            push(&["--allow-run-as-root"]);
+        }
+        // Open MPI offers one slot per core; what is counted here are hardware threads, of which a
+        // core may have two.
+        if ranks.count * 2 > ranks.cores {
+            push(self.oversubscription());
+        }
+        push(self.unbound());
+        if is_open_mpi {
+            ranks.environment.iter().for_each(|name| push(&["-x", name]));
+        } else if !ranks.environment.is_empty() {
+            push(&["-genvlist", &ranks.environment.join(",")]);
         }
         arguments.extend(ranks.arguments.iter().map(OsString::from));
         arguments.extend([OsString::from("-n"), ranks.count.to_string().into()]);
@@ -96,14 +146,16 @@ mod tests {
             Dialect::told_by("mpirun (Open MPI) 4.1.4\n\nReport bugs to"),
             Some(Dialect::OpenMpi)
         );
-        assert_eq!(Dialect::told_by("prterun (PRRTE) 3.0.1"), Some(Dialect::OpenMpi));
+        assert_eq!(Dialect::told_by("prterun (PRRTE) 3.0.1"), Some(Dialect::Prrte));
+        assert_eq!(Dialect::told_by("mpirun (Open MPI) 5.0.8\n"), Some(Dialect::Prrte));
+        assert_eq!(Dialect::told_by("mpirun (Open MPI) 10.1.0rc2\n"), Some(Dialect::Prrte));
         assert_eq!(
             Dialect::told_by("HYDRA build details:\n    Version: 4.0.2"),
-            Some(Dialect::Hydra)
+            Some(Dialect::Mpich)
         );
         assert_eq!(
-            Dialect::told_by("Intel(R) MPI Library for Linux* OS, Version 2021.9"),
-            Some(Dialect::Hydra)
+            Dialect::told_by("Intel(R) MPI Library for Linux* OS, Version 2021.9\nHYDRA"),
+            Some(Dialect::Intel)
         );
         assert_eq!(Dialect::told_by("hello"), None);
         let message = Dialect::from_program("/no/such/mpirun").unwrap_err();
@@ -123,7 +175,7 @@ mod tests {
             count,
             cores: 8,
             as_root,
-            environment: &["A", "B"],
+            environment: &["A", "B"].map(str::to_owned),
             arguments: &arguments,
             program: &program,
         };
@@ -143,10 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn open_mpi_5_maps_in_its_own_words() {
+        assert_eq!(
+            line(Dialect::Prrte, 5, false),
+            "--map-by :OVERSUBSCRIBE --bind-to none -x A -x B --hostfile hosts -n 5 loract train"
+        );
+        assert_eq!(
+            line(Dialect::Prrte, 4, true),
+            "--allow-run-as-root ".to_owned() + &line(Dialect::OpenMpi, 4, false)
+        );
+    }
+
+    #[test]
     fn hydra_is_told_in_its_own_words() {
         assert_eq!(
-            line(Dialect::Hydra, 9, true),
+            line(Dialect::Mpich, 9, true),
             "-bind-to none -genvlist A,B --hostfile hosts -n 9 loract train"
+        );
+        assert_eq!(
+            line(Dialect::Intel, 9, true),
+            "-genv I_MPI_PIN off -genvlist A,B --hostfile hosts -n 9 loract train"
         );
     }
 }

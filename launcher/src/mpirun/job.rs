@@ -5,7 +5,7 @@ use super::processes;
 use anyhow::Context;
 use rustix::process::Signal;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{File, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
@@ -40,11 +40,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// Starts `mpirun` with `arguments`. What it and the ranks write goes to the end of the file
+    /// Starts `mpirun` with `arguments`, and with `environment` in addition to this process's. What it and the ranks write goes to the end of the file
     /// `log`, and to [`Job::lines`].
     pub fn start(
         mpirun: &str,
         arguments: &[OsString],
+        environment: &BTreeMap<String, String>,
         program: &Path,
         log: &Path,
     ) -> anyhow::Result<Self> {
@@ -56,6 +57,7 @@ impl Job {
         let mut command = Command::new(mpirun);
         command
             .args(arguments)
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -189,7 +191,7 @@ mod tests {
 
     fn start(script: &str, log: &Path) -> Job {
         let shell = std::fs::canonicalize("/bin/sh").unwrap();
-        Job::start("sh", &["-c".into(), script.into()], &shell, log).unwrap()
+        Job::start("sh", &["-c".into(), script.into()], &BTreeMap::new(), &shell, log).unwrap()
     }
 
     /// What tells a hang from a slow machine.

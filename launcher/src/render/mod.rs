@@ -1,10 +1,15 @@
 //! Job files for schedulers, each a template in this directory.
 
-use crate::failure::Failure;
+mod kubernetes;
+mod slurm;
+
+use crate::{env, failure::Failure, mpirun::Dialect, run_dir::RunDir};
 use clap::ValueEnum;
-use config::{Memory, Run};
-use minijinja::{Environment, UndefinedBehavior};
+use config::{Memory, Mpi, Run};
+use kubernetes::Kubernetes;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use serde::Serialize;
+use slurm::Slurm;
 use std::path::Path;
 
 /// What a job is made for.
@@ -14,10 +19,14 @@ pub enum Scheduler {
     Slurm,
     /// An MPIJob for Kubernetes with kubeflow's MPI operator
     Mpijob,
+    /// A TrainJob and its TrainingRuntime for Kubernetes with Kubeflow Trainer 2
+    Trainjob,
     /// A batch script for PBS's qsub
     Pbs,
     /// A batch script for LSF's bsub
     Lsf,
+    /// A batch script for Flux's flux batch
+    Flux,
 }
 
 impl Scheduler {
@@ -25,9 +34,10 @@ impl Scheduler {
     fn file_name(self) -> &'static str {
         match self {
             Self::Slurm => "job.slurm",
-            Self::Mpijob => "job.yaml",
+            Self::Mpijob | Self::Trainjob => "job.yaml",
             Self::Pbs => "job.pbs",
             Self::Lsf => "job.lsf",
+            Self::Flux => "job.flux",
         }
     }
 
@@ -35,19 +45,40 @@ impl Scheduler {
         match self {
             Self::Slurm => include_str!("slurm.sh.j2"),
             Self::Mpijob => include_str!("mpijob.yaml.j2"),
+            Self::Trainjob => include_str!("trainjob.yaml.j2"),
             Self::Pbs => include_str!("pbs.sh.j2"),
             Self::Lsf => include_str!("lsf.sh.j2"),
+            Self::Flux => include_str!("flux.sh.j2"),
         }
     }
+
+    fn is_kubernetes(self) -> bool {
+        matches!(self, Self::Mpijob | Self::Trainjob)
+    }
 }
+
+/// The parts of templates that several of them include.
+const PARTS: [(&str, &str); 5] = [
+    ("forward.sh.j2", include_str!("forward.sh.j2")),
+    ("launcher.sh.j2", include_str!("launcher.sh.j2")),
+    ("launcher.yaml.j2", include_str!("launcher.yaml.j2")),
+    ("pod.yaml.j2", include_str!("pod.yaml.j2")),
+    ("worker.yaml.j2", include_str!("worker.yaml.j2")),
+];
 
 /// All that the templates know.
 #[derive(Debug, Serialize)]
 struct Job<'a> {
     file: String,
+    /// The same, quoted for a shell.
+    file_quoted: String,
     config: String,
     /// The command of a rank, quoted for a shell.
     train: String,
+    /// The command that follows the run, likewise.
+    monitor: String,
+    /// The file that only a finished run has, likewise.
+    summary: String,
     /// Where it is run, quoted for a shell.
     directory: String,
     name: String,
@@ -56,6 +87,7 @@ struct Job<'a> {
     ranks_per_node: usize,
     cpus_per_rank: usize,
     gpus_per_node: usize,
+    gpus_per_rank: usize,
     memory: Option<&'a str>,
     time: Option<&'a str>,
     seconds: Option<u64>,
@@ -65,31 +97,76 @@ struct Job<'a> {
     queue: Option<&'a str>,
     account: Option<&'a str>,
     setup: &'a [String],
+    environment: Vec<Variable<'a>>,
+    /// The patterns of `forward.sh.j2`, and what it does with a name.
+    left_out: String,
+    handed_on: String,
+    forward_words: &'static str,
     mpirun: &'a str,
     /// Quoted for a shell, each with a blank before it.
     mpirun_args: String,
+    /// The option by which Flux speaks the ranks' process manager interface, with a blank before it.
+    flux_pmi: &'static str,
     image: &'a str,
     volume: &'a str,
+    kubernetes: Kubernetes<'a>,
+    #[serde(flatten)]
+    slurm: Slurm,
 }
 
-/// The job of `run`, whose configuration is `config` with the keys `set`, to be submitted in
-/// `directory`. `file` is what the job will be called.
+/// An environment variable of the ranks.
+#[derive(Debug, Serialize)]
+struct Variable<'a> {
+    name: &'a str,
+    value: &'a str,
+    /// The value, quoted for a shell.
+    quoted: String,
+}
+
+/// What a job file is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The file of its configuration.
+    pub config: &'a Path,
+    /// The keys that were set on the command line.
+    pub set: &'a [String],
+    /// Where the job will be submitted.
+    pub directory: &'a Path,
+    /// What the job will be called.
+    pub file: Option<&'a Path>,
+}
+
+/// The job file of a run.
 ///
 /// # Errors
-/// Ranks that cannot be divided by the nodes, a warning that is longer than the job.
-pub fn render(
-    scheduler: Scheduler,
-    run: &Run,
-    config: &Path,
-    set: &[String],
-    directory: &Path,
-    file: Option<&Path>,
-) -> Result<String, Failure> {
+/// Ranks that cannot be divided by the nodes, a warning that is longer than the job, and what the
+/// scheduler cannot do.
+pub fn render(scheduler: Scheduler, request: &Request<'_>) -> Result<String, Failure> {
+    check(scheduler, request)?;
+    let job = job(scheduler, request)?;
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_keep_trailing_newline(true);
+    // By the names of the parts, YAML would be escaped; the templates quote what needs it.
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    let added =
+        PARTS.iter().try_for_each(|(name, text)| environment.add_template(name, text.trim_end()));
+    added
+        .and_then(|()| environment.render_str(scheduler.template(), &job))
+        .map_err(|fault| Failure::Other(fault.into()))
+}
+
+fn check(scheduler: Scheduler, request: &Request<'_>) -> Result<(), Failure> {
+    let run = request.run;
     let cluster = &run.cluster;
+    let refuse =
+        |key: &str, what: &str| Err(Failure::Input(run.error_at("cluster", key, what).to_string()));
     if !cluster.ranks.is_multiple_of(cluster.nodes) {
         let what =
             format!("is {}, by which the {} ranks cannot be divided", cluster.nodes, cluster.ranks);
-        return Err(Failure::Input(run.error_at("cluster", "nodes", &what).to_string()));
+        return refuse("nodes", &what);
     }
     let seconds = cluster.time.as_deref().map(seconds_of);
     if seconds.is_some_and(|seconds| seconds <= cluster.warning_seconds) {
@@ -98,27 +175,53 @@ pub fn render(
             cluster.warning_seconds,
             seconds.unwrap_or_default()
         );
-        return Err(Failure::Input(run.error_at("cluster", "warning_seconds", &what).to_string()));
+        return refuse("warning_seconds", &what);
     }
-    let words = ["loract".to_owned(), "train".to_owned(), config.display().to_string()];
-    let set = set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
-    let job = Job {
-        file: file
-            .map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string()),
+    if scheduler != Scheduler::Slurm && !cluster.array.is_empty() {
+        return refuse("array", "is for Slurm alone; leave it out, and set each task's key itself");
+    }
+    let ranks_per_node = cluster.ranks / cluster.nodes;
+    if scheduler == Scheduler::Flux && !cluster.gpus_per_node.is_multiple_of(ranks_per_node) {
+        let what = format!(
+            "is {}, and Flux gives each of the {ranks_per_node} ranks of a node GPUs of its own",
+            cluster.gpus_per_node
+        );
+        return refuse("gpus_per_node", &what);
+    }
+    if scheduler.is_kubernetes() {
+        kubernetes::check(scheduler, run)?;
+    }
+    Ok(())
+}
+
+fn job<'a>(scheduler: Scheduler, request: &Request<'a>) -> Result<Job<'a>, Failure> {
+    let Request { run, config, directory, file, .. } = *request;
+    let cluster = &run.cluster;
+    let seconds = cluster.time.as_deref().map(seconds_of);
+    let file =
+        file.map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string());
+    let dialect = Dialect::for_job_files(cluster.mpi);
+    let (left_out, handed_on) = env::shell_patterns(cluster.environment.keys().map(String::as_str));
+    let variables = cluster.environment.iter();
+    let environment = variables
+        .map(|(name, value)| Ok(Variable { name, value, quoted: quoted(value)? }))
+        .collect::<Result<_, Failure>>()?;
+    let ranks_per_node = cluster.ranks / cluster.nodes;
+    Ok(Job {
+        file_quoted: quoted(&file)?,
+        file,
         config: config.display().to_string(),
-        train: words
-            .into_iter()
-            .chain(set)
-            .map(|word| quoted(&word))
-            .collect::<Result<Vec<_>, _>>()?
-            .join(" "),
+        train: command("train", request)?,
+        monitor: command("monitor", request)?,
+        summary: quoted(&RunDir::new(run).summary().display().to_string())?,
         directory: quoted(&directory.display().to_string())?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
         world_size: cluster.ranks,
         nodes: cluster.nodes,
-        ranks_per_node: cluster.ranks / cluster.nodes,
+        ranks_per_node,
         cpus_per_rank: cluster.cpus_per_rank,
         gpus_per_node: cluster.gpus_per_node,
+        gpus_per_rank: cluster.gpus_per_node / ranks_per_node,
         memory: cluster.memory.as_ref().map(Memory::as_str),
         time: cluster.time.as_deref(),
         seconds,
@@ -128,19 +231,46 @@ pub fn render(
         queue: cluster.queue.as_deref(),
         account: cluster.account.as_deref(),
         setup: &cluster.setup,
+        environment,
+        left_out,
+        handed_on,
+        forward_words: dialect.shell_words_for_name(),
         mpirun: &cluster.mpirun,
-        mpirun_args: cluster
-            .mpirun_args
-            .iter()
-            .map(|word| Ok(format!(" {}", quoted(word)?)))
-            .collect::<Result<_, Failure>>()?,
+        mpirun_args: mpirun_args(scheduler, dialect, &cluster.mpirun_args)?,
+        // Open MPI speaks PMIx alone, through a plugin of Flux.
+        flux_pmi: if cluster.mpi == Mpi::OpenMpi { " -o pmi=pmix" } else { "" },
         image: &cluster.image,
         volume: &cluster.volume,
-    };
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_keep_trailing_newline(true);
-    environment.render_str(scheduler.template(), &job).map_err(|fault| Failure::Other(fault.into()))
+        kubernetes: Kubernetes::new(cluster),
+        slurm: Slurm::new(request)?,
+    })
+}
+
+/// `loract NAME` for the run, quoted for a shell.
+fn command(name: &str, request: &Request<'_>) -> Result<String, Failure> {
+    let words = ["loract".to_owned(), name.to_owned(), request.config.display().to_string()];
+    let set = request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
+    let words: Vec<String> =
+        words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Result<_, _>>()?;
+    Ok(words.join(" "))
+}
+
+/// mpirun's arguments, of which those of the configuration come last, so that they can say
+/// otherwise.
+fn mpirun_args(
+    scheduler: Scheduler,
+    dialect: Dialect,
+    configured: &[String],
+) -> Result<String, Failure> {
+    let mut words: Vec<String> = dialect.unbound().iter().map(|word| (*word).to_owned()).collect();
+    if scheduler.is_kubernetes() {
+        words.extend([dialect.hostfile(), kubernetes::HOSTFILE].map(str::to_owned));
+    }
+    words.push(r#""${forward[@]}""#.to_owned());
+    for word in configured {
+        words.push(quoted(word)?);
+    }
+    Ok(words.iter().map(|word| format!(" {word}")).collect())
 }
 
 /// For a POSIX shell.
@@ -156,10 +286,13 @@ fn job_name(dir: &Path) -> String {
     let name: String = name
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
-        .take(40)
+        .take(36)
         .collect();
-    let name = name.trim_matches('-');
-    if name.is_empty() { "loract".to_owned() } else { name.to_owned() }
+    match name.trim_matches('-') {
+        "" => "loract".to_owned(),
+        name if kubernetes::is_label(name) => name.to_owned(),
+        name => format!("run-{name}"),
+    }
 }
 
 /// Of `H:MM:SS`, which the configuration has checked.
@@ -175,6 +308,8 @@ mod tests {
     fn a_name_of_a_job_comes_from_the_directory() {
         assert_eq!(job_name(Path::new("runs/My run_2")), "my-run-2");
         assert_eq!(job_name(Path::new("__")), "loract");
+        assert_eq!(job_name(Path::new("runs/2026-01")), "run-2026-01");
+        assert_eq!(job_name(Path::new("runs/on")), "run-on");
         assert_eq!((seconds_of("04:00:30"), seconds_of("100:00:00")), (14_430, 360_000));
     }
 }
