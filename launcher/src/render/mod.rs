@@ -7,6 +7,10 @@ use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 use std::path::Path;
 
+mod quote;
+
+use quote::word;
+
 /// What a job is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scheduler {
@@ -65,7 +69,8 @@ struct Job<'a> {
     queue: Option<&'a str>,
     account: Option<&'a str>,
     setup: &'a [String],
-    mpirun: &'a str,
+    /// Quoted for a shell.
+    mpirun: String,
     /// Quoted for a shell, each with a blank before it.
     mpirun_args: String,
     image: &'a str,
@@ -100,19 +105,19 @@ pub fn render(
         );
         return Err(Failure::Input(run.error_at("cluster", "warning_seconds", &what).to_string()));
     }
-    let words = ["loract".to_owned(), "train".to_owned(), config.display().to_string()];
+    let config = quote::path(config)?.to_owned();
+    let words = ["loract".to_owned(), "train".to_owned(), config.clone()];
     let set = set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
     let job = Job {
-        file: file
-            .map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string()),
-        config: config.display().to_string(),
+        file: file.map_or(Ok(scheduler.file_name()), quote::path)?.to_owned(),
+        config,
         train: words
             .into_iter()
             .chain(set)
-            .map(|word| quoted(&word))
+            .map(|text| word(&text))
             .collect::<Result<Vec<_>, _>>()?
             .join(" "),
-        directory: quoted(&directory.display().to_string())?,
+        directory: word(quote::path(directory)?)?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
         world_size: cluster.ranks,
         nodes: cluster.nodes,
@@ -128,11 +133,11 @@ pub fn render(
         queue: cluster.queue.as_deref(),
         account: cluster.account.as_deref(),
         setup: &cluster.setup,
-        mpirun: &cluster.mpirun,
+        mpirun: word(&cluster.mpirun)?,
         mpirun_args: cluster
             .mpirun_args
             .iter()
-            .map(|word| Ok(format!(" {}", quoted(word)?)))
+            .map(|argument| Ok(format!(" {}", word(argument)?)))
             .collect::<Result<_, Failure>>()?,
         image: &cluster.image,
         volume: &cluster.volume,
@@ -140,14 +145,8 @@ pub fn render(
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
+    quote::add_to(&mut environment);
     environment.render_str(scheduler.template(), &job).map_err(|fault| Failure::Other(fault.into()))
-}
-
-/// For a POSIX shell.
-fn quoted(word: &str) -> Result<String, Failure> {
-    let refuse =
-        |_| Failure::Input(format!("{word:?} has a zero byte, which no shell takes; leave it out"));
-    Ok(shlex::try_quote(word).map_err(refuse)?.into_owned())
 }
 
 /// The last part of the run's directory, as Kubernetes takes a name.
