@@ -677,3 +677,63 @@ fn options_that_cannot_be() {
         );
     }
 }
+
+/// Devices, pipes and sockets in the place of the files that a configuration names: nothing waits
+/// for them, and nothing is read without end.
+#[test]
+fn what_is_no_regular_file() {
+    let place = Place::new();
+    let pipe = place.at("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let socket = place.at("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let model = place.at("copied");
+    fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("hf/llama").join(name), model.join(name)).unwrap();
+    }
+    let kinds = [
+        (pipe.as_path(), "it is a pipe"),
+        (socket.as_path(), "it is a socket"),
+        (Path::new("/dev/zero"), "it is a device"),
+    ];
+    for (file, says) in kinds {
+        let ended = place.run(place.loract(&["plan"]).arg(file));
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert_says(&error(&ended), &[says]);
+        let says = says.strip_prefix("it ").unwrap();
+        let set = |key: &str, path: &Path| format!("{key}={:?}", path.display().to_string());
+        launch_refuses(&place, &[&set("data.train", file)], &[says]);
+        for name in ["config.json", "model.safetensors"] {
+            let (whole, inside) = (model.join("whole"), model.join(name));
+            fs::rename(&inside, &whole).unwrap();
+            std::os::unix::fs::symlink(file, &inside).unwrap();
+            launch_refuses(&place, &[&set("model.path", &model)], &[says, name]);
+            fs::rename(&whole, &inside).unwrap();
+        }
+    }
+}
+
+/// Numbers that nobody means are refused by their keys, wherever they are given.
+#[test]
+fn absurd_numbers() {
+    let place = Place::new();
+    for key in [
+        "run.batch_size",
+        "run.threads",
+        "run.steps",
+        "data.sequence_length",
+        "lora.rank",
+        "cluster.stall_seconds",
+        "checkpoint.every",
+    ] {
+        let name = key.split_once('.').unwrap().1;
+        for number in ["9223372036854775807", "9223372036854775808", "18446744073709551615"] {
+            let set = format!("{key}={number}");
+            launch_refuses(&place, &[&set], &[name]);
+            let config = place.config();
+            let mut plan = place.loract(&["plan", config.to_str().unwrap(), "--set", &set]);
+            assert_refused(&place, &mut plan, &[name]);
+        }
+    }
+}

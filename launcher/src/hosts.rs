@@ -20,10 +20,10 @@ pub fn without(
     for at in 1..arguments.len() {
         let (option, value) = (arguments[at - 1].as_str(), &arguments[at]);
         if FILES.contains(&option) {
-            let text = std::fs::read_to_string(value)
+            let text = files::read_text(Path::new(value))
                 .with_context(|| format!("cannot read the hosts in {value}"))?;
             let Some(rest) = keep(text.lines(), host) else { continue };
-            std::fs::write(aside, rest.join("\n") + "\n")
+            files::write(aside, rest.join("\n") + "\n")
                 .with_context(|| format!("cannot write {}", aside.display()))?;
             changed[at] = aside.display().to_string();
             is_left_out = true;

@@ -104,7 +104,7 @@ impl RunDir {
         if self.summary().exists() {
             return Err(refuse("a finished run"));
         }
-        let begun = std::fs::read_to_string(self.config())
+        let begun = files::read_text(&self.config())
             .map_err(|_| refuse("the metrics of an earlier run"))?;
         checkpoint::check_compatible(run, &begun)?;
         Ok(RunStart::Resume)

@@ -197,7 +197,7 @@ impl BitAllocation {
     fn read(path: &Path, group: &dyn ProcessGroup) -> Result<Option<Self>> {
         let mut bytes = Vec::new();
         if group.rank() == 0 {
-            bytes = match std::fs::read(path) {
+            bytes = match files::read_whole(path).map_err(std::io::Error::from) {
                 Err(fault) if fault.kind() == std::io::ErrorKind::NotFound => Vec::new(),
                 read => read.map_err(setup::Error::io(path, "read"))?,
             };

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -69,20 +69,28 @@ impl FileEntry {
     /// Describes the file `name` in `folder`.
     pub fn new(folder: &Path, name: &str) -> io::Result<Self> {
         let mut hash = Sha256::new();
-        let bytes = io::copy(&mut File::open(folder.join(name))?, &mut hash)?;
+        let bytes = io::copy(&mut files::open(&folder.join(name))?, &mut hash)?;
         Ok(Self { name: name.to_owned(), bytes, sha256: format!("{:x}", hash.finalize()) })
     }
 
     /// Whether the file in `folder` is still what was written; if not, why.
     pub fn check(&self, folder: &Path) -> Result<(), String> {
+        if !is_plain(&self.name) {
+            return Err(format!("{NAME} names {:?}, which is no file of its folder", self.name));
+        }
+        // Before it is read: another size is reason enough.
+        let path = folder.join(&self.name);
+        let of_another_size = |length: u64| {
+            let Self { name, bytes, .. } = self;
+            (length != *bytes).then(|| format!("{name} has {length} bytes, {bytes} were written"))
+        };
+        let length = files::open(&path)
+            .and_then(|file| Ok(file.metadata()?.len()))
+            .map_err(|cause| format!("{} cannot be read: {}", self.name, io::Error::from(cause)))?;
+        of_another_size(length).map_or(Ok(()), Err)?;
         let found = Self::new(folder, &self.name)
             .map_err(|cause| format!("{} cannot be read: {cause}", self.name))?;
-        if found.bytes != self.bytes {
-            return Err(format!(
-                "{} has {} bytes, {} were written",
-                self.name, found.bytes, self.bytes
-            ));
-        }
+        of_another_size(found.bytes).map_or(Ok(()), Err)?;
         if found.sha256 != self.sha256 {
             return Err(format!(
                 "{} has changed since it was written: its checksum differs",
@@ -91,6 +99,13 @@ impl FileEntry {
         }
         Ok(())
     }
+}
+
+/// Whether a name is that of a file in the folder itself.
+fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let is_one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    is_one && parts.next().is_none() && !name.contains('\0')
 }
 
 impl Manifest {
@@ -117,7 +132,7 @@ impl Manifest {
         text.push(b'\n');
         let checksum = format!("{}  {NAME}\n", checksum(&text));
         for (name, content) in [(NAME, text.as_slice()), (CHECKSUM, checksum.as_bytes())] {
-            let mut file = File::create(folder.join(name))?;
+            let mut file = files::create_anew(&folder.join(name))?;
             file.write_all(content)?;
             file.sync_all()?;
         }
@@ -127,8 +142,8 @@ impl Manifest {
     /// Reads the one in `folder`; if it cannot be trusted, why.
     pub fn read(folder: &Path) -> Result<Self, String> {
         let read = |name: &str| {
-            std::fs::read(folder.join(name))
-                .map_err(|cause| format!("{name} cannot be read: {cause}"))
+            files::read_whole(&folder.join(name))
+                .map_err(|cause| format!("{name} cannot be read: {}", io::Error::from(cause)))
         };
         let (text, written) = (read(NAME)?, read(CHECKSUM)?);
         if written != format!("{}  {NAME}\n", checksum(&text)).as_bytes() {
@@ -197,6 +212,31 @@ mod tests {
             std::fs::write(&path, &whole).unwrap();
             assert!(is_sound());
         }
+    }
+
+    #[test]
+    fn files_elsewhere_and_of_another_size_are_not_read() {
+        let (folder, manifest) = written();
+        let outside = folder.path().with_extension("outside");
+        std::fs::write(&outside, "some bytes").unwrap();
+        let sibling = format!("../{}", outside.file_name().unwrap().to_str().unwrap());
+        let absolute = outside.to_str().unwrap();
+        for name in
+            [&sibling, absolute, "/dev/zero", "..", ".", "", "a/b", "./rank-0000.safetensors"]
+        {
+            let entry = FileEntry { name: name.into(), ..manifest.files[0].clone() };
+            let refused = entry.check(folder.path()).unwrap_err();
+            assert!(refused.contains("which is no file of its folder"), "{refused}");
+        }
+        std::fs::remove_file(&outside).unwrap();
+        let path = folder.path().join("rank-0000.safetensors");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let refused = manifest.files[0].check(folder.path()).unwrap_err();
+        assert!(refused.contains("has 1099511627776 bytes, 10 were written"), "{refused}");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let refused = manifest.files[0].check(folder.path()).unwrap_err();
+        assert!(refused.contains("it is a device"), "{refused}");
     }
 
     #[test]

@@ -2,6 +2,14 @@
 
 use serde_json::{Map, Value as Json};
 
+/// Bounds far above what anybody needs, under which no sum or product of a few of them overflows:
+/// of steps, of samples, of columns of a factor, of seconds (115 days), and of bytes (1 TiB).
+pub(crate) const MOST_STEPS: f64 = 1e12;
+pub(crate) const MOST_SAMPLES: f64 = 1e12;
+pub(crate) const MOST_COLUMNS: f64 = 65_536.0;
+pub(crate) const MOST_SECONDS: f64 = 1e7;
+pub(crate) const MOST_BYTES: f64 = 1_099_511_627_776.0;
+
 /// An interval of finite numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Range {

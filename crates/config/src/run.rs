@@ -17,6 +17,9 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
+/// Tokens of a rank in a step.
+const MOST_TOKENS: usize = 1 << 31;
+
 /// A validated configuration. The keys of `[run]` are its own: `run.batch_size`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
@@ -119,6 +122,7 @@ impl Run {
         };
         run.check_sources()?;
         run.check_shared_basis()?;
+        run.check_step()?;
         Ok(run)
     }
 
@@ -296,6 +300,20 @@ impl Run {
     pub fn rows_at_once(&self, world_size: usize) -> Result<usize, Error> {
         let share = self.share(world_size)?;
         Ok(if self.micro_batch_size > 0 { self.micro_batch_size.min(share) } else { share })
+    }
+
+    /// Refuses steps of more tokens than can be counted on their way through a model.
+    fn check_step(&self) -> Result<(), Error> {
+        let share = self.batch_size.div_ceil(self.cluster.ranks);
+        let tokens = share.saturating_mul(self.data.sequence_length);
+        if self.model.task == Task::ImageClassification || tokens <= MOST_TOKENS {
+            return Ok(());
+        }
+        let what = format!(
+            "is {}, and {share} sequences of {} tokens for each rank are more than {MOST_TOKENS} tokens in a step; give fewer",
+            self.batch_size, self.data.sequence_length
+        );
+        Err(self.error_at("run", "batch_size", &what))
     }
 
     /// Refuses paths that do not exist.

@@ -46,7 +46,7 @@ impl Source {
     /// Reads the file and takes the overrides apart.
     pub(crate) fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
         let at_file = || Place::File { path: path.to_owned(), line: None };
-        let text = std::fs::read_to_string(path).map_err(|cause| {
+        let text = files::read_text(path).map_err(|cause| {
             Error::new(at_file(), format!("cannot read the configuration: {cause}; {REMEDY}"))
         })?;
         Self::new(path, text, overrides)

@@ -10,6 +10,8 @@ use super::{
 use std::collections::BTreeSet;
 use std::path::Path;
 
+mod extremes;
+
 /// The least that a configuration must hold. `[data]` stands on line 4.
 const LEAST: &str = "[model]\npath = \"m\"\n[lora]\n[data]\ntrain = \"t.jsonl\"\n";
 
@@ -285,7 +287,11 @@ fn keys_of_the_file_that_an_override_makes_meaningless_are_left_out() {
 fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
     // (text from line 6 on, the line of the key, what the message says)
     let cases = [
-        ("[run]\nsteps = 0\n", 7, "[run] steps: must be > 0 (valid: a whole number >= 1)"),
+        (
+            "[run]\nsteps = 0\n",
+            7,
+            "[run] steps: must be > 0 and <= 1000000000000 (valid: a whole number >= 1 and <=",
+        ),
         ("[run]\nepochs = -1\n", 7, "[run] epochs: must be > 0"),
         ("[run]\nepochs = nan\n", 7, "[run] epochs: must be > 0"),
         (
@@ -296,7 +302,7 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         (
             "[run]\nsteps = \"many\"\n",
             7,
-            "[run] steps: cannot be \"many\" (valid: a whole number >= 1)",
+            "[run] steps: cannot be \"many\" (valid: a whole number >= 1 and <= 1000000000000)",
         ),
         ("[run]\nsteps = -4\n", 7, "[run] steps: cannot be -4"),
         ("[run]\nbatch_size = 0\n", 7, "[run] batch_size: must be > 0"),
@@ -416,7 +422,7 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         (
             "[gradients]\nbucket_bytes = \"32\"\n",
             7,
-            "[gradients] bucket_bytes: cannot be \"32\" (valid: a whole number of bytes >= 1, or a size with a unit",
+            "[gradients] bucket_bytes: cannot be \"32\" (valid: a whole number of bytes >= 1 and <= 1099511627776, or a size with a unit",
         ),
         (
             "[optimizer]\nzero_stage = 2\n",
@@ -513,7 +519,7 @@ fn a_bad_value_is_refused_with_its_line_and_the_valid_values() {
         ("layers_to_transform = 3", "[lora] layers_to_transform: cannot be 3"),
         (
             "rank_pattern = { q_proj = 0 }",
-            "[lora] rank_pattern: must be > 0 (valid: a table of ranks by module",
+            "[lora] rank_pattern: must be > 0 and <= 65536 (valid: a table of ranks by module",
         ),
         (
             "rank_pattern = { \"(q\" = 1 }",
@@ -689,7 +695,7 @@ fn errors_of_overrides_name_the_override() {
     let cases = [
         (
             "run.steps=abc",
-            "--set run.steps=abc: [run] steps: cannot be \"abc\" (valid: a whole number >= 1)",
+            "--set run.steps=abc: [run] steps: cannot be \"abc\" (valid: a whole number >= 1 and <= 1000000000000)",
         ),
         ("run.steps=0", "--set run.steps=0: [run] steps: must be > 0"),
         ("run.step=3", "--set run.step=3: [run] step: unknown key, did you mean `steps`?"),

@@ -185,7 +185,7 @@ impl ColumnFile {
     /// Reads the header, and refuses a file that has not the length it announces.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let broken = |problem: String| Error::file(path, problem, REMEDY);
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        let file = files::open(path).map_err(crate::file::error(path))?;
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         if length < 8 {
             return Err(broken(format!("no data set: {length} bytes")));

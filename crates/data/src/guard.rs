@@ -1,4 +1,4 @@
-//! Decoders of binary tables, kept from ending the program.
+//! Code that works on what others wrote, kept from ending the program by a panic.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -15,14 +15,19 @@ thread_local! {
 /// # Errors
 /// What the decoder says, in one line.
 pub(crate) fn guarded<T, E: Display>(decode: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match caught(decode) {
+        Some(decoded) => decoded.map_err(|why| why.to_string().replace('\n', " ")),
+        None => Err("its numbers do not fit together".into()),
+    }
+}
+
+/// Runs `work`; nothing if it panics. What it worked on must not be used again then.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     skip_hook();
     let before = IS_GUARDED.replace(true);
-    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    let done = catch_unwind(AssertUnwindSafe(work));
     IS_GUARDED.set(before);
-    match decoded {
-        Ok(decoded) => decoded.map_err(|why| why.to_string().replace('\n', " ")),
-        Err(_) => Err("its numbers do not fit together".into()),
-    }
+    done.ok()
 }
 
 /// Keeps the hook of the program from hearing of these panics: that of a rank ends the whole job

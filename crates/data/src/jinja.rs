@@ -11,16 +11,19 @@
 //! and operators ([`operators`]).
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chrono::{DateTime, Local};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+
+use self::limits::Bounds;
+use crate::guard::caught;
 
 mod arguments;
 mod checks;
 mod filters;
 mod format_spec;
 mod functions;
+mod growing;
 mod lexer;
 mod limits;
 mod methods;
@@ -51,8 +54,13 @@ impl Program {
     /// Parses a template; `now` is what `strftime_now` prints. The error is one line: reason and
     /// line of the template.
     pub(crate) fn parse(source: &str, now: DateTime<Local>) -> Result<Self, String> {
-        catch_unwind(AssertUnwindSafe(|| Self::parse_unguarded(source, now)))
-            .unwrap_or_else(|_| Err(PANICKED.to_owned()))
+        if source.len() > MAX_SOURCE {
+            return Err(format!(
+                "it has {} bytes, and at most {MAX_SOURCE} are read",
+                source.len()
+            ));
+        }
+        caught(|| Self::parse_unguarded(source, now)).unwrap_or_else(|| Err(PANICKED.to_owned()))
     }
 
     fn parse_unguarded(source: &str, now: DateTime<Local>) -> Result<Self, String> {
@@ -71,6 +79,11 @@ impl Program {
     /// The text for these variables. The error is one line: reason and line of the template.
     pub(crate) fn render(&self, variables: &Value) -> Result<String, String> {
         self.render_tracked(variables).map(|(text, _)| text)
+    }
+
+    /// The same for a short conversation by which the template is examined; none if it fails.
+    pub(crate) fn probe(&self, variables: &Value) -> Option<String> {
+        render(&self.environment, variables, Bounds::Probe).ok().map(|(text, _)| text)
     }
 
     /// The text, and the byte ranges in it that `{% generation %}` … `{% endgeneration %}` blocks
@@ -98,44 +111,51 @@ impl Program {
     }
 
     fn render_tracked(&self, variables: &Value) -> Result<(String, Vec<Range<usize>>), String> {
-        render(&self.environment, variables).map_err(|error| describe(&error))
+        render(&self.environment, variables, Bounds::Whole).map_err(|error| describe(&error))
     }
 }
 
 fn render(
     environment: &Environment<'static>,
     variables: &Value,
+    bounds: Bounds,
 ) -> Result<(String, Vec<Range<usize>>), Error> {
-    limits::start(variables);
+    limits::start(variables, bounds);
     let mut text = limits::Text::default();
-    let rendered = catch_unwind(AssertUnwindSafe(|| {
+    let rendered = caught(|| {
         let template = environment.get_template(NAME)?;
         template.render_captured_to(variables, &mut text).map(|_| ())
-    }));
+    });
     let ranges = limits::finish();
-    match rendered {
-        Ok(rendered) => rendered?,
-        Err(_) => return Err(Error::new(ErrorKind::InvalidOperation, PANICKED)),
-    }
+    rendered.unwrap_or_else(|| Err(Error::new(ErrorKind::InvalidOperation, PANICKED)))?;
     let text =
         text.into_string().map_err(|reason| Error::new(ErrorKind::InvalidOperation, reason))?;
     Ok((text, ranges))
 }
 
 const PANICKED: &str = "the template engine failed on it";
+/// Bytes of a template, far above those that any model has.
+const MAX_SOURCE: usize = 1 << 20;
+/// Characters of a reason, which the template may have written.
+const MAX_REASON: usize = 400;
 
 /// What `{{ … }}` writes.
 fn print(out: &mut Output<'_>, _: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     printing::with_str(value, |text| out.write_str(text))?.map_err(Error::from)
 }
 
-/// One line: the reason, and the line of the template.
+/// One line: the reason, without what a terminal would obey, and the line of the template.
 fn describe(error: &Error) -> String {
+    let kind = error.kind().to_string();
     let reason = match error.kind() {
-        ErrorKind::WriteFailure => limits::OUTPUT_EXCEEDED.to_owned(),
-        kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
+        ErrorKind::WriteFailure => limits::OUTPUT_EXCEEDED,
+        _ => error.detail().unwrap_or(&kind),
     };
-    let reason = reason.replace('\n', " ");
+    let shown = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let mut reason: String = reason.chars().take(MAX_REASON).map(shown).collect();
+    if reason.chars().count() == MAX_REASON {
+        reason.push('…');
+    }
     error.line().map_or(reason.clone(), |line| format!("{reason}, its line {line}"))
 }
 

@@ -245,7 +245,7 @@ impl ChatTemplate {
         self.accepts.get_or_init(|| {
             let render = |messages: Json| {
                 let turns = messages.as_array().into_iter().flatten().filter_map(Json::as_object).map(value_of).collect();
-                render(&self.program, &self.variables(&Conversation::default()), turns, false).ok()
+                self.program.probe(&context(&self.variables(&Conversation::default()), turns, false))
             };
             let user = |content: Json| json!({"role": "user", "content": content});
             let writes = |content: Json| {

@@ -22,6 +22,7 @@
 //! # }
 //! ```
 
+mod bounds;
 mod modes;
 mod out_of_memory;
 mod plan;

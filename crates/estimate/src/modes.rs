@@ -6,6 +6,7 @@ use config::{Activations, Bits, CompressionMethod, Run, Site, Sites};
 use models::ModelConfig;
 use setup::activation_policies;
 
+use crate::bounds::can_be_counted;
 use crate::step::{StepEstimate, StepShape};
 
 /// A way to save activations, and the memory that it needs.
@@ -45,7 +46,8 @@ pub(crate) fn plan(
         let shape = StepShape { held: shape.held + basis_bytes, ..shape.clone() };
         let step = shape.step(batch, tokens, &activations);
         let fits = |batch: u64, tokens: u64, memory: u64| {
-            shape.step(batch, tokens, &activations).peak <= memory
+            can_be_counted(model, batch, tokens)
+                && shape.step(batch, tokens, &activations).peak <= memory
         };
         let plan = ModePlan {
             mode,

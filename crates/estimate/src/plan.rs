@@ -6,6 +6,7 @@ use models::{Checkpoint, ModelConfig};
 use setup::check_activations;
 
 use crate::Result;
+use crate::bounds::can_be_counted;
 use crate::modes::{self, ModePlan};
 use crate::sizes::RunSizes;
 
@@ -71,6 +72,13 @@ pub fn plan(run: &Run, threads: usize, memory: Option<u64>) -> Result<Plan> {
     let (model, checkpoint) = describe(run)?;
     let world_size = run.cluster.ranks;
     let (rows, tokens) = (run.rows_at_once(world_size)?, run.data.sequence_length);
+    if !can_be_counted(&model, rows as u64, tokens as u64) {
+        let what = format!(
+            "is {tokens}, and with {rows} sequences at once this model needs more memory than can be counted; give fewer, or check the sizes in {}",
+            run.model.path.display()
+        );
+        return Err(run.error_at("data", "sequence_length", &what).into());
+    }
     check_activations(run, &model, (rows * tokens) as i64)?;
     let sizes = RunSizes::new(run, &model, checkpoint.as_ref(), threads)?;
     let (held, trained) = sizes.held(world_size)?;

@@ -18,6 +18,7 @@
 //! [`write()`] and [`replace`] put a file in the place of another one in a single step.
 //!
 //! [`checksum`] says that a file is the same wherever it lies and whenever it was written.
+//! [`open`], [`read`] and [`read_whole`] take regular files only, and the last two only so much.
 //!
 //! The crate reads no format: it names them.
 
@@ -29,9 +30,9 @@ mod replace;
 
 pub use checksum::{checksum, load_checksums, store_checksums};
 pub use content::{Content, HEAD, content};
-pub use replace::{Unwritten, remove_leftovers, replace, write};
+pub use replace::{Unwritten, create_anew, remove_leftovers, replace, write};
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
@@ -53,6 +54,17 @@ pub enum Error {
     Refused(Refusal),
 }
 
+impl From<Error> for io::Error {
+    fn from(why: Error) -> Self {
+        match why {
+            Error::Io(why) => why,
+            Error::Refused(Refusal { what, remedy }) => {
+                Self::other(format!("it is {what}; {remedy}"))
+            }
+        }
+    }
+}
+
 impl From<io::Error> for Error {
     fn from(why: io::Error) -> Self {
         Self::Io(why)
@@ -65,11 +77,20 @@ impl From<io::Error> for Error {
 /// # Errors
 /// If it is not there, cannot be opened, or is no regular file.
 pub fn open(path: &Path) -> Result<File, Error> {
-    // Before it is opened: opening is what blocks.
-    match irregular(&std::fs::metadata(path)?) {
-        Some(refusal) => Err(Error::Refused(refusal)),
-        None => Ok(File::open(path)?),
-    }
+    // Before it is opened: some devices do something when they are opened.
+    refuse_irregular(&std::fs::metadata(path)?)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    // Another may be in its place by now, and a pipe would block.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path)?;
+    refuse_irregular(&file.metadata()?)?;
+    Ok(file)
+}
+
+fn refuse_irregular(metadata: &Metadata) -> Result<(), Error> {
+    irregular(metadata).map_or(Ok(()), |refusal| Err(Error::Refused(refusal)))
 }
 
 /// Opens a regular file and says what its first bytes are; it stands at its beginning again.
@@ -88,14 +109,43 @@ pub fn open_told(path: &Path) -> Result<(File, Content), Error> {
 /// reads ([`Content::refusal`]).
 ///
 /// # Errors
-/// As [`open_told`], and for a file that is refused.
+/// As [`open_told`], and for a file that is refused, or is larger than any description of a model,
+/// tokenizer or run ([`LARGEST_TEXT`]).
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let (mut file, content) = open_told(path)?;
+    let (file, content) = open_told(path)?;
     if let Some(refusal) = content.refusal() {
         return Err(Error::Refused(refusal));
     }
+    read_at_most(file, LARGEST_TEXT)
+}
+
+/// The same as [`read`], as text.
+///
+/// # Errors
+/// As [`read`], and for what is not UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?)
+        .map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why.utf8_error()))
+}
+
+/// Reads a whole regular file of at most [`LARGEST_TEXT`], whatever its first bytes say.
+///
+/// # Errors
+/// As [`open`], and for a larger file.
+pub fn read_whole(path: &Path) -> Result<Vec<u8>, Error> {
+    read_at_most(open(path)?, LARGEST_TEXT)
+}
+
+/// The bytes of a file that is read as a whole: 256 MiB.
+pub const LARGEST_TEXT: u64 = 256 << 20;
+
+fn read_at_most(file: File, most: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let (what, remedy) = ("larger than 256 MiB", "check whether it is the right file");
+        return Err(Error::Refused(Refusal { what, remedy }));
+    }
     Ok(bytes)
 }
 
@@ -154,6 +204,17 @@ mod tests {
         assert!(
             matches!(open(&folder.path().join("absent")), Err(Error::Io(why)) if why.kind() == io::ErrorKind::NotFound)
         );
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_description_can_have() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        for read in [read, read_whole] {
+            let refused = io::Error::from(read(&path).unwrap_err()).to_string();
+            assert_eq!(refused, "it is larger than 256 MiB; check whether it is the right file");
+        }
     }
 
     #[test]

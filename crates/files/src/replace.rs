@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all, also when the machine stops in between.
 
-use std::fs::File;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Why a file was not written.
@@ -36,7 +36,17 @@ impl std::error::Error for Unwritten {}
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Unwritten> {
-    replace(path, |aside| std::fs::write(aside, bytes).map_err(unwritten(path, "write")))
+    replace(path, |aside| {
+        // As it was created just now: what somebody put there since is not written to.
+        let mut options = OpenOptions::new();
+        options.write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
+        options
+            .open(aside)
+            .and_then(|mut file| file.write_all(bytes.as_ref()))
+            .map_err(unwritten(path, "write"))
+    })
 }
 
 /// Lets `fill` write a file next to `path`, syncs it, and renames it to `path`; the folder is
@@ -52,7 +62,7 @@ pub fn replace<T, E: From<Unwritten>>(
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
     let aside = aside(path);
-    let rights = File::create(&aside)
+    let rights = create_anew(&aside)
         .and_then(|file| file.metadata())
         .map_err(unwritten(&aside, "create"))?
         .permissions();
@@ -71,6 +81,19 @@ pub fn replace<T, E: From<Unwritten>>(
     let folder = folder(path);
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(unwritten(folder, "sync"))?;
     filled
+}
+
+/// Creates a file where there may be what a killed process left, or a link that somebody put there
+/// to have another file written.
+///
+/// # Errors
+/// What the system refused; a folder of this name.
+pub fn create_anew(path: &Path) -> io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+        _ => {}
+    }
+    File::create_new(path)
 }
 
 /// Removes what [`replace`] has left at this path in processes that were killed. Another process
@@ -137,6 +160,23 @@ mod tests {
         assert!(refused.is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
         assert_eq!(names(dir.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_replaced_and_what_it_leads_to_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a"), dir.path().join("other"));
+        std::fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, aside(&path)).unwrap();
+        write(&path, "new").unwrap();
+        std::os::unix::fs::symlink(&other, dir.path().join("b")).unwrap();
+        write(&dir.path().join("b"), "new").unwrap();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
+        for name in ["a", "b"] {
+            let written = dir.path().join(name);
+            assert!(written.symlink_metadata().unwrap().is_file());
+            assert_eq!(std::fs::read_to_string(written).unwrap(), "new");
+        }
     }
 
     #[test]

@@ -37,13 +37,7 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
 
 /// [`std::fs::read_to_string`], which says so if the file is something else.
 pub(crate) fn read_to_string(path: &Path) -> io::Result<String> {
-    let bytes = files::read(path).map_err(|why| match why {
-        files::Error::Io(why) => why,
-        files::Error::Refused(Refusal { what, remedy }) => {
-            io::Error::other(format!("it is {what}; {remedy}"))
-        }
-    })?;
-    String::from_utf8(bytes).map_err(|why| io::Error::new(ErrorKind::InvalidData, why.utf8_error()))
+    files::read_text(path)
 }
 
 fn error(path: &Path, action: &'static str) -> impl FnOnce(files::Error) -> Error {

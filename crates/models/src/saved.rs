@@ -60,8 +60,8 @@ pub fn write_model(
 
 /// Puts the names of the classes into a configuration.
 fn write_labels(path: &Path, labels: &Labels) -> Result<()> {
-    let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-    let mut config: Map<String, Value> = serde_json::from_slice(&text)
+    let text = crate::file::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let mut config: Map<String, Value> = serde_json::from_str(&text)
         .map_err(|why| Error::corrupt(path, format!("it is not a JSON table: {why}")))?;
     config.remove("num_labels");
     config.extend(labels.to_json());

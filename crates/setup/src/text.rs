@@ -23,7 +23,7 @@ impl TextProcessor {
     pub fn open(model: &Model, checkpoint: &Checkpoint) -> Result<Self> {
         let templates = match &model.chat_template {
             Some(path) => ChatTemplates {
-                default: Some(std::fs::read_to_string(path).map_err(Error::io(path, "read"))?),
+                default: Some(files::read_text(path).map_err(Error::io(path, "read"))?),
                 tool_use: None,
             },
             None => checkpoint.chat_templates().clone(),

@@ -1,6 +1,7 @@
 //! Job files for schedulers, each a template in this directory.
 
 mod kubernetes;
+mod quote;
 mod slurm;
 
 use crate::{env, failure::Failure, mpirun::Dialect, run_dir::RunDir};
@@ -8,6 +9,7 @@ use clap::ValueEnum;
 use config::{Memory, Mpi, Run};
 use kubernetes::Kubernetes;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
+use quote::word;
 use serde::Serialize;
 use slurm::Slurm;
 use std::path::Path;
@@ -102,7 +104,8 @@ struct Job<'a> {
     left_out: String,
     handed_on: String,
     forward_words: &'static str,
-    mpirun: &'a str,
+    /// Quoted for a shell.
+    mpirun: String,
     /// Quoted for a shell, each with a blank before it.
     mpirun_args: String,
     /// The option by which Flux speaks the ranks' process manager interface, with a blank before it.
@@ -149,6 +152,7 @@ pub fn render(scheduler: Scheduler, request: &Request<'_>) -> Result<String, Fai
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_keep_trailing_newline(true);
+    quote::add_to(&mut environment);
     // By the names of the parts, YAML would be escaped; the templates quote what needs it.
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     let added =
@@ -198,23 +202,22 @@ fn job<'a>(scheduler: Scheduler, request: &Request<'a>) -> Result<Job<'a>, Failu
     let Request { run, config, directory, file, .. } = *request;
     let cluster = &run.cluster;
     let seconds = cluster.time.as_deref().map(seconds_of);
-    let file =
-        file.map_or_else(|| scheduler.file_name().to_owned(), |file| file.display().to_string());
+    let file = file.map_or(Ok(scheduler.file_name()), quote::path)?.to_owned();
     let dialect = Dialect::for_job_files(cluster.mpi);
     let (left_out, handed_on) = env::shell_patterns(cluster.environment.keys().map(String::as_str));
     let variables = cluster.environment.iter();
     let environment = variables
-        .map(|(name, value)| Ok(Variable { name, value, quoted: quoted(value)? }))
+        .map(|(name, value)| Ok(Variable { name, value, quoted: word(value)? }))
         .collect::<Result<_, Failure>>()?;
     let ranks_per_node = cluster.ranks / cluster.nodes;
     Ok(Job {
-        file_quoted: quoted(&file)?,
+        file_quoted: word(&file)?,
         file,
-        config: config.display().to_string(),
+        config: quote::path(config)?.to_owned(),
         train: command("train", request)?,
         monitor: command("monitor", request)?,
-        summary: quoted(&RunDir::new(run).summary().display().to_string())?,
-        directory: quoted(&directory.display().to_string())?,
+        summary: word(&RunDir::new(run).summary().display().to_string())?,
+        directory: word(quote::path(directory)?)?,
         name: cluster.name.clone().unwrap_or_else(|| job_name(&run.dir)),
         world_size: cluster.ranks,
         nodes: cluster.nodes,
@@ -235,7 +238,7 @@ fn job<'a>(scheduler: Scheduler, request: &Request<'a>) -> Result<Job<'a>, Failu
         left_out,
         handed_on,
         forward_words: dialect.shell_words_for_name(),
-        mpirun: &cluster.mpirun,
+        mpirun: word(&cluster.mpirun)?,
         mpirun_args: mpirun_args(scheduler, dialect, &cluster.mpirun_args)?,
         // Open MPI speaks PMIx alone, through a plugin of Flux.
         flux_pmi: if cluster.mpi == Mpi::OpenMpi { " -o pmi=pmix" } else { "" },
@@ -248,10 +251,10 @@ fn job<'a>(scheduler: Scheduler, request: &Request<'a>) -> Result<Job<'a>, Failu
 
 /// `loract NAME` for the run, quoted for a shell.
 fn command(name: &str, request: &Request<'_>) -> Result<String, Failure> {
-    let words = ["loract".to_owned(), name.to_owned(), request.config.display().to_string()];
+    let words = ["loract".to_owned(), name.to_owned(), quote::path(request.config)?.to_owned()];
     let set = request.set.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
     let words: Vec<String> =
-        words.into_iter().chain(set).map(|word| quoted(&word)).collect::<Result<_, _>>()?;
+        words.into_iter().chain(set).map(|text| word(&text)).collect::<Result<_, _>>()?;
     Ok(words.join(" "))
 }
 
@@ -267,17 +270,10 @@ fn mpirun_args(
         words.extend([dialect.hostfile(), kubernetes::HOSTFILE].map(str::to_owned));
     }
     words.push(r#""${forward[@]}""#.to_owned());
-    for word in configured {
-        words.push(quoted(word)?);
+    for argument in configured {
+        words.push(word(argument)?);
     }
     Ok(words.iter().map(|word| format!(" {word}")).collect())
-}
-
-/// For a POSIX shell.
-fn quoted(word: &str) -> Result<String, Failure> {
-    let refuse =
-        |_| Failure::Input(format!("{word:?} has a zero byte, which no shell takes; leave it out"));
-    Ok(shlex::try_quote(word).map_err(refuse)?.into_owned())
 }
 
 /// The last part of the run's directory, as Kubernetes takes a name.

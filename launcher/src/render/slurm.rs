@@ -1,6 +1,6 @@
 //! What only jobs for Slurm have: the process manager interface, containers, and job arrays.
 
-use super::{Request, quoted};
+use super::{Request, quote::word};
 use crate::failure::Failure;
 use config::{Cluster, Container, Mpi, Run};
 use serde::Serialize;
@@ -42,8 +42,8 @@ impl Slurm {
             },
             srun_container,
             container_exec,
-            array: array.iter().map(|set| quoted(set)).collect::<Result<_, _>>()?,
-            array_dir: quoted(&format!("run.dir={}-", request.run.dir.display()))?,
+            array: array.iter().map(|set| word(set)).collect::<Result<_, _>>()?,
+            array_dir: word(&format!("run.dir={}-", request.run.dir.display()))?,
         })
     }
 }
@@ -76,7 +76,7 @@ fn pyxis(request: &Request<'_>) -> Result<String, Failure> {
         format!("--container-mounts={}", mounts.collect::<Vec<_>>().join(",")),
         format!("--container-workdir={}", request.directory.display()),
     ];
-    options.iter().map(|option| Ok(format!(" {}", quoted(option)?))).collect()
+    options.iter().map(|option| Ok(format!(" {}", word(option)?))).collect()
 }
 
 fn apptainer(request: &Request<'_>) -> Result<String, Failure> {
@@ -87,9 +87,9 @@ fn apptainer(request: &Request<'_>) -> Result<String, Failure> {
         words.push("--nv".to_owned());
     }
     for mount in mounts(request)? {
-        words.extend(["--bind".to_owned(), quoted(&mount)?]);
+        words.extend(["--bind".to_owned(), word(&mount)?]);
     }
-    words.extend(["--pwd".to_owned(), quoted(&request.directory.display().to_string())?]);
-    words.push(quoted(image)?);
+    words.extend(["--pwd".to_owned(), word(&request.directory.display().to_string())?]);
+    words.push(word(image)?);
     Ok(words.join(" ") + " ")
 }

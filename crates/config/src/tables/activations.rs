@@ -6,7 +6,7 @@ use crate::{
     Error,
     choice::{self, Choice, choice},
     declare::{Table, When, table},
-    range::Range,
+    range::{MOST_COLUMNS, MOST_STEPS, Range},
     source_map::KeyPlace,
     value::{Value, number},
 };
@@ -118,12 +118,12 @@ table! {
         /// The number of neighbouring layers that share the basis of a site.
         basis_layers: Option<usize> = None,
             default "1, with budget what suits it",
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(MOST_COLUMNS),
             when site(r#"method = "coded" or "shared", or sketch = "warm""#, CompressionConfig::remembers_basis),
             example "4";
         /// Steps between two agreements of the ranks on their shared bases.
         basis_steps: u64 = 10,
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(MOST_STEPS),
             when site(r#"method = "shared""#, |site| site.method == CompressionMethod::Shared),
             example "20";
         /// Other values for some sites and layers. Where several apply, the last one has

@@ -1,7 +1,12 @@
 //! `[checkpoint]`: when the state of a run is saved.
 
 use crate::{
-    Error, choice::choice, choice::valid, declare::table, range::Range, source_map::KeyPlace,
+    Error,
+    choice::choice,
+    choice::valid,
+    declare::table,
+    range::{MOST_STEPS, Range},
+    source_map::KeyPlace,
     value::Value,
 };
 use serde_json::{Value as Json, json};
@@ -27,10 +32,10 @@ table! {
     /// When checkpoints are written, how many are kept, and which signals ask for one.
     Checkpoint: "checkpoint" {
         /// Steps between checkpoints; 0 saves only when a signal asks for it.
-        every: u64 = 100, example "500";
+        every: u64 = 100, within Range::at_least(0.0).at_most(MOST_STEPS), example "500";
         /// The number of newest checkpoints to keep. The one with the lowest validation loss is
         /// kept in addition.
-        keep: usize = 2, within Range::above(0.0), example "3";
+        keep: usize = 2, within Range::above(0.0).at_most(1e6), example "3";
         /// Write a checkpoint from a copy while training continues, instead of waiting until it is
         /// written.
         background: bool = true, example "false";

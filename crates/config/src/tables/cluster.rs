@@ -8,7 +8,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Table, When, table},
-    range::Range,
+    range::{MOST_SECONDS, Range},
 };
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ table! {
     /// for.
     Cluster: "cluster" {
         /// The number of ranks that `loract launch` starts, unless `-n` gives another.
-        ranks: usize = 1, within Range::above(0.0), example "8";
+        ranks: usize = 1, within Range::above(0.0).at_most(1e6), example "8";
         /// The program that starts the ranks.
         mpirun: String = "mpirun".to_owned(),
             valid "the name or path of mpirun",
@@ -50,10 +50,14 @@ table! {
             example r#"["--hostfile", "hosts"]"#;
         /// Seconds within which a rank that died, was stopped or lost its network is named and the
         /// job ended; 0 turns the heartbeat off.
-        heartbeat_seconds: u64 = 60, example "30";
+        heartbeat_seconds: u64 = 60,
+            within Range::at_least(0.0).at_most(MOST_SECONDS),
+            example "30";
         /// Seconds after which a job without progress is ended, naming the rank that the others
         /// wait for; 0 waits forever.
-        stall_seconds: u64 = 600, example "1800";
+        stall_seconds: u64 = 600,
+            within Range::at_least(0.0).at_most(MOST_SECONDS),
+            example "1800";
         /// The name of the job.
         name: Option<String> = None,
             default "that of the run's directory",
@@ -62,12 +66,12 @@ table! {
         /// The number of machines, each with the same number of ranks.
         nodes: usize = 1,
             valid "a whole number >= 1 that divides ranks",
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(1e6),
             example "2";
         /// Processor cores for each rank.
-        cpus_per_rank: usize = 1, within Range::above(0.0), example "8";
+        cpus_per_rank: usize = 1, within Range::above(0.0).at_most(1024.0), example "8";
         /// GPUs of each machine.
-        gpus_per_node: usize = 0, example "8";
+        gpus_per_node: usize = 0, within Range::at_least(0.0).at_most(1024.0), example "8";
         /// The memory of each machine.
         memory: Option<Memory> = None, default "the scheduler's", example r#""64G""#;
         /// The time after which the scheduler ends the job.
@@ -76,7 +80,9 @@ table! {
             valid r#"hours, minutes and seconds in quotes, such as "04:00:00""#,
             example r#""04:00:00""#;
         /// Seconds before the end of `time` at which the ranks are told to save.
-        warning_seconds: u64 = 120, example "300";
+        warning_seconds: u64 = 120,
+            within Range::at_least(0.0).at_most(MOST_SECONDS),
+            example "300";
         /// Slurm's partition, the queue of another scheduler, or on Kubernetes the local queue of
         /// Kueue.
         queue: Option<String> = None,
@@ -155,6 +161,16 @@ table! {
 impl Cluster {
     pub(crate) fn check(&self, table: &Table<'_>) -> Result<(), Error> {
         table.require("mpirun", !self.mpirun.is_empty(), "must not be empty")?;
+        // A job's file in YAML has no other characters.
+        let is_text = |letter: char| {
+            matches!(letter, '\n' | '\t')
+                || !(letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}' | '\u{feff}'))
+        };
+        table.require(
+            "setup",
+            self.setup.iter().all(|command| command.chars().all(is_text)),
+            "has control characters; only line breaks and tabs are taken",
+        )?;
         let given = [
             ("queue", &self.queue),
             ("account", &self.account),

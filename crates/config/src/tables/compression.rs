@@ -4,7 +4,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Declared, Key, Table, When, one_of, table},
-    range::Range,
+    range::{MOST_COLUMNS, Range},
     source_map::KeyPlace,
     value::{Value, number},
 };
@@ -247,14 +247,17 @@ compression! {
         when site(r#"method = "coded" with basis = "principal", or a low-rank method"#, CompressionConfig::has_basis),
         example r#""int8""#;
     /// Passes over the tensor that sharpen the basis.
-    power_iterations: u32 = 0, when methods!(Rsvd), example "1";
+    power_iterations: u32 = 0,
+        within Range::at_least(0.0).at_most(100.0),
+        when methods!(Rsvd),
+        example "1";
     /// Bits of an element.
     bits: Bits = Bits::Number(8.0),
         default r#"8, with "coded" 2"#,
         when methods!(Quantized, Coded),
         example "4";
     /// The number of neighbours in a row that share a scale.
-    group: i64 = 32, within Range::above(0.0), when methods!(Quantized), example "64";
+    group: i64 = 32, within Range::above(0.0).at_most(MOST_COLUMNS), when methods!(Quantized), example "64";
     /// How a component is rounded to one of its levels.
     rounding: Rounding = Rounding::Trellis, when methods!(Coded), example r#""nearest""#;
     /// The basis is updated when the error has grown to this multiple of what the basis promises.
@@ -399,6 +402,9 @@ impl Value for Bits {
 impl Value for Rank {
     fn read(value: &toml::Value, at: &KeyPlace<'_>) -> Result<Self, Error> {
         match value {
+            toml::Value::Integer(columns) if *columns as f64 > MOST_COLUMNS => {
+                Err(at.error(&format!("must be <= {MOST_COLUMNS}")))
+            }
             toml::Value::Integer(columns) if *columns > 0 => Ok(Self::Columns(*columns)),
             toml::Value::Float(fraction) if *fraction > 0.0 && *fraction <= 1.0 => {
                 Ok(Self::Fraction(*fraction))
@@ -422,10 +428,12 @@ impl Value for Rank {
     }
 
     fn valid(_: Range) -> String {
-        "a fraction 0 < r <= 1 of the width, a whole number of columns >= 1, or \"auto\"".into()
+        format!(
+            "a fraction 0 < r <= 1 of the width, a whole number of columns >= 1 and <= {MOST_COLUMNS}, or \"auto\""
+        )
     }
 
     fn schema(_: Range) -> Json {
-        json!({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"const": "auto"}]})
+        json!({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_COLUMNS}, {"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"const": "auto"}]})
     }
 }

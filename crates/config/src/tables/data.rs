@@ -5,7 +5,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Table, When, reads, table},
-    range::Range,
+    range::{MOST_SAMPLES, Range},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,13 +107,14 @@ table! {
         /// The number of training samples that are set apart for validation where `eval` is not
         /// given; 0 for none.
         eval_samples: usize = 32,
+            within Range::at_least(0.0).at_most(MOST_SAMPLES),
             when When::new(&["data.eval"], "[data] eval is left out", |data: &Data| data.eval.is_none()),
             example "100";
         /// What the files hold.
         format: DataFormat = DataFormat::Auto, when of_language_models(), example r#""text""#;
         /// Tokens of a sequence. `overflow` determines what happens to longer records.
         sequence_length: usize = 512,
-            within Range::at_least(2.0),
+            within Range::at_least(2.0).at_most(16_777_216.0),
             when reads!(Model: model.task in [Task::CausalLm, Task::SequenceClassification]),
             example "2048";
         /// What happens to a record that is longer than a sequence.
@@ -128,7 +129,10 @@ table! {
         /// Read the samples in a new order in each epoch.
         shuffle: bool = true, example "false";
         /// The number of training samples to read at most.
-        max_samples: Option<usize> = None, default "all", within Range::above(0.0), example "1000";
+        max_samples: Option<usize> = None,
+            default "all",
+            within Range::above(0.0).at_most(MOST_SAMPLES),
+            example "1000";
         /// What happens at a line that cannot be read.
         bad_lines: BadLines = BadLines::Fail, when of_language_models(), example r#""skip""#;
         /// The key, or the column, of the text that is classified.

@@ -4,7 +4,7 @@ use super::sizes::ByteSize;
 use crate::{
     choice::choice,
     declare::{reads, table},
-    range::Range,
+    range::{MOST_BYTES, MOST_COLUMNS, MOST_STEPS, Range},
 };
 
 choice! {
@@ -28,11 +28,12 @@ table! {
         method: GradientMethod = GradientMethod::Exact, example r#""powersgd""#;
         /// Columns of a compressed gradient's factors.
         rank: usize = 4,
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(MOST_COLUMNS),
             when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "8";
         /// The number of first steps whose gradients are summed exactly.
         start_step: u64 = 10,
+            within Range::at_least(0.0).at_most(MOST_STEPS),
             when reads!(Gradients: gradients.method in [GradientMethod::PowerSgd]),
             example "100";
         /// Compress a tensor only if that makes it at least this many times smaller.
@@ -51,6 +52,8 @@ table! {
         /// Send gradients while the backward pass still runs.
         overlap: bool = true, example "false";
         /// Gradients are sent in buckets of up to this size, counted before compression.
-        bucket_bytes: ByteSize = ByteSize::new(25 << 20), example r#""32MiB""#;
+        bucket_bytes: ByteSize = ByteSize::new(25 << 20),
+            within Range::above(0.0).at_most(MOST_BYTES),
+            example r#""32MiB""#;
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Table, When, table},
-    range::Range,
+    range::{MOST_COLUMNS, Range},
     source_map::KeyPlace,
     value::Value,
 };
@@ -44,7 +44,10 @@ table! {
     /// The LoRA adapter that is trained. Without the table all weights of the model are trained.
     Lora: "lora" {
         /// Columns of the adapter's factors.
-        rank: usize = 8, within Range::above(0.0), when of_a_new_adapter(), example "16";
+        rank: usize = 8,
+            within Range::above(0.0).at_most(MOST_COLUMNS),
+            when of_a_new_adapter(),
+            example "16";
         /// The update is scaled by `alpha / rank`.
         alpha: f64 = 16.0, within Range::above(0.0), when of_a_new_adapter(), example "32.0";
         /// The probability that an input of the adapter is zeroed in training.
@@ -72,7 +75,7 @@ table! {
         /// Other ranks for some modules, by regular expressions on the last parts of their paths.
         rank_pattern: BTreeMap<String, usize> = BTreeMap::new(),
             valid r#"a table of ranks by module, such as { q_proj = 16, "mlp.down_proj" = 4 }"#,
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(MOST_COLUMNS),
             when of_a_new_adapter(),
             example "{ q_proj = 16 }";
         /// Other alphas for some modules, likewise.

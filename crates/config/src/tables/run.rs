@@ -4,7 +4,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Table, table},
-    range::Range,
+    range::{MOST_STEPS, Range},
 };
 use std::path::{Path, PathBuf};
 
@@ -39,33 +39,40 @@ table! {
         /// The seed of all random numbers.
         seed: u64 = 0, example "42";
         /// The number of optimizer steps; not together with `epochs`.
-        steps: Option<u64> = None, default "one epoch", within Range::above(0.0), example "1000";
+        steps: Option<u64> = None,
+            default "one epoch",
+            within Range::above(0.0).at_most(MOST_STEPS),
+            example "1000";
         /// The number of passes over the training data; not together with `steps`.
         epochs: Option<f64> = None,
             default "1.0 without steps",
-            within Range::above(0.0),
+            within Range::above(0.0).at_most(1e6),
             example "3.0";
         /// Sequences of an optimizer step, over all ranks. Each rank needs at least one.
-        batch_size: usize = 8, within Range::above(0.0), example "64";
+        batch_size: usize = 8, within Range::above(0.0).at_most(1e6), example "64";
         /// Sequences that a rank computes at once; gradients are accumulated over the micro-batches
         /// of a step. 0 computes all of them at once.
         micro_batch_size: usize = 0, valid "a whole number >= 0, at most batch_size", example "4";
         /// The device on which ranks compute.
         device: Device = Device::Auto, example r#""cuda""#;
         /// CPU threads of a rank; 0 divides the cores of a host by its ranks.
-        threads: usize = 0, example "4";
+        threads: usize = 0, within Range::at_least(0.0).at_most(1024.0), example "4";
         /// Steps between evaluations; 0 evaluates only before the first and after the last step.
-        eval_every: u64 = 0, example "100";
+        eval_every: u64 = 0,
+            within Range::at_least(0.0).at_most(MOST_STEPS),
+            example "100";
         /// Steps between lines in the log of a rank. `metrics.jsonl` has a line for every step.
-        log_every: u64 = 1, within Range::above(0.0), example "10";
+        log_every: u64 = 1, within Range::above(0.0).at_most(MOST_STEPS), example "10";
         /// Steps between comparisons of all ranks' parameters, bit by bit; 0 compares only at the
         /// start and before checkpoints.
-        check_every: u64 = 100, example "1000";
+        check_every: u64 = 100,
+            within Range::at_least(0.0).at_most(MOST_STEPS),
+            example "1000";
         /// Write the metrics for TensorBoard too, into `tensorboard/`.
         tensorboard: bool = false, example "true";
         /// Tokens whose logits are computed at a time; 0 chooses a number that suits the
         /// vocabulary.
-        loss_chunk: usize = 0, example "1024";
+        loss_chunk: usize = 0, within Range::at_least(0.0).at_most(1e9), example "1024";
     }
 }
 

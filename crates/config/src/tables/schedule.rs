@@ -5,7 +5,7 @@ use crate::{
     Error,
     choice::choice,
     declare::{Table, reads, table},
-    range::Range,
+    range::{MOST_STEPS, Range},
     source_map::KeyPlace,
     value::Value,
 };
@@ -31,7 +31,10 @@ table! {
         /// How the learning rate changes after the warm-up.
         method: ScheduleMethod = ScheduleMethod::Cosine, example r#""wsd""#;
         /// Steps in which the learning rate rises linearly from 0 to its highest value.
-        warmup_steps: u64 = 0, valid "a whole number >= 0, less than [run] steps", example "100";
+        warmup_steps: u64 = 0,
+            valid "a whole number >= 0, less than [run] steps",
+            within Range::at_least(0.0).at_most(MOST_STEPS),
+            example "100";
         /// The last part of the run, in which the learning rate falls.
         decay: Option<Decay> = None,
             default "0.1",

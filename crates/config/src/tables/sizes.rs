@@ -90,12 +90,21 @@ impl Value for ByteSize {
         self.0.write()
     }
 
-    fn valid(_: Range) -> String {
-        format!("a whole number of bytes >= 1, or {VALID}")
+    fn valid(range: Range) -> String {
+        format!("a whole number of bytes {}, or {VALID}", range.words_of_whole(Some(1.0)))
     }
 
-    fn schema(_: Range) -> Json {
-        json!({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9.]+ ?([kKmMgGtT][iI]?)?[bB]$"}]})
+    fn numbers(&self) -> Vec<f64> {
+        vec![self.0 as f64]
+    }
+
+    fn schema(range: Range) -> Json {
+        let mut whole = serde_json::Map::from_iter([
+            ("type".to_owned(), "integer".into()),
+            ("minimum".to_owned(), 1.into()),
+        ]);
+        range.add_to_schema(&mut whole);
+        json!({"anyOf": [whole, {"type": "string", "pattern": "^[0-9.]+ ?([kKmMgGtT][iI]?)?[bB]$"}]})
     }
 }
 

@@ -1,10 +1,10 @@
 //! A folder with a folder of images for each class.
 
 use crate::error::{Error, Result};
-use image::{DynamicImage, ImageError};
+use crate::file;
+use image::{DynamicImage, ImageError, ImageReader, Limits};
 use rayon::prelude::*;
-use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 const ENDINGS: [&str; 6] = ["bmp", "gif", "jpeg", "jpg", "png", "webp"];
@@ -56,9 +56,11 @@ pub(super) fn read(path: &Path, labels: Option<&[String]>) -> Result<Found> {
 /// trained.
 fn check(path: &Path) -> Result<()> {
     let mut beginning = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(64).read_to_end(&mut beginning))
-        .map_err(Error::io("open", path))?;
+    files::open(path)
+        .map_err(file::error(path))?
+        .take(64)
+        .read_to_end(&mut beginning)
+        .map_err(Error::io("read", path))?;
     begins_as_image(&beginning).map_err(|problem| Error::file(path, problem, REMEDY))
 }
 
@@ -91,11 +93,27 @@ pub(super) const REMEDY: &str = "save it again as PNG or JPEG, or remove it";
 
 /// Reads an image file, by what is in it, whatever it is called.
 pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
-    let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
+    let bytes = files::read_whole(path).map_err(file::error(path))?;
     decoded(&bytes).map_err(|problem| Error::file(path, problem, REMEDY))
 }
 
 /// The image in the bytes of a file, or what is wrong with them.
 pub(super) fn decoded(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
-    image::load_from_memory(bytes).map_err(unreadable)
+    let open = || ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let of_memory = |why: std::io::Error| why.to_string();
+    // Before anything is unpacked.
+    let (width, height) = open().map_err(of_memory)?.into_dimensions().map_err(unreadable)?;
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(format!("it has {width} × {height} pixels, more than {MOST_PIXELS}"));
+    }
+    let mut reader = open().map_err(of_memory)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_PIXELS * BYTES_OF_PIXEL);
+    reader.limits(limits);
+    reader.decode().map_err(unreadable)
 }
+
+/// Pixels of an image; on its way to the model there are several copies of it.
+const MOST_PIXELS: u64 = 50_000_000;
+/// Red, green, blue and alpha of two bytes.
+const BYTES_OF_PIXEL: u64 = 8;

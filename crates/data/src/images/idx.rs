@@ -2,8 +2,9 @@
 //! sizes, the bytes.
 
 use crate::error::{Error, Result};
+use crate::file;
 use flate2::read::GzDecoder;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 pub(super) struct Pair {
@@ -49,20 +50,21 @@ fn labels_next_to(path: &Path) -> Result<PathBuf> {
 
 /// The sizes and bytes of an array of `D` dimensions.
 fn array<const D: usize>(path: &Path) -> Result<([u32; D], Vec<u8>)> {
-    let mut bytes = std::fs::read(path).map_err(Error::io("open", path))?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut unpacked = Vec::new();
-        GzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).map_err(|why| {
-            Error::file(
-                path,
-                format!("it is compressed, and cannot be unpacked ({why})"),
-                "fetch it again",
-            )
-        })?;
-        bytes = unpacked;
-    }
-    let header = 4 + 4 * D;
-    if bytes.len() < header || bytes[..4] != [0, 0, 8, D as u8] {
+    let (file, content) = files::open_told(path).map_err(file::error(path))?;
+    let is_compressed = content == files::Content::Gzip;
+    let mut bytes: Box<dyn Read> =
+        if is_compressed { Box::new(GzDecoder::new(BufReader::new(file))) } else { Box::new(file) };
+    let unreadable = |why: std::io::Error| {
+        if is_compressed {
+            let problem = format!("it is compressed, and cannot be unpacked ({why})");
+            Error::file(path, problem, "fetch it again")
+        } else {
+            Error::io("read", path)(why)
+        }
+    };
+    let mut header = Vec::new();
+    bytes.by_ref().take(4 + 4 * D as u64).read_to_end(&mut header).map_err(unreadable)?;
+    if header.len() < 4 + 4 * D || header[..4] != [0, 0, 8, D as u8] {
         let problem = format!("it is no IDX file of bytes in {D} dimensions");
         return Err(Error::file(
             path,
@@ -71,15 +73,28 @@ fn array<const D: usize>(path: &Path) -> Result<([u32; D], Vec<u8>)> {
         ));
     }
     let mut sizes = [0; D];
-    for (size, bytes) in sizes.iter_mut().zip(bytes[4..header].as_chunks::<4>().0) {
+    for (size, bytes) in sizes.iter_mut().zip(header[4..].as_chunks::<4>().0) {
         *size = u32::from_be_bytes(*bytes);
     }
-    let expected =
-        sizes.iter().fold(1_usize, |product, size| product.saturating_mul(*size as usize));
-    bytes.drain(..header);
-    if bytes.len() != expected {
-        let problem = format!("it says that it holds {expected} bytes, and holds {}", bytes.len());
+    let expected = sizes.iter().fold(1_u64, |product, size| product.saturating_mul((*size).into()));
+    if expected > LARGEST {
+        let problem =
+            format!("it says that it holds {expected} bytes, and at most {LARGEST} are read");
+        return Err(Error::file(path, problem, "fetch it again, or save the images as Parquet"));
+    }
+    // No more than it says, whatever it may become when it is unpacked.
+    let mut array = Vec::new();
+    bytes.take(expected + 1).read_to_end(&mut array).map_err(unreadable)?;
+    if array.len() as u64 != expected {
+        let holds = match array.len() as u64 {
+            more if more > expected => "more".to_owned(),
+            bytes => bytes.to_string(),
+        };
+        let problem = format!("it says that it holds {expected} bytes, and holds {holds}");
         return Err(Error::file(path, problem, "fetch it again"));
     }
-    Ok((sizes, bytes))
+    Ok((sizes, array))
 }
+
+/// Bytes of an array: 2 GiB, four times those of the largest data set of this kind (EMNIST).
+const LARGEST: u64 = 2 << 30;

@@ -63,7 +63,7 @@ impl Settings {
     /// # Errors
     /// If it is broken, or says something that is not understood and may matter.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io("open", path))?;
+        let text = crate::file::read(path)?;
         let table: Map<String, Value> = serde_json::from_slice(&text).map_err(|why| {
             Error::file(
                 path,

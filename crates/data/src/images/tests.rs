@@ -3,6 +3,7 @@ use super::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
@@ -262,4 +263,36 @@ fn what_is_wrong_is_one_line_with_its_place() {
             "{error}"
         );
     }
+}
+
+/// A file of a few bytes that becomes large, or says that it will.
+#[test]
+fn what_unpacks_to_more_than_it_says_or_than_is_read_is_refused() {
+    let place = idx();
+    let images = place.path().join("t-images-idx3-ubyte");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&[0, 0, 8, 3, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 3]).unwrap();
+    (0..256).for_each(|_| packed.write_all(&[0; 1 << 20]).unwrap());
+    fs::write(&images, packed.finish().unwrap()).unwrap();
+    let error = || {
+        LabelledImages::open(&images, &ImageKeys::default(), None)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(error().contains("says that it holds 18 bytes, and holds more"), "{}", error());
+    fs::write(&images, [&[0, 0, 8, 3][..], &[255; 12]].concat()).unwrap();
+    assert!(error().contains("at most 2147483648 are read"), "{}", error());
+
+    let place = folders(&["dogs", "cats"]);
+    let mut header = b"IHDR\0\0\x75\x30\0\0\x3a\x98\x08\0\0\0\0".to_vec();
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&header);
+    header.extend(checksum.sum().to_be_bytes());
+    let end = b"\0\0\0\x01IDAT\0\0\0\0\0";
+    let png = [b"\x89PNG\r\n\x1a\n\0\0\0\x0d", &header[..], end].concat();
+    fs::write(place.path().join("cats/1.PNG"), png).unwrap();
+    let images = LabelledImages::open(place.path(), &ImageKeys::default(), None).unwrap();
+    let error = (0..images.len()).find_map(|index| images.image(index).err()).unwrap().to_string();
+    assert!(error.contains("30000 × 15000 pixels, more than 50000000"), "{error}");
 }

@@ -9,8 +9,8 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 use super::arguments::{bind, required, split};
 use super::operators::dict_of;
-use super::printing;
 use super::types::{Range, Type, fail, index_of, items_of, pairs_of, type_of};
+use super::{limits, printing};
 
 /// Numbers in a range, as the sandbox bounds them.
 const MAX_RANGE: usize = 100_000;
@@ -43,7 +43,7 @@ pub(super) fn range(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Err
 
 /// `dict(key=value)`, `dict(mapping)`, `dict(pairs)`.
 pub(super) fn dict(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
-    dict_of(entries("dict", arguments)?.into_iter())
+    dict_of(entries("dict", arguments)?)
 }
 
 fn entries(function: &str, arguments: &[Value]) -> Result<Vec<(Value, Value)>, Error> {
@@ -75,7 +75,7 @@ fn entries(function: &str, arguments: &[Value]) -> Result<Vec<(Value, Value)>, E
 pub(super) fn namespace(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let entries = entries("namespace", arguments)?;
     for (_, value) in &entries {
-        super::limits::check_depth(value, 0)?;
+        limits::check_depth(value, 1)?;
     }
     minijinja::functions::namespace(Some(entries.into_iter().collect()))
 }
@@ -92,12 +92,14 @@ pub(super) fn cycler(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Er
     if arguments.is_empty() || split(arguments).1.is_some() {
         return fail("`cycler` takes one or more arguments without names");
     }
+    limits::check_items(arguments)?;
+    limits::charge_object(arguments.len())?;
     Ok(Value::from_object(Cycler { items: arguments.to_vec(), position: AtomicUsize::new(0) }))
 }
 
 #[derive(Debug)]
-struct Cycler {
-    items: Vec<Value>,
+pub(super) struct Cycler {
+    pub(super) items: Vec<Value>,
     position: AtomicUsize,
 }
 
@@ -136,12 +138,14 @@ impl Object for Cycler {
 pub(super) fn joiner(_: &State<'_, '_>, arguments: &[Value]) -> Result<Value, Error> {
     let [separator] = bind("joiner", arguments, ["sep"])?;
     let separator = separator.unwrap_or_else(|| Value::from(", "));
+    limits::check_depth(&separator, 1)?;
+    limits::charge_object(1)?;
     Ok(Value::from_object(Joiner { separator, used: AtomicBool::new(false) }))
 }
 
 #[derive(Debug)]
-struct Joiner {
-    separator: Value,
+pub(super) struct Joiner {
+    pub(super) separator: Value,
     used: AtomicBool,
 }
 

@@ -18,12 +18,18 @@ use super::types::fail;
 const STEPS: u64 = 20_000_000;
 const STEPS_PER_BYTE: u64 = 64;
 /// Bytes of values.
-const MEMORY: u64 = 256 << 20;
+const MEMORY: u64 = 128 << 20;
 const MEMORY_PER_BYTE: u64 = 512;
+/// What all bytes of the variables together add at most, unless that is less than the second number
+/// for each byte: many short messages may be compared with each other, a long one is only copied.
+const MEMORY_OF_VARIABLES: u64 = 1 << 30;
+const COPIES: u64 = 32;
 /// Bytes of the text.
 const OUTPUT: u64 = 64 << 20;
 const OUTPUT_PER_BYTE: u64 = 16;
-/// Bytes of a value in a list, and of what the variables' sizes count for each value.
+/// Bytes of an object without what it holds, of a value in it, and of what the variables' sizes
+/// count for each value.
+const OBJECT_BYTES: usize = 64;
 const VALUE_BYTES: usize = 24;
 const VARIABLE_BYTES: u64 = 64;
 /// Levels of lists in lists; deeper ones would need more stack than a thread has.
@@ -63,12 +69,11 @@ impl Meter {
             return false;
         }
         let bytes = self.variables.borrow().as_ref().map_or(0, |variables| weight(variables, 0));
-        let add = |left: &Cell<u64>, per_byte: u64| {
-            left.set(left.get().saturating_add(bytes.saturating_mul(per_byte)))
-        };
-        add(&self.steps, STEPS_PER_BYTE);
-        add(&self.memory, MEMORY_PER_BYTE);
-        add(&self.output, OUTPUT_PER_BYTE);
+        let times = |factor: u64| bytes.saturating_mul(factor);
+        let add = |left: &Cell<u64>, more: u64| left.set(left.get().saturating_add(more));
+        add(&self.steps, times(STEPS_PER_BYTE));
+        add(&self.memory, times(MEMORY_PER_BYTE).min(MEMORY_OF_VARIABLES.max(times(COPIES))));
+        add(&self.output, times(OUTPUT_PER_BYTE));
         true
     }
 
@@ -83,12 +88,28 @@ impl Meter {
     }
 }
 
+/// How much a rendering may take.
+#[derive(Clone, Copy)]
+pub(super) enum Bounds {
+    /// What a conversation may need.
+    Whole,
+    /// A part of it, for the short conversations by which a template is examined: a template that
+    /// takes all that it can get does so for each of them.
+    Probe,
+}
+
+const PROBES: u64 = 64;
+
 /// Starts to count for a rendering with these variables.
-pub(super) fn start(variables: &Value) {
+pub(super) fn start(variables: &Value, bounds: Bounds) {
+    let part = match bounds {
+        Bounds::Whole => 1,
+        Bounds::Probe => PROBES,
+    };
     METER.with(|meter| {
-        meter.steps.set(STEPS);
-        meter.memory.set(MEMORY);
-        meter.output.set(OUTPUT);
+        meter.steps.set(STEPS / part);
+        meter.memory.set(MEMORY / part);
+        meter.output.set(OUTPUT / part);
         meter.written.set(0);
         meter.extended.set(false);
         *meter.variables.borrow_mut() = Some(variables.clone());
@@ -143,9 +164,24 @@ pub(super) fn charge(bytes: usize) -> Result<(), Error> {
     fail("it makes more text and lists than is allowed for this conversation")
 }
 
-/// Counts a list of `count` values.
+/// Counts `count` values.
 pub(super) fn charge_items(count: usize) -> Result<(), Error> {
     charge(count.saturating_mul(VALUE_BYTES))
+}
+
+/// Counts a list, a tuple or a dictionary of `count` values.
+pub(super) fn charge_object(count: usize) -> Result<(), Error> {
+    charge(count.saturating_mul(VALUE_BYTES).saturating_add(OBJECT_BYTES))
+}
+
+/// Counts the reading of a text, if the value is one.
+pub(super) fn charge_text(value: &Value) -> Result<(), Error> {
+    value.as_str().map_or(Ok(()), |text| charge(text.len()))
+}
+
+/// Checks what an object is about to hold: it must not be nested too deeply then.
+pub(super) fn check_items(items: &[Value]) -> Result<(), Error> {
+    items.iter().try_for_each(|item| check_depth(item, 1))
 }
 
 /// The depth of a value's nesting, of which each part is counted.
@@ -160,11 +196,10 @@ pub(super) fn check_depth(value: &Value, depth: usize) -> Result<(), Error> {
         return Ok(());
     }
     let Some(object) = value.as_object() else { return Ok(()) };
-    // Iterating would empty a generator; what it holds cannot grow through it.
-    if object.is::<super::types::Generator>()
-        || object.repr() == minijinja::value::ObjectRepr::Plain
-    {
-        return Ok(());
+    if object.repr() == minijinja::value::ObjectRepr::Plain {
+        let items = super::types::held_by(object);
+        charge_object(items.len())?;
+        return items.iter().try_for_each(|item| check_depth(item, depth + 1));
     }
     charge_items(object.enumerator_len().unwrap_or(0))?;
     object

@@ -11,7 +11,7 @@ use super::types::{
 };
 
 pub(super) mod character;
-mod format;
+pub(super) mod format;
 pub(super) mod search;
 pub(super) mod split;
 pub(super) mod string;
@@ -39,6 +39,7 @@ pub(super) fn call(
                 ));
             }
             limits::charge(text.len())?;
+            arguments.iter().try_for_each(limits::charge_text)?;
             match string::call(state, object, text, name, arguments)? {
                 Some(value) => return Ok(value),
                 None => return no_method(object, name),
@@ -77,9 +78,24 @@ fn call_attribute(
     name: &str,
     arguments: &[Value],
 ) -> Result<Value, Error> {
-    if matches!(type_of(object), Type::Other("function" | "LoopContext")) {
-        return object.call_method(state, name, arguments);
+    match type_of(object) {
+        Type::Other("LoopContext") if arguments.is_empty() => {
+            return fail(format!("`{name}` of `loop` takes one or more arguments"));
+        }
+        // The engine compares them.
+        Type::Other("LoopContext") => limits::check_items(arguments)?,
+        Type::Other("function") => {}
+        _ => return call_item(state, object, name, arguments),
     }
+    object.call_method(state, name, arguments)
+}
+
+fn call_item(
+    state: &State<'_, '_>,
+    object: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     let attribute = match subscript::own_attribute(object, name)? {
         Some(_) => return no_method(object, name),
         None => object.get_attr(name)?,
@@ -112,6 +128,7 @@ fn search_items(object: &Value, name: &str, arguments: &[Value]) -> Result<Optio
     let wanted = required(name, "value", wanted)?;
     let mut count = 0_i128;
     for (index, item) in object.try_iter()?.enumerate() {
+        limits::charge(compare::COMPARISON)?;
         if compare::equals(&item, &wanted)? {
             if name == "index" {
                 return Ok(Some(integer(index as i128)));
@@ -133,7 +150,7 @@ fn dict_method(
     arguments: &[Value],
 ) -> Result<Option<Value>, Error> {
     let view = |view, items: Vec<Value>| {
-        limits::charge_items(items.len())?;
+        limits::charge_object(items.len())?;
         Ok(Some(Value::from_object(DictView { view, items })))
     };
     match name {
@@ -147,10 +164,7 @@ fn dict_method(
         }
         "items" => {
             let [] = bind(name, arguments, [])?;
-            view(
-                View::Items,
-                pairs().into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect(),
-            )
+            view(View::Items, pairs().into_iter().map(Tuple::pair).collect::<Result<_, _>>()?)
         }
         "keys" => {
             let [] = bind(name, arguments, [])?;
@@ -162,7 +176,7 @@ fn dict_method(
         }
         "copy" => {
             let [] = bind(name, arguments, [])?;
-            super::operators::dict_of(pairs().into_iter()).map(Some)
+            super::operators::dict_of(pairs()).map(Some)
         }
         "clear" | "pop" | "popitem" | "setdefault" | "update" => fail(format!(
             "the method `{name}` changes a dictionary, which the sandbox of jinja2 refuses"

@@ -38,7 +38,7 @@ fn add_two(left: &Value, right: &Value) -> Result<Value, Error> {
         }
         (Type::Tuple(left), Type::Tuple(right)) => {
             limits::charge_items(left.items.len() + right.items.len())?;
-            Ok(super::types::Tuple::value([&left.items[..], &right.items[..]].concat()))
+            super::types::Tuple::value([&left.items[..], &right.items[..]].concat())
         }
         _ => arithmetic::numbers("+", left, right, i128::checked_add, |left, right| {
             Some(left + right)
@@ -78,10 +78,10 @@ fn repeat(sequence: &Value, count: &Value) -> Result<Value, Error> {
         }
         Type::Tuple(tuple) => {
             limits::charge_items(tuple.items.len().saturating_mul(count))?;
-            Ok(super::types::Tuple::value(repeated(&tuple.items, count)))
+            super::types::Tuple::value(repeated(&tuple.items, count))
         }
         _ => {
-            let items: Vec<Value> = sequence.try_iter()?.collect();
+            let items = super::types::items_of(sequence)?;
             limits::charge_items(items.len().saturating_mul(count))?;
             Ok(Value::from(repeated(&items, count)))
         }
@@ -139,10 +139,14 @@ pub(super) fn positive(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, E
 
 /// `a ~ b ~ c`.
 pub(super) fn concat(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    let mut joined =
-        String::with_capacity(operands.iter().filter_map(Value::as_str).map(str::len).sum());
+    let length = operands.iter().filter_map(Value::as_str).map(str::len).sum();
+    limits::charge(length)?;
+    let mut joined = String::with_capacity(length);
     for operand in operands {
-        printing::with_str(operand, |text| joined.push_str(text))?;
+        match operand.as_str() {
+            Some(text) => joined.push_str(text),
+            None => joined.push_str(&printing::str(operand)?),
+        }
     }
     Ok(Value::from(joined))
 }
@@ -159,38 +163,46 @@ pub(super) fn refuse_markup(operands: &[&Value]) -> Result<(), Error> {
 
 /// `(a, b)`.
 pub(super) fn tuple(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
-    Ok(super::types::Tuple::value(super::types::items_of(&operands[0])?))
+    let items = super::types::items_of(&operands[0])?;
+    limits::check_items(&items)?;
+    super::types::Tuple::value(items)
 }
 
 /// `{key: value}` from a list of keys and values.
 pub(super) fn dict(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     let items = super::types::items_of(&operands[0])?;
     let pairs = items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-    dict_of(pairs)
+    dict_of(pairs.collect())
 }
 
-pub(super) fn dict_of(pairs: impl Iterator<Item = (Value, Value)>) -> Result<Value, Error> {
-    let mut checked = Vec::new();
-    for (key, value) in pairs {
-        check_key(&key)?;
-        checked.push((key, value));
+pub(super) fn dict_of(pairs: Vec<(Value, Value)>) -> Result<Value, Error> {
+    limits::charge_object(pairs.len().saturating_mul(PLACES_OF_PAIR))?;
+    for (key, value) in &pairs {
+        check_key(key)?;
+        limits::check_depth(value, 1)?;
     }
-    limits::charge_items(2 * checked.len())?;
-    Ok(checked.into_iter().collect())
+    Ok(pairs.into_iter().collect())
 }
 
-/// What can change cannot be looked up in a dictionary.
+/// Values whose room a pair takes in a dictionary, with the table by which its key is found.
+const PLACES_OF_PAIR: usize = 4;
+
+/// What can change cannot be looked up in a dictionary. What is looked up is read as a whole, which
+/// is counted.
 pub(super) fn check_hashable(key: &Value) -> Result<(), Error> {
     match type_of(key) {
         Type::List | Type::Dict(_) => {
             fail(format!("a value of type {} is not hashable", type_name(key)))
         }
+        Type::Tuple(_) => limits::check_depth(key, 0),
+        Type::Str(text) => limits::charge(text.len()),
         _ => Ok(()),
     }
 }
 
 /// Only what cannot change is a key.
 fn check_key(key: &Value) -> Result<(), Error> {
+    check_hashable(key)?;
     match type_of(key) {
         Type::None | Type::Int(_) | Type::Str(_) => Ok(()),
         Type::Tuple(tuple) => tuple.items.iter().try_for_each(check_key),
@@ -218,6 +230,15 @@ pub(super) fn iterate(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Er
 /// Counts the steps of a macro's body.
 pub(super) fn step(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     limits::step(operands[0].as_usize().unwrap_or(1) as u64)?;
+    Ok(Value::UNDEFINED)
+}
+
+/// Counts what the engine keeps of a macro: a table, and an entry for each name that it may read.
+pub(super) fn closure(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
+    const TABLE: usize = 1024;
+    const NAME: usize = 128;
+    let names = operands[0].as_usize().unwrap_or(1);
+    limits::charge(names.saturating_mul(NAME).saturating_add(TABLE))?;
     Ok(Value::UNDEFINED)
 }
 

@@ -4,6 +4,7 @@ use minijinja::{Error, Value};
 
 use super::format_spec::{Form, whole};
 use super::limits::charge;
+use super::methods::format::FIELD;
 use super::printing;
 use super::types::{Type, fail, index_of, string, type_of};
 
@@ -25,7 +26,7 @@ pub(super) fn format(format: &str, values: &Value) -> Result<Value, Error> {
         } else {
             conversion.apply(&mut places)?
         };
-        charge(text.len())?;
+        charge(text.len() + FIELD)?;
         result.push_str(&text);
     }
     result.push_str(rest);

@@ -25,6 +25,7 @@ const OPERATORS: &[(&str, Function)] = &[
     ("__dict", operators::dict),
     ("__iter", operators::iterate),
     ("__step", operators::step),
+    ("__closure", operators::closure),
     ("__undefined", |_, _| Ok(Value::UNDEFINED)),
     ("__bounded", operators::bounded),
     ("__splat", operators::splat),

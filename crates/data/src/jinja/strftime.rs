@@ -5,13 +5,18 @@ use std::fmt::Write;
 use chrono::{DateTime, Local};
 use minijinja::Error;
 
+use super::limits;
 use super::types::fail;
 
 /// Directives that mean the same to chrono and to Python, with and without a `-` before them.
 const DIRECTIVES: &str = "aAbBdeHIjmMpSuUVwWyYGgCDFhnRtTxXc%";
 const WITHOUT_PADDING: &str = "dHIjmMSeyU";
 
+/// Bytes that a byte of a format becomes at most.
+const LONGEST: usize = 16;
+
 pub(super) fn strftime(now: DateTime<Local>, format: &str) -> Result<String, Error> {
+    limits::charge(format.len().saturating_mul(LONGEST))?;
     let mut known = String::with_capacity(format.len());
     let mut characters = format.chars();
     while let Some(character) = characters.next() {
@@ -53,6 +58,7 @@ mod tests {
 
     #[test]
     fn known_directives_print_and_others_are_named() {
+        limits::start(&minijinja::Value::UNDEFINED, limits::Bounds::Whole);
         let now = DateTime::from_timestamp(0, 0).unwrap().with_timezone(&Local);
         assert_eq!(
             strftime(now, "%d %b %Y, %-d%%").unwrap(),

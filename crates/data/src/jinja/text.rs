@@ -11,29 +11,29 @@ pub(super) fn trim_end_matches_space(text: &str) -> &str {
 }
 
 /// `str.splitlines(keepends)`.
-pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<&str> {
-    let mut lines = Vec::new();
-    let (mut start, mut characters) = (0, text.char_indices().peekable());
-    while let Some((at, character)) = characters.next() {
-        let ends = matches!(
-            character,
-            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        );
-        if !ends {
-            continue;
+pub(super) fn split_lines(text: &str, keep_ends: bool) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
         }
-        let mut next = at + character.len_utf8();
-        if character == '\r' && characters.peek().is_some_and(|(_, following)| *following == '\n') {
-            characters.next();
-            next += 1;
-        }
-        lines.push(&text[start..if keep_ends { next } else { at }]);
-        start = next;
-    }
-    if start < text.len() {
-        lines.push(&text[start..]);
-    }
-    lines
+        let end = rest.char_indices().find(|(_, character)| ends_line(*character));
+        let (at, length) = match end {
+            Some((at, '\r')) if rest[at..].starts_with("\r\n") => (at, 2),
+            Some((at, character)) => (at, character.len_utf8()),
+            None => (rest.len(), 0),
+        };
+        let line = &rest[..if keep_ends { at + length } else { at }];
+        rest = &rest[at + length..];
+        Some(line)
+    })
+}
+
+fn ends_line(character: char) -> bool {
+    matches!(
+        character,
+        '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
 }
 
 /// The byte at which character `index` begins; the end where there is none.
@@ -55,8 +55,10 @@ mod tests {
 
     #[test]
     fn lines_end_where_python_ends_them() {
-        assert_eq!(split_lines("a\r\nb\x0bc\u{2028}d\n\ne", false), ["a", "b", "c", "d", "", "e"]);
-        assert_eq!(split_lines("a\n", true), ["a\n"]);
-        assert!(split_lines("", false).is_empty());
+        let lines = |text, keep_ends| split_lines(text, keep_ends).collect::<Vec<_>>();
+        assert_eq!(lines("a\r\nb\x0bc\u{2028}d\n\ne", false), ["a", "b", "c", "d", "", "e"]);
+        assert_eq!(lines("a\n", true), ["a\n"]);
+        assert_eq!(lines("a\r\n\rb", true), ["a\r\n", "\r", "b"]);
+        assert!(lines("", false).is_empty());
     }
 }

@@ -4,6 +4,9 @@
 use minijinja::value::{DynObject, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
+use super::functions::{Cycler, Joiner};
+use super::{limits, text};
+
 pub(super) use object::{
     BoundMethod, Counted, DictView, Generator, MarkedUndefined, Range, Tuple, View,
 };
@@ -68,6 +71,23 @@ fn type_of_object(object: &DynObject) -> Type<'_> {
                 Type::Other("function")
             }
         }
+    }
+}
+
+/// The values inside an object that is no sequence and no mapping; a generator keeps its own.
+pub(super) fn held_by(object: &DynObject) -> Vec<Value> {
+    if let Some(generator) = object.downcast_ref::<Generator>() {
+        generator.waiting()
+    } else if let Some(view) = object.downcast_ref::<DictView>() {
+        view.items.clone()
+    } else if let Some(method) = object.downcast_ref::<BoundMethod>() {
+        vec![method.object.clone()]
+    } else if let Some(cycler) = object.downcast_ref::<Cycler>() {
+        cycler.items.clone()
+    } else if let Some(joiner) = object.downcast_ref::<Joiner>() {
+        vec![joiner.separator.clone()]
+    } else {
+        Vec::new()
     }
 }
 
@@ -151,11 +171,19 @@ pub(super) fn items_of(value: &Value) -> Result<Vec<Value>, Error> {
             fail(format!("a value of type {} is not iterable", type_name(value)))
         }
         Type::Undefined => Ok(Vec::new()),
-        _ => {
-            let items: Vec<Value> = value.try_iter()?.collect();
-            super::limits::charge_items(items.len())?;
-            Ok(items)
+        known => {
+            limits::charge_object(count_of(value, &known))?;
+            Ok(value.try_iter()?.collect())
         }
+    }
+}
+
+/// How many items iterating gives.
+fn count_of(value: &Value, known: &Type<'_>) -> usize {
+    match known {
+        Type::Str(text) => text::length(text),
+        Type::Generator(generator) => generator.waiting_count(),
+        _ => value.len().unwrap_or(0),
     }
 }
 
@@ -166,13 +194,13 @@ pub(super) fn pairs_of(dict: &DynObject) -> Vec<(Value, Value)> {
 
 /// A list.
 pub(super) fn list(items: Vec<Value>) -> Result<Value, Error> {
-    super::limits::charge_items(items.len())?;
+    limits::charge_object(items.len())?;
     Ok(Value::from(items))
 }
 
 /// A string.
 pub(super) fn string(text: impl AsRef<str>) -> Result<Value, Error> {
     let text = text.as_ref();
-    super::limits::charge(text.len())?;
+    limits::charge(text.len())?;
     Ok(Value::from(text))
 }

@@ -10,6 +10,8 @@ use super::target::{check_pattern, matches};
 use crate::config::fields::Fields;
 use crate::{Error, Result};
 
+/// No real adapter has more; below it, the bytes of its factors fit in 64 bits.
+const MOST_COLUMNS: i64 = 1 << 16;
 /// The name of PiSSA among the initialisations.
 const PISSA: &str = "pissa";
 
@@ -226,8 +228,9 @@ fn check_initialisation(fields: &Fields<'_>) -> Result<()> {
 fn check_values(fields: &Fields<'_>, config: &AdapterConfig) -> Result<()> {
     let ranks = config.rank_pattern.values().map(|&rank| ("rank_pattern", rank));
     for (key, rank) in ranks.chain([("r", config.r)]) {
-        if rank < 1 {
-            return Err(fields.invalid(key, format!("{rank} is not a rank")));
+        if !(1..=MOST_COLUMNS).contains(&rank) {
+            let why = format!("{rank} is no rank between 1 and {MOST_COLUMNS}");
+            return Err(fields.invalid(key, why));
         }
     }
     if !(0.0..1.0).contains(&config.lora_dropout) {

@@ -72,6 +72,10 @@ pub struct ModelConfig {
 
 /// No size of a real model is larger; below it, products of two sizes fit in 64 bits.
 const LARGEST_SIZE: i64 = 1 << 31;
+/// No real layer has more experts.
+const MOST_EXPERTS: i64 = 1 << 16;
+/// No real model is larger; below it, the bytes of weights, gradients and optimizer fit in 64 bits.
+const MOST_PARAMETERS: u128 = 1 << 50;
 /// No real model is deeper.
 pub(super) const DEEPEST: i64 = 1 << 16;
 
@@ -177,7 +181,43 @@ impl ModelConfig {
             );
             return Err(fields.invalid("num_experts_per_tok", why));
         }
+        self.check_parameters(fields, keys)?;
         Ok(self)
+    }
+
+    /// Refuses sizes that are possible one by one, and not together.
+    fn check_parameters(&self, fields: &Fields<'_>, keys: &Keys) -> Result<()> {
+        if let Some(experts) = &self.experts {
+            for (what, size, largest) in [
+                ("experts", experts.count, MOST_EXPERTS),
+                ("columns in an expert", experts.width, LARGEST_SIZE),
+                ("columns in the shared expert", experts.shared_width, LARGEST_SIZE),
+            ] {
+                if !(0..=largest).contains(&size) {
+                    let why = format!("{size} {what} are not between 0 and {largest}");
+                    return Err(fields.invalid("num_experts", why));
+                }
+            }
+        }
+        let number = |size: i64| u128::from(size.unsigned_abs());
+        let ranks = self.attention.latent.map_or(0, |latent| {
+            number(latent.key_rank) + number(latent.query_rank.unwrap_or_default())
+        });
+        let heads = number(self.num_heads) * (number(self.head_dim) + number(self.value_dim()));
+        let inside = number(self.intermediate_size)
+            + self.experts.map_or(0, |experts| {
+                number(experts.count) * number(experts.width) + number(experts.shared_width)
+            });
+        let hidden = number(self.hidden_size);
+        let layer = (hidden + ranks) * 4 * heads + 3 * hidden * inside;
+        let all = layer
+            .checked_mul(number(self.num_layers))
+            .and_then(|layers| layers.checked_add(2 * hidden * number(self.vocab_size)));
+        if all.is_none_or(|all| all > MOST_PARAMETERS) {
+            let why = format!("a model of these sizes has more than {MOST_PARAMETERS} parameters");
+            return Err(fields.invalid(keys.hidden_size, why));
+        }
+        Ok(())
     }
 
     /// Whether linear weights are stored `[in, out]` (`Conv1D` of transformers), as PEFT wants it

@@ -10,8 +10,8 @@ use crate::{Checkpoint, Error, ModelConfig, Result, RopeScaling};
 pub(super) fn describe(checkpoint: &Checkpoint, kind: Kind, is_untied: bool) -> Result<Value> {
     let file = checkpoint.path().join("config.json");
     let mut table: Map<String, Value> = if checkpoint.path().is_dir() {
-        let text = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
-        serde_json::from_slice(&text)
+        let text = crate::file::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+        serde_json::from_str(&text)
             .map_err(|why| Error::corrupt(&file, format!("it is not a JSON table: {why}")))?
     } else {
         llama(checkpoint.config()?)

@@ -2,6 +2,7 @@
 
 use minijinja::{Error, Value};
 
+use crate::jinja::limits::charge_text;
 use crate::jinja::operators::subscript::get_item;
 use crate::jinja::types::{fail, type_name};
 
@@ -59,7 +60,7 @@ impl Key {
 
     pub(super) fn of(&self, item: &Value, default: Option<&Value>) -> Result<Value, Error> {
         let value = self.plain(item, default)?;
-        Ok(self.folded(value))
+        self.folded(value)
     }
 
     /// As the item has it.
@@ -67,10 +68,11 @@ impl Key {
         self.path.as_ref().map_or_else(|| Ok(item.clone()), |path| path.of(item, default))
     }
 
-    pub(super) fn folded(&self, value: Value) -> Value {
-        match value.as_str() {
+    pub(super) fn folded(&self, value: Value) -> Result<Value, Error> {
+        charge_text(&value)?;
+        Ok(match value.as_str() {
             Some(text) if self.ignore_case => Value::from(text.to_lowercase()),
             _ => value,
-        }
+        })
     }
 }

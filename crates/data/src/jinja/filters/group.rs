@@ -7,7 +7,7 @@ use minijinja::{Error, State, Value};
 use super::attribute::Key;
 use super::sort::sorted_by;
 use crate::jinja::arguments::{bind, is_true, required};
-use crate::jinja::limits::charge_items;
+use crate::jinja::limits::{charge, charge_items, check_items};
 use crate::jinja::operators::compare;
 use crate::jinja::types::{Generator, Tuple, fail, index_of, items_of, list};
 
@@ -20,6 +20,7 @@ pub(in crate::jinja) fn batch(_: &State<'_, '_>, arguments: &[Value]) -> Result<
         return fail("`batch` of fewer than one item is not supported");
     }
     let items = items_of(&arguments[0])?;
+    check_items(&items)?;
     let mut batches = Vec::new();
     for chunk in items.chunks(size) {
         let mut batch = chunk.to_vec();
@@ -42,6 +43,7 @@ pub(in crate::jinja) fn slice(_: &State<'_, '_>, arguments: &[Value]) -> Result<
         return fail("`slice` into fewer than one list is not supported");
     }
     let items = items_of(&arguments[0])?;
+    check_items(&items)?;
     charge_items(slices)?;
     let (each, longer) = (items.len() / slices, items.len() % slices);
     let (mut lists, mut start) = (Vec::new(), 0);
@@ -65,7 +67,9 @@ pub(in crate::jinja) fn groupby(_: &State<'_, '_>, arguments: &[Value]) -> Resul
     let attribute = required("groupby", "attribute", attribute)?;
     let key = Key::new(Some(&attribute), is_true(case_sensitive.as_ref(), false))?;
     let default = default.filter(|default| !default.is_none());
-    let sorted = sorted_by(items_of(&arguments[0])?, &key, default.as_ref())?;
+    let items = items_of(&arguments[0])?;
+    check_items(&items)?;
+    let sorted = sorted_by(items, &key, default.as_ref())?;
     let mut groups: Vec<(Value, Vec<Value>)> = Vec::new();
     for item in sorted {
         let value = key.of(&item, default.as_ref())?;
@@ -76,7 +80,7 @@ pub(in crate::jinja) fn groupby(_: &State<'_, '_>, arguments: &[Value]) -> Resul
     }
     let group = |(_, items): (Value, Vec<Value>)| {
         let grouper = key.plain(&items[0], default.as_ref())?;
-        Ok(Tuple::named_value(vec![grouper, list(items)?], &["grouper", "list"]))
+        Tuple::named_value(vec![grouper, list(items)?], &["grouper", "list"])
     };
     list(groups.into_iter().map(group).collect::<Result<_, Error>>()?)
 }
@@ -118,6 +122,7 @@ fn contains(values: &[Value], wanted: &Value) -> Result<bool, Error> {
         );
     }
     for value in values {
+        charge(compare::COMPARISON)?;
         if compare::equals(value, wanted)? {
             return Ok(true);
         }

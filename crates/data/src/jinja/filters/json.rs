@@ -1,10 +1,9 @@
 //! `tojson` of transformers: Python's `json.dumps`.
 
-use std::fmt::Write;
-
 use minijinja::{Error, State, Value};
 
 use crate::jinja::arguments::{bind, is_true};
+use crate::jinja::growing::Growing;
 use crate::jinja::limits::{MAX_DEPTH, charge};
 use crate::jinja::operators::compare;
 use crate::jinja::printing;
@@ -28,10 +27,10 @@ pub(in crate::jinja) fn tojson(_: &State<'_, '_>, arguments: &[Value]) -> Result
     )?;
     let (ensure_ascii, sort_keys) =
         (is_true(ensure_ascii.as_ref(), false), is_true(sort_keys.as_ref(), false));
-    let mut writer = Writer { text: String::new(), ensure_ascii, indent, item, key, sort_keys };
+    let mut writer =
+        Writer { text: Growing::default(), ensure_ascii, indent, item, key, sort_keys };
     writer.value(&arguments[0], 0)?;
-    charge(writer.text.len())?;
-    Ok(Value::from(writer.text))
+    Ok(Value::from(writer.text.into_string()))
 }
 
 fn indentation(indent: Option<&Value>) -> Result<Option<String>, Error> {
@@ -45,7 +44,7 @@ fn indentation(indent: Option<&Value>) -> Result<Option<String>, Error> {
 }
 
 struct Writer {
-    text: String,
+    text: Growing,
     ensure_ascii: bool,
     indent: Option<String>,
     /// Between items.
@@ -62,13 +61,13 @@ impl Writer {
         }
         charge(8)?;
         match type_of(value) {
-            Type::None => self.text.push_str("null"),
-            Type::Bool(value) => self.text.push_str(if value { "true" } else { "false" }),
-            Type::Int(value) => _ = write!(self.text, "{value}"),
-            Type::Float(value) => self.text.push_str(&float(value)),
+            Type::None => self.text.push_str("null")?,
+            Type::Bool(value) => self.text.push_str(if value { "true" } else { "false" })?,
+            Type::Int(value) => self.text.print(value)?,
+            Type::Float(value) => self.text.push_str(&float(value))?,
             Type::Str(text) => self.string(text)?,
             Type::List | Type::Tuple(_) => {
-                self.text.push('[');
+                self.text.push('[')?;
                 let mut empty = true;
                 for item in value.try_iter()? {
                     self.separate(std::mem::take(&mut empty), depth + 1)?;
@@ -99,16 +98,18 @@ impl Writer {
             });
             failure?;
         }
-        self.text.push('{');
+        self.text.push('{')?;
         let mut empty = true;
         for (key, value) in &pairs {
             self.separate(std::mem::take(&mut empty), depth + 1)?;
             match type_of(key) {
                 Type::Str(key) => self.string(key)?,
-                Type::None => self.text.push_str("\"null\""),
-                Type::Bool(key) => self.text.push_str(if key { "\"true\"" } else { "\"false\"" }),
-                Type::Int(key) => _ = write!(self.text, "\"{key}\""),
-                Type::Float(key) => _ = write!(self.text, "\"{}\"", float(key)),
+                Type::None => self.text.push_str("\"null\"")?,
+                Type::Bool(key) => {
+                    self.text.push_str(if key { "\"true\"" } else { "\"false\"" })?
+                }
+                Type::Int(key) => self.text.print(format_args!("\"{key}\""))?,
+                Type::Float(key) => self.text.print(format_args!("\"{}\"", float(key)))?,
                 _ => {
                     return fail(format!(
                         "a key of type {} is not JSON serializable",
@@ -116,7 +117,7 @@ impl Writer {
                     ));
                 }
             }
-            self.text.push_str(&self.key);
+            self.text.push_str(&self.key)?;
             self.value(value, depth + 1)?;
         }
         self.close('}', empty, depth)
@@ -124,7 +125,7 @@ impl Writer {
 
     fn separate(&mut self, first: bool, depth: usize) -> Result<(), Error> {
         if !first {
-            self.text.push_str(&self.item);
+            self.text.push_str(&self.item)?;
         }
         self.line(depth)
     }
@@ -133,16 +134,15 @@ impl Writer {
         if !empty {
             self.line(depth)?;
         }
-        self.text.push(bracket);
+        self.text.push(bracket)?;
         Ok(())
     }
 
     fn line(&mut self, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
-            charge(indent.len().saturating_mul(depth))?;
-            self.text.push('\n');
+            self.text.push('\n')?;
             for _ in 0..depth {
-                self.text.push_str(indent);
+                self.text.push_str(indent)?;
             }
         }
         Ok(())
@@ -150,28 +150,30 @@ impl Writer {
 
     fn string(&mut self, text: &str) -> Result<(), Error> {
         charge(text.len())?;
-        self.text.push('"');
+        self.text.push('"')?;
         for character in text.chars() {
             match character {
-                '"' => self.text.push_str("\\\""),
-                '\\' => self.text.push_str("\\\\"),
-                '\n' => self.text.push_str("\\n"),
-                '\r' => self.text.push_str("\\r"),
-                '\t' => self.text.push_str("\\t"),
-                '\x08' => self.text.push_str("\\b"),
-                '\x0c' => self.text.push_str("\\f"),
-                '\0'..='\x1f' => _ = write!(self.text, "\\u{:04x}", u32::from(character)),
+                '"' => self.text.push_str("\\\"")?,
+                '\\' => self.text.push_str("\\\\")?,
+                '\n' => self.text.push_str("\\n")?,
+                '\r' => self.text.push_str("\\r")?,
+                '\t' => self.text.push_str("\\t")?,
+                '\x08' => self.text.push_str("\\b")?,
+                '\x0c' => self.text.push_str("\\f")?,
+                '\0'..='\x1f' => {
+                    self.text.print(format_args!("\\u{:04x}", u32::from(character)))?
+                }
                 _ if !self.ensure_ascii || (' '..='~').contains(&character) => {
-                    self.text.push(character)
+                    self.text.push(character)?
                 }
                 _ => {
                     for unit in character.encode_utf16(&mut [0; 2]) {
-                        _ = write!(self.text, "\\u{unit:04x}");
+                        self.text.print(format_args!("\\u{unit:04x}"))?;
                     }
                 }
             }
         }
-        self.text.push('"');
+        self.text.push('"')?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use minijinja::{Error, State, Value};
 use super::attribute::Path;
 use crate::jinja::arguments::bind;
 use crate::jinja::format_spec::whole;
+use crate::jinja::limits::charge_text;
 use crate::jinja::operators;
 use crate::jinja::text::is_space;
 use crate::jinja::types::{
@@ -26,6 +27,7 @@ pub(in crate::jinja) fn int(_: &State<'_, '_>, arguments: &[Value]) -> Result<Va
     let base = base.map_or(Ok(10), |base| index_of(&base, "`base`"))?;
     let default = default.unwrap_or_else(|| Value::from(0));
     let value = &arguments[0];
+    charge_text(value)?;
     if base != 10 && value.as_str().is_some() {
         return fail("`int` of a string with a base other than 10 is not supported");
     }
@@ -93,6 +95,7 @@ pub(in crate::jinja) fn float(_: &State<'_, '_>, arguments: &[Value]) -> Result<
     let [default] = bind("float", &arguments[1..], ["default"])?;
     let default = default.unwrap_or_else(|| Value::from(0.0));
     let value = &arguments[0];
+    charge_text(value)?;
     match (number_of(value), value.as_str()) {
         #[expect(clippy::cast_precision_loss, reason = "as Python's float() of an integer")]
         (Some(Number::Int(value)), _) => Ok(Value::from(value as f64)),

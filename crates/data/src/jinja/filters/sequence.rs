@@ -4,7 +4,7 @@ use minijinja::{Error, State, Value};
 
 use super::attribute::Path;
 use crate::jinja::arguments::{bind, is_true};
-use crate::jinja::limits::charge;
+use crate::jinja::growing::Growing;
 use crate::jinja::operators::subscript;
 use crate::jinja::printing;
 use crate::jinja::types::{
@@ -62,11 +62,8 @@ pub(in crate::jinja) fn items(_: &State<'_, '_>, arguments: &[Value]) -> Result<
     match type_of(&arguments[0]) {
         Type::Undefined => Ok(Generator::value(Vec::new())),
         Type::Dict(dict) => {
-            let pairs = pairs_of(dict);
-            crate::jinja::limits::charge_items(3 * pairs.len())?;
-            Ok(Generator::value(
-                pairs.into_iter().map(|(key, value)| Tuple::value(vec![key, value])).collect(),
-            ))
+            let pairs = pairs_of(dict).into_iter().map(Tuple::pair);
+            Ok(Generator::value(pairs.collect::<Result<_, _>>()?))
         }
         _ => fail(format!("`items` takes a dictionary and not {}", type_name(&arguments[0]))),
     }
@@ -81,15 +78,17 @@ pub(in crate::jinja) fn join(_: &State<'_, '_>, arguments: &[Value]) -> Result<V
     }
     let separator =
         separator.map_or_else(|| Ok(String::new()), |separator| printing::str(&separator))?;
-    let mut joined = String::new();
+    let mut joined = Growing::default();
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
-            charge(separator.len())?;
-            joined.push_str(&separator);
+            joined.push_str(&separator)?;
         }
-        printing::with_str(item, |text| joined.push_str(text))?;
+        match item.as_str() {
+            Some(text) => joined.push_str(text)?,
+            None => joined.push_str(&printing::str(item)?)?,
+        }
     }
-    Ok(Value::from(joined))
+    Ok(Value::from(joined.into_string()))
 }
 
 /// A string from its end; the items of anything else from the last, which a generator gives.

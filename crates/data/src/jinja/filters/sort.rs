@@ -96,10 +96,14 @@ pub(in crate::jinja) fn dictsort(_: &State<'_, '_>, arguments: &[Value]) -> Resu
         return fail(format!("`dictsort` takes a dictionary and not {}", type_name(&arguments[0])));
     };
     let keyed = pairs_of(dict).into_iter().map(|(name, value)| {
-        let sorted_by = key.folded(if by_value { value.clone() } else { name.clone() });
-        (vec![sorted_by], Tuple::value(vec![name, value]))
+        let sorted_by = key.folded(if by_value { value.clone() } else { name.clone() })?;
+        Ok((vec![sorted_by], Tuple::value(vec![name, value])?))
     });
-    list(sort_by_keys(keyed.collect(), compare::order, is_true(reverse.as_ref(), false))?)
+    list(sort_by_keys(
+        keyed.collect::<Result<_, Error>>()?,
+        compare::order,
+        is_true(reverse.as_ref(), false),
+    )?)
 }
 
 fn extreme(name: &str, arguments: &[Value], wanted: Ordering) -> Result<Value, Error> {

@@ -3,6 +3,7 @@
 use minijinja::{Error, State, Value};
 
 use crate::jinja::arguments::{bind, is_true, required, split};
+use crate::jinja::growing::Growing;
 use crate::jinja::limits::charge;
 use crate::jinja::methods::{character, string as methods};
 use crate::jinja::text::{byte_of, length, split_lines};
@@ -119,17 +120,16 @@ pub(in crate::jinja) fn indent(_: &State<'_, '_>, arguments: &[Value]) -> Result
         }
     };
     let (first, blank) = (is_true(first.as_ref(), false), is_true(blank.as_ref(), false));
+    charge(text.len())?;
     let with_newline = format!("{text}\n");
-    let lines = split_lines(&with_newline, false);
-    charge(text.len().saturating_add(lines.len().saturating_mul(indention.len() + 1)))?;
-    let mut result = String::with_capacity(text.len());
-    for (index, line) in lines.iter().enumerate() {
-        result.push_str(if index > 0 { "\n" } else { "" });
+    let mut result = Growing::default();
+    for (index, line) in split_lines(&with_newline, false).enumerate() {
+        result.push_str(if index > 0 { "\n" } else { "" })?;
         let indented = if index == 0 { first } else { blank || !line.is_empty() };
-        result.push_str(if indented { &indention } else { "" });
-        result.push_str(line);
+        result.push_str(if indented { &indention } else { "" })?;
+        result.push_str(line)?;
     }
-    Ok(Value::from(result))
+    Ok(Value::from(result.into_string()))
 }
 
 /// `center(width=80)`.
@@ -187,7 +187,7 @@ pub(in crate::jinja) fn format(_: &State<'_, '_>, arguments: &[Value]) -> Result
                 &pairs.collect::<Result<Vec<(Value, Value)>, Error>>()?.into_iter().collect(),
             )
         }
-        None => percent::format(&format, &crate::jinja::types::Tuple::value(positional.to_vec())),
+        None => percent::format(&format, &crate::jinja::types::Tuple::value(positional.to_vec())?),
     }
 }
 

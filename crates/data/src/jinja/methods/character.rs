@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use minijinja::Error;
 use regex::Regex;
 
+use crate::jinja::limits::charge;
 use crate::jinja::types::fail;
 
 /// `str.islower`: no cased character is anything else, and there is one.
@@ -113,6 +114,9 @@ pub(in crate::jinja) fn words(text: &str) -> usize {
     WORD.find_iter(text).count()
 }
 
+/// Bytes that asking for the classes of a character counts for: that takes long.
+const CLASSES: usize = 32;
+
 fn is_of(name: &str, character: char) -> Result<bool, Error> {
     if character.is_ascii() {
         return Ok(match name {
@@ -121,6 +125,7 @@ fn is_of(name: &str, character: char) -> Result<bool, Error> {
             _ => character.is_ascii_digit(),
         });
     }
+    charge(CLASSES)?;
     let mut buffer = [0; 4];
     let text: &str = character.encode_utf8(&mut buffer);
     let (letter, decimal, number) =

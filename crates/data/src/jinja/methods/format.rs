@@ -18,6 +18,9 @@ pub(super) fn format(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     string(fields.fill(text, 2)?)
 }
 
+/// Bytes that reading a field counts for.
+pub(in crate::jinja) const FIELD: usize = 32;
+
 struct Fields<'a> {
     positional: &'a [Value],
     named: Option<Kwargs>,
@@ -42,7 +45,7 @@ impl Fields<'_> {
                 return fail("`format`: a single brace in the format");
             };
             let text = self.field(&after[..end], depth)?;
-            charge(text.len())?;
+            charge(text.len() + FIELD)?;
             result.push_str(&text);
             rest = &after[end + 1..];
         }

@@ -3,6 +3,7 @@
 use minijinja::{Error, Value};
 
 use crate::jinja::arguments::{bind, is_true, required};
+use crate::jinja::limits::{charge, charge_items};
 use crate::jinja::text::{is_space, split_lines};
 use crate::jinja::types::{Tuple, fail, index_of, list, str_of};
 
@@ -12,58 +13,65 @@ pub(super) fn split(text: &str, name: &str, arguments: &[Value]) -> Result<Value
     let maximum = maximum.map_or(Ok(-1), |maximum| index_of(&maximum, "`maxsplit`"))?;
     let maximum = usize::try_from(maximum).unwrap_or(usize::MAX);
     let from_end = name == "rsplit";
-    let parts: Vec<&str> = match separator.filter(|separator| !separator.is_none()) {
-        None if from_end => split_space_from_end(text, maximum),
-        None => split_space(text, maximum),
-        Some(separator) => {
-            let separator = str_of(&separator, "`sep`")?;
-            if separator.is_empty() {
-                return fail(format!("`{name}` with an empty separator"));
-            }
-            let most = maximum.saturating_add(1);
-            if from_end {
-                let mut parts: Vec<&str> = text.rsplitn(most, separator).collect();
-                parts.reverse();
-                parts
-            } else {
-                text.splitn(most, separator).collect()
-            }
-        }
+    let Some(separator) = separator.filter(|separator| !separator.is_none()) else {
+        return if from_end {
+            reversed_list_of(words_from_end(text, maximum))
+        } else {
+            list_of(words(text, maximum))
+        };
     };
-    list_of(parts)
+    let separator = str_of(&separator, "`sep`")?;
+    if separator.is_empty() {
+        return fail(format!("`{name}` with an empty separator"));
+    }
+    let most = maximum.saturating_add(1);
+    if from_end {
+        reversed_list_of(text.rsplitn(most, separator))
+    } else {
+        list_of(text.splitn(most, separator))
+    }
 }
 
-fn list_of(parts: Vec<&str>) -> Result<Value, Error> {
-    list(parts.into_iter().map(Value::from).collect())
+/// The parts, each counted before the next is looked for.
+fn values_of<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Vec<Value>, Error> {
+    let value = |part: &str| {
+        charge_items(1)?;
+        Ok(Value::from(part))
+    };
+    parts.map(value).collect()
 }
 
-fn split_space(text: &str, maximum: usize) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text.trim_start_matches(is_space);
-    while !rest.is_empty() && parts.len() < maximum {
-        let end = rest.find(is_space).unwrap_or(rest.len());
-        parts.push(&rest[..end]);
-        rest = rest[end..].trim_start_matches(is_space);
-    }
-    if !rest.is_empty() {
-        parts.push(rest);
-    }
-    parts
+fn list_of<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Value, Error> {
+    list(values_of(parts)?)
 }
 
-fn split_space_from_end(text: &str, maximum: usize) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text.trim_end_matches(is_space);
-    while !rest.is_empty() && parts.len() < maximum {
-        let word = rest.rsplit(is_space).next().unwrap_or(rest);
-        parts.push(word);
-        rest = rest[..rest.len() - word.len()].trim_end_matches(is_space);
-    }
-    if !rest.is_empty() {
-        parts.push(rest);
-    }
+fn reversed_list_of<'a>(parts: impl Iterator<Item = &'a str>) -> Result<Value, Error> {
+    let mut parts = values_of(parts)?;
     parts.reverse();
-    parts
+    list(parts)
+}
+
+/// What stands between white space, and after `maximum` of it the rest.
+fn words(text: &str, maximum: usize) -> impl Iterator<Item = &str> {
+    let (mut rest, mut left) = (text.trim_start_matches(is_space), maximum);
+    std::iter::from_fn(move || {
+        let end = if left == 0 { None } else { rest.find(is_space) };
+        let word = &rest[..end.unwrap_or(rest.len())];
+        rest = rest[word.len()..].trim_start_matches(is_space);
+        left = left.saturating_sub(1);
+        (!word.is_empty()).then_some(word)
+    })
+}
+
+/// The same from the end, the last first.
+fn words_from_end(text: &str, maximum: usize) -> impl Iterator<Item = &str> {
+    let (mut rest, mut left) = (text.trim_end_matches(is_space), maximum);
+    std::iter::from_fn(move || {
+        let word = if left == 0 { rest } else { rest.rsplit(is_space).next().unwrap_or(rest) };
+        rest = rest[..rest.len() - word.len()].trim_end_matches(is_space);
+        left = left.saturating_sub(1);
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 /// `splitlines(keepends)`.
@@ -87,5 +95,6 @@ pub(super) fn partition(text: &str, name: &str, arguments: &[Value]) -> Result<V
         (None, "partition") => [text, "", ""],
         (None, _) => ["", "", text],
     };
-    Ok(Tuple::value(parts.into_iter().map(Value::from).collect()))
+    charge(text.len())?;
+    Tuple::value(parts.into_iter().map(Value::from).collect())
 }

@@ -1,5 +1,7 @@
 //! Methods of strings.
 
+use std::collections::HashSet;
+
 use minijinja::{Error, State, Value};
 
 use super::{character, format, search, split};
@@ -60,13 +62,19 @@ fn without_arguments(text: &str, name: &str) -> Result<Option<Value>, Error> {
         "istitle" => Value::from(character::is_title_text(text)),
         "isascii" => Value::from(text.is_ascii()),
         "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
-        "isprintable" => Value::from(text.chars().all(printing::is_printable)),
+        "isprintable" => {
+            charge(if text.is_ascii() { 0 } else { text.len().saturating_mul(8) })?;
+            Value::from(text.chars().all(printing::is_printable))
+        }
         "isalpha" | "isalnum" | "isdigit" | "isdecimal" | "isnumeric" => {
             Value::from(character::is_all(name, text)?)
         }
         _ => return Ok(None),
     }))
 }
+
+/// Bytes of characters among which looking for one is fast enough without a table.
+const FEW: usize = 32;
 
 /// `strip(chars)` at one or both ends.
 pub(in crate::jinja) fn strip(
@@ -75,11 +83,18 @@ pub(in crate::jinja) fn strip(
     characters: Option<&Value>,
 ) -> Result<Value, Error> {
     let text = object.as_str().unwrap_or_default();
+    charge(text.len())?;
     let stripped = match characters.filter(|characters| !characters.is_none()) {
         None => strip_by(text, name, is_space),
         Some(characters) => {
             let characters = str_of(characters, "`chars`")?;
-            strip_by(text, name, |character| characters.contains(character))
+            charge(characters.len())?;
+            if characters.len() <= FEW {
+                strip_by(text, name, |character| characters.contains(character))
+            } else {
+                let characters: HashSet<char> = characters.chars().collect();
+                strip_by(text, name, |character| characters.contains(&character))
+            }
         }
     };
     if stripped.len() == text.len() { Ok(object.clone()) } else { string(stripped) }

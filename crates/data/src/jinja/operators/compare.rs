@@ -5,8 +5,11 @@ use std::cmp::Ordering;
 use minijinja::{Error, State, Value};
 
 use super::unsupported;
-use crate::jinja::limits::{MAX_DEPTH, charge};
+use crate::jinja::limits::{MAX_DEPTH, charge, charge_items};
 use crate::jinja::types::{Number, Type, fail, number_of, pairs_of, type_name, type_of};
+
+/// Bytes that looking at an item of a sequence counts for.
+pub(in crate::jinja) const COMPARISON: usize = 8;
 
 pub(in crate::jinja) fn equal(_: &State<'_, '_>, operands: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(equals(&operands[0], &operands[1])?))
@@ -78,7 +81,7 @@ fn equals_at(left: &Value, right: &Value, depth: usize) -> Result<bool, Error> {
     if let (Some(a), Some(b)) = (natural(left), natural(right)) {
         return Ok(a == b);
     }
-    charge(8)?;
+    charge(COMPARISON)?;
     if let (Some(a), Some(b)) = (number_of(left), number_of(right)) {
         return Ok(compare_numbers(&a, &b) == Some(Ordering::Equal));
     }
@@ -95,6 +98,7 @@ fn equals_at(left: &Value, right: &Value, depth: usize) -> Result<bool, Error> {
             if a.enumerator_len() != b.enumerator_len() {
                 return Ok(false);
             }
+            charge_items(a.enumerator_len().unwrap_or(0))?;
             for (key, value) in pairs_of(a) {
                 match b.get_value(&key) {
                     Some(other) if equals_at(&value, &other, depth + 1)? => {}
@@ -116,6 +120,7 @@ fn equal_items(left: &Value, right: &Value, depth: usize) -> Result<bool, Error>
     if left.len() != right.len() {
         return Ok(false);
     }
+    charge_items(left.len().unwrap_or(0))?;
     for (a, b) in left.try_iter()?.zip(right.try_iter()?) {
         if !equals_at(&a, &b, depth + 1)? {
             return Ok(false);
@@ -178,7 +183,7 @@ fn order_at(
     if let (Some(a), Some(b)) = (natural(left), natural(right)) {
         return Ok(Some(a.cmp(&b)));
     }
-    charge(8)?;
+    charge(COMPARISON)?;
     if let (Some(a), Some(b)) = (number_of(left), number_of(right)) {
         return Ok(compare_numbers(&a, &b));
     }
@@ -188,6 +193,7 @@ fn order_at(
             Ok(Some(a.cmp(b)))
         }
         (Type::List, Type::List) | (Type::Tuple(_), Type::Tuple(_)) => {
+            charge_items(left.len().min(right.len()).unwrap_or(0))?;
             for (a, b) in left.try_iter()?.zip(right.try_iter()?) {
                 if !equals_at(&a, &b, depth + 1)? {
                     return order_at(operator, &a, &b, depth + 1);
@@ -204,7 +210,7 @@ pub(in crate::jinja) fn contains(container: &Value, item: &Value) -> Result<bool
     match type_of(container) {
         Type::Str(text) => match item.as_str() {
             Some(part) => {
-                charge(text.len())?;
+                charge(text.len() + part.len())?;
                 Ok(text.contains(part))
             }
             None => fail(format!("`in` of a string takes a string and not {}", type_name(item))),
@@ -216,6 +222,7 @@ pub(in crate::jinja) fn contains(container: &Value, item: &Value) -> Result<bool
         }
         Type::List | Type::Tuple(_) | Type::Range(_) | Type::View(_) | Type::Generator(_) => {
             for value in container.try_iter()? {
+                charge(COMPARISON)?;
                 if equals(&value, item)? {
                     return Ok(true);
                 }

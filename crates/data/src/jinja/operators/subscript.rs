@@ -2,7 +2,7 @@
 
 use minijinja::{Error, State, Value};
 
-use crate::jinja::limits::charge;
+use crate::jinja::limits::{self, charge};
 use crate::jinja::registry::{is_forbidden, methods_of};
 use crate::jinja::types::{
     BoundMethod, Generator, Range, Tuple, Type, fail, index_of, integer, list, number_of, string,
@@ -72,7 +72,12 @@ pub(in crate::jinja) fn as_key(key: &Value) -> Value {
 fn item_of(object: &Value, key: &Value) -> Result<Option<Value>, Error> {
     match type_of(object) {
         Type::Undefined => fail("an undefined value has no items"),
-        Type::Dict(dict) => Ok(dict.get_value(&as_key(key))),
+        Type::Dict(dict) => {
+            if matches!(type_of(key), Type::Tuple(_)) {
+                limits::check_depth(key, 0)?;
+            }
+            Ok(dict.get_value(&as_key(key)))
+        }
         Type::Str(text) => {
             let Some(index) = position(key, || text::length(text)) else { return Ok(None) };
             charge(if text.is_ascii() { 0 } else { text.len() })?;
@@ -119,11 +124,14 @@ pub(in crate::jinja) fn slice(_: &State<'_, '_>, operands: &[Value]) -> Result<V
         Type::List => {
             let length = object.len().unwrap_or(0);
             let at = |index| object.get_item_by_index(index);
-            list(places(length, start, stop, step).indices().map(at).collect::<Result<_, _>>()?)
+            let places = places(length, start, stop, step);
+            limits::charge_items(places.count)?;
+            list(places.indices().map(at).collect::<Result<_, _>>()?)
         }
         Type::Tuple(tuple) => {
             let places = places(tuple.items.len(), start, stop, step);
-            Ok(Tuple::value(places.indices().map(|index| tuple.items[index].clone()).collect()))
+            limits::charge_items(places.count)?;
+            Tuple::value(places.indices().map(|index| tuple.items[index].clone()).collect())
         }
         Type::Range(range) => {
             let places = places(range.length, start, stop, step);

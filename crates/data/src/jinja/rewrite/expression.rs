@@ -17,9 +17,10 @@ enum Level {
 
 fn level(value: &Expression) -> Level {
     match &value.kind {
-        Kind::Null | Kind::Bool(_) | Kind::Str(_) | Kind::Name(_) | Kind::List(_) => Level::Atom,
+        Kind::Null | Kind::Bool(_) | Kind::Str(_) | Kind::Name(_) => Level::Atom,
+        Kind::List(items) if !nests(items) => Level::Atom,
         Kind::Int(_) | Kind::Float(_) => Level::Chain,
-        Kind::Dict(items) if items.iter().all(|(key, _)| is_plain_key(key)) => Level::Atom,
+        Kind::Dict(items) if is_plain_dict(items) => Level::Atom,
         Kind::Attribute(object, name) if is_loop(object) || !registry::is_method(name) => {
             Level::Atom
         }
@@ -36,6 +37,27 @@ fn level(value: &Expression) -> Level {
 
 pub(super) fn is_constant(value: &Expression) -> bool {
     matches!(value.kind, Kind::Null | Kind::Bool(_) | Kind::Int(_) | Kind::Float(_) | Kind::Str(_))
+}
+
+/// Whether a list of these may be nested more deeply than what is in the template.
+fn nests<'a>(items: impl IntoIterator<Item = &'a Expression>) -> bool {
+    let is_flat = |item: &Expression| {
+        is_constant(item)
+            || matches!(
+                item.kind,
+                Kind::Concat(_) | Kind::Compare(..) | Kind::Not(_) | Kind::Test(..)
+            )
+    };
+    items.into_iter().any(|item| !is_flat(item))
+}
+
+/// A dictionary that is written as it is.
+fn is_plain_dict(items: &[(Expression, Expression)]) -> bool {
+    has_plain_keys(items) && !nests(items.iter().map(|(_, value)| value))
+}
+
+fn has_plain_keys(items: &[(Expression, Expression)]) -> bool {
+    items.iter().all(|(key, _)| is_plain_key(key))
 }
 
 /// A key of a dictionary that needs no check.
@@ -91,7 +113,10 @@ impl Writer {
             Kind::Float(value) => self.push(&format!("{value:?}")),
             Kind::Str(text) => self.string(text),
             Kind::Name(name) => self.variable(name, value.line)?,
-            Kind::List(items) => self.list(items)?,
+            Kind::List(items) => {
+                self.list(items)?;
+                self.push(if nests(items) { "|__bounded" } else { "" });
+            }
             Kind::Tuple(items) => {
                 self.list(items)?;
                 self.push("|__tuple");
@@ -196,7 +221,7 @@ impl Writer {
     }
 
     fn dict(&mut self, items: &[(Expression, Expression)]) -> Result<(), Refusal> {
-        if !items.iter().all(|(key, _)| is_plain_key(key)) {
+        if !has_plain_keys(items) {
             let flat: Vec<Expression> =
                 items.iter().flat_map(|(key, value)| [key.clone(), value.clone()]).collect();
             self.list(&flat)?;
@@ -210,7 +235,7 @@ impl Writer {
             self.push(": ");
             self.expression(value)?;
         }
-        self.push("}");
+        self.push(if is_plain_dict(items) { "}" } else { "}|__bounded" });
         Ok(())
     }
 

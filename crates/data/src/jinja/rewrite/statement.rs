@@ -258,6 +258,7 @@ impl Writer {
         body: &Body,
         line: u32,
     ) -> Result<(), Refusal> {
+        let counted_at = self.begin_closure();
         self.tag("macro", line);
         self.push(&definition.name);
         self.parameters(&definition.parameters);
@@ -276,7 +277,22 @@ impl Writer {
         self.macros -= 1;
         self.insert_steps(steps_at);
         self.push("{% endmacro %}");
+        self.count_closure(counted_at);
         Ok(())
+    }
+
+    /// The engine keeps the variables that a macro may read for each time that it is defined.
+    fn begin_closure(&mut self) -> usize {
+        self.push("{{ ");
+        let at = self.text.len();
+        self.push("|__closure }}");
+        at
+    }
+
+    /// Writes, at an earlier place, the names that what was written since may read.
+    fn count_closure(&mut self, at: usize) {
+        let names = (self.text.len() - at) / TEXT_PER_STEP + 1;
+        self.text.insert_str(at, &names.to_string());
     }
 
     /// minijinja takes a name that a macro sets, as in `{% set x = x %}`, for the macro's own where
@@ -313,6 +329,7 @@ impl Writer {
         if parameters.iter().any(|(_, default)| default.is_some()) {
             return refuse(line, "a call block whose parameters have defaults is not supported");
         }
+        let counted_at = self.begin_closure();
         self.tag("call", line);
         self.parameters(parameters);
         self.call_of_block(name, arguments)?;
@@ -320,6 +337,7 @@ impl Writer {
         self.read_outer_names(parameters, body);
         self.captured_scope(names_of_parameters(parameters), body)?;
         self.push("{% endcall %}");
+        self.count_closure(counted_at);
         Ok(())
     }
 

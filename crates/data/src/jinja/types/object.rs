@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Enumerator, Object, ObjectRepr, ValueIter};
 use minijinja::{Error, State, Value};
 
+use crate::jinja::limits::charge_object;
+
 /// A tuple, or a named tuple if it has names.
 #[derive(Debug)]
 pub(in crate::jinja) struct Tuple {
@@ -15,15 +17,21 @@ pub(in crate::jinja) struct Tuple {
 }
 
 impl Tuple {
-    pub(in crate::jinja) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self { items, names: &[] })
+    pub(in crate::jinja) fn value(items: Vec<Value>) -> Result<Value, Error> {
+        Self::named_value(items, &[])
     }
 
     pub(in crate::jinja) fn named_value(
         items: Vec<Value>,
         names: &'static [&'static str],
-    ) -> Value {
-        Value::from_object(Self { items, names })
+    ) -> Result<Value, Error> {
+        charge_object(items.len())?;
+        Ok(Value::from_object(Self { items, names }))
+    }
+
+    /// A key of a dictionary and its value.
+    pub(in crate::jinja) fn pair((key, value): (Value, Value)) -> Result<Value, Error> {
+        Self::value(vec![key, value])
     }
 }
 
@@ -136,7 +144,12 @@ impl Generator {
         self.items.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    fn remaining(&self) -> usize {
+    /// What has not been taken.
+    pub(in crate::jinja) fn waiting(&self) -> Vec<Value> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    pub(in crate::jinja) fn waiting_count(&self) -> usize {
         self.items.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
@@ -169,7 +182,7 @@ impl Iterator for Drain {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let remaining = self.0.remaining();
+        let remaining = self.0.waiting_count();
         (remaining, Some(remaining))
     }
 }
