@@ -155,7 +155,8 @@ impl Dataset {
             for source in sources {
                 for path in source.paths()? {
                     let io = || Error::io("open", &path);
-                    let length = std::fs::metadata(&path).map_err(io())?.len();
+                    let file = files::open(&path).map_err(crate::file::error(&path))?;
+                    let length = file.metadata().map_err(io())?.len();
                     let checksum = files::checksum(&path).map_err(io())?;
                     fingerprint.add(role);
                     fingerprint.add(format!("{:?} {length} {checksum:08x}", source.format));

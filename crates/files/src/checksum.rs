@@ -22,10 +22,13 @@ const PIECE: usize = 1 << 20;
 /// this process and in those before it whose record was loaded ([`load_checksums`]).
 ///
 /// # Errors
-/// If the file cannot be read.
+/// If it is no regular file, or cannot be read.
 pub fn checksum(path: &Path) -> io::Result<u32> {
     let path = std::fs::canonicalize(path)?;
-    let file = File::open(&path)?;
+    let file = crate::open(&path).map_err(|error| match error {
+        crate::Error::Io(cause) => cause,
+        crate::Error::Refused(refusal) => io::Error::other(refusal.what),
+    })?;
     let stamp = stamp(&file.metadata()?);
     if let Some((_, sum)) = known().get(&path).filter(|(earlier, _)| *earlier == stamp) {
         return Ok(*sum);

@@ -122,7 +122,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join(format!("{hostile}.toml"));
         let text = format!(
-            "[model]\npath = 'm'\n[lora]\n[data]\ntrain = 't'\n[cluster]\nname = 'true'\nvolume = '123'\nmpirun = {mpirun}\nmpirun_args = [{mpirun}]\nsetup = ['''  one\n  two''']\n",
+            "[model]\npath = 'm'\n[lora]\n[data]\ntrain = 't'\n[cluster]\nname = 'tune-on'\nvolume = '123'\nmpirun = {mpirun}\nmpirun_args = [{mpirun}]\nsetup = ['''  one\n  two''']\n",
             mpirun = toml_text(hostile)
         );
         std::fs::write(&config, text).unwrap();
@@ -148,7 +148,7 @@ mod tests {
                 for document in documents {
                     let read = <serde_json::Value as serde::Deserialize>::deserialize(document);
                     assert_eq!(
-                        read.unwrap()["metadata"]["name"].as_str().unwrap().find("true"),
+                        read.unwrap()["metadata"]["name"].as_str().unwrap().find("tune-on"),
                         Some(0)
                     );
                 }
