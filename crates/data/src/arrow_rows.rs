@@ -243,6 +243,8 @@ impl Messages {
             length = self.number()?;
         }
         if length == 0 {
+            // For good: whoever asks again must not read on behind the mark.
+            self.position = self.end;
             return Ok(None);
         }
         let mut bytes = vec![0; self.bounded(u64::from(length))?];
