@@ -25,8 +25,8 @@ impl Interruptible {
     /// No thread can be started.
     pub fn start(
         doing: &'static str,
-        asks_to_stop: impl Fn(i32) -> bool + Send + 'static,
-        taken: impl Fn() -> i32 + Send + 'static,
+        asks_to_stop: impl Fn(usize) -> bool + Send + 'static,
+        taken: impl Fn() -> usize + Send + 'static,
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = channel();
         let look = move || {
@@ -44,7 +44,8 @@ impl Interruptible {
     }
 }
 
-fn words(signal: i32, doing: &str) -> String {
+fn words(signal: usize, doing: &str) -> String {
+    let signal = i32::try_from(signal).unwrap_or_default();
     format!(
         "stopped by {} while {doing}; there was nothing to save; run the same command again to continue",
         fault::signal_name(signal)

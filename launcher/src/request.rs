@@ -27,13 +27,7 @@ impl<'a> Request<'a> {
 
     /// Takes a signal for such a wish, if it is one of those that are, and the first.
     pub fn take(&mut self, number: usize) -> bool {
-        let is_wish = self.signal.is_none()
-            && self
-                .run
-                .checkpoint
-                .signals
-                .iter()
-                .any(|signal| trainer::signal_number(*signal) as usize == number);
+        let is_wish = self.signal.is_none() && asks_to_stop(self.run, number);
         if is_wish {
             self.signal = Some(number);
             let name = fault::signal_name(i32::try_from(number).unwrap_or_default());
@@ -54,6 +48,11 @@ impl<'a> Request<'a> {
             self.is_passed_on = true;
         }
     }
+}
+
+/// Whether a signal of this number asks the run to save and stop.
+pub fn asks_to_stop(run: &Run, number: usize) -> bool {
+    run.checkpoint.signals.iter().any(|signal| trainer::signal_number(*signal) as usize == number)
 }
 
 fn size_of_log(dir: &RunDir, rank: usize) -> u64 {

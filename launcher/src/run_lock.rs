@@ -261,7 +261,7 @@ fn is_renewed(path: &Path, lease: Duration) -> bool {
 }
 
 /// Renews the lease until the other end is dropped. An owner that has lost its lock, as a host
-/// that was suspended may, ends at once: somebody else writes here now.
+/// that was suspended may, exits at once: another process writes here now.
 fn renew(path: PathBuf, file: File) -> io::Result<Sender<()>> {
     let (sender, stop) = channel();
     let renew = move || {

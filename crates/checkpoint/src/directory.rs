@@ -54,7 +54,7 @@ impl Directory {
     }
 
     /// The names of what is there and is no checkpoint, nor a part of one, nor one set aside.
-    pub fn strangers(&self) -> io::Result<Vec<String>> {
+    pub fn unknown_entries(&self) -> io::Result<Vec<String>> {
         let steps: BTreeSet<u64> = self.steps()?.into_iter().collect();
         let is_own = |name: &String| match step_of(name) {
             Some(step) => steps.contains(&step),
@@ -174,10 +174,10 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), at.join("step-00000030")).unwrap();
         assert_eq!(directory.steps().unwrap(), [10]);
         directory.sweep().unwrap();
-        let mut strangers = directory.strangers().unwrap();
-        strangers.sort();
+        let mut unknown = directory.unknown_entries().unwrap();
+        unknown.sort();
         let named = ["notes", "step-+7", "step-00000020", "step-00000030", "step-999", "x.part"];
-        assert_eq!(strangers, named);
+        assert_eq!(unknown, named);
         assert!(at.join("x.part").exists() && !at.join("step-00000014.part").exists());
     }
 

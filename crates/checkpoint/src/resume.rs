@@ -109,9 +109,9 @@ fn find(directory: &Directory, group: &dyn ProcessGroup) -> Result<(Option<Manif
             .sweep()
             .and_then(|()| directory.steps())
             .map_err(Error::io(&directory.path(0), "look for"))?;
-        let strangers = directory.strangers().unwrap_or_default();
-        if !strangers.is_empty() {
-            tracing::warn!("passed over in checkpoints/: {}", strangers.join(", "));
+        let unknown = directory.unknown_entries().unwrap_or_default();
+        if !unknown.is_empty() {
+            tracing::warn!("ignored in checkpoints/, as not a checkpoint: {}", unknown.join(", "));
         }
         candidates = steps.iter().rev().flat_map(|step| step.to_le_bytes()).collect();
     }

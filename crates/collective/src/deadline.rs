@@ -73,14 +73,13 @@ fn end(limit: Duration, phase: &str, done: &std::sync::mpsc::Receiver<()>) {
         Some(sibling) => {
             let host = failure::host_name();
             format!(
-                ": rank {} (host {host}) is stopped (process {}), and the others have waited for {seconds} s for {phase}",
+                ": rank {} (host {host}) is stopped (process {}); the other ranks waited {seconds} s for {phase}",
                 sibling.rank, sibling.process
             )
         }
         None if !has_passed(FOR_OTHERS, done) => return,
         None => format!(
-            ": has waited for {seconds} s for {phase}, and another rank does not come; see the messages of mpirun, and look for hosts that \
-             do not answer"
+            ": waited {seconds} s for {phase}, and another rank did not respond; see the messages of mpirun, and check that all hosts are up"
         ),
     };
     failure::say(&words);

@@ -11,7 +11,7 @@ use crate::{
     logs,
     mpirun::{Dialect, Job, Ranks},
     report::Report,
-    request::Request,
+    request::{Request, asks_to_stop},
     restarts::{Restarts, Verdict},
     run_dir::{RunDir, RunStart},
     run_lock::RunLock,
@@ -121,18 +121,7 @@ impl Launch {
             .map_err(|what| run.error_at("cluster", "mpirun", &what))?;
         setup::check(&run, world_size)?;
 
-        {
-            let signals = run.checkpoint.signals.to_vec();
-            let asks = move |number| {
-                signals.iter().any(|signal| trainer::signal_number(*signal) == number)
-            };
-            let taken = Arc::clone(&signal);
-            let taken = move || i32::try_from(taken.swap(0, Ordering::Relaxed)).unwrap_or_default();
-            let _interruptible = Interruptible::start("preparing data", asks, taken)?;
-            let data = prepare(&run, world_size)?;
-            dir.claim(&run, start)?;
-            data.write(&run)?;
-        }
+        prepare_data(&run, &dir, start, &signal)?;
         if start == RunStart::Resume {
             eprintln!("resuming the run in {} from {}", dir.path().display(), from(&dir));
         }
@@ -198,6 +187,25 @@ impl Launch {
             }
         }
     }
+}
+
+/// Prepares the data, and writes them into the run's directory. Until then there is nothing to
+/// save, and a signal ends the process at once.
+fn prepare_data(
+    run: &Run,
+    dir: &RunDir,
+    start: RunStart,
+    signal: &Arc<AtomicUsize>,
+) -> Result<(), Failure> {
+    let (signal, configured) = (Arc::clone(signal), run.clone());
+    let _interruptible = Interruptible::start(
+        "preparing data",
+        move |number| asks_to_stop(&configured, number),
+        move || signal.swap(0, Ordering::Relaxed),
+    )?;
+    let data = prepare(run, run.cluster.ranks)?;
+    dir.claim(run, start)?;
+    Ok(data.write(run)?)
 }
 
 /// Notes the number of each signal that asks this program for something, from its first instruction

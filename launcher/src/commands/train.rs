@@ -148,8 +148,8 @@ impl Train {
         // Prepared data is the same for all: one rank makes it, the others open it.
         let data = if group.rank() == 0 && !self.launched {
             let asked = stop.clone();
-            let _interruptible =
-                Interruptible::start("preparing data", |_| true, move || asked.signal())?;
+            let taken = move || asked.signal() as usize;
+            let _interruptible = Interruptible::start("preparing data", |_| true, taken)?;
             Some(prepare(&run, group.world_size())?)
         } else {
             None

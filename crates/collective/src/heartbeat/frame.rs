@@ -27,7 +27,7 @@ pub(super) enum Frame {
 const LONGEST_TEXT: usize = 4096;
 /// Bytes of a frame before the rest.
 const HEADER: usize = 3;
-/// Bytes of a greeting: more than that is read of nobody who has not proved to be a rank.
+/// Bytes of a [`Frame::Hello`]: no more is read of a connection before it is authenticated.
 pub(super) const GREETING: usize = HEADER + 4 + 32 + 16;
 /// Bytes that are read of a connection at a time, however much has come.
 const AT_A_TIME: usize = 1 << 16;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_greeting_has_the_length_that_is_read_of_a_stranger() {
+    fn a_greeting_has_the_length_that_is_read_before_authentication() {
         assert_eq!(Frame::Hello(7, [8; 32], [9; 16]).encoded().len(), GREETING);
     }
 

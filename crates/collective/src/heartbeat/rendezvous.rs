@@ -14,7 +14,7 @@ use super::secret::{Nonce, Purpose, Secret, random};
 /// The longest time in which a rank must have reached rank 0.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// The time in which a visitor must have proved to be a rank. A rank that is slower comes again.
+/// The time in which a connection must authenticate. A rank that is slower connects again.
 const FOR_GREETING: Duration = Duration::from_secs(1);
 
 /// Where rank 0 is to be found, and by which secret.
@@ -94,8 +94,8 @@ impl Endpoint {
     }
 }
 
-/// Connects, and proves to be a rank; again where rank 0 has sent the rank away, as it does where
-/// many strangers come at the same time.
+/// Connects and authenticates. Where rank 0 closes the connection, as it does when it has too many
+/// of them, it tries again.
 fn connect_to(
     address: SocketAddr,
     secret: &Secret,
@@ -106,7 +106,7 @@ fn connect_to(
     loop {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match greet(address, secret, rank, left) {
-            Err(cause) if was_sent_away(&cause) && end > Instant::now() + AGAIN_AFTER => {
+            Err(cause) if is_closed_by_peer(&cause) && end > Instant::now() + AGAIN_AFTER => {
                 std::thread::sleep(AGAIN_AFTER);
             }
             done => return done,
@@ -126,14 +126,14 @@ fn greet(
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     let Frame::Challenge(nonce) = read_frame(&mut stream, &Frame::Challenge([0; 16]))? else {
-        return Err(somebody_else());
+        return Err(not_rank_0());
     };
     let own: Nonce = random()?;
     let hello = Frame::Hello(rank, secret.code(Purpose::Hello(rank), &nonce), own);
     stream.write_all(&hello.encoded())?;
     match read_frame(&mut stream, &Frame::Welcome([0; 32]))? {
         Frame::Welcome(code) if secret.proves(&code, Purpose::Welcome, &own) => Ok(stream),
-        _ => Err(somebody_else()),
+        _ => Err(not_rank_0()),
     }
 }
 
@@ -143,17 +143,17 @@ fn read_frame(stream: &mut TcpStream, like: &Frame) -> io::Result<Frame> {
     stream.read_exact(&mut bytes)?;
     match Frame::first(&bytes) {
         Ok(Some((frame, _))) => Ok(frame),
-        _ => Err(somebody_else()),
+        _ => Err(not_rank_0()),
     }
 }
 
-fn was_sent_away(cause: &io::Error) -> bool {
+fn is_closed_by_peer(cause: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(cause.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-fn somebody_else() -> io::Error {
-    io::Error::other("somebody else answers")
+fn not_rank_0() -> io::Error {
+    io::Error::other("the peer is not rank 0 of this job")
 }
 
 /// A connection that has come to rank 0, and the rank it is from once it has said so. A rank knocks
@@ -174,8 +174,8 @@ impl PendingConnection {
         Ok(PendingConnection { connection, rank: None, nonce, since: Instant::now() })
     }
 
-    /// Listens to the visitor: the rank and its first frames once it has come to stay, `Err` if it
-    /// is to be forgotten. Before it has proved to be a rank, a greeting is read and no more.
+    /// Reads what has come: the rank and its first frames once it has begun to beat, `Err` if the
+    /// connection is to be closed. Before it is authenticated, a greeting is read and no more.
     pub(super) fn hear(
         &mut self,
         secret: &Secret,
@@ -221,7 +221,7 @@ mod tests {
 
     /// Hears whoever comes until somebody stays.
     fn host(listener: TcpListener, secret: Secret) -> (usize, usize) {
-        let (mut pending, mut sent_away, end) = (Vec::new(), 0, Instant::now() + LONG);
+        let (mut pending, mut dropped, end) = (Vec::new(), 0, Instant::now() + LONG);
         while Instant::now() < end {
             if let Ok((stream, _)) = listener.accept() {
                 pending.push(PendingConnection::new(Connection::new(stream).unwrap()).unwrap());
@@ -233,13 +233,13 @@ mod tests {
                     true
                 }
                 Err(()) => {
-                    sent_away += 1;
+                    dropped += 1;
                     false
                 }
             });
             if let Some((rank, frames)) = stayed {
                 assert_eq!(frames, [Frame::Beat(Activity::default())]);
-                return (rank, sent_away);
+                return (rank, dropped);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -247,17 +247,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rank_finds_the_way_and_a_stranger_does_not() {
+    fn a_rank_connects_and_an_unauthenticated_peer_does_not() {
         let (listener, mut endpoint) = listen(false).unwrap();
         let port = listener.local_addr().unwrap().port();
         let secret = endpoint.secret;
         // One address where nobody listens, and one where somebody else does.
-        let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-        let stranger_address = stranger.local_addr().unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let other_address = other.local_addr().unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         endpoint.addresses.extend([
             closed,
-            stranger_address,
+            other_address,
             SocketAddr::from(([127, 0, 0, 1], port)),
         ]);
         let host = std::thread::spawn(move || host(listener, secret));
@@ -267,14 +267,34 @@ mod tests {
         let mut answer = Vec::new();
         let _ = wrong.read_to_end(&mut answer);
         let challenge = Frame::Challenge([0; 16]).encoded().len();
-        assert_eq!(answer.len(), challenge, "a stranger hears a challenge, and nothing else");
+        assert_eq!(answer.len(), challenge, "it gets a challenge, and nothing else");
 
         let mut connection =
             Endpoint::decoded(&endpoint.encoded()).unwrap().connect(3, LONG).unwrap();
         connection.send(&Frame::Beat(Activity::default()));
-        let (rank, sent_away) = host.join().unwrap();
+        let (rank, dropped) = host.join().unwrap();
         assert_eq!(rank, 3);
-        assert!(sent_away >= 1);
+        assert!(dropped >= 1);
+    }
+
+    #[test]
+    fn little_is_read_of_an_unauthenticated_connection_and_not_for_long() {
+        let secret = Secret::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let connection = Connection::new(listener.accept().unwrap().0).unwrap();
+        let mut candidate = PendingConnection::new(connection).unwrap();
+        // The longest frame that there may be, of which the end does not come.
+        peer.write_all(&[5, 0, 16]).unwrap();
+        peer.write_all(&[b'x'; 4000]).unwrap();
+        let started = Instant::now();
+        while candidate.hear(&secret, 4).is_ok() {
+            assert!(candidate.connection.unread() <= GREETING);
+            assert!(started.elapsed() < LONG, "it may stay for ever");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(started.elapsed() >= FOR_GREETING, "a slow rank has this time");
+        assert!(started.elapsed() < LIMIT, "before it is authenticated, it has no more");
     }
 
     #[test]

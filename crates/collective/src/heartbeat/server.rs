@@ -49,9 +49,8 @@ pub(super) struct Server {
     pub(super) expects_progress: Arc<AtomicBool>,
 }
 
-/// Visitors at a time that have not proved to be ranks. Each further one takes the place of the
-/// one that has kept silent for longest.
-const STRANGERS: usize = 64;
+/// Unauthenticated connections at a time. A further one replaces the oldest.
+const MAX_UNAUTHENTICATED: usize = 64;
 
 /// Where other ranks come to.
 pub(super) struct Listener {
@@ -124,7 +123,7 @@ impl Server {
                 self.take(rank, frames);
             }
         }
-        // When all have come, nobody else is expected: the door closes.
+        // When all ranks have connected, the port is closed.
         self.listener.take_if(|listener| self.arrived.len() + 1 == listener.world_size);
     }
 
@@ -208,7 +207,7 @@ impl Listener {
 
     /// Looks who is there; those that stay, with what they have said.
     fn poll(&mut self) -> Vec<(usize, Connection, Vec<Frame>)> {
-        for _ in 0..STRANGERS {
+        for _ in 0..MAX_UNAUTHENTICATED {
             let Ok((stream, _)) = self.socket.accept() else { break };
             // One that cannot even be set up is as if it had not come.
             self.pending.extend(Connection::new(stream).and_then(PendingConnection::new).ok());
@@ -222,9 +221,10 @@ impl Listener {
             }
         }
         self.pending = wait;
-        let strangers = self.pending.iter().filter(|candidate| candidate.rank.is_none()).count();
-        let mut too_many = strangers.saturating_sub(STRANGERS);
-        // They stand in the order in which they came.
+        let unauthenticated =
+            self.pending.iter().filter(|candidate| candidate.rank.is_none()).count();
+        let mut too_many = unauthenticated.saturating_sub(MAX_UNAUTHENTICATED);
+        // The oldest come first.
         self.pending.retain(|candidate| {
             let goes = too_many > 0 && candidate.rank.is_none();
             too_many -= usize::from(goes);
@@ -382,32 +382,50 @@ mod tests {
         assert!(one.verdict().0.starts_with("rank 0 (host node0) has ended without a word"));
     }
 
-    /// A stranger at the door.
-    fn stranger(endpoint: &Endpoint) -> TcpStream {
+    /// A connection that does not authenticate.
+    fn unauthenticated(endpoint: &Endpoint) -> TcpStream {
         TcpStream::connect(endpoint.addresses[0]).unwrap()
     }
 
     #[test]
-    fn strangers_neither_delay_the_ranks_nor_stay() {
+    fn only_so_many_unauthenticated_connections_are_open() {
+        let (socket, endpoint) = listen(true).unwrap();
+        let secret = endpoint.secret;
+        let mut listener = Listener { socket, secret, world_size: 2, pending: Vec::new() };
+        let started = Instant::now();
+        let mut idle = Vec::new();
+        for _ in 0..2 * MAX_UNAUTHENTICATED {
+            idle.push(unauthenticated(&endpoint));
+            assert!(listener.poll().is_empty());
+            // Those that are too old have gone, too.
+            let most = idle.len().min(MAX_UNAUTHENTICATED);
+            assert!(listener.pending.len() <= most, "{} of {most}", listener.pending.len());
+        }
+        let is_fresh = started.elapsed() < Duration::from_millis(500);
+        assert!(!is_fresh || listener.pending.len() == MAX_UNAUTHENTICATED);
+    }
+
+    #[test]
+    fn unauthenticated_connections_neither_delay_the_ranks_nor_stay() {
         let (zero, endpoint) = centre(3, LONG);
-        let idle: Vec<TcpStream> = (0..300).map(|_| stranger(&endpoint)).collect();
+        let idle: Vec<TcpStream> = (0..300).map(|_| unauthenticated(&endpoint)).collect();
         let floods = (0..4).map(|_| {
             let endpoint = endpoint.clone();
             std::thread::spawn(move || {
-                // Until the door is closed.
-                while let Ok(mut stranger) = TcpStream::connect(endpoint.addresses[0]) {
-                    let _ = stranger.write_all(&[4, 0, 0].repeat(100_000));
+                // Until the port is closed.
+                while let Ok(mut stream) = TcpStream::connect(endpoint.addresses[0]) {
+                    let _ = stream.write_all(&[4, 0, 0].repeat(100_000));
                 }
             })
         });
         let floods: Vec<JoinHandle<()>> = floods.collect();
         let (one, two) = (other(1, 3, &endpoint), other(2, 3, &endpoint));
         floods.into_iter().for_each(|flood| flood.join().unwrap());
-        assert!(TcpStream::connect(endpoint.addresses[0]).is_err(), "the door is closed");
-        for mut stranger in idle {
-            stranger.set_read_timeout(Some(LONG)).unwrap();
+        assert!(TcpStream::connect(endpoint.addresses[0]).is_err(), "the port is closed");
+        for mut stream in idle {
+            stream.set_read_timeout(Some(LONG)).unwrap();
             let mut heard = Vec::new();
-            let _ = stranger.read_to_end(&mut heard);
+            let _ = stream.read_to_end(&mut heard);
             assert!(heard.len() <= Frame::Challenge([0; 16]).encoded().len());
         }
         let started = Instant::now();

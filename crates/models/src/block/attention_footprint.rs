@@ -100,11 +100,7 @@ impl BlockShape {
         dy: &Allocation,
     ) -> Option<Allocation> {
         let (sim, rows, heads) = (ctx.sim, ctx.rows(), ctx.heads);
-        let elements = rows * self.hidden;
-        let dy = saved.post_norm.take().map_or_else(
-            || dy.clone(),
-            |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained),
-        );
+        let dy = self.norm_backward(ctx, saved.post_norm.take(), dy);
         let d_out = sim.project_backward(
             rows,
             &[self.out_of_attention],
@@ -140,9 +136,6 @@ impl BlockShape {
             saved.needs[1],
         )?;
         drop((made, saved.input.take(), saved.latent.take()));
-        match saved.norm.take() {
-            Some(norm) => Some(sim.norm_backward(&norm, &d_normed, elements, self.norms_trained)),
-            None => Some(d_normed),
-        }
+        Some(self.norm_backward(ctx, saved.norm.take(), &d_normed))
     }
 }

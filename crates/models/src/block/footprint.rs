@@ -259,4 +259,18 @@ impl BlockShape {
             .map(|keep| ctx.sim.save(keep, &x.alloc, (rows, self.hidden), site));
         (HiddenState { alloc, needs }, saved)
     }
+
+    /// The gradient of the input of a norm of hidden states, where there is that norm.
+    pub(super) fn norm_backward(
+        &self,
+        ctx: &SimContext<'_>,
+        norm: Option<SavedTensor>,
+        dy: &Allocation,
+    ) -> Allocation {
+        let elements = ctx.rows() * self.hidden;
+        match norm {
+            Some(norm) => ctx.sim.norm_backward(&norm, dy, elements, self.norms_trained),
+            None => dy.clone(),
+        }
+    }
 }

@@ -72,11 +72,7 @@ impl BlockShape {
         dy: &Allocation,
     ) -> Option<Allocation> {
         let (sim, rows) = (ctx.sim, ctx.rows());
-        let elements = rows * self.hidden;
-        let dy = saved.post_norm.take().map_or_else(
-            || dy.clone(),
-            |norm| sim.norm_backward(&norm, dy, elements, self.norms_trained),
-        );
+        let dy = self.norm_backward(ctx, saved.post_norm.take(), dy);
         let _copies = (self.copies > 0).then(|| sim.tensor(rows * self.copies * self.hidden));
         let inner_linear = LinearShape {
             inputs: self.out_of_mlp.inputs * self.mlp_rows(rows) / rows,
@@ -109,10 +105,7 @@ impl BlockShape {
             saved.needs[1],
         )?;
         drop((made, saved.input.take()));
-        match saved.norm.take() {
-            Some(norm) => Some(sim.norm_backward(&norm, &d_normed, elements, self.norms_trained)),
-            None => Some(d_normed),
-        }
+        Some(self.norm_backward(ctx, saved.norm.take(), &d_normed))
     }
 
     /// Rows that an expert's linears see in all: each token once for each of its experts.
